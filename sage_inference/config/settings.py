@@ -1,0 +1,143 @@
+"""The schema, declared once: defaults, help, validation, the commented file and the JSON schema come from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_inference.config.secrets import Secret
+
+POLICIES = ("least_loaded", "round_robin", "random", "power_of_two")
+INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed")
+ENGINES = ("auto", "vllm", "tei", "openai")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def setting(
+    default: Any = ...,
+    *,
+    doc: str,
+    choices: Sequence[str] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    example: str | None = None,
+    factory: Any = None,
+) -> Any:
+    """A field of the schema: its default (``...`` = required), one line of help, and what values it takes."""
+    metadata = {"doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "example": example}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    if default is ...:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    host: str = setting("127.0.0.1", doc="Address to listen on; other than loopback needs api_keys.")
+    port: int = setting(8000, doc="Port to listen on.", minimum=1, maximum=65535)
+    insecure: bool = setting(False, doc="Allow a non-loopback address without api_keys.")
+    allowed_hosts: tuple[str, ...] = setting(
+        (), doc="Names accepted in Host and Origin besides the loopback ones.", example="[workstation.lan]"
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), doc="Origins that browsers may call from; none by default.", example='["https://chat.example"]'
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSettings:
+    url: str = setting(doc="Address of the engine: http://host:port[/v1] or host:port.", example="http://127.0.0.1:8001")
+    name: str | None = setting(None, doc="Name in status, logs and x-sage-instance; default host:port.")
+    kind: str = setting("auto", doc="What it serves; auto asks the engine.", choices=INSTANCE_KINDS)
+    engine: str = setting("auto", doc="Whose dialect it speaks; auto asks the engine.", choices=ENGINES)
+    model: str | None = setting(None, doc="Model to assume where the engine names none.")
+    api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")
+    max_concurrent_requests: int = setting(0, doc="Requests at once; 0 = no limit.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeySettings:
+    key: Secret = setting(doc="The key; prefer env:NAME or file:PATH to a literal.", example="env:SAGE_KEY")
+    name: str = setting("default", doc="Whose key it is, for logs and metrics.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulingSettings:
+    policy: str = setting("least_loaded", doc="How an instance is chosen.", choices=POLICIES)
+    retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutSettings:
+    connect_s: float = setting(5.0, doc="Connecting to an engine.", minimum=0.001)
+    first_byte_s: float = setting(600.0, doc="From sending a request to the first byte of its answer.", minimum=0.001)
+    stream_idle_s: float = setting(120.0, doc="Silence within an answer.", minimum=0.001)
+    header_s: float = setting(10.0, doc="A caller's headers.", minimum=0.001)
+    body_s: float = setting(60.0, doc="A caller's body, between two pieces of it.", minimum=0.001)
+    keep_alive_s: float = setting(75.0, doc="An idle connection of a caller.", minimum=0.001)
+    drain_s: float = setting(30.0, doc="Running requests, when the gateway stops.", minimum=0.0)
+    queue_s: float = setting(120.0, doc="Waiting for a free slot.", minimum=0.001)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    header_bytes: int = setting(65536, doc="Bytes of a request's headers.", minimum=1024)
+    headers: int = setting(100, doc="Number of a request's headers.", minimum=10)
+    body_bytes: int = setting(67108864, doc="Bytes of a request's body.", minimum=1)
+    connections: int = setting(20000, doc="Connections of callers at once.", minimum=1)
+    queue_requests: int = setting(4096, doc="Requests waiting for a slot.", minimum=0)
+    queue_bytes: int = setting(268435456, doc="Bytes of all requests waiting for a slot.", minimum=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    interval_s: float = setting(5.0, doc="Between two probes of an instance.", minimum=0.05)
+    timeout_s: float = setting(2.0, doc="One probe.", minimum=0.05)
+    failures: int = setting(5, doc="Consecutive 5xx answers that eject an instance.", minimum=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSettings:
+    level: str = setting("info", doc="Least severe level that is logged.", choices=LOG_LEVELS)
+    max_bytes: int = setting(10485760, doc="Size at which the log rotates.", minimum=4096)
+    backups: int = setting(5, doc="Rotated logs kept.", minimum=0, maximum=100)
+    access: bool = setting(False, doc="Log every request.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything the gateway can be told. Immutable; a reload makes a new one."""
+
+    llm_model: str | None = setting(None, doc="Model for chat and completions that name none.")
+    embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
+    server: ServerSettings = setting(doc="Where it listens.", factory=ServerSettings)
+    instances: tuple[InstanceSettings, ...] = setting((), doc="The engines.")
+    aliases: dict[str, str] = setting(
+        doc="Other names for served models.", factory=dict, example="{gpt-4o: qwen2.5-7b}"
+    )
+    api_keys: tuple[ApiKeySettings, ...] = setting((), doc="Keys callers must show; none = open.")
+    admin_key: Secret | None = setting(None, doc="Key for /admin from other machines; none = loopback only.")
+    scheduling: SchedulingSettings = setting(doc="Choice of an instance.", factory=SchedulingSettings)
+    timeouts: TimeoutSettings = setting(doc="Timeouts, in seconds.", factory=TimeoutSettings)
+    limits: LimitSettings = setting(doc="Limits.", factory=LimitSettings)
+    health: HealthSettings = setting(doc="Probing of instances.", factory=HealthSettings)
+    logging: LoggingSettings = setting(doc="The log.", factory=LoggingSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What ``start`` was told on its command line: holds for that run, above environment and file."""
+
+    llm_model: str | None = None
+    embedding_model: str | None = None
+    llm_backends: tuple[str, ...] = ()
+    embedding_backends: tuple[str, ...] = ()
+    scheduling_policy: str | None = None
+    host: str | None = None
+    port: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    log_level: str | None = None
+    insecure: bool = False
+    simulate: bool = False

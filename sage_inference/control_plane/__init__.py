@@ -1,0 +1,1 @@
+"""Decides which instance serves a request; never touches a socket."""

@@ -1,0 +1,1 @@
+"""One background process: lock, pidfile, spawn, readiness, signals."""

@@ -1,0 +1,1 @@
+"""One request on its way: caller to engine and back."""

@@ -1,0 +1,1 @@
+"""Simulated vLLM and TEI engines: real HTTP servers, honest about being simulated."""

@@ -1,0 +1,196 @@
+"""The field's words as values: what a request is, what an instance is, what a decision says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class RequestType(StrEnum):
+    """What a request asks an engine for. One value a family of routes."""
+
+    LLM_CHAT = "llm_chat"
+    LLM_GENERATE = "llm_generate"
+    EMBEDDING = "embedding"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    RERANK = "rerank"
+    SCORE = "score"
+    CLASSIFY = "classify"
+    POOLING = "pooling"
+    TOKENIZE = "tokenize"
+    TRANSCRIPTION = "transcription"
+    SIMILARITY = "similarity"
+
+    @property
+    def is_llm(self) -> bool:
+        """True for work that generates tokens."""
+        return self in _LLM_TYPES
+
+
+_LLM_TYPES = frozenset(
+    {RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES}
+)
+
+
+class RequestPriority(IntEnum):
+    """Lower is sooner, so that priorities sort as they read."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+    BACKGROUND = 4
+
+
+class RequestStatus(StrEnum):
+    """Where a request stands, as a caller sees it."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ExecutionInstanceType(StrEnum):
+    """What kinds of work an instance takes. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
+
+    GENERAL = "general"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    HYBRID = "hybrid"
+    EMBEDDING = "embedding"
+    LLM_EMBEDDING = "llm_embedding"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ExecutionInstanceType | None:
+        spoken = {"llm": cls.GENERAL, "mixed": cls.LLM_EMBEDDING}
+        return spoken.get(value.lower()) if isinstance(value, str) else None
+
+    @property
+    def serves_llm(self) -> bool:
+        return self is not ExecutionInstanceType.EMBEDDING
+
+    @property
+    def serves_embeddings(self) -> bool:
+        return self in (ExecutionInstanceType.EMBEDDING, ExecutionInstanceType.LLM_EMBEDDING)
+
+
+class EngineKind(StrEnum):
+    """Whose dialect an instance speaks."""
+
+    VLLM = "vllm"
+    TEI = "tei"
+    OPENAI = "openai"
+
+
+class EngineState(StrEnum):
+    """Whether an instance can be given work."""
+
+    STARTING = "starting"  # not yet seen healthy
+    READY = "ready"
+    EJECTED = "ejected"  # failing; tried again after a back-off
+    DRAINING = "draining"  # finishes what it has, takes nothing new
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class RequestMetadata:
+    """What scheduling needs to know of one request; never its text.
+
+    ``prompt_tokens`` is an estimate (bytes / 4), ``arrived`` is on the monotonic clock, seconds.
+    """
+
+    request_id: str
+    request_type: RequestType
+    model: str
+    route: str = ""
+    priority: RequestPriority = RequestPriority.NORMAL
+    tenant: str = ""
+    prompt_tokens: int = 0
+    slo_deadline_ms: float | None = None
+    embedding_texts: list[str] | None = None
+    embedding_model: str | None = None
+    embedding_batch_size: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_embedding_request(self) -> bool:
+        return self.request_type is RequestType.EMBEDDING
+
+    @property
+    def is_llm_request(self) -> bool:
+        return self.request_type.is_llm
+
+    @property
+    def effective_model_name(self) -> str:
+        """The model that must serve this request: ``embedding_model`` wins for embeddings."""
+        if self.is_embedding_request and self.embedding_model:
+            return self.embedding_model
+        return self.model
+
+
+@dataclass(slots=True, eq=False)
+class ExecutionInstance:
+    """One engine behind the gateway, with the load this gateway has put on it.
+
+    ``routes`` are the paths the engine serves (``/v1/chat/completions`` …), learned from the engine.
+    ``max_concurrent_requests`` 0 means no limit. Counters are the gateway's own, counted at dispatch.
+    """
+
+    instance_id: str
+    host: str
+    port: int
+    model_name: str = ""
+    instance_type: ExecutionInstanceType = ExecutionInstanceType.GENERAL
+    engine: EngineKind = EngineKind.OPENAI
+    models: tuple[str, ...] = ()
+    routes: frozenset[str] = frozenset()
+    max_concurrent_requests: int = 0
+    weight: float = 1.0
+    state: EngineState = EngineState.STARTING
+    active_requests: int = 0
+    simulated: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_available(self) -> bool:
+        return self.state is EngineState.READY
+
+    @property
+    def available_capacity(self) -> float:
+        """Requests it can still take; infinite where no limit is set."""
+        if not self.max_concurrent_requests:
+            return float("inf")
+        return max(0, self.max_concurrent_requests - self.active_requests)
+
+    def can_handle_request_type(self, request_type: RequestType) -> bool:
+        if request_type is RequestType.EMBEDDING:
+            return self.instance_type.serves_embeddings
+        if request_type.is_llm:
+            return self.instance_type.serves_llm
+        return True
+
+    def can_accept_llm_request(self) -> bool:
+        return self.instance_type.serves_llm and self.is_available and self.available_capacity > 0
+
+    def can_accept_embedding_request(self) -> bool:
+        return self.instance_type.serves_embeddings and self.is_available and self.available_capacity > 0
+
+
+@dataclass(slots=True)
+class SchedulingDecision:
+    """Which instance serves a request, and why. Matched to its request by ``request_id`` alone."""
+
+    request_id: str
+    target_instance_id: str
+    reason: str
+    confidence: float = 1.0
+    estimated_latency_ms: float = 0.0
+    metadata: dict[str, Any] | None = None

@@ -1,0 +1,71 @@
+"""What is read from a request's body, and the one field the gateway ever changes in it: ``model``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.control_plane.routes import Body, Route
+
+_FIELDS = ("model", "messages", "input", "inputs", "prompt", "prompt_embeds", "query")
+_Absent = msgspec.UnsetType
+# Only presence and the model's type are checked: the engine checks the rest, and says it better.
+_Head = msgspec.defstruct(
+    "_Head",
+    [
+        (name, (str | None if name == "model" else msgspec.Raw) | _Absent, msgspec.UNSET)
+        for name in _FIELDS
+    ],
+    gc=False,
+)
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
+_MULTIPART_MODEL = re.compile(
+    rb'content-disposition: form-data; name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n', re.I
+)
+
+
+def read_model(route: Route, body: bytes) -> str | None:
+    """The model the body names, or None. Raises ``Refusal`` for what no engine could answer."""
+    if route.body is Body.NONE:
+        return None
+    if route.body is Body.MULTIPART:
+        match = _MULTIPART_MODEL.search(body)
+        return match[1].decode("utf-8", "replace") if match else None
+    head = _decode(body)
+    if route.any_of and not any(getattr(head, name) is not msgspec.UNSET for name in route.any_of):
+        wanted = " or ".join(f"'{name}'" for name in route.any_of)
+        raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
+    return None if head.model is msgspec.UNSET else str(head.model or "") or None
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return _decode_head(body)
+    except msgspec.ValidationError as error:
+        where = _WHERE.search(str(error))
+        said = str(error)[: where.start()] if where else str(error)
+        field = where[1] if where and where[1] else None
+        place = f"'{field}'" if field else "the body"
+        message = f"{place}: {said[0].lower()}{said[1:]}".replace("`", "")
+        raise Refusal(Why.BAD_REQUEST, message, field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # A text may hold the caller's data; msgspec's positions do not.
+        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
+
+
+def with_model(route: Route, body: bytes, model: str) -> bytes:
+    """The body naming ``model``; every other value keeps its bytes."""
+    if route.body is Body.MULTIPART:
+        match = _MULTIPART_MODEL.search(body)
+        if match is None:
+            return body
+        return body[: match.start(1)] + model.encode() + body[match.end(1) :]
+    fields = _decode_raw(body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)

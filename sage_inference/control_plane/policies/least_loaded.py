@@ -1,0 +1,32 @@
+"""The instance with the fewest requests in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sage_inference.control_plane.policies.base import Loads, one_by_one
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+
+class LeastLoaded:
+    """Place each request where the fewest are in flight for the instance's weight.
+
+    Ties go round, so that idle instances share the work and all keep a warm connection.
+    """
+
+    name = "least_loaded"
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        if len(instances) == 1 and len(requests) == 1:  # the workstation's usual case
+            return one_by_one(requests, Loads(instances), lambda room, loads: room[0], "only instance")
+        return one_by_one(requests, Loads(instances), self._least, "fewest in flight")
+
+    def _least(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+        self._turn += 1
+        start = self._turn % len(room)
+        return min(room[start:] + room[:start], key=loads.of)

@@ -1,0 +1,62 @@
+"""Policies that look at little or nothing: the turn, a die, two dice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from sage_inference.control_plane.policies.base import Loads, one_by_one
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+
+class RoundRobin:
+    """Each instance in turn, whatever its load."""
+
+    name = "round_robin"
+
+    def __init__(self) -> None:
+        self._turn = -1
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        return one_by_one(requests, Loads(instances), self._next, "next in turn")
+
+    def _next(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+        self._turn += 1
+        return room[self._turn % len(room)]
+
+
+class Random:
+    """Any instance, evenly."""
+
+    name = "random"
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        return one_by_one(requests, Loads(instances), lambda room, loads: self._rng.choice(room), "drawn")
+
+
+class PowerOfTwo:
+    """Place each request on the less loaded of two instances drawn at random.
+
+    Close to least-loaded at constant cost, and it does not herd when load figures are stale
+    (Mitzenmacher, "The Power of Two Choices", 2001).
+    """
+
+    name = "power_of_two"
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        return one_by_one(requests, Loads(instances), self._less_of_two, "less loaded of two")
+
+    def _less_of_two(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+        return min(self._rng.sample(room, min(2, len(room))), key=loads.of)

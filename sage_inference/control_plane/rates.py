@@ -1,0 +1,41 @@
+"""How fast the gateway has been going lately: what Retry-After and the retry budget are computed from."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW_S = 10
+
+
+class Rates:
+    """Totals that the hot path only increments, and their growth over the last ten seconds.
+
+    ``tick`` is called about once a second; between ticks nothing is stored per event.
+    """
+
+    def __init__(self) -> None:
+        self.submitted = 0
+        self.finished = 0
+        self.retried = 0
+        self._past: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
+
+    def tick(self, now: float) -> None:
+        self._past.append((now, self.submitted, self.finished, self.retried))
+
+    def finished_per_s(self, now: float) -> float:
+        if not self._past or now <= self._past[0][0]:
+            return 0.0
+        return (self.finished - self._past[0][2]) / (now - self._past[0][0])
+
+    def may_retry(self) -> bool:
+        """Retries stay within 20 % of recent requests plus 10 a window, so that they can't make a storm."""
+        past = self._past[0] if self._past else (0.0, 0, 0, 0)
+        return self.retried - past[3] < 10 + 0.2 * (self.submitted - past[1])
+
+
+def retry_after_s(ahead: int, rate: float) -> int:
+    """Whole seconds until ``ahead`` requests have likely drained at ``rate`` a second, 1 to 60.
+
+    At rate 0 the answer is 5. Never under 1: some SDKs retry at once on ``Retry-After: 0``.
+    """
+    return 5 if rate <= 0 else max(1, min(60, round(ahead / rate)))

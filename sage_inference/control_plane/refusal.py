@@ -1,0 +1,25 @@
+"""Why a request cannot be served, as a value; the words for it are made at the HTTP edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Why(Enum):
+    BAD_REQUEST = auto()
+    UNKNOWN_MODEL = auto()
+    NO_ENGINE_FOR_ROUTE = auto()
+    NO_HEALTHY_INSTANCE = auto()
+    QUEUE_FULL = auto()
+    QUEUE_TIMEOUT = auto()
+
+
+@dataclass(eq=False)
+class Refusal(Exception):  # noqa: N818 - a verdict, raised or handed over
+    """``param`` names the field at fault; ``retry_after_s`` is a promise computed from the queue's rate."""
+
+    why: Why
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None

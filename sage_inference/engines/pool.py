@@ -1,0 +1,114 @@
+"""Keep-alive connections to one engine: acquire, release, discard."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sage_inference.engines.connection import EngineConnection
+
+MAX_IDLE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine listens. ``prefix`` goes before every path; ``tls`` for https."""
+
+    host: str
+    port: int
+    prefix: str = ""
+    tls: bool = False
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
+
+
+class Connecting:
+    """A connection being made, which its caller may give up."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class Pool:
+    """Connections to one engine. Idle ones are kept for the next request, newest first."""
+
+    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.address = address
+        self._loop = loop or asyncio.get_running_loop()
+        self._idle: dict[EngineConnection, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ssl = ssl.create_default_context() if address.tls else None
+        self._closed = False
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    def acquire(self) -> EngineConnection | None:
+        """An idle connection, or None: then ``connect``."""
+        idle = self._idle
+        while idle:
+            # LIFO: the newest is the least likely to be closed by the engine's idle timer.
+            connection, _ = idle.popitem()
+            if not connection.is_closed:
+                return connection
+        return None
+
+    def connect(
+        self, made: Callable[[EngineConnection], None], failed: Callable[[OSError], None]
+    ) -> Connecting:
+        """Open a connection; one of the two is called later, unless cancelled before."""
+        task = self._loop.create_task(self._connect(made, failed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return Connecting(task)
+
+    async def _connect(
+        self, made: Callable[[EngineConnection], None], failed: Callable[[OSError], None]
+    ) -> None:
+        address = self.address
+        try:
+            _, connection = await self._loop.create_connection(
+                lambda: EngineConnection(self._release, self._lost),
+                address.host,
+                address.port,
+                ssl=self._ssl,
+                server_hostname=address.host if self._ssl else None,
+            )
+        except OSError as error:
+            failed(error)
+        else:
+            made(connection)
+
+    def _release(self, connection: EngineConnection) -> None:
+        if self._closed or len(self._idle) >= MAX_IDLE:
+            connection.discard()
+        else:
+            self._idle[connection] = None
+
+    def _lost(self, connection: EngineConnection) -> None:
+        self._idle.pop(connection, None)
+
+    def drop_idle(self) -> None:
+        """Close what is idle: after a refusal, none of it is of use."""
+        while self._idle:
+            self._idle.popitem()[0].discard()
+
+    def close(self) -> None:
+        """Keep nothing from now on; exchanges that run end by themselves."""
+        self._closed = True
+        self.drop_idle()

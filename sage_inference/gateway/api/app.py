@@ -1,0 +1,114 @@
+"""The application for all that is not relayed: models, health, metrics, admin, and errors in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sage_inference.control_plane.routes import ROUTES
+from sage_inference.gateway.api import admin, health, metrics, models
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.fleet import Changes, Fleet
+from sage_inference.gateway.state import Gateway
+
+
+def error_response(error: ApiError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return Response(error.body(), error.status, headers, media_type="application/json")
+
+
+class GuardMiddleware:
+    """Checks who calls, as the relay does for its routes, and stamps the request id on every answer."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self.app = app
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = self.gateway.request_id(scope["headers"])
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            self.gateway.guard.check(scope["path"], scope["headers"])
+        except ApiError as error:
+            await error_response(error)(scope, receive, stamped)
+        else:
+            await self.app(scope, receive, stamped)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        mended = ApiError(404, f"no route {path}; see / for those there are", code="unknown_route")
+    elif error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        message = f"{request.method} is not for {path}; it takes {allow}"
+        mended = ApiError(405, message, code="method_not_allowed", headers=((b"allow", allow.encode()),))
+    else:
+        mended = ApiError(error.status_code, error.detail)
+    return error_response(mended)
+
+
+async def _crashed(request: Request, error: Exception) -> Response:
+    return error_response(ApiError(500, "the gateway failed on this request; see its log", "internal_error"))
+
+
+def relayed_elsewhere(path: str, method: str) -> Route:
+    """Relayed routes never reach the application with their own method; with another they are a 405."""
+
+    async def endpoint(request: Request) -> Response:
+        raise ApiError(501, f"{path} is relayed by the gateway's own server only", code="not_relayed")
+
+    return Route(path, endpoint, methods=[method])
+
+
+def make_app(gateway: Gateway, fleet: Fleet, reload: Callable[[], Changes]) -> Starlette:
+    """``reload`` reads the configuration again and applies it; raises ``ConfigError``."""
+    middleware = [Middleware(GuardMiddleware, gateway=gateway)]
+    origins = gateway.settings.server.cors_origins
+    if origins:
+        cors = Middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
+        )
+        middleware.insert(0, cors)
+    app = Starlette(
+        routes=[
+            Route("/", health.info),
+            Route("/health", health.health),
+            Route("/health/live", health.live),
+            Route("/health/ready", health.ready),
+            Route("/metrics", metrics.metrics),
+            Route("/v1/models", models.list_models),
+            Route("/v1/models/{model_id:path}", models.get_model),
+            *admin.routes,
+            *(relayed_elsewhere(route.path, route.method) for route in ROUTES.values()),
+        ],
+        middleware=middleware,
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crashed},
+    )
+    app.state.gateway = gateway
+    app.state.fleet = fleet
+    app.state.reload = reload
+    app.router.redirect_slashes = False
+    return app

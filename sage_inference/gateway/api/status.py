@@ -1,0 +1,58 @@
+"""What the gateway says of itself: the document behind ``status``."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from sage_inference import __version__
+from sage_inference.engines.pool import Address
+from sage_inference.gateway.state import Engine, Gateway
+from sage_inference.types import EngineState, ExecutionInstanceType
+
+_KINDS = {
+    ExecutionInstanceType.GENERAL: "llm",
+    ExecutionInstanceType.LLM_EMBEDDING: "mixed",
+}
+
+
+def status_document(gateway: Gateway) -> dict[str, Any]:
+    """Facts only, units in names, None for what is not known; additions only while ``schema`` is 1."""
+    server = gateway.settings.server
+    return {
+        "schema": 1,
+        "state": "draining" if gateway.draining else "running",
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime_s": round(time.time() - gateway.started_at, 1),
+        "address": f"http://{Address(server.host, server.port).authority}",
+        "policy": gateway.manager.policy.name,
+        "simulated": any(e.instance.simulated for e in gateway.engines.values()),
+        "requests": {
+            "in_flight": gateway.in_flight,
+            "queued": gateway.manager.queued,
+            "total": gateway.stats.total,
+        },
+        "instances": [instance_document(engine) for engine in gateway.engines.values()],
+    }
+
+
+def instance_document(engine: Engine) -> dict[str, Any]:
+    instance = engine.instance
+    known = engine.detected is not None
+    healthy = instance.state is EngineState.READY
+    return {
+        "name": instance.instance_id,
+        "url": engine.address.url,
+        "engine": instance.engine.value if known else None,
+        "kind": _KINDS.get(instance.instance_type, instance.instance_type.value) if known else None,
+        "models": list(instance.models),
+        "state": instance.state.value,
+        "simulated": instance.simulated,
+        "in_flight": instance.active_requests,
+        "queued": None,
+        "ttft_ms": None if engine.ttft_ms is None else round(engine.ttft_ms, 1),
+        "last_error": None if healthy else engine.last_error,
+        "gpu": None,
+    }

@@ -1,0 +1,100 @@
+"""The API's error shape, and the words and status for each way a request can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from sage_inference.control_plane.refusal import Refusal, Why
+
+INVALID = "invalid_request_error"
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """One answer in OpenAI's shape. ``close``: the connection can't be used again."""
+
+    status: int
+    message: str
+    type: str = INVALID
+    code: str | None = None
+    param: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    close: bool = False
+
+    def body(self) -> bytes:
+        return msgspec.json.encode({"error": self.document()})
+
+    def document(self) -> dict[str, str | None]:
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+
+def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"retry-after", b"%d" % seconds),)
+
+
+_REFUSALS: dict[Why, tuple[int, str, str | None]] = {
+    Why.BAD_REQUEST: (400, INVALID, None),
+    Why.UNKNOWN_MODEL: (404, INVALID, "model_not_found"),
+    Why.NO_ENGINE_FOR_ROUTE: (501, INVALID, "no_engine_for_route"),
+    Why.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
+    Why.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
+    Why.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
+}
+
+
+def from_refusal(refusal: Refusal) -> ApiError:
+    status, kind, code = _REFUSALS[refusal.why]
+    headers = () if refusal.retry_after_s is None else retry_after(refusal.retry_after_s)
+    return ApiError(status, refusal.message, kind, code or refusal.param, refusal.param, headers)
+
+
+def upstream_unreachable(instance: str, detail: str) -> ApiError:
+    return ApiError(502, f"instance {instance} {detail}", "upstream_error", "upstream_error")
+
+
+def upstream_timeout(instance: str, seconds: float) -> ApiError:
+    message = f"instance {instance} did not answer within {seconds:g} s"
+    return ApiError(504, message, "upstream_timeout", "upstream_timeout")
+
+
+def cut_short(instance: str, detail: str) -> ApiError:
+    return ApiError(
+        502, f"instance {instance} {detail} before its answer ended", "upstream_error", "upstream_error"
+    )
+
+
+def bad_framing() -> ApiError:
+    return ApiError(400, "the request is not valid HTTP/1.1", close=True)
+
+
+def headers_too_large(limit: str) -> ApiError:
+    return ApiError(431, f"the request's headers exceed {limit}", close=True)
+
+
+def body_too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the request's body exceeds {limit} bytes (limits.body_bytes)", close=True)
+
+
+def request_timeout(what: str, seconds: float) -> ApiError:
+    return ApiError(
+        408, f"the request's {what} did not arrive within {seconds:g} s", code="timeout", close=True
+    )
+
+
+def too_many_connections() -> ApiError:
+    message = "too many connections (limits.connections); try again later"
+    return ApiError(
+        503, message, "service_unavailable", "too_many_connections", headers=retry_after(5), close=True
+    )
+
+
+def no_healthy_instance(model: str, detail: str) -> ApiError:
+    message = f'no healthy instance serves model "{model}" now: {detail}'
+    return ApiError(503, message, "service_unavailable", "no_healthy_instance", headers=retry_after(5))
+
+
+def loop_detected() -> ApiError:
+    message = "this request has passed this gateway before: one of its instances leads back to it"
+    return ApiError(508, message, INVALID, "loop_detected")

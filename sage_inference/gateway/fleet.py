@@ -1,0 +1,201 @@
+"""Keeps the engines known: asks each what it is, probes it, adds and removes them while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from sage_inference.config.address import parse_backend
+from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.engines.detect import DetectError, detect
+from sage_inference.engines.pool import Address
+from sage_inference.engines.probe import probe
+from sage_inference.gateway.state import Engine, Gateway
+from sage_inference.types import EngineState, ExecutionInstance
+
+log = logging.getLogger("sage_inference.fleet")
+
+FIRST_LOOK_S = 1.0  # how long a start waits for engines to say what they are
+REFRESH_S = 30.0  # models come and go on a running engine (adapters)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a reload did to the instances, by name."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+class Fleet:
+    """The engines of one gateway, each watched by a task of its own."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self._client = httpx.AsyncClient(
+            timeout=gateway.settings.health.timeout_s, follow_redirects=False, trust_env=False
+        )
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._looked: dict[str, asyncio.Event] = {}
+        self._configured: dict[str, InstanceSettings] = {}
+
+    async def start(self, settings: Settings) -> None:
+        """Add the configured instances; returns when all were looked at, or after a second."""
+        self.apply(settings)
+        if self._looked:
+            waits = [asyncio.ensure_future(event.wait()) for event in self._looked.values()]
+            _, late = await asyncio.wait(waits, timeout=FIRST_LOOK_S)
+            for wait in late:
+                wait.cancel()
+
+    async def close(self) -> None:
+        for name in list(self._watchers):
+            self.remove(name)
+        await self._client.aclose()
+
+    def apply(self, settings: Settings) -> Changes:
+        """Make the instances what the settings say; those added through the API stay."""
+        wanted = {name_of(entry): entry for entry in settings.instances}
+        gone = [name for name in self._configured if name not in wanted]
+        changed = [n for n, entry in wanted.items() if self._configured.get(n, entry) != entry]
+        added = [name for name in wanted if name not in self._configured]
+        for name in gone:
+            self.remove(name)
+        for name in changed:
+            known = self.gateway.engines[name]
+            self.remove(name)
+            self.add(wanted[name], known)
+        for name in added:
+            if name in self.gateway.engines:  # added by hand before; now it is configured
+                self.remove(name)
+            self.add(wanted[name])
+        self._configured = wanted
+        return Changes(added, gone, changed)
+
+    def add(self, settings: InstanceSettings, known: Engine | None = None) -> Engine:
+        """Take in an instance; ``known`` is its former self, whose answers hold until it is asked again."""
+        gateway = self.gateway
+        backend = parse_backend(settings.url)
+        address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https")
+        instance = ExecutionInstance(
+            name_of(settings),
+            backend.host,
+            backend.port,
+            max_concurrent_requests=settings.max_concurrent_requests,
+        )
+        engine = Engine(settings, instance, address, gateway)
+        if settings.model:
+            instance.models = (settings.model,)
+        gateway.registry.add(instance)
+        gateway.engines[instance.instance_id] = engine
+        if known is not None and known.detected is not None and known.settings.url == settings.url:
+            engine.adopt(known.detected)
+            engine.health.probe_ok(time.monotonic())
+            engine.sync()
+        self._looked[instance.instance_id] = asyncio.Event()
+        self._watchers[instance.instance_id] = asyncio.create_task(self._watch(engine))
+        gateway.instances_changed()
+        return engine
+
+    def remove(self, name: str) -> bool:
+        """Forget an instance; what runs on it finishes."""
+        engine = self.gateway.engines.pop(name, None)
+        if engine is None:
+            return False
+        self.gateway.registry.remove(name)
+        self._watchers.pop(name).cancel()
+        self._looked.pop(name, None)
+        self._configured.pop(name, None)
+        engine.pool.close()
+        self.gateway.instances_changed()
+        return True
+
+    def drain(self, name: str) -> bool:
+        """Give it nothing new; what runs on it finishes."""
+        engine = self.gateway.engines.get(name)
+        if engine is None:
+            return False
+        engine.drained_by_admin = True
+        engine.instance.state = EngineState.DRAINING
+        self.gateway.instances_changed()
+        return True
+
+    async def _watch(self, engine: Engine) -> None:
+        name = engine.instance.instance_id
+        refreshed = -REFRESH_S
+        while True:
+            was = engine.instance.state
+            now = time.monotonic()
+            if engine.detected is None or was is not EngineState.READY or now - refreshed >= REFRESH_S:
+                if await self._look(engine):
+                    refreshed = now
+            else:
+                await self._probe(engine)
+            engine.sync()
+            self._say(engine, was)
+            self._looked[name].set()
+            now = time.monotonic()
+            await asyncio.sleep(max(0.05, engine.health.next_probe_at(now) - now))
+
+    async def _look(self, engine: Engine) -> bool:
+        """Ask the engine what it is, unless it is not even healthy."""
+        settings = engine.settings
+        try:
+            detected = await detect(
+                self._client,
+                engine.address.url,
+                api_key=engine.api_key,
+                engine=settings.engine,
+                kind=settings.kind,
+                model=settings.model,
+            )
+        except DetectError as error:
+            engine.last_error = str(error)
+            engine.health.probe_failed(time.monotonic())
+            return False
+        before = engine.detected
+        engine.adopt(detected)
+        ok = await self._probe(engine)
+        if before != detected:
+            self.gateway.instances_changed()
+        return ok
+
+    async def _probe(self, engine: Engine) -> bool:
+        result = await probe(
+            self._client,
+            engine.address.url,
+            engine.dialect,
+            engine.api_key,
+            self.gateway.settings.health.timeout_s,
+        )
+        if result.ok:
+            engine.health.probe_ok(time.monotonic())
+            engine.last_error = None
+        else:
+            engine.health.probe_failed(time.monotonic())
+            engine.last_error = result.error or f"/health answered {result.status}"
+        return bool(result.ok)
+
+    def _say(self, engine: Engine, was: EngineState) -> None:
+        state = engine.instance.state
+        if state is was:
+            return
+        name = engine.instance.instance_id
+        if state is EngineState.READY:
+            models = ", ".join(engine.instance.models)
+            log.info("instance %s is ready: %s, serving %s", name, engine.instance.engine.value, models)
+        else:
+            log.warning("instance %s is %s: %s", name, state.value, engine.last_error)
+
+
+def name_of(settings: InstanceSettings) -> str:
+    """The instance's name: its own, else its address."""
+    if settings.name:
+        return settings.name
+    backend = parse_backend(settings.url)
+    return Address(backend.host, backend.port).authority

@@ -1,0 +1,41 @@
+"""Where a relayed request stands, and how it may move.
+
+    READING ─whole─▶ QUEUED ─place─▶ CONNECTING ─▶ SENT ─first byte let through─▶ DELIVERING ─end─▶ DONE
+                       ▲                │ refused    │ closed, 502/503/429             │ closed, silence
+                       └───── retry ────┴────────────┘                                 └─▶ CUT
+
+Any phase but the last three may also end in CANCELLED (the caller left) or in DONE, by an answer of our own
+(a refusal, 502, 504). The slot of an instance is held in CONNECTING, SENT and DELIVERING, and given back in
+one place: on leaving them for QUEUED or for a final phase.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    READING = 0
+    QUEUED = 1
+    CONNECTING = 2
+    SENT = 3
+    DELIVERING = 4
+    DONE = 5
+    CUT = 6
+    CANCELLED = 7
+
+
+_P = Phase
+FINAL = frozenset({_P.DONE, _P.CUT, _P.CANCELLED})
+HOLDS_SLOT = frozenset({_P.CONNECTING, _P.SENT, _P.DELIVERING})
+ALLOWED: dict[Phase, frozenset[Phase]] = {
+    _P.READING: frozenset({_P.QUEUED, _P.DONE, _P.CANCELLED}),
+    _P.QUEUED: frozenset({_P.CONNECTING, _P.DONE, _P.CANCELLED}),
+    _P.CONNECTING: frozenset({_P.SENT, _P.QUEUED, _P.DONE, _P.CANCELLED}),
+    # SENT back to CONNECTING: a stale keep-alive connection is replaced by a fresh one to the same instance.
+    _P.SENT: frozenset({_P.DELIVERING, _P.CONNECTING, _P.QUEUED, _P.DONE, _P.CANCELLED}),
+    _P.DELIVERING: frozenset({_P.DONE, _P.CUT, _P.CANCELLED}),
+    _P.DONE: frozenset(),
+    _P.CUT: frozenset(),
+    _P.CANCELLED: frozenset(),
+}

@@ -1,0 +1,230 @@
+"""What the gateway knows while it runs: its rules, its engines, its manager, its counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.control_plane.body import read_model, with_model
+from sage_inference.control_plane.health import Health
+from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.policies import POLICIES
+from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.control_plane.registry import Registry
+from sage_inference.control_plane.routes import Route
+from sage_inference.engines.connection import Broken
+from sage_inference.engines.detect import Detected
+from sage_inference.engines.dialects import Dialect, dialect_of
+from sage_inference.engines.pool import Address, Pool
+from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.wheel import Wheel
+from sage_inference.gateway.stats import Stats
+from sage_inference.telemetry.metrics import Histogram
+from sage_inference.types import EngineKind, EngineState, ExecutionInstance, RequestMetadata
+
+TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_MAX_ID = 200
+
+
+class Engine:
+    """One configured instance: what it is, how it fares, and the connections to it."""
+
+    def __init__(
+        self,
+        settings: InstanceSettings,
+        instance: ExecutionInstance,
+        address: Address,
+        gateway: Gateway,
+    ) -> None:
+        self.settings = settings
+        self.instance = instance
+        self.address = address
+        self.pool = Pool(address)
+        self.health = Health(gateway.settings.health)
+        self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
+        self.detected: Detected | None = None
+        self.last_error: str | None = None
+        self.drained_by_admin = False
+        self.ttft_ms: float | None = None
+        self.ttfb = Histogram(TTFB_BUCKETS)
+        self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
+        self._on_change = gateway.instances_changed
+        key = settings.api_key.reveal() if settings.api_key else None
+        self.api_key = key
+        # The caller's own key goes on only where neither we nor the engine were given one.
+        self.keeps_callers_key = key is None and not gateway.guard.has_keys
+        self._own_headers = b" HTTP/1.1\r\nhost: %b\r\nvia: 1.1 %b\r\n" % (
+            address.authority.encode(),
+            gateway.guard.via,
+        )
+        if key is not None:
+            self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
+        self._prefixes: dict[str, bytes] = {}
+
+    def request_prefix(self, route: Route, target: bytes) -> bytes:
+        """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
+        known = self._prefixes.get(route.path)
+        if known is None:
+            path = self.address.prefix + self.dialect.path_for(route.path)
+            known = self._prefixes[route.path] = f"{route.method} {path}".encode()
+        _, mark, query = target.partition(b"?")
+        return known + mark + query + self._own_headers
+
+    def adopt(self, detected: Detected) -> None:
+        """Take over what the engine said it is."""
+        instance = self.instance
+        self.detected = detected
+        self.dialect = dialect_of(detected.engine)
+        self._prefixes.clear()
+        instance.engine = detected.engine
+        instance.instance_type = detected.kind
+        instance.models = tuple(model.id for model in detected.models)
+        instance.model_name = instance.models[0] if instance.models else ""
+        instance.routes = detected.routes
+        instance.simulated = detected.simulated
+
+    # What the relay learns about it
+
+    def answered(self, status: int, seconds: float) -> None:
+        """The head of an answer came ``seconds`` after the request was sent."""
+        self.ttfb.observe(seconds)
+        ms = seconds * 1000
+        self.ttft_ms = ms if self.ttft_ms is None else 0.9 * self.ttft_ms + 0.1 * ms
+        if status >= 500 or self.instance.state is not EngineState.READY:
+            self.health.answered(status, time.monotonic())
+            self.last_error = f"answered {status}" if status >= 500 else None
+            self.sync()
+
+    def failed(self, how: Broken) -> None:
+        now = time.monotonic()
+        if how is Broken.REFUSED:
+            self.health.refused(now)
+            self.pool.drop_idle()
+            self.last_error = "refused a connection"
+        else:
+            self.health.answered(502, now)
+            self.last_error = "closed a connection" if how is Broken.CLOSED else "sent no valid HTTP"
+        self.sync()
+
+    def draining(self) -> None:
+        self.health.draining(time.monotonic())
+        self.last_error = "is shutting down"
+        self.sync()
+
+    def sync(self) -> None:
+        """Make the instance's state what its health says."""
+        instance = self.instance
+        if instance.state is EngineState.STOPPED or self.drained_by_admin:
+            return
+        state = self.health.state
+        if instance.state is not state:
+            instance.state = state
+            self._on_change()
+
+
+class Gateway:
+    """The state behind one gateway's sockets. Made inside a running event loop."""
+
+    def __init__(self, settings: Settings, wheel: Wheel, admin_token: str | None = None) -> None:
+        self.wheel = wheel
+        self.clock = time.monotonic
+        self.started_at = time.time()
+        self.admin_token = admin_token
+        self.registry = Registry(settings.aliases)
+        self.manager = ControlPlaneManager(
+            self.registry, POLICIES[settings.scheduling.policy](), settings.limits
+        )
+        self.engines: dict[str, Engine] = {}
+        self.stats = Stats()
+        self.draining = False
+        self.connections = 0
+        self._id_prefix = os.urandom(6).hex()
+        self._ids = 0
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over new settings; requests under way finish under the old ones."""
+        self.settings = settings
+        self.guard = Guard(settings, self._id_prefix)
+        self.timeouts = settings.timeouts
+        self.limits = settings.limits
+        self.retries = settings.scheduling.retries
+        self.registry.aliases = dict(settings.aliases)
+        self.registry.changed()
+        self.manager.limits = settings.limits
+        if self.manager.policy.name != settings.scheduling.policy:
+            self.manager.policy = POLICIES[settings.scheduling.policy]()
+
+    def instances_changed(self) -> None:
+        """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
+        self.registry.changed()
+        self.manager.dispatch()
+
+    # For the relay
+
+    def request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """The caller's ``x-request-id``, or a new one."""
+        for name, value in headers:
+            if name == b"x-request-id" and 0 < len(value) <= _MAX_ID:
+                return value
+        self._ids += 1
+        return f"req-{self._id_prefix}{self._ids:08x}".encode()
+
+    def cors_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        if not self.settings.server.cors_origins:
+            return b""
+        for name, value in headers:
+            if name == b"origin":
+                allowed = self.guard.allowed_origin(value)
+                if allowed is not None:
+                    return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % allowed
+        return b""
+
+    def classify(self, exchange: Exchange) -> tuple[RequestMetadata, bytes]:
+        """What the request asks for, and its body, changed only where it names an alias or no model."""
+        route, body = exchange.route, exchange.body
+        named = read_model(route, body)
+        model = self.registry.resolve(named) if named else self._implied_model(route)
+        if model != named and (named is not None or route.names_model):
+            body = with_model(route, body, model)
+        request = RequestMetadata(
+            exchange.request_id.decode("latin-1"),
+            route.type,
+            model,
+            route.path,
+            tenant=exchange.tenant,
+            prompt_tokens=len(body) // 4,
+        )
+        return request, body
+
+    def _implied_model(self, route: Route) -> str:
+        settings = self.settings
+        serving = self.registry.serving(route.path)
+        default = settings.embedding_model if not route.type.is_llm else settings.llm_model
+        served = self.registry.models(serving)
+        if default is not None:
+            default = self.registry.resolve(default)
+            if default in served or not served:
+                return default
+        if len({i.models for i in serving if i.models}) == 1:
+            return served[0]
+        if served:
+            raise Refusal(Why.BAD_REQUEST, f"'model' is needed; served: {', '.join(served)}", "model")
+        waiting = [e.instance.instance_id for e in self.engines.values() if e.detected is None]
+        if waiting:
+            message = f"no instance serves {route.path} yet; not reached so far: {', '.join(waiting)}"
+            raise Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=5)
+        raise Refusal(Why.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {route.path}")
+
+    @property
+    def can_serve(self) -> bool:
+        """True while at least one instance takes requests."""
+        return any(i.is_available for i in self.registry.instances.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(i.active_requests for i in self.registry.instances.values())

@@ -1,0 +1,213 @@
+"""The server: wires settings, control plane, engines and gateway together, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import uvicorn
+
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.gateway.api.app import make_app
+from sage_inference.gateway.api.status import status_document
+from sage_inference.gateway.fleet import Changes, Fleet
+from sage_inference.gateway.protocol import GatewayProtocol
+from sage_inference.gateway.relay.wheel import Wheel
+from sage_inference.gateway.state import Gateway
+
+log = logging.getLogger("sage_inference.server")
+
+
+def _nothing(*_: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunHooks:
+    """What the surroundings want to be told while a server runs."""
+
+    ready: Callable[[dict[str, Any]], None] = _nothing
+    stopping: Callable[[], None] = _nothing
+    reloading: Callable[[], None] = _nothing
+    reloaded: Callable[[], None] = _nothing
+    watchdog: Callable[[], None] = _nothing
+
+
+class _Config(uvicorn.Config):
+    """uvicorn's settings, with the gateway that its protocol instances work for."""
+
+    def __init__(self, gateway: Gateway, app: Any) -> None:
+        super().__init__(
+            app,
+            http=GatewayProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=4096,
+            timeout_graceful_shutdown=max(1, round(gateway.timeouts.drain_s)),
+        )
+        self.gateway = gateway
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are handled by ``run``, which has more of them."""
+        yield
+
+
+class RunningGateway:
+    """One gateway from start to stop: its state, its engines, its HTTP server."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings] | None = None,
+        admin_token: str | None = None,
+        hooks: RunHooks | None = None,
+        extra_instances: tuple[InstanceSettings, ...] = (),
+    ) -> None:
+        self.hooks = hooks or RunHooks()
+        self._load = load or (lambda: settings)
+        self._extra = extra_instances
+        self.wheel = Wheel(asyncio.get_running_loop())
+        self.gateway = Gateway(self._with_extra(settings), self.wheel, admin_token)
+        self.fleet = Fleet(self.gateway)
+        app = make_app(self.gateway, self.fleet, self.reload)
+        self.server = _Server(_Config(self.gateway, app), self._started)
+
+    def _started(self) -> None:
+        self.hooks.ready(status_document(self.gateway))
+
+    def _with_extra(self, settings: Settings) -> Settings:
+        return replace(settings, instances=settings.instances + self._extra) if self._extra else settings
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Run until ``stop``; returns when all that ran has ended or its drain time is over."""
+        pulse = asyncio.create_task(self._pulse())
+        try:
+            await self.fleet.start(self.gateway.settings)
+            await self.server.serve(sockets=[sock])
+        finally:
+            pulse.cancel()
+            await self.fleet.close()
+            self.wheel.stop()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Take no new requests, finish those that run. ``at_once`` doesn't wait for them."""
+        if not self.gateway.draining:
+            self.gateway.draining = True
+            self.hooks.stopping()
+            log.info("stopping: %d requests in flight", self.gateway.in_flight)
+        self.server.should_exit = True
+        if at_once:
+            self.server.force_exit = True
+
+    def reload(self) -> Changes:
+        """Read the configuration again and take it over. Raises ``ConfigError`` and changes nothing."""
+        self.hooks.reloading()
+        try:
+            settings = self._with_extra(self._load())
+            self._check_address(settings)
+            self.gateway.configure(settings)
+            changes = self.fleet.apply(settings)
+            log.info(
+                "reloaded: added %s, removed %s, changed %s",
+                *(", ".join(part) or "none" for part in (changes.added, changes.removed, changes.changed)),
+            )
+            return changes
+        finally:
+            self.hooks.reloaded()
+
+    def _check_address(self, settings: Settings) -> None:
+        old, new = self.gateway.settings.server, settings.server
+        if (old.host, old.port) != (new.host, new.port):
+            log.warning("server.host and server.port take effect at the next restart")
+
+    async def _pulse(self) -> None:
+        """Once a second: what is counted by time, and a sign of life."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self.gateway.manager.rates.tick(loop.time())
+            self.hooks.watchdog()
+            await asyncio.sleep(1)
+
+
+@contextlib.asynccontextmanager
+async def _signals(running: RunningGateway) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        running.stop(at_once=running.gateway.draining)
+
+    def reload() -> None:
+        try:
+            running.reload()
+        except ConfigError as error:
+            log.error("configuration not taken over, the old one holds: %s", error)
+
+    handlers = {signal.SIGTERM: running.stop, signal.SIGINT: interrupt, signal.SIGHUP: reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
+
+
+async def run(
+    settings: Settings,
+    *,
+    sock: socket.socket,
+    load: Callable[[], Settings],
+    admin_token: str | None = None,
+    simulate: bool = False,
+    hooks: RunHooks | None = None,
+) -> None:
+    """Serve on ``sock`` until SIGTERM or SIGINT.
+
+    SIGTERM drains, SIGINT drains and a second one ends at once, SIGHUP calls ``load`` and takes over what
+    it returns. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        extra: list[InstanceSettings] = []
+        if simulate:
+            from sage_inference.engines.processes.simulated import simulated_engines
+
+            extra = await stack.enter_async_context(simulated_engines())
+        running = RunningGateway(
+            settings, load=load, admin_token=admin_token, hooks=hooks, extra_instances=tuple(extra)
+        )
+        async with _signals(running):
+            await running.serve(sock)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where there is one, else asyncio's."""
+    if sys.platform != "win32":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()

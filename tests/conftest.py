@@ -1,0 +1,43 @@
+"""What every test can use, and the switch that leaves the real engines out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.real.fixtures import RealEngines, real_engines
+
+__all__ = ["real_engines"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-real-engines",
+        action="store_true",
+        help="leave out the tests that install and run a real vLLM (minutes the first time, 3.5 GB)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    real = [item for item in items if item.get_closest_marker("real_engine")]
+    if config.getoption("--no-real-engines"):
+        items[:] = [item for item in items if item not in real]
+        config.hook.pytest_deselected(items=real)
+        return
+    for item in real:
+        # One worker runs all of them, so the engines are started once (needs --dist loadgroup with -n).
+        item.add_marker(pytest.mark.xdist_group("real_engine"))
+        # The first of them may install the engines; their own waits end sooner, and with a reason.
+        item.add_marker(pytest.mark.timeout(1200))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    engines = getattr(item, "funcargs", {}).get("real_engines")
+    if report.failed and isinstance(engines, RealEngines):
+        for engine in engines.both:
+            report.sections.append((f"log of the real {engine.recipe.name} engine", engine.log_tail()))
+    return report

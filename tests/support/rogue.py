@@ -1,0 +1,194 @@
+"""An engine that misbehaves on purpose: raw sockets, one scripted answer a request."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+Answer = Callable[["Wire"], None]
+
+
+class Wire:
+    """One connection as an answer sees it."""
+
+    def __init__(self, sock: socket.socket, engine: RogueEngine) -> None:
+        self.sock = sock
+        self.engine = engine
+        self.head = b""
+        self.body = b""
+
+    def send(self, data: bytes | str) -> None:
+        self.sock.sendall(data.encode() if isinstance(data, str) else data)
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def wait_for_peer_to_leave(self) -> None:
+        """Blocks until the gateway closes its side; then tells ``engine.left``."""
+        try:
+            while self.sock.recv(65536):
+                pass
+        except OSError:
+            pass
+        self.engine.left.put(self)
+
+
+def ok(body: bytes | str = b'{"ok":true}', *headers: str, status: str = "200 OK") -> Answer:
+    """A well-behaved answer with a Content-Length."""
+    data = body.encode() if isinstance(body, str) else body
+
+    def answer(wire: Wire) -> None:
+        lines = [
+            f"HTTP/1.1 {status}",
+            "content-type: application/json",
+            f"content-length: {len(data)}",
+            *headers,
+        ]
+        wire.send("\r\n".join(lines) + "\r\n\r\n")
+        wire.send(data)
+
+    return answer
+
+
+def raw(data: bytes | str, *, then: str = "keep") -> Answer:
+    """Exactly these bytes, and then ``keep``, ``close`` or ``reset`` the connection, or stay ``silent``."""
+
+    def answer(wire: Wire) -> None:
+        wire.send(data)
+        if then == "close":
+            wire.close()
+        elif then == "reset":
+            wire.reset()
+        elif then == "silent":
+            wire.wait_for_peer_to_leave()
+
+    return answer
+
+
+def sse(*events: str) -> bytes:
+    """A head and chunked events, without the last chunk."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + b"".join(chunk(f"data: {event}\n\n".encode()) for event in events)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class RogueEngine:
+    """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats."""
+
+    def __init__(self, *answers: Answer, model: str = "m") -> None:
+        self.answers = list(answers)
+        self.model = model
+        self.requests: list[bytes] = []  # heads and bodies of POSTs, as received
+        self.arrived: queue.Queue[Wire] = queue.Queue()  # POSTs, as they come
+        self.left: queue.Queue[Wire] = queue.Queue()  # connections whose caller left
+        self.go = threading.Event()  # for answers that wait until the test lets them go on
+        self.connections = 0
+        self._socks: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> RogueEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refuse()
+        for sock in self._socks:
+            sock.close()
+
+    def refuse(self) -> None:
+        """Close the listening socket, and every connection."""
+        try:
+            self._server.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._server.close()
+        for sock in self._socks:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def listen_again(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = server.accept()
+            except OSError:
+                return
+            self._socks.append(sock)
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            buffer = b""
+            posted = False
+            while True:
+                head, body, buffer = _read_request(sock, buffer)
+                if head.startswith(b"GET"):
+                    sock.sendall(self._get(head.split()[1].decode()))
+                    continue
+                with self._lock:
+                    self.connections += not posted
+                    posted = True
+                    self.requests.append(head + body)
+                    answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                wire = Wire(sock, self)
+                wire.head, wire.body = head, body
+                self.arrived.put(wire)
+                answer(wire)
+        except (OSError, EOFError):
+            pass
+
+    def _get(self, path: str) -> bytes:
+        documents: dict[str, Any] = {
+            "/health": {},
+            "/v1/models": {
+                "object": "list",
+                "data": [{"id": self.model, "object": "model", "created": 1, "owned_by": "rogue"}],
+            },
+        }
+        status = "200 OK" if path in documents else "404 Not Found"
+        body = json.dumps(documents.get(path, {"detail": "Not Found"})).encode()
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+
+def _read_request(sock: socket.socket, buffer: bytes) -> tuple[bytes, bytes, bytes]:
+    while b"\r\n\r\n" not in buffer:
+        data = sock.recv(65536)
+        if not data:
+            raise EOFError
+        buffer += data
+    head, _, rest = buffer.partition(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    while len(rest) < length:
+        data = sock.recv(1 << 20)
+        if not data:
+            raise EOFError
+        rest += data
+    return head + b"\r\n\r\n", rest[:length], rest[length:]

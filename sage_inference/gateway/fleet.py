@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sage_inference.types import EngineState, ExecutionInstance
 log = logging.getLogger("sage_inference.fleet")
 
 FIRST_LOOK_S = 1.0  # how long a start waits for engines to say what they are
+RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
 REFRESH_S = 30.0  # models come and go on a running engine (adapters)
 
 
@@ -43,6 +45,8 @@ class Fleet:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
         self._configured: dict[str, InstanceSettings] = {}
+        self._leaving: set[str] = set()  # removed by a reload, serving until their successors can
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, settings: Settings) -> None:
         """Add the configured instances; returns when all were looked at, or after a second."""
@@ -54,6 +58,8 @@ class Fleet:
                 wait.cancel()
 
     async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
         for name in list(self._watchers):
             self.remove(name)
         await self._client.aclose()
@@ -64,18 +70,37 @@ class Fleet:
         gone = [name for name in self._configured if name not in wanted]
         changed = [n for n, entry in wanted.items() if self._configured.get(n, entry) != entry]
         added = [name for name in wanted if name not in self._configured]
-        for name in gone:
-            self.remove(name)
-        for name in changed:
-            known = self.gateway.engines[name]
-            self.remove(name)
-            self.add(wanted[name], known)
-        for name in added:
-            if name in self.gateway.engines:  # added by hand before; now it is configured
+        for name in (*changed, *added):
+            known = self.gateway.engines.get(name)  # its former self; or one added by hand, or still leaving
+            self._leaving.discard(name)
+            if known is None:
+                self.add(wanted[name])
+            elif known.settings != wanted[name]:
                 self.remove(name)
-            self.add(wanted[name])
+                self.add(wanted[name], known)
         self._configured = wanted
+        self._let_go(gone, added)
         return Changes(added, gone, changed)
+
+    def _let_go(self, gone: list[str], added: list[str]) -> None:
+        """Remove instances, but not before those that come in their stead were looked at."""
+        if not added:
+            for name in gone:
+                self.remove(name)
+        elif gone:
+            self._leaving |= set(gone)
+            task = asyncio.create_task(self._relieve(gone, [self._looked[name] for name in added]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _relieve(self, gone: list[str], looked: list[asyncio.Event]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELIEF_S):
+                for event in looked:
+                    await event.wait()
+        for name in gone:
+            if name in self._leaving:
+                self.remove(name)
 
     def add(self, settings: InstanceSettings, known: Engine | None = None) -> Engine:
         """Take in an instance; ``known`` is its former self, whose answers hold until it is asked again."""
@@ -111,6 +136,7 @@ class Fleet:
         self._watchers.pop(name).cancel()
         self._looked.pop(name, None)
         self._configured.pop(name, None)
+        self._leaving.discard(name)
         engine.pool.close()
         self.gateway.instances_changed()
         return True

@@ -1,0 +1,52 @@
+"""``/metrics``: the gateway's counters for Prometheus."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sage_inference import __version__
+from sage_inference.gateway.state import Gateway
+from sage_inference.telemetry.metrics import CONTENT_TYPE, Exposition
+
+
+async def metrics(request: Request) -> Response:
+    return Response(exposition(request.app.state.gateway), media_type=CONTENT_TYPE)
+
+
+def exposition(gateway: Gateway) -> str:
+    """Names are ``sage_*``; times in seconds."""
+    page = Exposition()
+    engines = {name: engine for name, engine in gateway.engines.items()}
+    page.gauge("sage_info", "The gateway's version.", [({"version": __version__}, 1)])
+    page.gauge("sage_uptime_seconds", "Time since the start.", [({}, time.time() - gateway.started_at)])
+    page.gauge("sage_connections", "Open connections of callers.", [({}, gateway.connections)])
+    page.counter(
+        "sage_requests_total",
+        "Relayed requests that ended, by route and status; status 0: the caller left first.",
+        [({"route": r, "status": str(s)}, n) for (r, s), n in gateway.stats.outcomes.items()],
+    )
+    page.counter("sage_requests_cancelled_total", "Callers that left first.", [({}, gateway.stats.cancelled)])
+    page.counter("sage_requests_cut_total", "Answers that broke off.", [({}, gateway.stats.cut)])
+    page.counter(
+        "sage_retries_total", "Requests sent to another instance.", [({}, gateway.manager.rates.retried)]
+    )
+    page.gauge("sage_requests_queued", "Requests waiting for a slot.", [({}, gateway.manager.queued)])
+    page.gauge(
+        "sage_instance_requests",
+        "Requests in flight on an instance.",
+        [({"instance": n}, e.instance.active_requests) for n, e in engines.items()],
+    )
+    page.gauge(
+        "sage_instance_ready",
+        "1 while an instance takes requests.",
+        [({"instance": n}, int(e.instance.is_available)) for n, e in engines.items()],
+    )
+    page.histogram(
+        "sage_time_to_first_byte_seconds",
+        "From sending a request to the first byte of the instance's answer.",
+        [({"instance": n}, e.ttfb) for n, e in engines.items()],
+    )
+    return page.text()

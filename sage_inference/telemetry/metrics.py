@@ -1,0 +1,70 @@
+"""Prometheus text exposition: numbers kept elsewhere, or in the histogram here, printed in one format.
+
+Format: Prometheus text-based exposition, version 0.0.4.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Labels = Mapping[str, str]
+
+
+class Histogram:
+    """Counts of observations per bucket; ``bounds`` are the buckets' upper limits, ascending, in seconds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Exposition:
+    """A page of metrics under way."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def counter(self, name: str, help_: str, samples: Iterable[tuple[Labels, float]]) -> None:
+        self._family(name, "counter", help_, samples)
+
+    def gauge(self, name: str, help_: str, samples: Iterable[tuple[Labels, float]]) -> None:
+        self._family(name, "gauge", help_, samples)
+
+    def histogram(self, name: str, help_: str, samples: Iterable[tuple[Labels, Histogram]]) -> None:
+        self._head(name, "histogram", help_)
+        for labels, histogram in samples:
+            below = 0
+            for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+                below += count
+                le = "+Inf" if bound == float("inf") else repr(bound)
+                self._sample(f"{name}_bucket", {**labels, "le": le}, below)
+            self._sample(f"{name}_sum", labels, histogram.total)
+            self._sample(f"{name}_count", labels, below)
+
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    def _family(self, name: str, kind: str, help_: str, samples: Iterable[tuple[Labels, float]]) -> None:
+        self._head(name, kind, help_)
+        for labels, value in samples:
+            self._sample(name, labels, value)
+
+    def _head(self, name: str, kind: str, help_: str) -> None:
+        self._lines.append(f"# HELP {name} {help_}\n# TYPE {name} {kind}\n")
+
+    def _sample(self, name: str, labels: Labels, value: float) -> None:
+        pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+        self._lines.append(f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -79,8 +79,12 @@ class GatewayProtocol(HttpToolsProtocol):
                 error.__context__ if isinstance(error.__context__, ApiError) else errors.bad_framing()
             )
         else:
-            if self._in_head and self.running is None:
-                self._await_head()
+            running = self.running
+            if running is None:
+                if self._in_head:
+                    self._await_head()
+            elif not running.whole:
+                self.arm(self.gateway.timeouts.body_s)
 
     def _await_head(self) -> None:
         """A head has begun and not ended: it has its time and its size."""
@@ -118,12 +122,15 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if len(self.headers) > self.gateway.limits.headers:
-            raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if len(self.headers) > self.gateway.limits.headers:
+            raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
         size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if size > self.gateway.limits.header_bytes:
             raise errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes")
@@ -144,8 +151,6 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.size += len(body)
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
-            if cycle is self.running:
-                self.arm(self.gateway.timeouts.body_s)
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
@@ -224,8 +229,6 @@ class GatewayProtocol(HttpToolsProtocol):
         exchange.turn = True
         if exchange.whole:
             exchange.begin()
-        else:
-            self.arm(self.gateway.timeouts.body_s)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""

@@ -63,16 +63,18 @@ class Engine:
         )
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
-        self._prefixes: dict[str, bytes] = {}
+        self._prefixes: dict[bytes, bytes] = {}
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
-        known = self._prefixes.get(route.path)
+        known = self._prefixes.get(target)
         if known is None:
             path = self.address.prefix + self.dialect.path_for(route.path)
-            known = self._prefixes[route.path] = f"{route.method} {path}".encode()
-        _, mark, query = target.partition(b"?")
-        return known + mark + query + self._own_headers
+            _, mark, query = target.partition(b"?")
+            known = f"{route.method} {path}".encode() + mark + query + self._own_headers
+            if not mark:  # a query can be anything: kept, it would fill memory
+                self._prefixes[target] = known
+        return known
 
     def adopt(self, detected: Detected) -> None:
         """Take over what the engine said it is."""

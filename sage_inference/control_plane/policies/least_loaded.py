@@ -22,8 +22,11 @@ class LeastLoaded:
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        if len(instances) == 1 and len(requests) == 1:  # the workstation's usual case
-            return one_by_one(requests, Loads(instances), lambda room, loads: room[0], "only instance")
+        if len(instances) == len(requests) == 1:  # a workstation's usual case, made short
+            only = instances[0]
+            if only.available_capacity <= 0:
+                return []
+            return [SchedulingDecision(requests[0].request_id, only.instance_id, "only instance")]
         return one_by_one(requests, Loads(instances), self._least, "fewest in flight")
 
     def _least(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:

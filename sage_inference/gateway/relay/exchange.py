@@ -203,12 +203,13 @@ class Exchange:
             self._retry()
             return
         self.head = self._head(status, headers, length)
-        self.streams = any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers)
+        for name, value in headers:
+            if name == b"content-type":
+                self.streams = value.startswith(b"text/event-stream")
         if status >= 400 and engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
             self.held = []
             return
         self._move(Phase.DELIVERING)
-        self.caller.arm(self.gateway.timeouts.stream_idle_s)
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if self.held is not None:
@@ -288,7 +289,6 @@ class Exchange:
     def _let_go(self, body: bytes, end: bool) -> None:
         self.held = None
         self._move(Phase.DELIVERING)
-        self.caller.arm(self.gateway.timeouts.stream_idle_s)
         self._deliver(body, end)
 
     # What the caller gets
@@ -358,7 +358,7 @@ class Exchange:
 
     def caller_left(self) -> None:
         """The caller closed its connection: nobody wants the answer."""
-        if self.phase in FINAL:
+        if FINAL[self.phase]:
             return
         self._abandon()
         self._move(Phase.CANCELLED)
@@ -411,13 +411,13 @@ class Exchange:
     def _move(self, to: Phase) -> None:
         """The one place where the phase changes, and where a slot is given back."""
         left = self.phase
-        assert to in ALLOWED[left], f"{left.name} to {to.name}"
+        assert ALLOWED[left][to], f"{left.name} to {to.name}"
         self.phase = to
-        if to in FINAL:
+        if FINAL[to]:
             self.response_complete = True
             self.gateway.stats.ended(self, to)
             self.caller.ended(self, close=to is Phase.CUT or not self.keep_alive)
-        if left in HOLDS_SLOT and to not in HOLDS_SLOT:
+        if HOLDS_SLOT[left] and not HOLDS_SLOT[to]:
             assert self.instance is not None
             self.gateway.manager.release(self.instance)
 

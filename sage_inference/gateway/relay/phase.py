@@ -26,16 +26,16 @@ class Phase(IntEnum):
 
 
 _P = Phase
-FINAL = frozenset({_P.DONE, _P.CUT, _P.CANCELLED})
-HOLDS_SLOT = frozenset({_P.CONNECTING, _P.SENT, _P.DELIVERING})
-ALLOWED: dict[Phase, frozenset[Phase]] = {
-    _P.READING: frozenset({_P.QUEUED, _P.DONE, _P.CANCELLED}),
-    _P.QUEUED: frozenset({_P.CONNECTING, _P.DONE, _P.CANCELLED}),
-    _P.CONNECTING: frozenset({_P.SENT, _P.QUEUED, _P.DONE, _P.CANCELLED}),
+_MOVES: dict[Phase, set[Phase]] = {
+    _P.READING: {_P.QUEUED, _P.DONE, _P.CANCELLED},
+    _P.QUEUED: {_P.CONNECTING, _P.DONE, _P.CANCELLED},
+    _P.CONNECTING: {_P.SENT, _P.QUEUED, _P.DONE, _P.CANCELLED},
     # SENT back to CONNECTING: a stale keep-alive connection is replaced by a fresh one to the same instance.
-    _P.SENT: frozenset({_P.DELIVERING, _P.CONNECTING, _P.QUEUED, _P.DONE, _P.CANCELLED}),
-    _P.DELIVERING: frozenset({_P.DONE, _P.CUT, _P.CANCELLED}),
-    _P.DONE: frozenset(),
-    _P.CUT: frozenset(),
-    _P.CANCELLED: frozenset(),
+    _P.SENT: {_P.DELIVERING, _P.CONNECTING, _P.QUEUED, _P.DONE, _P.CANCELLED},
+    _P.DELIVERING: {_P.DONE, _P.CUT, _P.CANCELLED},
 }
+
+# Looked up by phase several times a request: tuples, for an enum's hash is a Python call.
+ALLOWED = tuple(tuple(to in _MOVES.get(at, ()) for to in Phase) for at in Phase)
+FINAL = tuple(phase in (_P.DONE, _P.CUT, _P.CANCELLED) for phase in Phase)
+HOLDS_SLOT = tuple(phase in (_P.CONNECTING, _P.SENT, _P.DELIVERING) for phase in Phase)

@@ -28,7 +28,10 @@ class Secret:
         if self.is_literal:
             value, name = self.source, "key"
         elif kind == "env":
-            value, name = (os.environ if environ is None else environ).get(where, ""), f"environment variable {where}"
+            value, name = (
+                (os.environ if environ is None else environ).get(where, ""),
+                f"environment variable {where}",
+            )
             if not value:
                 raise SecretError(f"{name} is not set")
         else:

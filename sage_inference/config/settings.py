@@ -21,11 +21,22 @@ def setting(
     choices: Sequence[str] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    format: str | None = None,
     example: str | None = None,
     factory: Any = None,
 ) -> Any:
-    """A field of the schema: its default (``...`` = required), one line of help, and what values it takes."""
-    metadata = {"doc": doc, "choices": choices, "minimum": minimum, "maximum": maximum, "example": example}
+    """A field of the schema: its default (``...`` = required), one line of help, and what values it takes.
+
+    ``format`` names a form that text must have (see ``formats.py``); of a list, that each entry must have.
+    """
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "format": format,
+        "example": example,
+    }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     if default is ...:
@@ -35,21 +46,35 @@ def setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    host: str = setting("127.0.0.1", doc="Address to listen on; other than loopback needs api_keys.")
+    host: str = setting(
+        "127.0.0.1", doc="Address to listen on; other than loopback needs api_keys.", format="host"
+    )
     port: int = setting(8000, doc="Port to listen on.", minimum=1, maximum=65535)
     insecure: bool = setting(False, doc="Allow a non-loopback address without api_keys.")
     allowed_hosts: tuple[str, ...] = setting(
-        (), doc="Names accepted in Host and Origin besides the loopback ones.", example="[workstation.lan]"
+        (),
+        doc="Names accepted in Host and Origin besides the loopback ones.",
+        format="host",
+        example="[workstation.lan]",
     )
     cors_origins: tuple[str, ...] = setting(
-        (), doc="Origins that browsers may call from; none by default.", example='["https://chat.example"]'
+        (),
+        doc="Origins that browsers may call from; none by default.",
+        format="origin",
+        example='["https://chat.example"]',
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings:
-    url: str = setting(doc="Address of the engine: http://host:port[/v1] or host:port.", example="http://127.0.0.1:8001")
-    name: str | None = setting(None, doc="Name in status, logs and x-sage-instance; default host:port.")
+    url: str = setting(
+        doc="Address of the engine: http://host:port[/v1] or host:port.",
+        format="backend",
+        example="http://127.0.0.1:8001",
+    )
+    name: str | None = setting(
+        None, doc="Name in status, logs and x-sage-instance; default host:port.", format="name"
+    )
     kind: str = setting("auto", doc="What it serves; auto asks the engine.", choices=INSTANCE_KINDS)
     engine: str = setting("auto", doc="Whose dialect it speaks; auto asks the engine.", choices=ENGINES)
     model: str | None = setting(None, doc="Model to assume where the engine names none.")
@@ -72,7 +97,9 @@ class SchedulingSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutSettings:
     connect_s: float = setting(5.0, doc="Connecting to an engine.", minimum=0.001)
-    first_byte_s: float = setting(600.0, doc="From sending a request to the first byte of its answer.", minimum=0.001)
+    first_byte_s: float = setting(
+        600.0, doc="From sending a request to the first byte of its answer.", minimum=0.001
+    )
     stream_idle_s: float = setting(120.0, doc="Silence within an answer.", minimum=0.001)
     header_s: float = setting(10.0, doc="A caller's headers.", minimum=0.001)
     body_s: float = setting(60.0, doc="A caller's body, between two pieces of it.", minimum=0.001)

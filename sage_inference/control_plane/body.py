@@ -15,10 +15,7 @@ _Absent = msgspec.UnsetType
 # Only presence and the model's type are checked: the engine checks the rest, and says it better.
 _Head = msgspec.defstruct(
     "_Head",
-    [
-        (name, (str | None if name == "model" else msgspec.Raw) | _Absent, msgspec.UNSET)
-        for name in _FIELDS
-    ],
+    [(name, (str | None if name == "model" else msgspec.Raw) | _Absent, msgspec.UNSET) for name in _FIELDS],
     gc=False,
 )
 _decode_head = msgspec.json.Decoder(_Head).decode

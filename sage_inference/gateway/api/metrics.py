@@ -19,7 +19,7 @@ async def metrics(request: Request) -> Response:
 def exposition(gateway: Gateway) -> str:
     """Names are ``sage_*``; times in seconds."""
     page = Exposition()
-    engines = {name: engine for name, engine in gateway.engines.items()}
+    engines = gateway.engines
     page.gauge("sage_info", "The gateway's version.", [({"version": __version__}, 1)])
     page.gauge("sage_uptime_seconds", "Time since the start.", [({}, time.time() - gateway.started_at)])
     page.gauge("sage_connections", "Open connections of callers.", [({}, gateway.connections)])

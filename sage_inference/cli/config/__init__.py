@@ -1,0 +1,1 @@
+"""``sage inference config``: one module a command."""

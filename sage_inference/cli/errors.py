@@ -1,0 +1,95 @@
+"""How a command fails: what a person, and a script that asked for JSON, are told."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from sage_inference.cli.exit_codes import ExitCode
+
+
+@dataclass
+class Failure(Exception):
+    """A command cannot do what it was asked; the words are made where they are shown."""
+
+    message: str
+    hint: str | None = None
+    code: str = "failed"
+    exit_code: int = ExitCode.FAILED
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def usage(message: str, hint: str | None = None) -> Failure:
+    """The command line itself is wrong."""
+    return Failure(message, hint, "usage", ExitCode.USAGE)
+
+
+def lower(text: str) -> str:
+    """``text`` in our manner: its first word in lower case (unless an acronym), no full stop at the end."""
+    if len(text) > 1 and text[0].isupper() and text[1].islower():
+        text = text[0].lower() + text[1:]
+    return text.removesuffix(".")
+
+
+def from_usage_error(error: Any) -> Failure:
+    """One of Typer's own complaints. Any, because its class lives in another package by version."""
+    message = re.sub(r"\s+", " ", str(error.format_message())).strip()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "sage"
+    hint = f"{path} --help"
+    possible = getattr(error, "possibilities", None)
+    if possible:
+        message = re.sub(r"\s*\((Possible|Did you mean).*\)$", "", message)
+        hint = f"did you mean {' or '.join(sorted(possible))}?"
+    return usage(lower(message), hint)
+
+
+def from_exception(error: BaseException) -> Failure:
+    """The failure to show for ``error``, whatever room it comes from."""
+    if isinstance(error, Failure):
+        return error
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return from_usage_error(error)
+    known = _known(error)
+    if known is not None:
+        return known
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Failure(f"{where}{lower(error.strerror or str(error))}", code="os_error")
+    return Failure(
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())}",
+        hint="this is a bug; SAGE_INFERENCE_DEBUG=1 shows where it comes from",
+        code="internal",
+    )
+
+
+def _known(error: BaseException) -> Failure | None:
+    """Errors of the other rooms that carry their own words; these rooms are imported when they failed."""
+    loaded = sys.modules.get("sage_inference.config.errors")
+    if loaded is not None and isinstance(error, loaded.ConfigError):
+        return _from_config(error)
+    loaded = sys.modules.get("sage_inference.config.secrets")
+    if loaded is not None and isinstance(error, loaded.SecretError):
+        return Failure(str(error), code="secret")
+    return None
+
+
+def _from_config(error: Any) -> Failure:
+    """A near miss belongs to its sentence; other hints get a line of their own."""
+    hint: str | None = error.hint
+    given = bool(error.key) and error.key.startswith("--")
+    code, status = ("usage", ExitCode.USAGE) if given else ("config", ExitCode.FAILED)
+    if hint is None or hint.startswith("did you mean"):
+        return Failure(str(error), None, code, status)
+    return Failure(str(error).removesuffix(f"; {hint}"), hint, code, status)
+
+
+def document(failure: Failure) -> str:
+    """The failure for a script."""
+    error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
+    return json.dumps({"schema": 1, "error": error}, ensure_ascii=False)

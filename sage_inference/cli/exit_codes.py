@@ -1,0 +1,29 @@
+"""What the program's exit status means."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """One meaning a number, the same in every command; ``status`` follows the LSB's init scripts."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    UNKNOWN = 4
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    ExitCode.DONE: "done (status: running)",
+    ExitCode.FAILED: "failed (status: dead, but its lock or pidfile is left; or it does not answer)",
+    ExitCode.USAGE: "wrong usage",
+    ExitCode.NOT_RUNNING: "status, reload, restart: not running",
+    ExitCode.UNKNOWN: "status: unknown",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+# \b keeps the lines as they are: help is otherwise reflowed into one paragraph.
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:<4} {text}" for code, text in MEANINGS.items())

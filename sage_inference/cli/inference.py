@@ -1,0 +1,39 @@
+"""``sage inference``: the commands of the gateway, by name."""
+
+from __future__ import annotations
+
+from sage_inference.cli.exit_codes import EPILOG
+from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
+from sage_inference.cli.options import NoColor
+
+_HERE = "sage_inference.cli"
+_RUN, _LOOK, _SET = "Run it", "Look at it", "Set it up"
+
+
+class InferenceGroup(LazyGroup):
+    lazy = {
+        "start": Lazy(f"{_HERE}.start", "Start the gateway.", _RUN),
+        "stop": Lazy(f"{_HERE}.stop", "Stop the gateway; finish running requests first.", _RUN),
+        "restart": Lazy(f"{_HERE}.restart", "Stop the gateway and start it again.", _RUN),
+        "reload": Lazy(f"{_HERE}.reload", "Take over the configuration without dropping requests.", _RUN),
+        "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
+        "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log.", _LOOK),
+        "config": Lazy(f"{_HERE}.config.group", "Show and change the configuration.", _SET),
+    }
+
+
+app = plain_app(InferenceGroup, no_args_is_help=True, epilog=EPILOG)
+
+
+@app.callback()
+def inference(no_color: NoColor = False) -> None:
+    """Run the inference gateway and talk to it.
+
+    \b
+    Examples:
+      sage inference start --simulate --background
+      sage inference start --llm-backend http://127.0.0.1:8001
+      sage inference status --json
+      sage inference logs --follow
+      sage inference config set llm_model qwen2.5-7b
+    """

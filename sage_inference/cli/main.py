@@ -1,0 +1,117 @@
+"""The entry of both programs, ``sage`` and ``sage-inference``: no input ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.errors import Failure, document, from_exception
+from sage_inference.cli.exit_codes import EPILOG, ExitCode
+from sage_inference.cli.inference import InferenceGroup
+from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
+from sage_inference.cli.options import NoColor
+
+
+class Root(LazyGroup):
+    lazy = {
+        "inference": Lazy("sage_inference.cli.inference", "Run the inference gateway and talk to it."),
+        "completion": Lazy("sage_inference.cli.completion", "Print the completion script of a shell."),
+    }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sage_inference import __version__
+
+        terminal.say(f"sage-inference {__version__} (Python {sys.version.split()[0]})")
+        raise typer.Exit()
+
+
+app = plain_app(Root, no_args_is_help=True, epilog=EPILOG)
+
+
+@app.callback()
+def sage(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and Python's.")
+    ] = False,
+    no_color: NoColor = False,
+) -> None:
+    """Serve the engines of this machine behind one OpenAI-compatible endpoint.
+
+    \b
+    Examples:
+      sage inference start --simulate --background
+      sage inference status
+      sage inference stop
+    """
+
+
+def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
+    """Run one command line and return its exit status."""
+    program = program or _program_name(sys.argv[0])
+    args = _arguments(program, list(sys.argv[1:] if argv is None else argv))
+    colour = terminal.colour_choice(args)
+    for stream in (sys.stdout, sys.stderr):
+        # A name of a file may hold bytes that are no text: shown escaped, not an error.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(args, prog_name=program, standalone_mode=False, color=colour)
+        sys.stdout.flush()
+        return int(status or 0)
+    except BrokenPipeError:
+        # The reader of our output has had enough (`| head`). Python would complain again while it exits.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - lives until exit
+        return ExitCode.FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        return _failed(error, args, colour)
+
+
+def _program_name(path: str) -> str:
+    return "sage" if Path(path).stem == "sage" else "sage-inference"
+
+
+def _arguments(program: str, args: list[str]) -> list[str]:
+    """``sage-inference start`` is short for ``sage-inference inference start``."""
+    if program != "sage" and args and args[0] in InferenceGroup.lazy:
+        return ["inference", *args]
+    return args
+
+
+def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(str(error), err=True, color=colour)
+        return ExitCode.USAGE
+    if os.environ.get("SAGE_INFERENCE_DEBUG"):
+        raise error
+    failure = from_exception(error)
+    _show(failure, _wants_json(args), colour)
+    return failure.exit_code
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    """Whether a script reads the answer; asked of the words, for they may be what failed to parse."""
+    pairs = zip(args, [*args[1:], ""], strict=True)
+    return any(
+        word == "--json" or word == "--output=json" or (word in ("--output", "-o") and following == "json")
+        for word, following in pairs
+    )
+
+
+def _show(failure: Failure, as_json: bool, colour: bool | None) -> None:
+    try:
+        if as_json:
+            typer.echo(document(failure))
+        terminal.fail(failure.message, failure.hint, colour)
+    except OSError:
+        pass  # nobody is left to hear it

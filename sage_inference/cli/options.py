@@ -1,0 +1,58 @@
+"""Options that several commands share, and the words for their values that completions know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sage_inference.cli.errors import usage
+
+WHERE = "Files"
+OUTPUT = "Output"
+
+FORMATS = ("table", "json", "yaml")
+SHELLS = ("bash", "zsh", "fish")
+
+# Not a Path in the signature: Typer would look at the file system, and complain in other words than ours.
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Configuration file instead of the user's own (config path shows that).",
+        rich_help_panel=WHERE,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object, schema 1, instead of text.", rich_help_panel=OUTPUT)
+]
+# `main` reads this one from the arguments: it must also hold where they could not be parsed.
+NoColor = Annotated[
+    bool,
+    typer.Option("--no-color", help="No colour; as NO_COLOR=1 does.", expose_value=False, rich_help_panel=OUTPUT),
+]
+Format = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="FORMAT", help="table, json or yaml.", rich_help_panel=OUTPUT),
+]
+
+
+def as_path(text: str | None) -> Path | None:
+    """The file that an option names; an empty name is nobody's intention."""
+    if text == "":
+        raise usage("the name of the configuration file is empty")
+    return None if text is None else Path(text)
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a usage failure that names the choices. Here, not in Typer, for one wording in all versions."""
+    if value in choices:
+        return
+    from difflib import get_close_matches
+
+    close = get_close_matches(value, choices, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise usage(f'unknown {what} "{value}"{meant}', f"one of {', '.join(choices)}")

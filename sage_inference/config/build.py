@@ -1,0 +1,89 @@
+"""A tree of YAML as the schema's typed values; the first mistake is reported with its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sage_inference.config.errors import ConfigError, Invalid, quote
+from sage_inference.config.schema import Key, Shape, Step, join, keys, stands_alone, unknown
+from sage_inference.config.tree import Mapping, Node, Scalar, Sequence, error_at
+from sage_inference.config.values import check_value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Builds from trees of one ``source``, whose name stands in the errors."""
+
+    source: str
+
+    def section(self, cls: type[T], node: Node, steps: tuple[Step, ...] = ()) -> T:
+        """An instance of the dataclass ``cls``. Raises ``ConfigError``."""
+        alone = stands_alone(cls)
+        if alone and isinstance(node, Scalar) and isinstance(node.value, str):
+            return cls(**{alone.name: self.value(alone, alone.shape, node, steps)})
+        if not isinstance(node, Mapping):
+            what = f"{join(steps)} must be" if steps else "the file must hold"
+            raise self._error(node, steps, f"{what} a section of keys, not {_form(node)}", _leave_out(node))
+        known, values = keys(cls), dict[str, Any]()
+        for name, value in node.entries:
+            key = known.get(name.text)
+            if key is None:
+                problem, hint = unknown(name.text, steps, cls)
+                raise self._error(name, (*steps, name.text), problem, hint)
+            values[key.name] = self.value(key, key.shape, value, (*steps, key.name))
+        for key in known.values():
+            if key.required and key.name not in values:
+                path = join((*steps, key.name))
+                raise self._error(node, (*steps, key.name), f"{path} is missing", key.doc)
+        return cls(**values)
+
+    def value(self, key: Key, shape: Shape, node: Node, steps: tuple[Step, ...]) -> Any:
+        """The value of any form at ``steps``. Raises ``ConfigError``."""
+        if shape.section:
+            return self.section(shape.section, node, steps)
+        if shape.kind == "list" and shape.item:
+            return self._list(key, shape.item, node, steps)
+        if shape.kind == "map" and shape.item:
+            return self._map(key, shape.item, node, steps)
+        if not isinstance(node, Scalar):
+            raise self._error(node, steps, f"{join(steps)} must be a single value, not {_form(node)}")
+        try:
+            return check_value(key, shape, node.value)
+        except Invalid as error:
+            raise self._error(node, steps, f"{join(steps)} {error.problem}", error.hint) from None
+
+    def _list(self, key: Key, item: Shape, node: Node, steps: tuple[Step, ...]) -> tuple[Any, ...]:
+        if not isinstance(node, Sequence):
+            hint = _leave_out(node) or "put [ ] around it, or a dash before each entry"
+            raise self._error(node, steps, f"{join(steps)} must be a list, not {_form(node)}", hint)
+        return tuple(self.value(key, item, each, (*steps, at)) for at, each in enumerate(node.items))
+
+    def _map(self, key: Key, item: Shape, node: Node, steps: tuple[Step, ...]) -> dict[str, Any]:
+        if not isinstance(node, Mapping):
+            hint = _leave_out(node) or "write name: value"
+            raise self._error(node, steps, f"{join(steps)} must be a map of names, not {_form(node)}", hint)
+        for name, _ in node.entries:
+            if not name.text.strip() or not name.text.isprintable():
+                raise self._error(
+                    name, steps, f"{join(steps)} holds the name {quote(name.text)}, which is none"
+                )
+        return {name.text: self.value(key, item, each, (*steps, name.text)) for name, each in node.entries}
+
+    def _error(
+        self, node: Node, steps: tuple[Step, ...], problem: str, hint: str | None = None
+    ) -> ConfigError:
+        return error_at(self.source, node.start, problem, hint, join(steps) or None)
+
+
+def _form(node: Node) -> str:
+    if isinstance(node, Scalar):
+        return "null" if node.value is None else "a single value"
+    return "a list" if isinstance(node, Sequence) else "a section of keys"
+
+
+def _leave_out(node: Node) -> str | None:
+    null = isinstance(node, Scalar) and node.value is None
+    return "leave the key out for its default" if null else None

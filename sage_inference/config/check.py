@@ -1,0 +1,89 @@
+"""Rules that hold between keys, and between keys and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sage_inference.config.address import is_loopback, parse_backend, reaches
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.secrets import Secret, SecretError
+from sage_inference.config.settings import InstanceSettings, Settings
+
+
+def check(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+    """Raises ``ConfigError`` for the first rule that is broken. Reads the files that hold keys."""
+    _instances(settings)
+    _aliases(settings)
+    _secrets(settings, environ)
+    if not (is_loopback(settings.server.host) or settings.api_keys or settings.server.insecure):
+        raise ConfigError(
+            f"server.host {settings.server.host} is reachable from other machines, and there are no api_keys",
+            key="server.host",
+            hint="set api_keys, or --insecure if everyone may use it",
+        )
+
+
+def name_of(instance: InstanceSettings) -> str:
+    """The name an instance goes by: its own, else host:port."""
+    return instance.name or parse_backend(instance.url).netloc
+
+
+def _instances(settings: Settings) -> None:
+    names: dict[str, int] = {}
+    addresses: dict[object, int] = {}
+    for at, instance in enumerate(settings.instances):
+        here, backend = f"instances[{at}]", parse_backend(instance.url)
+        if reaches(backend, settings.server.host, settings.server.port):
+            raise ConfigError(
+                f"{here}.url {instance.url} is the gateway's own address: requests would run in a circle",
+                key=f"{here}.url",
+                hint="give the engine's address, or move the gateway with server.port",
+            )
+        twin = addresses.setdefault(backend.identity, at)
+        if twin != at:
+            raise ConfigError(
+                f"{here}.url {instance.url} is there already, as instances[{twin}]",
+                key=f"{here}.url",
+                hint="remove one; kind: mixed serves both kinds",
+            )
+        twin = names.setdefault(name_of(instance), at)
+        if twin != at:
+            raise ConfigError(
+                f"{here} and instances[{twin}] are both named {name_of(instance)}",
+                key=f"{here}.name",
+                hint="give one of them another name",
+            )
+
+
+def _aliases(settings: Settings) -> None:
+    for alias, model in settings.aliases.items():
+        if model in settings.aliases:
+            what = "itself" if model == alias else f"{model}, an alias too"
+            raise ConfigError(
+                f"aliases.{alias} stands for {what}", key=f"aliases.{alias}", hint="name a served model"
+            )
+
+
+def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
+    for here, secret in _kept(settings):
+        try:
+            value = secret.reveal(environ)
+        except (SecretError, ValueError, RuntimeError) as error:
+            # ValueError: a NUL in a path. RuntimeError: a home directory that is not known.
+            raise ConfigError(f"{here}: {error}", key=here) from None
+        if not (value.isascii() and value.isprintable() and " " not in value):
+            raise ConfigError(
+                f"{here}: the key holds characters that cannot stand in a header",
+                key=here,
+                hint="use ASCII letters, digits and signs, in one word",
+            )
+
+
+def _kept(settings: Settings) -> Iterator[tuple[str, Secret]]:
+    for at, caller in enumerate(settings.api_keys):
+        yield f"api_keys[{at}]", caller.key
+    for at, instance in enumerate(settings.instances):
+        if instance.api_key:
+            yield f"instances[{at}].api_key", instance.api_key
+    if settings.admin_key:
+        yield "admin_key", settings.admin_key

@@ -1,0 +1,55 @@
+"""What is wrong with a configuration, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+
+
+class ConfigError(Exception):
+    """One mistake. ``source`` is a file or ``environment``, empty for flags; line and column count from 1."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        source: str = "",
+        line: int | None = None,
+        column: int | None = None,
+        key: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.source = source
+        self.line = line
+        self.column = column
+        self.key = key
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = [part for part in (self.source, self.line, self.column) if part not in ("", None)]
+        where = ":".join(map(str, place)) + ": " if place else ""
+        return where + self.problem + (f"; {self.hint}" if self.hint else "")
+
+
+class Invalid(ValueError):
+    """A value that its key does not take; ``problem`` reads on after the key's name."""
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+
+
+def quote(text: str) -> str:
+    """``text`` in quotes, on one line, escaped, and cut where it is long."""
+    return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=not text.isprintable())
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """``did you mean …?`` with the nearest of ``known``, if one is near."""
+    spelled = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word[:80].lower(), spelled, n=1)
+    return f"did you mean {spelled[near[0]]}?" if near else None

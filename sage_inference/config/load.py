@@ -1,0 +1,73 @@
+"""The settings in a YAML file and the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage_inference.config import environment, tree
+from sage_inference.config.build import Builder
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.schema import Step
+from sage_inference.config.settings import InstanceSettings, Settings
+
+# A thousand times a long configuration; more is some other file, or a device without end.
+_LARGEST_FILE = 1 << 20
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None, *, required: bool = False) -> Settings:
+    """The settings of the file at ``path``, under those of the environment; defaults for the rest.
+
+    A missing file has none, unless it is ``required``. Raises ``ConfigError``.
+    """
+    text = read_text(path)
+    if text is None:
+        if required:
+            raise ConfigError(
+                "there is no such file", source=str(path), hint="sage inference config init writes one"
+            )
+        text = ""
+    return environment.apply(parse(text, str(path)), os.environ if environ is None else environ)
+
+
+def parse(text: str, source: str) -> Settings:
+    """The settings in ``text``; ``source`` names it in errors. Raises ``ConfigError``."""
+    root = tree.read(text, source)
+    if root is None or (isinstance(root, tree.Scalar) and root.value is None):
+        return Settings()
+    return Builder(source).section(Settings, root)
+
+
+def parse_instance(data: Any, source: str = "") -> InstanceSettings:
+    """An entry of ``instances`` from decoded JSON. Raises ``ConfigError``."""
+    steps: tuple[Step, ...] = ("instance",)
+    return Builder(source).section(InstanceSettings, tree.from_data(data, source), steps)
+
+
+def read_text(path: Path) -> str | None:
+    """What the file holds, None where there is none. Raises ``ConfigError`` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        return None
+    # ValueError: a NUL in the path.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read: {reason}", source=str(path)) from None
+    if len(raw) > _LARGEST_FILE:
+        raise ConfigError("is larger than 1 MiB, which no configuration is", source=str(path))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        raise ConfigError(
+            "not UTF-8 text",
+            source=str(path),
+            line=before.count(b"\n") + 1,
+            column=column,
+            hint="save it as UTF-8",
+        ) from None

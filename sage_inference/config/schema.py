@@ -1,0 +1,189 @@
+"""The schema's dataclasses, read: every key, its form, its default, and the way a dotted path takes through them."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from sage_inference.config.errors import ConfigError, meant
+from sage_inference.config.secrets import Secret
+from sage_inference.config.settings import Settings
+
+Kind = Literal["text", "secret", "integer", "number", "boolean", "list", "map", "section"]
+Step = str | int
+
+# No number is larger: it is what every reader of JSON and YAML holds exactly.
+LARGEST = 2**53
+
+_KINDS: dict[Any, Kind] = {str: "text", Secret: "secret", int: "integer", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What form a value has. ``item`` is what a list or a map holds, ``section`` the dataclass of a section."""
+
+    kind: Kind
+    optional: bool = False
+    item: Shape | None = None
+    section: type | None = None
+
+    @property
+    def is_scalar(self) -> bool:
+        return self.kind not in ("list", "map", "section")
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind in ("text", "secret")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a section, with all that its field says of it."""
+
+    name: str
+    shape: Shape
+    doc: str
+    required: bool
+    default: Any
+    choices: tuple[str, ...] | None
+    minimum: float | None
+    maximum: float | None
+    format: str | None
+    example: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a dotted path leads: its steps, the key it ends in, and the form of the value there."""
+
+    steps: tuple[Step, ...]
+    key: Key
+    shape: Shape
+
+
+@cache
+def keys(section: type) -> dict[str, Key]:
+    """The keys of a section, in their order."""
+    hints = get_type_hints(section)
+    found: dict[str, Key] = {}
+    for field in fields(section):
+        meta = field.metadata
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        found[field.name] = Key(
+            name=field.name,
+            shape=_shape(hints[field.name]),
+            doc=meta["doc"],
+            required=default is MISSING,
+            default=None if default is MISSING else default,
+            choices=meta["choices"] and tuple(meta["choices"]),
+            minimum=meta["minimum"],
+            maximum=meta["maximum"],
+            format=meta["format"],
+            example=meta["example"],
+        )
+    return found
+
+
+def _shape(hint: Any) -> Shape:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        (only,) = (arg for arg in inner if arg is not type(None))
+        found = _shape(only)
+        return Shape(found.kind, True, found.item, found.section)
+    if origin is tuple:
+        return Shape("list", item=_shape(inner[0]))
+    if origin is dict:
+        return Shape("map", item=_shape(inner[1]))
+    if hint in _KINDS:
+        return Shape(_KINDS[hint])
+    return Shape("section", section=hint)
+
+
+def stands_alone(section: type) -> Key | None:
+    """The one key that a section requires, if it is text: the section may be written as that text alone."""
+    needed = [key for key in keys(section).values() if key.required]
+    return needed[0] if len(needed) == 1 and needed[0].shape.is_text else None
+
+
+def walk(section: type = Settings, before: str = "") -> Iterator[tuple[str, Key]]:
+    """Every key with its path; the entries of a list are written ``instances[].url``."""
+    for key in keys(section).values():
+        path = before + key.name
+        yield path, key
+        if key.shape.section:
+            yield from walk(key.shape.section, f"{path}.")
+        elif key.shape.item and key.shape.item.section:
+            yield from walk(key.shape.item.section, f"{path}[].")
+
+
+def join(steps: tuple[Step, ...]) -> str:
+    """``("instances", 0, "url")`` as ``instances[0].url``."""
+    text = ""
+    for step in steps:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[str, str]:
+    """Problem and hint for a key that ``section`` has not: a near one of it, else one of that name elsewhere."""
+    path = join((*before, name if name.isprintable() and len(name) <= 80 else f"{name[:40]!a}"))
+    known = keys(section) if section else {}
+    namesakes = [other for other, _ in walk() if other.rpartition(".")[2] == name]
+    hint = meant(name, known) or (f"did you mean {namesakes[0]}?" if namesakes else None)
+    return f"unknown key {path}", hint or f"known here: {', '.join(known) or 'none'}"
+
+
+def locate(path: str) -> Place:
+    """Where ``path`` (``scheduling.policy``, ``instances[0].url``, ``instances.0.url``) leads.
+
+    Whatever follows a map's name is one key of it, dots and all. Raises ``ConfigError`` for an unknown key.
+    """
+    steps: tuple[Step, ...] = ()
+    shape, key, rest = Shape("section", section=Settings), None, path.strip()
+    while rest:
+        if shape.kind == "map" and shape.item:
+            steps, shape, rest = (*steps, rest), shape.item, ""
+            continue
+        name, rest = _split(rest)
+        if shape.kind == "list" and shape.item:
+            index = name.strip("[]")
+            if not (index.isascii() and index.isdigit() and len(index) <= 6):
+                raise ConfigError(
+                    f"{join(steps)} is a list: {path[:80]!a} names no entry of it",
+                    key=join(steps),
+                    hint=f"write {join(steps)}[0]",
+                )
+            steps, shape = (*steps, int(index)), shape.item
+        elif shape.section and name in keys(shape.section):
+            key = keys(shape.section)[name]
+            steps, shape = (*steps, name), key.shape
+        else:
+            problem, hint = unknown(name, steps, shape.section)
+            raise ConfigError(problem, key=path, hint=hint)
+    if key is None:
+        raise ConfigError("the key is empty", hint=f"one of {', '.join(keys(Settings))}")
+    return Place(steps, key, shape)
+
+
+def loose_steps(path: str) -> tuple[Step, ...]:
+    """The steps of a path that the schema does not know."""
+    steps: tuple[Step, ...] = ()
+    rest = path.strip()
+    while rest:
+        name, rest = _split(rest)
+        index = name.strip("[]")
+        number = index.isascii() and index.isdigit() and len(index) <= 6
+        steps = (*steps, int(index) if number else name)
+    return steps
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The first step of a path and the rest."""
+    found = re.match(r"(\[[^\]]*\]|[^.\[]*)\.?(.*)", path, re.DOTALL)
+    if not found or (not found[1] and found[2] == path):
+        return path, ""
+    return found[1], found[2]

@@ -1,0 +1,194 @@
+"""YAML text as a tree whose every node knows its place; what configurations do not need is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.scalars import Plain, plain
+
+# libyaml's parser where PyYAML was built with it: ten times as fast.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Deeper than any key of the schema, shallow enough for recursion.
+_DEEPEST = 20
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a text: its offset, line and column, all counted from 0."""
+
+    index: int
+    line: int
+    column: int
+
+
+NOWHERE = Mark(-1, -1, -1)
+
+
+@dataclass(slots=True)
+class Scalar:
+    value: Plain
+    text: str
+    start: Mark = NOWHERE
+    end: Mark = NOWHERE
+    block: bool = False  # written with | or >
+
+
+@dataclass(slots=True)
+class Sequence:
+    items: list[Node] = field(default_factory=list)
+    start: Mark = NOWHERE
+    end: Mark = NOWHERE
+    flow: bool = False
+
+
+@dataclass(slots=True)
+class Mapping:
+    entries: list[tuple[Scalar, Node]] = field(default_factory=list)
+    start: Mark = NOWHERE
+    end: Mark = NOWHERE
+    flow: bool = False
+
+
+Node = Scalar | Sequence | Mapping
+
+
+def error_at(
+    source: str, mark: Mark, problem: str, hint: str | None = None, key: str | None = None
+) -> ConfigError:
+    """A ``ConfigError`` at ``mark``; without line and column where the value came from no text."""
+    if mark is NOWHERE:
+        return ConfigError(problem, source=source, key=key, hint=hint)
+    return ConfigError(problem, source=source, line=mark.line + 1, column=mark.column + 1, key=key, hint=hint)
+
+
+def read(text: str, source: str) -> Node | None:
+    """The tree of ``text``, None where it holds nothing but comments. Raises ``ConfigError``."""
+    bad = _FORBIDDEN.search(text)
+    if bad:
+        before = text[: bad.start()]
+        line = before.count("\n")
+        mark = Mark(bad.start(), line, bad.start() - before.rfind("\n") - 1)
+        raise error_at(source, mark, f"character U+{ord(bad[0]):04X} cannot stand in YAML")
+    try:
+        return _grow(text, source)
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(error, source) from None
+    # ValueError and OverflowError: PyYAML's own slips over numbers in directives and escapes.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ConfigError(f"not YAML: {str(error).splitlines()[0][:200]}", source=source) from None
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
+    mark = error.problem_mark or error.context_mark
+    words = [part for part in (error.problem, error.context) if part]
+    problem = "not YAML: " + ascii(", ".join(words) or "cannot be read")[1:-1]
+    place = Mark(mark.index, mark.line, mark.column) if mark else NOWHERE
+    hint = "indent with spaces, not tabs" if "\\t" in (error.problem or "") else None
+    return error_at(source, place, problem, hint)
+
+
+def _grow(text: str, source: str) -> Node | None:
+    root: Node | None = None
+    open_nodes: list[_Open] = []
+    documents = 0
+    for event in _events(text):
+        mark = _mark(event.start_mark)
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise error_at(source, mark, "a second document starts here", "remove the --- before it")
+        if isinstance(event, yaml.NodeEvent):
+            _refuse_extras(event, source, mark)
+            node = _node(event, mark)
+            if len(open_nodes) >= _DEEPEST:
+                raise error_at(source, mark, f"nested more than {_DEEPEST} deep")
+            if open_nodes:
+                open_nodes[-1].add(node, source)
+            else:
+                root = node
+            if not isinstance(node, Scalar):
+                open_nodes.append(_Open(node))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_nodes.pop().node.end = _mark(event.end_mark)
+    return root
+
+
+class _Open:
+    """A collection whose end has not come; holds a mapping's key until its value comes."""
+
+    def __init__(self, node: Sequence | Mapping) -> None:
+        self.node = node
+        self.key: Scalar | None = None
+        self.seen: set[str] = set()
+
+    def add(self, node: Node, source: str) -> None:
+        if isinstance(self.node, Sequence):
+            self.node.items.append(node)
+        elif self.key is not None:
+            self.node.entries.append((self.key, node))
+            self.key = None
+        elif not isinstance(node, Scalar):
+            raise error_at(source, node.start, "a key must be a word, not a list or a section")
+        else:
+            if node.text in self.seen:
+                raise error_at(source, node.start, f"key {node.text[:60]!a} stands here twice", "remove one")
+            self.seen.add(node.text)
+            self.key = node
+
+
+def _events(text: str) -> Iterator[Any]:
+    events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
+    return events
+
+
+def _mark(mark: Any) -> Mark:
+    return Mark(mark.index, mark.line, mark.column)
+
+
+def _refuse_extras(event: Any, source: str, mark: Mark) -> None:
+    if isinstance(event, yaml.AliasEvent) or event.anchor:
+        raise error_at(
+            source, mark, "anchors and aliases (&name, *name) are not taken", "write the value out"
+        )
+    if event.tag and not (event.tag == "!" and isinstance(event, yaml.ScalarEvent)):
+        raise error_at(source, mark, "tags (!name) are not taken", "write the value without it")
+
+
+def _node(event: Any, start: Mark) -> Node:
+    end = _mark(event.end_mark)
+    if isinstance(event, yaml.ScalarEvent):
+        bare = not event.style
+        return Scalar(
+            plain(event.value) if bare else event.value, event.value, start, end, event.style in ("|", ">")
+        )
+    made = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
+    return made(start=start, end=end, flow=bool(event.flow_style))
+
+
+def from_data(data: object, source: str, depth: int = 0) -> Node:
+    """The tree of decoded JSON, its nodes nowhere."""
+    if depth > _DEEPEST:
+        raise ConfigError(f"nested more than {_DEEPEST} deep", source=source)
+    if isinstance(data, dict):
+        return Mapping([(Scalar(str(k), str(k)), from_data(v, source, depth + 1)) for k, v in data.items()])
+    if isinstance(data, list | tuple):
+        return Sequence([from_data(item, source, depth + 1) for item in data])
+    if data is None or isinstance(data, bool | int | float | str):
+        return Scalar(data, str(data))
+    raise ConfigError(f"holds a {type(data).__name__}, which YAML has not", source=source)
+
+
+def to_data(node: Node | None) -> Any:
+    """The tree as plain dicts, lists and scalars."""
+    if isinstance(node, Mapping):
+        return {key.text: to_data(value) for key, value in node.entries}
+    if isinstance(node, Sequence):
+        return [to_data(item) for item in node.items]
+    return node.value if node else None

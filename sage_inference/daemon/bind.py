@@ -1,0 +1,85 @@
+"""The listening socket, or why there is none."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+from sage_inference.daemon.errors import BindError, PortTaken
+
+_BACKLOG = 4096
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on ``host:port``. Raises ``PortTaken`` naming who has it, or ``BindError``."""
+    family, address = _resolve(host, port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Connections of the last run in TIME_WAIT must not keep the next one from starting.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        # Two sockets with SO_REUSEADDR may both bind; only listening makes the port ours.
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _explained(error, host, port) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(bare or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BindError(f"host {host!r} is not known: {reason}; choose another with --host") from None
+    # A name such as localhost may have both; clients that know one only know IPv4.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]
+
+
+def _explained(error: OSError, host: str, port: int) -> BindError:
+    if error.errno == errno.EADDRINUSE:
+        return PortTaken(host, port, *_holder(host, port))
+    if error.errno == errno.EADDRNOTAVAIL:
+        return BindError(f"{host} is not an address of this machine; choose another with --host")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return BindError(
+            f"port {port} on {host} is for privileged programs; choose one of 1024 or above with --port"
+        )
+    return BindError(f"cannot listen on port {port} of {host}: {error.strerror or error}")
+
+
+def _holder(host: str, port: int) -> tuple[int | None, str | None]:
+    """Pid and program of the listener, as far as this user may know."""
+    import psutil
+
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):  # macOS tells only root
+        return None, None
+    found = None
+    for connection in connections:
+        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port or not connection.pid:
+            continue
+        if _same(connection.laddr.ip, host):
+            found = connection.pid
+            break
+        # A listener on all addresses, or on a name we don't resolve twice, is the next best guess.
+        found = found or connection.pid
+    if found is None:
+        return None, None
+    try:
+        return found, psutil.Process(found).name()
+    except psutil.Error:
+        return found, None
+
+
+def _same(address: str, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) == ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False

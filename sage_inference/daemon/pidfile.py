@@ -1,0 +1,100 @@
+"""What the running gateway says of itself: where it listens, how it was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from sage_inference.daemon.process import Process
+
+Phase = Literal["starting", "running", "stopping"]
+_LARGEST = 1 << 20
+_TYPES = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "bool": bool,
+    "str | None": (str, type(None)),
+    "dict[str, Any]": dict,
+    "Phase": str,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PidInfo:
+    """The pidfile's content. It is a note, never the truth: the lock says whether a gateway runs."""
+
+    pid: int
+    create_time: float
+    host: str
+    port: int
+    config_path: str
+    log_path: str
+    version: str
+    started_at: float
+    admin_token: str = field(repr=False)
+    phase: Phase = "starting"
+    drain_s: float = 30.0
+    simulate: bool = False
+    background: bool = False
+    supervised: bool = False
+    directory: str | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+    needs_api_key: bool = False  # --api-key was a literal, which is written nowhere
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.create_time)
+
+
+def write(path: Path, info: PidInfo) -> None:
+    """Atomically, readable for the owner only: it holds the run's admin token."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(info), file)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> PidInfo | None:
+    """None for a file that is missing, not ours to read, or not a pidfile."""
+    try:
+        with path.open("rb") as file:
+            return parse(file.read(_LARGEST))
+    except OSError:
+        return None
+
+
+def parse(raw: bytes) -> PidInfo | None:
+    """The content of a pidfile, None for anything else. Keys of newer versions are passed over."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    values: dict[str, Any] = {}
+    for known in fields(PidInfo):
+        if known.name in document:
+            if not _fits(document[known.name], str(known.type)):
+                return None
+            values[known.name] = document[known.name]
+        elif known.default is MISSING and known.default_factory is MISSING:
+            return None
+    return PidInfo(**values)
+
+
+def remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    # A bool is an int to Python, and not to us.
+    return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))

@@ -1,0 +1,45 @@
+"""Asking an engine's server a question over HTTP: bounded in time and size, wrong in one way only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+MAX_BYTES = 1 << 20
+
+
+class AskError(Exception):
+    """The server could not be reached or did not answer; the message says how."""
+
+
+async def ask(client: httpx.AsyncClient, url: str, api_key: str | None) -> tuple[int, Any]:
+    """GET ``url``: its status, and its JSON document or None. Raises ``AskError``."""
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    body = bytearray()
+    try:
+        async with client.stream("GET", url, headers=headers) as response:
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > MAX_BYTES:
+                    raise AskError(f"answers {url} with more than {MAX_BYTES} bytes")
+    except httpx.TimeoutException:
+        raise AskError("does not answer in time") from None
+    except httpx.ConnectError as error:
+        raise AskError(f"cannot be reached: {_reason(error)}") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        raise AskError(f"does not speak HTTP properly: {type(error).__name__}") from None
+    try:
+        return response.status_code, json.loads(body)
+    except (ValueError, RecursionError):
+        return response.status_code, None
+
+
+def _reason(error: httpx.ConnectError) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused"
+        cause = cause.__cause__ or cause.__context__
+    return "no connection" if "attempts failed" in str(error) else str(error)

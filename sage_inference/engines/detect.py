@@ -1,0 +1,212 @@
+"""Asking a server what it is: whose dialect, which models, which routes, which kind of work."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from sage_inference.engines.ask import AskError, ask
+from sage_inference.engines.dialects import dialect_of
+from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE
+from sage_inference.types import EngineKind, ExecutionInstanceType
+
+SIMULATOR = "sage-simulator"
+_LIMITS = ("max_client_batch_size", "max_batch_tokens", "max_input_length", "max_concurrent_requests")
+_TIMEOUT_S = 5.0
+
+
+class DetectError(Exception):
+    """The server cannot be asked, or is no engine; the message says how."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as the engine reports it; ``raw`` is its whole card."""
+
+    id: str
+    created: int = 0
+    owned_by: str = ""
+    max_model_len: int | None = None
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a server said it is. ``routes`` are the gateway's routes that it serves."""
+
+    engine: EngineKind
+    kind: ExecutionInstanceType
+    models: tuple[ModelInfo, ...]
+    routes: frozenset[str]
+    version: str | None = None
+    limits: dict[str, int] = field(default_factory=dict)
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the server said to each question; None where it had no such route."""
+
+    models: Any
+    info: Any
+    version: Any
+    openapi: Any
+
+
+async def detect(
+    client: httpx.AsyncClient,
+    base_url: str,
+    *,
+    api_key: str | None = None,
+    engine: str = "auto",
+    kind: str = "auto",
+    model: str | None = None,
+) -> Detected:
+    """What serves at ``base_url``. What the caller knows (``engine``, ``kind``) is not asked.
+
+    ``model`` is assumed where the engine names none. Raises ``DetectError`` only.
+    """
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            answers = await _interview(client, base_url, api_key)
+    except AskError as error:
+        raise DetectError(str(error)) from None
+    except TimeoutError:
+        raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
+    which = EngineKind(engine) if engine != "auto" else _engine_of(answers)
+    found = _tei(answers, model) if which is EngineKind.TEI else _openai_like(which, answers, model)
+    return found if kind == "auto" else _as_told(found, ExecutionInstanceType(kind))
+
+
+async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | None) -> _Answers:
+    async def document(path: str) -> tuple[int, Any]:
+        return await ask(client, base_url + path, api_key)
+
+    paths = ("/v1/models", "/info", "/version", "/openapi.json")
+    replies = await asyncio.gather(*map(document, paths), return_exceptions=True)
+    first = replies[0]
+    if isinstance(first, BaseException):
+        raise first
+    if first[0] in (401, 403):
+        raise DetectError(f"answers {first[0]}: it wants another api_key")
+    said = [None if isinstance(r, BaseException) or r[0] != 200 else r[1] for r in replies]
+    if said[0] is None and not isinstance(said[1], dict):
+        raise DetectError(
+            f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info"
+        )
+    return _Answers(*said)
+
+
+def _engine_of(answers: _Answers) -> EngineKind:
+    info = answers.info
+    if isinstance(info, dict) and isinstance(info.get("model_type"), dict) and "model_id" in info:
+        return EngineKind.TEI
+    owners = {card.owned_by for card in _cards(answers.models)}
+    if owners & {"vllm", SIMULATOR} or "/ping" in _served(answers.openapi):
+        return EngineKind.VLLM
+    return EngineKind.OPENAI
+
+
+def _cards(models: Any) -> tuple[ModelInfo, ...]:
+    data = models.get("data") if isinstance(models, dict) else None
+    cards = [card for card in data or () if isinstance(card, dict) and isinstance(card.get("id"), str)]
+    return tuple(
+        ModelInfo(
+            card["id"],
+            card["created"] if isinstance(card.get("created"), int) else 0,
+            str(card.get("owned_by", "")),
+            card["max_model_len"] if isinstance(card.get("max_model_len"), int) else None,
+            card,
+        )
+        for card in cards
+    )
+
+
+def _served(openapi: Any) -> frozenset[str]:
+    paths = openapi.get("paths") if isinstance(openapi, dict) else None
+    return (
+        frozenset(path for path in paths if isinstance(path, str)) if isinstance(paths, dict) else frozenset()
+    )
+
+
+def _tei(answers: _Answers, model: str | None) -> Detected:
+    info = answers.info if isinstance(answers.info, dict) else {}
+    kinds = info.get("model_type")
+    kind = (
+        next((k for k in kinds if k in ROUTES_BY_TYPE), "embedding")
+        if isinstance(kinds, dict)
+        else "embedding"
+    )
+    name = info.get("served_model_name") or info.get("model_id") or model
+    simulated = info.get("docker_label") == SIMULATOR
+    length = info.get("max_input_length")
+    raw = {"id": name, "object": "model", "created": 0, "owned_by": SIMULATOR if simulated else "tei"}
+    card = ModelInfo(str(name), 0, str(raw["owned_by"]), length if isinstance(length, int) else None, raw)
+    return Detected(
+        EngineKind.TEI,
+        ExecutionInstanceType.EMBEDDING,
+        (card,) if name else (),
+        ROUTES_BY_TYPE[kind],
+        _text(info.get("version")),
+        {key: info[key] for key in _LIMITS if isinstance(info.get(key), int)},
+        simulated,
+    )
+
+
+def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Detected:
+    cards = _cards(answers.models) or ((_assumed(model),) if model else ())
+    dialect = dialect_of(which)
+    known = dialect.llm_routes | dialect.embedding_routes | {"/classify", "/v1/audio/transcriptions"}
+    served = _served(answers.openapi) & known
+    kind = _kind_of(cards, served)
+    routes = served or (
+        (dialect.llm_routes if kind.serves_llm else frozenset())
+        | (dialect.embedding_routes if kind.serves_embeddings else frozenset())
+    )
+    version = answers.version.get("version") if isinstance(answers.version, dict) else None
+    return Detected(
+        which, kind, cards, routes, _text(version), simulated=any(c.owned_by == SIMULATOR for c in cards)
+    )
+
+
+def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionInstanceType:
+    """From the models' own words, else from the routes; an engine that says nothing may serve both."""
+    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    if able:  # infinity
+        llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & {"embed", "embeddings"})
+    else:
+        llm, embeds = "/v1/chat/completions" in served, "/v1/embeddings" in served
+    if llm != embeds:
+        return ExecutionInstanceType.GENERAL if llm else ExecutionInstanceType.EMBEDDING
+    return ExecutionInstanceType.LLM_EMBEDDING
+
+
+def _words(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _as_told(found: Detected, kind: ExecutionInstanceType) -> Detected:
+    """The user's word on the kind holds; routes it needs and nobody named are assumed."""
+    dialect = dialect_of(found.engine)
+    routes = found.routes
+    if kind.serves_llm and not routes & dialect.llm_routes:
+        routes |= dialect.llm_routes
+    if kind.serves_embeddings and not routes & dialect.embedding_routes:
+        routes |= dialect.embedding_routes
+    if not kind.serves_llm:
+        routes -= {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
+    if not kind.serves_embeddings:
+        routes -= {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse"}
+    return Detected(found.engine, kind, found.models, routes, found.version, found.limits, found.simulated)
+
+
+def _assumed(model: str) -> ModelInfo:
+    raw = {"id": model, "object": "model", "created": 0, "owned_by": "configured"}
+    return ModelInfo(model, owned_by="configured", raw=raw)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,41 @@
+"""What a dialect is: a table of facts about one kind of engine, and the few things that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sage_inference.types import EngineKind
+
+LLM_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
+EMBEDDING_ROUTES = frozenset({"/v1/embeddings"})
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """``llm_routes``/``embedding_routes``: what such an engine serves where it can't be asked.
+
+    ``paths``: gateway routes that the engine has under another path. ``draining``: words in a 500 that mean
+    it is shutting down, so that the request may safely go elsewhere.
+    """
+
+    kind: EngineKind
+    llm_routes: frozenset[str] = LLM_ROUTES
+    embedding_routes: frozenset[str] = EMBEDDING_ROUTES
+    health_path: str = "/health"
+    paths: Mapping[str, str] = field(default_factory=dict)
+    draining: bytes = b""
+
+    def path_for(self, route: str) -> str:
+        return self.paths.get(route, route)
+
+    def looks_at(self, status: int, route: str) -> bool:
+        """Whether an error's body must be read before it is passed on."""
+        return status == 500 and bool(self.draining)
+
+    def means_draining(self, status: int, body: bytes) -> bool:
+        return status == 500 and bool(self.draining) and self.draining in body
+
+    def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
+        """The error in the API's shape, where the engine's own shape would not be found by a client."""
+        return None

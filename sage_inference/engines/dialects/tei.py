@@ -1,0 +1,52 @@
+"""Text Embeddings Inference, as of 1.9 (read from its source)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from sage_inference.engines.dialects.base import Dialect
+from sage_inference.types import EngineKind
+
+_COMMON = frozenset({"/info", "/tokenize"})
+# By the one key of /info's model_type.
+ROUTES_BY_TYPE: Mapping[str, frozenset[str]] = {
+    "embedding": _COMMON | {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/v1/embeddings"},
+    "reranker": _COMMON | {"/rerank", "/predict"},
+    "classifier": _COMMON | {"/predict"},
+}
+_TYPES = {429: "rate_limit_error", 401: "authentication_error"}
+
+
+class _Tei(Dialect):
+    def looks_at(self, status: int, route: str) -> bool:
+        return status >= 400 and route.startswith("/v1/")
+
+    def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
+        """TEI says ``{"message", "code", "type"}`` on ``/v1``; OpenAI clients look for ``error``."""
+        if not route.startswith("/v1/"):
+            return None
+        document: Any
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            document = {"message": body.decode("utf-8", "replace").strip()}
+        if not isinstance(document, dict) or "error" in document:
+            return None
+        fallback = "upstream_error" if status >= 500 else "invalid_request_error"
+        error = {
+            "message": str(document.get("message") or f"the engine answered {status}"),
+            "type": _TYPES.get(status, fallback),
+            "param": None,
+            "code": document.get("type") or document.get("code"),
+        }
+        return msgspec.json.encode({"error": error})
+
+
+TEI = _Tei(
+    EngineKind.TEI,
+    llm_routes=frozenset(),
+    embedding_routes=ROUTES_BY_TYPE["embedding"],
+)

@@ -1,0 +1,34 @@
+"""Asking an engine whether it is well."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import httpx
+
+from sage_inference.engines.ask import AskError, ask
+from sage_inference.engines.dialects import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """``error`` says why there is no status."""
+
+    ok: bool
+    status: int | None
+    error: str | None = None
+
+
+async def probe(
+    client: httpx.AsyncClient, base_url: str, dialect: Dialect, api_key: str | None, timeout_s: float
+) -> ProbeResult:
+    """GET the engine's health path. 404 counts as well: some servers answer, but have no such route."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, _ = await ask(client, base_url + dialect.health_path, api_key)
+    except AskError as error:
+        return ProbeResult(False, None, str(error))
+    except TimeoutError:
+        return ProbeResult(False, None, f"did not answer {dialect.health_path} within {timeout_s:g} s")
+    return ProbeResult(status < 300 or status == 404, status)

@@ -1,0 +1,35 @@
+"""What the server needs of a simulated engine, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from sage_inference.simulator.exchange import Headers, Reply, Request
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+
+
+class SimulatedEngine(Protocol):
+    """``drains_open``: after SIGTERM it goes on accepting, and refuses new work by its ``draining`` answer."""
+
+    kind: str
+    models: tuple[str, ...]
+    server_header: bytes | None
+    drains_open: bool
+    healthy: bool
+    draining: bool
+
+    def headers_for(self, request: Request) -> Headers:
+        """What every response to ``request`` carries."""
+        ...
+
+    async def handle(self, request: Request, reply: Reply) -> None: ...
+
+    def figures(self) -> Mapping[str, float]:
+        """Counts for ``/simulator/stats``."""
+        ...
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What has to run for ever beside the server."""
+        ...

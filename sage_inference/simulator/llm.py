@@ -1,0 +1,192 @@
+"""The simulated decoder: continuous batching with chunked prefill and a prefix cache.
+
+One task makes steps while there is work and sleeps on an event while there is none. In a step every
+sequence past its prompt gets one token; what is left of the token budget goes to prompts, oldest first.
+There is no preemption: a sequence is admitted when its prompt fits into the KV cache, and stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sage_inference.simulator.clock import Clock
+from sage_inference.simulator.prefix_cache import PrefixCache
+from sage_inference.simulator.timing import llm_step_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    kv_cache_tokens: int = 940_000
+    block_size: int = 16
+
+
+def _ignore(*_: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Observers:
+    """What is told how long things took, in seconds."""
+
+    first_token: Callable[[float], None] = _ignore
+    next_tokens: Callable[[float, int], None] = _ignore
+    step_tokens: Callable[[float], None] = _ignore
+
+
+class Generation:
+    """One sequence: how far it is, and a way to wait for more."""
+
+    __slots__ = ("_waiter", "aborted", "blocks", "cached", "computed", "output", "produced", "prompt", "since")
+
+    def __init__(self, prompt: int, output: int, blocks: Sequence[int]) -> None:
+        self.prompt = prompt  # tokens
+        self.output = output
+        self.blocks = blocks
+        self.cached = 0  # prompt tokens that were not computed again
+        self.computed = 0
+        self.produced = 0
+        self.since = 0.0
+        self.aborted = False
+        self._waiter: tuple[asyncio.Future[None], int] | None = None
+
+    @property
+    def context(self) -> int:
+        return self.computed + self.produced
+
+    @property
+    def done(self) -> bool:
+        return self.produced >= self.output
+
+    async def reach(self, tokens: int) -> int:
+        """Wait until ``tokens`` are produced, or all; how many there are then."""
+        wanted = min(tokens, self.output)
+        while self.produced < wanted:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiter = (future, wanted)
+            await future
+        return self.produced
+
+    def advance(self, tokens: int) -> None:
+        self.produced += tokens
+        if self._waiter is not None and self.produced >= self._waiter[1]:
+            future, _ = self._waiter
+            self._waiter = None
+            if not future.done():
+                future.set_result(None)
+
+
+class LLM:
+    def __init__(self, limits: Limits, clock: Clock, observers: Observers | None = None) -> None:
+        self.limits = limits
+        self.cache = PrefixCache(limits.kv_cache_tokens // limits.block_size)
+        self.running: list[Generation] = []
+        self.waiting: deque[Generation] = deque()
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.cache_queries = 0
+        self.cache_hits = 0
+        self._clock = clock
+        self._tell = observers or Observers()
+        self._wake = asyncio.Event()
+
+    @property
+    def kv_usage(self) -> float:
+        return min(1.0, sum(one.context for one in self.running) / self.limits.kv_cache_tokens)
+
+    def submit(self, prompt: int, output: int, blocks: Sequence[int] = ()) -> Generation:
+        generation = Generation(prompt, output, blocks)
+        if self._clock.instant:
+            self._enter(generation)
+            self._prefilled(generation)
+            self.generated_tokens += output - 1
+            generation.advance(output - 1)
+            return generation
+        generation.since = asyncio.get_running_loop().time()
+        self.waiting.append(generation)
+        self._wake.set()
+        return generation
+
+    def abort(self, generation: Generation) -> None:
+        """Forget it at once; fine if it is done."""
+        generation.aborted = True
+        if generation in self.running:
+            self.running.remove(generation)
+        elif generation in self.waiting:
+            self.waiting.remove(generation)
+
+    async def run(self) -> None:
+        """Make steps for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self.running and not self.waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                self._clock.start()
+            began = loop.time()
+            self._admit()
+            decoding, chunks = self._plan()
+            prefill = [(new, one.computed) for one, new in chunks]
+            context = sum(one.context for one in self.running)
+            self._tell.step_tokens(len(decoding) + sum(new for new, _ in prefill))
+            await self._clock.spend(llm_step_ms(len(self.running), context, prefill))
+            self._apply(decoding, chunks, began)
+
+    def _admit(self) -> None:
+        room = self.limits.kv_cache_tokens - sum(one.prompt + one.produced for one in self.running)
+        while self.waiting and len(self.running) < self.limits.max_num_seqs:
+            # One that is longer than the whole cache is refused before; alone it always fits.
+            if self.waiting[0].prompt > room and self.running:
+                return
+            generation = self.waiting.popleft()
+            room -= generation.prompt
+            self._enter(generation)
+            self.running.append(generation)
+
+    def _enter(self, generation: Generation) -> None:
+        size = self.limits.block_size
+        # The last prompt token is always computed: its output is the first new token.
+        most = (generation.prompt - 1) // size
+        generation.cached = min(self.cache.leading(generation.blocks), most) * size
+        generation.computed = generation.cached
+        self.prompt_tokens += generation.prompt
+        self.cache_queries += generation.prompt
+        self.cache_hits += generation.cached
+
+    def _plan(self) -> tuple[list[Generation], list[tuple[Generation, int]]]:
+        """Who gets a token in this step, and whose prompt is computed how much further."""
+        decoding = [one for one in self.running if one.computed == one.prompt]
+        budget = self.limits.max_num_batched_tokens - len(decoding)
+        chunks: list[tuple[Generation, int]] = []
+        if len(decoding) < len(self.running):
+            for one in self.running:
+                new = min(one.prompt - one.computed, budget)
+                if new > 0:
+                    chunks.append((one, new))
+                    budget -= new
+        return decoding, chunks
+
+    def _apply(
+        self, decoding: list[Generation], chunks: list[tuple[Generation, int]], began: float
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        for one in decoding:
+            if not one.aborted:
+                one.advance(1)
+        self.generated_tokens += len(decoding)
+        self._tell.next_tokens(now - began, len(decoding))
+        for one, new in chunks:
+            one.computed += new
+            if one.computed == one.prompt and not one.aborted:
+                self._prefilled(one)
+                self._tell.first_token(now - one.since)
+        self.running = [one for one in self.running if not one.done]
+
+    def _prefilled(self, generation: Generation) -> None:
+        generation.computed = generation.prompt
+        self.cache.keep(generation.blocks)
+        self.generated_tokens += 1
+        generation.advance(1)

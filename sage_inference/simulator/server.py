@@ -1,0 +1,203 @@
+"""A simulated engine as a server process: two ports, a ready line, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from email.utils import formatdate
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from sage_inference.simulator.admin import Admin
+from sage_inference.simulator.app import Application
+from sage_inference.simulator.engine import SimulatedEngine
+from sage_inference.simulator.faults import Fault, FaultBook
+from sage_inference.simulator.protocol import Connection
+from sage_inference.simulator.records import Records
+
+_BACKLOG = 4096
+
+
+class Port:
+    """A port that can be closed to connections and opened again without another process taking it.
+
+    A second socket is bound to it and never listens: where only that one is left, connections are refused.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._host = host
+        if port:
+            with socket.socket(self._family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))  # fails if taken, which a shared bind below would not
+        self._placeholder = self._bound(port)
+        self.number: int = self._placeholder.getsockname()[1]
+
+    def listener(self) -> socket.socket:
+        return self._bound(self.number)
+
+    def _bound(self, port: int) -> socket.socket:
+        bound = socket.socket(self._family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((self._host, port))
+        bound.setblocking(False)
+        return bound
+
+
+class SimulatorServer:
+    def __init__(
+        self,
+        engine: SimulatedEngine,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: list[Fault] | None = None,
+        drain_s: float = 30.0,
+        keep_alive_s: int = 5,
+    ) -> None:
+        self.engine = engine
+        self.port = Port(host, port)
+        self.control = Port(host, 0)
+        self._host = host
+        self._drain_s = drain_s
+        self._records = Records(self._figures)
+        self._faults = FaultBook()
+        admin = Admin(self._faults, self._records, self._apply_faults)
+        app = Application(engine, self._records, self._faults, admin)
+        self._state = ServerState()
+        self._config = _uvicorn_config(app, keep_alive_s)
+        self._servers: dict[Port, asyncio.Server] = {}
+        self._opened = 0
+        self._stopping = asyncio.Event()
+        self._faults.replace(faults or [])
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; then let running requests end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self._open(self.control)
+        await self._apply_faults()
+        tasks = [loop.create_task(job) for job in (self._tick(), *self.engine.loops())]
+        print(json.dumps(self._ready_line()), flush=True)
+        try:
+            await self._stopping.wait()
+            await self._drain()
+        finally:
+            for task in tasks:
+                task.cancel()
+            for connection in list(self._state.connections):
+                connection.transport.close()
+            await asyncio.sleep(0)  # lets the last bytes out
+
+    def _ready_line(self) -> dict[str, object]:
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        return {
+            "ready": True,
+            "kind": self.engine.kind,
+            "url": f"http://{shown}:{self.port.number}",
+            "host": self._host,
+            "port": self.port.number,
+            "control_port": self.control.number,
+            "pid": os.getpid(),
+            "models": list(self.engine.models),
+        }
+
+    def _figures(self) -> Mapping[str, float]:
+        mine = sum(1 for one in self._connections())
+        return {"connections": mine, "connections_total": self._opened, **self.engine.figures()}
+
+    def _connections(self) -> list[Connection]:
+        """Those of the engine's own port."""
+        return [
+            one
+            for one in self._state.connections
+            if isinstance(one, Connection) and one.local_port == self.port.number
+        ]
+
+    def _accept(self, port: Port) -> Connection:
+        if port is self.port:
+            self._opened += 1
+        return Connection(
+            config=self._config, server_state=self._state, app_state={}, on_change=self._records.changed
+        )
+
+    async def _open(self, port: Port) -> None:
+        loop = asyncio.get_running_loop()
+        self._servers[port] = await loop.create_server(
+            lambda: self._accept(port), sock=port.listener(), backlog=_BACKLOG
+        )
+
+    def _close(self, port: Port) -> None:
+        server = self._servers.pop(port, None)
+        if server is not None:
+            server.close()
+        for connection in self._connections():
+            connection.shutdown()
+
+    async def _apply_faults(self) -> None:
+        """Bring what is no property of a single request in line with the faults."""
+        self.engine.healthy = not self._faults.stands("unhealthy")
+        if self._faults.stands("refuse"):
+            self._close(self.port)
+        elif self.port not in self._servers:
+            await self._open(self.port)
+
+    async def _drain(self) -> None:
+        self.engine.draining = True
+        if not self.engine.drains_open:
+            self._close(self.port)
+        await self._records.reached({"running": 0}, self._drain_s)
+        for port in list(self._servers):
+            self._close(port)
+
+    async def _tick(self) -> None:
+        """Once a second the date that responses carry."""
+        server = self.engine.server_header
+        while True:
+            headers = [(b"date", formatdate(usegmt=True).encode())]
+            self._state.default_headers[:] = [*headers, (b"server", server)] if server else headers
+            await asyncio.sleep(1)
+
+
+def _uvicorn_config(app: Application, keep_alive_s: int) -> uvicorn.Config:
+    # What goes wrong on a connection is either a fault that was asked for or the client's doing.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # its messages are plain dicts
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=keep_alive_s,
+    )
+    config.load()
+    return config
+
+
+def end_with_parent() -> None:
+    """End this process as soon as its standard input ends, which a parent's death does too."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.buffer.read(4096):
+                pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()

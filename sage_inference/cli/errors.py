@@ -73,6 +73,10 @@ def _known(error: BaseException) -> Failure | None:
     loaded = sys.modules.get("sage_inference.config.errors")
     if loaded is not None and isinstance(error, loaded.ConfigError):
         return _from_config(error)
+    loaded = sys.modules.get("sage_inference.daemon.errors")
+    if loaded is not None and isinstance(error, loaded.DaemonError):
+        status = ExitCode.NOT_RUNNING if isinstance(error, loaded.NotRunning) else ExitCode.FAILED
+        return Failure(error.problem, error.hint, error.code, status)
     loaded = sys.modules.get("sage_inference.config.secrets")
     if loaded is not None and isinstance(error, loaded.SecretError):
         return Failure(str(error), code="secret")

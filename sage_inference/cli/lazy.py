@@ -99,4 +99,3 @@ class LazyGroup(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl(rows)
         _options_by_panel(self, ctx, formatter)
-

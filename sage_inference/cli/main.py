@@ -39,7 +39,8 @@ app = plain_app(Root, no_args_is_help=True, epilog=EPILOG)
 @app.callback()
 def sage(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and Python's.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version and Python's."),
     ] = False,
     no_color: NoColor = False,
 ) -> None:

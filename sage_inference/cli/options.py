@@ -32,7 +32,9 @@ Json = Annotated[
 # `main` reads this one from the arguments: it must also hold where they could not be parsed.
 NoColor = Annotated[
     bool,
-    typer.Option("--no-color", help="No colour; as NO_COLOR=1 does.", expose_value=False, rich_help_panel=OUTPUT),
+    typer.Option(
+        "--no-color", help="No colour; as NO_COLOR=1 does.", expose_value=False, rich_help_panel=OUTPUT
+    ),
 ]
 Format = Annotated[
     str,

@@ -65,9 +65,13 @@ class Place:
     shape: Shape
 
 
-@cache
 def keys(section: type) -> dict[str, Key]:
     """The keys of a section, in their order."""
+    return _keys(section)
+
+
+@cache
+def _keys(section: type) -> dict[str, Key]:
     hints = get_type_hints(section)
     found: dict[str, Key] = {}
     for field in fields(section):

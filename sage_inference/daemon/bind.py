@@ -63,13 +63,15 @@ def _holder(host: str, port: int) -> tuple[int | None, str | None]:
         return None, None
     found = None
     for connection in connections:
-        if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port or not connection.pid:
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
             continue
-        if _same(connection.laddr.ip, host):
+        address, taken = connection.laddr
+        if taken == port and _same(address, host):
             found = connection.pid
             break
         # A listener on all addresses, or on a name we don't resolve twice, is the next best guess.
-        found = found or connection.pid
+        if taken == port and found is None:
+            found = connection.pid
     if found is None:
         return None, None
     try:

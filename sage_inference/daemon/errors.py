@@ -93,6 +93,7 @@ class ReloadFailed(DaemonError):
 
 
 LOG_HINT = "sage inference logs -n 20"
+UNEXPECTED = "unexpected"  # code of an error that nobody foresaw
 
 
 def _ending(status: int | None) -> str:

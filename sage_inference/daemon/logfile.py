@@ -33,10 +33,13 @@ def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = 
         terminal.setFormatter(HumanFormatter(colour=wants_colour(stream)))
         handlers.append(terminal)
     root = logging.getLogger()
-    old, root.handlers[:] = [h for h in root.handlers if getattr(h, "_sage", False)], [
-        *(h for h in root.handlers if not getattr(h, "_sage", False)),
-        *handlers,
-    ]
+    old, root.handlers[:] = (
+        [h for h in root.handlers if getattr(h, "_sage", False)],
+        [
+            *(h for h in root.handlers if not getattr(h, "_sage", False)),
+            *handlers,
+        ],
+    )
     for handler in handlers:
         handler._sage = True  # type: ignore[attr-defined]
     for handler in old:
@@ -44,7 +47,9 @@ def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = 
     level = settings.level.upper()
     root.setLevel(level)
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level) if level != "DEBUG" else logging.INFO)
+        logging.getLogger(name).setLevel(
+            max(logging.WARNING, root.level) if level != "DEBUG" else logging.INFO
+        )
     logging.captureWarnings(True)
     # A full disk or a closed terminal must not turn each line into a traceback.
     logging.raiseExceptions = False

@@ -62,7 +62,9 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         text = "\n".join(line.replace("\n", " ") for line in lines)
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)) as sock:
+            with socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)
+            ) as sock:
                 # A full queue must not hold up the event loop.
                 sock.setblocking(False)
                 sock.sendto(text.encode(), address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from sage_inference.daemon.process import Process
 
 Phase = Literal["starting", "running", "stopping"]
 _LARGEST = 1 << 20
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "int": int,
     "float": (int, float),
     "str": str,
@@ -53,13 +52,16 @@ class PidInfo:
 
 def write(path: Path, info: PidInfo) -> None:
     """Atomically, readable for the owner only: it holds the run's admin token."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    # Only the holder of the lock writes, so one name is enough; what a killed one left is overwritten.
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(info), file)
-        Path(name).replace(path)
+        draft.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 

@@ -143,7 +143,9 @@ def _example_of_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: 
         wanted = schema.get("required", properties)
         return {name: example_of(properties.get(name, {}), root, depth + 1) for name in wanted if depth < 16}
     if kind == "array":
-        return [example_of(schema.get("items", {}), root, depth + 1) for _ in range(schema.get("minItems", 0))]
+        return [
+            example_of(schema.get("items", {}), root, depth + 1) for _ in range(schema.get("minItems", 0))
+        ]
     if kind == "string":
         text = "simulated"[: schema.get("maxLength", 9)]
         return text.ljust(schema.get("minLength", 0), ".")

@@ -33,9 +33,7 @@ class Application:
             body = await _body(receive)
             if body is None:
                 return
-            request = Request(
-                scope["method"], scope["path"], scope["query_string"], scope["headers"], body
-            )
+            request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
             if request.path.startswith("/simulator/"):
                 await self._admin.handle(request, Reply(connection, send))
             else:
@@ -50,9 +48,7 @@ class Application:
         self._records.arrived(request)
         fault = self._faults.take(request.method, request.path)
         headers = self._engine.headers_for(request)
-        reply = (
-            FaultyReply(fault, connection, send, headers) if fault else Reply(connection, send, headers)
-        )
+        reply = FaultyReply(fault, connection, send, headers) if fault else Reply(connection, send, headers)
         try:
             await self._answer(request, reply, fault)
         except asyncio.CancelledError:
@@ -86,4 +82,3 @@ async def _body(receive: Receive) -> bytes | None:
             return None
         parts.append(message["body"])
     return b"".join(parts)
-

@@ -50,7 +50,9 @@ class Reply:
     async def whole(
         self, status: int, body: bytes, content_type: bytes | None = JSON, headers: Headers = ()
     ) -> None:
-        await self._start(status, [*self._lead(content_type), (b"content-length", b"%d" % len(body)), *headers])
+        await self._start(
+            status, [*self._lead(content_type), (b"content-length", b"%d" % len(body)), *headers]
+        )
         await self._send({"type": "http.response.body", "body": body})
 
     async def begin(self, content_type: bytes = EVENTS) -> None:

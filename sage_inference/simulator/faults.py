@@ -66,7 +66,9 @@ def _parse_one(document: Any) -> Fault:
     kinds = [key for key in document if key in KINDS]
     unknown = [key for key in document if key not in KINDS and key not in _EXTRAS]
     if unknown:
-        raise FaultError(f"unknown fault {unknown[0]!r}; there are {', '.join(KINDS)}, with {', '.join(_EXTRAS)}")
+        raise FaultError(
+            f"unknown fault {unknown[0]!r}; there are {', '.join(KINDS)}, with {', '.join(_EXTRAS)}"
+        )
     if len(kinds) != 1:
         raise FaultError(f"a fault has one kind, not {kinds or 'none'}; for several at once give a list")
     extras = {key: document[key] for key in _EXTRAS if key in document}

@@ -40,7 +40,17 @@ class Observers:
 class Generation:
     """One sequence: how far it is, and a way to wait for more."""
 
-    __slots__ = ("_waiter", "aborted", "blocks", "cached", "computed", "output", "produced", "prompt", "since")
+    __slots__ = (
+        "_waiter",
+        "aborted",
+        "blocks",
+        "cached",
+        "computed",
+        "output",
+        "produced",
+        "prompt",
+        "since",
+    )
 
     def __init__(self, prompt: int, output: int, blocks: Sequence[int]) -> None:
         self.prompt = prompt  # tokens
@@ -169,9 +179,7 @@ class LLM:
                     budget -= new
         return decoding, chunks
 
-    def _apply(
-        self, decoding: list[Generation], chunks: list[tuple[Generation, int]], began: float
-    ) -> None:
+    def _apply(self, decoding: list[Generation], chunks: list[tuple[Generation, int]], began: float) -> None:
         now = asyncio.get_running_loop().time()
         for one in decoding:
             if not one.aborted:

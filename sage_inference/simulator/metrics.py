@@ -11,7 +11,8 @@ Labels = Mapping[str, str]
 def labelled(name: str, labels: Labels) -> str:
     if not labels:
         return name
-    return f"{name}{{{','.join(f'{key}="{_escaped(value)}"' for key, value in labels.items())}}}"
+    pairs = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
+    return f"{name}{{{pairs}}}"
 
 
 def _escaped(value: str) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -175,7 +174,7 @@ def _uvicorn_config(app: Application, keep_alive_s: int) -> uvicorn.Config:
     # What goes wrong on a connection is either a fault that was asked for or the client's doing.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]  # its messages are plain dicts
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -195,8 +194,9 @@ def end_with_parent() -> None:
     """End this process as soon as its standard input ends, which a parent's death does too."""
 
     def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while sys.stdin.buffer.read(4096):
+        # Not sys.stdin: a thread inside it at exit is fatal to the interpreter.
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
                 pass
         os._exit(0)
 

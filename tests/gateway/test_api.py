@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -115,7 +116,8 @@ def test_instances_are_added_drained_and_removed_at_run_time() -> None:
 
 def test_a_bad_instance_is_refused_with_the_field_at_fault() -> None:
     with gateway() as g, client(g) as c:
-        for document in ({}, {"url": 5}, {"url": "http://h:1", "kin": "llm"}, [], {"url": "ftp://h"}):
+        wrong: list[Any] = [{}, {"url": 5}, {"url": "http://h:1", "kin": "llm"}, [], {"url": "ftp://h"}]
+        for document in wrong:
             answer = c.post("/admin/instances", json=document)
             assert answer.status_code == 400, document
             assert answer.json()["error"]["message"]

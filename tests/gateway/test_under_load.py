@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from sage_inference.config.settings import InstanceSettings
+from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
@@ -70,6 +72,10 @@ class Load:
         self.statuses |= {self.replies.get(timeout=20) for _ in range(count)}
 
 
+def ready(name: str) -> Callable[[RunningGateway], bool]:
+    return lambda r: r.gateway.engines[name].instance.state is EngineState.READY
+
+
 def test_reloads_that_add_and_remove_an_instance_lose_no_request() -> None:
     with RogueEngine(ok("a")) as a, RogueEngine(ok("b")) as b, gateway(a) as g:
         kept = g.settings_to_load.instances[0]
@@ -81,7 +87,7 @@ def test_reloads_that_add_and_remove_an_instance_lose_no_request() -> None:
                     g.ask(lambda r: r.reload())
                     for entry in instances:
                         name = entry.name or ""
-                        g.until(lambda r, n=name: r.gateway.engines[n].instance.state is EngineState.READY)
+                        g.until(ready(name))
                     load.take(30)
         load.take(load.replies.qsize())
         assert load.statuses == {200}

@@ -52,7 +52,9 @@ def config(
         if file is not None or output != "table" or as_json:
             from sage_inference.cli.errors import usage
 
-            raise usage("options stand behind the command: config show --output json, not config --output json show")
+            raise usage(
+                "options stand behind the command: config show --output json, not config --output json show"
+            )
         return
     from sage_inference.cli.config.show import show_effective
 

@@ -43,7 +43,9 @@ def read_params(fields: Fields, *, max_tokens: tuple[str, ...], chat_logprobs: b
     Raises ``ApiError``: first for types, then for values.
     """
     limits = {name: fields.integer(name) for name in max_tokens}
-    name, limit = next(((key, value) for key, value in limits.items() if value is not None), ("max_tokens", None))
+    name, limit = next(
+        ((key, value) for key, value in limits.items() if value is not None), ("max_tokens", None)
+    )
     n, seed, minimum = fields.integer("n"), fields.integer("seed"), fields.integer("min_tokens")
     temperature, top_p = fields.number("temperature"), fields.number("top_p")
     stream, ignore_eos = fields.flag("stream"), fields.flag("ignore_eos")
@@ -94,5 +96,7 @@ def _check_values(
     if limit is not None and limit < 1:
         raise invalid(limit_name, f"{limit_name} must be at least 1, got {limit}.", limit)
     if logprobs is not None and logprobs > _MOST_LOGPROBS:
-        message = f"Requested sample logprobs of {logprobs}, which is greater than max allowed: {_MOST_LOGPROBS}"
+        message = (
+            f"Requested sample logprobs of {logprobs}, which is greater than max allowed: {_MOST_LOGPROBS}"
+        )
         raise invalid("logprobs", message, logprobs)

@@ -1,0 +1,45 @@
+"""``config get``: the value of one key."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.errors import Failure
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
+
+app = plain_app()
+
+
+@app.command(cls=PlainCommand)
+def get(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.")],
+    file: ConfigFile = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Print the value of one key.
+
+    The effective one: file and environment over the default. Secrets are masked.
+    """
+    from sage_inference.config.document import plain
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
+    from sage_inference.config.schema import locate
+
+    place = locate(key)
+    found: Any = load(Paths.resolve(as_path(file)).config_file, required=file is not None)
+    for step in place.steps:
+        try:
+            found = found[step] if isinstance(step, int) or isinstance(found, dict) else getattr(found, step)
+        except (KeyError, IndexError):
+            raise Failure(f"{key} is not set", code="not_set") from None
+    value = plain(found)
+    if as_json:
+        terminal.say(json.dumps({"schema": 1, "key": key, "value": value}, ensure_ascii=False))
+    else:
+        terminal.say(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

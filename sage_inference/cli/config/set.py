@@ -1,0 +1,46 @@
+"""``config set``: change one key in the file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.errors import usage
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import ConfigFile, NoColor, as_path
+
+app = plain_app()
+
+
+@app.command("set", cls=PlainCommand)
+def set_(
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.")] = None,
+    value: Annotated[str | None, typer.Argument(metavar="VALUE", help="As in YAML.")] = None,
+    key_option: Annotated[str | None, typer.Option("--key", metavar="KEY", help="The key.")] = None,
+    value_option: Annotated[str | None, typer.Option("--value", metavar="VALUE", help="The value.")] = None,
+    file: ConfigFile = None,
+    no_color: NoColor = False,
+) -> None:
+    """Set a key in the file.
+
+    Comments and order stay; a value the key does not take is refused. sage inference reload takes it over.
+
+    \\b
+    Examples:
+      sage inference config set llm_model qwen2.5-7b
+      sage inference config set --key scheduling.policy --value round_robin
+      sage inference config set instances '[{url: "http://127.0.0.1:8001"}]'
+    """
+    name, text = key_option or key, value_option if value_option is not None else value
+    if key_option is not None and key is not None and value_option is None and value is None:
+        text = key  # config set --key KEY VALUE
+    if name is None or text is None:
+        raise usage("a key and a value are needed", "config set KEY VALUE")
+    from sage_inference.config.edit import set_value
+    from sage_inference.config.paths import Paths
+
+    path = Paths.resolve(as_path(file)).config_file
+    set_value(path, name, text)
+    terminal.talk(f"{path}: {name} set")

@@ -1,0 +1,95 @@
+"""``config show``: the effective configuration, or every key with its default."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import FORMATS, ConfigFile, Format, Json, NoColor, as_path, check_choice
+
+app = plain_app()
+
+
+@app.command(cls=PlainCommand)
+def show(
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="Every key with its default and help.")
+    ] = False,
+    file: ConfigFile = None,
+    output: Format = "table",
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show the effective configuration.
+
+    Secrets are masked. With --defaults, every key there is, what it takes and what it is for.
+    """
+    if defaults:
+        show_defaults("json" if as_json else output)
+    else:
+        show_effective(file, "json" if as_json else output)
+
+
+def show_effective(file: str | None, output: str) -> None:
+    from sage_inference.config.document import masked, rows
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
+
+    check_choice("format", output, FORMATS)
+    paths = Paths.resolve(as_path(file))
+    settings = load(paths.config_file, required=file is not None)
+    if output == "table":
+        from sage_inference.cli import table
+
+        found = [
+            (row.key, _word(row.value), _word(row.default)) for row in rows(settings) if "[]" not in row.key
+        ]
+        terminal.say(table.render(("KEY", "VALUE", "DEFAULT"), found, width=table.width_of_terminal()))
+    else:
+        _document({"config_path": str(paths.config_file), "config": masked(settings)}, output)
+
+
+def show_defaults(output: str) -> None:
+    from dataclasses import asdict
+
+    from sage_inference.config.document import rows
+
+    check_choice("format", output, FORMATS)
+    if output == "table":
+        from sage_inference.cli import table
+
+        found = [(row.key, row.type, _word(row.default), _help(row)) for row in rows()]
+        terminal.say(
+            table.render(("KEY", "TAKES", "DEFAULT", "HELP"), found, width=table.width_of_terminal())
+        )
+    else:
+        keys = [{k: v for k, v in asdict(row).items() if k != "value"} for row in rows()]
+        _document({"keys": keys}, output)
+
+
+def _help(row: Any) -> str:
+    return f"{row.doc} One of {', '.join(row.choices)}." if row.choices else str(row.doc)
+
+
+def _word(value: Any) -> str:
+    return (
+        "-"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+        if not isinstance(value, str)
+        else value
+    )
+
+
+def _document(document: dict[str, Any], output: str) -> None:
+    if output == "json":
+        terminal.say(json.dumps({"schema": 1, **document}, ensure_ascii=False))
+        return
+    import yaml
+
+    plain = document.get("config", document)
+    terminal.say(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())

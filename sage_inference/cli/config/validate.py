@@ -1,0 +1,21 @@
+"""``config validate``: check the file."""
+
+from __future__ import annotations
+
+from sage_inference.cli import terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import ConfigFile, NoColor, as_path
+
+app = plain_app()
+
+
+@app.command(cls=PlainCommand)
+def validate(file: ConfigFile = None, no_color: NoColor = False) -> None:
+    """Check the file and what it refers to."""
+    from sage_inference.config.check import check
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
+
+    path = Paths.resolve(as_path(file)).config_file
+    check(load(path, required=file is not None))
+    terminal.say(f"{path}: valid" if path.exists() else f"{path}: not there; the defaults hold")

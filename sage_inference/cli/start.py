@@ -1,0 +1,164 @@
+"""``start``: run the gateway, here or in the background."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import ConfigFile, NoColor, as_path
+
+app = plain_app()
+_ENGINES, _SERVER = "Engines", "Server"
+
+
+@app.command(cls=PlainCommand)
+def start(
+    llm_backend: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="An engine for text; repeat for more.", rich_help_panel=_ENGINES),
+    ] = None,
+    embedding_backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="An engine for embeddings; repeat for more.", rich_help_panel=_ENGINES
+        ),
+    ] = None,
+    llm_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Model for chats that name none.", rich_help_panel=_ENGINES),
+    ] = None,
+    embedding_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Model for embeddings that name none.", rich_help_panel=_ENGINES),
+    ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Start simulated engines to try it with.", rich_help_panel=_ENGINES),
+    ] = False,
+    scheduling_policy: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="How an instance is chosen.", rich_help_panel=_ENGINES),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Address to listen on [127.0.0.1].", rich_help_panel=_SERVER),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port to listen on [8000].", rich_help_panel=_SERVER)
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Key callers must show: env:NAME, file:PATH or itself.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Allow a non-loopback address without keys.", rich_help_panel=_SERVER
+        ),
+    ] = False,
+    log_level: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error.", rich_help_panel=_SERVER),
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="Return once the gateway answers.", rich_help_panel=_SERVER)
+    ] = False,
+    config: ConfigFile = None,
+    no_color: NoColor = False,
+) -> None:
+    """Start the gateway.
+
+    Flags hold for this run and stand above environment and file; sage inference config is for good.
+
+    \b
+    Examples:
+      sage inference start --simulate --background
+      sage inference start --llm-backend http://127.0.0.1:8001 --embedding-backend 127.0.0.1:8090
+      sage inference start --config work.yaml --port 8800
+    """
+    from sage_inference.config.paths import Paths
+    from sage_inference.config.secrets import Secret
+    from sage_inference.config.settings import Flags
+
+    if api_key is not None and Secret(api_key).is_literal:
+        terminal.warn(
+            "a key on the command line is there for all users of this machine to read",
+            "env:NAME or file:PATH",
+        )
+    flags = Flags(
+        llm_model=llm_model,
+        embedding_model=embedding_model,
+        llm_backends=tuple(llm_backend or ()),
+        embedding_backends=tuple(embedding_backend or ()),
+        scheduling_policy=scheduling_policy,
+        host=host,
+        port=port,
+        api_key=api_key,
+        log_level=log_level,
+        insecure=insecure,
+        simulate=simulate,
+    )
+    paths = Paths.resolve(as_path(config))
+    if background:
+        _in_background(paths, flags, config is not None)
+    else:
+        _here(paths, flags, config is not None)
+
+
+def _in_background(paths: Any, flags: Any, required: bool) -> None:
+    from sage_inference.daemon.spawn import start_background
+
+    with terminal.Waiting("waiting for the gateway"):
+        started = start_background(paths, flags, config_required=required)
+    announce(started.status, started.log_file)
+
+
+def _here(paths: Any, flags: Any, required: bool) -> None:
+    from sage_inference.daemon.run import run
+
+    run(paths, flags, config_required=required, on_ready=lambda status: announce(status, paths.log_file))
+
+
+def announce(status: dict[str, Any], log_file: Any) -> None:
+    """What a person wants to know of a gateway that has just started."""
+    terminal.say(f"gateway running at {status['address']} (pid {status['pid']})")
+    instances = status["instances"]
+    simulated = [f"{i['name']} ({i['kind']})" for i in instances if i["simulated"]]
+    if simulated:
+        terminal.say(f"engines are simulated: {', '.join(simulated)}")
+    for each in instances:
+        if each["state"] != "ready":
+            terminal.warn(
+                f"instance {each['name']} at {each['url']} is {each['state']}: {each['last_error']}"
+            )
+    if not instances:
+        terminal.warn("no engines are configured", "start --simulate, --llm-backend URL, or config edit")
+    terminal.say(f"log: {log_file}")
+    curl = curl_line(status)
+    if curl:
+        terminal.say(f"try: {curl}")
+
+
+def curl_line(status: dict[str, Any]) -> str | None:
+    """A request that works, for what is served now."""
+    ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
+    for each in ready:
+        if each["kind"] != "embedding":
+            body = f'{{"model": "{each["models"][0]}", "messages": [{{"role": "user", "content": "hello"}}]}}'
+            return _curl(status, "/v1/chat/completions", body)
+    for each in ready:
+        return _curl(status, "/v1/embeddings", f'{{"model": "{each["models"][0]}", "input": "hello"}}')
+    return None
+
+
+def _curl(status: dict[str, Any], path: str, body: str) -> str:
+    key = ' -H "Authorization: Bearer $KEY"' if status.get("needs_key") else ""
+    quoted = body.replace("'", "'\\''")
+    return f"curl {status['address']}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"

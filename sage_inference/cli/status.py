@@ -1,0 +1,111 @@
+"""``status``: whether the gateway runs, and how its engines fare."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from sage_inference.cli import table, terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import Json, NoColor
+
+app = plain_app()
+_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "ejected": "red"}
+_HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
+
+
+@app.command(cls=PlainCommand)
+def status(as_json: Json = False, no_color: NoColor = False) -> None:
+    """Show whether the gateway runs, and its engines.
+
+    \b
+    Exit codes: 0 running, 3 not running, 1 dead with its lock or pidfile left or not answering, 4 unknown.
+    """
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon import control
+
+    state = control.inspect(Paths.resolve())
+    if as_json:
+        terminal.say(json.dumps(document(state), ensure_ascii=False))
+    else:
+        _show(state)
+    raise typer.Exit(state.exit_code)
+
+
+def document(state: Any) -> dict[str, Any]:
+    """The facts for a script: the gateway's own document under what is known from outside."""
+    live = state.live or {}
+    info = state.info
+    return {
+        "schema": 1,
+        "version": None,
+        "uptime_s": None,
+        "address": None,
+        "policy": None,
+        "simulated": None,
+        "requests": None,
+        "instances": None,
+        **live,
+        "state": live.get("state", state.state) if state.state == "running" else state.state,
+        "pid": state.pid,
+        "reason": state.reason,
+        "config_path": info.config_path if info else None,
+        "log_path": info.log_path if info else None,
+    }
+
+
+def _show(state: Any) -> None:
+    live = state.live
+    if live is None:
+        who = f" (pid {state.pid})" if state.pid else ""
+        why = f": {state.reason}" if state.reason else ""
+        words = {"stopped": "not running", "dead": "dead"}
+        colour = {"stopped": None, "starting": "yellow", "stopping": "yellow"}.get(state.state, "red")
+        terminal.say(f"{words.get(state.state, state.state)}{who}{why}", style=colour)
+        return
+    colour = "green" if any(i["state"] == "ready" for i in live["instances"]) else "yellow"
+    terminal.say(
+        f"{live['state']} at {live['address']} (pid {live['pid']}, up {_span(live['uptime_s'])})",
+        style=colour,
+    )
+    requests = live["requests"]
+    terminal.say(
+        f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting, {requests['total']} done; "
+        f"policy {live['policy']}"
+    )
+    if live["simulated"]:
+        terminal.say("engines marked (simulated) are no real ones")
+    if live["instances"]:
+        terminal.say("")
+        rows = [_row(i) for i in live["instances"]]
+        styles = [_COLOURS.get(i["state"]) for i in live["instances"]]
+        terminal.say(
+            table.render(_HEADERS, rows, width=table.width_of_terminal(), styles=styles, styled_column=3)
+        )
+    for each in live["instances"]:
+        if each["last_error"]:
+            terminal.say(f"{each['name']}: {each['last_error']}")
+
+
+def _row(instance: dict[str, Any]) -> list[str]:
+    name = instance["name"] + (" (simulated)" if instance["simulated"] else "")
+    ttft = "-" if instance["ttft_ms"] is None else f"{instance['ttft_ms']:g} ms"
+    return [
+        name,
+        instance["kind"] or "-",
+        instance["engine"] or "-",
+        instance["state"],
+        str(instance["in_flight"]),
+        ttft,
+        ", ".join(instance["models"]) or "-",
+    ]
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if whole >= size:
+            return f"{whole // size} {unit}"
+    return f"{whole} s"

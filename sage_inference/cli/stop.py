@@ -1,0 +1,33 @@
+"""``stop``: end the gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sage_inference.cli import terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import NoColor
+
+app = plain_app()
+
+
+@app.command(cls=PlainCommand)
+def stop(
+    force: Annotated[bool, typer.Option("--force", help="Kill it once the drain time is over.")] = False,
+    no_color: NoColor = False,
+) -> None:
+    """Stop the gateway; finish running requests first."""
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon import control
+
+    with terminal.Waiting("waiting for running requests to finish"):
+        outcome = control.stop(Paths.resolve(), force=force)
+    said = {
+        "stopped": f"stopped (pid {outcome.pid})",
+        "killed": f"killed (pid {outcome.pid})",
+        "not_running": "not running",
+        "cleaned": "not running; removed what a dead gateway had left",
+    }
+    terminal.say(said[outcome.result])

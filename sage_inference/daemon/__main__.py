@@ -1,0 +1,64 @@
+"""The background process of ``start --background``; its order comes through standard input."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from sage_inference.config.errors import ConfigError
+from sage_inference.daemon.errors import UNEXPECTED, DaemonError
+from sage_inference.daemon.order import Order
+from sage_inference.daemon.readiness import Reporter
+from sage_inference.daemon.run import run
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] != "--ready-fd" or not arguments[1].isdecimal():
+        print(
+            "this is the gateway's background process; start it with: sage inference start", file=sys.stderr
+        )
+        return 2
+    try:
+        reporter = Reporter(int(arguments[1]))
+        order = Order.from_json(sys.stdin.buffer.read())
+    except (OSError, ValueError) as error:
+        print(f"no order was given: {error}", file=sys.stderr)
+        return 2
+    _leave_standard_input()
+    try:
+        run(
+            order.paths,
+            order.flags,
+            background=True,
+            config_required=order.config_required,
+            on_ready=reporter.ready,
+        )
+    except Exception as error:
+        reporter.failed(_told(error))
+        return 1
+    return 0
+
+
+def _told(error: Exception) -> DaemonError:
+    """What the parent may say of it. What nobody foresaw is logged in full."""
+    if isinstance(error, DaemonError):
+        return error
+    if isinstance(error, ConfigError):
+        told = DaemonError(str(error))
+        told.code = "config"
+        return told
+    logging.getLogger("sage_inference.daemon").critical("ended by an error", exc_info=error)
+    told = DaemonError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    told.code = UNEXPECTED
+    return told
+
+
+def _leave_standard_input() -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,300 @@
+"""The gateway from outside: how it is, and telling it to stop, reload or restart."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sage_inference.config.paths import Paths
+from sage_inference.daemon import admin, lock, pidfile
+from sage_inference.daemon.errors import DaemonError, NotRunning, ReloadFailed, StopFailed, Unresponsive
+from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.daemon.process import Process
+
+if TYPE_CHECKING:
+    from sage_inference.daemon.spawn import Started
+
+State = Literal["running", "stopped", "dead", "starting", "stopping", "unresponsive", "unknown"]
+# LSB: 0 running, 1 dead with files left, 3 not running, 4 can't tell.
+_EXIT_CODES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3}
+
+_FORCE = "sage inference stop --force ends it"
+_MARGIN_S = 5.0  # after the drain time, before we say that it doesn't end
+_LOOK_S = 0.02
+_TELL_S = 0.1
+_BUSY_S = 0.25
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """Derived anew each time from lock, process and answer. ``live`` is the status document."""
+
+    state: State
+    process: Process | None = None
+    info: PidInfo | None = None
+    live: dict[str, Any] | None = None
+    reason: str | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process else None
+
+    @property
+    def exit_code(self) -> int:
+        return _EXIT_CODES.get(self.state, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class StopOutcome:
+    """``cleaned``: it had died before, and what it left is removed."""
+
+    result: Literal["stopped", "killed", "not_running", "cleaned"]
+    pid: int | None = None
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Names of the instances that came, went and changed."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
+    """How the gateway is. Takes ``timeout_s`` at most, which only one that hangs needs."""
+    holding = lock.look(paths.lock_file)
+    info = pidfile.read(paths.pid_file)
+    if not holding.held:
+        return _not_held(paths, holding, info)
+    process = holding.holder
+    if process is None and info is not None:
+        process = info.process
+    if process is None:
+        # Between taking the lock and writing who took it, or somebody else's doing.
+        return DaemonState("unknown", reason=f"{paths.lock_file} is held by a process that gives no name")
+    if not process.alive:
+        return DaemonState(
+            "unknown", reason=f"{paths.lock_file} is held by a process that is not the gateway"
+        )
+    if info is None or info.process != process:
+        info = None
+    return _living(process, info, timeout_s)
+
+
+def _not_held(paths: Paths, holding: lock.Holding, info: PidInfo | None) -> DaemonState:
+    if not holding.left_behind and not paths.pid_file.exists():
+        return DaemonState("stopped")
+    process = holding.holder or (info.process if info else None)
+    who = f"pid {process.pid}" if process else "the gateway"
+    return DaemonState(
+        "dead", process, info, reason=f"{who} died and left its files; start works, and so does stop"
+    )
+
+
+def _living(process: Process, info: PidInfo | None, timeout_s: float) -> DaemonState:
+    if info is not None and info.phase != "running":
+        # It may accept connections already, or still, and answer none of them.
+        timeout_s = min(timeout_s, _BUSY_S)
+    live = None if info is None or process.suspended else _ask_status(info, timeout_s)
+    if live is not None:
+        return DaemonState("running", process, info, live)
+    if process.suspended:
+        reason = f"pid {process.pid} is suspended and does not answer; {_FORCE}, kill -CONT wakes it"
+        return DaemonState("unresponsive", process, info, reason=reason)
+    if info is None or info.phase == "starting":
+        return DaemonState("starting", process, info, reason=f"pid {process.pid} is starting")
+    if info.phase == "stopping":
+        reason = f"pid {process.pid} finishes running requests and takes no new ones"
+        return DaemonState("stopping", process, info, reason=reason)
+    return DaemonState("unresponsive", process, info, reason=f"pid {process.pid} does not answer; {_FORCE}")
+
+
+def _ask_status(info: PidInfo, timeout_s: float) -> dict[str, Any] | None:
+    try:
+        status, document = admin.ask(info, "GET", "/admin/status", timeout_s=timeout_s)
+    except (OSError, ValueError):
+        return None
+    # Another program may answer on the port of one that hasn't bound it yet.
+    ours = status == 200 and isinstance(document, dict) and document.get("pid") == info.pid
+    return document if ours else None
+
+
+def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = None) -> StopOutcome:
+    """End the gateway after its running requests; with ``force``, kill it when its drain time is over.
+
+    ``on_progress`` gets the seconds waited, about ten times a second. Raises ``StopFailed`` when it
+    is still there afterwards. Only the very process that holds the lock is ever signalled.
+    """
+    state = inspect(paths)
+    if state.state == "stopped":
+        return StopOutcome("not_running")
+    if state.state == "dead":
+        _clean(paths)
+        return StopOutcome("cleaned", state.pid)
+    if state.process is None or state.state == "unknown":
+        raise StopFailed(f"{state.reason}; nothing was signalled")
+    began = time.monotonic()
+    killed = _end(paths, state, state.process, force, on_progress)
+    _clean(paths)
+    return StopOutcome("killed" if killed else "stopped", state.pid, time.monotonic() - began)
+
+
+def _end(
+    paths: Paths, state: DaemonState, process: Process, force: bool, on_progress: Progress | None
+) -> bool:
+    """True if it had to be killed."""
+    hangs = state.state == "unresponsive"
+    if hangs and process.suspended and not force:
+        raise StopFailed(f"pid {process.pid} is suspended and cannot stop", _FORCE)
+    drain_s = state.info.drain_s if state.info else 30.0
+    engines = _children(process) if force else []
+    if not (hangs and force):
+        _signal(process, signal.SIGTERM)
+        if _gone(paths, process, drain_s if force else drain_s + _MARGIN_S, on_progress):
+            return False
+        if not force:
+            raise StopFailed(f"pid {process.pid} has not stopped within {drain_s + _MARGIN_S:g} s", _FORCE)
+    _signal(process, signal.SIGKILL)
+    if not _gone(paths, process, _MARGIN_S, on_progress):
+        raise StopFailed(f"pid {process.pid} was killed and is still there; the system holds it")
+    for engine in engines:
+        engine.send(signal.SIGKILL)
+    return True
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    try:
+        process.send(number)
+    except PermissionError:
+        raise StopFailed(f"pid {process.pid} belongs to another user") from None
+
+
+def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress | None) -> bool:
+    """Wait until ``process`` has let go of the lock."""
+    began = told = time.monotonic()
+    while True:
+        holding = lock.look(paths.lock_file)
+        if not holding.held or holding.holder not in (process, None):
+            return True
+        now = time.monotonic()
+        if now - began > limit_s:
+            return False
+        if on_progress is not None and now - told >= _TELL_S:
+            told = now
+            on_progress(now - began)
+        time.sleep(_LOOK_S)
+
+
+def _children(process: Process) -> list[Process]:
+    """The engines that the gateway started; a killed one cannot stop them itself."""
+    import psutil
+
+    from sage_inference.daemon.process import create_time
+
+    try:
+        pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+    return [Process(pid, began) for pid in pids if (began := create_time(pid)) is not None]
+
+
+def _clean(paths: Paths) -> None:
+    """Remove what a dead gateway left, unless a new one has started meanwhile."""
+    lock.clean_up(paths.lock_file, then=lambda: pidfile.remove(paths.pid_file))
+
+
+def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
+    """Make the gateway read its configuration again, dropping no request.
+
+    Raises ``ReloadFailed`` with what is wrong in it (the old one holds), ``NotRunning``, ``Unresponsive``.
+    """
+    state = _running(paths)
+    assert state.info is not None
+    try:
+        status, document = admin.ask(state.info, "POST", "/admin/reload", timeout_s=timeout_s)
+        if status == 200:
+            return Reloaded(*(tuple(document[part]) for part in ("added", "removed", "changed")))
+        problem = str(document["error"]["message"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unresponsive(f"pid {state.pid} did not answer the reload: {error}", _FORCE) from None
+    raise ReloadFailed(problem, "nothing was changed; the old configuration holds")
+
+
+def _running(paths: Paths) -> DaemonState:
+    state = inspect(paths)
+    if state.state in ("stopped", "dead"):
+        raise NotRunning("the gateway is not running", "sage inference start --background")
+    if state.state != "running":
+        raise Unresponsive(str(state.reason))
+    return state
+
+
+def restart(
+    paths: Paths,
+    *,
+    api_key: str | None = None,
+    force: bool = False,
+    on_progress: Progress | None = None,
+    on_wait: Progress | None = None,
+) -> Started:
+    """Stop, and start in the background with the same configuration file, flags and directory.
+
+    A stopped one is just started. The configuration is checked first: a mistake in it must not
+    take down a gateway that serves. ``api_key`` is needed again if it was a literal.
+    """
+    from sage_inference.config.settings import Flags
+    from sage_inference.daemon.order import flags_from
+    from sage_inference.daemon.run import load_settings
+    from sage_inference.daemon.spawn import start_background
+
+    state = inspect(paths)
+    if state.state in ("stopped", "dead"):
+        return start_background(paths, Flags(api_key=api_key), on_wait=on_wait)
+    info = _restartable(state, api_key)
+    flags = flags_from(info.flags)
+    if api_key is not None:
+        flags = replace(flags, api_key=api_key)
+    paths = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
+    with _inside(info.directory):
+        load_settings(paths, flags)
+        stop(paths, force=force, on_progress=on_progress)
+        return start_background(paths, flags, on_wait=on_wait)
+
+
+def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
+    info = state.info
+    if info is None:
+        raise DaemonError(
+            f"how the gateway was started is not known: {state.reason or 'its pidfile is missing'}",
+            "stop it and start it",
+        )
+    if info.supervised:
+        raise DaemonError(
+            f"pid {info.pid} runs under a supervisor, which would start another one",
+            "restart it there, such as with: systemctl --user restart sage-inference",
+        )
+    if info.needs_api_key and api_key is None:
+        raise DaemonError(
+            "the gateway was started with a literal --api-key, which is written nowhere",
+            "give it again: sage inference restart --api-key KEY",
+        )
+    return info
+
+
+@contextlib.contextmanager
+def _inside(directory: str | None) -> Any:
+    """Relative paths in flags and configuration mean what they meant when it was started."""
+    if directory is None or not Path(directory).is_dir():
+        yield
+        return
+    with contextlib.chdir(directory):
+        yield

@@ -1,0 +1,29 @@
+"""The directories the gateway keeps its files in."""
+
+from __future__ import annotations
+
+import os
+
+from sage_inference.config.paths import Paths
+from sage_inference.daemon.errors import DaemonError
+
+
+def ensure(paths: Paths) -> None:
+    """Make those that are missing, for their owner only. Raises ``DaemonError``."""
+    before = os.umask(0o077)  # Path.mkdir's own mode is not that of the parents it makes
+    try:
+        for directory in (paths.state_dir, paths.log_dir):
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                usable = os.access(directory, os.W_OK | os.X_OK)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise DaemonError(
+                    f"directory {directory} cannot be made: {reason}", "SAGE_INFERENCE_HOME puts it elsewhere"
+                ) from None
+            if not usable:
+                raise DaemonError(
+                    f"directory {directory} is not writable", "SAGE_INFERENCE_HOME puts it elsewhere"
+                )
+    finally:
+        os.umask(before)

@@ -1,0 +1,58 @@
+"""What the background process is told by the one that starts it: passed through a pipe, never a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sage_inference.config.paths import Paths
+from sage_inference.config.secrets import Secret
+from sage_inference.config.settings import Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    paths: Paths
+    flags: Flags
+    config_required: bool = False
+
+    def to_json(self) -> bytes:
+        places = {field.name: str(getattr(self.paths, field.name)) for field in fields(Paths)}
+        document = {"paths": places, "flags": asdict(self.flags), "config_required": self.config_required}
+        return json.dumps(document).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Order:
+        """Raises ``ValueError`` for anything that ``to_json`` doesn't make."""
+        try:
+            document = json.loads(raw)
+            paths = Paths(**{name: Path(place) for name, place in document["paths"].items()})
+            return cls(paths, flags_from(document["flags"]), bool(document["config_required"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not an order: {error}") from None
+
+
+def flags_from(document: Mapping[str, Any]) -> Flags:
+    """Flags from decoded JSON; names that this version doesn't know are passed over."""
+    known = {field.name for field in fields(Flags)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in document.items()
+        if name in known
+    }
+    return Flags(**values)
+
+
+def recordable(flags: Flags) -> dict[str, Any]:
+    """The flags as they may be written down: without a literal key."""
+    document = asdict(flags)
+    if has_literal_key(flags):
+        document["api_key"] = None
+    return document
+
+
+def has_literal_key(flags: Flags) -> bool:
+    return flags.api_key is not None and Secret(flags.api_key).is_literal

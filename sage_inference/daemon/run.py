@@ -1,0 +1,223 @@
+"""One run of the gateway, from taking the lock to letting go of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sage_inference import __version__
+from sage_inference.config.paths import Paths
+from sage_inference.config.settings import Flags, LoggingSettings, Settings
+from sage_inference.daemon import logfile, pidfile
+from sage_inference.daemon.bind import bind
+from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.lock import Lock
+from sage_inference.daemon.notify import Notifier
+from sage_inference.daemon.order import has_literal_key, recordable
+from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.daemon.process import Process
+
+if TYPE_CHECKING:
+    from sage_inference.server import RunHooks
+
+log = logging.getLogger("sage_inference.daemon")
+
+# Each relayed request takes two descriptors; many systems start a process with 1024 and allow more.
+_OPEN_FILES = 65536
+
+
+def run(
+    paths: Paths,
+    flags: Flags,
+    *,
+    background: bool = False,
+    config_required: bool = False,
+    on_ready: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Serve until told to stop. ``on_ready`` gets the status document, once, when it answers.
+
+    Raises ``AlreadyRunning``, ``ConfigError``, ``BindError`` or another ``DaemonError`` before that.
+    """
+    notifier = Notifier.from_environ(os.environ)
+    ensure(paths)
+    with _ends_in_order():
+        lock = Lock.take(paths.lock_file)
+        try:
+            _Run(paths, flags, notifier, background, config_required).serve(on_ready)
+        finally:
+            # In this order: who sees the lock free finds nothing left behind.
+            with suppress(OSError):
+                pidfile.remove(paths.pid_file)
+            lock.release()
+
+
+def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) -> Settings:
+    """Flags over environment over file over defaults, checked. Raises ``ConfigError``."""
+    from sage_inference.config import flags as config_flags
+    from sage_inference.config.load import load
+
+    settings = config_flags.apply(load(paths.config_file, required=config_required), flags)
+    config_flags.check(settings)
+    return settings
+
+
+class _Run:
+    """What one run remembers; ``info`` is what the pidfile says."""
+
+    def __init__(
+        self, paths: Paths, flags: Flags, notifier: Notifier, background: bool, config_required: bool
+    ) -> None:
+        self.paths = paths
+        self.flags = flags
+        self.notifier = notifier
+        self.background = background
+        self.config_required = config_required
+        self.info: PidInfo | None = None
+
+    def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+        self._log_to(LoggingSettings())  # a mistake in the configuration belongs in the log, too
+        logfile.log_uncaught()
+        try:
+            settings = self._load()
+            sock = bind(settings.server.host, settings.server.port)
+        except Exception as error:
+            if self.background:  # in the foreground it is shown anyway
+                log.error("not started: %s", error)
+            raise
+        with sock:
+            self._serve_on(sock, settings, on_ready)
+
+    def _serve_on(
+        self, sock: socket.socket, settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        import asyncio
+        import secrets
+
+        token = secrets.token_urlsafe(32)
+        self._note(self._describe(sock, settings, token))
+        _allow_open_files()
+        from sage_inference import server
+
+        with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
+            runner.run(
+                server.run(
+                    settings,
+                    sock=sock,
+                    load=self._load,
+                    admin_token=token,
+                    simulate=self.flags.simulate,
+                    hooks=self._hooks(on_ready),
+                )
+            )
+        log.info("stopped")
+
+    def _load(self) -> Settings:
+        settings = load_settings(self.paths, self.flags, config_required=self.config_required)
+        self._log_to(settings.logging)
+        if self.info is not None and self.info.drain_s != settings.timeouts.drain_s:
+            self._update(drain_s=settings.timeouts.drain_s)
+        return settings
+
+    def _log_to(self, settings: LoggingSettings) -> None:
+        logfile.configure(self.paths.log_file, settings, stream=None if self.background else sys.stderr)
+
+    def _hooks(self, on_ready: Callable[[dict[str, Any]], None] | None) -> RunHooks:
+        from sage_inference.server import RunHooks
+
+        def ready(status: dict[str, Any]) -> None:
+            self._update(phase="running")
+            log.info("serving on %s, pid %d", status["address"], os.getpid())
+            self.notifier.ready(f"serving on {status['address']}")
+            if on_ready is not None:
+                on_ready(status)
+
+        def stopping() -> None:
+            self._update(phase="stopping")
+            self.notifier.stopping("finishing running requests")
+
+        return RunHooks(
+            ready=ready,
+            stopping=stopping,
+            reloading=self.notifier.reloading,
+            reloaded=self.notifier.ready,
+            watchdog=self.notifier.watchdog,
+        )
+
+    def _describe(self, sock: socket.socket, settings: Settings, token: str) -> PidInfo:
+        me = Process.current()
+        host, port = sock.getsockname()[:2]
+        return PidInfo(
+            pid=me.pid,
+            create_time=me.create_time,
+            host=host,
+            port=port,
+            config_path=str(self.paths.config_file),
+            log_path=str(self.paths.log_file),
+            version=__version__,
+            started_at=time.time(),
+            admin_token=token,
+            drain_s=settings.timeouts.drain_s,
+            simulate=self.flags.simulate,
+            background=self.background,
+            supervised=self.notifier.listened_to and not self.background,
+            directory=_directory(),
+            flags=recordable(self.flags),
+            needs_api_key=has_literal_key(self.flags),
+        )
+
+    def _note(self, info: PidInfo) -> None:
+        pidfile.write(self.paths.pid_file, info)
+        self.info = info
+
+    def _update(self, **changes: Any) -> None:
+        """A full disk must not stop a gateway that serves."""
+        assert self.info is not None
+        try:
+            self._note(replace(self.info, **changes))
+        except OSError as error:
+            log.warning("pidfile %s cannot be written: %s", self.paths.pid_file, error.strerror)
+
+
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """Until the server handles signals itself, and after: SIGTERM unwinds instead of killing."""
+
+    def end(number: int, _: object) -> None:
+        # A second one must not cut the first one's cleaning up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGTERM, end)
+    # A reload that comes before there is anything to reload.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _allow_open_files() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - Path.cwd() is the same with more imports
+    except OSError:
+        return None

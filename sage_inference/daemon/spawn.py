@@ -1,0 +1,162 @@
+"""Starts the gateway in the background, and returns once it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import sage_inference
+from sage_inference.config.paths import Paths
+from sage_inference.config.settings import Flags
+from sage_inference.daemon import lock
+from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.errors import LOG_HINT, UNEXPECTED, AlreadyRunning, StartFailed, StartTimeout
+from sage_inference.daemon.order import Order
+from sage_inference.daemon.readiness import await_report, reported_error
+
+_END_S = 5.0
+_LARGEST_OUTPUT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pid: int
+    status: dict[str, Any]
+    log_file: Path
+
+
+def start_background(
+    paths: Paths,
+    flags: Flags,
+    *,
+    config_required: bool = False,
+    timeout_s: float = 60.0,
+    on_wait: Callable[[float], None] | None = None,
+) -> Started:
+    """Start it, and wait until it answers.
+
+    Raises ``ConfigError`` before anything is started, ``AlreadyRunning``, ``StartFailed``,
+    ``StartTimeout``, or the ``DaemonError`` that the background process reported. On any of them,
+    and on Ctrl-C, nothing is left running.
+    """
+    from sage_inference.daemon.run import load_settings
+
+    holding = lock.look(paths.lock_file)
+    if holding.held and holding.holder is not None and holding.holder.alive:
+        raise AlreadyRunning(holding.holder.pid)
+    load_settings(paths, flags, config_required=config_required)
+    ensure(paths)
+    with _output_file(paths) as output:
+        begin = output.seek(0, os.SEEK_END)
+        process, pipe = _spawn(output)
+        try:
+            _give(process, Order(paths, flags, config_required))
+            report = await_report(pipe, timeout_s, on_wait)
+            status = _accepted(report, process, lambda: _last_line(output, begin))
+        except TimeoutError:
+            raise StartTimeout(timeout_s) from None
+        else:
+            process.returncode = 0  # It lives on without us: not ours to wait for, nor to warn of.
+        finally:
+            os.close(pipe)
+            _end(process)
+    return Started(process.pid, status, paths.log_file)
+
+
+def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and the pipe it will report through."""
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            # -P: what happens to lie in the current directory must not be imported.
+            [sys.executable, "-P", "-m", "sage_inference.daemon", "--ready-fd", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writing,),
+            start_new_session=True,
+            env=_environment(),
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return process, reading
+
+
+def _give(process: subprocess.Popen[bytes], order: Order) -> None:
+    """Through its standard input: a command line with the API key in it could be read by everybody."""
+    assert process.stdin is not None
+    # It may be dead already; its report, or the lack of one, says more than a broken pipe.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(order.to_json())
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def _accepted(
+    report: dict[str, Any] | None, process: subprocess.Popen[bytes], last_words: Callable[[], str]
+) -> dict[str, Any]:
+    """The status document of a report that says ready; raises for any other."""
+    if report is not None and "ready" in report:
+        status: dict[str, Any] = report["ready"]
+        return status
+    code = _reap(process)
+    if report is None:
+        raise StartFailed(code, last_words(), LOG_HINT)
+    if report["code"] == UNEXPECTED:
+        raise StartFailed(code, report["error"], LOG_HINT)
+    raise reported_error(report)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing that was begun in vain is left, unless ``returncode`` says it is done with."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    if _reap(process) is None:
+        process.kill()
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours; where the package isn't installed but lies in a checkout, the way to it is added."""
+    environ = dict(os.environ)
+    root = Path(sage_inference.__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        known = environ.get("PYTHONPATH")
+        environ["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else str(root)
+    return environ
+
+
+@contextlib.contextmanager
+def _output_file(paths: Paths) -> Iterator[IO[bytes]]:
+    """What is printed beside the log: by an interpreter that crashes, or before there is a log."""
+    path = paths.log_file.with_suffix(".err")
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _LARGEST_OUTPUT:
+            path.replace(path.with_suffix(".err.1"))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        yield file
+
+
+def _last_line(output: IO[bytes], begin: int) -> str:
+    output.seek(begin)
+    lines = (output.read(_LARGEST_OUTPUT) or b"").decode("utf-8", "replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1] if said else "it gave no reason"

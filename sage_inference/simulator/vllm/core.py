@@ -1,0 +1,160 @@
+"""What all generating routes of the simulated vLLM share: prompts in, choices with their tokens out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import getrandbits
+from typing import Any
+from zlib import crc32
+
+from sage_inference.simulator.answers import Answer
+from sage_inference.simulator.llm import LLM, Generation
+from sage_inference.simulator.prefix_cache import block_keys
+from sage_inference.simulator.tokens import pieces
+from sage_inference.simulator.vllm.errors import ApiError, invalid, unknown_model
+from sage_inference.simulator.vllm.params import Params
+
+VERSION = "0.32.0"
+_YIELD_EVERY = 16
+
+
+@dataclass(slots=True)
+class Prompt:
+    """``said`` is what the answer refers to; ``images`` are tokens without text."""
+
+    text: str
+    said: str = ""
+    images: int = 0
+    parts: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parts = pieces(self.text)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.parts) + self.images
+
+
+@dataclass(slots=True)
+class Choice:
+    index: int
+    prompt: Prompt
+    answer: Answer
+    generation: Generation
+
+
+@dataclass(slots=True)
+class Core:
+    """The decoder and the model's name. ``instant``: nothing takes time, so streams must yield by themselves."""
+
+    llm: LLM
+    models: tuple[str, ...]
+    max_model_len: int
+    instant: bool
+    on_finish: Callable[[Choice, float], None] = lambda choice, seconds: None
+    on_abort: Callable[[], None] = lambda: None
+
+    @property
+    def fingerprint(self) -> str:
+        return f"vllm-{VERSION}+simulated-{crc32(self.models[0].encode()):08x}"
+
+    def check_model(self, name: str | None, *, aliases: bool = True) -> str:
+        """The model that serves ``name``; none given means the first. Raises ``ApiError``."""
+        if not name:
+            return self.models[0]
+        if name not in self.models:
+            raise unknown_model(name, self.models if aliases else None)
+        return name
+
+    def room(self, prompt: Prompt, params: Params) -> int:
+        """Tokens that ``prompt`` leaves for its answer. Raises ``ApiError`` if that is too few."""
+        limit = self.max_model_len
+        wanted = params.max_tokens
+        if wanted is not None and wanted > limit:
+            message = f"max_tokens={wanted} cannot be greater than max_model_len={limit}."
+            raise invalid("max_tokens", f"{message} Please request fewer output tokens.", wanted)
+        lead = f"This model's maximum context length is {limit} tokens. However, "
+        if prompt.tokens >= limit:
+            # Like vLLM, which tokenizes no further than one token past the limit.
+            message = (
+                f"{lead}your prompt contains at least {limit + 1} input tokens, which exceeds this limit even "
+                "without any output tokens. Please reduce the length of the input prompt."
+            )
+            raise invalid("input_tokens", message, limit + 1)
+        if wanted is not None and prompt.tokens + wanted > limit:
+            message = (
+                f"{lead}you requested {wanted} output tokens and your prompt contains at least {prompt.tokens} "
+                f"input tokens, for a total of at least {prompt.tokens + wanted} tokens. Please reduce the "
+                "length of the input prompt or the number of requested output tokens."
+            )
+            raise invalid("input_tokens", message, prompt.tokens)
+        return limit - prompt.tokens
+
+    @contextmanager
+    def generating(self, asked: Sequence[tuple[Prompt, Answer]]) -> Iterator[list[Choice]]:
+        """The choices, on their way; what is not done when this ends is aborted."""
+        keys = {id(prompt): block_keys(prompt.parts, self.llm.limits.block_size) for prompt, _ in asked}
+        choices = [
+            Choice(i, prompt, answer, self.llm.submit(prompt.tokens, len(answer.parts), keys[id(prompt)]))
+            for i, (prompt, answer) in enumerate(asked)
+        ]
+        began = time.monotonic()
+        try:
+            yield choices
+        finally:
+            for choice in choices:
+                if choice.generation.done:
+                    self.on_finish(choice, time.monotonic() - began)
+                else:
+                    self.llm.abort(choice.generation)
+                    self.on_abort()
+
+    async def all_done(self, choices: Sequence[Choice]) -> None:
+        for choice in choices:
+            await choice.generation.reach(choice.generation.output)
+
+    async def tokens(self, choices: Sequence[Choice]) -> AsyncIterator[tuple[Choice, int]]:
+        """Every token as it comes: the choice and the token's number in it."""
+        for number in range(max(choice.generation.output for choice in choices)):
+            if self.instant and number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            for choice in choices:
+                if number < choice.generation.output:
+                    await choice.generation.reach(number + 1)
+                    yield choice, number
+
+
+def usage_of(choices: Sequence[Choice]) -> tuple[int, int, int]:
+    """Prompt tokens (once a prompt), produced tokens, cached prompt tokens."""
+    prompts = {id(choice.prompt): choice for choice in choices}
+    return (
+        sum(choice.prompt.tokens for choice in prompts.values()),
+        sum(choice.generation.produced for choice in choices),
+        sum(choice.generation.cached for choice in prompts.values()),
+    )
+
+
+def random_id(size: int = 16) -> str:
+    return f"{getrandbits(size * 4):0{size}x}"
+
+
+def content_of(content: Any, *, text_only: str | None) -> tuple[str, int]:
+    """A message's text, and how many images (audio, video) it has. ``text_only`` names a model without eyes."""
+    if isinstance(content, str):
+        return content, 0
+    texts: list[str] = []
+    images = 0
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, dict):
+            images += 1
+    if images and text_only:
+        raise ApiError(f"{text_only} is not a multimodal model")
+    return "\n".join(texts), images

@@ -1,0 +1,224 @@
+"""The command line as people and scripts meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sage_inference.cli.main import main
+from tests.support.command import sage
+from tests.support.gateway import clean_environment
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("start",),
+        ("stop",),
+        ("restart",),
+        ("reload",),
+        ("status",),
+        ("logs",),
+        ("config",),
+        ("config", "show"),
+        ("config", "get"),
+        ("config", "set"),
+        ("config", "unset"),
+        ("config", "edit"),
+        ("config", "path"),
+        ("config", "validate"),
+        ("config", "init"),
+        ("config", "schema"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_has_help_with_a_short_first_line(tmp_path: Path, args: tuple[str, ...]) -> None:
+    shown = sage(tmp_path, *args, "--help")
+    assert shown.returncode == 0
+    first = next(line.strip() for line in shown.stdout.splitlines()[1:] if line.strip())
+    assert len(first) < 60
+    assert first.endswith(".")
+
+
+def test_start_has_every_flag_that_is_promised(tmp_path: Path) -> None:
+    shown = sage(tmp_path, "start", "--help").stdout
+    for flag in ["--config", "--llm-model", "--embedding-model", "--llm-backend", "--embedding-backend", "--scheduling-policy", "--host", "--port", "--api-key", "--simulate", "--log-level", "--background", "--insecure"]:
+        assert flag in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("strat",), 2, "did you mean start"),
+        (("start", "--port", "x"), 2, "port"),
+        (("start", "--nope"), 2, "nope"),
+        (("start", "--scheduling-policy", "best", "--background"), 2, "least_loaded"),
+        (("start", "--llm-backend", "ftp://x", "--background"), 2, "--llm-backend"),
+        (("start", "--config", "/no/such.yaml", "--background"), 1, "no such file"),
+        (("config", "set", "a.b", "c"), 1, "unknown key"),
+        (("config", "get", "aliases.x"), 1, "not set"),
+        (("reload",), 3, "not running"),
+        (("logs", "--level", "loud"), 2, "loud"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_line_and_a_status(
+    tmp_path: Path, args: tuple[str, ...], code: int, says: str
+) -> None:
+    ended = sage(tmp_path, *args)
+    assert ended.returncode == code
+    assert says in ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert ended.stdout == ""
+
+
+def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
+    for args in (
+        ("status", "--json"),
+        ("config", "--json"),
+        ("config", "show", "--defaults", "--json"),
+        ("config", "get", "server", "--json"),
+    ):
+        shown = sage(tmp_path, *args)
+        assert json.loads(shown.stdout)["schema"] == 1, args
+    failed = sage(tmp_path, "config", "get", "nope", "--json")
+    assert set(json.loads(failed.stdout)["error"]) == {"code", "message", "hint"}
+
+
+STATUS_KEYS = {
+    "schema", "state", "version", "pid", "uptime_s", "address", "policy", "simulated", "requests", "instances",
+    "reason", "config_path", "log_path",
+}  # fmt: skip
+
+
+def test_the_status_document_has_all_its_keys_even_when_nothing_runs(tmp_path: Path) -> None:
+    found = json.loads(sage(tmp_path, "status", "--json").stdout)
+    assert set(found) == STATUS_KEYS
+    assert found["state"] == "stopped"
+
+
+def test_secrets_are_masked_wherever_the_configuration_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("api_keys: [sk-secret]\nadmin_key: sk-secret\n")
+    for args in (
+        ("config",),
+        ("config", "--json"),
+        ("config", "show", "-o", "yaml"),
+        ("config", "get", "admin_key"),
+    ):
+        shown = sage(tmp_path, *args)
+        assert shown.returncode == 0
+        assert "sk-secret" not in shown.stdout + shown.stderr, args
+
+
+def test_edit_keeps_the_old_file_when_the_new_one_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("llm_model: a\n")
+    broken = sage(tmp_path, "config", "edit", EDITOR="sh -c 'echo nope: 1 > $0'", VISUAL="")
+    assert broken.returncode == 1
+    assert (tmp_path / "config.yaml").read_text() == "llm_model: a\n"
+    good = sage(tmp_path, "config", "edit", EDITOR="sh -c 'echo llm_model: b > $0'", VISUAL="")
+    assert good.returncode == 0
+    assert (tmp_path / "config.yaml").read_text() == "llm_model: b\n"
+
+
+def test_logs_survive_junk_rotation_and_levels(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    line = '{"time":"2026-01-01T00:00:00.000Z","level":"%s","message":"%s"}\n'
+    (logs / "inference.log.1").write_text(line % ("info", "older"))
+    (logs / "inference.log").write_text(line % ("error", "newer") + "not json\n" + line % ("debug", "least"))
+    shown = sage(tmp_path, "logs").stdout.splitlines()
+    assert [text.split(" ")[-1] for text in shown] == ["older", "newer", "json", "least"]
+    assert sage(tmp_path, "logs", "--level", "warning").stdout.splitlines() == [
+        "2026-01-01 00:00:00 error newer"
+    ]
+    assert sage(tmp_path, "logs", "-n", "1").stdout.split(" ")[-1] == "least\n"
+
+
+def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    current = logs / "inference.log"
+    current.write_text('{"message":"one"}\n')
+    command = [sys.executable, "-m", "sage_inference", "inference", "logs", "--follow", "--json"]
+    with subprocess.Popen(
+        command, env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
+    ) as follower:
+        assert follower.stdout is not None
+        assert "one" in follower.stdout.readline()
+        with current.open("a") as file:
+            file.write('{"message":"two"}\n')
+        assert "two" in follower.stdout.readline()
+        current.rename(logs / "inference.log.1")
+        current.write_text('{"message":"three"}\n')
+        assert "three" in follower.stdout.readline()
+        follower.terminate()
+
+
+WORDS = st.sampled_from(
+    ["inference", "start", "status", "stop", "config", "set", "get", "show", "unset", "validate", "logs", "reload",
+     "--json", "--port", "0", "-1", "--config", "--help", "--output", "yaml", "--key", "llm_model", "scheduling.policy",
+     "--host", "--simulate", "--", "-", "", "\x00", "\ud800", "--llm-backend", "http://[", "a" * 300]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(args=st.lists(WORDS | st.text(max_size=12), max_size=6), config=st.text(max_size=80) | st.none())
+def test_no_command_line_and_no_file_end_in_a_traceback(
+    args: list[str], config: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if {"start", "restart", "edit", "--follow", "-f"} & set(args):  # these would really do something
+        args = [*args, "--nope"]
+    home = tmp_path_factory.mktemp("fuzz")
+    if config is not None:
+        (home / "config.yaml").write_text(config, encoding="utf-8", errors="replace")
+    out, err = io.StringIO(), io.StringIO()
+    before = os.environ.get("SAGE_INFERENCE_HOME")
+    os.environ["SAGE_INFERENCE_HOME"] = str(home)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(args, program="sage")
+    finally:
+        os.environ.pop("SAGE_INFERENCE_HOME")
+        if before is not None:
+            os.environ["SAGE_INFERENCE_HOME"] = before
+    assert code in (0, 1, 2, 3, 4)
+    assert "Traceback" not in out.getvalue() + err.getvalue()
+    assert "unexpected" not in err.getvalue()
+
+
+def test_status_and_help_load_neither_the_web_stack_nor_rich(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sage_inference.cli.main import main; main(['inference', 'status'], program='sage');"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'uvicorn', 'starlette', 'httpx', 'httptools', 'uvloop', 'ruamel', 'msgspec', 'psutil'}))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_status_takes_a_moment_only(tmp_path: Path) -> None:
+    """A guard against seconds, not a measurement: a busy machine must pass it."""
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        sage(tmp_path, "status")
+        times.append(time.monotonic() - began)
+    assert statistics.median(times) < 2

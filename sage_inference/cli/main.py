@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sage_inference.cli import terminal
+from sage_inference.cli import complete, terminal
 from sage_inference.cli.errors import Failure, document, from_exception
 from sage_inference.cli.exit_codes import EPILOG, ExitCode
 from sage_inference.cli.inference import InferenceGroup
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        complete.prepare(program)
         command = typer.main.get_command(app)
         status = command.main(args, prog_name=program, standalone_mode=False, color=colour)
         sys.stdout.flush()
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except Exception as error:
+        if complete.asked(program):
+            return ExitCode.DONE
         return _failed(error, args, colour)
 
 

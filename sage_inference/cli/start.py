@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sage_inference.cli import terminal
+from sage_inference.cli.complete import log_levels, policies
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
 
@@ -40,7 +41,12 @@ def start(
     ] = False,
     scheduling_policy: Annotated[
         str | None,
-        typer.Option(metavar="POLICY", help="How an instance is chosen.", rich_help_panel=_ENGINES),
+        typer.Option(
+            metavar="POLICY",
+            help="How an instance is chosen.",
+            autocompletion=policies,
+            rich_help_panel=_ENGINES,
+        ),
     ] = None,
     host: Annotated[
         str | None,
@@ -65,7 +71,12 @@ def start(
     ] = False,
     log_level: Annotated[
         str | None,
-        typer.Option(metavar="LEVEL", help="debug, info, warning or error.", rich_help_panel=_SERVER),
+        typer.Option(
+            metavar="LEVEL",
+            help="debug, info, warning or error.",
+            autocompletion=log_levels,
+            rich_help_panel=_SERVER,
+        ),
     ] = None,
     background: Annotated[
         bool, typer.Option("--background", help="Return once the gateway answers.", rich_help_panel=_SERVER)

@@ -54,7 +54,21 @@ def test_every_command_has_help_with_a_short_first_line(tmp_path: Path, args: tu
 
 def test_start_has_every_flag_that_is_promised(tmp_path: Path) -> None:
     shown = sage(tmp_path, "start", "--help").stdout
-    for flag in ["--config", "--llm-model", "--embedding-model", "--llm-backend", "--embedding-backend", "--scheduling-policy", "--host", "--port", "--api-key", "--simulate", "--log-level", "--background", "--insecure"]:
+    for flag in [
+        "--config",
+        "--llm-model",
+        "--embedding-model",
+        "--llm-backend",
+        "--embedding-backend",
+        "--scheduling-policy",
+        "--host",
+        "--port",
+        "--api-key",
+        "--simulate",
+        "--log-level",
+        "--background",
+        "--insecure",
+    ]:
         assert flag in shown
 
 

@@ -9,6 +9,7 @@ import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.errors import Failure
+from sage_inference.cli.complete import config_keys
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
 
@@ -17,7 +18,9 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def get(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.", autocompletion=config_keys)
+    ],
     file: ConfigFile = None,
     as_json: Json = False,
     no_color: NoColor = False,

@@ -8,6 +8,7 @@ import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.errors import usage
+from sage_inference.cli.complete import config_keys
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
 
@@ -16,7 +17,10 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def unset(
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.", autocompletion=config_keys),
+    ] = None,
     key_option: Annotated[str | None, typer.Option("--key", metavar="KEY", help="The key.")] = None,
     file: ConfigFile = None,
     no_color: NoColor = False,

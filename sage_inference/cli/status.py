@@ -43,6 +43,7 @@ def document(state: Any) -> dict[str, Any]:
         "version": None,
         "uptime_s": None,
         "address": None,
+        "needs_key": None,
         "policy": None,
         "simulated": None,
         "requests": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -17,6 +18,10 @@ _Head = msgspec.defstruct(
     "_Head",
     [(name, (str | None if name == "model" else msgspec.Raw) | _Absent, msgspec.UNSET) for name in _FIELDS],
     gc=False,
+)
+_Loose = msgspec.defstruct(
+    "_Loose",
+    [(name, (str | None if name == "model" else Any) | _Absent, msgspec.UNSET) for name in _FIELDS],
 )
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -51,9 +56,21 @@ def _decode(body: bytes) -> Any:
         message = f"{place}: {said[0].lower()}{said[1:]}".replace("`", "")
         raise Refusal(Why.BAD_REQUEST, message, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _decode_leniently(body, error)
+
+
+def _decode_leniently(body: bytes, error: Exception) -> Any:
+    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
         # A text may hold the caller's data; msgspec's positions do not.
         said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
         raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
+    try:
+        return msgspec.convert(document, _Loose)
+    except msgspec.ValidationError:
+        raise Refusal(Why.BAD_REQUEST, "'model' must be a string, and the body an object", "model") from None
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
@@ -63,6 +80,9 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
         if match is None:
             return body
         return body[: match.start(1)] + model.encode() + body[match.end(1) :]
-    fields = _decode_raw(body)
+    try:
+        fields = _decode_raw(body)
+    except msgspec.DecodeError:
+        return json.dumps({**json.loads(body), "model": model}, ensure_ascii=True).encode()
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

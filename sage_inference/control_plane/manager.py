@@ -126,7 +126,7 @@ class ControlPlaneManager:
             served = f"; served there: {', '.join(others)}" if others else ""
             message = f'model "{model}" is served, but not on {request.route}{served}'
             return Refusal(Why.UNKNOWN_MODEL if others else Why.NO_ENGINE_FOR_ROUTE, message, "model")
-        served = ", ".join(registry.models(serving)) or "none"
+        served = ", ".join(registry.models()) or "none"
         return Refusal(
             Why.UNKNOWN_MODEL, f'no instance serves model "{model}"; served now: {served}', "model"
         )

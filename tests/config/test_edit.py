@@ -159,3 +159,10 @@ def test_every_key_is_in_the_commented_file_the_rows_and_the_schema() -> None:
         assert name in text
         assert f"'{name}'" in schema
         assert row.doc
+
+
+def test_every_key_is_in_the_readme_with_its_help() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for row in rows():
+        assert f"| `{row.key}` |" in readme
+        assert row.doc in readme

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from sage_inference.cli import terminal
-from sage_inference.cli.errors import Failure
 from sage_inference.cli.complete import config_keys
+from sage_inference.cli.errors import Failure
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
 

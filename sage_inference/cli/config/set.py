@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from sage_inference.cli import terminal
-from sage_inference.cli.errors import usage
 from sage_inference.cli.complete import config_keys
+from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
 

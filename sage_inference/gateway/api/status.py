@@ -27,6 +27,7 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         "pid": os.getpid(),
         "uptime_s": round(time.time() - gateway.started_at, 1),
         "address": f"http://{Address(server.host, server.port).authority}",
+        "needs_key": gateway.guard.has_keys,
         "policy": gateway.manager.policy.name,
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),
         "requests": {

@@ -16,6 +16,11 @@ from sage_inference.simulator.vllm.schema import Fields, problem, read
 
 _FORMATS = ("float", "base64")
 _FORMATS_SAID = "'float', 'base64', 'bytes' or 'bytes_only'"
+# Encoders come without a template that would make one text of a conversation.
+_NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template "
+    "if the tokenizer does not define one."
+)
 # The request is a union of many models in vLLM, and each reports what it misses.
 _MISSES = ("input", "messages", "messages", "messages", "input", "messages", "input")
 
@@ -175,7 +180,7 @@ def _inputs(fields: Fields) -> list[str]:
     """Every text to embed; token ids are turned back into what they spell. Raises ``ApiError``."""
     given = fields.get("input")
     if given is None:
-        return [content_of(one.get("content"), text_only=None)[0] for one in fields.required_list("messages")]
+        raise ApiError(_NO_TEMPLATE)
     if isinstance(given, str):
         return [given]
     if not given:

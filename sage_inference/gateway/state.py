@@ -91,11 +91,14 @@ class Engine:
 
     # What the relay learns about it
 
-    def answered(self, status: int, seconds: float) -> None:
-        """The head of an answer came ``seconds`` after the request was sent."""
+    def first_byte(self, seconds: float) -> None:
+        """The first byte of an answer's body came ``seconds`` after the request was sent."""
         self.ttfb.observe(seconds)
         ms = seconds * 1000
         self.ttft_ms = ms if self.ttft_ms is None else 0.9 * self.ttft_ms + 0.1 * ms
+
+    def answered(self, status: int) -> None:
+        """The head of an answer came."""
         if status >= 500 or self.instance.state is not EngineState.READY:
             self.health.answered(status, time.monotonic())
             self.last_error = f"answered {status}" if status >= 500 else None

@@ -16,7 +16,10 @@ from functools import lru_cache
 _WORD = re.compile(r"\w+")
 _LANE = 4  # bytes; a lane overflows after 2**24 words of the greatest weight
 _MIDDLE = 127.5
-_WORD_WEIGHT, _SHORT_WORD_WEIGHT, _TEXT_WEIGHT = 4, 1, 1
+_WORD_WEIGHT, _COMMON_WORD_WEIGHT, _TEXT_WEIGHT = 4, 1, 1
+_COMMON_WORDS = frozenset(
+    "a an and are as at be by for from has have how i in is it of on or that the this to was with you".split()  # noqa: SIM905
+)
 
 
 def embed(model: str, text: str, dimension: int) -> bytes:
@@ -24,7 +27,7 @@ def embed(model: str, text: str, dimension: int) -> bytes:
     total = _lanes(f"{model}\x00text\x00{text}", dimension) * _TEXT_WEIGHT
     weights = _TEXT_WEIGHT
     for word in _WORD.findall(text.lower()):
-        weight = _WORD_WEIGHT if len(word) > 3 else _SHORT_WORD_WEIGHT
+        weight = _COMMON_WORD_WEIGHT if word in _COMMON_WORDS else _WORD_WEIGHT
         total += _lanes(f"{model}\x00{word}", dimension) * weight
         weights += weight
     sums = struct.unpack(f"<{dimension}I", total.to_bytes(dimension * _LANE, "little"))

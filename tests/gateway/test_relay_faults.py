@@ -23,6 +23,7 @@ def hang(wire: Wire) -> None:
 
 
 SAFE_FAILURES = {
+    "close after the head": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", then="close"),
     "reset": raw(b"", then="reset"),
     "close": raw(b"", then="close"),
     "garbage": raw(b"SSH-2.0-OpenSSH\r\n\r\n", then="close"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -96,16 +97,34 @@ def test_tei_accepts_nothing_more_after_sigterm_but_finishes() -> None:
     assert found[0].status_code == 200
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "plain"])
-def test_client_leaving_stops_the_generation_at_once(stream: bool) -> None:
-    with simulated_engine("vllm") as engine:
-        with engine.client() as client, pytest.raises(httpx.ReadTimeout):
-            with client.stream("POST", ROUTE, json=long_chat(30000, stream=stream), timeout=0.2) as answer:
-                answer.read()
-                # A stream's chunks come in time: it is left by us.
+def test_client_leaving_a_stream_stops_the_generation_at_once() -> None:
+    with simulated_engine("vllm") as engine, engine.client() as client:
+        with client.stream("POST", ROUTE, json=long_chat(30000, stream=True)) as stream:
+            next(stream.iter_lines())
         stats = engine.wait(disconnects=1, running=0, batched=0)
     assert (stats["requests"], stats["answered"], stats["aborted"]) == (1, 0, 1)
     assert stats["generated_tokens"] < 3000
+
+
+def test_client_leaving_before_a_plain_answer_stops_the_generation_at_once() -> None:
+    with simulated_engine("vllm") as engine, engine.client() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(ROUTE, json=long_chat(30000), timeout=0.2)
+        stats = engine.wait(disconnects=1, running=0, batched=0)
+    assert (stats["answered"], stats["aborted"]) == (0, 1)
+
+
+def test_head_of_a_stream_comes_at_once_and_its_first_event_with_the_first_token() -> None:
+    args = ("--max-num-seqs", "1", "--speed", "2")
+    with simulated_engine("vllm", *args) as engine, engine.client() as client:
+        with client.stream("POST", ROUTE, json=long_chat(30000, stream=True)) as first:
+            next(first.iter_lines())
+            with client.stream("POST", ROUTE, json=long_chat(2, stream=True)) as second:
+                assert second.status_code == 200
+                assert engine.stats()["waiting"] == 1
+                first.close()
+                text = "".join(second.iter_text())
+    assert text.endswith("data: [DONE]\n\n")
 
 
 def test_requests_are_kept_as_they_came() -> None:
@@ -165,6 +184,4 @@ def _until_refused(client: httpx.Client) -> httpx.Response:
 
 
 def _env() -> dict[str, str]:
-    import os
-
     return os.environ | {"PYTHONPATH": str(shapes.FIXTURES.parents[2])}

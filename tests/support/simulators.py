@@ -79,7 +79,7 @@ class SimulatedEngine:
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(**{"base_url": self.url, "trust_env": False, "timeout": 30, **options})
 
-    def faults(self, faults: Sequence[dict[str, Any]] = (), **switches: Any) -> None:
+    def faults(self, faults: Sequence[dict[str, Any]] = (), /, **switches: Any) -> None:
         """Set what goes wrong from now on: one fault as keywords, or several as a list. Replaces all before."""
         given: Any = list(faults) + ([switches] if switches else [])
         self._checked(self._control.post("/faults", json=given))

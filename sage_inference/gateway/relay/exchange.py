@@ -197,7 +197,7 @@ class Exchange:
         assert engine is not None
         assert connection is not None
         self.status = status
-        engine.answered(status, self.gateway.clock() - self.sent_at)
+        engine.answered(status)
         if status in RETRYABLE and self._may_retry():
             connection.discard()
             self._retry()
@@ -208,8 +208,6 @@ class Exchange:
                 self.streams = value.startswith(b"text/event-stream")
         if status >= 400 and engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
             self.held = []
-            return
-        self._move(Phase.DELIVERING)
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if self.held is not None:
@@ -219,6 +217,12 @@ class Exchange:
             elif sum(map(len, self.held)) > MAX_HELD:
                 self._let_go(b"".join(self.held), False)
             return
+        if self.phase is Phase.SENT and (piece or end):
+            # Not at the head: vLLM sends that at once, and the first token much later. Until then the
+            # request may still go elsewhere.
+            self._move(Phase.DELIVERING)
+            assert self.engine is not None
+            self.engine.first_byte(self.gateway.clock() - self.sent_at)
         if self.phase is Phase.DELIVERING:
             self._deliver(piece, end)
 
@@ -228,7 +232,13 @@ class Exchange:
             self._cut(detail)
             return
         self.held = None
-        if how is Broken.CLOSED and not self.fresh and connection is not None and connection.served:
+        if (
+            how is Broken.CLOSED
+            and not self.fresh
+            and connection is not None
+            and connection.served
+            and not self.head
+        ):
             # It lay idle, and the engine closed it as our request crossed: the engine never saw it.
             self._move(Phase.CONNECTING)
             self._connect()

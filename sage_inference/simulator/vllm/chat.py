@@ -121,6 +121,7 @@ class Chat:
     async def _stream(self, asked: Asked, choices: Sequence[Choice], reply: Reply) -> None:
         chunks = _Chunks(asked, self._core.fingerprint)
         await reply.begin()
+        await self._core.first_token(choices)
         for choice in choices:
             await reply.event(chunks.first(choice))
             if asked.tool:

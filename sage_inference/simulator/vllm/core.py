@@ -117,6 +117,10 @@ class Core:
         for choice in choices:
             await choice.generation.reach(choice.generation.output)
 
+    async def first_token(self, choices: Sequence[Choice]) -> None:
+        """A stream's head goes out at once, but its first event only with the first token."""
+        await choices[0].generation.reach(1)
+
     async def tokens(self, choices: Sequence[Choice]) -> AsyncIterator[tuple[Choice, int]]:
         """Every token as it comes: the choice and the token's number in it."""
         for number in range(max(choice.generation.output for choice in choices)):

@@ -54,6 +54,7 @@ class Messages:
 
     async def _stream(self, id_: str, model: str, choice: Choice, reply: Reply) -> None:
         await reply.begin()
+        await self._core.first_token([choice])
         opened = {**_message(id_, model, choice), "content": [], "stop_reason": None}
         await reply.event(frames.named_event({"type": "message_start", "message": opened}))
         block = {"type": "text", "text": ""}

@@ -42,6 +42,9 @@ class Responses:
 
     async def _stream(self, writer: _Writer, choice: Choice, reply: Reply) -> None:
         await reply.begin()
+        for event in writer.created():
+            await reply.event(event)
+        await self._core.first_token([choice])
         for event in writer.opening():
             await reply.event(event)
         async for _, number in self._core.tokens([choice]):
@@ -102,6 +105,12 @@ class _Writer:
             "output_messages": None,
         }
 
+    def created(self) -> list[bytes]:
+        return [
+            self._event("response.created", {"response": self.document(None)}),
+            self._event("response.in_progress", {"response": self.document(None)}),
+        ]
+
     def opening(self) -> list[bytes]:
         item: dict[str, Any] = {
             "id": self._item,
@@ -114,8 +123,6 @@ class _Writer:
         part = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
         place = {"content_index": 0, "item_id": self._item, "output_index": 0}
         return [
-            self._event("response.created", {"response": self.document(None)}),
-            self._event("response.in_progress", {"response": self.document(None)}),
             self._event("response.output_item.added", {"item": item, "output_index": 0}),
             self._event("response.content_part.added", {**place, "part": part}),
         ]

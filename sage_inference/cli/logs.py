@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -50,12 +50,16 @@ def logs(
 
 def _all_lines(path: Path, count: int, follow: bool, wanted: set[str] | None) -> Iterator[str]:
     last: deque[str] = deque(maxlen=count)
+    current: TextIO | None = None
     for part in _parts(path):
-        with part.open(encoding="utf-8", errors="replace") as file:
-            last.extend(line for line in file if _fits(line, wanted))
+        if current is not None:
+            current.close()
+        # The last one stays open: what follows is read on from here, and no line falls between.
+        current = part.open(encoding="utf-8", errors="replace")
+        last.extend(line for line in current if _fits(line, wanted))
     yield from last
     if follow:
-        for line in _followed(path):
+        for line in _followed(path, current):
             if _fits(line, wanted):
                 yield line
 
@@ -67,11 +71,8 @@ def _parts(path: Path) -> list[Path]:
     return [*old, path] if path.exists() else old
 
 
-def _followed(path: Path) -> Iterator[str]:
+def _followed(path: Path, file: TextIO | None) -> Iterator[str]:
     """Lines as they are written; a rotated log is read to its end, then the new one."""
-    file = path.open(encoding="utf-8", errors="replace") if path.exists() else None
-    if file is not None:
-        file.seek(0, 2)
     partial = ""
     while True:
         line = file.readline() if file is not None else ""

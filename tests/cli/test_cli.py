@@ -169,15 +169,17 @@ def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
     ) as follower:
-        assert follower.stdout is not None
-        assert "one" in follower.stdout.readline()
-        with current.open("a") as file:
-            file.write('{"message":"two"}\n')
-        assert "two" in follower.stdout.readline()
-        current.rename(logs / "inference.log.1")
-        current.write_text('{"message":"three"}\n')
-        assert "three" in follower.stdout.readline()
-        follower.terminate()
+        try:
+            assert follower.stdout is not None
+            assert "one" in follower.stdout.readline()
+            with current.open("a") as file:
+                file.write('{"message":"two"}\n')
+            assert "two" in follower.stdout.readline()
+            current.rename(logs / "inference.log.1")
+            current.write_text('{"message":"three"}\n')
+            assert "three" in follower.stdout.readline()
+        finally:
+            follower.kill()
 
 
 WORDS = st.sampled_from(

@@ -216,7 +216,7 @@ def test_streamed_chat_holds_the_same_text_and_usage(gateway: Gateway, real_engi
 
 
 def test_stream_arrives_while_the_engine_still_works(gateway: Gateway, real_engines: RealEngines) -> None:
-    body = {"model": real_engines.chat.model, "messages": HELLO, **LONG}
+    body = {"model": real_engines.chat.model, "messages": HELLO, **LONGER}
     with gateway.client() as client, client.stream("POST", CHAT, json=body) as answer:
         pieces = answer.iter_text()
         assert next(pieces).startswith("data: {")

@@ -121,7 +121,7 @@ def test_head_of_a_stream_comes_at_once_and_its_first_event_with_the_first_token
             next(first.iter_lines())
             with client.stream("POST", ROUTE, json=long_chat(2, stream=True)) as second:
                 assert second.status_code == 200
-                assert engine.stats()["waiting"] == 1
+                engine.wait(waiting=1)
                 first.close()
                 text = "".join(second.iter_text())
     assert text.endswith("data: [DONE]\n\n")

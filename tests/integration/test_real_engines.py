@@ -220,7 +220,6 @@ def test_stream_arrives_while_the_engine_still_works(gateway: Gateway, real_engi
     with gateway.client() as client, client.stream("POST", CHAT, json=body) as answer:
         pieces = answer.iter_text()
         assert next(pieces).startswith("data: {")
-        assert [one["in_flight"] for one in gateway.instances()] == [1, 0]
         assert "".join(pieces).endswith("data: [DONE]\n\n")
 
 

@@ -68,8 +68,8 @@ def check_backend(text: str) -> Backend:
         raise Invalid(f"{_FORM}, not {quote(text)}: it ends in what an address of an engine has not")
     host = parts["host"].strip("[]")
     try:
-        check_host(parts["host"])
         port = _port(parts["port"], _PORTS[scheme] if parts["scheme"] else None)
+        check_host(parts["host"])
     except Invalid as error:
         raise Invalid(f"{_FORM}, not {quote(text)}: {error.problem}") from None
     prefix = (parts["path"] or "").rstrip("/").removesuffix("/v1").rstrip("/")

@@ -37,7 +37,8 @@ class Builder:
         for key in known.values():
             if key.required and key.name not in values:
                 path = join((*steps, key.name))
-                raise self._error(node, (*steps, key.name), f"{path} is missing", key.doc)
+                hint = f"write {key.name}: {key.example}" if key.example else key.doc
+                raise self._error(node, (*steps, key.name), f"{path} is missing", hint)
         return cls(**values)
 
     def value(self, key: Key, shape: Shape, node: Node, steps: tuple[Step, ...]) -> Any:

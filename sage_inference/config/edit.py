@@ -4,49 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
-import tempfile
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
-
+from sage_inference.config import surgery, tree
+from sage_inference.config.build import Builder
 from sage_inference.config.errors import ConfigError, Invalid
 from sage_inference.config.load import parse, read_text
-from sage_inference.config.schema import Place, Step, join, locate
+from sage_inference.config.scalars import plain
+from sage_inference.config.schema import Place, join, locate, loose_steps, stands_alone
 from sage_inference.config.secrets import Secret
-from sage_inference.config.values import from_word
+from sage_inference.config.values import check_value, from_word
+
+# How long another process may hold the file; a change takes milliseconds.
+_PATIENCE_S = 10.0
 
 
 def set_value(path: Path, key: str, text: str) -> None:
-    """Set ``key`` (dotted) to ``text``, read as the key's type; lists and maps as YAML.
+    """Set ``key`` (dotted) to ``text``, read as the key's type; lists, maps and sections as YAML.
 
-    Raises ``ConfigError`` and leaves the file as it was, if the key, the value or the file is not valid.
+    Raises ``ConfigError`` and leaves the file as it was, if the key, the value or the result is not valid.
     """
     place = locate(key)
-    value = _value(place, text)
-    _change(path, lambda root: _put(root, place.steps, value, key))
+    value = _scalar(place, text) if place.shape.is_scalar else _collection(place, text)
+    _change(path, lambda before: _put(before, place, value, str(path)))
 
 
 def unset_value(path: Path, key: str) -> bool:
-    """Remove ``key`` from the file; False if it was not there."""
-    place = locate(key)
+    """Remove ``key`` from the file; False if it was not there. Raises ``ConfigError``."""
+    unknown: ConfigError | None = None
+    try:
+        steps = locate(key).steps
+    except ConfigError as error:
+        # A mistyped key in the file must be one that can be removed.
+        steps, unknown = loose_steps(key), error
+        if not steps:
+            raise
     removed = False
 
-    def drop(root: Any) -> None:
+    def drop(before: str) -> str:
         nonlocal removed
-        holder = _walk(root, place.steps[:-1])
-        last = place.steps[-1]
-        if isinstance(holder, dict) and last in holder:
-            removed = True
-            del holder[last]
-        elif isinstance(holder, list) and isinstance(last, int) and last < len(holder):
-            removed = True
-            del holder[last]
+        after = surgery.cut(before, steps, str(path))
+        removed = after is not None
+        if after is None and unknown:
+            raise unknown
+        return before if after is None else after
 
     _change(path, drop)
     return removed
@@ -55,7 +61,7 @@ def unset_value(path: Path, key: str) -> bool:
 def write_new(path: Path, text: str) -> None:
     """Write a file that must not be there yet. Raises ``ConfigError`` when it is."""
     with _alone(path) as target:
-        if target.exists():
+        if os.path.lexists(target):
             raise ConfigError(
                 "is there already", source=str(path), hint="sage inference config edit changes it"
             )
@@ -69,115 +75,148 @@ def replace_text(path: Path, text: str) -> None:
         _write(target, text)
 
 
-def _value(place: Place, text: str) -> Any:
-    if not place.shape.is_scalar:
-        try:
-            return YAML(typ="rt").load(text)
-        except YAMLError:
-            raise ConfigError(
-                f"the value of {join(place.steps)} is not YAML", key=join(place.steps)
-            ) from None
-    if place.shape.optional and text.strip() in ("null", "~"):
-        return None
+def _put(before: str, place: Place, value: Any, source: str) -> str:
+    """``before`` with the value, where an entry written as its one text alone becomes a section for it."""
+    *owner, last = place.steps
+    entry = surgery.find(before, tuple(owner), source) if owner else None
+    if isinstance(entry, tree.Scalar) and isinstance(entry.value, str):
+        section = locate(join(tuple(owner))).shape.section
+        alone = stands_alone(section) if section else None
+        if alone:
+            return surgery.put(before, tuple(owner), {alone.name: entry.value, last: value}, source)
+    return surgery.put(before, place.steps, value, source)
+
+
+def _scalar(place: Place, text: str) -> Any:
+    """The value of a word from a command line: text needs no quotes there, but may have them."""
+    name, stripped = join(place.steps), text.strip()
     try:
-        value = from_word(place.key, place.shape, text)
+        if stripped[:1] in ("'", '"'):
+            node = _read(name, stripped)
+            value = check_value(place.key, place.shape, node.value if isinstance(node, tree.Scalar) else None)
+        elif stripped and plain(stripped) is None:
+            value = check_value(place.key, place.shape, None)
+        elif place.shape.is_text and not place.key.format and stripped[:1] in ("[", "{"):
+            raise Invalid("must be text, not a list or a section", "put it in quotes")
+        else:
+            value = from_word(place.key, place.shape, text)
     except Invalid as error:
-        name = join(place.steps)
         raise ConfigError(f"{name} {error.problem}", key=name, hint=error.hint) from None
     return value.source if isinstance(value, Secret) else value
 
 
-def _change(path: Path, change: Callable[[Any], None]) -> None:
+def _collection(place: Place, text: str) -> Any:
+    name = join(place.steps)
+    node = _read(name, text) or tree.Scalar(None, "")
+    try:
+        Builder("").value(place.key, place.shape, node, place.steps)
+    except ConfigError as error:
+        # Its line and column are those of the word given, not of the file.
+        raise ConfigError(error.problem, key=error.key, hint=error.hint) from None
+    return tree.to_data(node)
+
+
+def _read(name: str, text: str) -> tree.Node | None:
+    try:
+        return tree.read(text, "")
+    except ConfigError as error:
+        raise ConfigError(f"the value of {name}: {error.problem}", key=name, hint=error.hint) from None
+
+
+def _change(path: Path, change: Callable[[str], str]) -> None:
     with _alone(path) as target:
         before = read_text(target) or ""
-        parse(before, str(path))  # a broken file is reported with its place, and not overwritten
-        yaml = YAML(typ="rt")
-        yaml.preserve_quotes = True
-        yaml.width = 10_000
-        yaml.indent(mapping=2, sequence=4, offset=2)
-        root = yaml.load(before)
-        bare = root is None
-        if bare:
-            root = CommentedMap()
-        change(root)
-        out = io.StringIO()
-        if root or not bare:
-            yaml.dump(root, out)
-        after = (before.rstrip("\n") + "\n" if bare and before.strip() else "") + out.getvalue()
-        parse(after, str(path))
+        after = change(before)
+        _validate(before, after, str(path))
         if after != before:
             _write(target, after)
 
 
-def _walk(root: Any, steps: tuple[Step, ...]) -> Any:
-    for step in steps:
-        try:
-            root = root[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return root
+def _validate(before: str, after: str, source: str) -> None:
+    """Raises ``ConfigError`` unless ``after`` is valid; line and column are those of the file as it stands."""
+    wrong = _mistake(after, source)
+    if wrong is None:
+        return
+    old = _mistake(before, source)
+    if old is not None and old.problem == wrong.problem:
+        raise old
+    raise ConfigError(wrong.problem, source=source if old else "", key=wrong.key, hint=wrong.hint)
 
 
-def _put(root: Any, steps: tuple[Step, ...], value: Any, key: str) -> None:
-    """Set the value, making the sections and entries on the way."""
-    here = root
-    for at, step in enumerate(steps):
-        last = at == len(steps) - 1
-        if isinstance(step, int):
-            if step > len(here):
-                raise ConfigError(
-                    f"{join(steps[:at])} has {len(here)} entries", key=key, hint=f"the next is [{len(here)}]"
-                )
-            if step == len(here):
-                here.append(None)
-        if last:
-            here[step] = value
-            return
-        if (here.get(step) if isinstance(here, dict) else here[step]) is None:
-            here[step] = CommentedSeq() if isinstance(steps[at + 1], int) else CommentedMap()
-        if isinstance(here[step], str):  # an entry written as its one text alone
-            raise ConfigError(f"{join(steps[: at + 1])} is a single text here", key=key, hint="config edit")
-        here = here[step]
+def _mistake(text: str, source: str) -> ConfigError | None:
+    try:
+        parse(text, source)
+    except ConfigError as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[Path]:
     """The real file behind a link, with no other editor of ours at work on it."""
-    target = Path(os.path.realpath(path))
+    descriptor = -1
     try:
+        target = Path(os.path.realpath(path))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(
-            target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", source=str(path)) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        sidecar = target.with_name(f".{target.name}.lock")
+        descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _lock(descriptor, path)
         yield target
+    # ValueError: a NUL in the path, or no name at its end.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be written: {reason}", source=str(path)) from None
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"another process has been changing it for {_PATIENCE_S:.0f} s",
+                    source=str(path),
+                    hint="end that one, then try again",
+                ) from None
+            time.sleep(0.01)
 
 
 def _write(target: Path, text: str) -> None:
     """All or nothing: a temporary file beside it, on disk before it takes the name."""
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-    temporary: str | None = None
+    # One name for all: what a killed process left is overwritten by the next, under the same lock.
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
+            _take_after(target, file.fileno())
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)  # noqa: PTH105 - a name, not a Path, is what mkstemp gives
-        temporary = None
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", source=str(target)) from None
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        os.close(folder)
+
+
+def _take_after(target: Path, descriptor: int) -> None:
+    """Mode and owner of the file that is replaced: root's edit must not take a file from its user."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

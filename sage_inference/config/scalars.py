@@ -50,7 +50,7 @@ def word(value: object) -> str:
             return repr(value)
         case str():
             bare = _UNQUOTED.fullmatch(value) and isinstance(plain(value), str)
-            return value if bare else json.dumps(value, ensure_ascii=not value.isprintable())
+            return value if bare else json.dumps(value, ensure_ascii=False)
         case dict():
             return "{" + ", ".join(f"{word(str(k))}: {word(v)}" for k, v in value.items()) + "}"
         case list() | tuple():

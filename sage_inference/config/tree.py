@@ -79,18 +79,19 @@ def read(text: str, source: str) -> Node | None:
     try:
         return _grow(text, source)
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, source) from None
+        raise _syntax_error(error, text, source) from None
     # ValueError and OverflowError: PyYAML's own slips over numbers in directives and escapes.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"not YAML: {str(error).splitlines()[0][:200]}", source=source) from None
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
+def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     words = [part for part in (error.problem, error.context) if part]
     problem = "not YAML: " + ascii(", ".join(words) or "cannot be read")[1:-1]
     place = Mark(mark.index, mark.line, mark.column) if mark else NOWHERE
-    hint = "indent with spaces, not tabs" if "\\t" in (error.problem or "") else None
+    tab = mark is not None and text[mark.index : mark.index + 1] == "\t"
+    hint = "indent with spaces, not tabs" if tab else None
     return error_at(source, place, problem, hint)
 
 

@@ -85,6 +85,87 @@ def test_a_bad_value_is_refused_and_the_file_is_as_it_was(
     assert file.read_text() == TEXT
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[2024-99-99]",
+        "[!!int x]",
+        "[" * 500,
+        "[" * 500 + "]" * 500,
+        "&a [*a]",
+        "[\udcff]",
+        "{a: 1, a: 2}",
+        "",
+        "]",
+    ],
+)
+def test_no_value_of_a_list_ends_in_anything_but_a_config_error(file: Path, value: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        set_value(file, "instances", value)
+    assert "\n" not in str(error.value)
+    assert file.read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "5", "1e3", "010", "~/x", "a: b", "# x", "'quoted'", '"quoted"', "é"]
+)
+def test_text_needs_no_quotes_on_a_command_line(file: Path, text: str) -> None:
+    set_value(file, "llm_model", text)
+    assert load(file, {}).llm_model == text.strip("'\"")
+
+
+def test_null_unsets_what_may_be_null_and_nothing_else(file: Path) -> None:
+    set_value(file, "llm_model", "m")
+    set_value(file, "llm_model", "null")
+    assert load(file, {}).llm_model is None
+    with pytest.raises(ConfigError, match="must be text, not null"):
+        set_value(file, "aliases.a", "null")
+
+
+def test_the_comment_about_a_key_does_not_go_with_its_neighbour(file: Path) -> None:
+    file.write_text(
+        "llm_model: a  # first\n# about instances\ninstances:\n- h:1  # one\n# about keys\napi_keys: []\n"
+    )
+    unset_value(file, "llm_model")
+    set_value(file, "instances", "[{url: h:2}, h:3]")
+    assert file.read_text() == (
+        "# about instances\ninstances:\n  - url: h:2\n  - h:3\n# about keys\napi_keys: []\n"
+    )
+
+
+def test_a_mistake_in_the_file_can_be_mended(file: Path) -> None:
+    file.write_text("scheduling: {policy: best}\nserver:\n  prot: 1 # c\n  port: 2\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key server\.prot"):
+        set_value(file, "scheduling.policy", "random")
+    file.write_text("scheduling: {policy: best}\n")
+    set_value(file, "scheduling.policy", "random")
+    file.write_text("server:\n  prot: 1 # c\n  port: 2\n")
+    assert unset_value(file, "server.prot")
+    assert file.read_text() == "server:\n  port: 2\n"
+    with pytest.raises(ConfigError, match=r"unknown key server\.prot; did you mean port"):
+        unset_value(file, "server.prot")
+
+
+def test_what_a_section_requires_stays(file: Path) -> None:
+    text = "instances:\n  - url: h:1\n    name: a\n"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"instances\[0\]\.url is missing"):
+        unset_value(file, "instances[0].url")
+    assert file.read_text() == text
+
+
+def test_an_entry_written_as_its_one_text_becomes_a_section(file: Path) -> None:
+    file.write_text("api_keys:\n  - env:K  # mine\n")
+    set_value(file, "api_keys[0].name", "me")
+    assert file.read_text() == "api_keys:\n  - key: env:K\n    name: me  # mine\n"
+
+
+def test_a_secret_is_not_quoted_in_an_error(file: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        set_value(file, "api_keys", "[{key: sk-very-secret, name: [sk-very-secret]}]")
+    assert "sk-very-secret" not in str(error.value)
+
+
 def test_a_corrupted_file_is_reported_with_its_place_and_not_overwritten(file: Path) -> None:
     file.write_text("server: {port: 1\nb: [")
     with pytest.raises(ConfigError, match=r"config\.yaml:\d+:\d+: "):
@@ -98,6 +179,30 @@ def test_a_link_is_followed_not_replaced(tmp_path: Path, file: Path) -> None:
     set_value(link, "server.port", "9002")
     assert link.is_symlink()
     assert "9002" in file.read_text()
+
+
+def test_mode_and_line_breaks_stay(file: Path) -> None:
+    file.write_bytes(b"llm_model: a\r\nembedding_model: b\r\n")
+    file.chmod(0o640)
+    set_value(file, "llm_model", "c")
+    assert file.read_bytes() == b"llm_model: c\r\nembedding_model: b\r\n"
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["nul\0l", "x" * 300, "config.yaml/below", "."])
+def test_a_place_that_cannot_be_written_is_told(file: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be"):
+        set_value(file.parent / name, "llm_model", "m")
+
+
+def test_changes_made_at_once_are_all_kept(file: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sage_inference.config.edit import set_value\n"
+        "for n in range(10): set_value(Path(sys.argv[1]), f'aliases.{sys.argv[2]}-{n}', 'm')"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(file), str(who)]) for who in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    assert set(load(file, {}).aliases) == {"a", *(f"{who}-{n}" for who in range(4) for n in range(10))}
 
 
 def test_a_file_is_never_made_twice(file: Path) -> None:
@@ -129,6 +234,53 @@ def test_a_kill_at_any_instant_leaves_a_valid_file(file: Path) -> None:
             os.kill(writer.pid, signal.SIGKILL)
         settings = load(file, {})
         assert settings.server.port == 9000
+    set_value(file, "llm_model", "m")  # nor does a killed writer's lock or litter stay
+    assert {p.name for p in file.parent.iterdir()} == {"config.yaml", ".config.yaml.lock"}
+
+
+_EVERY_STEP = """
+import itertools, os, signal, sys
+from pathlib import Path
+from sage_inference.config import edit
+from sage_inference.config.load import load
+
+path = Path(sys.argv[1])
+
+def dies_at(step):
+    lines = itertools.count()
+    def trace(frame, event, argument):
+        if event == "line" and next(lines) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+
+write = edit._write
+for step in itertools.count():
+    pid = os.fork()
+    if not pid:
+        def traced(target, text):
+            dies_at(step)
+            write(target, text)
+            sys.settrace(None)
+        edit._write = traced
+        edit.set_value(path, "llm_model", "m" * 300)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert load(path, {}).server.port == 9000, step
+    if os.WIFEXITED(status):
+        break
+    edit.set_value(path, "llm_model", "short")
+print(step)
+"""
+
+
+def test_a_kill_at_every_step_of_the_writing_leaves_a_valid_file(file: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _EVERY_STEP, str(file)], capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert int(ended.stdout) > 20  # lines, each of which was the last of one process
+    assert load(file, {}).llm_model == "m" * 300
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_litter(file: Path) -> None:

@@ -1,0 +1,226 @@
+"""Changing one value in YAML text and nothing else: every other byte stays, comments above all.
+
+Libraries that write YAML back hang each comment on the key *before* it, so that the comment about a key is
+lost with its neighbour. Here the text itself is cut and spliced, at the places that the tree knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.scalars import is_block, lines, word
+from sage_inference.config.schema import Step, join
+from sage_inference.config.tree import Mapping, Node, Scalar, Sequence, read, to_data
+
+Steps = tuple[Step, ...]
+
+
+def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
+    """``text`` with ``value`` at ``steps``; sections missing on the way are made. Raises ``ConfigError``."""
+    root = read(text, source)
+    data = _changed(to_data(root), steps, value)
+    return _proven(_Surgeon(text).put(root, steps, data), data, steps)
+
+
+def find(text: str, steps: Steps, source: str = "") -> Node | None:
+    """What is at ``steps``, None where there is nothing. Raises ``ConfigError``."""
+    return _at(read(text, source), steps)
+
+
+def cut(text: str, steps: Steps, source: str = "") -> str | None:
+    """``text`` without what is at ``steps``; None if it was not there. Raises ``ConfigError``."""
+    root = read(text, source)
+    holder = _at(root, steps[:-1])
+    if not isinstance(holder, Mapping | Sequence) or _child(holder, steps[-1]) is None:
+        return None
+    if len(steps) > 1 and len(_children(holder)) == 1:
+        # What is left is an empty section; comments in it stay.
+        return put(text, steps[:-1], {} if isinstance(holder, Mapping) else [], source)
+    data = _without(to_data(root), steps)
+    return _proven(_Surgeon(text).cut(holder, steps[-1]), data, steps)
+
+
+def _changed(data: Any, steps: Steps, value: Any) -> Any:
+    """``data`` with ``value`` at ``steps``. Raises ``ConfigError`` for an index beyond a list's end."""
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    if isinstance(step, str):
+        entries = dict(data) if isinstance(data, dict) else {}
+        return entries | {step: _changed(entries.get(step), rest, value)}
+    items = list(data) if isinstance(data, list) else []
+    if step > len(items):
+        raise ConfigError(
+            f"entry [{step}] cannot be set: the list has {len(items)} entries",
+            hint=f"the next is [{len(items)}]",
+        )
+    items[step : step + 1] = [_changed(items[step] if step < len(items) else None, rest, value)]
+    return items
+
+
+def _without(data: Any, steps: Steps) -> Any:
+    copy: Any = dict(data) if isinstance(data, dict) else list(data)
+    if len(steps) == 1:
+        del copy[steps[0]]
+    else:
+        copy[steps[0]] = _without(copy[steps[0]], steps[1:])
+    return copy
+
+
+def _proven(text: str, data: Any, steps: Steps) -> str:
+    """``text``, if it says ``data`` and nothing else: the guard against forms of YAML not thought of here."""
+    try:
+        said = to_data(read(text, ""))
+    except ConfigError:
+        said = ...
+    if repr(said or None) != repr(data or None):
+        raise ConfigError(
+            f"{join(steps)} cannot be changed in place, the way the file is written",
+            key=join(steps),
+            hint="sage inference config edit opens it in an editor",
+        )
+    return text
+
+
+def _children(node: Mapping | Sequence) -> list[tuple[Step, Node]]:
+    if isinstance(node, Mapping):
+        return [(name.text, value) for name, value in node.entries]
+    return list(enumerate(node.items))
+
+
+def _child(node: Node | None, step: Step) -> Node | None:
+    if not isinstance(node, Mapping | Sequence):
+        return None
+    return next((value for name, value in _children(node) if name == step), None)
+
+
+def _at(node: Node | None, steps: Steps) -> Node | None:
+    for step in steps:
+        node = _child(node, step)
+    return node
+
+
+class _Surgeon:
+    """The operations on one text. An end is the offset just behind the last character that says something."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.newline = "\r\n" if "\r\n" in text else "\n"
+
+    def put(self, root: Node | None, steps: Steps, data: Any) -> str:
+        """The text that says ``data``, which differs from what it says now at ``steps`` alone."""
+        if root is None or (isinstance(root, Scalar) and root.value is None):
+            return self._closed(self.text) + self._block(data, 0) + self.newline
+        holder: Node | None = None
+        node = root
+        for at, step in enumerate(steps):
+            below = _child(node, step)
+            if below is None:
+                if isinstance(node, Mapping | Sequence) and _children(node):
+                    new = {step: data[step]} if isinstance(node, Mapping) else [data[step]]
+                    return self._insert(node, new)
+                # Empty, null, or an entry written as its one text alone: written anew, with all it holds now.
+                return self._replace(holder, node, steps[at - 1], data)
+            holder, node, data = node, below, data[step]
+        return self._replace(holder, node, steps[-1], data)
+
+    def cut(self, holder: Mapping | Sequence, step: Step) -> str:
+        """The text without one of several entries of ``holder``."""
+        starts = [self._start(holder, name) for name, _ in _children(holder)]
+        names = [name for name, _ in _children(holder)]
+        at = names.index(step)
+        start, end = starts[at], self._end(_children(holder)[at][1])
+        following = starts[at + 1] if at + 1 < len(starts) else None
+        if not holder.flow:
+            return self._cut_lines(start, end, following)
+        if following is not None:
+            return self.text[:start] + self.text[following:]
+        previous = self._end(_children(holder)[at - 1][1]) if at else start
+        return self.text[:previous] + self.text[end:]
+
+    def _cut_lines(self, start: int, end: int, following: int | None) -> str:
+        """Without the lines of an entry, and the comment beside it; comments between entries stay."""
+        first, rest = self._line_start(start), self._line_end(end)
+        if following is None or not self.text[first:start].strip():
+            return self.text[:first] + self.text[rest:]
+        # The first key of a list's entry shares its line with the dash, which is left to the next key.
+        comments = self.text[rest : self._line_start(following)].strip()
+        lead = comments + self.newline + " " * (start - first) if comments else ""
+        return self.text[:start] + lead + self.text[following:]
+
+    def _replace(self, holder: Node | None, node: Node, step: Step, data: Any) -> str:
+        start, end = node.start.index, self._end(node)
+        if holder is None:  # the whole document is an empty section
+            return self.text[:start] + self._block(data, 0) + self.text[end:]
+        if isinstance(holder, Mapping):
+            key = next(name for name, _ in holder.entries if name.text == step)
+            if not holder.flow:
+                return self._replace_beside(key, node, data)
+        if start == end and self.text[start - 1 : start] in (":", "-"):
+            return self.text[:start] + " " + word(data) + self.text[end:]
+        inline = not is_block(data) or isinstance(holder, Mapping) or holder.flow  # type: ignore[union-attr]
+        new = word(data) if inline else self._block(data, node.start.column).lstrip()
+        return self.text[:start] + new + self.text[end:]
+
+    def _replace_beside(self, key: Scalar, node: Node, data: Any) -> str:
+        """The value of ``key: value`` in a block; comments beside the key and above its value stay."""
+        start, end = node.start.index, self._end(node)
+        colon = self.text.find(":", key.end.index) + 1
+        block = is_block(data)
+        inline = "" if block else " " + word(data)
+        below = self._block(data, key.start.column + 2) + self.newline if block else ""
+        rest = self._line_end(end)
+        if node.start.line == key.end.line:
+            tail = self.text[end:rest]
+            return (
+                self.text[:colon]
+                + inline
+                + (self._closed(tail) if block else tail)
+                + below
+                + self.text[rest:]
+            )
+        first = self._line_start(start)
+        return self.text[:colon] + inline + self.text[colon:first] + below + self.text[rest:]
+
+    def _insert(self, node: Mapping | Sequence, new: Any) -> str:
+        """Behind the last entry of a collection, in the collection's own form."""
+        end = self._end(_children(node)[-1][1])
+        if node.flow:
+            return self.text[:end] + ", " + word(new)[1:-1] + self.text[end:]
+        rest = self._line_end(end)
+        return (
+            self._closed(self.text[:rest])
+            + self._block(new, node.start.column)
+            + self.newline
+            + self.text[rest:]
+        )
+
+    def _start(self, holder: Mapping | Sequence, step: Step) -> int:
+        """Where an entry starts: at its key, at its dash, or in ``[ ]`` at itself."""
+        if isinstance(holder, Mapping):
+            return next(name for name, _ in holder.entries if name.text == step).start.index
+        start = holder.items[int(step)].start.index
+        return start if holder.flow else self.text.rfind("-", 0, start)
+
+    def _end(self, node: Node) -> int:
+        """A node's end; the parser's own for a block lies behind the comments that follow it."""
+        if isinstance(node, Scalar):
+            return len(self.text[: node.end.index].rstrip()) if node.block else node.end.index
+        inner = _children(node)
+        return self._end(inner[-1][1]) if inner and not node.flow else node.end.index
+
+    def _block(self, data: Any, column: int) -> str:
+        return self.newline.join(" " * column + line for line in lines(data))
+
+    def _closed(self, text: str) -> str:
+        """``text`` with its last line ended; nothing stays nothing if no line was begun."""
+        return text if text.endswith("\n") or not (text or self.text) else text + self.newline
+
+    def _line_start(self, at: int) -> int:
+        return self.text.rfind("\n", 0, at) + 1
+
+    def _line_end(self, at: int) -> int:
+        """Just behind the break of the line that holds ``at``."""
+        found = self.text.find("\n", at)
+        return len(self.text) if found < 0 else found + 1

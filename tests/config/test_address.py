@@ -1,0 +1,98 @@
+"""Addresses of engines and of the gateway."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_inference.config.address import Backend, is_loopback, parse_backend, reaches
+from sage_inference.config.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        ("http://h:8001", Backend("http", "h", 8001)),
+        ("http://h:8001/v1", Backend("http", "h", 8001)),
+        ("h:8001/v1/", Backend("http", "h", 8001)),
+        ("https://h", Backend("https", "h", 443)),
+        ("HTTP://h", Backend("http", "h", 80)),
+        ("https://h/openai/v1", Backend("https", "h", 443, "/openai")),
+        ("[::1]:9", Backend("http", "::1", 9)),
+        ("http://my_engine:1", Backend("http", "my_engine", 1)),
+    ],
+)
+def test_an_address_is_read(text: str, backend: Backend) -> None:
+    assert parse_backend(text) == backend
+    assert parse_backend(backend.base_url) == backend
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "port is missing"),
+        ("h", "port is missing"),
+        ("8001", "port is missing"),
+        (":8001", "host is missing"),
+        ("h:0", "from 1 to 65535"),
+        ("h:65536", "from 1 to 65535"),
+        ("h:８", "from 1 to 65535"),
+        ("ftp://h:1", "only http and https"),
+        ("http://h:1/?q", "must be http://host:port"),
+        ("http://h:1/a b", "must be http://host:port"),
+        ("http://h:1\n", "must be http://host:port"),
+        ("::1:8001", "must be http://host:port"),
+        ("300.1.1.1:1", "must be http://host:port"),
+        ("file:///etc/passwd", "only http and https"),
+    ],
+)
+def test_a_mistyped_address_is_told(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_backend(text)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_backend("http://me:hunter2@h:1")
+    assert "hunter2" not in str(error.value)
+
+
+@given(st.text(max_size=40) | st.text("htp:/[]@.0123456789a", max_size=30))
+def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
+    try:
+        backend = parse_backend(text)
+    except ConfigError:
+        return
+    assert 1 <= backend.port <= 65535
+    assert parse_backend(backend.base_url).identity == backend.identity
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("h", False),
+    ],
+)
+def test_loopback_is_known(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "reached"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", True),
+        ("localhost:8000", "127.0.0.1", True),
+        ("127.0.0.1:8000", "0.0.0.0", True),
+        ("127.0.0.1:8001", "127.0.0.1", False),
+        ("127.0.0.2:8000", "127.0.0.1", False),
+        ("h:8000", "0.0.0.0", False),
+    ],
+)
+def test_our_own_address_is_recognised(url: str, host: str, reached: bool) -> None:
+    assert reaches(parse_backend(url), host, 8000) is reached

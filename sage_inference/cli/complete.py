@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import typer
+
 PROGRAMS = ("sage", "sage-inference")
+FORMATS = ("table", "json", "yaml")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def variable(program: str) -> str:
@@ -20,9 +24,11 @@ def asked(program: str) -> bool:
 def prepare(program: str) -> None:
     """Teach Typer the shells, if one asks."""
     if asked(program):
-        from typer._completion_classes import completion_init
+        from typer import _completion_classes as shells_of_typer
 
-        completion_init()
+        # It would import Rich (140 ms, at each press of the key) to strip markup, of which our help has none.
+        vars(shells_of_typer)["_sanitize_help_text"] = str
+        shells_of_typer.completion_init()
 
 
 def script(shell: str, program: str) -> str:
@@ -53,4 +59,20 @@ log_levels = _of("LOG_LEVELS")
 
 
 def formats(incomplete: str) -> list[str]:
-    return [word for word in ("table", "json", "yaml") if word.startswith(incomplete)]
+    return [word for word in FORMATS if word.startswith(incomplete)]
+
+
+def shells(incomplete: str) -> list[str]:
+    return [word for word in SHELLS if word.startswith(incomplete)]
+
+
+def config_values(context: typer.Context, incomplete: str) -> list[str]:
+    """The choices of the key that stands before, where it has any."""
+    from sage_inference.config.schema import locate
+
+    given = context.params.get("key_option") or context.params.get("key")
+    if not given:
+        return []
+    place = locate(str(given))
+    words = ("true", "false") if place.shape.kind == "boolean" else place.key.choices or ()
+    return [word for word in words if word.startswith(incomplete)]

@@ -7,15 +7,16 @@ from typing import Annotated
 import typer
 
 from sage_inference.cli import terminal
+from sage_inference.cli.complete import SHELLS, shells
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import SHELLS, check_choice
+from sage_inference.cli.options import check_choice
 
 app = plain_app()
 
 
 @app.command(cls=PlainCommand)
 def completion(
-    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.", autocompletion=shells)],
     program: Annotated[str, typer.Option(metavar="NAME", help="sage or sage-inference.")] = "sage",
 ) -> None:
     """Print the completion script of a shell.

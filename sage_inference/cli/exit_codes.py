@@ -18,10 +18,10 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.DONE: "done (status: running)",
-    ExitCode.FAILED: "failed (status: dead, but its lock or pidfile is left; or it does not answer)",
+    ExitCode.FAILED: "failed (status: dead, but its lock or pidfile is left)",
     ExitCode.USAGE: "wrong usage",
-    ExitCode.NOT_RUNNING: "status, reload, restart: not running",
-    ExitCode.UNKNOWN: "status: unknown",
+    ExitCode.NOT_RUNNING: "not running (status, reload)",
+    ExitCode.UNKNOWN: "unknown (status: it does not answer)",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 

@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
+from sage_inference.cli.complete import formats
 from sage_inference.cli.errors import usage
 
 WHERE = "Files"
 OUTPUT = "Output"
-
-FORMATS = ("table", "json", "yaml")
-SHELLS = ("bash", "zsh", "fish")
 
 # Not a Path in the signature: Typer would look at the file system, and complain in other words than ours.
 ConfigFile = Annotated[
@@ -38,7 +36,14 @@ NoColor = Annotated[
 ]
 Format = Annotated[
     str,
-    typer.Option("--output", "-o", metavar="FORMAT", help="table, json or yaml.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT",
+        help="table, json or yaml.",
+        autocompletion=formats,
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 

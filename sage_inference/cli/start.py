@@ -101,7 +101,7 @@ def start(
     if api_key is not None and Secret(api_key).is_literal:
         terminal.warn(
             "a key on the command line is there for all users of this machine to read",
-            "env:NAME or file:PATH",
+            "give env:NAME or file:PATH instead",
         )
     flags = Flags(
         llm_model=llm_model,
@@ -146,9 +146,8 @@ def announce(status: dict[str, Any], log_file: Any) -> None:
         terminal.say(f"engines are simulated: {', '.join(simulated)}")
     for each in instances:
         if each["state"] != "ready":
-            terminal.warn(
-                f"instance {each['name']} at {each['url']} is {each['state']}: {each['last_error']}"
-            )
+            why = f": {each['last_error']}" if each["last_error"] else ""
+            terminal.warn(f"instance {each['name']} at {each['url']} is {each['state']}{why}")
     if not instances:
         terminal.warn("no engines are configured", "start --simulate, --llm-backend URL, or config edit")
     terminal.say(f"log: {log_file}")

@@ -21,7 +21,7 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
     """Show whether the gateway runs, and its engines.
 
     \b
-    Exit codes: 0 running, 3 not running, 1 dead with its lock or pidfile left or not answering, 4 unknown.
+    Exit codes: 0 running, 1 dead with its lock or pidfile left, 3 not running, 4 it does not answer.
     """
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import control

@@ -27,7 +27,7 @@ def colour_choice(args: Sequence[str], environ: Mapping[str, str] | None = None)
 
 def say(text: str, *, style: str | None = None) -> None:
     """Part of the answer: a line on stdout."""
-    typer.secho(text, fg=style)
+    typer.echo(typer.style(text, fg=style) if style else text)
 
 
 def talk(text: str) -> None:

@@ -160,6 +160,22 @@ def test_logs_survive_junk_rotation_and_levels(tmp_path: Path) -> None:
     assert sage(tmp_path, "logs", "-n", "1").stdout.split(" ")[-1] == "least\n"
 
 
+def test_all_lines_of_the_log_can_be_asked_for(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "inference.log").write_text('{"message":"one"}\n')
+    assert sage(tmp_path, "logs", "-n", str(10**21)).stdout == "one\n"
+
+
+def test_a_logged_value_cannot_forge_a_line_or_steer_the_terminal(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "inference.log").write_text(json.dumps({"message": "a\x1b[2J\nerror b", "exception": "x\n\x1b"}))
+    with (logs / "inference.log").open("a") as file:
+        file.write("\n")
+    assert sage(tmp_path, "logs").stdout == "a\\x1b[2J\\nerror b\n  x\n  \\x1b\n"
+
+
 def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -169,17 +185,15 @@ def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
     with subprocess.Popen(
         command, env=clean_environment(tmp_path), stdout=subprocess.PIPE, text=True
     ) as follower:
-        try:
-            assert follower.stdout is not None
-            assert "one" in follower.stdout.readline()
-            with current.open("a") as file:
-                file.write('{"message":"two"}\n')
-            assert "two" in follower.stdout.readline()
-            current.rename(logs / "inference.log.1")
-            current.write_text('{"message":"three"}\n')
-            assert "three" in follower.stdout.readline()
-        finally:
-            follower.kill()
+        assert follower.stdout is not None
+        assert "one" in follower.stdout.readline()
+        with current.open("a") as file:
+            file.write('{"message":"two"}\n')
+        assert "two" in follower.stdout.readline()
+        current.rename(logs / "inference.log.1")
+        current.write_text('{"message":"three"}\n')
+        assert "three" in follower.stdout.readline()
+        follower.terminate()
 
 
 WORDS = st.sampled_from(
@@ -189,36 +203,86 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["server", "port", "instances", "url", "api_keys", "aliases"])
+            | st.text(max_size=5),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+CONFIGS = st.none() | st.text(max_size=80) | YAML.map(json.dumps)
+START = st.sampled_from(
+    ["--port", "--host", "--api-key", "--llm-backend", "--embedding-backend", "--scheduling-policy", "--log-level",
+     "--config", "--insecure", "--simulate", "--background", "--llm-model", "8000", "127.0.0.1", "env:HOME", "file:", "::1"]
+)  # fmt: skip
+
+
+def status_of(args: list[str], home: Path, config: str | None) -> int:
+    """The exit status of a command line that runs in this process; none may end in an error nobody foresaw."""
+    if config is not None:
+        (home / "config.yaml").write_text(config, encoding="utf-8", errors="replace")
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAGE_INFERENCE_HOME", str(home))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(args, program="sage")
+    said = out.getvalue() + err.getvalue()
+    assert "Traceback" not in said
+    assert "this is a bug" not in said
+    return code
+
+
 @settings(max_examples=150, deadline=None)
-@given(args=st.lists(WORDS | st.text(max_size=12), max_size=6), config=st.text(max_size=80) | st.none())
+@given(args=st.lists(WORDS | st.text(max_size=12), max_size=6), config=CONFIGS)
 def test_no_command_line_and_no_file_end_in_a_traceback(
     args: list[str], config: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if {"start", "restart", "edit", "--follow", "-f"} & set(args):  # these would really do something
         args = [*args, "--nope"]
-    home = tmp_path_factory.mktemp("fuzz")
-    if config is not None:
-        (home / "config.yaml").write_text(config, encoding="utf-8", errors="replace")
-    out, err = io.StringIO(), io.StringIO()
-    before = os.environ.get("SAGE_INFERENCE_HOME")
-    os.environ["SAGE_INFERENCE_HOME"] = str(home)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(args, program="sage")
-    finally:
-        os.environ.pop("SAGE_INFERENCE_HOME")
-        if before is not None:
-            os.environ["SAGE_INFERENCE_HOME"] = before
-    assert code in (0, 1, 2, 3, 4)
-    assert "Traceback" not in out.getvalue() + err.getvalue()
-    assert "unexpected" not in err.getvalue()
+    assert status_of(args, tmp_path_factory.mktemp("fuzz"), config) in (0, 1, 2, 3, 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(options=st.lists(START | st.text(max_size=12), max_size=6))
+def test_no_options_of_start_end_in_a_traceback(
+    options: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With a broken file, so that nothing is started."""
+    args = ["inference", "start", *(word for word in options if word not in ("--help", "-h", "--version"))]
+    assert status_of(args, tmp_path_factory.mktemp("fuzz"), "nope: 1") in (1, 2)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [b"\xff\xfe"],
+        [b"config", b"get", b"\xff"],
+        [b"config", b"set", b"llm_model", b"\xff"],
+        [b"status", b"--config", b"\xff\n"],
+        [b"config", b"--config", b"/dev/zero"],
+        [b"config", b"--config", b"/"],
+        [b"logs", b"-n", b"-1"],
+    ],
+)
+def test_bytes_that_are_no_text_end_in_an_error(tmp_path: Path, args: list[bytes]) -> None:
+    command = [os.fsencode(sys.executable), b"-m", b"sage_inference", b"inference", *args]
+    ended = subprocess.run(command, env=clean_environment(tmp_path), capture_output=True, check=False)
+    assert ended.returncode in (1, 2)
+    assert ended.stderr.startswith(b"error: ")
+    assert b"this is a bug" not in ended.stderr
 
 
 def test_status_and_help_load_neither_the_web_stack_nor_rich(tmp_path: Path) -> None:
     code = (
         "import sys; from sage_inference.cli.main import main; main(['inference', 'status'], program='sage');"
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
-        "{'uvicorn', 'starlette', 'httpx', 'httptools', 'uvloop', 'ruamel', 'msgspec', 'psutil'}))"
+        "{'uvicorn', 'starlette', 'httpx', 'httptools', 'uvloop', 'rich', 'msgspec', 'psutil'}))"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code],

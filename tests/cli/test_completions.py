@@ -28,6 +28,12 @@ def test_the_scripts_in_the_repository_are_those_the_program_prints(shell: str, 
         ("sage inference st", {"start", "stop", "status"}),
         ("sage inference config set scheduling.", {"scheduling.policy", "scheduling.retries"}),
         ("sage inference start --scheduling-policy r", {"round_robin", "random"}),
+        ("sage inference config set scheduling.policy po", {"power_of_two"}),
+        ("sage inference config set --key server.insecure --value ", {"true", "false"}),
+        ("sage inference config set nope ", set()),
+        ("sage inference config show --output ", {"table", "json", "yaml"}),
+        ("sage inference logs --level w", {"warning"}),
+        ("sage completion z", {"zsh"}),
         ("sage inference nope ", set()),
     ],
 )
@@ -39,3 +45,24 @@ def test_words_are_offered(tmp_path: Path, words: str, offered: set[str]) -> Non
     shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert set(shown.stdout.split()) == offered
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_that_waits_does_not_wait_for_rich(tmp_path: Path, shell: str) -> None:
+    words = "sage inference st"
+    env = clean_environment(
+        tmp_path,
+        _SAGE_COMPLETE=f"complete_{shell}",
+        COMP_WORDS=words,
+        COMP_CWORD="2",
+        _TYPER_COMPLETE_ARGS=words,
+        _TYPER_COMPLETE_FISH_ACTION="get-args",
+    )
+    code = (
+        "import atexit, sys; sys.argv[0] = 'sage';"
+        "atexit.register(lambda: print('loaded', sorted({'rich', 'pydantic'} & set(sys.modules))));"
+        "from sage_inference.cli.main import main; sys.exit(main([]))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert "status" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "loaded []"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,33 +24,50 @@ def edit(file: ConfigFile = None, no_color: NoColor = False) -> None:
     Opens $VISUAL or $EDITOR on a copy, which takes the file's place once it is valid.
     """
     from sage_inference.config.document import commented_file
-    from sage_inference.config.edit import replace_text
-    from sage_inference.config.errors import ConfigError
     from sage_inference.config.paths import Paths
 
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    editor = _editor()
     path = Paths.resolve(as_path(file)).config_file
+    before = path.read_bytes() if path.exists() else commented_file().encode()
     descriptor, name = tempfile.mkstemp(prefix="sage-", suffix=".yaml")
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(before)
     copy = Path(name)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(path.read_text(encoding="utf-8") if path.exists() else commented_file())
-    before = copy.read_bytes()
+    try:
+        _open(editor, name)
+        unchanged = path.exists() and copy.read_bytes() == before
+    except (Failure, OSError):
+        copy.unlink(missing_ok=True)
+        raise
+    if not unchanged:
+        _take_over(copy, path)
+    copy.unlink()
+    terminal.talk(f"{path}: {'not changed' if unchanged else 'saved'}")
+
+
+def _editor() -> str:
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not chosen and not sys.stdin.isatty():
+        raise Failure("there is no terminal for an editor", "set VISUAL or EDITOR, or use config set")
+    return chosen or "vi"
+
+
+def _open(editor: str, name: str) -> None:
     try:
         status = subprocess.call([*shlex.split(editor), name])  # noqa: S603 - the user's own editor
     except (OSError, ValueError) as error:
-        copy.unlink()
-        raise Failure(f"editor {editor!r} cannot be run: {error}", "set VISUAL or EDITOR") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Failure(f'editor "{editor}" cannot be run: {reason}', "set VISUAL or EDITOR") from None
     if status != 0:
-        copy.unlink()
         raise Failure(f"the editor ended with status {status}; nothing was changed")
-    after = copy.read_bytes()
-    if after == before and path.exists():
-        copy.unlink()
-        terminal.talk(f"{path}: not changed")
-        return
+
+
+def _take_over(copy: Path, path: Path) -> None:
+    from sage_inference.config.edit import replace_text
+    from sage_inference.config.errors import ConfigError
+    from sage_inference.config.load import read_text
+
     try:
-        replace_text(path, after.decode("utf-8", "replace"))
+        replace_text(path, read_text(copy) or "")
     except ConfigError as error:
-        raise Failure(f"{error}", f"the file is as it was; your text is in {name}", "config") from None
-    copy.unlink()
-    terminal.talk(f"{path}: saved")
+        raise Failure(f"{error}", f"the file is as it was; your text is in {copy}", "config") from None

@@ -17,7 +17,7 @@ class ConfigGroup(LazyGroup):
         "show": Lazy(f"{_HERE}.show", "Show the effective configuration.", _LOOK),
         "get": Lazy(f"{_HERE}.get", "Print the value of one key.", _LOOK),
         "set": Lazy(f"{_HERE}.set", "Set a key in the file.", _CHANGE),
-        "unset": Lazy(f"{_HERE}.unset", "Remove a key from the file.", _CHANGE),
+        "unset": Lazy(f"{_HERE}.unset", "Remove a key from the file; its default holds again.", _CHANGE),
         "edit": Lazy(f"{_HERE}.edit", "Edit the file; a broken one is not kept.", _CHANGE),
         "path": Lazy(f"{_HERE}.path", "Print where the file is.", _FILE),
         "validate": Lazy(f"{_HERE}.validate", "Check the file and what it refers to.", _FILE),

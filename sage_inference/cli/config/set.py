@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sage_inference.cli import terminal
-from sage_inference.cli.complete import config_keys
+from sage_inference.cli.complete import config_keys, config_values
 from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
@@ -21,9 +21,15 @@ def set_(
         str | None,
         typer.Argument(metavar="KEY", help="Dotted, as scheduling.policy.", autocompletion=config_keys),
     ] = None,
-    value: Annotated[str | None, typer.Argument(metavar="VALUE", help="As in YAML.")] = None,
-    key_option: Annotated[str | None, typer.Option("--key", metavar="KEY", help="The key.")] = None,
-    value_option: Annotated[str | None, typer.Option("--value", metavar="VALUE", help="The value.")] = None,
+    value: Annotated[
+        str | None, typer.Argument(metavar="VALUE", help="As in YAML.", autocompletion=config_values)
+    ] = None,
+    key_option: Annotated[
+        str | None, typer.Option("--key", metavar="KEY", help="The key.", autocompletion=config_keys)
+    ] = None,
+    value_option: Annotated[
+        str | None, typer.Option("--value", metavar="VALUE", help="The value.", autocompletion=config_values)
+    ] = None,
     file: ConfigFile = None,
     no_color: NoColor = False,
 ) -> None:
@@ -31,17 +37,19 @@ def set_(
 
     Comments and order stay; a value the key does not take is refused. sage inference reload takes it over.
 
-    \\b
+    \b
     Examples:
       sage inference config set llm_model qwen2.5-7b
       sage inference config set --key scheduling.policy --value round_robin
       sage inference config set instances '[{url: "http://127.0.0.1:8001"}]'
     """
-    name, text = key_option or key, value_option if value_option is not None else value
-    if key_option is not None and key is not None and value_option is None and value is None:
-        text = key  # config set --key KEY VALUE
+    words = [word for word in (key, value) if word is not None]
+    name = key_option if key_option is not None else words.pop(0) if words else None
+    text = value_option if value_option is not None else words.pop(0) if words else None
     if name is None or text is None:
         raise usage("a key and a value are needed", "config set KEY VALUE")
+    if words:
+        raise usage(f'"{words[0]}" is one word too many', "config set KEY VALUE")
     from sage_inference.config.edit import set_value
     from sage_inference.config.paths import Paths
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from sage_inference.cli import terminal
+from sage_inference.cli.complete import FORMATS
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import FORMATS, ConfigFile, Format, Json, NoColor, as_path, check_choice
+from sage_inference.cli.options import ConfigFile, Format, Json, NoColor, as_path, check_choice
 
 app = plain_app()
 
@@ -76,13 +77,9 @@ def _help(row: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    return (
-        "-"
-        if value is None
-        else json.dumps(value, ensure_ascii=False)
-        if not isinstance(value, str)
-        else value
-    )
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _document(document: dict[str, Any], output: str) -> None:

@@ -26,9 +26,9 @@ def unset(
     no_color: NoColor = False,
 ) -> None:
     """Remove a key from the file; its default holds again."""
-    name = key_option or key
-    if name is None:
-        raise usage("a key is needed", "config unset KEY")
+    if (key is None) == (key_option is None):
+        raise usage("one key is needed", "config unset KEY")
+    name = key if key is not None else str(key_option)
     from sage_inference.config.edit import unset_value
     from sage_inference.config.paths import Paths
 

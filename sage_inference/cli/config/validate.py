@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import ConfigFile, NoColor, as_path
+from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
 
 app = plain_app()
 
 
 @app.command(cls=PlainCommand)
-def validate(file: ConfigFile = None, no_color: NoColor = False) -> None:
+def validate(file: ConfigFile = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Check the file and what it refers to."""
     from sage_inference.config.check import check
     from sage_inference.config.load import load
@@ -18,4 +20,8 @@ def validate(file: ConfigFile = None, no_color: NoColor = False) -> None:
 
     path = Paths.resolve(as_path(file)).config_file
     check(load(path, required=file is not None))
+    if as_json:
+        found = {"schema": 1, "valid": True, "config_path": str(path), "exists": path.exists()}
+        terminal.say(json.dumps(found, ensure_ascii=False))
+        return
     terminal.say(f"{path}: valid" if path.exists() else f"{path}: not there; the defaults hold")

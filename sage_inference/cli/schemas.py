@@ -1,0 +1,104 @@
+"""What ``--json`` prints, as JSON Schema (draft 2020-12).
+
+A promise to scripts: keys are only ever added while ``schema`` is 1, so none of these forbids others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+_FLAG: Schema = {"type": "boolean"}
+_FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+_NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _object(**properties: Schema) -> Schema:
+    """All of them are there; what is not known is null."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _answer(**properties: Schema) -> Schema:
+    return _object(schema={"const": 1}, **properties)
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+ERROR = _answer(error=_object(code=_TEXT, message=_TEXT, hint=_TEXT_OR_NULL))
+
+INSTANCE = _object(
+    name=_TEXT,
+    url=_TEXT,
+    engine={"enum": ["vllm", "tei", "openai", None]},
+    kind={"enum": ["llm", "embedding", "mixed", None]},
+    models=_list(_TEXT),
+    state={"enum": ["starting", "ready", "ejected", "draining", "stopped"]},
+    simulated=_FLAG,
+    in_flight=_COUNT,
+    queued=_COUNT_OR_NULL,
+    ttft_ms=_NUMBER_OR_NULL,
+    last_error=_TEXT_OR_NULL,
+    gpu={},
+)
+
+STATUS = _answer(
+    state={
+        "enum": [
+            "running",
+            "starting",
+            "draining",
+            "stopping",
+            "stopped",
+            "dead",
+            "unresponsive",
+            "unknown",
+        ]
+    },
+    version=_TEXT_OR_NULL,
+    pid=_COUNT_OR_NULL,
+    uptime_s=_NUMBER_OR_NULL,
+    address=_TEXT_OR_NULL,
+    needs_key=_FLAG_OR_NULL,
+    policy=_TEXT_OR_NULL,
+    simulated=_FLAG_OR_NULL,
+    requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
+    instances=_or_null(_list(INSTANCE)),
+    reason=_TEXT_OR_NULL,
+    config_path=_TEXT_OR_NULL,
+    log_path=_TEXT_OR_NULL,
+)
+
+RELOAD = _answer(added=_list(_TEXT), removed=_list(_TEXT), changed=_list(_TEXT))
+
+# One a line; a line of the log that is no record has its text as message, and null for the rest.
+LOG_RECORD = _answer(time=_TEXT_OR_NULL, level=_TEXT_OR_NULL, message=_TEXT)
+
+CONFIG_SHOW = _answer(config_path=_TEXT, config={"type": "object"})
+CONFIG_DEFAULTS = _answer(
+    keys=_list(_object(key=_TEXT, type=_TEXT, default={}, doc=_TEXT, choices=_or_null(_list(_TEXT))))
+)
+CONFIG_GET = _answer(key=_TEXT, value={})
+CONFIG_VALIDATE = _answer(valid={"const": True}, config_path=_TEXT, exists=_FLAG)
+
+# By command line.
+ANSWERS: dict[str, Schema] = {
+    "status": STATUS,
+    "reload": RELOAD,
+    "logs": LOG_RECORD,
+    "config": CONFIG_SHOW,
+    "config show": CONFIG_SHOW,
+    "config show --defaults": CONFIG_DEFAULTS,
+    "config get": CONFIG_GET,
+    "config validate": CONFIG_VALIDATE,
+}

@@ -36,7 +36,7 @@ class Recipe:
 
 
 def chat_recipe(installed: Installed) -> Recipe:
-    return Recipe("chat", "tiny-llama", installed.chat_model, ("--max-model-len", "512"))
+    return Recipe("chat", "tiny-llama", installed.chat_model, ("--max-model-len", "8192"))
 
 
 def embedding_recipe(installed: Installed) -> Recipe:

@@ -73,11 +73,3 @@ def test_readmes_command_and_its_options_exist(words: list[str]) -> None:
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     options = {word.partition("=")[0] for word in given if word.startswith("-")}
     assert options <= known | {"-h", "--help"}
-
-
-LINKS = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", README) if "://" not in link]
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_readmes_link_leads_to_a_file(link: str) -> None:
-    assert (ROOT / link).exists()

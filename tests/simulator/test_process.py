@@ -114,19 +114,6 @@ def test_client_leaving_before_a_plain_answer_stops_the_generation_at_once() -> 
     assert (stats["answered"], stats["aborted"]) == (0, 1)
 
 
-def test_head_of_a_stream_comes_at_once_and_its_first_event_with_the_first_token() -> None:
-    args = ("--max-num-seqs", "1", "--speed", "2")
-    with simulated_engine("vllm", *args) as engine, engine.client() as client:
-        with client.stream("POST", ROUTE, json=long_chat(30000, stream=True)) as first:
-            next(first.iter_lines())
-            with client.stream("POST", ROUTE, json=long_chat(2, stream=True)) as second:
-                assert second.status_code == 200
-                assert engine.stats()["waiting"] == 1
-                first.close()
-                text = "".join(second.iter_text())
-    assert text.endswith("data: [DONE]\n\n")
-
-
 def test_requests_are_kept_as_they_came() -> None:
     body = b'{ "inputs" : "caf\\u00e9 \xc3\xa9",\n "odd": 1.50 }'
     headers = {"Content-Type": "application/json", "X-Odd": "a  b"}

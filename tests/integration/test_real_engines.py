@@ -284,8 +284,11 @@ def test_openai_sdk_raises_its_typed_errors(gateway: Gateway, real_engines: Real
         with pytest.raises(openai.BadRequestError, match="temperature"):
             client.chat.completions.create(model=real_engines.chat.model, messages=messages, temperature=-1)
         with pytest.raises(openai.APITimeoutError):
-            client.with_options(timeout=0.001).embeddings.create(
-                model=real_engines.embedding.model, input="a"
+            client.with_options(timeout=0.5).chat.completions.create(
+                model=real_engines.chat.model,
+                messages=[{"role": "user", "content": "hello"}],
+                max_tokens=8000,
+                extra_body={"ignore_eos": True},
             )
 
 

@@ -1,0 +1,124 @@
+"""Texts that may share a call (one model, one set of options), and the order in which they leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from sage_inference.control_plane.embedding.job import Job, Text, TextState
+from sage_inference.control_plane.embedding.limits import CallLimits
+
+
+class Lane:
+    """``model`` and ``route`` say which instances may serve it; ``key`` is what its texts agree in.
+
+    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it.
+    """
+
+    def __init__(self, key: Hashable, model: str, route: str) -> None:
+        self.key = key
+        self.model = model
+        self.route = route
+        self.texts: dict[bytes, Text] = {}
+        self.waiting = 0
+        self.waiting_tokens = 0
+        self.waiting_size = 0
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+
+    @property
+    def has_interactive(self) -> bool:
+        return bool(self._interactive)
+
+    @property
+    def oldest(self) -> float:
+        """When the first of those that wait came; infinite if none does."""
+        times = [job.arrived for job in self._bulk]
+        if self._interactive:
+            times.append(self._interactive[0].arrived)
+        return min(times, default=float("inf"))
+
+    def enter(self, job: Job, text: Text) -> None:
+        """A new text waits."""
+        self.texts[text.raw] = text
+        job.pending.append(text)
+        self._count(text, 1)
+
+    def queue(self, job: Job) -> None:
+        """The job's pending texts stand in line."""
+        (self._interactive if job.interactive else self._bulk).append(job)
+
+    def drop(self, text: Text) -> None:
+        """Nobody wants it any more, or it has its vector."""
+        if text.state is TextState.WAITING:
+            self._count(text, -1)
+        text.state = TextState.GONE
+        if self.texts.get(text.raw) is text:
+            del self.texts[text.raw]
+
+    def remove(self, job: Job) -> None:
+        """It leaves the line; its texts stay for the others that want them."""
+        queue = self._interactive if job.interactive else self._bulk
+        if job in queue:
+            queue.remove(job)
+
+    def put_back(self, texts: list[Text]) -> None:
+        """Texts that were taken and not computed stand in front again, by the first who wants each."""
+        for text in reversed(texts):
+            if not text.wanted:
+                self.drop(text)
+                continue
+            text.state, text.batch = TextState.WAITING, None
+            self._count(text, 1)
+            job = text.wanted[0][0]
+            job.pending.appendleft(text)
+            queue = self._interactive if job.interactive else self._bulk
+            if job not in queue:
+                queue.appendleft(job)
+
+    def adopt(self, text: Text) -> None:
+        """Who brought a waiting text left, others want it: it stands in line with the first of them."""
+        job = text.wanted[0][0]
+        job.pending.append(text)
+        queue = self._interactive if job.interactive else self._bulk
+        if job not in queue:
+            queue.append(job)
+
+    def fills(self, limits: CallLimits) -> bool:
+        """Whether what waits is enough for a call that can't take more."""
+        return (
+            bool(limits.texts and self.waiting >= limits.texts)
+            or self.waiting_tokens >= limits.tokens
+            or bool(limits.size and self.waiting_size >= limits.size)
+        )
+
+    def take(self, limits: CallLimits, *, bulk_first: bool) -> list[Text]:
+        """The texts for a call within ``limits``: at least one if any waits."""
+        taken: list[Text] = []
+        tokens = size = 0
+        queues = (self._bulk, self._interactive) if bulk_first else (self._interactive, self._bulk)
+        for queue in queues:
+            while queue:
+                job = queue[0]
+                while job.pending:
+                    text = job.pending[0]
+                    if text.state is not TextState.WAITING:
+                        job.pending.popleft()
+                        continue
+                    tokens += text.tokens
+                    size += len(text.raw) + 1
+                    if taken and not limits.admit(len(taken) + 1, tokens, size):
+                        if queue is self._bulk:
+                            queue.rotate(-1)  # the next one's turn
+                        return taken
+                    job.pending.popleft()
+                    self._count(text, -1)
+                    text.state = TextState.SENT
+                    taken.append(text)
+                queue.popleft()
+        return taken
+
+    def _count(self, text: Text, sign: int) -> None:
+        self.waiting += sign
+        self.waiting_tokens += sign * text.tokens
+        self.waiting_size += sign * (len(text.raw) + 1)

@@ -11,6 +11,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
+from sage_inference.gateway.embeddings.request import ROUTES as MERGED
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES
@@ -196,9 +198,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def _exchange(self, route: Route, tenant: str, http10: bool, keep_alive: bool) -> Exchange:
         # HTTP/1.0's own keep-alive is not worth its ambiguities.
         keep = keep_alive and not http10 and not self.gateway.draining
-        return Exchange(
-            self, self.gateway, route, self.url, self.headers, tenant, keep_alive=keep, http10=http10
-        )
+        made = EmbeddingExchange if route.path in MERGED else Exchange
+        return made(self, self.gateway, route, self.url, self.headers, tenant, keep_alive=keep, http10=http10)
 
     def _reject(self, route: Route, error: ApiError, http10: bool) -> None:
         """Refuse before the body was read: there is no telling its end from here, so the connection ends."""

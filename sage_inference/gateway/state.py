@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.body import read_model, with_model
+from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.health import Health
+from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import POLICIES
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -19,6 +21,7 @@ from sage_inference.engines.connection import Broken
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.wheel import Wheel
@@ -144,6 +147,7 @@ class Gateway:
             self.registry, POLICIES[settings.scheduling.policy](), settings.limits
         )
         self.engines: dict[str, Engine] = {}
+        self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()
         self.draining = False
         self.connections = 0
@@ -161,6 +165,7 @@ class Gateway:
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
         self.manager.limits = settings.limits
+        self.embeddings.aggregator.configure(_rules(settings))
         if self.manager.policy.name != settings.scheduling.policy:
             self.manager.policy = POLICIES[settings.scheduling.policy]()
 
@@ -168,6 +173,7 @@ class Gateway:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
         self.registry.changed()
         self.manager.dispatch()
+        self.embeddings.pump_soon()
 
     # For the relay
 
@@ -233,3 +239,8 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def _rules(settings: Settings) -> AggregationRules:
+    scheduling = settings.scheduling
+    return HybridSchedulingConfig.of(scheduling).aggregation(cache_bytes=scheduling.embedding_cache_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.embedding.aggregator import Aggregator, AggregationRules
+from sage_inference.control_plane.embedding.aggregator import AggregationRules, Aggregator
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.job import EmbeddingPriority, Job
 from sage_inference.control_plane.embedding.limits import CallLimits

@@ -58,7 +58,18 @@ class Owner(Protocol):
 class Job:
     """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input."""
 
-    __slots__ = ("arrived", "lane", "missing", "owner", "pending", "raws", "size", "texts", "tokens", "vectors")
+    __slots__ = (
+        "arrived",
+        "lane",
+        "missing",
+        "owner",
+        "pending",
+        "raws",
+        "size",
+        "texts",
+        "tokens",
+        "vectors",
+    )
 
     def __init__(self, owner: Owner, raws: list[bytes]) -> None:
         self.owner = owner

@@ -31,6 +31,11 @@ class Lane:
         return bool(self._interactive)
 
     @property
+    def in_line(self) -> int:
+        """Requests with texts that may still wait."""
+        return len(self._interactive) + len(self._bulk)
+
+    @property
     def oldest(self) -> float:
         """When the first of those that wait came; infinite if none does."""
         times = [job.arrived for job in self._bulk]

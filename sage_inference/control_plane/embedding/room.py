@@ -7,7 +7,7 @@ from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
 
 WINDOW_BATCHES = 2  # one that the engine computes, one that it finds when it has done so
-MAX_BACKOFF_S = 2.0
+FIRST_BACKOFF_S = 0.05
 
 
 class Room:
@@ -18,7 +18,7 @@ class Room:
     engine would let it wait just as long.
     """
 
-    __slots__ = ("_backoff_s", "batches", "closed_until", "limits", "texts", "tokens")
+    __slots__ = ("batches", "closed_until", "limits", "overloads", "texts", "tokens")
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
@@ -26,7 +26,7 @@ class Room:
         self.texts = 0
         self.tokens = 0
         self.closed_until = 0.0
-        self._backoff_s = 0.0
+        self.overloads = 0  # in a row, that no call of ours was to blame for
 
     def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
@@ -44,7 +44,7 @@ class Room:
     def next_limits(self) -> CallLimits:
         """The limits of the next call: the engine's, and what is left of those on all calls together."""
         left = self._texts_left()
-        return self.limits if left is None else self.limits.at_most(left)
+        return self.limits if left is None else self.limits.at_most(max(1, left))
 
     def sent(self, batch: EmbeddingBatch) -> None:
         self.batches.add(batch)
@@ -58,12 +58,14 @@ class Room:
 
     def answered(self) -> None:
         """It takes work: no reason to hold back."""
-        self.closed_until = self._backoff_s = 0.0
+        self.closed_until = 0.0
+        self.overloads = 0
 
     def overloaded(self, now: float) -> None:
-        """It refused a call for being busy: ask again when another call ends, or after a while, doubled."""
-        self._backoff_s = min(MAX_BACKOFF_S, self._backoff_s * 2 or 0.05)
-        self.closed_until = now + self._backoff_s
+        """It refused a call for being busy: ask again when another call is answered, or after a while."""
+        self.closed_until = now + FIRST_BACKOFF_S * 2**self.overloads
+        if not self.batches:
+            self.overloads += 1
 
     def _texts_left(self) -> int | None:
         at_once = self.limits.texts_at_once

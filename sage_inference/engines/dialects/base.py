@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ class Dialect:
 
     ``paths``: gateway routes that the engine has under another path. ``draining``: words in a 500 that mean
     it is shutting down, so that the request may safely go elsewhere.
+
+    Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
+    largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes.
     """
 
     kind: EngineKind
@@ -25,6 +29,9 @@ class Dialect:
     health_path: str = "/health"
     paths: Mapping[str, str] = field(default_factory=dict)
     draining: bytes = b""
+    serial: bool = False
+    payload_bytes: int = 0
+    batch_limit: re.Pattern[bytes] | None = None
 
     def path_for(self, route: str) -> str:
         return self.paths.get(route, route)
@@ -32,6 +39,11 @@ class Dialect:
     def looks_at(self, status: int, route: str) -> bool:
         """Whether an error's body must be read before it is passed on."""
         return status == 500 and bool(self.draining)
+
+    def texts_allowed(self, body: bytes) -> int | None:
+        """How many texts a call may hold, where an error says so."""
+        found = self.batch_limit.search(body) if self.batch_limit else None
+        return int(found[1]) if found else None
 
     def means_draining(self, status: int, body: bytes) -> bool:
         return status == 500 and bool(self.draining) and self.draining in body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,4 +50,6 @@ TEI = _Tei(
     EngineKind.TEI,
     llm_routes=frozenset(),
     embedding_routes=ROUTES_BY_TYPE["embedding"],
+    payload_bytes=2_000_000,
+    batch_limit=re.compile(rb"maximum allowed batch size (\d+)"),
 )

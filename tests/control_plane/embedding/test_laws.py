@@ -69,7 +69,10 @@ def test_every_caller_gets_its_own_vectors_in_its_order_and_usage_sums(limits, r
 @settings(max_examples=200, deadline=None)
 @given(_INSTANCES, _CALLERS)
 def test_usage_sums_to_what_engines_counted(limits, callers) -> None:  # type: ignore[no-untyped-def]
-    unique = [(at, [f"{n} {i}" for i in range(len(t))], lane, None, False) for n, (at, t, lane, _, _) in enumerate(callers)]
+    unique = [
+        (at, [f"{n} {i}" for i in range(len(t))], lane, None, False)
+        for n, (at, t, lane, _, _) in enumerate(callers)
+    ]
     world = _world(limits, AggregationRules(), unique)
     world.run()
     counted = sum(cost_of(raw) for raw in world.computed)

@@ -1,0 +1,152 @@
+"""An embedding request: its texts go into calls with other callers', unless it can only be relayed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.control_plane.embedding import Job
+from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE
+from sage_inference.gateway.embeddings import answer as answers
+from sage_inference.gateway.embeddings.refused import EngineAnswer
+from sage_inference.gateway.embeddings.request import EmbeddingRequest, parse
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.phase import FINAL, Phase
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine
+
+_KEYS = (b"authorization", b"x-api-key")
+
+
+class EmbeddingExchange(Exchange):
+    """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
+
+    ``job`` is None where the request is relayed like any other.
+    """
+
+    __slots__ = ("_rest", "_sent", "credentials", "job", "lane_key", "model_name", "wanted", "wire_route")
+
+    wanted: EmbeddingRequest
+    wire_route: str
+    model_name: str
+    lane_key: Hashable
+    credentials: tuple[tuple[bytes, bytes], ...]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.job: Job | None = None
+        self._rest: Iterator[bytes] | None = None  # of the answer, while it is written
+        self._sent = False
+
+    @property
+    def input_name(self) -> str:
+        return "inputs" if self.route.path == NATIVE_ROUTE else "input"
+
+    def submit(self) -> None:
+        """Raises ``Refusal``."""
+        wanted = None if b"?" in self.target else parse(self.route.path, self.body)
+        if wanted is None:
+            super().submit()
+            return
+        self.wanted = wanted
+        self.model_name = self.request.model
+        self.wire_route = self._wire_route()
+        # A key of the caller's own goes on to the engine where we know of none: then only equals share.
+        self.credentials = (
+            () if self.gateway.guard.has_keys else tuple(h for h in self.headers if h[0] in _KEYS)
+        )
+        self.lane_key = (self.wire_route, self.request.model, wanted.options, self.credentials)
+        self.job = Job(self, wanted.texts)
+        self.gateway.embeddings.submit(self.job, self)
+
+    def _wire_route(self) -> str:
+        """TEI's own route and OpenAI's mean the same where neither asks for more than the other can say."""
+        path = self.route.path
+        if path == NATIVE_ROUTE and all(name == "dimensions" for name, _ in self.wanted.options):
+            registry, model = self.gateway.registry, self.request.model
+            if registry.group(model, NATIVE_ROUTE) == registry.group(model, OPENAI_ROUTE):
+                return OPENAI_ROUTE
+        return path
+
+    # What the aggregator tells
+
+    def progressed(self) -> None:
+        """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""
+        assert self.job is not None
+        if not self._sent:
+            self._sent = True
+            waited = (self.gateway.clock() - self.queued_at) * 1000
+            self.waited_ms = waited if waited >= 1 else -1.0
+        self.caller.arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
+
+    def served_by(self, engine: Engine, model: str | None) -> None:
+        self.engine = engine
+        self.model_name = model or self.model_name
+
+    def finished(self) -> None:
+        job = self.job
+        assert job is not None
+        tokens = sum(job.tokens)
+        body = answers.pieces(
+            self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
+        )
+        headers = [(b"content-type", b"application/json")]
+        if self.route.path == NATIVE_ROUTE:
+            headers.append((b"x-compute-tokens", b"%d" % tokens))
+        self._write(200, headers, body)
+
+    def pass_on(self, answer: EngineAnswer) -> None:
+        """The engine's answer is all ours: as it came."""
+        self.engine = answer.engine
+        self._write(answer.status, answer.headers, [answer.body])
+
+    def failed(self, error: Any) -> None:
+        if isinstance(error, EngineAnswer):
+            body = error.engine.dialect.wrapped_error(error.status, self.route.path, error.body)
+            if body is None:
+                self.pass_on(error)
+            else:
+                self.engine = error.engine
+                self._write(error.status, [(b"content-type", b"application/json")], [body])
+        else:
+            self.answer(error)
+
+    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: list[bytes]) -> None:
+        self.status = status
+        head = self._head(status, headers, sum(map(len, body)))
+        self.caller.arm(math.inf)
+        self._rest = iter([head + body[0], *body[1:]])
+        self._pour()
+
+    def _pour(self) -> None:
+        """Write on as long as the caller reads; ``resume`` comes back here."""
+        assert self._rest is not None
+        for piece in self._rest:
+            self.caller.write(piece)
+            if self.caller.reads_slowly:
+                return
+        self._rest = None
+        self._move(Phase.DONE)
+
+    # What the caller and the clock do
+
+    def resume(self) -> None:
+        if self._rest is not None and not FINAL[self.phase]:
+            self._pour()
+        else:
+            super().resume()
+
+    def timed_out(self) -> None:
+        if self.job is None or self.phase is not Phase.QUEUED:
+            super().timed_out()
+            return
+        self._abandon()
+        self.answer(self.gateway.embeddings.queue_timeout())
+
+    def _abandon(self) -> None:
+        if self.job is None:
+            super()._abandon()
+        else:
+            self.gateway.embeddings.leave(self.job)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import struct
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 
-from sage_inference.config.settings import InstanceSettings
-from sage_inference.simulator import vectors
+from sage_inference.config.settings import InstanceSettings, SchedulingSettings
+from tests.gateway.embeddings.callers import (
+    DIMENSION,
+    MODEL,
+    aggregator,
+    embed,
+    expected,
+    meanwhile,
+    native,
+    vectors_of,
+)
 from tests.support.inprocess import InProcess, gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
-
-MODEL = "simulated-embedding"
-DIMENSION = 16
 
 
 @pytest.fixture(scope="module")
 def tei() -> Iterator[SimulatedEngine]:
-    with simulated_engine("tei", "--speed", "1", "--dimension", str(DIMENSION)) as engine:
+    with simulated_engine("tei", "--speed", "instant", "--dimension", str(DIMENSION)) as engine:
         yield engine
 
 
@@ -34,46 +34,12 @@ def door(tei: SimulatedEngine) -> Iterator[InProcess]:
         yield running
 
 
-def expected(text: str) -> bytes:
-    return vectors.embed(MODEL, text, DIMENSION)
-
-
-def packed(vector: Any) -> bytes:
-    if isinstance(vector, str):
-        return base64.b64decode(vector)
-    return struct.pack(f"<{len(vector)}f", *vector)
-
-
-def embed(port: int, **body: Any) -> httpx.Response:
-    url = f"http://127.0.0.1:{port}/v1/embeddings"
-    return httpx.post(url, json={"model": MODEL, **body}, trust_env=False, timeout=30)
-
-
-def vectors_of(answer: httpx.Response) -> list[bytes]:
-    assert answer.status_code == 200, answer.text
-    data = answer.json()["data"]
-    assert [item["index"] for item in data] == list(range(len(data)))
-    return [packed(item["embedding"]) for item in data]
-
-
-def at_once(*calls: Any) -> list[Any]:
-    """All at the same time, each on its own connection."""
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Any) -> Any:
-        barrier.wait(10)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
-
-
-def test_a_single_request_passes_byte_for_byte(tei: SimulatedEngine, door: InProcess) -> None:
-    answer = embed(door.port, input=["hello world", "a"], user="u")
+def test_a_request_alone_passes_byte_for_byte(tei: SimulatedEngine, door: InProcess) -> None:
+    answer = embed(door, input=["hello world", "a"], user="u")
     assert vectors_of(answer) == [expected("hello world"), expected("a")]
     assert tei.requests(1)[0].json() == {"model": MODEL, "input": ["hello world", "a"], "user": "u"}
     assert answer.headers["x-sage-instance"] == "tei"
-    assert "x-compute-tokens" in answer.headers  # the engine's own answer, as it came
+    assert "x-compute-time" in answer.headers  # the engine's own answer, as it came
 
 
 def test_many_callers_share_calls_and_each_gets_its_own_vectors(
@@ -82,57 +48,122 @@ def test_many_callers_share_calls_and_each_gets_its_own_vectors(
     before = tei.stats()["calls"]
     inputs = [[f"text {caller} {i}" for i in range(1 + caller % 5)] for caller in range(32)]
     forms = ["float", "base64"]
-    calls = [
-        lambda texts=texts, n=n: embed(door.port, input=texts, encoding_format=forms[n % 2])
-        for n, texts in enumerate(inputs)
-    ]
-    tei.faults(delay_ms=30)
-    answers = at_once(*calls)
-    tei.heal()
+    answers = meanwhile(
+        tei,
+        door,
+        *(
+            lambda texts=texts, n=n: embed(door, input=texts, encoding_format=forms[n % 2])  # type: ignore[misc]
+            for n, texts in enumerate(inputs)
+        ),
+    )
     for n, (texts, answer) in enumerate(zip(inputs, answers, strict=True)):
         assert vectors_of(answer) == [expected(text) for text in texts]
-        assert all(isinstance(i["embedding"], [list, str][n % 2]) for i in answer.json()["data"])
-    assert tei.stats()["calls"] - before < 16
-    counters = door.ask(lambda r: r.gateway.embeddings.aggregator.counters)
-    assert counters.texts == sum(map(len, inputs))
+        assert all(isinstance(item["embedding"], [list, str][n % 2]) for item in answer.json()["data"])
+    # Two calls before the engine was seen to be at work, then full ones of 32 texts.
+    assert tei.stats()["calls"] - before <= 2 + 1 + sum(map(len, inputs)) // 32
+    assert aggregator(door).counters.texts == sum(map(len, inputs))
+
+
+def test_usage_of_all_callers_is_what_the_engine_counted(tei: SimulatedEngine, door: InProcess) -> None:
+    before = tei.stats()["prompt_tokens"]
+    answers = meanwhile(
+        tei,
+        door,
+        *(lambda n=n: embed(door, input=[f"{n} " + "word " * n, f"{n}"]) for n in range(20)),  # type: ignore[misc]
+    )
+    used = [answer.json()["usage"] for answer in answers]
+    assert all(one["prompt_tokens"] == one["total_tokens"] for one in used)
+    assert sum(one["prompt_tokens"] for one in used) == tei.stats()["prompt_tokens"] - before
 
 
 def test_ten_thousand_texts_in_one_request(tei: SimulatedEngine, door: InProcess) -> None:
     texts = [f"number {i}" for i in range(10000)]
-    answer = embed(door.port, input=texts, encoding_format="base64")
+    answer = embed(door, input=texts, encoding_format="base64")
     assert vectors_of(answer) == [expected(text) for text in texts]
-
-
-def test_one_bad_text_fails_its_own_caller_alone(door: InProcess, tei: SimulatedEngine) -> None:
-    def native(text: str) -> httpx.Response:
-        body = {"inputs": text, "truncate": False}
-        return httpx.post(f"{door.url}/embed", json=body, trust_env=False, timeout=30)
-
-    tei.faults(delay_ms=30)
-    answers = at_once(*(lambda n=n: native("long " * 700 if n == 17 else f"text {n}") for n in range(40)))
-    tei.heal()
-    for n, answer in enumerate(answers):
-        if n == 17:
-            assert answer.status_code == 422
-            assert "must have less than 512 tokens" in answer.json()["error"]
-        else:
-            assert [packed(v) for v in answer.json()] == [expected(f"text {n}")]
 
 
 def test_native_callers_share_calls_with_openai_callers(door: InProcess, tei: SimulatedEngine) -> None:
     before = tei.stats()["calls"]
-    tei.faults(delay_ms=30)
-
-    def native(n: int) -> list[bytes]:
-        answer = httpx.post(f"{door.url}/embed", json={"inputs": [f"t {n}", "u"]}, trust_env=False)
-        return [packed(v) for v in answer.json()]
-
-    got = at_once(
-        *(lambda n=n: native(n) for n in range(10)),
-        *(lambda n=n: vectors_of(embed(door.port, input=[f"t {n}", "u"])) for n in range(10)),
+    got = meanwhile(
+        tei,
+        door,
+        *(lambda n=n: vectors_of(native(door, inputs=[f"t {n}", "u"])) for n in range(10)),  # type: ignore[misc]
+        *(lambda n=n: vectors_of(embed(door, input=[f"t {n}", "u"])) for n in range(10)),  # type: ignore[misc]
     )
-    tei.heal()
-    for n in range(10):
-        assert got[n] == got[n + 10] == [expected(f"t {n}"), expected("u")]
-    assert tei.stats()["calls"] - before <= 5
-    assert json.dumps(door.ask(lambda r: r.gateway.in_flight)) == "0"
+    assert got == [[expected(f"t {n}"), expected("u")] for n in range(10)] * 2
+    assert tei.stats()["calls"] - before <= 3
+
+
+def test_equal_texts_under_way_are_computed_once(door: InProcess, tei: SimulatedEngine) -> None:
+    before = tei.stats()["texts"]
+    got = meanwhile(tei, door, *(lambda: vectors_of(embed(door, input=["same", "same"])) for _ in range(10)))
+    assert got == [[expected("same")] * 2] * 10
+    assert tei.stats()["texts"] - before == 1
+    assert aggregator(door).counters.shared_texts == 19
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"dimensions": 4}, {"dimensions": 8}), ({"dimensions": 4}, {})],
+    ids=["two sizes", "a size and none"],
+)
+def test_requests_that_differ_in_an_option_never_share_a_call(
+    door: InProcess, tei: SimulatedEngine, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    calls = [lambda n=n, o=o: embed(door, input=f"{n}", **o) for n in range(6) for o in (one, other)]  # type: ignore[misc]
+    for number, answer in enumerate(meanwhile(tei, door, *calls)):
+        size = (one, other)[number % 2].get("dimensions", DIMENSION)
+        assert len(answer.json()["data"][0]["embedding"]) == size
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": []},
+        {"input": ["a", 1]},
+        {"input": "x", "encoding_format": "hex"},
+        {"input": "x", "a_field_of_tomorrow": 1},
+    ],
+    ids=["no text", "a mixed list", "an unknown form", "an unknown field"],
+)
+def test_what_cannot_be_merged_goes_to_the_engine_as_it_is(
+    door: InProcess, tei: SimulatedEngine, body: dict[str, Any]
+) -> None:
+    answer = embed(door, **body)
+    with tei.client() as client:
+        direct = client.post("/v1/embeddings", json={"model": MODEL, **body})
+    assert answer.status_code == direct.status_code
+    assert tei.requests(2)[0].json() == {"model": MODEL, **body}
+    assert aggregator(door).counters.requests == 0
+
+
+@pytest.mark.parametrize("given", [[5, 6, 7], [[5, 6], [7]], ""], ids=["ids", "lists of ids", "empty"])
+def test_other_inputs_answer_as_the_engine_does(door: InProcess, tei: SimulatedEngine, given: Any) -> None:
+    answer = embed(door, input=given)
+    with tei.client() as client:
+        direct = client.post("/v1/embeddings", json={"model": MODEL, "input": given})
+    assert answer.status_code == direct.status_code
+    if direct.status_code == 200:
+        assert answer.json() == direct.json()
+    else:
+        assert answer.json()["error"]["message"] == direct.json()["message"]
+
+
+def test_without_merging_each_request_is_its_own_call(tei: SimulatedEngine) -> None:
+    settings = SchedulingSettings(enable_embedding_batching=False)
+    with gateway(InstanceSettings(url=tei.url, name="tei"), scheduling=settings) as door:
+        before = tei.stats()["calls"]
+        got = meanwhile(tei, door, *(lambda: vectors_of(embed(door, input="same")) for _ in range(8)))
+        assert got == [[expected("same")]] * 8
+        assert tei.stats()["calls"] - before == 8
+
+
+def test_a_cache_answers_what_was_computed_before(tei: SimulatedEngine) -> None:
+    settings = SchedulingSettings(embedding_cache_bytes=100_000)
+    with gateway(InstanceSettings(url=tei.url, name="tei"), scheduling=settings) as door:
+        first = embed(door, input=["kept", "also kept"])
+        calls = tei.stats()["calls"]
+        again = embed(door, input=["also kept", "kept"])
+        assert vectors_of(again) == [expected("also kept"), expected("kept")]
+        assert again.json()["usage"] == first.json()["usage"]
+        assert tei.stats()["calls"] == calls

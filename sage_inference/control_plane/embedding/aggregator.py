@@ -89,7 +89,7 @@ class Aggregator:
                     lane.adopt(text)
             elif text.state is TextState.WAITING:
                 lane.drop(text)
-            elif text.batch is not None and not text.batch.is_wanted:
+            elif text.state is TextState.SENT and text.batch is not None and not text.batch.is_wanted:
                 unwanted[text.batch] = None
         self._tidy(lane)
         return list(unwanted)

@@ -51,3 +51,7 @@ class Dialect:
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
         """The error in the API's shape, where the engine's own shape would not be found by a client."""
         return None
+
+    def native_error(self, body: bytes) -> bytes | None:
+        """The error in the shape of the engine's own routes, where it came on one of OpenAI's."""
+        return None

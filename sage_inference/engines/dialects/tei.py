@@ -45,6 +45,15 @@ class _Tei(Dialect):
         }
         return msgspec.json.encode({"error": error})
 
+    def native_error(self, body: bytes) -> bytes | None:
+        try:
+            document = msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if "error" in document or "message" not in document:
+            return None
+        return msgspec.json.encode({"error": document["message"], "error_type": document.get("type")})
+
 
 TEI = _Tei(
     EngineKind.TEI,

@@ -63,6 +63,7 @@ class EmbeddingCall:
         "request",
         "request_id",
         "room",
+        "route",
         "sent_at",
         "service",
         "size",
@@ -146,7 +147,7 @@ class EmbeddingCall:
         self._clear()
         headers, body = self._message(self.batch)
         head = heads.request_head(
-            engine.request_prefix(ROUTES[self.lane.route], self.target),
+            engine.request_prefix(ROUTES[self.route], self.target),
             headers,
             self.request_id,
             len(body),
@@ -162,12 +163,14 @@ class EmbeddingCall:
         alone = self.alone = self.service.alone(batch)
         if alone is not None:
             self.request_id = alone.request_id
+            self.route = alone.route.path
             self.target = alone.target
             return [header for header in alone.headers if header[0] != b"accept-encoding"], alone.body
-        self.target = self.lane.route.encode()
+        self.route = self.lane.route
+        self.target = self.route.encode()
         one = callers[0]
         body = call_body(
-            self.lane.route,
+            self.route,
             one.request.model,
             [text.raw for text in batch.texts],
             one.wanted.options,

@@ -104,7 +104,11 @@ class EmbeddingExchange(Exchange):
 
     def failed(self, error: Any) -> None:
         if isinstance(error, EngineAnswer):
-            body = error.engine.dialect.wrapped_error(error.status, self.route.path, error.body)
+            dialect = error.engine.dialect
+            if self.route.path == NATIVE_ROUTE:
+                body = dialect.native_error(error.body)
+            else:
+                body = dialect.wrapped_error(error.status, self.route.path, error.body)
             if body is None:
                 self.pass_on(error)
             else:

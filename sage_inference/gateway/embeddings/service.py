@@ -182,8 +182,7 @@ class EmbeddingService:
     def alone(self, batch: EmbeddingBatch) -> EmbeddingExchange | None:
         """The one caller whose whole request this call is: it is relayed as it came."""
         job = batch.whole_of()
-        caller: EmbeddingExchange | None = job.owner if job else None  # type: ignore[assignment]
-        return caller if caller is not None and caller.wire_route == caller.route.path else None
+        return job.owner if job else None  # type: ignore[return-value]
 
     # How calls end
 
@@ -204,7 +203,7 @@ class EmbeddingService:
             alone.pass_on(answer)
             return
         try:
-            found = read_answer(call.lane.route, answer.body, answer.headers, len(batch))
+            found = read_answer(call.route, answer.body, answer.headers, len(batch))
         except BadAnswerError as error:
             self.failed(call, errors.upstream_unreachable(call.instance.instance_id, str(error)))
             return

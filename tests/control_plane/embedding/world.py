@@ -74,7 +74,7 @@ class World:
         self.computed: list[bytes] = []
         self.callers: list[SimulatedCaller] = []
         self.bad: set[bytes] = set()
-        self.dead: set[EmbeddingBatch] = set()
+        self._flying: dict[EmbeddingBatch, str] = {}
         self.on_idle: Callable[[], None] = lambda: None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -93,7 +93,7 @@ class World:
     def leave(self, caller: SimulatedCaller) -> None:
         if not caller.ended:
             caller.ended = "left"
-            self.dead.update(self.aggregator.leave(caller.job))
+            self._abort(self.aggregator.leave(caller.job))
 
     def run(self) -> None:
         """Until nothing happens any more."""
@@ -118,17 +118,22 @@ class World:
         found = [n for n, room in self.rooms.items() if self.aggregator.has_room(lane, room, self.now)]
         return min(found, key=lambda name: self.rooms[name].tokens, default=None)
 
+    def _abort(self, batches: list[EmbeddingBatch]) -> None:
+        for batch in batches:
+            self.rooms[self._flying.pop(batch)].ended(batch)
+            self.aggregator.abandon(batch)
+
     def _send(self, batch: EmbeddingBatch, name: str) -> None:
+        self._flying[batch] = name
         raws = tuple(text.raw for text in batch.texts)
         self.sent.append(Sent(self.now, name, raws, batch.tokens, batch.size))
         self.at(self.now + self.seconds, lambda: self._answer(batch, name))
 
     def _answer(self, batch: EmbeddingBatch, name: str) -> None:
-        room = self.rooms[name]
+        if batch not in self._flying:
+            return  # it was broken off
+        room = self.rooms[self._flying.pop(batch)]
         room.ended(batch)
-        if batch in self.dead:
-            self.aggregator.abandon(batch)
-            return
         raws = [text.raw for text in batch.texts]
         if not self.bad.intersection(raws):
             self.computed += raws
@@ -136,7 +141,7 @@ class World:
             return
         halves = self.aggregator.halve(batch)
         if halves is None:
-            self.dead.update(self.aggregator.fail(batch, "refused"))
+            self._abort(self.aggregator.fail(batch, "refused"))
             return
         for half in halves:
             again = self.aggregator.resend(half, room)

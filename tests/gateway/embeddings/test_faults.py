@@ -56,7 +56,7 @@ def test_one_bad_text_fails_its_own_caller_alone_and_in_few_calls(
         *(
             lambda n=n: native(door, inputs="long " * 700 if n == 17 else f"t {n}", truncate=False)
             for n in range(40)
-        ),  # type: ignore[misc]
+        ),
     )
     for n, answer in enumerate(answers):
         if n == 17:
@@ -75,7 +75,7 @@ def test_vllm_refuses_a_whole_batch_and_only_one_caller_learns_of_it() -> None:
         answers = meanwhile(
             engine,
             door,
-            *(lambda n=n: embed(door, input=["long " * 100 if n == 3 else f"{n}", "b"]) for n in range(12)),  # type: ignore[misc]
+            *(lambda n=n: embed(door, input=["long " * 100 if n == 3 else f"{n}", "b"]) for n in range(12)),
         )
         for n, answer in enumerate(answers):
             if n == 3:
@@ -94,7 +94,7 @@ def test_a_call_whose_engine_dies_is_made_elsewhere() -> None:
         ) as door,
     ):
         callers = [Caller(door.port).send(_post(f"text {n}")) for n in range(8)]
-        dying.wait(waiting=0, batched=1)
+        dying.wait(batched=1)
         dying.kill()
         for caller in callers:
             reply = caller.reply()

@@ -52,7 +52,7 @@ def test_many_callers_share_calls_and_each_gets_its_own_vectors(
         tei,
         door,
         *(
-            lambda texts=texts, n=n: embed(door, input=texts, encoding_format=forms[n % 2])  # type: ignore[misc]
+            lambda texts=texts, n=n: embed(door, input=texts, encoding_format=forms[n % 2])
             for n, texts in enumerate(inputs)
         ),
     )
@@ -69,7 +69,7 @@ def test_usage_of_all_callers_is_what_the_engine_counted(tei: SimulatedEngine, d
     answers = meanwhile(
         tei,
         door,
-        *(lambda n=n: embed(door, input=[f"{n} " + "word " * n, f"{n}"]) for n in range(20)),  # type: ignore[misc]
+        *(lambda n=n: embed(door, input=[f"{n} " + "word " * n, f"{n}"]) for n in range(20)),
     )
     used = [answer.json()["usage"] for answer in answers]
     assert all(one["prompt_tokens"] == one["total_tokens"] for one in used)
@@ -87,8 +87,8 @@ def test_native_callers_share_calls_with_openai_callers(door: InProcess, tei: Si
     got = meanwhile(
         tei,
         door,
-        *(lambda n=n: vectors_of(native(door, inputs=[f"t {n}", "u"])) for n in range(10)),  # type: ignore[misc]
-        *(lambda n=n: vectors_of(embed(door, input=[f"t {n}", "u"])) for n in range(10)),  # type: ignore[misc]
+        *(lambda n=n: vectors_of(native(door, inputs=[f"t {n}", "u"])) for n in range(10)),
+        *(lambda n=n: vectors_of(embed(door, input=[f"t {n}", "u"])) for n in range(10)),
     )
     assert got == [[expected(f"t {n}"), expected("u")] for n in range(10)] * 2
     assert tei.stats()["calls"] - before <= 3
@@ -110,7 +110,7 @@ def test_equal_texts_under_way_are_computed_once(door: InProcess, tei: Simulated
 def test_requests_that_differ_in_an_option_never_share_a_call(
     door: InProcess, tei: SimulatedEngine, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    calls = [lambda n=n, o=o: embed(door, input=f"{n}", **o) for n in range(6) for o in (one, other)]  # type: ignore[misc]
+    calls = [lambda n=n, o=o: embed(door, input=f"{n}", **o) for n in range(6) for o in (one, other)]
     for number, answer in enumerate(meanwhile(tei, door, *calls)):
         size = (one, other)[number % 2].get("dimensions", DIMENSION)
         assert len(answer.json()["data"][0]["embedding"]) == size

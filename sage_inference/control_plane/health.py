@@ -26,6 +26,11 @@ class Health:
         self._backoff = BACKOFF_S[0]
         self._next_probe = 0.0
 
+    @property
+    def doubted(self) -> bool:
+        """Whether errors came since the last good answer."""
+        return self._errors > 0
+
     def probe_ok(self, now: float) -> None:
         self._restore()
         # Jittered, so that many instances are not probed in one breath.

@@ -8,25 +8,17 @@ from typing import Protocol
 
 import httptools
 
-# What each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"http2-settings",
-        b"content-length",
-    }
-)
+from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers, without_length
+
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
-_JOIN_BYTES = 65536  # above it, copying costs more than a second write
+_VERSIONS = ("1.1", "1.0")
+JOIN_BYTES = 65536  # above it, copying costs more than a second write
+
+# Answers by the bytes of their head without the length; see ``engines.answer``.
+_known: dict[bytes, Answer] = {}
+_MOST_KNOWN = 512
+_LONGEST_KNOWN = 2048
 
 
 class Broken(Enum):
@@ -44,7 +36,7 @@ class Receiver(Protocol):
     told in advance.
     """
 
-    def engine_answers(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None: ...
+    def engine_answers(self, answer: Answer, length: int | None) -> None: ...
 
     def engine_sends(self, piece: bytes, end: bool) -> None: ...
 
@@ -55,9 +47,16 @@ class EngineConnection(asyncio.Protocol):
     """HTTP/1.1 to one engine, one exchange at a time.
 
     Reusable only after an answer that ended cleanly, by its own framing, with nothing behind it.
+
+        idle ─send─▶ waiting ─known head─▶ counting ─last byte─▶ idle
+                        │ any other head
+                        └─▶ parsing ─end of message─▶ idle, or closed where that was not clean
+
+    A known head with a length needs no parser: its body is counted (``_left``). All else is llhttp's work.
     """
 
     __slots__ = (
+        "_answer",
         "_answered",
         "_body",
         "_chunked",
@@ -66,12 +65,15 @@ class EngineConnection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_keep_alive",
+        "_left",
         "_length",
         "_on_idle",
         "_on_lost",
         "_parser",
+        "_pieces",
         "_receiver",
         "_surplus",
+        "on_body",
         "served",
         "transport",
     )
@@ -83,11 +85,11 @@ class EngineConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._left = 0
         self._body: list[bytes] = []
-        self.served = (
-            0  # answers it has carried: a failure on a fresh connection is the engine's, else maybe age
-        )
+        self.on_body = self._body.append  # called by the parser, once a chunk: not a frame of ours
+        # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
+        self.served = 0
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "busy" if self._receiver else "idle"
@@ -100,14 +102,7 @@ class EngineConnection(asyncio.Protocol):
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         """Start an exchange on a connection that is idle."""
         self._receiver = receiver
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers = []
-        self._length: int | None = None
-        self._chunked = self._coded = self._answered = self._complete = self._surplus = False
-        self._keep_alive = False
-        self._head_bytes = 0
-        self._body = []
-        if len(body) < _JOIN_BYTES:
+        if len(body) < JOIN_BYTES:
             self.transport.write(head + body)  # one packet, one system call
         else:
             self.transport.write(head)
@@ -136,7 +131,7 @@ class EngineConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        if self._answered and not self._chunked and self._length is None:
+        if self._parser is not None and self._answered and not self._chunked and self._length is None:
             receiver.engine_sends(b"", True)  # a body that ends with its connection (RFC 9112 section 6.3)
         else:
             receiver.engine_failed(
@@ -145,9 +140,67 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
-        if receiver is None or self._parser is None:
+        if receiver is None:
             self.discard()  # an idle engine has nothing to say: whatever this is, it answers no request
+        elif self._left:
+            self._count(receiver, data)
+        elif self._parser is None:
+            self._begin(receiver, data)
+        else:
+            self._parse(receiver, data)
+
+    # A head that is known, and a body that is counted
+
+    def _begin(self, receiver: Receiver, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        key, length = without_length(data, end) if 0 < end < _LONGEST_KNOWN else (b"", -1)
+        answer = _known.get(key)
+        if answer is None or length <= 0:
+            self._begin_parsing()
+            self._parse(receiver, data)
+            if answer is None and key:
+                self._remember(key, length)
             return
+        receiver.engine_answers(answer, length)
+        if self._receiver is receiver:  # else it was discarded from within
+            self._left = length
+            if len(data) > end + 4:
+                self._count(receiver, data[end + 4 :])
+
+    def _count(self, receiver: Receiver, piece: bytes) -> None:
+        left = self._left - len(piece)
+        if left > 0:
+            self._left = left
+            receiver.engine_sends(piece, False)
+            return
+        if left < 0:
+            piece = piece[:left]
+        self._left = 0
+        self._recycle(left == 0)
+        receiver.engine_sends(piece, True)
+
+    def _remember(self, key: bytes, length: int) -> None:
+        """Keep a head that was parsed, if it alone decides how its answer is framed."""
+        if self._answered and self._length == length > 0 and self._keep_alive:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()  # dates and ids pass by; what repeats is soon back
+            _known[key] = self._answer
+
+    # Any other answer
+
+    def _begin_parsing(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: Headers = []
+        self._length: int | None = None
+        self._chunked = self._coded = self._answered = self._complete = self._surplus = False
+        self._keep_alive = False
+        self._head_bytes = 0
+        self._body.clear()
+
+    def _parse(self, receiver: Receiver, data: bytes) -> None:
+        assert self._parser is not None
+        if not self._answered:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as error:
@@ -160,16 +213,19 @@ class EngineConnection(asyncio.Protocol):
         if self._receiver is not receiver:
             return  # it was discarded from within
         if not self._answered:
-            self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(receiver, _HUGE_HEAD)
             return
-        piece = b""
-        if self._body:
-            piece = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body = []
+        body = self._body
+        if self._surplus:
+            del body[self._pieces :]
+        piece = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
         if self._complete:
-            self._recycle()
+            # llhttp swallows empty lines behind a message: by its end one sees that there were some.
+            ends = data.endswith(piece[-64:]) if self._length else not data.endswith(b"\r\n\r\n\r\n")
+            framed = self._chunked or self._length is not None
+            self._recycle(self._keep_alive and framed and ends and not self._surplus)
         receiver.engine_sends(piece, self._complete)
 
     def _fail(self, receiver: Receiver, detail: str) -> None:
@@ -177,9 +233,9 @@ class EngineConnection(asyncio.Protocol):
         self._on_lost(self)
         receiver.engine_failed(Broken.GARBAGE, detail)
 
-    def _recycle(self) -> None:
-        clean = self._keep_alive and not self._surplus and (self._chunked or self._length is not None)
+    def _recycle(self, clean: bool) -> None:
         self._receiver = None
+        self._parser = None
         self.served += 1
         if clean and not self.transport.is_closing():
             self._on_idle(self)
@@ -197,9 +253,8 @@ class EngineConnection(asyncio.Protocol):
         self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError(_HUGE_HEAD)
+        if self._answered:
+            return  # a trailer, of no concern to callers
         name = name.lower()
         if name not in HOP_BY_HOP:
             self._headers.append((name, value))
@@ -207,33 +262,39 @@ class EngineConnection(asyncio.Protocol):
             # llhttp has checked it: digits, one value, not beside chunked.
             self._length = int(value)
         elif name == b"transfer-encoding":
-            self._chunked = value.lower() == b"chunked"
-            self._coded = not self._chunked
+            self._coded = self._chunked or value.lower() != b"chunked"
+            self._chunked = True
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._head_bytes > MAX_HEAD_BYTES and _size(self._headers) > MAX_HEAD_BYTES:
+            raise ValueError(_HUGE_HEAD)
         status = self._parser.get_status_code()
-        if self._surplus or (status < 200 and status != 101):
+        if self._surplus or (100 <= status < 200 and status != 101):
             return  # 1xx: the real answer follows
         if self._coded or status == 101:
             raise ValueError("a transfer coding or a protocol nobody asked for")
+        if not 200 <= status < 600:
+            raise ValueError(f"status {status}")
+        if self._parser.get_http_version() not in _VERSIONS:
+            raise ValueError(f"HTTP/{self._parser.get_http_version()}")
         self._answered = True
+        self._keep_alive = self._parser.should_keep_alive()
         if status in (204, 304):
             self._length = 0
         receiver = self._receiver
         if receiver is not None:
-            receiver.engine_answers(status, self._headers, None if self._chunked else self._length)
-
-    def on_body(self, body: bytes) -> None:
-        if not self._surplus:
-            self._body.append(body)
+            self._answer = Answer(status, self._headers)
+            receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:
-        assert self._parser is not None
         if self._answered and not self._complete:
             self._complete = True
-            # Asked now: llhttp forgets the message's framing as soon as this returns.
-            self._keep_alive = self._parser.should_keep_alive()
+            self._pieces = len(self._body)
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 class _Told(Protocol):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sage_inference.control_plane.routes import ROUTES, Route
+from sage_inference.engines.answer import without_length
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.request import ROUTES as MERGED
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import STATUS_LINES
+from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
     from sage_inference.gateway.state import Gateway
 
 _HOT = {path.encode(): route for path, route in ROUTES.items()}
+_EXCHANGES = dict.fromkeys(MERGED, EmbeddingExchange)
+_HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")
+# What the framing of a chunked body may cost: so much a chunk, and so much in extensions and trailers.
+_CHUNK_BYTES = 32
+_EXTRA_BYTES = 16384
+_VERSIONS = ("1.0", "1.1")
+_MOST_KNOWN = 1024
+_LONGEST_KNOWN = 4096
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -30,10 +40,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
     uvicorn parses and keeps the order of pipelined requests. A relayed route gets an ``Exchange`` where
     uvicorn would put a request's cycle and start a task; all other routes go to the application.
+
+    Callers send the same head over and over but for its length. One that was parsed and found good is
+    remembered by its bytes, and what it means need not be found out again: see ``_begin_known``.
     """
 
     deadline = math.inf
-    wakes_at = 0
+    wakes_at = 0.0
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -41,15 +54,25 @@ class GatewayProtocol(HttpToolsProtocol):
         self.wheel = self.gateway.wheel
         self.running: Exchange | None = None  # whose turn it is
         self.url = b""
+        self._host = b""  # the last one found well-formed
+        self._length = 0
         self._head_bytes = 0
         self._in_head = False
+        self._fed = 0  # bytes being fed to the parser
+        self._begun = 0  # messages that began in them
+        self._spare = 0  # bytes that the framing of a chunked body may still cost
+        self._chunked = False
         self._refused = False
         self._slow = False
+        self._in_message = False
+        self._missing = 0  # bytes of a body that is counted, not parsed
+        self._received = b""  # what is being fed to the parser, where a message began with it
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.write = transport.write
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.limits.connections:
@@ -66,10 +89,71 @@ class GatewayProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._missing:
+            self._continue(data)
+        elif self._between:
+            if not self._begin_known(data):
+                self._received = data
+                self._parse(data)
+                self._received = b""
+        elif not self._refused:
+            self._parse(data)
+
+    @property
+    def _between(self) -> bool:
+        """Whether nothing is under way: the next byte is the first of a request."""
+        cycle = self.cycle
+        return not (self._in_message or self._refused) and (cycle is None or cycle.response_complete)
+
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin a request whose head is known, and whose body is the rest of ``data`` or longer."""
+        end = data.find(b"\r\n\r\n")
+        if not 0 < end < _LONGEST_KNOWN:
+            return False
+        key, length = without_length(data, end)
+        head = self.gateway.known_heads.get(key)
+        missing = length + end + 4 - len(data)
+        if head is None or missing < 0 or length > self.gateway.limits.body_bytes:
+            return False
+        exchange = _EXCHANGES.get(head.route.path, Exchange)(self, self.gateway, head)
+        self.cycle = exchange  # type: ignore[assignment]
+        self.running = exchange
+        exchange.turn = True
+        exchange.pieces.append(data[end + 4 :])
+        if missing:
+            self._missing = missing
+            self.arm(self.gateway.timeouts.body_s)
+        else:
+            exchange.whole = True
+            exchange.begin()
+        return True
+
+    def _continue(self, data: bytes) -> None:
+        """More of a body that is counted."""
+        exchange = self.running
+        if exchange is None or self._refused:
             return
+        self._missing -= len(data)
+        rest = b""
+        if self._missing < 0:  # the next request came along
+            data, rest = data[: self._missing], data[self._missing :]
+            self._missing = 0
+        exchange.pieces.append(data)
+        if self._missing:
+            self.arm(self.gateway.timeouts.body_s)
+            return
+        exchange.whole = True
+        exchange.begin()
+        if rest:
+            self.data_received(rest)
+
+    def _parse(self, data: bytes) -> None:
+        self._fed = len(data)
+        self._begun = 0
         if self._in_head:
-            self._head_bytes += len(data)
+            self._head_bytes += self._fed
+        elif self._chunked:
+            self._spare -= self._fed
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -82,7 +166,9 @@ class GatewayProtocol(HttpToolsProtocol):
             )
         else:
             running = self.running
-            if running is None:
+            if self._chunked and self._spare < 0:
+                self._refuse(errors.bad_framing())
+            elif running is None:
                 if self._in_head:
                     self._await_head()
             elif not running.whole:
@@ -117,13 +203,18 @@ class GatewayProtocol(HttpToolsProtocol):
     # The parser
 
     def on_message_begin(self) -> None:
+        self._begun += 1
+        self._in_message = True
         self._in_head = True
+        self._chunked = False
         self._head_bytes = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: it comes after all checks of the head, and no engine needs one
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -133,9 +224,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head = False
         if len(self.headers) > self.gateway.limits.headers:
             raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if size > self.gateway.limits.header_bytes:
-            raise errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes")
+        self._check_head()
         route = self._route()
         if route is None:
             self.arm(math.inf)
@@ -144,7 +233,38 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self._begin_exchange(route)
 
+    def _check_head(self) -> None:
+        """Refuse what two readers of the same bytes might understand in two ways (RFC 9112 section 11.2)."""
+        version = self.parser.get_http_version()
+        hosts = self._length = 0
+        size = len(self.url)
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                hosts += 1
+                if value != self._host:
+                    if not _HOST.fullmatch(value):
+                        raise errors.bad_framing()
+                    self._host = value
+            elif name == b"content-length":
+                self._length = int(value)
+            elif name == b"transfer-encoding":
+                if self._chunked or value.lower() != b"chunked" or version != "1.1":
+                    raise errors.bad_framing()
+                self._chunked = True
+        if hosts > 1 or (not hosts and version == "1.1") or version not in _VERSIONS or b"#" in self.url:
+            raise errors.bad_framing()
+        if size > self.gateway.limits.header_bytes:
+            raise errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes")
+        if self._chunked:
+            # Of several messages in one piece it cannot be told which bytes are whose.
+            self._spare = _EXTRA_BYTES + size - (self._fed if self._begun == 1 else 0)
+
+    def on_chunk_header(self) -> None:
+        self._spare += _CHUNK_BYTES
+
     def on_body(self, body: bytes) -> None:
+        self._spare += len(body)
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
@@ -155,6 +275,11 @@ class GatewayProtocol(HttpToolsProtocol):
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
+        if self._chunked:
+            self._chunked = False
+            if self._spare < 0:
+                raise errors.bad_framing()
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
@@ -167,8 +292,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _route(self) -> Route | None:
         path, _, _ = self.url.partition(b"?")
-        if path[:1] != b"/":  # absolute form: http://host/path
-            path = httptools.parse_url(self.url).path or b"/"
+        if path[:1] != b"/" and path != b"*":  # absolute form: http://host/path
+            url = httptools.parse_url(self.url)
+            if url.schema not in (b"http", b"https") or not url.host:
+                raise errors.bad_framing()
+            path = url.path or b"/"
         route = _HOT.get(path)
         if route is None or self.parser.get_method() != route.method.encode():
             return None
@@ -182,39 +310,54 @@ class GatewayProtocol(HttpToolsProtocol):
         self.headers.extend(headers)
 
     def _begin_exchange(self, route: Route) -> None:
-        gateway, parser = self.gateway, self.parser
-        http10 = parser.get_http_version() == "1.0"
+        gateway = self.gateway
         try:
             tenant = gateway.guard.check(route.path, self.headers)
-            self._check_length()
+            if self._length > gateway.limits.body_bytes:
+                raise errors.body_too_large(gateway.limits.body_bytes)
         except ApiError as error:
-            self._reject(route, error, http10)
+            self._reject(route, error)
             return
-        exchange = self._exchange(route, tenant, http10, parser.should_keep_alive())
+        head = self._head(route, tenant, self.parser.should_keep_alive())
+        if self._begun == 1 and self._received:
+            self._remember(head)
+        exchange = _EXCHANGES.get(route.path, Exchange)(self, gateway, head)
         if self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._enqueue(exchange)
 
-    def _exchange(self, route: Route, tenant: str, http10: bool, keep_alive: bool) -> Exchange:
-        # HTTP/1.0's own keep-alive is not worth its ambiguities.
-        keep = keep_alive and not http10 and not self.gateway.draining
-        made = EmbeddingExchange if route.path in MERGED else Exchange
-        return made(self, self.gateway, route, self.url, self.headers, tenant, keep_alive=keep, http10=http10)
+    def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
+        http10 = self.parser.get_http_version() == "1.0"
+        return RequestHead(
+            route,
+            self.url,
+            self.headers,
+            tenant,
+            keep_alive=keep_alive and not http10,  # HTTP/1.0's own is not worth its ambiguities
+            http10=http10,
+            cors=self.gateway.cors_headers(self.headers),
+        )
 
-    def _reject(self, route: Route, error: ApiError, http10: bool) -> None:
+    def _remember(self, head: RequestHead) -> None:
+        """Keep a head that means the same whenever these bytes come at the begin of a request."""
+        data, known = self._received, self.gateway.known_heads
+        end = data.find(b"\r\n\r\n")
+        key, length = without_length(data, end)
+        plain = head.keep_alive and not (head.request_id or self._chunked or self.expect_100_continue)
+        if plain and key and length == self._length and 0 < end < _LONGEST_KNOWN:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()  # what is still in use is soon back
+            known[key] = head
+
+    def _reject(self, route: Route, error: ApiError) -> None:
         """Refuse before the body was read: there is no telling its end from here, so the connection ends."""
-        exchange = self._exchange(route, "", http10, False)
         before = self.cycle
         if before is not None and not before.response_complete:
             raise error  # requests before it are under way: none of the rest of this connection is served
+        exchange = Exchange(self, self.gateway, self._head(route, "", False))
         self.cycle = exchange  # type: ignore[assignment]
         self.running = exchange
-        exchange.answer(error)
-
-    def _check_length(self) -> None:
-        for name, value in self.headers:
-            if name == b"content-length" and int(value) > self.gateway.limits.body_bytes:
-                raise errors.body_too_large(self.gateway.limits.body_bytes)
+        exchange.fail(error)
 
     def _enqueue(self, exchange: Exchange) -> None:
         before: RequestResponseCycle | Exchange | None = self.cycle
@@ -253,25 +396,23 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # What an exchange asks of its caller
 
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
-
     def arm(self, seconds: float) -> None:
         """One deadline a connection: whatever it waits for now must come within ``seconds``."""
-        if seconds == math.inf:
-            self.wheel.remove(self)
-        else:
-            self.wheel.set(self, seconds)
+        self.wheel.set(self, seconds)
 
     def ended(self, exchange: Exchange, close: bool) -> None:
         if exchange is self.running:
             self.running = None
         if close:
             self._refused = True
+            self._missing = 0
             self.wheel.remove(self)
             self.transport.close()
-        else:
+        elif self.pipeline or self._in_head or self.flow.read_paused:
             self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.wheel.set(self, self.gateway.timeouts.keep_alive_s)
 
     @property
     def reads_slowly(self) -> bool:
@@ -284,7 +425,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if running is not None and running.whole:
             running.timed_out()
         elif running is not None:
-            running.answer(errors.request_timeout("body", timeouts.body_s))
+            running.fail(errors.request_timeout("body", timeouts.body_s))
         elif self._in_head:
             self._refuse(errors.request_timeout("headers", timeouts.header_s))
         else:
@@ -296,12 +437,10 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self._refused = True
         running, self.running = self.running, None
-        if running is not None:
-            if running.whole:  # its answer is under way: another would be taken for it
-                running.caller_left()
-                self.transport.abort()
-                return
+        if running is not None and running.whole:  # its answer is under way: another would be taken for it
             running.caller_left()
+            self.transport.abort()
+            return
         body = error.body()
         self.transport.write(
             STATUS_LINES[error.status]
@@ -309,4 +448,6 @@ class GatewayProtocol(HttpToolsProtocol):
             + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             + body
         )
+        if running is not None:
+            running.caller_left()
         self.transport.close()

@@ -24,13 +24,13 @@ from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import RequestHead, given_id
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
 from sage_inference.telemetry.metrics import Histogram
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance, RequestMetadata
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_MAX_ID = 200
 
 
 class Engine:
@@ -68,6 +68,11 @@ class Engine:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self._prefixes: dict[bytes, bytes] = {}
 
+    @property
+    def doubted(self) -> bool:
+        """Whether a good answer would change what is thought of it."""
+        return self.health.doubted or self.instance.state is not EngineState.READY
+
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
         known = self._prefixes.get(target)
@@ -101,8 +106,8 @@ class Engine:
         self.ttft_ms = ms if self.ttft_ms is None else 0.9 * self.ttft_ms + 0.1 * ms
 
     def answered(self, status: int) -> None:
-        """The head of an answer came."""
-        if status >= 500 or self.instance.state is not EngineState.READY:
+        """The head of an answer came that tells something of its health: see ``doubted``."""
+        if status >= 500 or self.doubted:
             self.health.answered(status, time.monotonic())
             self.last_error = f"answered {status}" if status >= 500 else None
             self.sync()
@@ -151,14 +156,16 @@ class Gateway:
         self.stats = Stats()
         self.draining = False
         self.connections = 0
-        self._id_prefix = os.urandom(6).hex()
+        self._id_start = os.urandom(6).hex().encode()
         self._ids = 0
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
         """Take over new settings; requests under way finish under the old ones."""
         self.settings = settings
-        self.guard = Guard(settings, self._id_prefix)
+        # Heads that were parsed and found good, by their bytes without the length; a new guard may judge anew.
+        self.known_heads: dict[bytes, RequestHead] = {}
+        self.guard = Guard(settings, self._id_start.decode())
         self.timeouts = settings.timeouts
         self.limits = settings.limits
         self.retries = settings.scheduling.retries
@@ -177,13 +184,14 @@ class Gateway:
 
     # For the relay
 
+    def new_id(self) -> bytes:
+        """An id for a request whose caller gave none."""
+        self._ids += 1
+        return b"req-%b%08x" % (self._id_start, self._ids)
+
     def request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The caller's ``x-request-id``, or a new one."""
-        for name, value in headers:
-            if name == b"x-request-id" and 0 < len(value) <= _MAX_ID:
-                return value
-        self._ids += 1
-        return f"req-{self._id_prefix}{self._ids:08x}".encode()
+        return given_id(headers) or self.new_id()
 
     def cors_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if not self.settings.server.cors_origins:

@@ -97,7 +97,9 @@ class Caller:
         """A whole answer; ``complete`` is False where its framing was not fulfilled."""
         reply = self.head()
         try:
-            if reply.headers.get("transfer-encoding") == "chunked":
+            if reply.status in (204, 304):
+                pass
+            elif reply.headers.get("transfer-encoding") == "chunked":
                 while piece := self.chunk():
                     reply.chunks.append(piece)
                     reply.body += piece

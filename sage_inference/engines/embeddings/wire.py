@@ -18,7 +18,7 @@ class BadAnswerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Embedded:
     """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not say."""
 
     vectors: list[bytes]
@@ -55,7 +55,7 @@ def call_body(route: str, model: str, texts: Iterable[bytes], options: Options, 
     return b'{"model":%b,"input":[%b]%b%b}' % (msgspec.json.encode(model), joined, form, more)
 
 
-def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Answer:
+def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
     """The vectors of ``count`` texts. Raises ``BadAnswerError``."""
     try:
         if route == NATIVE_ROUTE:
@@ -65,7 +65,7 @@ def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]],
         raise BadAnswerError(f"answered no list of embeddings: {error}") from None
 
 
-def _openai(body: bytes, count: int) -> Answer:
+def _openai(body: bytes, count: int) -> Embedded:
     answer = _read_list(body)
     vectors: list[bytes] = [b""] * count
     for place, item in enumerate(answer.data):
@@ -74,14 +74,14 @@ def _openai(body: bytes, count: int) -> Answer:
             raise BadAnswerError(f"answered with index {at} for {count} texts")
         vectors[at] = bytes(item.embedding)
     _check(vectors, len(answer.data), count)
-    return Answer(vectors, answer.usage.prompt_tokens if answer.usage else None, answer.model)
+    return Embedded(vectors, answer.usage.prompt_tokens if answer.usage else None, answer.model)
 
 
-def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Answer:
+def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
     vectors = [bytes(one) for one in _read_arrays(body)]
     _check(vectors, len(vectors), count)
     told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
-    return Answer(vectors, int(told) if told.isdigit() else None)
+    return Embedded(vectors, int(told) if told.isdigit() else None)
 
 
 def _check(vectors: list[bytes], found: int, count: int) -> None:

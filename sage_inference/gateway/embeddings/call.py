@@ -10,6 +10,7 @@ A call that was not made for certain texts takes them when it is placed: what wa
 from __future__ import annotations
 
 import math
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,13 @@ from sage_inference.control_plane.embedding import EmbeddingBatch, Room
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.routes import ROUTES
+from sage_inference.engines.answer import Answer
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.relay import heads
 from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 RETRYABLE = frozenset({429, 502, 503})
 MAX_ANSWER_BYTES = 1 << 28
-_JSON = [(b"content-type", b"application/json")]
+_JSON = b"content-type: application/json\r\n"
+_ACCEPT_ENCODING = re.compile(rb"accept-encoding: [^\r]*\r\n")
 
 
 class State(IntEnum):
@@ -48,6 +50,7 @@ class EmbeddingCall:
 
     __slots__ = (
         "alone",
+        "answer",
         "batch",
         "connecting",
         "connection",
@@ -55,7 +58,6 @@ class EmbeddingCall:
         "engine",
         "failed_at",
         "fresh",
-        "headers",
         "instance",
         "lane",
         "load",
@@ -68,14 +70,13 @@ class EmbeddingCall:
         "service",
         "size",
         "state",
-        "status",
         "target",
         "wakes_at",
     )
 
     request: RequestMetadata
+    answer: Answer | None
     engine: Engine
-    headers: list[tuple[bytes, bytes]]
     pieces: list[bytes]
     instance: ExecutionInstance
     room: Room
@@ -84,7 +85,7 @@ class EmbeddingCall:
         self.service = service
         self.lane = lane
         self.batch = batch
-        self.request_id = service.gateway.request_id(())
+        self.request_id = service.gateway.new_id()
         self.request = RequestMetadata(
             self.request_id.decode(),
             RequestType.EMBEDDING,
@@ -100,7 +101,7 @@ class EmbeddingCall:
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
         self.deadline = math.inf
-        self.wakes_at = 0
+        self.wakes_at = 0.0
         self._clear()
 
     @property
@@ -145,27 +146,28 @@ class EmbeddingCall:
         self.connecting, self.connection = None, connection
         self.state = State.SENT
         self._clear()
-        headers, body = self._message(self.batch)
-        head = heads.request_head(
+        lines, body = self._message(self.batch)
+        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             engine.request_prefix(ROUTES[self.route], self.target),
-            headers,
+            lines,
             self.request_id,
             len(body),
-            engine.keeps_callers_key,
         )
         self.sent_at = gateway.clock()
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
 
-    def _message(self, batch: EmbeddingBatch) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
         """What is sent: a caller's own request where the call is just that, else one made of many."""
         callers = self.service.callers(batch)
         alone = self.alone = self.service.alone(batch)
         if alone is not None:
             self.request_id = alone.request_id
             self.route = alone.route.path
-            self.target = alone.target
-            return [header for header in alone.headers if header[0] != b"accept-encoding"], alone.body
+            self.target = alone.head.target
+            lines = alone.head.keyed_lines if self.engine.keeps_callers_key else alone.head.lines
+            # The answer may have to be read, if others come to share it.
+            return _ACCEPT_ENCODING.sub(b"", lines), alone.body
         self.route = self.lane.route
         self.target = self.route.encode()
         one = callers[0]
@@ -176,12 +178,11 @@ class EmbeddingCall:
             one.wanted.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )
-        return [*_JSON, *one.credentials], body
+        return _JSON + one.credentials if self.engine.keeps_callers_key else _JSON, body
 
-    def engine_answers(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-        self.status = status
-        self.headers = headers
-        self.engine.answered(status)
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        self.answer = answer
+        self.engine.answered(answer.status)
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if not self.pieces:
@@ -190,8 +191,8 @@ class EmbeddingCall:
         self.pieces.append(piece)
         if end:
             self.connection = None
-            answer = EngineAnswer(self.status, self.headers, b"".join(self.pieces), self.engine)
-            self._answered(answer)
+            assert self.answer is not None
+            self._answered(EngineAnswer(self.answer, b"".join(self.pieces), self.engine))
         elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
             self._abandon()
             self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
@@ -295,6 +296,5 @@ class EmbeddingCall:
             self.connection = None
 
     def _clear(self) -> None:
-        self.status = 0
-        self.headers = []
+        self.answer = None
         self.pieces = []

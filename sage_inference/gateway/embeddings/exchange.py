@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import Job
+from sage_inference.engines.answer import Answer
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE
 from sage_inference.gateway.embeddings import answer as answers
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.embeddings.request import EmbeddingRequest, parse
+from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.relay.phase import FINAL, Phase
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine
 
-_KEYS = (b"authorization", b"x-api-key")
+
+_JSON = (b"content-type", b"application/json")
 
 
 class EmbeddingExchange(Exchange):
@@ -26,19 +30,14 @@ class EmbeddingExchange(Exchange):
     ``job`` is None where the request is relayed like any other.
     """
 
-    __slots__ = ("_rest", "_sent", "credentials", "job", "lane_key", "model_name", "wanted", "wire_route")
-
+    job: Job | None = None
     wanted: EmbeddingRequest
     wire_route: str
     model_name: str
     lane_key: Hashable
-    credentials: tuple[tuple[bytes, bytes], ...]
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.job: Job | None = None
-        self._rest: Iterator[bytes] | None = None  # of the answer, while it is written
-        self._sent = False
+    credentials: bytes
+    _rest: Iterator[bytes] | None = None  # of the answer, while it is written
+    _sent = False
 
     @property
     def input_name(self) -> str:
@@ -46,7 +45,7 @@ class EmbeddingExchange(Exchange):
 
     def submit(self) -> None:
         """Raises ``Refusal``."""
-        wanted = None if b"?" in self.target else parse(self.route.path, self.body)
+        wanted = None if b"?" in self.head.target else parse(self.route.path, self.body)
         if wanted is None:
             super().submit()
             return
@@ -55,7 +54,7 @@ class EmbeddingExchange(Exchange):
         self.wire_route = self._wire_route()
         # A key of the caller's own goes on to the engine where we know of none: then only equals share.
         self.credentials = (
-            () if self.gateway.guard.has_keys else tuple(h for h in self.headers if h[0] in _KEYS)
+            b"" if self.gateway.guard.has_keys else _lines(h for h in self.head.headers if h[0] in KEYS)
         )
         self.lane_key = (self.wire_route, self.request.model, wanted.options, self.credentials)
         self.job = Job(self, wanted.texts)
@@ -79,7 +78,7 @@ class EmbeddingExchange(Exchange):
             self._sent = True
             waited = (self.gateway.clock() - self.queued_at) * 1000
             self.waited_ms = waited if waited >= 1 else -1.0
-        self.caller.arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
+        self._arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
 
     def served_by(self, engine: Engine, model: str | None) -> None:
         self.engine = engine
@@ -92,35 +91,35 @@ class EmbeddingExchange(Exchange):
         body = answers.pieces(
             self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
         )
-        headers = [(b"content-type", b"application/json")]
+        headers = [_JSON]
         if self.route.path == NATIVE_ROUTE:
             headers.append((b"x-compute-tokens", b"%d" % tokens))
-        self._write(200, headers, body)
+        self._write(Answer(200, headers), body)
 
     def pass_on(self, answer: EngineAnswer) -> None:
         """The engine's answer is all ours: as it came."""
         self.engine = answer.engine
-        self._write(answer.status, answer.headers, [answer.body])
+        self._write(answer.head, [answer.body])
 
-    def failed(self, error: Any) -> None:
-        if isinstance(error, EngineAnswer):
-            dialect = error.engine.dialect
-            if self.route.path == NATIVE_ROUTE:
-                body = dialect.native_error(error.body)
-            else:
-                body = dialect.wrapped_error(error.status, self.route.path, error.body)
-            if body is None:
-                self.pass_on(error)
-            else:
-                self.engine = error.engine
-                self._write(error.status, [(b"content-type", b"application/json")], [body])
+    def failed(self, error: ApiError | EngineAnswer) -> None:
+        if isinstance(error, ApiError):
+            self.fail(error)
+            return
+        dialect = error.engine.dialect
+        if self.route.path == NATIVE_ROUTE:
+            body = dialect.native_error(error.body)
         else:
-            self.answer(error)
+            body = dialect.wrapped_error(error.status, self.route.path, error.body)
+        if body is None:
+            self.pass_on(error)
+        else:
+            self.engine = error.engine
+            self._write(Answer(error.status, [_JSON]), [body])
 
-    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: list[bytes]) -> None:
-        self.status = status
-        head = self._head(status, headers, sum(map(len, body)))
-        self.caller.arm(math.inf)
+    def _write(self, answer: Answer, body: list[bytes]) -> None:
+        self.status = answer.status
+        head = self._head(answer, sum(map(len, body)))
+        self._arm(math.inf)
         self._rest = iter([head + body[0], *body[1:]])
         self._pour()
 
@@ -147,10 +146,14 @@ class EmbeddingExchange(Exchange):
             super().timed_out()
             return
         self._abandon()
-        self.answer(self.gateway.embeddings.queue_timeout())
+        self.fail(self.gateway.embeddings.queue_timeout())
 
     def _abandon(self) -> None:
         if self.job is None:
             super()._abandon()
         else:
             self.gateway.embeddings.leave(self.job)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sage_inference.engines.answer import Answer
+
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine
 
@@ -16,10 +18,13 @@ _TOO_MANY_BYTES = b"length limit exceeded"
 
 @dataclass(eq=False, slots=True)
 class EngineAnswer:
-    status: int
-    headers: list[tuple[bytes, bytes]]
+    head: Answer
     body: bytes
     engine: Engine
+
+    @property
+    def status(self) -> int:
+        return self.head.status
 
     @property
     def means_draining(self) -> bool:

@@ -15,7 +15,7 @@ from sage_inference.control_plane.embedding import (
 )
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.engines.embeddings.wire import Answer, BadAnswerError, read_answer
+from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
 from sage_inference.gateway.embeddings.refused import EngineAnswer
@@ -203,13 +203,13 @@ class EmbeddingService:
             alone.pass_on(answer)
             return
         try:
-            found = read_answer(call.route, answer.body, answer.headers, len(batch))
+            found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
         except BadAnswerError as error:
             self.failed(call, errors.upstream_unreachable(call.instance.instance_id, str(error)))
             return
         self._hand_out(call, found)
 
-    def _hand_out(self, call: EmbeddingCall, found: Answer) -> None:
+    def _hand_out(self, call: EmbeddingCall, found: Embedded) -> None:
         batch = call.batch
         assert batch is not None
         del self._calls[batch]

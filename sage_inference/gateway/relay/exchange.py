@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.routes import Route
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.relay import heads
+from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import ALLOWED, FINAL, HOLDS_SLOT, Phase
+from sage_inference.gateway.relay.wheel import Timed
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 
 RETRYABLE = frozenset({429, 502, 503})
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
+_JSON = [(b"content-type", b"application/json")]
 
 
-class Caller(Protocol):
-    """The caller's side of the connection, as an exchange sees it."""
+class Caller(Timed, Protocol):
+    """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
 
-    def write(self, data: bytes) -> None: ...
-
-    def arm(self, seconds: float) -> None: ...
+    def write(self, data: bytes, /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
 
@@ -40,9 +40,6 @@ class Event:
     def set(self) -> None: ...
 
 
-_EVENT = Event()
-
-
 class Exchange:
     """Moves one request through its phases.
 
@@ -50,91 +47,44 @@ class Exchange:
     ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
-    __slots__ = (
-        "body",
-        "caller",
-        "chunked",
-        "connecting",
-        "connection",
-        "decision",
-        "disconnected",
-        "engine",
-        "fresh",
-        "gateway",
-        "head",
-        "headers",
-        "held",
-        "hoped",
-        "http10",
-        "instance",
-        "keep_alive",
-        "message_event",
-        "phase",
-        "pieces",
-        "queued_at",
-        "request",
-        "request_id",
-        "response_complete",
-        "route",
-        "sent_at",
-        "size",
-        "status",
-        "streams",
-        "target",
-        "tenant",
-        "tried",
-        "turn",
-        "waited_ms",
-        "whole",
-    )
-
+    # Defaults stand on the class: most requests never touch most of them.
+    phase = Phase.READING
+    response_complete = disconnected = whole = turn = False
+    message_event = Event()
+    size = status = 0
+    body = start = b""
+    tried: tuple[ExecutionInstance, ...] = ()
+    connection: EngineConnection | None = None
+    connecting: Connecting | None = None
+    engine: Engine | None = None
+    instance: ExecutionInstance | None = None
+    decision: SchedulingDecision | None = None
+    answer: Answer | None = None
+    length: int | None = None
+    held: list[bytes] | None = None
+    fresh = chunked = hoped = False
+    waited_ms = -1.0
+    queued_at = sent_at = 0.0
     request: RequestMetadata
 
-    def __init__(
-        self,
-        caller: Caller,
-        gateway: Gateway,
-        route: Route,
-        target: bytes,
-        headers: list[tuple[bytes, bytes]],
-        tenant: str,
-        *,
-        keep_alive: bool,
-        http10: bool,
-    ) -> None:
+    def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         self.caller = caller
         self.gateway = gateway
-        self.route = route
-        self.target = target
-        self.headers = headers
-        self.tenant = tenant
-        self.keep_alive = keep_alive
-        self.http10 = http10
-        self.phase = Phase.READING
-        self.response_complete = self.disconnected = self.whole = self.turn = False
-        self.message_event = _EVENT
+        self.head = head
+        self.route = head.route
+        self.tenant = head.tenant
+        self.keep_alive = head.keep_alive and not gateway.draining
+        self.request_id = head.request_id or gateway.new_id()
         self.pieces: list[bytes] = []
-        self.size = 0
-        self.body = b""
-        self.tried: tuple[ExecutionInstance, ...] = ()
-        self.connection: EngineConnection | None = None
-        self.connecting: Connecting | None = None
-        self.engine: Engine | None = None
-        self.instance: ExecutionInstance | None = None
-        self.decision: SchedulingDecision | None = None
-        self.fresh = self.chunked = self.streams = self.hoped = False
-        self.head = b""
-        self.held: list[bytes] | None = None
-        self.status = 0
-        self.waited_ms = -1.0
-        self.request_id = gateway.request_id(headers)
 
     # What moves it forward
 
     def begin(self) -> None:
         """The whole request is here, and it is its turn: classify and submit it."""
         gateway = self.gateway
-        self.body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        pieces = self.pieces
+        self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.size = len(self.body)
         self.pieces = []
         self.queued_at = gateway.clock()
         self._move(Phase.QUEUED)
@@ -142,11 +92,11 @@ class Exchange:
             self.request, self.body = gateway.classify(self)
             self.submit()
         except Refusal as refusal:
-            self.answer(errors.from_refusal(refusal))
+            self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
                 self.waited_ms = 0.0
-                self.caller.arm(gateway.timeouts.queue_s)
+                self._arm(gateway.timeouts.queue_s)
 
     def submit(self) -> None:
         """Ask for an instance. Raises ``Refusal``."""
@@ -160,75 +110,74 @@ class Exchange:
         self.instance, self.decision = instance, decision
         self.hoped = self.hoped or instance.state is EngineState.READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
-        self.fresh = False
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
         else:
+            self.fresh = False
             self._send(connection)
 
     def refused(self, refusal: Refusal) -> None:
         """It waited, and what it waited for is gone."""
-        self.answer(errors.from_refusal(refusal))
+        self.fail(errors.from_refusal(refusal))
 
     def _connect(self) -> None:
         assert self.engine is not None
         self.fresh = True
-        self.caller.arm(self.gateway.timeouts.connect_s)
+        self._arm(self.gateway.timeouts.connect_s)
         self.connecting = self.engine.pool.connect(self._send, self._refused)
 
     def _send(self, connection: EngineConnection) -> None:
-        engine = self.engine
+        engine, head, body = self.engine, self.head, self.body
         assert engine is not None
         self._move(Phase.SENT)
         self.connecting = None
         self.connection = connection
-        head = heads.request_head(
-            engine.request_prefix(self.route, self.target),
-            self.headers,
+        lines = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            engine.request_prefix(head.route, head.target),
+            head.keyed_lines if engine.keeps_callers_key else head.lines,
             self.request_id,
-            len(self.body),
-            engine.keeps_callers_key,
+            len(body),
         )
-        self.sent_at = self.gateway.clock()
-        self.caller.arm(self.gateway.timeouts.first_byte_s)
-        connection.send(self, head, self.body)
+        gateway = self.gateway
+        self.sent_at = gateway.clock()
+        self._arm(gateway.timeouts.first_byte_s)
+        connection.send(self, lines, body)
 
     # What the engine says
 
-    def engine_answers(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-        engine, connection = self.engine, self.connection
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        engine = self.engine
         assert engine is not None
-        assert connection is not None
-        self.status = status
+        self.status = status = answer.status
+        self.answer, self.length = answer, length
+        if status < 400:
+            if engine.doubted:
+                engine.answered(status)
+            return
         engine.answered(status)
         if status in RETRYABLE and self._may_retry():
-            connection.discard()
+            assert self.connection is not None
+            self.connection.discard()
             self._retry()
-            return
-        self.head = self._head(status, headers, length)
-        for name, value in headers:
-            if name == b"content-type":
-                self.streams = value.startswith(b"text/event-stream")
-        if status >= 400 and engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
+        elif engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
             self.held = []
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
-        if self.held is not None:
+        if self.phase is Phase.DELIVERING:
+            self._deliver(piece, end)
+        elif self.held is not None:
             self.held.append(piece)
             if end:
                 self._judge(b"".join(self.held))
             elif sum(map(len, self.held)) > MAX_HELD:
                 self._let_go(b"".join(self.held), False)
-            return
-        if self.phase is Phase.SENT and (piece or end):
+        elif piece or end:
             # Not at the head: vLLM sends that at once, and the first token much later. Until then the
             # request may still go elsewhere.
-            self._move(Phase.DELIVERING)
             assert self.engine is not None
             self.engine.first_byte(self.gateway.clock() - self.sent_at)
-        if self.phase is Phase.DELIVERING:
-            self._deliver(piece, end)
+            self._let_go(piece, end)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
@@ -241,7 +190,7 @@ class Exchange:
             and not self.fresh
             and connection is not None
             and connection.served
-            and not self.head
+            and self.answer is None
         ):
             # It lay idle, and the engine closed it as our request crossed: the engine never saw it.
             self._move(Phase.CONNECTING)
@@ -266,16 +215,15 @@ class Exchange:
         return len(self.tried) <= self.gateway.retries and self.gateway.manager.can_retry(self)
 
     def _retry(self) -> None:
-        self.connection = None
-        self.head = b""
+        self.connection = self.answer = None
         self._move(Phase.QUEUED)
         try:
             self.gateway.manager.retry(self)
         except Refusal as refusal:
-            self.answer(errors.from_refusal(refusal))
+            self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
-                self.caller.arm(self.gateway.timeouts.queue_s)
+                self._arm(self.gateway.timeouts.queue_s)
 
     def _elsewhere_or(self, error: ApiError) -> None:
         if self._may_retry():
@@ -283,7 +231,7 @@ class Exchange:
             return
         if not self.hoped:  # all that were tried had failed before
             error = errors.no_healthy_instance(self.request.effective_model_name, error.message)
-        self.answer(error)
+        self.fail(error)
 
     def _judge(self, body: bytes) -> None:
         """An engine's error is here as a whole: it may mean "draining", or need our error shape."""
@@ -297,37 +245,42 @@ class Exchange:
                 return
         wrapped = engine.dialect.wrapped_error(self.status, self.route.path, body)
         if wrapped is not None:
-            self.head = self._head(self.status, [(b"content-type", b"application/json")], len(wrapped))
+            self.answer, self.length = Answer(self.status, _JSON), len(wrapped)
         self._let_go(body if wrapped is None else wrapped, True)
-
-    def _let_go(self, body: bytes, end: bool) -> None:
-        self.held = None
-        self._move(Phase.DELIVERING)
-        self._deliver(body, end)
 
     # What the caller gets
 
-    def _head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> bytes:
-        self.chunked = length is None and not self.http10
-        if length is None and self.http10:
-            self.keep_alive = False
-        if self.chunked:
-            framing = b"transfer-encoding: chunked\r\n"
-        elif length is None or status == 204:
+    def _let_go(self, piece: bytes, end: bool) -> None:
+        """From here on the caller gets what the engine sends, and no other engine is asked."""
+        self.held = None
+        self._move(Phase.DELIVERING)
+        assert self.answer is not None
+        self.start = self._head(self.answer, self.length)
+        self._deliver(piece, end)
+        if not end and self.caller.reads_slowly:  # of an answer before this one
+            self.pause()
+
+    def _head(self, answer: Answer, length: int | None) -> bytes:
+        if length is not None:
+            framing = b"" if answer.status == 204 else b"content-length: %d\r\n" % length
+        elif self.head.http10:
             framing = b""
+            self.keep_alive = False
         else:
-            framing = b"content-length: %d\r\n" % length
+            self.chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
         if not self.keep_alive:
             framing += b"connection: close\r\n"
-        return heads.response_head(status, headers, framing, self._our_headers())
-
-    def _our_headers(self) -> bytes:
-        lines = b"x-request-id: %b\r\n" % self.request_id
-        if self.engine is not None:
-            lines += self.engine.header
         if self.waited_ms >= 0:
-            lines += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
-        return lines + self.gateway.cors_headers(self.headers)
+            framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
+        return b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
+            STATUS_LINES[answer.status],
+            answer.lines,
+            framing,
+            self.request_id,
+            b"" if self.engine is None else self.engine.header,
+            self.head.cors,
+        )
 
     def _deliver(self, piece: bytes, end: bool) -> None:
         if self.chunked:
@@ -335,37 +288,38 @@ class Exchange:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
             if end:
                 piece += b"0\r\n\r\n"
-        if self.head:
-            piece = self.head + piece
-            self.head = b""
+        if self.start:
+            start, self.start = self.start, b""
+            if len(piece) < JOIN_BYTES:
+                piece = start + piece  # one packet, one system call
+            else:
+                self.caller.write(start)
         if piece:
             self.caller.write(piece)
         if end:
             self.connection = None
             self._move(Phase.DONE)
         else:
-            self.caller.arm(self.gateway.timeouts.stream_idle_s)
-            if self.caller.reads_slowly:
-                self.pause()
+            self._arm(self.gateway.timeouts.stream_idle_s)
 
-    def answer(self, error: ApiError) -> None:
+    def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
         body = error.body()
         self.status = error.status
         if error.close:
             self.keep_alive = False
-        headers = [(b"content-type", b"application/json"), *error.headers]
-        self.caller.write(self._head(error.status, headers, len(body)) + body)
+        head = self._head(Answer(error.status, [*_JSON, *error.headers]), len(body))
+        self.caller.write(head + body)
         self._move(Phase.DONE)
 
     def _cut(self, detail: str) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
         self.keep_alive = False
-        if self.streams:
+        if self.answer is not None and self.answer.streams:
             error = errors.cut_short(self._at, detail)
             event = b"data: %b\n\n" % error.body()
-            head, self.head = self.head, b""
-            self.caller.write(head + (b"%x\r\n%b\r\n" % (len(event), event) if self.chunked else event))
+            start, self.start = self.start, b""
+            self.caller.write(start + (b"%x\r\n%b\r\n" % (len(event), event) if self.chunked else event))
         self._move(Phase.CUT)
 
     # What the caller and the clock do
@@ -384,7 +338,7 @@ class Exchange:
             self.gateway.manager.withdraw(self)
             message = f"no instance had a free slot within {timeouts.queue_s:g} s (timeouts.queue_s)"
             wait = self.gateway.manager.retry_after()
-            self.answer(errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait)))
+            self.fail(errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait)))
         elif self.phase is Phase.CONNECTING:
             self._abandon()
             assert self.engine is not None
@@ -393,7 +347,7 @@ class Exchange:
         elif self.phase is Phase.SENT:
             # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
             self._abandon()
-            self.answer(errors.upstream_timeout(self._at, timeouts.first_byte_s))
+            self.fail(errors.upstream_timeout(self._at, timeouts.first_byte_s))
         elif self.phase is Phase.DELIVERING:
             self._abandon()
             self._cut(f"was silent for {timeouts.stream_idle_s:g} s")
@@ -418,6 +372,10 @@ class Exchange:
             self.connection.discard()
             self.connection = None
 
+    def _arm(self, seconds: float) -> None:
+        """One deadline: whatever it waits for now must come within ``seconds``."""
+        self.gateway.wheel.set(self.caller, seconds)
+
     @property
     def _at(self) -> str:
         return self.instance.instance_id if self.instance is not None else "?"
@@ -430,7 +388,7 @@ class Exchange:
         if FINAL[to]:
             self.response_complete = True
             self.gateway.stats.ended(self, to)
-            self.caller.ended(self, close=to is Phase.CUT or not self.keep_alive)
+            self.caller.ended(self, close=to is not Phase.DONE or not self.keep_alive)
         if HOLDS_SLOT[left] and not HOLDS_SLOT[to]:
             assert self.instance is not None
             self.gateway.manager.release(self.instance)

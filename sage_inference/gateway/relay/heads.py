@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
-from sage_inference.engines.connection import HOP_BY_HOP
+from sage_inference.control_plane.routes import Route
+from sage_inference.engines.answer import HOP_BY_HOP, Headers
 
 # Made anew for the engine, or of no concern to it.
 _NOT_SENT = HOP_BY_HOP | {
@@ -15,7 +17,8 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-deadline-ms",
     b"via",
 }
-_KEYS = frozenset({b"authorization", b"x-api-key"})
+KEYS = frozenset({b"authorization", b"x-api-key"})
+_MAX_ID = 200
 
 
 def _status_line(status: int) -> bytes:
@@ -29,41 +32,71 @@ def _status_line(status: int) -> bytes:
 STATUS_LINES = {status: _status_line(status) for status in range(200, 600)}
 
 
-def request_head(
-    prefix: bytes,
-    headers: list[tuple[bytes, bytes]],
-    request_id: bytes,
-    length: int,
-    keep_key: bool,
-) -> bytes:
-    """``prefix`` is the request line with the engine's own headers (host, key), made once a route.
+class RequestHead:
+    """A request's head, parsed and found good: what it asks for, whose it is, what of it goes on.
 
-    The caller's key is for us; the engine sees it only where neither has a key configured.
+    ``target`` is path and query as the caller sent them, ``lines`` the headers that an engine gets,
+    ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
+    It says all that the same bytes will ever mean under one configuration, so it may be kept.
     """
-    named = _named_by_connection(headers)
-    parts = [prefix]
+
+    __slots__ = (
+        "cors",
+        "headers",
+        "http10",
+        "keep_alive",
+        "keyed_lines",
+        "lines",
+        "request_id",
+        "route",
+        "target",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        target: bytes,
+        headers: Headers,
+        tenant: str = "",
+        *,
+        keep_alive: bool,
+        http10: bool = False,
+        cors: bytes = b"",
+    ) -> None:
+        self.route = route
+        self.target = target
+        self.headers = headers
+        self.tenant = tenant
+        self.keep_alive = keep_alive
+        self.http10 = http10
+        self.cors = cors
+        self.request_id = given_id(headers)
+        dropped = _dropped(headers)
+        lines, keyed = [], []
+        for name, value in headers:
+            if name not in dropped:
+                line = b"%b: %b\r\n" % (name, value)
+                keyed.append(line)
+                if name not in KEYS:
+                    lines.append(line)
+        self.lines = b"".join(lines)
+        self.keyed_lines = b"".join(keyed)
+
+
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The caller's ``x-request-id``, or nothing."""
     for name, value in headers:
-        if name not in _NOT_SENT and (keep_key or name not in _KEYS) and name not in named:
-            parts += (name, b": ", value, b"\r\n")
-    parts.append(b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, length))
-    return b"".join(parts)
+        if name == b"x-request-id" and 0 < len(value) <= _MAX_ID:
+            return value
+    return b""
 
 
-def _named_by_connection(headers: list[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Headers that ``Connection`` declares to be for this hop only."""
+def _dropped(headers: Headers) -> frozenset[bytes]:
+    """Headers not to be sent on: ``_NOT_SENT`` and what ``Connection`` declares to be for this hop only."""
     for name, value in headers:
         if name == b"connection":
             low = value.lower()
             if low not in (b"keep-alive", b"close"):
-                return frozenset(token.strip() for token in low.split(b","))
-    return frozenset()
-
-
-def response_head(status: int, headers: list[tuple[bytes, bytes]], framing: bytes, ours: bytes) -> bytes:
-    """``framing`` and ``ours`` are whole header lines. Ours replace an engine's of the same name."""
-    parts = [STATUS_LINES.get(status) or _status_line(status)]
-    for name, value in headers:
-        if name != b"x-request-id" and not name.startswith(b"x-sage-"):
-            parts += (name, b": ", value, b"\r\n")
-    parts += (framing, ours, b"\r\n")
-    return b"".join(parts)
+                return _NOT_SENT.union(token.strip() for token in low.split(b","))
+    return _NOT_SENT

@@ -7,13 +7,14 @@ import math
 from typing import Protocol
 
 TICK_S = 0.05
+_LATE = 2  # ticks from a deadline to its bucket's turn: ``now`` is up to a tick old
 
 
 class Timed(Protocol):
     """Something with at most one deadline at a time, on the loop's clock; infinite means none."""
 
     deadline: float
-    wakes_at: int  # the wheel's own: the bucket it is in, 0 for none
+    wakes_at: float  # the wheel's own: the soonest deadline its bucket is for, 0 while it is in none
 
     def timed_out(self) -> None: ...
 
@@ -33,15 +34,10 @@ class Wheel:
         self._handle = loop.call_later(TICK_S, self._tick)
 
     def set(self, timed: Timed, seconds: float) -> None:
-        """The deadline is ``seconds`` from now."""
+        """The deadline is ``seconds`` from now; infinite: there is none."""
         timed.deadline = deadline = self.now + seconds
-        # One tick on top: ``now`` is up to a tick old.
-        bucket = int(deadline / TICK_S) + 2
-        at = timed.wakes_at
-        if not at or bucket < at:
-            if at:
-                self._leave(timed)
-            self._enter(timed, bucket)
+        if not 0 < timed.wakes_at <= deadline:
+            self._sooner(timed, deadline)
 
     def remove(self, timed: Timed) -> None:
         """Forget it; it may be freed."""
@@ -53,12 +49,18 @@ class Wheel:
         self._handle.cancel()
         self._buckets.clear()
 
+    def _sooner(self, timed: Timed, deadline: float) -> None:
+        if timed.wakes_at:
+            self._leave(timed)
+        if deadline < math.inf:
+            self._enter(timed, int(deadline / TICK_S) + _LATE)
+
     def _enter(self, timed: Timed, bucket: int) -> None:
-        timed.wakes_at = bucket
+        timed.wakes_at = (bucket - _LATE) * TICK_S
         self._buckets.setdefault(bucket, set()).add(timed)
 
     def _leave(self, timed: Timed) -> None:
-        bucket = self._buckets.get(timed.wakes_at)
+        bucket = self._buckets.get(round(timed.wakes_at / TICK_S) + _LATE)
         timed.wakes_at = 0
         if bucket is not None:
             bucket.discard(timed)

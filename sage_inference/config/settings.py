@@ -11,6 +11,7 @@ from sage_inference.config.secrets import Secret
 POLICIES = ("least_loaded", "round_robin", "random", "power_of_two")
 INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed")
 ENGINES = ("auto", "vllm", "tei", "openai")
+TRUNCATIONS = ("allow", "refuse")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -99,6 +100,9 @@ class SchedulingSettings:
     )
     max_embedding_wait_ms: float = setting(
         50.0, doc="Longest wait for min_embedding_batch_size.", minimum=0.0
+    )
+    embedding_truncation: str = setting(
+        "allow", doc="Texts an engine would cut silently; allowed ones are marked.", choices=TRUNCATIONS
     )
     embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
 

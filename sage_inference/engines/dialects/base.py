@@ -20,7 +20,8 @@ class Dialect:
     it is shutting down, so that the request may safely go elsewhere.
 
     Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
-    largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes.
+    largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes; ``too_long``,
+    words of one that means a text, where the engine would else have cut it.
     """
 
     kind: EngineKind
@@ -32,6 +33,7 @@ class Dialect:
     serial: bool = False
     payload_bytes: int = 0
     batch_limit: re.Pattern[bytes] | None = None
+    too_long: bytes = b""
 
     def path_for(self, route: str) -> str:
         return self.paths.get(route, route)

@@ -175,7 +175,7 @@ class EmbeddingCall:
             self.route,
             one.request.model,
             [text.raw for text in batch.texts],
-            one.wanted.options,
+            one.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )
         return _JSON + one.credentials if self.engine.keeps_callers_key else _JSON, body

@@ -7,11 +7,13 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import Job
+from sage_inference.control_plane.refusal import Refusal
 from sage_inference.engines.answer import Answer
-from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE
+from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
+from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
 from sage_inference.gateway.embeddings.refused import EngineAnswer
-from sage_inference.gateway.embeddings.request import EmbeddingRequest, parse
+from sage_inference.gateway.embeddings.request import EmbeddingRequest, most_tokens, parse
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import KEYS
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 
 _JSON = (b"content-type", b"application/json")
+_TRUNCATED = b"x-sage-truncated: true\r\n\r\n"
+_UNCUT = ("truncate", b"false")
+# Options that themselves say what is cut, or that TEI's own route has not.
+_CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_tokens", "add_special_tokens"})
 
 
 class EmbeddingExchange(Exchange):
@@ -38,6 +44,8 @@ class EmbeddingExchange(Exchange):
     credentials: bytes
     _rest: Iterator[bytes] | None = None  # of the answer, while it is written
     _sent = False
+    guarded = truncated = False
+    options: Options = ()
 
     @property
     def input_name(self) -> str:
@@ -51,23 +59,40 @@ class EmbeddingExchange(Exchange):
             return
         self.wanted = wanted
         self.model_name = self.request.model
-        self.wire_route = self._wire_route()
         # A key of the caller's own goes on to the engine where we know of none: then only equals share.
         self.credentials = (
             b"" if self.gateway.guard.has_keys else _lines(h for h in self.head.headers if h[0] in KEYS)
         )
-        self.lane_key = (self.wire_route, self.request.model, wanted.options, self.credentials)
-        self.job = Job(self, wanted.texts)
+        self._enter(guarded=self._may_be_cut())
+
+    def _enter(self, *, guarded: bool) -> None:
+        """Into a lane. ``guarded``: texts that the engine would cut silently are refused by it instead."""
+        self.guarded = guarded
+        self.wire_route = NATIVE_ROUTE if guarded else self._wire_route()
+        self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
+        self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
+        self.job = Job(self, self.wanted.texts)
         self.gateway.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
         """TEI's own route and OpenAI's mean the same where neither asks for more than the other can say."""
         path = self.route.path
-        if path == NATIVE_ROUTE and all(name == "dimensions" for name, _ in self.wanted.options):
+        if path == NATIVE_ROUTE and self._asks_nothing_special:
             registry, model = self.gateway.registry, self.request.model
             if registry.group(model, NATIVE_ROUTE) == registry.group(model, OPENAI_ROUTE):
                 return OPENAI_ROUTE
         return path
+
+    def _may_be_cut(self) -> bool:
+        """Whether an engine might cut a text without a word: a text has no more tokens than bytes."""
+        most = self.gateway.embeddings.cuts_after(self.request.model, self.route.path)
+        if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
+            return False
+        return max(map(most_tokens, self.wanted.texts)) > most
+
+    @property
+    def _asks_nothing_special(self) -> bool:
+        return all(name == "dimensions" for name, _ in self.wanted.options)
 
     # What the aggregator tells
 
@@ -105,6 +130,9 @@ class EmbeddingExchange(Exchange):
         if isinstance(error, ApiError):
             self.fail(error)
             return
+        if self.guarded and error.says_too_long and self._allows_cutting:
+            self._enter_again()
+            return
         dialect = error.engine.dialect
         if self.route.path == NATIVE_ROUTE:
             body = dialect.native_error(error.body)
@@ -116,9 +144,23 @@ class EmbeddingExchange(Exchange):
             self.engine = error.engine
             self._write(Answer(error.status, [_JSON]), [body])
 
+    @property
+    def _allows_cutting(self) -> bool:
+        return self.gateway.settings.scheduling.embedding_truncation == "allow"
+
+    def _enter_again(self) -> None:
+        """One of its texts is too long: let the engine cut it, and tell."""
+        self.truncated = True
+        try:
+            self._enter(guarded=False)
+        except Refusal as refusal:
+            self.fail(errors.from_refusal(refusal))
+
     def _write(self, answer: Answer, body: list[bytes]) -> None:
         self.status = answer.status
         head = self._head(answer, sum(map(len, body)))
+        if self.truncated and answer.status == 200:
+            head = head[:-2] + _TRUNCATED
         self._arm(math.inf)
         self._rest = iter([head + body[0], *body[1:]])
         self._pour()

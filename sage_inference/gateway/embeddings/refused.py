@@ -40,5 +40,10 @@ class EngineAnswer:
         return self.engine.dialect.texts_allowed(self.body) if self.status in (400, 413, 422) else None
 
     @property
+    def says_too_long(self) -> bool:
+        words = self.engine.dialect.too_long
+        return self.status in (413, 422) and bool(words) and words in self.body
+
+    @property
     def too_many_bytes(self) -> bool:
         return self.status == 413 and _TOO_MANY_BYTES in self.body

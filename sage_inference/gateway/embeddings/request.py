@@ -70,6 +70,11 @@ def token_count(text: bytes) -> int:
     return max(1, len(text) // _BYTES_PER_TOKEN)
 
 
+def most_tokens(text: bytes) -> int:
+    """What it has at the most, with the two that an encoder puts round it."""
+    return 2 + (token_count(text) if text[:1] == b"[" else len(text) - 2)
+
+
 def _texts(value: bytes) -> list[bytes] | None:
     """A text, texts, a text as token ids, texts as token ids; None for anything else."""
     if value[:1] == b'"':

@@ -92,6 +92,12 @@ class EmbeddingService:
                 message = f"text {place} has {token_count(raw)} tokens; the model takes {longest}"
                 raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
 
+    def cuts_after(self, model: str, route: str) -> int | None:
+        """The tokens of a text that an instance of the group would silently cut; None if none would."""
+        group = self.gateway.registry.group(model, route)
+        rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in group]
+        return min((room.text_tokens for room in rooms if room.truncates and room.text_tokens), default=None)
+
     # Sending
 
     def pump_soon(self) -> None:
@@ -182,7 +188,8 @@ class EmbeddingService:
     def alone(self, batch: EmbeddingBatch) -> EmbeddingExchange | None:
         """The one caller whose whole request this call is: it is relayed as it came."""
         job = batch.whole_of()
-        return job.owner if job else None  # type: ignore[return-value]
+        caller: EmbeddingExchange | None = job.owner if job else None  # type: ignore[assignment]
+        return None if caller is None or caller.guarded else caller
 
     # How calls end
 

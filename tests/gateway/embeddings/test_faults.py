@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from sage_inference.config.settings import InstanceSettings, LimitSettings, TimeoutSettings
+from sage_inference.config.settings import (
+    InstanceSettings,
+    LimitSettings,
+    SchedulingSettings,
+    TimeoutSettings,
+)
 from sage_inference.control_plane.embedding import CallLimits
 from tests.gateway.embeddings.callers import (
     DIMENSION,
@@ -210,3 +215,43 @@ def test_a_full_queue_refuses_and_forgets(tei: SimulatedEngine) -> None:
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "queue_full"
         assert [caller.reply().status for caller in callers] == [200, 200]
+
+
+LONG = "long " * 700
+
+
+def test_a_caller_is_told_that_the_engine_cut_its_text(tei: SimulatedEngine, door: InProcess) -> None:
+    cut = embed(door, input=["short", LONG])
+    with tei.client() as client:
+        direct = client.post("/v1/embeddings", json={"model": MODEL, "input": ["short", LONG]})
+    assert cut.headers["x-sage-truncated"] == "true"
+    assert cut.json() == direct.json()
+
+
+def test_a_long_text_that_fits_is_not_called_cut(door: InProcess) -> None:
+    text = "word " * 400  # 2,000 bytes, 402 tokens
+    answer = embed(door, input=[text, "short"])
+    assert vectors_of(answer) == [expected(text), expected("short")]
+    assert "x-sage-truncated" not in answer.headers
+
+
+def test_cutting_can_be_refused(tei: SimulatedEngine) -> None:
+    settings = SchedulingSettings(embedding_truncation="refuse")
+    with gateway(InstanceSettings(url=tei.url, name="tei"), scheduling=settings) as door:
+        answers = meanwhile(
+            tei,
+            door,
+            *(lambda n=n: embed(door, input=LONG if n == 4 else f"fits {n} " + "x" * 600) for n in range(8)),
+        )
+    for n, answer in enumerate(answers):
+        if n == 4:
+            assert answer.status_code == 422
+            assert "must have less than" in answer.json()["error"]["message"]
+        else:
+            assert vectors_of(answer) == [expected(f"fits {n} " + "x" * 600)]
+
+
+def test_who_asks_for_cutting_itself_needs_no_notice(door: InProcess) -> None:
+    answer = native(door, inputs=LONG, truncate=True)
+    assert answer.status_code == 200
+    assert "x-sage-truncated" not in answer.headers

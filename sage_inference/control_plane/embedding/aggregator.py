@@ -106,7 +106,7 @@ class Aggregator:
         lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]
         if len(lanes) > 1:
             bulk_first = self._bulk_first
-            lanes.sort(key=lambda lane: (lane.has_interactive is bulk_first, lane.oldest))
+            lanes.sort(key=lambda lane: (bool(lane.waiting_interactive) is bulk_first, lane.oldest))
         return lanes
 
     def next_due(self, now: float) -> float | None:
@@ -127,12 +127,14 @@ class Aggregator:
 
     def take(self, lane: Lane, room: Room, now: float) -> EmbeddingBatch | None:
         """The next call for the instance with this room; None if nothing waits any more."""
-        texts = lane.take(self.limits(room), bulk_first=self._bulk_first)
+        limits = self.limits(room)
+        full = lane.fills(limits, bulk=room.takes_bulk)
+        texts = lane.take(limits, bulk_first=self._bulk_first, bulk=room.takes_bulk)
         if not texts:
             return None
         self._turn += 1
         self.counters.wait_s += sum(now - text.since for text in texts)
-        return self._sent(EmbeddingBatch(lane, texts), room)
+        return self._sent(EmbeddingBatch(lane, texts, full=full), room)
 
     def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
         """The same call to another instance; what that does not take in one call goes back in line."""
@@ -214,6 +216,8 @@ class Aggregator:
         text = lane.texts.get(raw)
         if text is not None:
             self.counters.shared_texts += 1
+            if text.state is TextState.WAITING and job.interactive and not text.interactive:
+                lane.promote(job, text)
         elif (cached := self.cache.get(lane.key, raw)) is not None:
             self.counters.cached_texts += 1
             job.give(place, *cached)

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class EmbeddingBatch:
-    """Texts of one lane on their way to an engine in one call."""
+    """Texts of one lane on their way to an engine in one call. ``full``: it could not have taken more."""
 
-    __slots__ = ("lane", "size", "texts", "tokens")
+    __slots__ = ("full", "lane", "size", "texts", "tokens")
 
-    def __init__(self, lane: Lane, texts: list[Text]) -> None:
+    def __init__(self, lane: Lane, texts: list[Text], *, full: bool = False) -> None:
+        self.full = full
         self.lane = lane
         self.texts = texts
         self.tokens = sum(text.tokens for text in texts)

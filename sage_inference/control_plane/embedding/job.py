@@ -34,13 +34,14 @@ class Text:
     ``tokens`` is an estimate until the vector is there, then its share of what the engine counted.
     """
 
-    __slots__ = ("batch", "raw", "since", "state", "tokens", "wanted")
+    __slots__ = ("batch", "interactive", "raw", "since", "state", "tokens", "wanted")
 
     def __init__(self, raw: bytes, tokens: int, since: float) -> None:
         self.raw = raw
         self.tokens = tokens
         self.since = since
         self.state = TextState.WAITING
+        self.interactive = False  # whether an interactive request waits for it
         self.wanted: list[tuple[Job, int]] = []
         self.batch: EmbeddingBatch | None = None
 

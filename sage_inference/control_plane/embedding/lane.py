@@ -21,14 +21,11 @@ class Lane:
         self.route = route
         self.texts: dict[bytes, Text] = {}
         self.waiting = 0
+        self.waiting_interactive = 0
         self.waiting_tokens = 0
         self.waiting_size = 0
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
-
-    @property
-    def has_interactive(self) -> bool:
-        return bool(self._interactive)
 
     @property
     def in_line(self) -> int:
@@ -46,8 +43,16 @@ class Lane:
     def enter(self, job: Job, text: Text) -> None:
         """A new text waits."""
         self.texts[text.raw] = text
+        text.interactive = job.interactive
         job.pending.append(text)
         self._count(text, 1)
+
+    def promote(self, job: Job, text: Text) -> None:
+        """It waits in bulk, and now an interactive request wants it too: it need not wait for the bulk's turn."""
+        self._count(text, -1)
+        text.interactive = True
+        self._count(text, 1)
+        job.pending.append(text)
 
     def queue(self, job: Job) -> None:
         """The job's pending texts stand in line."""
@@ -74,8 +79,9 @@ class Lane:
                 self.drop(text)
                 continue
             text.state, text.batch = TextState.WAITING, None
+            job = _keenest(text)
+            text.interactive = job.interactive
             self._count(text, 1)
-            job = text.wanted[0][0]
             job.pending.appendleft(text)
             queue = self._interactive if job.interactive else self._bulk
             if job not in queue:
@@ -83,26 +89,31 @@ class Lane:
 
     def adopt(self, text: Text) -> None:
         """Who brought a waiting text left, others want it: it stands in line with the first of them."""
-        job = text.wanted[0][0]
+        self._count(text, -1)
+        job = _keenest(text)
+        text.interactive = job.interactive
+        self._count(text, 1)
         job.pending.append(text)
         queue = self._interactive if job.interactive else self._bulk
         if job not in queue:
             queue.append(job)
 
-    def fills(self, limits: CallLimits) -> bool:
+    def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
         """Whether what waits is enough for a call that can't take more."""
+        if not bulk:
+            return bool(limits.texts and self.waiting_interactive >= limits.texts)
         return (
             bool(limits.texts and self.waiting >= limits.texts)
             or self.waiting_tokens >= limits.tokens
             or bool(limits.size and self.waiting_size >= limits.size)
         )
 
-    def take(self, limits: CallLimits, *, bulk_first: bool) -> list[Text]:
-        """The texts for a call within ``limits``: at least one if any waits."""
+    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text]:
+        """The texts for a call within ``limits``: at least one if any waits. ``bulk``: such texts too."""
         taken: list[Text] = []
         tokens = size = 0
-        queues = (self._bulk, self._interactive) if bulk_first else (self._interactive, self._bulk)
-        for queue in queues:
+        queues = [self._interactive, self._bulk] if bulk else [self._interactive]
+        for queue in reversed(queues) if bulk_first else queues:
             while queue:
                 job = queue[0]
                 while job.pending:
@@ -125,5 +136,11 @@ class Lane:
 
     def _count(self, text: Text, sign: int) -> None:
         self.waiting += sign
+        self.waiting_interactive += sign * text.interactive
         self.waiting_tokens += sign * text.tokens
         self.waiting_size += sign * (len(text.raw) + 1)
+
+
+def _keenest(text: Text) -> Job:
+    """Who wants it soonest."""
+    return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])

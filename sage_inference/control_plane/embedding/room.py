@@ -6,23 +6,24 @@ from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
 
-WINDOW_BATCHES = 2  # one that the engine computes, one that it finds when it has done so
+WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
 FIRST_BACKOFF_S = 0.05
 
 
 class Room:
     """What one instance has been sent and not answered.
 
-    Nagle's rule (RFC 896) for calls: a full one goes while fewer than two of the engine's batches are
-    outstanding; one that could still grow goes only while fewer than two calls are, for until then the
-    engine would let it wait just as long.
+    Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
+    one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
+    two such calls are out, for until then the engine would let it wait just as long.
     """
 
-    __slots__ = ("batches", "closed_until", "limits", "overloads", "texts", "tokens")
+    __slots__ = ("batches", "closed_until", "limits", "overloads", "partial", "texts", "tokens")
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
         self.batches: set[EmbeddingBatch] = set()
+        self.partial = 0  # calls among them that could have taken more
         self.texts = 0
         self.tokens = 0
         self.closed_until = 0.0
@@ -34,12 +35,18 @@ class Room:
             return False
         if not self.batches:
             return True
-        limits = self.limits
-        if limits.serial or self.tokens >= WINDOW_BATCHES * limits.tokens or self._texts_left() == 0:
+        if self.limits.serial or self._texts_left() == 0:
             return False
-        if len(self.batches) < WINDOW_BATCHES or not merges:
+        if not self.takes_bulk and (not lane.waiting_interactive or self.tokens >= 2 * self.limits.tokens):
+            return False
+        if self.partial < WINDOW_CALLS or not merges:
             return True
-        return lane.fills(self.next_limits().at_most(max_texts))
+        return lane.fills(self.next_limits().at_most(max_texts), bulk=self.takes_bulk)
+
+    @property
+    def takes_bulk(self) -> bool:
+        """Bulk work fills one of the engine's batches, and leaves the next to those that somebody awaits."""
+        return self.tokens < self.limits.tokens
 
     def next_limits(self) -> CallLimits:
         """The limits of the next call: the engine's, and what is left of those on all calls together."""
@@ -48,11 +55,13 @@ class Room:
 
     def sent(self, batch: EmbeddingBatch) -> None:
         self.batches.add(batch)
+        self.partial += not batch.full
         self.texts += len(batch)
         self.tokens += batch.tokens
 
     def ended(self, batch: EmbeddingBatch) -> None:
         self.batches.remove(batch)
+        self.partial -= not batch.full
         self.texts -= len(batch)
         self.tokens -= batch.tokens
 

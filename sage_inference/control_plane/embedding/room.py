@@ -35,11 +35,15 @@ class Room:
             return False
         if not self.batches:
             return True
-        if self.limits.serial or self._texts_left() == 0:
+        if self._texts_left() == 0:
+            return False
+        if not merges:
+            return True
+        if self.limits.serial:
             return False
         if not self.takes_bulk and (not lane.waiting_interactive or self.tokens >= 2 * self.limits.tokens):
             return False
-        if self.partial < WINDOW_CALLS or not merges:
+        if self.partial < WINDOW_CALLS:
             return True
         return lane.fills(self.next_limits().at_most(max_texts), bulk=self.takes_bulk)
 

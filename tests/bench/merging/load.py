@@ -9,12 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
 WORDS = "the of gateway merges many texts into few calls and every vector goes back to its own caller".split()  # noqa: SIM905
+
+
+Kinds = dict[str, tuple[float, int, int]]  # by name its share of arrivals, and texts and words a text
 
 
 class Connection(asyncio.Protocol):
@@ -82,11 +86,12 @@ def opened(
     *,
     per_s: float,
     seconds: float,
-    kinds: dict[str, tuple[float, int, int]],
+    kinds: Kinds,
+    most_texts: int = 0,
     seed: int = 1,
 ) -> Measured:
-    """Poisson arrivals. ``kinds``: by name its share of requests, and texts and words a text."""
-    return uvloop.run(_opened(url, model, per_s, seconds, kinds, seed))
+    """Poisson arrivals. ``most_texts``: what has more is sent as several requests at once (0: never)."""
+    return uvloop.run(_opened(url, model, per_s, seconds, kinds, most_texts, seed))
 
 
 async def connect(url: str) -> Connection:
@@ -138,40 +143,49 @@ async def _closed(url: str, model: str, callers: int, seconds: float, words: int
 
 
 async def _opened(
-    url: str, model: str, per_s: float, seconds: float, kinds: dict[str, tuple[float, int, int]], seed: int
+    url: str, model: str, per_s: float, seconds: float, kinds: Kinds, most_texts: int, seed: int
 ) -> Measured:
     rng = random.Random(seed)
     measured = Measured(latencies={name: [] for name in kinds})
     loop = asyncio.get_running_loop()
-    arrivals: list[tuple[float, str, bytes]] = []
+    arrivals = []
     at = 0.0
-    names, weights = list(kinds), [share for share, _, _ in kinds.values()]
     while (at := at + rng.expovariate(per_s)) < seconds:
-        name = rng.choices(names, weights)[0]
+        name = rng.choices(list(kinds), [share for share, _, _ in kinds.values()])[0]
         _, count, words = kinds[name]
-        arrivals.append((at, name, request(url, model, [text(rng, words) for _ in range(count)])))
-    idle: deque[Connection] = deque([await connect(url) for _ in range(256)])
+        texts = [text(rng, words) for _ in range(count)]
+        step = most_texts or count
+        parts = [request(url, model, texts[i : i + step]) for i in range(0, count, step)]
+        arrivals.append((at, name, parts))
+    idle: deque[Connection] = deque([await connect(url) for _ in range(512)])
     ended = [loop.create_future() for _ in arrivals]
     began = loop.time() + 0.05
 
     def send(number: int) -> None:
-        due, name, data = arrivals[number]
-        connection = idle.pop()
+        due, name, parts = arrivals[number]
+        left = len(parts)
+        good = True
 
-        def done(status: int) -> None:
-            measured.latencies[name].append(loop.time() - began - due)
-            measured.texts += kinds[name][1] if status == 200 else 0
-            measured.failed += status != 200
+        def done(connection: Connection, status: int) -> None:
+            nonlocal left, good
+            left -= 1
+            good = good and status == 200
             idle.append(connection)
-            ended[number].set_result(None)
+            if not left:
+                measured.latencies[name].append(loop.time() - began - due)
+                measured.texts += kinds[name][1] * good
+                measured.failed += not good
+                ended[number].set_result(None)
 
-        connection.done = done
-        connection.transport.write(data)
+        for data in parts:
+            connection = idle.popleft()
+            connection.done = partial(done, connection)
+            connection.transport.write(data)
 
-    for number, (due, _, _) in enumerate(arrivals):
+    for number, (due, _, parts) in enumerate(arrivals):
         if (wait := began + due - loop.time()) > 0:
             await asyncio.sleep(wait)
-        while not idle:
+        while len(idle) < len(parts):
             idle.append(await connect(url))
         send(number)
     await asyncio.wait_for(asyncio.gather(*ended), 120)

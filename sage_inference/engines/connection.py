@@ -217,16 +217,22 @@ class EngineConnection(asyncio.Protocol):
                 self._fail(receiver, _HUGE_HEAD)
             return
         body = self._body
-        if self._surplus:
-            del body[self._pieces :]
-        piece = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
         if self._complete:
-            # llhttp swallows empty lines behind a message: by its end one sees that there were some.
-            ends = data.endswith(piece[-64:]) if self._length else not data.endswith(b"\r\n\r\n\r\n")
-            framed = self._chunked or self._length is not None
-            self._recycle(self._keep_alive and framed and ends and not self._surplus)
-        receiver.engine_sends(piece, self._complete)
+            self._end(receiver, data)
+        elif body:
+            piece = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            receiver.engine_sends(piece, False)
+
+    def _end(self, receiver: Receiver, data: bytes) -> None:
+        """The message ended within ``data``."""
+        piece = b"".join(self._body[: self._pieces])  # what lies behind them is surplus
+        self._body.clear()
+        # llhttp swallows empty lines behind a message: by its end one sees that there were some.
+        ends = data.endswith(piece[-64:]) if self._length else not data.endswith(b"\r\n\r\n\r\n")
+        framed = self._chunked or self._length is not None
+        self._recycle(self._keep_alive and framed and ends and not self._surplus)
+        receiver.engine_sends(piece, True)
 
     def _fail(self, receiver: Receiver, detail: str) -> None:
         self.discard()

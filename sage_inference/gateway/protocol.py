@@ -375,6 +375,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""
         if isinstance(cycle, Exchange):
             self._start_exchange(cycle)
+            if not cycle.whole:
+                self.arm(self.gateway.timeouts.body_s)
         else:
             super()._start_asgi_task(cycle, app)
 

@@ -435,6 +435,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        self.pipeline.clear()  # or the end of the running request would start the next
         running, self.running = self.running, None
         if running is not None and running.whole:  # its answer is under way: another would be taken for it
             running.caller_left()

@@ -430,15 +430,25 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    @property
+    def _answering(self) -> bool:
+        """Whether a request that is here as a whole awaits its answer, from an engine or the application."""
+        running, cycle = self.running, self.cycle
+        if running is not None:
+            return running.whole
+        return cycle is not None and not cycle.response_complete
+
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any exchange, and close."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self.pipeline.clear()  # or the end of the running request would start the next
+        answering = self._answering
         running, self.running = self.running, None
-        if running is not None and running.whole:  # its answer is under way: another would be taken for it
-            running.caller_left()
+        if answering:  # another answer would be taken for the one under way
+            if running is not None:
+                running.caller_left()
             self.transport.abort()
             return
         body = error.body()

@@ -131,7 +131,8 @@ class EngineConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        if self._parser is not None and self._answered and not self._chunked and self._length is None:
+        unframed = self._parser is not None and self._answered and not self._chunked and self._length is None
+        if unframed and exc is None:
             receiver.engine_sends(b"", True)  # a body that ends with its connection (RFC 9112 section 6.3)
         else:
             receiver.engine_failed(

@@ -281,8 +281,9 @@ class EngineConnection(asyncio.Protocol):
             raise ValueError(f"HTTP/{self._parser.get_http_version()}")
         self._answered = True
         self._keep_alive = self._parser.should_keep_alive()
-        if status in (204, 304):
+        if status in (204, 304):  # no body, whatever the head says of one
             self._length = 0
+            self._chunked = False
         receiver = self._receiver
         if receiver is not None:
             self._answer = Answer(status, self._headers)

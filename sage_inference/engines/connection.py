@@ -224,7 +224,7 @@ class EngineConnection(asyncio.Protocol):
         body.clear()
         if self._complete:
             # llhttp swallows empty lines behind a message: by its end one sees that there were some.
-            ends = data.endswith(piece[-64:]) if self._length else not data.endswith(b"\r\n\r\n\r\n")
+            ends = data.endswith(piece[-64:]) if self._length else _ends_once(data)
             framed = self._chunked or self._length is not None
             self._recycle(self._keep_alive and framed and ends and not self._surplus)
         receiver.engine_sends(piece, self._complete)
@@ -293,6 +293,13 @@ class EngineConnection(asyncio.Protocol):
         if self._answered and not self._complete:
             self._complete = True
             self._pieces = len(self._body)
+
+
+def _ends_once(data: bytes) -> bool:
+    """Whether these last bytes of a message surely have one empty line at their end, and nothing behind it."""
+    if len(data) < 5:
+        return data in (b"\n", b"\r\n")  # its line began before them
+    return data.endswith(b"\r\n\r\n") and data[-5] not in b"\r\n"
 
 
 def _size(headers: Headers) -> int:

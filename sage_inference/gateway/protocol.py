@@ -319,8 +319,6 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._begun == 1 and self._received:
             self._remember(head)
         exchange = Exchange(self, gateway, head)
-        if self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._enqueue(exchange)
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
@@ -370,6 +368,9 @@ class GatewayProtocol(HttpToolsProtocol):
         exchange.turn = True
         if exchange.whole:
             exchange.begin()
+        elif self.expect_100_continue and not exchange.head.http10:
+            # Not before its turn: it would stand in the midst of the answer to the request before it.
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""

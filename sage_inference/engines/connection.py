@@ -13,6 +13,7 @@ from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers, without_l
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
 _VERSIONS = ("1.1", "1.0")
+_FRAMING = (b"content-length", b"transfer-encoding")
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 # Answers by the bytes of their head without the length; see ``engines.answer``.
@@ -254,9 +255,11 @@ class EngineConnection(asyncio.Protocol):
         self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answered:
-            return  # a trailer, of no concern to callers
         name = name.lower()
+        if self._answered:
+            if name in _FRAMING:
+                raise ValueError("framing in a trailer")
+            return  # a trailer, of no concern to callers
         if name not in HOP_BY_HOP:
             self._headers.append((name, value))
         elif name == b"content-length":

@@ -28,6 +28,8 @@ _HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")
 _CHUNK_BYTES = 32
 _EXTRA_BYTES = 16384
 _VERSIONS = ("1.0", "1.1")
+# What llhttp heeds even in a trailer, after all was decided.
+_FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
 _MOST_KNOWN = 1024
 _LONGEST_KNOWN = 4096
 
@@ -210,9 +212,11 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer: it comes after all checks of the head, and no engine needs one
         name = name.lower()
+        if not self._in_head:
+            if name in _FRAMING:
+                raise errors.bad_framing()
+            return  # a trailer: it comes after all checks of the head, and no engine needs one
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))

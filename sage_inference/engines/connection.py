@@ -274,8 +274,12 @@ class EngineConnection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES and _size(self._headers) > MAX_HEAD_BYTES:
             raise ValueError(_HUGE_HEAD)
         status = self._parser.get_status_code()
-        if self._surplus or (100 <= status < 200 and status != 101):
-            return  # 1xx: the real answer follows
+        if self._surplus:
+            return
+        if 100 <= status < 200 and status != 101:
+            if self._chunked:
+                raise ValueError("an interim answer with a body")
+            return  # the real answer follows
         if self._coded or status == 101:
             raise ValueError("a transfer coding or a protocol nobody asked for")
         if not 200 <= status < 600:

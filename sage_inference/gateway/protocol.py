@@ -61,6 +61,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._begun = 0  # messages that began in them
         self._spare = 0  # bytes that the framing of a chunked body may still cost
         self._chunked = False
+        self._offers = False  # another protocol: the head is parsed a second time, without the offer
         self._refused = False
         self._slow = False
         self._in_message = False
@@ -154,9 +155,10 @@ class GatewayProtocol(HttpToolsProtocol):
         elif self._chunked:
             self._spare -= self._fed
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # we offer no other protocol: the request was answered as if it had not asked
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._pass_over_offer(memoryview(data)[upgrade.args[0] :])
         except ApiError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
@@ -172,6 +174,21 @@ class GatewayProtocol(HttpToolsProtocol):
                     self._await_head()
             elif not running.whole:
                 self.arm(self.gateway.timeouts.body_s)
+
+    def _pass_over_offer(self, rest: memoryview) -> None:
+        """A head asked for another protocol: parse it as if it had not, for httptools leaves its body unread."""
+        while True:
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
 
     def _await_head(self) -> None:
         """A head has begun and not ended: it has its time and its size."""
@@ -223,6 +240,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._offers = self.parser.should_upgrade()
+        if self._offers:
+            if self.parser.get_method() == b"CONNECT":
+                raise errors.bad_framing()
+            return
         if len(self.headers) > self.gateway.limits.headers:
             raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
         self._check_head()
@@ -282,6 +304,8 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._spare < 0:
                 raise errors.bad_framing()
         cycle = self.cycle
+        if self._offers:
+            return
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
         elif not cycle.response_complete:

@@ -30,6 +30,9 @@ _EXTRA_BYTES = 16384
 _VERSIONS = ("1.0", "1.1")
 # What llhttp heeds even in a trailer, after all was decided.
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
+# Requests, and bytes of one, that are read while another is answered. Who is not read from is not seen to leave.
+_PIPELINED = 8
+_AHEAD = 65536
 _MOST_KNOWN = 1024
 _LONGEST_KNOWN = 4096
 
@@ -253,6 +256,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.arm(math.inf)
             self._begin_scope()
             super().on_headers_complete()
+            if 0 < len(self.pipeline) < _PIPELINED:
+                self.flow.resume_reading()
         else:
             self._begin_exchange(route)
 
@@ -296,6 +301,8 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.size += len(body)
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
+            if cycle.size > _AHEAD and not cycle.turn:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -388,8 +395,9 @@ class GatewayProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_exchange(exchange)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= _PIPELINED:
+                self.flow.pause_reading()
 
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange

@@ -326,7 +326,7 @@ class GatewayProtocol(HttpToolsProtocol):
         path, _, _ = self.url.partition(b"?")
         if path[:1] != b"/" and path != b"*":  # absolute form: http://host/path
             url = httptools.parse_url(self.url)
-            if url.schema not in (b"http", b"https") or not url.host:
+            if url.schema.lower() not in (b"http", b"https") or not url.host:
                 raise errors.bad_framing()
             path = url.path or b"/"
         route = _HOT.get(path)

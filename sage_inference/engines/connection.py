@@ -68,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         "_keep_alive",
         "_left",
         "_length",
+        "_named",
         "_on_idle",
         "_on_lost",
         "_parser",
@@ -193,6 +194,7 @@ class EngineConnection(asyncio.Protocol):
     def _begin_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
+        self._named: frozenset[bytes] = frozenset()  # headers that Connection declares to be for this hop
         self._length: int | None = None
         self._chunked = self._coded = self._answered = self._complete = self._surplus = False
         self._keep_alive = False
@@ -251,6 +253,7 @@ class EngineConnection(asyncio.Protocol):
             self._surplus = True
             return
         self._headers = []
+        self._named = frozenset()
         self._length = None
         self._chunked = False
 
@@ -268,6 +271,8 @@ class EngineConnection(asyncio.Protocol):
         elif name == b"transfer-encoding":
             self._coded = self._chunked or value.lower() != b"chunked"
             self._chunked = True
+        elif name == b"connection":
+            self._named |= {token.strip() for token in value.lower().split(b",")}
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -293,7 +298,8 @@ class EngineConnection(asyncio.Protocol):
             self._chunked = False
         receiver = self._receiver
         if receiver is not None:
-            self._answer = Answer(status, self._headers)
+            headers = [header for header in self._headers if header[0] not in self._named]
+            self._answer = Answer(status, headers)
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:

@@ -241,7 +241,8 @@ class EngineConnection(asyncio.Protocol):
         self._receiver = None
         self._parser = None
         self.served += 1
-        if clean and not self.transport.is_closing():
+        # An early answer leaves part of its request unsent: whatever came behind might never be read.
+        if clean and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self._on_idle(self)
         else:
             self.transport.abort()

@@ -222,6 +222,8 @@ class GatewayProtocol(HttpToolsProtocol):
     # The parser
 
     def on_message_begin(self) -> None:
+        if self._refused:
+            raise errors.bad_framing()  # it came along with the request whose answer ended the connection
         self._begun += 1
         self._in_message = True
         self._in_head = True

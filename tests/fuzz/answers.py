@@ -14,8 +14,10 @@ _HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
     b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings", b"content-length",
 }  # fmt: skip
-# h11 takes spaces behind chunk sizes, and line feeds alone; we don't.
-_LAX = re.compile(rb"\r\n[0-9a-fA-F]+[ \t;]+[\r;]|(?<!\r)\n")
+# h11 takes spaces behind chunk sizes, line feeds alone, and trailers that speak of framing; we don't.
+_LAX = re.compile(
+    rb"\r\n[0-9a-fA-F]+[ \t;]+[\r;]|(?<!\r)\n|content-length[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n\Z", re.I
+)
 _OURS = (b'"upstream_error"', b'"upstream_timeout"', b'"no_healthy_instance"')
 
 

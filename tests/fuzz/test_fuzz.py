@@ -12,6 +12,7 @@ from tests.fuzz.mutation import Input
 from tests.fuzz.seeds import CHAT
 
 INPUTS = 3000
+IN_HALVES, AT_ONCE = 1, 2  # how the engine answers
 KEEPS, CLOSES, RESETS = 1, 7, 11  # what the engine does behind its answer
 HOST = b"Host: localhost\r\n"
 LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
@@ -27,10 +28,13 @@ REQUESTS = {
     "two hosts": CHAT.replace(HOST, HOST + HOST),
     "half a pipelined body had no timeout": CHAT + GET + CHAT[:-5],
     "a pipelined request was sent although garbage followed": CHAT + CHAT + b"x",
+    "what came along with a refused request was served": CHAT.replace(b"localhost", b"st") + GET + CHAT,
     "a refusal answered the request before it": GET + b"x",
     "the second Connection header was not heeded": CHAT.replace(
         HOST, HOST + b"Connection: TE\r\nConnection: x-hop\r\nx-hop: 1\r\n"
     ),
+    "100 Continue stood within another answer": CHAT
+    + CHAT.replace(HOST, HOST + b"Expect: 100-continue\r\n")[:-9],
     "what followed an upgrade was lost": CHAT.replace(HOST, HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n")
     + CHAT,
     "field names that are no UTF-8": LINE + HOST + b'Content-Length: 23\r\n\r\n{"\x81":1,"messages":[] }',
@@ -68,9 +72,10 @@ def test_every_invariant_holds(path: str) -> None:
     assert campaign(path, INPUTS) is None
 
 
+@pytest.mark.parametrize("engine", [IN_HALVES, AT_ONCE], ids=["in halves", "at once"])
 @pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS.keys())
-def test_a_request_that_broke_an_invariant_breaks_it_no_more(house: House, data: bytes) -> None:
-    PATHS["request"][0](house, Input((data,), KEEPS))
+def test_a_request_that_broke_an_invariant_breaks_it_no_more(house: House, data: bytes, engine: int) -> None:
+    PATHS["request"][0](house, Input((data,), engine))
 
 
 @pytest.mark.parametrize(("data", "ending"), ANSWERS.values(), ids=ANSWERS.keys())

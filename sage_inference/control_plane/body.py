@@ -60,13 +60,16 @@ def _decode(body: bytes) -> Any:
 
 
 def _decode_leniently(body: bytes, error: Exception) -> Any:
+    document = read_leniently(body, error)
+    if isinstance(document, dict):  # msgspec can't look at names that are half a surrogate pair
+        document = {name: document[name] for name in _FIELDS if name in document}
     try:
-        return msgspec.convert(_read_leniently(body, error), _Loose)
+        return msgspec.convert(document, _Loose)
     except msgspec.ValidationError:
         raise Refusal(Why.BAD_REQUEST, "'model' must be a string, and the body an object", "model") from None
 
 
-def _read_leniently(body: bytes, error: Exception) -> Any:
+def read_leniently(body: bytes, error: Exception) -> Any:
     """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
     try:
         return json.loads(body)
@@ -87,6 +90,6 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
         fields = _decode_raw(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # What was skipped when only the head was read: names of fields that are no UTF-8, for one.
-        return json.dumps({**_read_leniently(body, error), "model": model}, ensure_ascii=True).encode()
+        return json.dumps({**read_leniently(body, error), "model": model}, ensure_ascii=True).encode()
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

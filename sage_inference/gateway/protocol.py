@@ -196,9 +196,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def _await_head(self) -> None:
         """A head has begun and not ended: it has its time and its size."""
         if not self._head_bytes:
-            self._head_bytes = 1
+            # Behind the end of another message it cannot be told how much of it is here.
+            self._head_bytes = self._fed if self._received and self._begun == 1 else 1
             self.arm(self.gateway.timeouts.header_s)
-        elif self._head_bytes > self.gateway.limits.header_bytes:
+        if self._head_bytes > self.gateway.limits.header_bytes:
             self._refuse(errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes"))
 
     def pause_writing(self) -> None:

@@ -95,5 +95,8 @@ def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def _dropped(headers: Headers) -> frozenset[bytes]:
     """Headers not to be sent on: ``_NOT_SENT`` and what ``Connection`` declares to be for this hop only."""
     return _NOT_SENT.union(
-        token.strip() for name, value in headers if name == b"connection" for token in value.lower().split(b",")
+        token.strip()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.lower().split(b",")
     )

@@ -116,6 +116,10 @@ class LimitSettings:
     connections: int = setting(20000, doc="Connections of callers at once.", minimum=1)
     queue_requests: int = setting(4096, doc="Requests waiting for a slot.", minimum=0)
     queue_bytes: int = setting(268435456, doc="Bytes of all requests waiting for a slot.", minimum=0)
+    max_n: int | None = setting(None, doc="Answers one request may ask for; none = any.", minimum=1)
+    max_completion_tokens: int | None = setting(
+        None, doc="Tokens one request may ask for; none = any.", minimum=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,17 +60,23 @@ def _decode(body: bytes) -> Any:
 
 
 def _decode_leniently(body: bytes, error: Exception) -> Any:
-    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        # A text may hold the caller's data; msgspec's positions do not.
-        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
+    document = read_leniently(body, error)
+    if isinstance(document, dict):  # msgspec can't look at names that are half a surrogate pair
+        document = {name: document[name] for name in _FIELDS if name in document}
     try:
         return msgspec.convert(document, _Loose)
     except msgspec.ValidationError:
         raise Refusal(Why.BAD_REQUEST, "'model' must be a string, and the body an object", "model") from None
+
+
+def read_leniently(body: bytes, error: Exception) -> Any:
+    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        # A text may hold the caller's data; msgspec's positions do not.
+        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
@@ -82,7 +88,8 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
         return body[: match.start(1)] + model.encode() + body[match.end(1) :]
     try:
         fields = _decode_raw(body)
-    except msgspec.DecodeError:
-        return json.dumps({**json.loads(body), "model": model}, ensure_ascii=True).encode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # What was skipped when only the head was read: names of fields that are no UTF-8, for one.
+        return json.dumps({**read_leniently(body, error), "model": model}, ensure_ascii=True).encode()
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +25,11 @@ class ApiError(Exception):
     close: bool = False
 
     def body(self) -> bytes:
-        return msgspec.json.encode({"error": self.document()})
+        document = {"error": self.document()}
+        try:
+            return msgspec.json.encode(document)
+        except UnicodeEncodeError:  # it quotes half a surrogate pair of the caller's
+            return json.dumps(document).encode()
 
     def document(self) -> dict[str, str | None]:
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}

@@ -11,6 +11,7 @@ from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.body import read_model, with_model
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import POLICIES
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
@@ -164,6 +165,7 @@ class Gateway:
         self.guard = Guard(settings, self._id_start.decode())
         self.timeouts = settings.timeouts
         self.limits = settings.limits
+        self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
         self.retries = settings.scheduling.retries
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
@@ -201,6 +203,8 @@ class Gateway:
         """What the request asks for, and its body, changed only where it names an alias or no model."""
         route, body = exchange.route, exchange.body
         named = read_model(route, body)
+        if self.limits_output and route.type.is_llm:
+            check_output(body, self.limits)
         model = self.registry.resolve(named) if named else self._implied_model(route)
         if model != named and (named is not None or route.names_model):
             body = with_model(route, body, model)

@@ -318,7 +318,8 @@ class Exchange:
     def _cut(self, detail: str) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
         self.keep_alive = False
-        if self.answer is not None and self.answer.streams:
+        # Into a body of a told length no event fits: it would fill it up to a whole-looking one.
+        if self.answer is not None and self.answer.streams and self.length is None:
             error = errors.cut_short(self._at, detail)
             event = b"data: %b\n\n" % error.body()
             start, self.start = self.start, b""

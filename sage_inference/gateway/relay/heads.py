@@ -94,9 +94,9 @@ def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def _dropped(headers: Headers) -> frozenset[bytes]:
     """Headers not to be sent on: ``_NOT_SENT`` and what ``Connection`` declares to be for this hop only."""
-    for name, value in headers:
-        if name == b"connection":
-            low = value.lower()
-            if low not in (b"keep-alive", b"close"):
-                return _NOT_SENT.union(token.strip() for token in low.split(b","))
-    return _NOT_SENT
+    return _NOT_SENT.union(
+        token.strip()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.lower().split(b",")
+    )

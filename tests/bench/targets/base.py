@@ -1,0 +1,95 @@
+"""A target: something that answers for both engines, and the processes that it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tests.bench.home import run_folder
+from tests.bench.machine import cpu_seconds, resident_kib
+from tests.bench.mock import plain, stream
+from tests.bench.mock.orders import Orders
+from tests.bench.process import GATEWAY_CORE, Process, wait_for
+from tests.support.gateway import free_port
+
+Kind = Literal["plain", "stream"]
+KINDS: tuple[Kind, ...] = ("plain", "stream")
+MODELS: Mapping[Kind, str] = {"plain": plain.MODEL, "stream": stream.MODEL}
+
+
+def first_request(kind: Kind) -> bytes:
+    """The shortest request that the engine of this kind answers."""
+    return plain.request() if kind == "plain" else Orders(chunks=1, gap_us=1000).body(stream.MODEL)
+
+
+@dataclass
+class Target:
+    """``pids`` has the process in front of each engine; direct access has none."""
+
+    name: str
+    urls: Mapping[Kind, str]
+    pids: Mapping[Kind, int] = field(default_factory=dict)
+
+    def processes(self, kind: Kind) -> Iterable[int]:
+        return (self.pids[kind],) if kind in self.pids else ()
+
+    def cpu_s(self, kind: Kind) -> float:
+        return cpu_seconds(self.processes(kind))
+
+    def resident_kib(self, kind: Kind) -> float:
+        return resident_kib(self.processes(kind))
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start one process: what to run, where, and in which environment (None: ours)."""
+
+    argv: list[str]
+    cwd: Path | None = None
+    env: Mapping[str, str] | None = None
+
+
+# (folder for its files, its port, the engines by kind) -> the command
+Recipe = Callable[[Path, int, Mapping[Kind, str]], Command]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Starts a target. ``shared``: one process serves both engines; else each gets one of its own.
+
+    ``only``: the scenarios that it can take part in; empty for all.
+    """
+
+    name: str
+    recipe: Recipe
+    shared: bool = False
+    only: frozenset[str] = frozenset()
+
+    def start(self, stack: ExitStack, engines: Mapping[Kind, str], kinds: Iterable[Kind] = KINDS) -> Target:
+        """Ready when it has answered a request for each kind; ``stack`` stops it."""
+        urls: dict[Kind, str] = {}
+        pids: dict[Kind, int] = {}
+        wanted = tuple(kinds)
+        for served in (wanted,) if self.shared else tuple((kind,) for kind in wanted):
+            url, process = self._one(stack, {kind: engines[kind] for kind in served})
+            for kind in served:
+                wait_for(process, f"{url}/v1/chat/completions", first_request(kind))
+                urls[kind], pids[kind] = url, process.pid
+        return Target(self.name, urls, pids)
+
+    def _one(self, stack: ExitStack, engines: Mapping[Kind, str]) -> tuple[str, Process]:
+        port = free_port()
+        folder = run_folder(f"{self.name}-{port}")
+        command = self.recipe(folder, port, engines)
+        process = Process(
+            command.argv,
+            GATEWAY_CORE,
+            folder / "output.log",
+            env=command.env,
+            **({"cwd": command.cwd} if command.cwd else {}),
+        )
+        stack.callback(process.stop)
+        return f"http://127.0.0.1:{port}", process

@@ -72,6 +72,29 @@ def _start_stall(results: Results) -> float | None:
     return None if late is None else late / 1e3
 
 
+def _idle_harm(results: Results) -> float | None:
+    during = results.median("idle", OURS, "latency_p99_us")
+    return ratio(during, results.median("idle", OURS, "before_latency_p99_us"))
+
+
+def _unheard(results: Results) -> float | None:
+    ways = [("leaving", "streamed_unheard"), ("leaving", "waiting_unheard"), ("queued", "unheard")]
+    counts = [results.median(scenario, OURS, key) for scenario, key in ways]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(ways) else None
+
+
+def _good_after_bad(results: Results) -> float | None:
+    statuses = [results.median("bad-answers", OURS, key) for key in ("after_503", "after_reset")]
+    return None if None in statuses else statuses.count(200)
+
+
+_LEAVING = (
+    ("streamed", "leaving", "streamed_"),
+    ("waiting", "leaving", "waiting_"),
+    ("queued", "queued", ""),
+)
+
 PROMISES = (
     Promise(
         "plain, requests/s ÷ sglang-router's", _against("sglang-router", "plain", "per_s"), 1.5, least=True
@@ -95,4 +118,27 @@ PROMISES = (
     ),
     Promise("200 requests/s, p99 ÷ better Rust router's", _against_better("rate", "latency_p99_us"), 1.0),
     Promise("stream start, p99 of the first chunks' added delay, ms", _start_stall, 5),
+    Promise("1,000 streams, KiB each", _ours("memory", "stream_kib"), 40, digits=1),
+    Promise("1,000 streams, memory 5 s after ÷ before", _ours("memory", "after_ratio"), 1.1),
+    Promise("1,000 streams, complete and unchanged", _ours("memory", "whole"), 1000, least=True, digits=0),
+    Promise(
+        "400 KB embeddings, MB/s ÷ better Rust router's",
+        _against_better("embeddings", "mb_per_s", most=True),
+        0.8,
+        least=True,
+    ),
+    Promise("idle connections held", _ours("idle", "held"), 10_000, least=True, digits=0),
+    Promise("p99 of active ones with idle ones ÷ without", _idle_harm, 1.25),
+    Promise(
+        "memory after 1,000,000 requests ÷ after 100,000", _ours("million", "late_ratio"), 1.05, digits=3
+    ),
+    *(
+        Promise(f"caller leaves, {how}, {which} ms", _ours(scenario, key), bound, digits=1)
+        for how, scenario, prefix in _LEAVING
+        for which, bound in (("median", 10), ("max", 100))
+        for key in [f"{prefix}{which}_ms"]
+    ),
+    Promise("caller leaves, not heard of within 3 s", _unheard, 0, digits=0),
+    Promise("500 leave at once, left in flight", _ours("leaving", "left_in_flight"), 0, digits=0),
+    Promise("good answers after two bad ones, of 2 kinds", _good_after_bad, 2, least=True, digits=0),
 )

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from tests.bench import report
@@ -22,7 +22,7 @@ from tests.bench.process import GATEWAY_CORE, LOAD_CORE
 from tests.bench.promises import PROMISES
 from tests.bench.results import Results
 from tests.bench.scenarios import SCENARIOS
-from tests.bench.scenarios.base import Scenario
+from tests.bench.scenarios.base import Figures, Scenario
 from tests.bench.targets.base import Launcher
 from tests.bench.targets.ours import ours
 from tests.bench.targets.peers import PEERS, available
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         bench = Bench(stack, launchers)
         for scenario in scenarios:
+            bench.stop_others(_taking_part(bench, scenario))
             for round_ in range(1 if scenario.once else arguments.rounds):
                 _round(bench, scenario, round_, arguments.seconds, results)
             if arguments.json:
@@ -115,28 +116,37 @@ def _round(bench: Bench, scenario: Scenario, round_: int, seconds: float, result
     names = _taking_part(bench, scenario)
     first = round_ % len(names)
     for name in names[first:] + names[:first]:
-        target = bench.target(name)
-        if target is None:
-            continue
-        watch = CoreWatch(target.processes(scenario.engine), bench.engines.pids)
         try:
-            figures = scenario.measure(bench, target, seconds)
+            figures = _measure(bench, scenario, name, seconds)
         except BenchError as error:
             print(f"{scenario.name} of {name} failed: {error}", file=sys.stderr)
             continue
-        figures |= watch.others()
+        if figures is None:
+            continue
         results.add(scenario.name, name, figures)
         told = {key: round(value, 2) for key, value in figures.items() if value is not None}
         print(scenario.name, round_ + 1, name, json.dumps(told), file=sys.stderr, flush=True)
 
 
+def _measure(bench: Bench, scenario: Scenario, name: str, seconds: float) -> Figures | None:
+    """None of a target that could not be started; that was told when it was tried."""
+    with (
+        bench.fresh(name, (scenario.engine,)) if scenario.fresh else nullcontext(bench.target(name)) as target
+    ):
+        if target is None:
+            return None
+        watch = CoreWatch(target.processes(scenario.engine), bench.engines.pids)
+        return scenario.measure(bench, target, seconds) | watch.others()
+
+
 def _taking_part(bench: Bench, scenario: Scenario) -> list[str]:
     able = [
-        name
-        for name, launcher in bench.launchers.items()
+        launcher
+        for launcher in bench.launchers.values()
         if not launcher.only or scenario.name in launcher.only
     ]
-    return able if scenario.ours_only else [DIRECT, *able]
+    names = [launcher.name for launcher in able if launcher.ours or scenario.who != "ours"]
+    return [DIRECT, *names] if scenario.who == "all" else names
 
 
 def _machine() -> str:

@@ -12,12 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import uvloop
 
-from tests.bench.load import paced_rate, starts, streams
+from tests.bench.load import idle, leave, paced_rate, queued, starts, streams, whole
 
 MODES: Mapping[str, Callable[..., Awaitable[dict[str, float | None]]]] = {
     "streams": streams.run,
     "rate": paced_rate.run,
     "starts": starts.run,
+    "whole": whole.run,
+    "idle": idle.run,
+    "leave": leave.run_in_turn,
+    "leave_at_once": leave.run_at_once,
+    "queued": queued.run,
 }
 
 

@@ -78,7 +78,8 @@ C = TypeVar("C", bound=Connection)
 
 async def connect(url: str, factory: Callable[[], C]) -> C:
     address = urlsplit(url)
-    assert address.hostname and address.port
+    assert address.hostname
+    assert address.port
     _, connection = await asyncio.get_running_loop().create_connection(
         factory, address.hostname, address.port
     )

@@ -12,7 +12,7 @@ from tests.bench.process import LOAD_CORE, ROOT
 
 
 def run_load(
-    mode: str, on_mark: Callable[[], None] | None = None, **arguments: object
+    mode: str, on_mark: Callable[[], None] | None = None, /, **arguments: object
 ) -> dict[str, float | None]:
     """Its result; ``on_mark`` is called at each moment that it marks."""
     command = [sys.executable, "-m", "tests.bench.load", mode, json.dumps(arguments)]

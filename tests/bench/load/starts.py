@@ -9,8 +9,7 @@ from tests.bench.load.connection import BROKEN, Connection, Result, connect, req
 from tests.bench.mock.frames import STAMP
 from tests.bench.mock.orders import Orders
 
-_CHUNKS = 5
-_GAP_US = 10_000
+_ORDERS = Orders(chunks=5, gap_us=10_000, first_ms=5, early_head=1)
 _SPARE = 32
 
 
@@ -33,7 +32,7 @@ class _Stream(Connection):
 
 async def run(url: str, model: str, rate: int, seconds: float) -> Result:
     """Delays of the first chunks of every stream, from the engine's writing to our reading."""
-    asked = request(url, "/v1/chat/completions", Orders(chunks=_CHUNKS, gap_us=_GAP_US).body(model))
+    asked = request(url, "/v1/chat/completions", _ORDERS.body(model))
     free: list[_Stream] = []
     delays_ns: list[float] = []
     every = [await connect(url, lambda: _Stream(free, delays_ns)) for _ in range(_SPARE)]

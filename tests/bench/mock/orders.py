@@ -12,8 +12,9 @@ _PADDING = "Say it again. " * 20
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """``chunks`` of text, ``gap_us`` apart (0: as fast as sockets take them), the first after ``first_ms``.
+    """``chunks`` of text, ``gap_us`` apart (0: as fast as sockets take them), all after ``first_ms``.
 
+    ``early_head``: the answer's head doesn't wait for them, as vLLM's doesn't.
     Without a ``tag`` each chunk's text is its send time, with one it is the tag and the chunk's number.
     ``status`` other than 200: an error of that status; ``reset``: the connection closes without a byte.
     """
@@ -21,6 +22,7 @@ class Orders:
     chunks: int = 16
     gap_us: int = 20_000
     first_ms: int = 0
+    early_head: int = 0
     tag: str = ""
     status: int = 200
     reset: int = 0
@@ -39,6 +41,7 @@ class Orders:
             int(words.get("chunks", 16)),
             int(words.get("gap_us", 20_000)),
             int(words.get("first_ms", 0)),
+            int(words.get("early_head", 0)),
             words.get("tag", ""),
             int(words.get("status", 200)),
             int(words.get("reset", 0)),

@@ -128,6 +128,8 @@ class Engine(asyncio.Protocol):
         self._seen.open += 1
         if orders.tag:
             self._seen.arrived[orders.tag] = time.monotonic_ns()
+        if orders.early_head:
+            self.transport.write(frames.HEAD)
         if orders.first_ms:
             self._timer = self._loop.call_later(orders.first_ms / 1000, self._begin, orders)
         else:
@@ -136,7 +138,8 @@ class Engine(asyncio.Protocol):
 
     def _begin(self, orders: Orders) -> None:
         self._sent = 0
-        self.transport.write(frames.HEAD + frames.framed(frames.first(self._text(orders, -1))))
+        head = b"" if orders.early_head else frames.HEAD
+        self.transport.write(head + frames.framed(frames.first(self._text(orders, -1))))
         if orders.gap_us == 0:
             self._pump.add(self)
             return

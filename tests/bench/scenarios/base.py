@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tests.bench.bench import Bench
 from tests.bench.targets.base import Kind, Target
@@ -24,8 +25,8 @@ class Column:
 class Scenario:
     """The first column is the main figure, whose spread is told.
 
-    ``once``: one round is all (the scenario is long, or counts rather than times). ``ours_only``: peers and direct access
-    have no such figure. ``fresh``: it starts targets of its own, and ``measure`` gets one for its name only.
+    ``who``: peers and direct access may have no such figure. ``once``: one round is all. ``fresh``: each
+    measurement gets a target that was just started.
     """
 
     name: str
@@ -33,8 +34,8 @@ class Scenario:
     engine: Kind
     columns: tuple[Column, ...]
     measure: Callable[[Bench, Target, float], Figures]
+    who: Literal["all", "gateways", "ours"] = "all"
     once: bool = False
-    ours_only: bool = False
     fresh: bool = False
 
 

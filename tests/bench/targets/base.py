@@ -58,22 +58,27 @@ Recipe = Callable[[Path, int, Mapping[Kind, str]], Command]
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts a target. ``shared``: one process serves both engines; else each gets one of its own.
+    """Starts a target: a process in front of each engine, or one for both if it has a ``tree``.
 
-    ``only``: the scenarios that it can take part in; empty for all.
+    ``tree``: the source tree of this gateway, for a gateway of ours. ``only``: the scenarios that it can take
+    part in; empty for all.
     """
 
     name: str
     recipe: Recipe
-    shared: bool = False
+    tree: Path | None = None
     only: frozenset[str] = frozenset()
+
+    @property
+    def ours(self) -> bool:
+        return self.tree is not None
 
     def start(self, stack: ExitStack, engines: Mapping[Kind, str], kinds: Iterable[Kind] = KINDS) -> Target:
         """Ready when it has answered a request for each kind; ``stack`` stops it."""
         urls: dict[Kind, str] = {}
         pids: dict[Kind, int] = {}
         wanted = tuple(kinds)
-        for served in (wanted,) if self.shared else tuple((kind,) for kind in wanted):
+        for served in (wanted,) if self.ours else tuple((kind,) for kind in wanted):
             url, process = self._one(stack, {kind: engines[kind] for kind in served})
             for kind in served:
                 wait_for(process, f"{url}/v1/chat/completions", first_request(kind))

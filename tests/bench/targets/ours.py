@@ -12,8 +12,12 @@ from tests.bench.targets.base import Command, Kind, Launcher
 from tests.support.gateway import clean_environment
 
 
-def ours(name: str = "sage-inference", tree: Path = ROOT, slots: int = 0) -> Launcher:
-    """The gateway of the source tree at ``tree``; ``slots``: the most requests an engine gets at once."""
+def ours(name: str = "sage-inference", tree: Path | None = None, slots: int = 0) -> Launcher:
+    """The gateway of the source tree at ``tree`` (None: this one).
+
+    ``slots``: the most requests an engine gets at once; 0: no limit.
+    """
+    tree = tree or ROOT
 
     def recipe(folder: Path, port: int, engines: Mapping[Kind, str]) -> Command:
         instances = [
@@ -32,4 +36,4 @@ def ours(name: str = "sage-inference", tree: Path = ROOT, slots: int = 0) -> Lau
         environment = clean_environment(folder / "home", PYTHONPATH=str(tree))
         return Command([sys.executable, *start], cwd=tree, env=environment)
 
-    return Launcher(name, recipe, shared=True)
+    return Launcher(name, recipe, tree=tree)

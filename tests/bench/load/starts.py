@@ -1,53 +1,41 @@
-"""Streams begun at a steady rate: how late a stream's first chunks are."""
+"""Waves of streams that begin in the same moment: how late a stream's first chunks are."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from tests.bench.figures import summary
-from tests.bench.load.connection import BROKEN, Connection, Result, connect, request
+from tests.bench.load.connection import BROKEN, Call, Result, connect, request
 from tests.bench.mock.frames import STAMP
 from tests.bench.mock.orders import Orders
 
-_ORDERS = Orders(chunks=5, gap_us=10_000, first_ms=5, early_head=1)
-_SPARE = 32
+_ORDERS = Orders(chunks=10, gap_us=10_000, first_ms=5, early_head=1)
 
 
-class _Stream(Connection):
-    def __init__(self, free: list[_Stream], delays_ns: list[float]) -> None:
+class _Timed(Call):
+    """Chunks of a paced stream come one by one, each whole."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self._free = free
-        self._delays_ns = delays_ns
-        self.failures = 0
+        self.delays_ns: list[float] = []
 
     def on_body(self, body: bytes) -> None:
-        # Chunks of a paced stream come one by one, each whole.
-        self._delays_ns.extend(self.now_ns - int(stamp) for stamp in STAMP.findall(body))
-
-    def ended(self, status: int) -> None:
-        self.failures += status not in (200, BROKEN)
-        if status != BROKEN:
-            self._free.append(self)
+        self.delays_ns.extend(self.now_ns - int(stamp) for stamp in STAMP.findall(body))
 
 
-async def run(url: str, model: str, rate: int, seconds: float) -> Result:
+async def run(url: str, model: str, streams: int, seconds: float) -> Result:
     """Delays of the first chunks of every stream, from the engine's writing to our reading."""
     asked = request(url, "/v1/chat/completions", _ORDERS.body(model))
-    free: list[_Stream] = []
-    delays_ns: list[float] = []
-    every = [await connect(url, lambda: _Stream(free, delays_ns)) for _ in range(_SPARE)]
-    free.extend(every)
-    loop = asyncio.get_running_loop()
-    began, missed = loop.time(), 0
-    for number in range(int(rate * seconds)):
-        await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-        if free:
-            free.pop(0).send(asked)
-        else:
-            missed += 1
-    while len(free) < len(every) and loop.time() < began + seconds + 5:
-        await asyncio.sleep(0.01)
-    for connection in every:
-        connection.transport.close()
-    failures = sum(connection.failures for connection in every)
-    return {"missed": missed, "failures": failures} | summary(delays_ns, "start")
+    calls = [await connect(url, _Timed) for _ in range(streams)]
+    failures, waves, end = 0, 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        statuses = await asyncio.gather(*(call.start(asked) for call in calls))
+        failures += len(statuses) - statuses.count(200)
+        waves += 1
+        if BROKEN in statuses:
+            break
+    for call in calls:
+        call.transport.close()
+    delays_ns = [delay for call in calls for delay in call.delays_ns]
+    return {"waves": waves, "failures": failures} | summary(delays_ns, "start")

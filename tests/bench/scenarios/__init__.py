@@ -7,8 +7,8 @@ from tests.bench.scenarios.idle import IDLE
 from tests.bench.scenarios.leaving import LEAVING, QUEUED
 from tests.bench.scenarios.memory import MEMORY, MILLION
 from tests.bench.scenarios.plain import PLAIN
-from tests.bench.scenarios.rate import RATE, STARTS
-from tests.bench.scenarios.streams import PACED, SATURATED
+from tests.bench.scenarios.rate import RATE
+from tests.bench.scenarios.streams import PACED, SATURATED, STARTS
 
 _ALL = (
     PLAIN,

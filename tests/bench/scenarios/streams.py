@@ -1,4 +1,4 @@
-"""64 streams: paced, where a chunk's cost shows, and as fast as they go."""
+"""64 streams: paced, where a chunk's cost shows; as fast as they go; and all begun in the same moment."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def saturated(bench: Bench, target: Target, seconds: float) -> Figures:
     return _measure(target, seconds, 0)
 
 
+def starts(bench: Bench, target: Target, seconds: float) -> Figures:
+    where = {"url": target.urls["stream"], "model": MODELS["stream"]}
+    return run_load("starts", streams=STREAMS, seconds=seconds, **where)
+
+
 PACED = Scenario(
     "paced",
     f"{STREAMS} streams of {1_000_000 // _PACE_US} chunks/s",
@@ -61,4 +66,17 @@ SATURATED = Scenario(
         Column("failures", "failures"),
     ),
     saturated,
+)
+STARTS = Scenario(
+    "starts",
+    f"{STREAMS} streams begun in the same moment, wave after wave: delay of their first chunks",
+    "stream",
+    (
+        Column("start_p99_us", "p99 µs"),
+        Column("start_p50_us", "p50 µs"),
+        Column("start_max_us", "max µs"),
+        Column("waves", "waves"),
+        Column("failures", "failures"),
+    ),
+    starts,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from tests.bench.errors import BenchError
-from tests.bench.targets.base import KINDS, Kind, Launcher, Target
+from tests.bench.targets.base import Kind, Launcher, Target
 from tests.bench.targets.engines import Engines
 
 DIRECT = "direct"
@@ -40,7 +40,7 @@ class Bench:
                 del self._started[name]
 
     @contextmanager
-    def fresh(self, launcher: str | Launcher, kinds: Iterable[Kind] = KINDS) -> Iterator[Target]:
+    def fresh(self, launcher: str | Launcher, kinds: Iterable[Kind]) -> Iterator[Target]:
         """A target that has served nothing yet; it is stopped afterwards."""
         if launcher == DIRECT:
             yield self.engines.direct()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -20,10 +23,15 @@ def bench_home() -> Path:
     return Path(told).resolve() if told else user_cache_path("sage-inference-bench")
 
 
-def run_folder(name: str) -> Path:
-    folder = bench_home() / "run" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder for one process's files; it is removed afterwards."""
+    parent = bench_home() / "run"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=parent) as folder:
+        # Workers of nginx give up root's rights, and must still get in.
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def find_program(name: str) -> str | None:

@@ -18,6 +18,7 @@ GATEWAY_CORE = 0
 LOAD_CORE = 1
 KEY = "sk-bench"
 _POLL_S = 0.02
+_PATIENCE_S = 5.0
 
 
 class Process:
@@ -49,37 +50,35 @@ class Process:
         return self._popen.poll() is not None
 
     def stop(self) -> None:
-        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            try:
-                os.killpg(self.pid, number)
-            except ProcessLookupError:
-                break
-            try:
-                self._popen.wait(patience)
-            except subprocess.TimeoutExpired:
-                continue
-            # The leader is gone; a child that outlived it is not.
-            if number is signal.SIGTERM:
-                continue
+        self._signal(signal.SIGTERM)
+        try:
+            self._popen.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            pass
+        # Also where the leader is gone: a child may have outlived it.
+        self._signal(signal.SIGKILL)
         self._popen.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
 
     def log_tail(self, size: int = 600) -> str:
         return self.log.read_bytes()[-size:].decode(errors="replace").strip()
 
 
-def wait_for(process: Process, url: str, body: bytes | None = None, seconds: float = 90.0) -> float:
-    """Seconds until ``url`` answered 200. Raises ``BenchError`` if the process ends or never does."""
-    began = time.monotonic()
+def wait_for(process: Process, url: str, body: bytes | None = None, seconds: float = 90.0) -> None:
+    """Returns once ``url`` answers 200. Raises ``BenchError`` if the process ends, or never does so."""
+    end = time.monotonic() + seconds
     while status_of(url, body) != 200:
-        waited = time.monotonic() - began
+        words = f"its last words: {process.log_tail() or 'none'}"
         if process.ended():
-            raise BenchError(
-                f"{url}: the process ended after {waited:.1f} s; its last words: {process.log_tail()}"
-            )
-        if waited > seconds:
-            raise BenchError(f"{url}: no answer within {seconds:g} s; log: {process.log}")
+            raise BenchError(f"{url}: the process ended before it answered; {words}")
+        if time.monotonic() > end:
+            raise BenchError(f"{url}: no answer within {seconds:g} s; {words}")
         time.sleep(_POLL_S)
-    return time.monotonic() - began
 
 
 def status_of(url: str, body: bytes | None = None) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 from tests.bench.errors import BenchError
-from tests.bench.home import need_program, run_folder
+from tests.bench.home import need_program
 from tests.bench.process import KEY, LOAD_CORE
 
 _SCRIPT = Path(__file__).with_name("post.lua")
@@ -16,15 +16,16 @@ _SCRIPT = Path(__file__).with_name("post.lua")
 
 def run(url: str, body: bytes, connections: int, seconds: float) -> dict[str, float]:
     """``requests`` done, ``per_s``, ``bytes_per_s`` received, ``failures`` (not 2xx, or broken)."""
-    file = run_folder("load") / "body.json"
-    file.write_bytes(body)
     command = [need_program("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-    done = subprocess.run(
-        ["taskset", "-c", str(LOAD_CORE), *command, "-s", str(_SCRIPT), url, "--", str(file), KEY],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        done = subprocess.run(
+            ["taskset", "-c", str(LOAD_CORE), *command, "-s", str(_SCRIPT), url, "--", file.name, KEY],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
     if done.returncode != 0:
         raise BenchError(
             f"wrk ended with status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
@@ -36,8 +37,7 @@ def parse(output: str) -> dict[str, float]:
     """wrk's report, as the script prints it."""
     found = re.search(r"^RESULT (\{.*\})$", output, re.MULTILINE)
     if found is None:
-        print(output, file=sys.stderr)
-        raise BenchError("wrk printed no result")
+        raise BenchError(f"wrk printed no result: {output.strip()}")
     pairs = re.findall(r'"(\w+)":(\d+)', found[1])
     raw = {name: int(value) for name, value in pairs}
     seconds = raw["duration_us"] / 1e6

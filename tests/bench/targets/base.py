@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tests.bench.home import run_folder
+from tests.bench.home import scratch_folder
 from tests.bench.machine import cpu_seconds, resident_kib
 from tests.bench.mock import plain, stream
 from tests.bench.mock.orders import Orders
@@ -61,23 +61,24 @@ class Launcher:
     """Starts a target: a process in front of each engine, or one for both if it has a ``tree``.
 
     ``tree``: the source tree of this gateway, for a gateway of ours. ``only``: the scenarios that it can take
-    part in; empty for all.
+    part in, empty for all; ``kinds``: the engines that these need.
     """
 
     name: str
     recipe: Recipe
     tree: Path | None = None
     only: frozenset[str] = frozenset()
+    kinds: tuple[Kind, ...] = KINDS
 
     @property
     def ours(self) -> bool:
         return self.tree is not None
 
-    def start(self, stack: ExitStack, engines: Mapping[Kind, str], kinds: Iterable[Kind] = KINDS) -> Target:
-        """Ready when it has answered a request for each kind; ``stack`` stops it."""
+    def start(self, stack: ExitStack, engines: Mapping[Kind, str], kinds: Iterable[Kind] = ()) -> Target:
+        """Ready when it has answered a request for each kind (none given: all of its own); ``stack`` stops it."""
         urls: dict[Kind, str] = {}
         pids: dict[Kind, int] = {}
-        wanted = tuple(kinds)
+        wanted = tuple(kinds) or self.kinds
         for served in (wanted,) if self.ours else tuple((kind,) for kind in wanted):
             url, process = self._one(stack, {kind: engines[kind] for kind in served})
             for kind in served:
@@ -87,7 +88,7 @@ class Launcher:
 
     def _one(self, stack: ExitStack, engines: Mapping[Kind, str]) -> tuple[str, Process]:
         port = free_port()
-        folder = run_folder(f"{self.name}-{port}")
+        folder = stack.enter_context(scratch_folder(self.name))
         command = self.recipe(folder, port, engines)
         process = Process(
             command.argv,

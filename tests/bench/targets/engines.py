@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from tests.bench.home import run_folder
+from tests.bench.home import scratch_folder
 from tests.bench.mock import plain
 from tests.bench.process import LOAD_CORE, Process, wait_for
 from tests.bench.targets.base import Kind, Target
@@ -21,7 +21,7 @@ class Engines:
 
     def __init__(self, stack: ExitStack) -> None:
         ports = {"plain": free_port(), "stream": free_port()}
-        folder = run_folder("engines")
+        folder = stack.enter_context(scratch_folder("engines"))
         commands = {
             "plain": plain.command(folder, ports["plain"]),
             "stream": [sys.executable, "-m", "tests.bench.mock.stream", str(ports["stream"])],

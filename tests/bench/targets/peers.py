@@ -111,7 +111,7 @@ PEERS: Mapping[str, Launcher] = {
         Launcher("vllm-router", _vllm_router),
         Launcher("sglang-router", _sglang_router),
         # At a few hundred requests a second it can't carry the other scenarios' loads.
-        Launcher("litellm", _litellm, only=frozenset({"plain"})),
+        Launcher("litellm", _litellm, only=frozenset({"plain"}), kinds=("plain",)),
     )
 }
 

@@ -1,8 +1,9 @@
-"""The run as Markdown: a table a scenario, and one of what was promised."""
+"""The run as Markdown or JSON: the figures of each scenario, and what was promised of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tests.bench.promises import Promise
 from tests.bench.results import Results
@@ -27,6 +28,16 @@ def promises(results: Results, promised: Iterable[Promise]) -> str:
         held = "–" if figure is None else "held" if promise.holds(figure) else "**not held**"
         rows.append([promise.claim, told, promise.bound_text(), held])
     return "### what must hold\n\n" + _markdown(["", "figure", "bound", ""], rows)
+
+
+def document(results: Results, promised: Iterable[Promise]) -> dict[str, Any]:
+    """Every round of everything, and what was promised of it."""
+    judged = []
+    for promise in promised:
+        figure = promise.figure(results)
+        held = None if figure is None else promise.holds(figure)
+        judged.append({"claim": promise.claim, "figure": figure, "bound": promise.bound_text(), "held": held})
+    return {"schema": 1, "scenarios": results.rounds(), "promises": judged}
 
 
 def _table(results: Results, scenario: Scenario) -> str:

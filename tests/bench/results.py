@@ -26,8 +26,8 @@ class Results:
     def spread(self, scenario: str, target: str, key: str) -> tuple[float, float] | None:
         return spread(self._values(scenario, target, key))
 
-    def document(self) -> Mapping[str, Mapping[str, list[Figures]]]:
-        """For a file: every round of everything."""
+    def rounds(self) -> Mapping[str, Mapping[str, list[Figures]]]:
+        """By scenario and target."""
         return self._rounds
 
     def _values(self, scenario: str, target: str, key: str) -> list[float | None]:

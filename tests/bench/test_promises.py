@@ -111,3 +111,12 @@ def test_a_table_has_medians_and_the_main_figures_spread() -> None:
     found.add("plain", "direct", {"per_s": 3000.0, "failures": 0.0})
     table = report.tables(found, [SCENARIOS["plain"]])
     assert table.splitlines()[-1] == "| direct | 2,000 | – | – | – | 0 | – | – | 1,000 to 3,000 |"
+
+
+def test_a_document_tells_what_is_unknown_from_what_did_not_hold() -> None:
+    found = results("plain", sage_inference={"per_s": 10.0}, sglang_router={"per_s": 10.0})
+    judged = report.document(found, PROMISES[:2])["promises"]
+    assert [(promise["figure"], promise["bound"], promise["held"]) for promise in judged] == [
+        (1.0, "≥ 1.5", False),
+        (None, "≥ 2.5", None),
+    ]

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+import psutil
+
 from tests.bench import report
 from tests.bench.bench import DIRECT, Bench
 from tests.bench.errors import BenchError
@@ -37,9 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario", action="append", choices=list(SCENARIOS), help="repeatable (default: all)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=_count, default=5, help="(default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="of each measurement (default: %(default)g)"
+        "--seconds", type=_count, default=5, help="of each measurement (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures here")
     parser.add_argument(
@@ -49,6 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=TREE",
         help="measure another source tree of this gateway too",
     )
+
+
+def _count(text: str) -> int:
+    """wrk takes whole seconds only."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a whole number of at least 1')
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,10 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             for round_ in range(1 if scenario.once else arguments.rounds):
                 _round(bench, scenario, round_, arguments.seconds, results)
             if arguments.json:
-                arguments.json.write_text(
-                    json.dumps({"schema": 1, "began": began, "scenarios": results.document()})
-                )
-    print(f"{began}, {_machine()}; {arguments.rounds} rounds of {arguments.seconds:g} s, medians\n")
+                about = {"began": began, "machine": _machine(), "seconds": arguments.seconds}
+                arguments.json.write_text(json.dumps(about | report.document(results, PROMISES)))
+    print(f"{began}, {_machine()}; {arguments.rounds} rounds of {arguments.seconds} s, medians\n")
     print(report.tables(results, scenarios))
     print()
     print(report.promises(results, PROMISES))
@@ -118,7 +126,7 @@ def _round(bench: Bench, scenario: Scenario, round_: int, seconds: float, result
     for name in names[first:] + names[:first]:
         try:
             figures = _measure(bench, scenario, name, seconds)
-        except BenchError as error:
+        except (BenchError, psutil.Error, OSError) as error:
             print(f"{scenario.name} of {name} failed: {error}", file=sys.stderr)
             continue
         if figures is None:

@@ -35,3 +35,13 @@ def test_the_home_can_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_every_peer_can_be_asked_for() -> None:
     assert list(PEERS) == ["nginx", "haproxy", "vllm-router", "sglang-router", "litellm"]
+
+
+def test_a_peer_of_another_version_is_installed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAGE_BENCH_HOME", str(tmp_path))
+    marker = tmp_path / "venv" / "litellm" / ".done"
+    marker.parent.mkdir(parents=True)
+    marker.write_text("litellm==1.79.0\n")
+    assert not available("litellm")
+    marker.write_text("litellm==1.80.0\n")
+    assert available("litellm")

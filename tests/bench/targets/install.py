@@ -22,8 +22,13 @@ def venv_program(peer: str, program: str) -> str:
 
 
 def installed(peer: str) -> bool:
+    """In the version that is asked for now."""
     marker = bench_home() / "venv" / peer / ".done"
-    return peer in REQUIREMENTS and marker.exists()
+    return peer in REQUIREMENTS and marker.exists() and _release(peer) in marker.read_text().splitlines()
+
+
+def _release(peer: str) -> str:
+    return f"{peer}=={REQUIREMENTS[peer].partition('==')[2]}"
 
 
 def install(peer: str) -> None:
@@ -43,4 +48,4 @@ def install(peer: str) -> None:
         raise BenchError(
             f"{REQUIREMENTS[peer]}: pip ended with status {pip.returncode} ({sys.executable}): {words[0]}"
         )
-    (folder / ".done").write_text(REQUIREMENTS[peer] + "\n")
+    (folder / ".done").write_text(_release(peer) + "\n")

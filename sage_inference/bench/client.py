@@ -45,7 +45,8 @@ class Client:
         self._timeout_s = timeout_s
         self._on_end = on_end
         self._idle: list[Connection] = []
-        self._open = 0
+        self._connections: set[Connection] = set()
+        self._connecting = 0
         self._waiting: deque[Exchange] = deque()
         # What carries each exchange: its connection, or the task that makes one.
         self._running: dict[Exchange, Connection | asyncio.Task[None]] = {}
@@ -57,6 +58,10 @@ class Client:
     def in_flight(self) -> int:
         return len(self._running) + len(self._waiting)
 
+    @property
+    def _may_connect(self) -> bool:
+        return len(self._connections) + self._connecting < self._limit
+
     def send(self, exchange: Exchange) -> None:
         while self._idle:
             connection = self._idle.pop()  # the newest is the least likely to be closed by the server
@@ -64,9 +69,11 @@ class Client:
                 self._running[exchange] = connection
                 connection.send(exchange)
                 return
-        if self._open < self._limit:
-            self._open += 1
-            self._running[exchange] = self._loop.create_task(self._connect(exchange))
+        if self._may_connect:
+            task = self._running[exchange] = self._loop.create_task(self._connect(exchange))
+            self._connecting += 1
+            # A callback, because a task that is cancelled before its first step runs no line of its own.
+            task.add_done_callback(self._connected)
         else:
             self.waited += 1
             self._waiting.append(exchange)
@@ -92,17 +99,20 @@ class Client:
                 server_hostname=self._endpoint.server_name,
             )
         except (OSError, ssl.CertificateError) as error:
-            self._open -= 1
             kind = "refused" if isinstance(error, ConnectionRefusedError) else "connect"
-            exchange.failed(kind, (error.strerror or str(error)).lower(), monotonic())
-            self._finish(exchange)
+            self._fail(exchange, kind, (error.strerror or str(error)).lower())
             return
-        except asyncio.CancelledError:
-            self._open -= 1
-            raise
+        if connection.transport.is_closing():
+            self._fail(exchange, "reset", "the server reset the connection as it was made")
+            return
         self.connections += 1
+        self._connections.add(connection)
         self._running[exchange] = connection
         connection.send(exchange)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting -= 1
+        self._serve_waiting()
 
     # connection.Owner
 
@@ -114,10 +124,14 @@ class Client:
         self._finish(exchange)
 
     def lost(self, connection: Connection) -> None:
-        self._open -= 1
+        self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._serve_waiting()
+
+    def _fail(self, exchange: Exchange, error: str, detail: str) -> None:
+        exchange.failed(error, detail, monotonic())
+        self._finish(exchange)
 
     def _finish(self, exchange: Exchange) -> None:
         self._running.pop(exchange, None)
@@ -125,17 +139,15 @@ class Client:
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
-        while self._waiting and (self._idle or self._open < self._limit):
+        while self._waiting and (self._idle or self._may_connect):
             self.send(self._waiting.popleft())
 
     def _sweep(self) -> None:
         """One timer for all: a timer a request would cost more than the request."""
-        now = monotonic()
-        before = now - self._timeout_s
+        before = monotonic() - self._timeout_s
         late = [one for one in self._running if (one.sent or one.due) < before]
         for exchange in late:
             carrier = self._running[exchange]
             carrier.cancel() if isinstance(carrier, asyncio.Task) else carrier.abandon()
-            exchange.failed("timeout", f"no whole answer within {self._timeout_s:g} s", now)
-            self._finish(exchange)
+            self._fail(exchange, "timeout", f"no whole answer within {self._timeout_s:g} s")
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

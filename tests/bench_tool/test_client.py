@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 
 import pytest
 
@@ -108,7 +110,7 @@ def test_beyond_the_limit_exchanges_wait_their_turn() -> None:
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
         client = Client(Endpoint("127.0.0.1", engine.port), limit=2, timeout_s=20, on_end=ended.put_nowait)
         for _ in range(7):
-            client.send(Exchange(job(), 0.0))
+            client.send(Exchange(job(), time.monotonic()))
         found = [(await ended.get()).error for _ in range(7)]
         client.close()
         return found, client.waited, client.connections
@@ -123,13 +125,33 @@ def test_a_waiting_exchange_gets_the_place_of_a_connection_that_was_lost() -> No
         ended: asyncio.Queue[Exchange] = asyncio.Queue()
         client = Client(Endpoint("127.0.0.1", engine.port), limit=1, timeout_s=20, on_end=ended.put_nowait)
         for _ in range(3):
-            client.send(Exchange(job(), 0.0))
+            client.send(Exchange(job(), time.monotonic()))
         found = [(await ended.get()).error for _ in range(3)]
         client.close()
         return found
 
     with RogueEngine(raw(b"", then="reset"), ok(WHOLE, "connection: close"), GOOD) as engine:
         assert in_loop(work) == ["reset", None, None]
+
+
+def test_a_waiting_exchange_gets_the_place_of_one_that_could_not_connect_in_time() -> None:
+    async def work() -> list[str | None]:
+        ended: asyncio.Queue[Exchange] = asyncio.Queue()
+        client = Client(
+            Endpoint("127.0.0.1", sock.getsockname()[1]), limit=1, timeout_s=0.2, on_end=ended.put_nowait
+        )
+        for _ in range(2):
+            client.send(Exchange(job(), time.monotonic()))
+        found = [(await ended.get()).error for _ in range(2)]
+        client.close()
+        return found
+
+    # Its queue holds one connection, and nobody accepts: the next is neither made nor refused.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as sock,
+        socket.create_connection(sock.getsockname()),
+    ):
+        assert in_loop(work) == ["timeout", "timeout"]
 
 
 def test_what_was_under_way_is_handed_back_by_close() -> None:
@@ -140,7 +162,7 @@ def test_what_was_under_way_is_handed_back_by_close() -> None:
             timeout_s=20,
             on_end=lambda _: pytest.fail("it had ended"),
         )
-        sent = {Exchange(job(), 0.0) for _ in range(2)}
+        sent = {Exchange(job(), time.monotonic()) for _ in range(2)}
         for exchange in sent:
             client.send(exchange)
         await asyncio.to_thread(engine.arrived.get, timeout=10)

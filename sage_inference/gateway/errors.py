@@ -45,6 +45,7 @@ _REFUSALS: dict[Why, tuple[int, str, str | None]] = {
     Why.NO_ENGINE_FOR_ROUTE: (501, INVALID, "no_engine_for_route"),
     Why.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
     Why.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
+    Why.DEADLINE: (429, "rate_limit_error", "deadline_exceeded"),
     Why.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
 }
 

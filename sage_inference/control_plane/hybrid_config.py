@@ -28,6 +28,8 @@ class HybridSchedulingConfig:
     def of(cls, settings: SchedulingSettings) -> HybridSchedulingConfig:
         return cls(
             embedding_batch_size=settings.embedding_batch_size,
+            embedding_priority=settings.embedding_priority,
+            hybrid_instance_ratio=settings.hybrid_instance_ratio,
             max_embedding_wait_ms=settings.max_embedding_wait_ms,
             enable_embedding_batching=settings.enable_embedding_batching,
             min_embedding_batch_size=settings.min_embedding_batch_size,

@@ -112,7 +112,10 @@ class Fleet:
             backend.host,
             backend.port,
             max_concurrent_requests=settings.max_concurrent_requests,
+            gpu=settings.gpu,
         )
+        if settings.kv_cache_tokens:
+            instance.kv_tokens = settings.kv_cache_tokens
         engine = Engine(settings, instance, address, gateway)
         if settings.model:
             instance.models = (settings.model,)
@@ -133,6 +136,7 @@ class Fleet:
         if engine is None:
             return False
         self.gateway.registry.remove(name)
+        self.gateway.manager.instance_down(engine.instance)
         self._watchers.pop(name).cancel()
         self._looked.pop(name, None)
         self._configured.pop(name, None)

@@ -26,7 +26,7 @@ def test_the_scripts_in_the_repository_are_those_the_program_prints(shell: str, 
     ("words", "offered"),
     [
         ("sage inference st", {"start", "stop", "status"}),
-        ("sage inference config set health.", {"health.interval_s", "health.timeout_s", "health.failures"}),
+        ("sage inference config set scheduling.pol", {"scheduling.policy", "scheduling.policies"}),
         ("sage inference start --scheduling-policy r", {"round_robin", "random"}),
         ("sage inference config set scheduling.policy po", {"power_of_two"}),
         ("sage inference config set --key server.insecure --value ", {"true", "false"}),

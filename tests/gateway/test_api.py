@@ -126,7 +126,7 @@ def test_a_bad_instance_is_refused_with_the_field_at_fault() -> None:
 
 def test_the_policy_is_changed_at_run_time() -> None:
     with gateway() as g, client(g) as c:
-        assert c.get("/admin/policy").json()["policy"] == "least_loaded"
+        assert c.get("/admin/policy").json()["policy"] == "hybrid"
         assert c.put("/admin/policy", json={"policy": "round_robin"}).status_code == 200
         assert c.get("/admin/status").json()["policy"] == "round_robin"
         refused = c.put("/admin/policy", json={"policy": "best"})

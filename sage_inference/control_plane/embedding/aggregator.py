@@ -121,6 +121,11 @@ class Aggregator:
     def limits(self, room: Room) -> CallLimits:
         return room.next_limits().at_most(self.rules.max_texts)
 
+    def next_tokens(self, lane: Lane) -> int:
+        """About how many tokens the lane's next call will have."""
+        texts = min(lane.waiting, self.rules.max_texts)
+        return lane.waiting_tokens * texts // max(1, lane.waiting)
+
     def has_room(self, lane: Lane, room: Room, now: float) -> bool:
         """Whether the lane's next call may go to the instance with this room."""
         return room.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
@@ -128,8 +133,9 @@ class Aggregator:
     def take(self, lane: Lane, room: Room, now: float) -> EmbeddingBatch | None:
         """The next call for the instance with this room; None if nothing waits any more."""
         limits = self.limits(room)
-        full = lane.fills(limits, bulk=room.takes_bulk)
-        texts = lane.take(limits, bulk_first=self._bulk_first, bulk=room.takes_bulk)
+        bulk = room.takes_bulk or not self.rules.merges
+        full = lane.fills(limits, bulk=bulk)
+        texts = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
         if not texts:
             return None
         self._turn += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, Room
 from sage_inference.control_plane.embedding.lane import Lane
@@ -91,12 +91,12 @@ class EmbeddingCall:
             RequestType.EMBEDDING,
             lane.model,
             lane.route,
-            prompt_tokens=batch.tokens if batch else lane.waiting_tokens,
+            prompt_tokens=batch.tokens if batch else service.aggregator.next_tokens(lane),
         )
         self.size = 0  # its texts are counted by the aggregator
         self.failed_at: tuple[ExecutionInstance, ...] = ()
         self.state = State.ASKING
-        self.load = None
+        self.load: Any = None  # the manager's own
         self.alone: EmbeddingExchange | None = None  # whose own request this call is
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
@@ -121,6 +121,8 @@ class EmbeddingCall:
         if not service.fill(self):
             self._end()
             return
+        assert self.batch is not None
+        service.gateway.manager.resized(self, self.batch.tokens)
         connection = self.engine.pool.acquire()
         self.fresh = False
         if connection is None:
@@ -188,6 +190,7 @@ class EmbeddingCall:
         if not self.pieces:
             now = self.service.gateway.clock()
             self.engine.first_byte(now - self.sent_at)
+            self.service.gateway.manager.first_byte(self)
         self.pieces.append(piece)
         if end:
             self.connection = None
@@ -285,7 +288,7 @@ class EmbeddingCall:
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)
-        self.service.gateway.manager.release(self.instance)
+        self.service.gateway.manager.release(self)
 
     def _abandon(self) -> None:
         if self.connecting is not None:

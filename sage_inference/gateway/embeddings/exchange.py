@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import Job
-from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.engines.answer import Answer
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 from sage_inference.gateway import errors
@@ -188,7 +188,21 @@ class EmbeddingExchange(Exchange):
             super().timed_out()
             return
         self._abandon()
-        self.fail(self.gateway.embeddings.queue_timeout())
+        if self._left_s <= 0:
+            message = f"no instance was free within the deadline of {self.request.slo_deadline_ms:.0f} ms"
+            wait = self.gateway.manager.retry_after()
+            self.fail(errors.from_refusal(Refusal(Why.DEADLINE, message, retry_after_s=wait)))
+        else:
+            self.fail(self.gateway.embeddings.queue_timeout())
+
+    def _arm(self, seconds: float) -> None:
+        """While a text waits, the deadline that the caller gave counts too."""
+        super()._arm(min(seconds, max(0.0, self._left_s)) if self.job and seconds < math.inf else seconds)
+
+    @property
+    def _left_s(self) -> float:
+        deadline_ms = self.request.slo_deadline_ms
+        return math.inf if deadline_ms is None else self.queued_at + deadline_ms / 1000 - self.gateway.clock()
 
     def _abandon(self) -> None:
         if self.job is None:

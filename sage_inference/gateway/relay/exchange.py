@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.engines.answer import Answer
@@ -12,8 +12,9 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import ALLOWED, FINAL, HOLDS_SLOT, Phase
-from sage_inference.gateway.relay.wheel import Timed
-from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.gateway.relay.usage import USAGE_BYTES, reported
+from sage_inference.gateway.relay.wheel import Timed, Wheel
+from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine, Gateway
@@ -63,9 +64,14 @@ class Exchange:
     length: int | None = None
     held: list[bytes] | None = None
     fresh = chunked = hoped = False
+    load: Any = None  # the manager's own
+    last = b""  # piece of the answer; at its end also what came before: usage stands there
+    pieces_sent = 0
     waited_ms = -1.0
     queued_at = sent_at = 0.0
     request: RequestMetadata
+    wheel: Wheel
+    idle_s: float
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         self.caller = caller
@@ -165,7 +171,13 @@ class Exchange:
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if self.phase is Phase.DELIVERING:
-            self._deliver(piece, end)
+            if end or not self.chunked:
+                self._deliver(piece, end)
+            else:  # a token of a stream, by far the most frequent event: one write, and no timer is moved
+                self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.last = piece
+                self.pieces_sent += 1
+                self.caller.deadline = self.wheel.now + self.idle_s
         elif self.held is not None:
             self.held.append(piece)
             if end:
@@ -177,6 +189,8 @@ class Exchange:
             # request may still go elsewhere.
             assert self.engine is not None
             self.engine.first_byte(self.gateway.clock() - self.sent_at)
+            if self.status < 400:
+                self.gateway.manager.first_byte(self)
             self._let_go(piece, end)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -256,6 +270,7 @@ class Exchange:
         self._move(Phase.DELIVERING)
         assert self.answer is not None
         self.start = self._head(self.answer, self.length)
+        self.wheel, self.idle_s = self.gateway.wheel, self.gateway.timeouts.stream_idle_s
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()
@@ -283,6 +298,7 @@ class Exchange:
         )
 
     def _deliver(self, piece: bytes, end: bool) -> None:
+        self.last = self.last[-USAGE_BYTES:] + piece[-USAGE_BYTES:] if end else piece
         if self.chunked:
             if piece:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -300,7 +316,7 @@ class Exchange:
             self.connection = None
             self._move(Phase.DONE)
         else:
-            self._arm(self.gateway.timeouts.stream_idle_s)
+            self._arm(self.idle_s)
 
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
@@ -315,7 +331,8 @@ class Exchange:
     def _cut(self, detail: str) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
         self.keep_alive = False
-        if self.answer is not None and self.answer.streams:
+        # Into a body of a told length no event fits: it would fill it up to a whole-looking one.
+        if self.answer is not None and self.answer.streams and self.length is None:
             error = errors.cut_short(self._at, detail)
             event = b"data: %b\n\n" % error.body()
             start, self.start = self.start, b""
@@ -376,6 +393,12 @@ class Exchange:
         """One deadline: whatever it waits for now must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
 
+    def _usage(self) -> Usage | None:
+        """What the engine said at the end of its answer; where it says nothing, a token a piece of a stream."""
+        if self.answer is None or self.status >= 400:
+            return None
+        return reported(self.last) or (Usage(0, self.pieces_sent) if self.answer.streams else None)
+
     @property
     def _at(self) -> str:
         return self.instance.instance_id if self.instance is not None else "?"
@@ -391,7 +414,7 @@ class Exchange:
             self.caller.ended(self, close=to is not Phase.DONE or not self.keep_alive)
         if HOLDS_SLOT[left] and not HOLDS_SLOT[to]:
             assert self.instance is not None
-            self.gateway.manager.release(self.instance)
+            self.gateway.manager.release(self, self._usage())
 
 
 def _reason(error: OSError) -> str:

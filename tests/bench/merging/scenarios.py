@@ -12,8 +12,8 @@ from tests.bench.merging import load
 from tests.support.gateway import running_gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
-UNMERGED = {"enable_embedding_batching": False}
-FIXED_WINDOW = {"min_embedding_batch_size": 32, "max_embedding_wait_ms": 50}
+UNMERGED: dict[str, Any] = {"enable_embedding_batching": False}
+FIXED_WINDOW: dict[str, Any] = {"min_embedding_batch_size": 32, "max_embedding_wait_ms": 50}
 ENGINES = {
     "serial": ("tei", "--serial"),
     "tei": ("tei",),

@@ -1,0 +1,1 @@
+"""One module a command; a new file here is a new command."""

@@ -1,0 +1,1 @@
+"""Engines that answer at once and say nothing true: only their speed, framing and counts matter."""

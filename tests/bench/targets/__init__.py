@@ -1,0 +1,1 @@
+"""What is measured: direct access, this gateway, and the peers."""

@@ -158,7 +158,7 @@ class Aggregator:
         self._tidy(batch.lane)
         return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
 
-    def done(self, batch: EmbeddingBatch, vectors: Sequence[bytes], tokens: int) -> None:
+    def done(self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], tokens: int) -> None:
         """The engine's answer: a vector a text, in the order of ``batch.texts``, and what all of it cost."""
         lane = batch.lane
         finished: list[Job] = []

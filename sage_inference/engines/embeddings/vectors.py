@@ -13,15 +13,18 @@ import struct
 
 import msgspec
 
+Vector = bytes | memoryview  # a view into an engine's answer is not copied before it is written
+
 _floats = msgspec.json.Decoder(list[float]).decode
+_QUOTE = ord('"')
 _encode = msgspec.json.Encoder().encode
 
 
-def is_base64(vector: bytes) -> bool:
-    return vector[:1] == b'"'
+def is_base64(vector: Vector) -> bool:
+    return vector[0] == _QUOTE
 
 
-def as_floats(vector: bytes) -> bytes:
+def as_floats(vector: Vector) -> Vector:
     """As an array. Each number is printed with the digits that give back the same float32, read as double."""
     if not is_base64(vector):
         return vector
@@ -29,7 +32,7 @@ def as_floats(vector: bytes) -> bytes:
     return _encode(struct.unpack(f"<{len(packed) // 4}f", packed))
 
 
-def as_base64(vector: bytes) -> bytes:
+def as_base64(vector: Vector) -> Vector:
     """As base64. Numbers are rounded to the nearest float32. Raises ``ValueError`` for what is no vector."""
     if is_base64(vector):
         return vector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sage_inference.control_plane.embedding import AggregationRules, CallLimits
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-from sage_inference.control_plane.embedding.usage import shares
+from sage_inference.engines.embeddings.usage import shares
 from tests.control_plane.embedding.world import SimulatedCaller, World
 
 

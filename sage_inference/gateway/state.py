@@ -62,6 +62,7 @@ class Engine:
         self.detected: Detected | None = None
         self.last_error: str | None = None
         self.drained_by_admin = False
+        self.doubted = True  # whether a good answer would change what is thought of it
         self.ttft_ms: float | None = None
         self.ttfb = Histogram(TTFB_BUCKETS)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
@@ -79,11 +80,6 @@ class Engine:
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self._prefixes: dict[bytes, bytes] = {}
-
-    @property
-    def doubted(self) -> bool:
-        """Whether a good answer would change what is thought of it."""
-        return self.health.doubted or self.instance.state is not EngineState.READY
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -155,6 +151,7 @@ class Engine:
     def sync(self) -> None:
         """Make the instance's state what its health says."""
         instance = self.instance
+        self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
             return
         state = self.health.state

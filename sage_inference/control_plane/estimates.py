@@ -41,7 +41,7 @@ def script_of(prompt: bytes) -> Script:
     if prompt.isascii():
         if b"\\u" in prompt:
             return _S.ESCAPED
-        return _S.ASCII if prompt[:1] != b"[" or prompt.lstrip(_IDS) else _S.TOKEN_IDS
+        return _S.ASCII if prompt.lstrip(_IDS) else _S.TOKEN_IDS
     beyond = prompt.translate(None, _ASCII)
     if len(beyond) * 4 < len(prompt):
         return _S.LATIN

@@ -272,7 +272,12 @@ class ControlPlaneManager:
         lane = waiting.lane
         choice = self._placer.choose(waiting.ticket, group, now, waiting.patient)
         if choice is None:
-            return False
+            untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
+            if not untried or waiting.held_for is not None:
+                return False
+            # It may not go back where it failed: others, who may, must not wait behind it.
+            lane.hold(waiting, untried[0], now + HOLD_S)
+            return True
         decision, instance, need = choice
         if decision is None:
             lane.hold(waiting, instance, now + HOLD_S)

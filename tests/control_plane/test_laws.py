@@ -188,7 +188,7 @@ class AnyEvents(RuleBasedStateMachine):
                 self.manager.dispatch()
         self.clock.now = end
         self.manager.dispatch()
-        self.alarms = [at for at in self.alarms if at > end]
+        self.alarms[:] = [at for at in self.alarms if at > end]
         self.sort()
 
     @invariant()

@@ -64,6 +64,8 @@ class Exchange:
     length: int | None = None
     held: list[bytes] | None = None
     fresh = chunked = hoped = False
+    paced = False  # whether embeddings on its GPU go by the gaps of its stream
+    piece_at = 0.0
     load: Any = None  # the manager's own
     last = b""  # piece of the answer; at its end also what came before: usage stands there
     pieces_sent = 0
@@ -112,6 +114,7 @@ class Exchange:
         self.instance, self.decision = instance, decision
         self.hoped = self.hoped or instance.state is EngineState.READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
+        self.paced = self.gateway.manager.watches_gaps(instance)
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
@@ -173,6 +176,8 @@ class Exchange:
                 self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.last = piece
                 self.pieces_sent += 1
+                if self.paced:
+                    self._note_gap()
                 self.caller.deadline = self.wheel.now + self.idle_s
         elif self.held is not None:
             self.held.append(piece)
@@ -388,6 +393,12 @@ class Exchange:
     def _arm(self, seconds: float) -> None:
         """One deadline: whatever it waits for now must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
+
+    def _note_gap(self) -> None:
+        now = self.gateway.clock()
+        if self.piece_at:
+            self.gateway.manager.streamed(self, now - self.piece_at)
+        self.piece_at = now
 
     def _usage(self) -> Usage | None:
         """What the engine said at the end of its answer; where it says nothing, a token a piece of a stream."""

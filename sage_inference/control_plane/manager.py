@@ -236,6 +236,8 @@ class ControlPlaneManager:
         request = ticket.request
         if self.observer is not None:
             self.observer.placed(ticket, decision, group, now)
+        self.rates.prompt_tokens += request.prompt_tokens
+        self.rates.uncached_tokens += need
         need = max(1, need)
         placement = ticket.load = Placement(instance, need, now)
         if request.prompt_blocks:

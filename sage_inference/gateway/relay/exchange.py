@@ -110,7 +110,9 @@ class Exchange:
         """An instance has a slot for it: send it there."""
         self._move(Phase.CONNECTING)
         if self.waited_ms >= 0:
-            self.waited_ms = (self.gateway.clock() - self.queued_at) * 1000
+            waited = self.gateway.clock() - self.queued_at
+            self.waited_ms = waited * 1000
+            self.gateway.stats.waits.observe(waited)
         self.instance, self.decision = instance, decision
         self.hoped = self.hoped or instance.state is EngineState.READY
         self.engine = engine = self.gateway.engines[instance.instance_id]

@@ -483,7 +483,6 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
-        self.pipeline.clear()  # or the end of the running request would start the next
         answering = self._answering
         running, self.running = self.running, None
         if answering:  # another answer would be taken for the one under way

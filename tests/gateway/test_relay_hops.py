@@ -104,6 +104,40 @@ def test_a_browsers_preflight_is_answered_where_its_origin_is_allowed() -> None:
         assert engine.requests == []
 
 
+def test_100_continue_is_said_each_time_it_is_expected() -> None:
+    expecting = post(CHAT, chat(), EXPECT)
+    with RogueEngine(ok("done")) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        for _ in range(3):
+            caller.send(head_of(expecting))
+            assert (caller.line(), caller.line()) == (CONTINUE, b"")
+            assert caller.send(chat()).reply().body == b"done"
+
+
+@pytest.mark.parametrize("host", ["a/b", "me@a", "a, b", "a b", "[::1"])
+def test_a_malformed_host_is_refused_where_names_are_not_checked_too(host: str) -> None:
+    server = ServerSettings(host="0.0.0.0", insecure=True)
+    with RogueEngine(ok()) as engine, gateway(engine, server=server) as g, Caller(g.port) as caller:
+        assert caller.send(post(CHAT, chat(), host="workstation.lan")).reply().status == 200
+        assert caller.send(post(CHAT, chat(), host=host)).reply().status == 400
+        assert caller.closed()
+
+
+@pytest.mark.parametrize(
+    "first", [bare("GET", "/v1/models"), post(CHAT, chat())], ids=["not relayed", "relayed"]
+)
+def test_what_makes_no_sense_is_not_answered_in_the_place_of_the_request_before_it(first: bytes) -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        assert not caller.send(first + b"x\0y\r\n\r\n").rest().startswith(b"HTTP/1.1 4")
+
+
+def test_connect_is_refused() -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        caller.send(b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost:80\r\n\r\n" + post(CHAT, chat()))
+        assert caller.reply().status == 400
+        assert caller.closed()
+        assert engine.requests == []
+
+
 def test_an_absolute_target_keeps_its_query_and_loses_the_rest() -> None:
     with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
         assert caller.send(post(f"HTTP://127.0.0.1:1{CHAT}?a=b%20c&d", chat())).reply().status == 200

@@ -66,6 +66,10 @@ def test_the_estimate_stays_between_the_least_and_the_most_that_was_seen(
     assert min(ratios) * 0.999 <= estimates.tokens_per_byte("m", 0) <= max(ratios) * 1.001
 
 
+def test_a_picture_is_not_taken_for_a_book() -> None:
+    assert TokenEstimates().tokens_per_byte("m", Script.MEDIA) * 2**20 == 2048
+
+
 def test_names_of_models_do_not_fill_memory() -> None:
     estimates = TokenEstimates()
     for number in range(5000):

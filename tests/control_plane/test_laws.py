@@ -154,7 +154,6 @@ class AnyEvents(RuleBasedStateMachine):
         self.manager.withdraw(ticket)
         assert ticket.load is None
         self.outcomes += 1
-        self.manager.dispatch()
         self.sort()
 
     @rule(which=st.integers(0, 3), state=st.sampled_from([READY, READY, EJECTED, DRAINING]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.control_plane.load import Placement, backlog_ms
-from tests.control_plane.parts import instance
+from sage_inference.types import RequestType
+from tests.control_plane.parts import Clock, instance, manager, request, submit
 
 K = 0.03
 
@@ -48,6 +49,18 @@ def test_an_attempt_that_ends_before_its_first_byte_gives_back_and_teaches_nothi
     placement = Placement(a, 1000, 10.0)
     placement.ended()
     assert (a.active_requests, a.load.pending_tokens, a.load.ms_per_token) == (0, 0, K)
+
+
+def test_what_is_no_prompt_of_its_model_frees_the_instance_and_teaches_nothing() -> None:
+    clock = Clock()
+    a = instance("a")
+    m = manager(a, clock=clock)
+    for odd in (request(0, 0), request(1, 5000, streams=True)):
+        odd.request_type = RequestType.TOKENIZE
+        ticket = submit(m, odd)
+        clock.now += 0.001
+        m.first_byte(ticket)
+    assert (a.load.pending_tokens, a.load.ms_per_token) == (0, K)
 
 
 def test_a_prompt_is_presumed_done_when_its_backlog_is() -> None:

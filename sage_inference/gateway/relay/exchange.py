@@ -55,6 +55,7 @@ class Exchange:
     ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
+<<<<<<< HEAD
     # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = (
         "answer",
@@ -99,6 +100,31 @@ class Exchange:
         "whole",
     )
 
+=======
+    # Defaults stand on the class: most requests never touch most of them.
+    phase = Phase.READING
+    response_complete = disconnected = whole = turn = False
+    message_event = Event()
+    size = status = 0
+    body = start = b""
+    tried: tuple[ExecutionInstance, ...] = ()
+    connection: EngineConnection | None = None
+    connecting: Connecting | None = None
+    engine: Engine | None = None
+    instance: ExecutionInstance | None = None
+    decision: SchedulingDecision | None = None
+    answer: Answer | None = None
+    length: int | None = None
+    held: list[bytes] | None = None
+    fresh = chunked = hoped = False
+    paced = False  # whether embeddings on its GPU go by the gaps of its stream
+    piece_at = 0.0
+    load: Any = None  # the manager's own
+    last = b""  # piece of the answer; at its end also what came before: usage stands there
+    pieces_sent = 0
+    waited_ms = -1.0
+    queued_at = sent_at = 0.0
+>>>>>>> sched
     request: RequestMetadata
     wheel: Wheel
     idle_s: float
@@ -156,10 +182,13 @@ class Exchange:
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""
         if self.waited_ms >= 0:
-            self.waited_ms = (self.gateway.clock() - self.queued_at) * 1000
+            waited = self.gateway.clock() - self.queued_at
+            self.waited_ms = waited * 1000
+            self.gateway.stats.waits.observe(waited)
         self.instance, self.decision = instance, decision
         self.hoped = self.hoped or instance.state is _READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
+        self.paced = self.gateway.manager.watches_gaps(instance)
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
@@ -222,6 +251,12 @@ class Exchange:
                 self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.chunks += 1
                 self.last = piece
+<<<<<<< HEAD
+=======
+                self.pieces_sent += 1
+                if self.paced:
+                    self._note_gap()
+>>>>>>> sched
                 self.caller.deadline = self.wheel.now + self.idle_s
         elif self.held is not None:
             self.held.append(piece)
@@ -439,6 +474,21 @@ class Exchange:
         """One deadline: whatever it waits for now must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
 
+<<<<<<< HEAD
+=======
+    def _note_gap(self) -> None:
+        now = self.gateway.clock()
+        if self.piece_at:
+            self.gateway.manager.streamed(self, now - self.piece_at)
+        self.piece_at = now
+
+    def _usage(self) -> Usage | None:
+        """What the engine said at the end of its answer; where it says nothing, a token a piece of a stream."""
+        if self.answer is None or self.status >= 400:
+            return None
+        return reported(self.last) or (Usage(0, self.pieces_sent) if self.answer.streams else None)
+
+>>>>>>> sched
     @property
     def _at(self) -> str:
         return self.instance.instance_id if self.instance is not None else "?"

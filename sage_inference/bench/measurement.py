@@ -92,8 +92,10 @@ class Measurement:
         self.load.stop()
         for exchange in self.client.close():
             self.tallies[exchange.kind].abandon(exchange, self.window)
-        broken_off = self.interrupted or now < self.window.end < math.inf
-        self.window.end = min(self.window.end, now if broken_off else max(self._last, self.window.start))
+        if self.interrupted:
+            self.window.end = min(self.window.end, now)
+        elif self.window.end == math.inf:
+            self.window.end = max(self._last, self.window.start)
 
     def _interrupt(self) -> None:
         self.interrupted = True

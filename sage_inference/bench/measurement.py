@@ -6,6 +6,7 @@ import asyncio
 import math
 import signal
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -20,6 +21,7 @@ from sage_inference.bench.tally import Tally, Window
 from sage_inference.bench.watch import Watch
 
 _TICK_S = 0.1
+_RATE_TICKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Progress:
     ok: int
     failed: int
     in_flight: int
-    per_s: float  # answers since the last time
+    per_s: float  # answers in the last second
 
 
 Tell = Callable[[Progress], None]
@@ -52,7 +54,8 @@ class Measurement:
         self.cpu: float | None = None
         self.interrupted = False
         self._finished = asyncio.Event()
-        self._ok = self._failed = self._told = 0
+        self._ok = self._failed = 0
+        self._counts = deque([0], maxlen=_RATE_TICKS + 1)
         self._began = self._last = 0.0
 
     async def run(self, *, cut_at_end: bool = False) -> None:
@@ -92,8 +95,10 @@ class Measurement:
         self.load.stop()
         for exchange in self.client.close():
             self.tallies[exchange.kind].abandon(exchange, self.window)
-        broken_off = self.interrupted or now < self.window.end < math.inf
-        self.window.end = min(self.window.end, now if broken_off else max(self._last, self.window.start))
+        if self.interrupted:
+            self.window.end = min(self.window.end, now)
+        elif self.window.end == math.inf:
+            self.window.end = max(self._last, self.window.start)
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -130,8 +135,9 @@ class Measurement:
 
     def _progress(self) -> Progress:
         elapsed = monotonic() - self._began
-        answered = self._ok + self._failed
-        rate, self._told = (answered - self._told) / _TICK_S, answered
+        counts = self._counts
+        counts.append(self._ok + self._failed)
+        rate = (counts[-1] - counts[0]) / (_TICK_S * (len(counts) - 1))
         return Progress(elapsed, self._share(elapsed), self._ok, self._failed, self.client.in_flight, rate)
 
     def _share(self, elapsed: float) -> float | None:

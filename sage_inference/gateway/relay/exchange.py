@@ -55,7 +55,6 @@ class Exchange:
     ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
-<<<<<<< HEAD
     # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = (
         "answer",
@@ -80,7 +79,9 @@ class Exchange:
         "length",
         "load",
         "message_event",
+        "paced",
         "phase",
+        "piece_at",
         "pieces",
         "queued_at",
         "request",
@@ -100,34 +101,10 @@ class Exchange:
         "whole",
     )
 
-=======
-    # Defaults stand on the class: most requests never touch most of them.
-    phase = Phase.READING
-    response_complete = disconnected = whole = turn = False
-    message_event = Event()
-    size = status = 0
-    body = start = b""
-    tried: tuple[ExecutionInstance, ...] = ()
-    connection: EngineConnection | None = None
-    connecting: Connecting | None = None
-    engine: Engine | None = None
-    instance: ExecutionInstance | None = None
-    decision: SchedulingDecision | None = None
-    answer: Answer | None = None
-    length: int | None = None
-    held: list[bytes] | None = None
-    fresh = chunked = hoped = False
-    paced = False  # whether embeddings on its GPU go by the gaps of its stream
-    piece_at = 0.0
-    load: Any = None  # the manager's own
-    last = b""  # piece of the answer; at its end also what came before: usage stands there
-    pieces_sent = 0
-    waited_ms = -1.0
-    queued_at = sent_at = 0.0
->>>>>>> sched
     request: RequestMetadata
     wheel: Wheel
     idle_s: float
+    paced: bool  # whether embeddings on its GPU go by the gaps of its stream
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         self.caller = caller
@@ -144,6 +121,7 @@ class Exchange:
         self.size = self.status = 0
         self.body = self.start = self.last = b""
         self.chunks = 0  # of a stream; ``last`` is the last of them
+        self.piece_at = 0.0
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None  # the manager's own
         self.connection: EngineConnection | None = None
@@ -188,7 +166,6 @@ class Exchange:
         self.instance, self.decision = instance, decision
         self.hoped = self.hoped or instance.state is _READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
-        self.paced = self.gateway.manager.watches_gaps(instance)
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
@@ -251,12 +228,8 @@ class Exchange:
                 self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.chunks += 1
                 self.last = piece
-<<<<<<< HEAD
-=======
-                self.pieces_sent += 1
                 if self.paced:
                     self._note_gap()
->>>>>>> sched
                 self.caller.deadline = self.wheel.now + self.idle_s
         elif self.held is not None:
             self.held.append(piece)
@@ -350,7 +323,10 @@ class Exchange:
         self.start = self._head(self.answer, self.length)
         if not end:
             self._move(_DELIVERING)
-            self.wheel, self.idle_s = self.gateway.wheel, self.gateway.timeouts.stream_idle_s
+            gateway = self.gateway
+            self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
+            assert self.instance is not None
+            self.paced = gateway.manager.watches_gaps(self.instance)
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()
@@ -379,6 +355,8 @@ class Exchange:
 
     def _deliver(self, piece: bytes, end: bool) -> None:
         if end:
+            # It is in the pool again: a caller that reads slowly must not pause it for the next request.
+            self.connection = None
             self.usage = reported(self.last + piece if self.last else piece)
         if self.chunked:
             if piece:
@@ -394,7 +372,6 @@ class Exchange:
         if piece:
             self.caller.write(piece)
         if end:
-            self.connection = None
             self._move(_DONE)
         else:
             self._arm(self.idle_s)
@@ -474,21 +451,12 @@ class Exchange:
         """One deadline: whatever it waits for now must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
 
-<<<<<<< HEAD
-=======
     def _note_gap(self) -> None:
         now = self.gateway.clock()
         if self.piece_at:
             self.gateway.manager.streamed(self, now - self.piece_at)
         self.piece_at = now
 
-    def _usage(self) -> Usage | None:
-        """What the engine said at the end of its answer; where it says nothing, a token a piece of a stream."""
-        if self.answer is None or self.status >= 400:
-            return None
-        return reported(self.last) or (Usage(0, self.pieces_sent) if self.answer.streams else None)
-
->>>>>>> sched
     @property
     def _at(self) -> str:
         return self.instance.instance_id if self.instance is not None else "?"

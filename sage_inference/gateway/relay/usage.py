@@ -21,7 +21,7 @@ _CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
 def reported(piece: bytes) -> Usage | None:
     """The last usage in a piece of an answer; None where there is none, or one cut off."""
     start = piece.rfind(_MARK)
-    if start < 0:
+    if start < 0 or piece.find(b"}", start) < 0:
         return None
     cached = _CACHED.search(piece, start) if piece.find(b"cached_tokens", start) > 0 else None
     held = int(cached[1]) if cached else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class RequestType(StrEnum):
@@ -99,11 +99,40 @@ class EngineState(StrEnum):
     STOPPED = "stopped"
 
 
+class _Empty(dict[Any, Any]):
+    """An empty dict that may be a default of a field: nobody writes to it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+NOTHING_CACHED: Mapping[ExecutionInstance, int] = _Empty()
+
+
+@dataclass(slots=True, eq=False)
+class InstanceLoad:
+    """What this gateway has put on an instance and not yet seen begin, and how fast that is worked off.
+
+    ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
+    last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
+    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine.
+    """
+
+    pending_tokens: int = 0
+    progress_at: float = 0.0
+    ms_per_token: float = 0.03
+    busy_ms: float = 600.0
+    busy_tokens: float = 20000.0
+    window_tokens: float = 8192
+
+
 @dataclass(slots=True)
 class RequestMetadata:
     """What scheduling needs to know of one request; never its text.
 
-    ``prompt_tokens`` is an estimate (bytes / 4), ``arrived`` is on the monotonic clock, seconds.
+    ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
+    chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
+    the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
+    from ``arrived`` to the first byte of the answer.
     """
 
     request_id: str
@@ -119,6 +148,13 @@ class RequestMetadata:
     embedding_batch_size: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+    streams: bool = False
+    session: str = ""
+    prompt_bytes: int = 0
+    prompt_blocks: Sequence[int] = ()
+    block_tokens: float = 64.0
+    script: int = 0
+    cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
 
     @property
     def is_embedding_request(self) -> bool:
@@ -142,6 +178,8 @@ class ExecutionInstance:
 
     ``routes`` are the paths the engine serves (``/v1/chat/completions`` …), learned from the engine.
     ``max_concurrent_requests`` 0 means no limit. Counters are the gateway's own, counted at dispatch.
+    ``gpu`` names the GPU it runs on, where several instances share one; ``kv_tokens`` is what its prefix
+    cache can hold.
     """
 
     instance_id: str
@@ -158,6 +196,9 @@ class ExecutionInstance:
     active_requests: int = 0
     simulated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
+    gpu: str | None = None
+    kv_tokens: int = 500_000
+    load: InstanceLoad = field(default_factory=InstanceLoad)
 
     @property
     def is_available(self) -> bool:
@@ -182,6 +223,14 @@ class ExecutionInstance:
 
     def can_accept_embedding_request(self) -> bool:
         return self.instance_type.serves_embeddings and self.is_available and self.available_capacity > 0
+
+
+class Usage(NamedTuple):
+    """What an engine said a request took, in tokens; ``cached_tokens`` None where it does not tell."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
 
 
 @dataclass(slots=True)

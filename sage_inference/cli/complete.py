@@ -62,6 +62,12 @@ def formats(incomplete: str) -> list[str]:
     return [word for word in FORMATS if word.startswith(incomplete)]
 
 
+def bench_kinds(incomplete: str) -> list[str]:
+    from sage_inference.bench.mix import KINDS, MIXED
+
+    return [word for word in (*KINDS, MIXED) if word.startswith(incomplete)]
+
+
 def shells(incomplete: str) -> list[str]:
     return [word for word in SHELLS if word.startswith(incomplete)]
 

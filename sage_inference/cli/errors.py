@@ -77,6 +77,12 @@ def _known(error: BaseException) -> Failure | None:
     if loaded is not None and isinstance(error, loaded.DaemonError):
         status = ExitCode.NOT_RUNNING if isinstance(error, loaded.NotRunning) else ExitCode.FAILED
         return Failure(error.problem, error.hint, error.code, status)
+    loaded = sys.modules.get("sage_inference.bench.errors")
+    if loaded is not None:
+        if isinstance(error, loaded.BenchError):
+            return Failure(error.message, error.hint, error.code)
+        if isinstance(error, loaded.OptionError | loaded.OptionConflict):
+            return usage(str(error))
     loaded = sys.modules.get("sage_inference.config.secrets")
     if loaded is not None and isinstance(error, loaded.SecretError):
         return Failure(str(error), code="secret")

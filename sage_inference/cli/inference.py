@@ -18,6 +18,7 @@ class InferenceGroup(LazyGroup):
         "reload": Lazy(f"{_HERE}.reload", "Take over the configuration without dropping requests.", _RUN),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log.", _LOOK),
+        "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),
         "config": Lazy(f"{_HERE}.config.group", "Show and change the configuration.", _SET),
     }
 

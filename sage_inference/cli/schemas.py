@@ -15,6 +15,7 @@ _FLAG: Schema = {"type": "boolean"}
 _FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+_NUMBER: Schema = {"type": "number", "minimum": 0}
 _NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
 
 
@@ -91,11 +92,66 @@ CONFIG_DEFAULTS = _answer(
 CONFIG_GET = _answer(key=_TEXT, value={})
 CONFIG_VALIDATE = _answer(valid={"const": True}, config_path=_TEXT, exists=_FLAG)
 
+SUMMARY = _or_null(
+    _object(count=_COUNT, mean=_NUMBER, p50=_NUMBER, p90=_NUMBER, p99=_NUMBER, p999=_NUMBER, max=_NUMBER)
+)
+FIGURES = _object(
+    sent=_COUNT,
+    ok=_COUNT,
+    failed=_COUNT,
+    abandoned=_COUNT,
+    errors=_list(_object(kind=_TEXT, count=_COUNT, example=_TEXT)),
+    requests_per_s=_NUMBER,
+    prompt_tokens_per_s=_NUMBER,
+    output_tokens_per_s=_NUMBER,
+    chunks_per_s=_NUMBER,
+    ttft_ms=SUMMARY,
+    tpot_ms=SUMMARY,
+    inter_chunk_ms=SUMMARY,
+    e2e_ms=SUMMARY,
+    good=_COUNT_OR_NULL,
+    good_share=_NUMBER_OR_NULL,
+    goodput_per_s=_NUMBER_OR_NULL,
+)
+CEILING = _object(concurrency=_COUNT, requests_per_s=_NUMBER, chunks_per_s=_NUMBER, cpu_share=_NUMBER)
+# models and kinds have an entry for each kind that was sent: chat, stream, embeddings.
+BENCH = _answer(
+    url=_TEXT,
+    models={"type": "object"},
+    simulated=_FLAG_OR_NULL,
+    load=_object(
+        mode={"enum": ["closed", "open", "trace"]},
+        concurrency=_COUNT_OR_NULL,
+        rate_per_s=_NUMBER_OR_NULL,
+        speedup=_NUMBER_OR_NULL,
+        duration_s=_NUMBER_OR_NULL,
+        requests=_COUNT_OR_NULL,
+        warmup_s=_NUMBER,
+        seed={"type": "integer"},
+    ),
+    slo=_or_null(_object(ttft_ms=_NUMBER_OR_NULL, tpot_ms=_NUMBER_OR_NULL, e2e_ms=_NUMBER_OR_NULL)),
+    measured_s=_NUMBER,
+    interrupted=_FLAG,
+    total=FIGURES,
+    kinds={"type": "object"},
+    generator=_object(
+        cpu_share=_NUMBER,
+        loop_lag_ms=SUMMARY,
+        late_ms=SUMMARY,
+        waited=_COUNT,
+        connections=_COUNT,
+        ceiling=_or_null(CEILING),
+        bottleneck=_FLAG,
+        reasons=_list(_TEXT),
+    ),
+)
+
 # By command line.
 ANSWERS: dict[str, Schema] = {
     "status": STATUS,
     "reload": RELOAD,
     "logs": LOG_RECORD,
+    "bench": BENCH,
     "config": CONFIG_SHOW,
     "config show": CONFIG_SHOW,
     "config show --defaults": CONFIG_DEFAULTS,

@@ -8,7 +8,22 @@ from typing import Any
 
 from sage_inference.config.secrets import Secret
 
-POLICIES = ("least_loaded", "round_robin", "random", "power_of_two")
+POLICIES = (
+    "hybrid",
+    "least_loaded",
+    "round_robin",
+    "random",
+    "power_of_two",
+    "prefix_aware",
+    "session",
+    "fifo",
+    "priority",
+    "slo_aware",
+    "cost_optimized",
+    "adaptive",
+)
+PRIORITIES = ("critical", "high", "normal", "low", "background")
+EMBEDDING_PRIORITIES = ("high", "normal", "low", "adaptive")
 INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed")
 ENGINES = ("auto", "vllm", "tei", "openai")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -80,17 +95,48 @@ class InstanceSettings:
     model: str | None = setting(None, doc="Model to assume where the engine names none.")
     api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")
     max_concurrent_requests: int = setting(0, doc="Requests at once; 0 = no limit.", minimum=0)
+    gpu: str | None = setting(None, doc="GPU it runs on, where instances share one.", example="cuda:0")
+    max_batched_tokens: int = setting(
+        0, doc="Prompt tokens sent ahead of its answers; 0 = as its engine has it by default.", minimum=0
+    )
+    kv_cache_tokens: int = setting(0, doc="Tokens its prefix cache holds; 0 = assume 500000.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeySettings:
     key: Secret = setting(doc="The key; prefer env:NAME or file:PATH to a literal.", example="env:SAGE_KEY")
     name: str = setting("default", doc="Whose key it is, for logs and metrics.")
+    priority: str | None = setting(
+        None,
+        doc="Priority of its requests, and the most x-sage-priority may ask for; none = normal, any.",
+        choices=PRIORITIES,
+    )
+    weight: float = setting(1.0, doc="Share of a busy engine beside other keys.", minimum=0.001)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingSettings:
-    policy: str = setting("least_loaded", doc="How an instance is chosen.", choices=POLICIES)
+    policy: str = setting("hybrid", doc="How an instance is chosen.", choices=POLICIES)
+    policies: dict[str, str] = setting(
+        doc="Other policies for single models.",
+        factory=dict,
+        choices=POLICIES,
+        example="{bge-m3: least_loaded}",
+    )
+    late_binding: bool = setting(
+        True, doc="Hold back prompts an engine could not start, while order can still change."
+    )
+    hybrid_instance_ratio: float = setting(
+        0.7,
+        doc="Share of a GPU's time for LLM work while embeddings want it too.",
+        minimum=0.0,
+        maximum=0.99,
+    )
+    embedding_priority: str = setting(
+        "normal",
+        doc="Embeddings beside streams on one GPU; adaptive = as much as streams stand.",
+        choices=EMBEDDING_PRIORITIES,
+    )
     retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
 
 
@@ -116,6 +162,10 @@ class LimitSettings:
     connections: int = setting(20000, doc="Connections of callers at once.", minimum=1)
     queue_requests: int = setting(4096, doc="Requests waiting for a slot.", minimum=0)
     queue_bytes: int = setting(268435456, doc="Bytes of all requests waiting for a slot.", minimum=0)
+    max_n: int | None = setting(None, doc="Answers one request may ask for; none = any.", minimum=1)
+    max_completion_tokens: int | None = setting(
+        None, doc="Tokens one request may ask for; none = any.", minimum=1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,17 +12,28 @@ import msgspec
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Body, Route
 
-_FIELDS = ("model", "messages", "input", "inputs", "prompt", "prompt_embeds", "query")
+_PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
+_BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
+_READ = (*_PROMPTS, *_BEFORE, "stream", "user")
+_FIELDS = ("model", *_READ)
+_USER = 200  # bytes of a user that tell tenants apart
+_UNSET = msgspec.UNSET
 _Absent = msgspec.UnsetType
 # Only presence and the model's type are checked: the engine checks the rest, and says it better.
 _Head = msgspec.defstruct(
     "_Head",
-    [(name, (str | None if name == "model" else msgspec.Raw) | _Absent, msgspec.UNSET) for name in _FIELDS],
+    [
+        ("model", str | None | _Absent, _UNSET),
+        *((name, msgspec.Raw | _Absent, _UNSET) for name in _READ),
+    ],
     gc=False,
 )
 _Loose = msgspec.defstruct(
     "_Loose",
-    [(name, (str | None if name == "model" else Any) | _Absent, msgspec.UNSET) for name in _FIELDS],
+    [
+        ("model", str | None | _Absent, _UNSET),
+        *((name, Any | _Absent, _UNSET) for name in _READ),
+    ],
 )
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -31,18 +43,58 @@ _MULTIPART_MODEL = re.compile(
 )
 
 
-def read_model(route: Route, body: bytes) -> str | None:
-    """The model the body names, or None. Raises ``Refusal`` for what no engine could answer."""
+@dataclass(slots=True)
+class Asked:
+    """What a body asks for. ``prompt`` is the part that the engine reads, as JSON; ``user`` is "" for nobody."""
+
+    model: str | None
+    prompt: bytes = b""
+    streams: bool = False
+    user: str = ""
+
+
+def read(route: Route, body: bytes) -> Asked:
+    """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
     if route.body is Body.NONE:
-        return None
+        return Asked(None)
     if route.body is Body.MULTIPART:
         match = _MULTIPART_MODEL.search(body)
-        return match[1].decode("utf-8", "replace") if match else None
+        return Asked(match[1].decode("utf-8", "replace") if match else None)  # sound: bytes tell nothing
     head = _decode(body)
-    if route.any_of and not any(getattr(head, name) is not msgspec.UNSET for name in route.any_of):
-        wanted = " or ".join(f"'{name}'" for name in route.any_of)
-        raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
-    return None if head.model is msgspec.UNSET else str(head.model or "") or None
+    prompt = _prompt(route, head, body)
+    model, user = head.model, head.user
+    return Asked(
+        None if model is _UNSET else str(model or "") or None,
+        prompt,
+        _raw(head.stream) == b"true",
+        "" if user is _UNSET else _text(_raw(user)),
+    )
+
+
+def _prompt(route: Route, head: Any, body: bytes) -> bytes:
+    """The values that make up the prompt. Raises ``Refusal`` where the route's own fields are missing."""
+    found: Any = _UNSET
+    for name in route.any_of or _PROMPTS:
+        found = getattr(head, name)
+        if found is not _UNSET:
+            break
+    if found is _UNSET:
+        if route.any_of:
+            wanted = " or ".join(f"'{name}'" for name in route.any_of)
+            raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
+        return body
+    if head.tools is _UNSET and head.system is _UNSET and head.instructions is _UNSET:
+        return _raw(found) or body
+    return b"".join([_raw(getattr(head, name)) for name in _BEFORE]) + _raw(found)
+
+
+def _raw(value: Any) -> bytes:
+    """The JSON of a field; empty where it is absent or was read leniently."""
+    return bytes(value) if isinstance(value, msgspec.Raw) else b""
+
+
+def _text(raw: bytes) -> str:
+    return raw[1:-1][:_USER].decode("utf-8", "replace") if raw[:1] == b'"' else ""
 
 
 def _decode(body: bytes) -> Any:
@@ -60,17 +112,23 @@ def _decode(body: bytes) -> Any:
 
 
 def _decode_leniently(body: bytes, error: Exception) -> Any:
-    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        # A text may hold the caller's data; msgspec's positions do not.
-        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
+    document = read_leniently(body, error)
+    if isinstance(document, dict):  # msgspec can't look at names that are half a surrogate pair
+        document = {name: document[name] for name in _FIELDS if name in document}
     try:
         return msgspec.convert(document, _Loose)
     except msgspec.ValidationError:
         raise Refusal(Why.BAD_REQUEST, "'model' must be a string, and the body an object", "model") from None
+
+
+def read_leniently(body: bytes, error: Exception) -> Any:
+    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        # A text may hold the caller's data; msgspec's positions do not.
+        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
+        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
@@ -82,7 +140,8 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
         return body[: match.start(1)] + model.encode() + body[match.end(1) :]
     try:
         fields = _decode_raw(body)
-    except msgspec.DecodeError:
-        return json.dumps({**json.loads(body), "model": model}, ensure_ascii=True).encode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # What was skipped when only the head was read: names of fields that are no UTF-8, for one.
+        return json.dumps({**read_leniently(body, error), "model": model}, ensure_ascii=True).encode()
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.estimates import TokenEstimates
+from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.placing import Placer, first_byte_ms, healthy
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import Rates, retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
-from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.control_plane.sharing import SharedGPU, is_mixed, shared_gpus
+from sage_inference.control_plane.ticket import Ticket
+from sage_inference.control_plane.unserved import unserved
+from sage_inference.control_plane.waiting.entry import Waiting
+from sage_inference.control_plane.waiting.lane import Lane
+from sage_inference.control_plane.waiting.queue import Group, Queue
+from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
+from sage_inference.types import (
+    EngineState,
+    ExecutionInstance,
+    RequestMetadata,
+    SchedulingDecision,
+    Usage,
+)
 
-_READY = EngineState.READY
+HOLD_S = 1.0  # how long a request is held for the instance that has its prompt cached
 
 
-class Ticket(Protocol):
-    """A request on its way, as the manager sees it: it is told where to go, and reports back."""
+class Observer(Protocol):
+    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does."""
 
-    request: RequestMetadata
-    size: int  # bytes it holds while it waits
-    tried: tuple[ExecutionInstance, ...]  # where it already failed
+    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> None: ...
 
-    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
-
-    def refused(self, refusal: Refusal) -> None: ...
+    def ended(self, ticket: Ticket, placement: Placement, usage: Usage | None, now: float) -> None: ...
 
 
 class ControlPlaneManager:
-    """Places each submitted request, at once or when a slot frees.
+    """Places each submitted request, at once or when an instance opens.
 
-    A placed request holds a slot of its instance until ``release``. Waiting requests leave by being
-    placed or by ``withdraw``; the caller times them.
+    A placed request counts as load of its instance until ``release``. Waiting requests leave by being placed,
+    refused, or by ``withdraw``; the caller times them. ``alarm`` is asked to have ``dispatch`` called at a
+    time of the clock: some requests can be placed then though nothing else happens.
     """
 
     def __init__(
@@ -43,123 +58,323 @@ class ControlPlaneManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
-        self.policy = policy
         self.limits = limits
         self.rates = Rates()
+        self.estimates = TokenEstimates()
+        self.tenants = TenantCounters()
+        self.observer: Observer | None = None
+        self.alarm: Callable[[float], None] | None = None
+        self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
+        self._placer = Placer(policy)
+        self._queue = Queue(self.tenants)
         self._clock = clock
-        self._waiting: dict[Ticket, None] = {}  # in order of arrival; a dict so that leaving is O(1)
-        self._waiting_bytes = 0
+        self._alarm_at = math.inf
+        # Requests whose first byte tells nothing: when their prompts should be done.
+        self._presumed: list[tuple[float, int, Placement]] = []
+        self._pushes = 0
+        self._gpus: dict[str, SharedGPU] = {}
+        self._seen = -1  # the registry's version
 
     @property
     def queued(self) -> int:
-        return len(self._waiting)
+        return self._queue.requests
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue.bytes
+
+    @property
+    def policy(self) -> SchedulingPolicy:
+        return self._placer.policy
+
+    @property
+    def policies(self) -> dict[str, SchedulingPolicy]:
+        """Those of models that have one of their own."""
+        return self._placer.by_model
+
+    # What the relay calls
 
     def submit(self, ticket: Ticket) -> None:
         """Place the request now, or queue it. Raises ``Refusal`` when neither is possible."""
         self.rates.submitted += 1
-        if not self._place(ticket, self._group(ticket.request)):
-            self._enqueue(ticket)
+        request = ticket.request
+        now = self._clock()
+        self._catch_up(now)
+        model = request.model if request.embedding_model is None else request.effective_model_name
+        group = self.registry.group(model, request.route)
+        if not group:
+            raise unserved(self.registry, request)
+        if request.slo_deadline_ms is not None:
+            self._check_deadline(ticket, group, now)
+        self._place_or_queue(ticket, group, now)
 
     def can_retry(self, ticket: Ticket) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
         if not self.rates.may_retry():
             return False
         request = ticket.request
-        return bool(_candidates(self.registry.group(request.effective_model_name, request.route), ticket))
+        group = self.registry.group(request.effective_model_name, request.route)
+        return bool(healthy(group, ticket.tried))
 
     def retry(self, ticket: Ticket) -> None:
         """Place a released request elsewhere than where it was tried, or queue it again."""
         self.rates.retried += 1
         request = ticket.request
-        if not self._place(ticket, self.registry.group(request.effective_model_name, request.route)):
-            self._enqueue(ticket)
+        now = self._clock()
+        self._catch_up(now)
+        group = self.registry.group(request.effective_model_name, request.route)
+        if not group:
+            raise unserved(self.registry, request)
+        self._place_or_queue(ticket, group, now)
 
-    def release(self, instance: ExecutionInstance) -> None:
-        """A slot is free again: hand it to the oldest request that can use it."""
-        instance.active_requests -= 1
+    def first_byte(self, ticket: Ticket) -> None:
+        """The first byte of an answer's body came."""
+        placement = ticket.load
+        if not isinstance(placement, Placement) or not placement.pending:
+            return
+        now = self._clock()
+        request = ticket.request
+        if not _tells(request) and now >= placement.expected_at:
+            placement.presumed_begun()
+        else:
+            placement.begun(now, _teaches(request, placement.instance))
+        if self._queue.requests:
+            self._catch_up(now)
+            self._serve_waiting(now)
+
+    def streamed(self, ticket: Ticket, gap_s: float) -> None:
+        """A stream had a chunk ``gap_s`` after the one before; of interest where ``watches_gaps``."""
+        placement = ticket.load
+        if isinstance(placement, Placement) and placement.shared is not None:
+            placement.shared.streamed(gap_s)
+
+    def watches_gaps(self, instance: ExecutionInstance) -> bool:
+        """Whether embedding work on the instance's GPU is paced by its streams."""
+        shared = self._placer.shared
+        return bool(shared) and instance in shared
+
+    def release(self, ticket: Ticket, usage: Usage | None = None) -> None:
+        """The attempt ended, however it did: what it took of its instance is free again."""
+        placement = ticket.load
+        if not isinstance(placement, Placement):
+            return
+        ticket.load = None
+        placement.ended()
         self.rates.finished += 1
-        if self._waiting:
-            self.dispatch()
+        now = self._clock()
+        request = ticket.request
+        if placement.shared is not None:
+            placement.shared.ended(placement, request.request_type.is_llm, now)
+        if usage is not None:
+            self._account(request, usage)
+        if self.observer is not None:
+            self.observer.ended(ticket, placement, usage, now)
+        if self._queue.requests:
+            self._catch_up(now)
+            self._serve_waiting(now)
 
     def withdraw(self, ticket: Ticket) -> None:
         """The request no longer waits: its caller left or its time is up."""
-        if self._waiting.pop(ticket, ticket) is None:
-            self._waiting_bytes -= ticket.size
+        waiting = ticket.load
+        if isinstance(waiting, Waiting):
+            self._queue.remove(waiting)
+            if waiting.lane:  # who stood behind it may need less
+                self._serve(waiting.lane, self._clock())
 
     def dispatch(self) -> None:
-        """Place what waits and now can be: after a release, a recovery, an added instance."""
-        full: set[tuple[str, str]] = set()  # groups found without room: their later requests need not ask
-        for ticket in list(self._waiting):
-            request = ticket.request
-            key = (request.effective_model_name, request.route)
-            if key in full or ticket not in self._waiting:
-                continue
-            group = self.registry.group(*key)
-            if not group:
-                self.withdraw(ticket)
-                ticket.refused(self._unserved(request))
-            elif not self._place(ticket, group):
-                full.add(key)
+        """Place what waits and now can be: after a recovery, an added instance, an alarm."""
+        now = self._clock()
+        self._alarm_at = math.inf  # not only when it is due: a timer may fire a little early
+        self._catch_up(now)
+        while self._queue.deadlines.first_key() <= now:
+            self._give_up(self._queue.deadlines.pop())
+        self._serve_waiting(now)
 
     def retry_after(self) -> int:
-        return retry_after_s(len(self._waiting) + 1, self.rates.finished_per_s(self._clock()))
+        return retry_after_s(self._queue.requests + 1, self.rates.finished_per_s(self._clock()))
 
-    def _group(self, request: RequestMetadata) -> tuple[ExecutionInstance, ...]:
-        group = self.registry.group(request.effective_model_name, request.route)
-        if group:
-            return group
-        raise self._unserved(request)
+    # What the gateway calls
 
-    def _unserved(self, request: RequestMetadata) -> Refusal:
-        model, registry = request.effective_model_name, self.registry
-        serving = registry.serving(request.route)
-        everywhere = [i for i in registry.instances.values() if model in i.models]
-        if everywhere and any(request.route in i.routes for i in everywhere):  # known, but draining
-            message = f'every instance of model "{model}" is draining'
-            return Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=5)
-        unknown = [i.instance_id for i in registry.instances.values() if not i.models]
-        if unknown and not everywhere:
-            message = f'no instance serves model "{model}" yet; not reached so far: {", ".join(unknown)}'
-            return Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=5)
-        if everywhere:
-            others = registry.models(serving)
-            served = f"; served there: {', '.join(others)}" if others else ""
-            message = f'model "{model}" is served, but not on {request.route}{served}'
-            return Refusal(Why.UNKNOWN_MODEL if others else Why.NO_ENGINE_FOR_ROUTE, message, "model")
-        served = ", ".join(registry.models()) or "none"
-        return Refusal(
-            Why.UNKNOWN_MODEL, f'no instance serves model "{model}"; served now: {served}', "model"
+    def instance_down(self, instance: ExecutionInstance) -> None:
+        """It died or left: whatever it had cached is gone."""
+        self._placer.prefixes.clear(instance)
+
+    def use(self, policy: SchedulingPolicy, by_model: dict[str, SchedulingPolicy] | None = None) -> None:
+        """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""
+        self._placer.policy = policy
+        if by_model is not None:
+            self._placer.by_model = dict(by_model)
+        self._regroup(self._clock())
+
+    # Placing
+
+    def _place_or_queue(self, ticket: Ticket, group: Group, now: float) -> None:
+        choice, order = None, ""
+        if self._queue.requests:
+            order = self._placer.policy_for(ticket.request).order
+        if not order or self._queue.lane(group, order) is None:
+            choice = self._placer.choose(ticket, group, now, True)
+            if choice is not None and choice[0] is not None:
+                self._put(ticket, choice[0], choice[1], choice[2], group, now)
+                return
+        if not self._queue.has_room(ticket, self.limits):
+            message = f"{self._queue.requests} requests wait already; try again later"
+            raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
+        order = order or self._placer.policy_for(ticket.request).order
+        waiting = self._queue.add(ticket, group, order, _prefill_ms(ticket.request, group), now)
+        if choice is not None:
+            waiting.lane.hold(waiting, choice[1], now + HOLD_S)
+        else:
+            self._serve(waiting.lane, now)
+        self._set_alarm(now)
+
+    def _put(
+        self,
+        ticket: Ticket,
+        decision: SchedulingDecision,
+        instance: ExecutionInstance,
+        need: int,
+        group: Group,
+        now: float,
+    ) -> None:
+        request = ticket.request
+        if self.observer is not None:
+            self.observer.placed(ticket, decision, group, now)
+        self.rates.prompt_tokens += request.prompt_tokens
+        self.rates.uncached_tokens += need
+        need = max(1, need)
+        placement = ticket.load = Placement(instance, need, now)
+        if request.prompt_blocks:
+            self._placer.prefixes.add(instance, request)
+        if not request.streams and not _tells(request):
+            self._pushes += 1
+            heapq.heappush(self._presumed, (placement.expected_at, self._pushes, placement))
+        self.tenants.charge(request.tenant, need)
+        if self._placer.shared and (shared := self._placer.shared.get(instance)):
+            placement.shared = shared
+            shared.began(placement, request.request_type.is_llm)
+        ticket.placed(instance, decision)
+
+    def _serve_waiting(self, now: float) -> None:
+        """Place from every lane what can be."""
+        for lane in list(self._queue.lanes.values()):
+            self._serve(lane, now)
+        self._set_alarm(now)
+
+    def _serve(self, lane: Lane, now: float) -> None:
+        # Each turn asks the lane anew: placing a request may end others, or bring new ones.
+        for instance in lane.holding():
+            # Only the last of a group is tried while it is down, and nobody is held for that one.
+            while (
+                instance.state is EngineState.READY
+                and (waiting := lane.held(instance)) is not None
+                and self._try(waiting, (instance,), now)
+            ):
+                pass
+        while (next_ := lane.next(now)) is not None and self._try(next_, lane.group, now):
+            pass
+
+    def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
+        """Place a waiting request, or hold it; False: it stays where it is, and so do those behind it."""
+        lane = waiting.lane
+        choice = self._placer.choose(waiting.ticket, group, now, waiting.patient)
+        if choice is None:
+            untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
+            if not untried or waiting.held_for is not None:
+                return False
+            # It may not go back where it failed: others, who may, must not wait behind it.
+            lane.hold(waiting, untried[0], now + HOLD_S)
+            return True
+        decision, instance, need = choice
+        if decision is None:
+            lane.hold(waiting, instance, now + HOLD_S)
+            return True
+        self._queue.remove(waiting)
+        self.tenants.left(waiting.request.tenant)
+        lane.placed()
+        self._put(waiting.ticket, decision, instance, need, lane.group, now)
+        return True
+
+    # Books
+
+    def _catch_up(self, now: float) -> None:
+        """Take note of what changed without a call: instances, and prompts that should be done by now."""
+        if self.registry.version != self._seen:
+            self._regroup(now)
+        presumed = self._presumed
+        while presumed and presumed[0][0] <= now:
+            heapq.heappop(presumed)[2].presumed_begun()
+
+    def _regroup(self, now: float) -> None:
+        self._seen = self.registry.version
+        instances = self.registry.instances.values()
+        self._placer.mixed = any(is_mixed(i) for i in instances)
+        self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
+
+        def place(waiting: Waiting) -> tuple[Group, str, float]:
+            request = waiting.request
+            group = self.registry.group(request.effective_model_name, request.route)
+            return group, self._placer.policy_for(request).order, _prefill_ms(request, group)
+
+        for stranded in self._queue.regroup(place, now):
+            self._queue.remove(stranded)
+            stranded.ticket.refused(unserved(self.registry, stranded.request))
+
+    def _check_deadline(self, ticket: Ticket, group: Group, now: float) -> None:
+        """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""
+        request = ticket.request
+        assert request.slo_deadline_ms is not None
+        request.cached_tokens = self._placer.prefixes.match(request)
+        soonest = first_byte_ms(request, healthy(group, ()), now)
+        order = self._placer.policy_for(request).order
+        lane = self._queue.lane(group, order)
+        if lane is not None and order == "fifo":
+            soonest += lane.tokens * min(i.load.ms_per_token for i in group) / len(group)
+        left = request.slo_deadline_ms - (now - request.arrived) * 1000
+        if soonest > left:
+            message = f"no first byte can be had within {left:.0f} ms; about {soonest:.0f} ms are needed now"
+            raise Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after())
+
+    def _give_up(self, waiting: Waiting) -> None:
+        self._queue.remove(waiting)
+        message = f"no instance was free within the deadline of {waiting.request.slo_deadline_ms:.0f} ms"
+        waiting.ticket.refused(Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after()))
+
+    def _account(self, request: RequestMetadata, usage: Usage) -> None:
+        self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
+        self.estimates.learn(
+            request.effective_model_name, request.script, request.prompt_bytes, usage.prompt_tokens
         )
 
-    def _place(self, ticket: Ticket, group: tuple[ExecutionInstance, ...]) -> bool:
-        open_ = _candidates(group, ticket)
-        decisions = self.policy.schedule((ticket.request,), open_) if open_ else ()
-        for decision in decisions:
-            instance = self.registry.instances[decision.target_instance_id]
-            instance.active_requests += 1
-            self.withdraw(ticket)
-            ticket.placed(instance, decision)
-            return True
-        return False
-
-    def _enqueue(self, ticket: Ticket) -> None:
-        limits = self.limits
-        if (
-            len(self._waiting) >= limits.queue_requests
-            or self._waiting_bytes + ticket.size > limits.queue_bytes
-        ):
-            message = f"{len(self._waiting)} requests wait already; try again later"
-            raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
-        self._waiting[ticket] = None
-        self._waiting_bytes += ticket.size
+    def _set_alarm(self, now: float) -> None:
+        if self.alarm is None or not self._queue.requests:
+            return
+        presumed = self._presumed
+        while presumed and not presumed[0][2].pending:
+            heapq.heappop(presumed)
+        at = presumed[0][0] if presumed else math.inf
+        at = min(at, self._queue.deadlines.first_key())
+        for lane in self._queue.lanes.values():
+            at = min(at, lane.wakes_at())
+        for shared in self._placer.shared.values():
+            if shared.resumes_at > now:
+                at = min(at, shared.resumes_at)
+        if at < self._alarm_at:
+            self._alarm_at = at
+            self.alarm(at)
 
 
-def _candidates(group: tuple[ExecutionInstance, ...], ticket: Ticket) -> list[ExecutionInstance]:
-    """The healthy ones not tried yet; where none is healthy, any not tried yet.
+def _tells(request: RequestMetadata) -> bool:
+    """Whether the first byte of its answer means that its prompt was worked off: not if it comes with the last."""
+    return request.streams or not request.request_type.is_llm
 
-    A try that may fail serves a caller better than a certain 503, and finds out at once that an engine
-    is back: the last instance of a group never falls into a black hole.
-    """
-    tried = ticket.tried
-    ready = [i for i in group if i.state is _READY]
-    return [i for i in ready or group if i not in tried] if tried else ready or list(group)
+
+def _teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:
+    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
+    kind = request.request_type
+    return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
+
+
+def _prefill_ms(request: RequestMetadata, group: Group) -> float:
+    """What the prompt alone takes on the fastest of the group."""
+    return request.prompt_tokens * min((i.load.ms_per_token for i in group), default=0.0)

@@ -13,6 +13,7 @@ class Why(Enum):
     NO_HEALTHY_INSTANCE = auto()
     QUEUE_FULL = auto()
     QUEUE_TIMEOUT = auto()
+    DEADLINE = auto()
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ class Registry:
     def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
         self.instances: dict[str, ExecutionInstance] = {}
         self.aliases: dict[str, str] = dict(aliases or {})
+        self.version = 0  # grows with every change
         self._groups: dict[tuple[str, str], tuple[ExecutionInstance, ...]] = {}
 
     def add(self, instance: ExecutionInstance) -> None:
@@ -38,6 +39,7 @@ class Registry:
     def changed(self) -> None:
         """To be called after an instance's models, routes or draining changed."""
         self._groups.clear()
+        self.version += 1
 
     def resolve(self, model: str) -> str:
         """The served model behind a name; a served model's own name wins over an alias."""

@@ -23,14 +23,14 @@ def ask(
     Raises ``OSError`` when there is none in time, ``ValueError`` for one that isn't HTTP with JSON.
     """
     deadline = time.monotonic() + timeout_s
-    host = _reachable(info.host)
+    host = reachable(info.host)
     with socket.create_connection((host, info.port), timeout_s) as sock:
         _arm(sock, deadline)
         sock.sendall(_request(host, info, method, path, body))
         return _parse(_receive(sock, deadline))
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """Where a listener on all addresses is reached from this machine."""
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 

@@ -13,6 +13,7 @@ from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers, without_l
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
 _VERSIONS = ("1.1", "1.0")
+_FRAMING = (b"content-length", b"transfer-encoding")
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 # Answers by the bytes of their head without the length; see ``engines.answer``.
@@ -67,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         "_keep_alive",
         "_left",
         "_length",
+        "_named",
         "_on_idle",
         "_on_lost",
         "_parser",
@@ -131,7 +133,8 @@ class EngineConnection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        if self._parser is not None and self._answered and not self._chunked and self._length is None:
+        unframed = self._parser is not None and self._answered and not self._chunked and self._length is None
+        if unframed and exc is None:
             receiver.engine_sends(b"", True)  # a body that ends with its connection (RFC 9112 section 6.3)
         else:
             receiver.engine_failed(
@@ -191,6 +194,7 @@ class EngineConnection(asyncio.Protocol):
     def _begin_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
+        self._named: frozenset[bytes] = frozenset()  # headers that Connection declares to be for this hop
         self._length: int | None = None
         self._chunked = self._coded = self._answered = self._complete = self._surplus = False
         self._keep_alive = False
@@ -217,16 +221,22 @@ class EngineConnection(asyncio.Protocol):
                 self._fail(receiver, _HUGE_HEAD)
             return
         body = self._body
-        if self._surplus:
-            del body[self._pieces :]
-        piece = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
         if self._complete:
-            # llhttp swallows empty lines behind a message: by its end one sees that there were some.
-            ends = data.endswith(piece[-64:]) if self._length else not data.endswith(b"\r\n\r\n\r\n")
-            framed = self._chunked or self._length is not None
-            self._recycle(self._keep_alive and framed and ends and not self._surplus)
-        receiver.engine_sends(piece, self._complete)
+            self._end(receiver, data)
+        elif body:
+            piece = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            receiver.engine_sends(piece, False)
+
+    def _end(self, receiver: Receiver, data: bytes) -> None:
+        """The message ended within ``data``."""
+        piece = b"".join(self._body[: self._pieces])  # what lies behind them is surplus
+        self._body.clear()
+        # llhttp swallows empty lines behind a message: by its end one sees that there were some.
+        ends = data.endswith(piece[-64:]) if self._length else _ends_once(data)
+        framed = self._chunked or self._length is not None
+        self._recycle(self._keep_alive and framed and ends and not self._surplus)
+        receiver.engine_sends(piece, True)
 
     def _fail(self, receiver: Receiver, detail: str) -> None:
         self.discard()
@@ -237,7 +247,8 @@ class EngineConnection(asyncio.Protocol):
         self._receiver = None
         self._parser = None
         self.served += 1
-        if clean and not self.transport.is_closing():
+        # An early answer leaves part of its request unsent: whatever came behind might never be read.
+        if clean and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self._on_idle(self)
         else:
             self.transport.abort()
@@ -249,13 +260,16 @@ class EngineConnection(asyncio.Protocol):
             self._surplus = True
             return
         self._headers = []
+        self._named = frozenset()
         self._length = None
         self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answered:
-            return  # a trailer, of no concern to callers
         name = name.lower()
+        if self._answered:
+            if name in _FRAMING:
+                raise ValueError("framing in a trailer")
+            return  # a trailer, of no concern to callers
         if name not in HOP_BY_HOP:
             self._headers.append((name, value))
         elif name == b"content-length":
@@ -264,14 +278,20 @@ class EngineConnection(asyncio.Protocol):
         elif name == b"transfer-encoding":
             self._coded = self._chunked or value.lower() != b"chunked"
             self._chunked = True
+        elif name == b"connection":
+            self._named |= {token.strip() for token in value.lower().split(b",")}
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         if self._head_bytes > MAX_HEAD_BYTES and _size(self._headers) > MAX_HEAD_BYTES:
             raise ValueError(_HUGE_HEAD)
         status = self._parser.get_status_code()
-        if self._surplus or (100 <= status < 200 and status != 101):
-            return  # 1xx: the real answer follows
+        if self._surplus:
+            return
+        if 100 <= status < 200 and status != 101:
+            if self._chunked:
+                raise ValueError("an interim answer with a body")
+            return  # the real answer follows
         if self._coded or status == 101:
             raise ValueError("a transfer coding or a protocol nobody asked for")
         if not 200 <= status < 600:
@@ -280,17 +300,26 @@ class EngineConnection(asyncio.Protocol):
             raise ValueError(f"HTTP/{self._parser.get_http_version()}")
         self._answered = True
         self._keep_alive = self._parser.should_keep_alive()
-        if status in (204, 304):
+        if status in (204, 304):  # no body, whatever the head says of one
             self._length = 0
+            self._chunked = False
         receiver = self._receiver
         if receiver is not None:
-            self._answer = Answer(status, self._headers)
+            headers = [header for header in self._headers if header[0] not in self._named]
+            self._answer = Answer(status, headers)
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:
         if self._answered and not self._complete:
             self._complete = True
             self._pieces = len(self._body)
+
+
+def _ends_once(data: bytes) -> bool:
+    """Whether these last bytes of a message surely have one empty line at their end, and nothing behind it."""
+    if len(data) < 5:
+        return data in (b"\n", b"\r\n")  # its line began before them
+    return data.endswith(b"\r\n\r\n") and data[-5] not in b"\r\n"
 
 
 def _size(headers: Headers) -> int:

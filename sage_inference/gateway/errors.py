@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +25,11 @@ class ApiError(Exception):
     close: bool = False
 
     def body(self) -> bytes:
-        return msgspec.json.encode({"error": self.document()})
+        document = {"error": self.document()}
+        try:
+            return msgspec.json.encode(document)
+        except UnicodeEncodeError:  # it quotes half a surrogate pair of the caller's
+            return json.dumps(document).encode()
 
     def document(self) -> dict[str, str | None]:
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
@@ -40,6 +45,7 @@ _REFUSALS: dict[Why, tuple[int, str, str | None]] = {
     Why.NO_ENGINE_FOR_ROUTE: (501, INVALID, "no_engine_for_route"),
     Why.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
     Why.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
+    Why.DEADLINE: (429, "rate_limit_error", "deadline_exceeded"),
     Why.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
 }
 

@@ -28,6 +28,11 @@ _HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")
 _CHUNK_BYTES = 32
 _EXTRA_BYTES = 16384
 _VERSIONS = ("1.0", "1.1")
+# What llhttp heeds even in a trailer, after all was decided.
+_FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
+# Requests, and bytes of one, that are read while another is answered. Who is not read from is not seen to leave.
+_PIPELINED = 8
+_AHEAD = 65536
 _MOST_KNOWN = 1024
 _LONGEST_KNOWN = 4096
 
@@ -59,6 +64,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._begun = 0  # messages that began in them
         self._spare = 0  # bytes that the framing of a chunked body may still cost
         self._chunked = False
+        self._offers = False  # another protocol: the head is parsed a second time, without the offer
         self._refused = False
         self._slow = False
         self._in_message = False
@@ -152,9 +158,10 @@ class GatewayProtocol(HttpToolsProtocol):
         elif self._chunked:
             self._spare -= self._fed
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # we offer no other protocol: the request was answered as if it had not asked
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._pass_over_offer(memoryview(data)[upgrade.args[0] :])
         except ApiError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
@@ -171,12 +178,28 @@ class GatewayProtocol(HttpToolsProtocol):
             elif not running.whole:
                 self.arm(self.gateway.timeouts.body_s)
 
+    def _pass_over_offer(self, rest: memoryview) -> None:
+        """A head asked for another protocol: parse it as if it had not, for httptools leaves its body unread."""
+        while True:
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
+
     def _await_head(self) -> None:
         """A head has begun and not ended: it has its time and its size."""
         if not self._head_bytes:
-            self._head_bytes = 1
+            # Behind the end of another message it cannot be told how much of it is here.
+            self._head_bytes = self._fed if self._received and self._begun == 1 else 1
             self.arm(self.gateway.timeouts.header_s)
-        elif self._head_bytes > self.gateway.limits.header_bytes:
+        if self._head_bytes > self.gateway.limits.header_bytes:
             self._refuse(errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes"))
 
     def pause_writing(self) -> None:
@@ -200,6 +223,8 @@ class GatewayProtocol(HttpToolsProtocol):
     # The parser
 
     def on_message_begin(self) -> None:
+        if self._refused:
+            raise errors.bad_framing()  # it came along with the request whose answer ended the connection
         self._begun += 1
         self._in_message = True
         self._in_head = True
@@ -210,15 +235,22 @@ class GatewayProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer: it comes after all checks of the head, and no engine needs one
         name = name.lower()
+        if not self._in_head:
+            if name in _FRAMING:
+                raise errors.bad_framing()
+            return  # a trailer: it comes after all checks of the head, and no engine needs one
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._offers = self.parser.should_upgrade()
+        if self._offers:
+            if self.parser.get_method() == b"CONNECT":
+                raise errors.bad_framing()
+            return
         if len(self.headers) > self.gateway.limits.headers:
             raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
         self._check_head()
@@ -227,6 +259,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.arm(math.inf)
             self._begin_scope()
             super().on_headers_complete()
+            if 0 < len(self.pipeline) < _PIPELINED:
+                self.flow.resume_reading()
         else:
             self._begin_exchange(route)
 
@@ -270,6 +304,8 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.size += len(body)
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
+            if cycle.size > _AHEAD and not cycle.turn:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -278,6 +314,8 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._spare < 0:
                 raise errors.bad_framing()
         cycle = self.cycle
+        if self._offers:
+            return
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
         elif not cycle.response_complete:
@@ -291,7 +329,7 @@ class GatewayProtocol(HttpToolsProtocol):
         path, _, _ = self.url.partition(b"?")
         if path[:1] != b"/" and path != b"*":  # absolute form: http://host/path
             url = httptools.parse_url(self.url)
-            if url.schema not in (b"http", b"https") or not url.host:
+            if url.schema.lower() not in (b"http", b"https") or not url.host:
                 raise errors.bad_framing()
             path = url.path or b"/"
         route = _HOT.get(path)
@@ -319,8 +357,6 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._begun == 1 and self._received:
             self._remember(head)
         exchange = Exchange(self, gateway, head)
-        if self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._enqueue(exchange)
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
@@ -362,19 +398,25 @@ class GatewayProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_exchange(exchange)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= _PIPELINED:
+                self.flow.pause_reading()
 
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange
         exchange.turn = True
         if exchange.whole:
             exchange.begin()
+        elif self.expect_100_continue and not exchange.head.http10:
+            # Not before its turn: it would stand in the midst of the answer to the request before it.
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""
         if isinstance(cycle, Exchange):
             self._start_exchange(cycle)
+            if not cycle.whole:
+                self.arm(self.gateway.timeouts.body_s)
         else:
             super()._start_asgi_task(cycle, app)
 
@@ -428,14 +470,24 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    @property
+    def _answering(self) -> bool:
+        """Whether a request that is here as a whole awaits its answer, from an engine or the application."""
+        running, cycle = self.running, self.cycle
+        if running is not None:
+            return running.whole
+        return cycle is not None and not cycle.response_complete
+
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any exchange, and close."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        answering = self._answering
         running, self.running = self.running, None
-        if running is not None and running.whole:  # its answer is under way: another would be taken for it
-            running.caller_left()
+        if answering:  # another answer would be taken for the one under way
+            if running is not None:
+                running.caller_left()
             self.transport.abort()
             return
         body = error.body()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import time
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.control_plane.body import read_model, with_model
+from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
+from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.policies import POLICIES
+from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.output_limits import check_output
+from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.routes import Route
@@ -25,9 +29,20 @@ from sage_inference.gateway.relay.heads import RequestHead, given_id
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
 from sage_inference.telemetry.metrics import Histogram
-from sage_inference.types import EngineKind, EngineState, ExecutionInstance, RequestMetadata
+from sage_inference.types import (
+    EngineKind,
+    EngineState,
+    ExecutionInstance,
+    RequestMetadata,
+    RequestPriority,
+)
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
+TEI_BATCH_TOKENS = 16384
+_VECTOR_ROUTES = frozenset(
+    {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
+)
 
 
 class Engine:
@@ -49,10 +64,14 @@ class Engine:
         self.detected: Detected | None = None
         self.last_error: str | None = None
         self.drained_by_admin = False
+        self.doubted = True  # whether a good answer would change what is thought of it
+        self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttft_ms: float | None = None
         self.ttfb = Histogram(TTFB_BUCKETS)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
         self._on_change = gateway.instances_changed
+        self._gateway = gateway
+        self._on_loss = gateway.manager.instance_down
         key = settings.api_key.reveal() if settings.api_key else None
         self.api_key = key
         # The caller's own key goes on only where neither we nor the engine were given one.
@@ -64,11 +83,6 @@ class Engine:
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self._prefixes: dict[bytes, bytes] = {}
-
-    @property
-    def doubted(self) -> bool:
-        """Whether a good answer would change what is thought of it."""
-        return self.health.doubted or self.instance.state is not EngineState.READY
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -91,8 +105,34 @@ class Engine:
         instance.instance_type = detected.kind
         instance.models = tuple(model.id for model in detected.models)
         instance.model_name = instance.models[0] if instance.models else ""
-        instance.routes = detected.routes
+        instance.routes = detected.routes - (_VECTOR_ROUTES if self.differs else frozenset())
+        if not self.settings.max_concurrent_requests:  # TEI refuses what is beyond
+            instance.max_concurrent_requests = detected.limits.get("max_concurrent_requests", 0)
         instance.simulated = detected.simulated
+        self.set_window(self._gateway.settings.scheduling.late_binding)
+
+    def embeds(self, model: str) -> bool:
+        """Whether it serves the model's vectors, and is well."""
+        instance = self.instance
+        serves = "/v1/embeddings" in instance.routes and model in instance.models
+        return serves and instance.state is EngineState.READY
+
+    def withhold_embeddings(self, differs: str | None) -> None:
+        """Its vectors are not those of the model's other instances: nobody gets them. None: they are again."""
+        self.differs = self.last_error = differs
+        if self.detected is not None:
+            self.adopt(self.detected)
+
+    def set_window(self, late_binding: bool) -> None:
+        """How many prompt tokens may be sent ahead of its answers."""
+        tokens = self.settings.max_batched_tokens or (
+            2 * self._tei_batch_tokens() if self.instance.engine is EngineKind.TEI else BATCHED_TOKENS
+        )
+        self.instance.load.window_tokens = tokens if late_binding else math.inf
+
+    def _tei_batch_tokens(self) -> int:
+        known = self.detected.limits.get("max_batch_tokens") if self.detected else None
+        return known or TEI_BATCH_TOKENS
 
     # What the relay learns about it
 
@@ -128,11 +168,16 @@ class Engine:
     def sync(self) -> None:
         """Make the instance's state what its health says."""
         instance = self.instance
+        self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
             return
         state = self.health.state
+        if self.differs and state is EngineState.READY and not instance.instance_type.serves_llm:
+            state = EngineState.EJECTED
         if instance.state is not state:
             instance.state = state
+            if state is not EngineState.READY:
+                self._on_loss(instance)
             self._on_change()
 
 
@@ -141,13 +186,15 @@ class Gateway:
 
     def __init__(self, settings: Settings, wheel: Wheel, admin_token: str | None = None) -> None:
         self.wheel = wheel
+        self._loop = asyncio.get_running_loop()
         self.clock = time.monotonic
         self.started_at = time.time()
         self.admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self.manager = ControlPlaneManager(
-            self.registry, POLICIES[settings.scheduling.policy](), settings.limits
+            self.registry, policy_named(settings.scheduling.policy), settings.limits
         )
+        self.manager.alarm = self._wake_at
         self.engines: dict[str, Engine] = {}
         self.stats = Stats()
         self.draining = False
@@ -164,12 +211,34 @@ class Gateway:
         self.guard = Guard(settings, self._id_start.decode())
         self.timeouts = settings.timeouts
         self.limits = settings.limits
+        self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
         self.retries = settings.scheduling.retries
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
-        self.manager.limits = settings.limits
-        if self.manager.policy.name != settings.scheduling.policy:
-            self.manager.policy = POLICIES[settings.scheduling.policy]()
+        self._schedule(settings)
+
+    def _schedule(self, settings: Settings) -> None:
+        """Tell the manager what the settings say of scheduling."""
+        manager, scheduling = self.manager, settings.scheduling
+        manager.limits = settings.limits
+        manager.llm_share = llm_share(scheduling)
+        manager.tenants.weights = {key.name: key.weight for key in settings.api_keys}
+        self._key_priority = {
+            key.name: RequestPriority[key.priority.upper()] for key in settings.api_keys if key.priority
+        }
+        for engine in self.engines.values():
+            engine.set_window(scheduling.late_binding)
+        wanted = {model: manager.policies.get(model) for model in scheduling.policies}
+        by_model = {
+            model: kept if kept is not None and kept.name == name else policy_named(name)
+            for (model, kept), name in zip(wanted.items(), scheduling.policies.values(), strict=True)
+        }
+        kept = manager.policy.name == scheduling.policy
+        manager.use(manager.policy if kept else policy_named(scheduling.policy), by_model)
+
+    def _wake_at(self, when: float) -> None:
+        """The manager can place something then, though nothing else may happen."""
+        self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
 
     def instances_changed(self) -> None:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
@@ -200,7 +269,10 @@ class Gateway:
     def classify(self, exchange: Exchange) -> tuple[RequestMetadata, bytes]:
         """What the request asks for, and its body, changed only where it names an alias or no model."""
         route, body = exchange.route, exchange.body
-        named = read_model(route, body)
+        asked = read(route, body)
+        if self.limits_output and route.type.is_llm:
+            check_output(body, self.limits)
+        named = asked.model
         model = self.registry.resolve(named) if named else self._implied_model(route)
         if model != named and (named is not None or route.names_model):
             body = with_model(route, body, model)
@@ -209,10 +281,28 @@ class Gateway:
             route.type,
             model,
             route.path,
-            tenant=exchange.tenant,
-            prompt_tokens=len(body) // 4,
+            tenant=exchange.tenant or asked.user,
+            arrived=exchange.queued_at,
+            streams=asked.streams,
+            session=asked.user,
         )
+        measure(request, asked.prompt, self.manager.estimates)
+        self._heed_headers(request, exchange)
         return request, body
+
+    def _heed_headers(self, request: RequestMetadata, exchange: Exchange) -> None:
+        """Priority, deadline and session, as the caller asks; a key may bound the priority."""
+        bound = self._key_priority.get(exchange.tenant) if self._key_priority else None
+        if bound is not None:
+            request.priority = bound
+        asks = exchange.head.asks
+        if asks is not None:
+            if asks.refusal is not None:
+                raise asks.refusal
+            if asks.priority is not None:
+                request.priority = max(asks.priority, bound or RequestPriority.CRITICAL)
+            request.slo_deadline_ms = asks.deadline_ms
+            request.session = asks.session or request.session
 
     def _implied_model(self, route: Route) -> str:
         settings = self.settings
@@ -241,3 +331,11 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def llm_share(scheduling: SchedulingSettings) -> float | None:
+    """The share of a shared GPU's time that embeddings leave to LLM work; None: as much as streams need."""
+    ratio = scheduling.hybrid_instance_ratio
+    return {"high": 0.0, "normal": ratio, "low": (1 + ratio) / 2, "adaptive": None}[
+        scheduling.embedding_priority
+    ]

@@ -67,7 +67,7 @@ def test_unset_removes_the_key_alone(file: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("scheduling.policy", "best", "must be one of least_loaded"),
+        ("scheduling.policy", "best", "must be one of hybrid"),
         ("scheduling.polcy", "x", "did you mean policy"),
         ("server.port", "many", "server.port must be"),
         ("server.port", "0", "from 1 to 65535"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -31,6 +33,7 @@ class Ticket:
         self.request = RequestMetadata(f"r{number}", RequestType.LLM_CHAT, model, CHAT)
         self.size = size
         self.tried: tuple[ExecutionInstance, ...] = ()
+        self.load: Any = None
         self.where: ExecutionInstance | None = None
         self.refusal: Refusal | None = None
 
@@ -81,7 +84,7 @@ def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
     m = manager(a)
     first, second, third = (submit(m, Ticket(n)) for n in range(3))
     assert (first.where, second.where, m.queued) == (a, None, 2)
-    m.release(a)
+    m.release(first)
     assert (second.where, third.where, m.queued, a.active_requests) == (a, None, 1, 1)
 
 
@@ -89,9 +92,9 @@ def test_a_full_group_does_not_hold_up_another() -> None:
     a, b = instance("a"), instance("b", model="n")
     m = manager(a, b)
     submit(m, Ticket(0))
-    submit(m, Ticket(1, "n"))
+    on_n = submit(m, Ticket(1, "n"))
     waiting_m, waiting_n = submit(m, Ticket(2)), submit(m, Ticket(3, "n"))
-    m.release(b)
+    m.release(on_n)
     assert (waiting_m.where, waiting_n.where) == (None, b)
 
 
@@ -138,7 +141,7 @@ def test_a_retry_goes_elsewhere_and_never_back_while_another_is_up() -> None:
     assert first is not None
     ticket.tried, ticket.where = (first,), None
     assert m.can_retry(ticket)
-    m.release(first)
+    m.release(ticket)
     m.retry(ticket)
     assert {first, ticket.where} == {a, b}
     ticket.tried = (a, b)
@@ -196,10 +199,8 @@ class AnySequence(RuleBasedStateMachine):
     def finish(self, pick: int) -> None:
         running = [t for t in self.tickets if t.where]
         ticket = running[pick % len(running)]
-        where = ticket.where
-        assert where is not None
         self.tickets.remove(ticket)
-        self.manager.release(where)
+        self.manager.release(ticket)
 
     @precondition(lambda self: any(not t.where for t in self.tickets))
     @rule(pick=st.integers(0, 99))
@@ -225,7 +226,7 @@ class AnySequence(RuleBasedStateMachine):
     def the_queue_holds_those_that_wait(self) -> None:
         waiting = [t for t in self.tickets if not t.where]
         assert self.manager.queued == len(waiting)
-        assert self.manager._waiting_bytes == sum(t.size for t in waiting)
+        assert self.manager.queued_bytes == sum(t.size for t in waiting)
 
     @invariant()
     def nobody_waits_beside_a_free_healthy_slot(self) -> None:

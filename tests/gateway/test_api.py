@@ -97,6 +97,8 @@ def test_metrics_count_what_happened() -> None:
         assert 'sage_requests_total{route="/v1/chat/completions",status="404"} 1\n' in text
         assert 'sage_time_to_first_byte_seconds_count{instance="e0"} 3\n' in text
         assert 'sage_instance_ready{instance="e0"} 1\n' in text
+        assert 'sage_instance_pending_tokens{instance="e0"} 0\n' in text
+        assert "sage_queue_wait_seconds_count 0\n" in text
 
 
 def test_instances_are_added_drained_and_removed_at_run_time() -> None:
@@ -126,7 +128,7 @@ def test_a_bad_instance_is_refused_with_the_field_at_fault() -> None:
 
 def test_the_policy_is_changed_at_run_time() -> None:
     with gateway() as g, client(g) as c:
-        assert c.get("/admin/policy").json()["policy"] == "least_loaded"
+        assert c.get("/admin/policy").json()["policy"] == "hybrid"
         assert c.put("/admin/policy", json={"policy": "round_robin"}).status_code == 200
         assert c.get("/admin/status").json()["policy"] == "round_robin"
         refused = c.put("/admin/policy", json={"policy": "best"})

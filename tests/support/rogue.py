@@ -87,9 +87,10 @@ def chunk(data: bytes) -> bytes:
 class RogueEngine:
     """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats."""
 
-    def __init__(self, *answers: Answer, model: str = "m") -> None:
+    def __init__(self, *answers: Answer, model: str = "m", early: int = 0) -> None:
         self.answers = list(answers)
         self.model = model
+        self._early = early  # so many POSTs are answered before their bodies are read
         self.requests: list[bytes] = []  # heads and bodies of POSTs, as received
         self.arrived: queue.Queue[Wire] = queue.Queue()  # POSTs, as they come
         self.left: queue.Queue[Wire] = queue.Queue()  # connections whose caller left
@@ -144,11 +145,12 @@ class RogueEngine:
             buffer = b""
             posted = False
             while True:
-                head, body, buffer = _read_request(sock, buffer)
+                head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
                 if head.startswith(b"GET"):
                     sock.sendall(self._get(head.split()[1].decode()))
                     continue
                 with self._lock:
+                    self._early -= 1
                     self.connections += not posted
                     posted = True
                     self.requests.append(head + body)
@@ -174,13 +176,15 @@ class RogueEngine:
         return head.encode() + body
 
 
-def _read_request(sock: socket.socket, buffer: bytes) -> tuple[bytes, bytes, bytes]:
+def _read_request(sock: socket.socket, buffer: bytes, early: bool) -> tuple[bytes, bytes, bytes]:
     while b"\r\n\r\n" not in buffer:
         data = sock.recv(65536)
         if not data:
             raise EOFError
         buffer += data
     head, _, rest = buffer.partition(b"\r\n\r\n")
+    if early and not head.startswith(b"GET"):
+        return head + b"\r\n\r\n", b"", rest
     length = 0
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")

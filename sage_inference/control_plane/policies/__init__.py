@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.policies.affinity import PrefixAware, Session
+from sage_inference.control_plane.policies.base import Clock, SchedulingPolicy
+from sage_inference.control_plane.policies.hybrid import Hybrid
 from sage_inference.control_plane.policies.least_loaded import LeastLoaded
+from sage_inference.control_plane.policies.ordered import FIFO, Priority
+from sage_inference.control_plane.policies.predicted import Adaptive, CostOptimized, SLOAware
 from sage_inference.control_plane.policies.simple import PowerOfTwo, Random, RoundRobin
 
-POLICIES: dict[str, Callable[[], SchedulingPolicy]] = {
-    LeastLoaded.name: LeastLoaded,
-    RoundRobin.name: RoundRobin,
-    Random.name: Random,
-    PowerOfTwo.name: PowerOfTwo,
+_TIMED: dict[str, Callable[[Clock], SchedulingPolicy]] = {
+    each.name: each for each in (Hybrid, SLOAware, CostOptimized, Adaptive)
 }
+_TIMELESS: dict[str, Callable[[], SchedulingPolicy]] = {
+    each.name: each
+    for each in (LeastLoaded, RoundRobin, Random, PowerOfTwo, PrefixAware, Session, FIFO, Priority)
+}
+POLICIES = ("hybrid", *(name for name in (*_TIMELESS, *_TIMED) if name != "hybrid"))
 
-__all__ = ["POLICIES", "LeastLoaded", "PowerOfTwo", "Random", "RoundRobin", "SchedulingPolicy"]
+
+def policy_named(name: str, clock: Clock = time.monotonic) -> SchedulingPolicy:
+    """A new policy object. Raises ``KeyError`` for a name that is not in ``POLICIES``."""
+    timeless = _TIMELESS.get(name)
+    return timeless() if timeless else _TIMED[name](clock)
+
+
+__all__ = [
+    "FIFO",
+    "POLICIES",
+    "Adaptive",
+    "CostOptimized",
+    "Hybrid",
+    "LeastLoaded",
+    "PowerOfTwo",
+    "PrefixAware",
+    "Priority",
+    "Random",
+    "RoundRobin",
+    "SLOAware",
+    "SchedulingPolicy",
+    "Session",
+    "policy_named",
+]

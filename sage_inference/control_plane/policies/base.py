@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+Clock = Callable[[], float]
 
 
 class SchedulingPolicy(Protocol):
@@ -13,9 +15,14 @@ class SchedulingPolicy(Protocol):
 
     ``schedule`` is given only instances that may take the requests. Work placed in a call counts as load
     for the next request in the same call; a request that gets no decision stays with the caller.
+
+    ``order`` names the order in which requests wait (see ``waiting.orders``). With ``sticky`` a request that
+    was sent to an instance holding its prompt waits a little for it, where it is busy.
     """
 
     name: str
+    order: str
+    sticky: bool
 
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
@@ -25,29 +32,43 @@ class SchedulingPolicy(Protocol):
 class Loads:
     """Requests in flight per instance, with those placed in this call counted in."""
 
-    __slots__ = ("_placed", "instances")
+    __slots__ = ("_placed", "_tokens", "instances")
 
     def __init__(self, instances: Sequence[ExecutionInstance]) -> None:
         self.instances = instances
-        self._placed: dict[str, int] = {}
+        self._placed: dict[ExecutionInstance, int] = {}
+        self._tokens: dict[ExecutionInstance, int] = {}
 
     def of(self, instance: ExecutionInstance) -> float:
         """Load in requests, divided by the instance's weight."""
-        placed = self._placed.get(instance.instance_id, 0) if self._placed else 0
-        return (instance.active_requests + placed) / instance.weight
+        return (instance.active_requests + self._placed.get(instance, 0)) / instance.weight
+
+    def requests(self, instance: ExecutionInstance) -> int:
+        return instance.active_requests + self._placed.get(instance, 0)
+
+    def tokens(self, instance: ExecutionInstance) -> int:
+        """Prompt tokens that it has not begun."""
+        return instance.load.pending_tokens + self._tokens.get(instance, 0)
 
     def open(self) -> list[ExecutionInstance]:
         """Those with room for one more."""
         placed = self._placed
-        return [i for i in self.instances if i.available_capacity > placed.get(i.instance_id, 0)]
+        return [
+            i
+            for i in self.instances
+            if not i.max_concurrent_requests
+            or i.active_requests + placed.get(i, 0) < i.max_concurrent_requests
+        ]
 
     def place(self, request: RequestMetadata, instance: ExecutionInstance, why: str) -> SchedulingDecision:
-        self._placed[instance.instance_id] = self._placed.get(instance.instance_id, 0) + 1
+        self._placed[instance] = self._placed.get(instance, 0) + 1
+        uncached = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
+        self._tokens[instance] = self._tokens.get(instance, 0) + uncached
         return SchedulingDecision(request.request_id, instance.instance_id, why)
 
 
 def one_by_one(
-    requests: Iterable[RequestMetadata], loads: Loads, choose: _Choose, why: str
+    requests: Iterable[RequestMetadata], loads: Loads, choose: Choose, why: str
 ) -> list[SchedulingDecision]:
     """Place each request on ``choose``'s pick among those with room, until there is none."""
     decisions = []
@@ -55,9 +76,11 @@ def one_by_one(
         room = loads.open()
         if not room:
             break
-        decisions.append(loads.place(request, choose(room, loads), why))
+        decisions.append(loads.place(request, choose(request, room, loads), why))
     return decisions
 
 
-class _Choose(Protocol):
-    def __call__(self, room: list[ExecutionInstance], loads: Loads, /) -> ExecutionInstance: ...
+class Choose(Protocol):
+    def __call__(
+        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads, /
+    ) -> ExecutionInstance: ...

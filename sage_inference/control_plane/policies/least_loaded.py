@@ -15,6 +15,8 @@ class LeastLoaded:
     """
 
     name = "least_loaded"
+    order = "fifo"
+    sticky = False
 
     def __init__(self) -> None:
         self._turn = 0
@@ -29,7 +31,9 @@ class LeastLoaded:
             return [SchedulingDecision(requests[0].request_id, only.instance_id, "only instance")]
         return one_by_one(requests, Loads(instances), self._least, "fewest in flight")
 
-    def _least(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+    def _least(
+        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+    ) -> ExecutionInstance:
         self._turn += 1
         start = self._turn % len(room)
         return min(room[start:] + room[:start], key=loads.of)

@@ -13,6 +13,8 @@ class RoundRobin:
     """Each instance in turn, whatever its load."""
 
     name = "round_robin"
+    order = "fifo"
+    sticky = False
 
     def __init__(self) -> None:
         self._turn = -1
@@ -20,9 +22,11 @@ class RoundRobin:
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        return one_by_one(requests, Loads(instances), self._next, "next in turn")
+        return one_by_one(requests, Loads(instances), self._choose, "next in turn")
 
-    def _next(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+    def _choose(
+        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+    ) -> ExecutionInstance:
         self._turn += 1
         return room[self._turn % len(room)]
 
@@ -31,6 +35,8 @@ class Random:
     """Any instance, evenly."""
 
     name = "random"
+    order = "fifo"
+    sticky = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
@@ -38,7 +44,12 @@ class Random:
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        return one_by_one(requests, Loads(instances), lambda room, loads: self._rng.choice(room), "drawn")
+        return one_by_one(requests, Loads(instances), self._choose, "drawn")
+
+    def _choose(
+        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+    ) -> ExecutionInstance:
+        return self._rng.choice(room)
 
 
 class PowerOfTwo:
@@ -49,6 +60,8 @@ class PowerOfTwo:
     """
 
     name = "power_of_two"
+    order = "fifo"
+    sticky = False
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
@@ -56,7 +69,9 @@ class PowerOfTwo:
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        return one_by_one(requests, Loads(instances), self._less_of_two, "less loaded of two")
+        return one_by_one(requests, Loads(instances), self._choose, "less loaded of two")
 
-    def _less_of_two(self, room: list[ExecutionInstance], loads: Loads) -> ExecutionInstance:
+    def _choose(
+        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+    ) -> ExecutionInstance:
         return min(self._rng.sample(room, min(2, len(room))), key=loads.of)

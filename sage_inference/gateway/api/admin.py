@@ -14,7 +14,8 @@ from starlette.routing import Route
 
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
-from sage_inference.control_plane.policies import POLICIES
+from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.policies import POLICIES, policy_named
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet, name_of
@@ -100,16 +101,33 @@ def _done(request: Request, found: bool) -> Response:
 
 
 async def get_policy(request: Request) -> Response:
-    return JSONResponse({"policy": request.app.state.gateway.manager.policy.name, "policies": list(POLICIES)})
+    return JSONResponse(_policies(request.app.state.gateway.manager))
 
 
 async def put_policy(request: Request) -> Response:
+    """``{"policy": NAME}`` for all, with ``"model"`` for one; ``{"model": M, "policy": null}`` ends M's own."""
     document = await _json(request)
-    name = document.get("policy") if isinstance(document, dict) else None
-    if not isinstance(name, str) or name not in POLICIES:
+    asked = document if isinstance(document, dict) else {}
+    name, model = asked.get("policy"), asked.get("model")
+    if model is not None and not isinstance(model, str):
+        raise ApiError(400, "'model' must be a string", param="model")
+    if name not in POLICIES and not (name is None and "policy" in asked and model is not None):
         raise ApiError(400, f"policy {name!r} is not one of {', '.join(POLICIES)}", param="policy")
-    request.app.state.gateway.manager.policy = POLICIES[name]()
-    return JSONResponse({"policy": name})
+    manager: ControlPlaneManager = request.app.state.gateway.manager
+    if model is None:
+        manager.use(policy_named(name))
+    else:
+        others = {m: policy for m, policy in manager.policies.items() if m != model}
+        manager.use(manager.policy, others if name is None else {**others, model: policy_named(name)})
+    return JSONResponse(_policies(manager))
+
+
+def _policies(manager: ControlPlaneManager) -> dict[str, Any]:
+    return {
+        "policy": manager.policy.name,
+        "models": {model: policy.name for model, policy in manager.policies.items()},
+        "policies": list(POLICIES),
+    }
 
 
 async def _json(request: Request) -> Any:

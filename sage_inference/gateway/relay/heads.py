@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
+from sage_inference.gateway.relay.asks import asked_of_scheduler
 
 # Made anew for the engine, or of no concern to it.
 _NOT_SENT = HOP_BY_HOP | {
@@ -15,6 +16,7 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-request-id",
     b"x-sage-priority",
     b"x-sage-deadline-ms",
+    b"x-sage-session",
     b"via",
 }
 _KEYS = frozenset({b"authorization", b"x-api-key"})
@@ -41,6 +43,7 @@ class RequestHead:
     """
 
     __slots__ = (
+        "asks",
         "cors",
         "headers",
         "http10",
@@ -72,6 +75,7 @@ class RequestHead:
         self.http10 = http10
         self.cors = cors
         self.request_id = given_id(headers)
+        self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
         lines, keyed = [], []
         for name, value in headers:
@@ -94,9 +98,9 @@ def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def _dropped(headers: Headers) -> frozenset[bytes]:
     """Headers not to be sent on: ``_NOT_SENT`` and what ``Connection`` declares to be for this hop only."""
-    for name, value in headers:
-        if name == b"connection":
-            low = value.lower()
-            if low not in (b"keep-alive", b"close"):
-                return _NOT_SENT.union(token.strip() for token in low.split(b","))
-    return _NOT_SENT
+    return _NOT_SENT.union(
+        token.strip()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.lower().split(b",")
+    )

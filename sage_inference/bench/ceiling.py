@@ -1,0 +1,68 @@
+"""What the generator itself can do, measured against a server that does nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle, islice
+
+from sage_inference.bench.client import Endpoint
+from sage_inference.bench.exchange import Job
+from sage_inference.bench.measurement import Measurement
+from sage_inference.bench.plan import Closed, Plan, Replay
+from sage_inference.bench.report import Ceiling
+from sage_inference.bench.slo import Slo
+from sage_inference.bench.tally import total
+from sage_inference.bench.target import Target
+from sage_inference.bench.workload import Workload
+
+SECONDS = 1.0
+_WARM_UP_S = 0.2
+_CONCURRENCY = 64  # of an open loop, whose own is not known beforehand
+_ROWS = 1000
+
+
+async def measure(plan: Plan, limit: int) -> Ceiling:
+    """With the plan's own requests, as fast as they go; takes a little over a second."""
+    concurrency = plan.load.concurrency if isinstance(plan.load, Closed) else _CONCURRENCY
+    with _echo() as port:
+        target = Target("127.0.0.1", port)
+        load = Closed(concurrency)
+        own = replace(
+            plan, target=target, load=load, duration_s=SECONDS, requests=None, warmup_s=_WARM_UP_S, slo=Slo()
+        )
+        workload = Workload(plan.shape, target, plan.models)
+        jobs: Iterator[Job]
+        if isinstance(plan.load, Replay):
+            jobs = map(workload.replayed, cycle(islice(plan.load.rows, _ROWS)))
+        else:
+            jobs = workload.jobs()
+        measurement = Measurement(own, jobs, Endpoint(target.host, port), limit, lambda _: None)
+        await measurement.run(cut_at_end=True)
+    if measurement.interrupted:
+        raise KeyboardInterrupt
+    found, seconds = total(measurement.tallies.values()), measurement.window.seconds
+    return Ceiling(concurrency, found.completed / seconds, found.chunks / seconds, measurement.cpu or 0.0)
+
+
+@contextmanager
+def _echo() -> Iterator[int]:
+    """The port of an echo server in a process, and so on a core, of its own."""
+    process = subprocess.Popen(  # noqa: S603 - ourselves
+        [sys.executable, "-m", "sage_inference.bench.echo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is for us alone
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()

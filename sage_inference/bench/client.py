@@ -1,0 +1,153 @@
+"""The connections to the server that is measured, as many as its load needs."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from sage_inference.bench.connection import Connection
+from sage_inference.bench.exchange import Exchange
+
+_SWEEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server by its address, so that no name is looked up while it is measured; the rest is for TLS."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext | None = None
+    server_name: str | None = None
+
+
+class Client:
+    """Sends exchanges, each on a connection of its own meanwhile; tells ``on_end`` of each, once.
+
+    At most ``limit`` connections: beyond it exchanges wait, which the report owns up to (``waited``).
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        limit: int,
+        timeout_s: float,
+        on_end: Callable[[Exchange], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._loop = loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._on_end = on_end
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
+        self._connecting = 0
+        self._waiting: deque[Exchange] = deque()
+        # What carries each exchange: its connection, or the task that makes one.
+        self._running: dict[Exchange, Connection | asyncio.Task[None]] = {}
+        self.waited = 0
+        self.connections = 0
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running) + len(self._waiting)
+
+    @property
+    def _may_connect(self) -> bool:
+        return len(self._connections) + self._connecting < self._limit
+
+    def send(self, exchange: Exchange) -> None:
+        while self._idle:
+            connection = self._idle.pop()  # the newest is the least likely to be closed by the server
+            if not connection.transport.is_closing():
+                self._running[exchange] = connection
+                connection.send(exchange)
+                return
+        if self._may_connect:
+            task = self._running[exchange] = self._loop.create_task(self._connect(exchange))
+            self._connecting += 1
+            # A callback, because a task that is cancelled before its first step runs no line of its own.
+            task.add_done_callback(self._connected)
+        else:
+            self.waited += 1
+            self._waiting.append(exchange)
+
+    def close(self) -> list[Exchange]:
+        """Leave all connections, at once; the exchanges that were under way."""
+        self._sweeper.cancel()
+        abandoned = [*self._running, *self._waiting]
+        for carrier in [*self._running.values(), *self._idle]:
+            carrier.cancel() if isinstance(carrier, asyncio.Task) else carrier.abandon()
+        self._running.clear()
+        self._waiting.clear()
+        self._idle.clear()
+        return abandoned
+
+    async def _connect(self, exchange: Exchange) -> None:
+        try:
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self),
+                self._endpoint.host,
+                self._endpoint.port,
+                ssl=self._endpoint.context,
+                server_hostname=self._endpoint.server_name,
+            )
+        except (OSError, ssl.CertificateError) as error:
+            kind = "refused" if isinstance(error, ConnectionRefusedError) else "connect"
+            self._fail(exchange, kind, (error.strerror or str(error)).lower())
+            return
+        if connection.transport.is_closing():
+            self._fail(exchange, "reset", "the server reset the connection as it was made")
+            return
+        self.connections += 1
+        self._connections.add(connection)
+        self._running[exchange] = connection
+        connection.send(exchange)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting -= 1
+        self._serve_waiting()
+
+    # connection.Owner
+
+    def ended(self, connection: Connection, exchange: Exchange, reusable: bool) -> None:
+        if reusable:
+            self._idle.append(connection)
+        else:
+            connection.abandon()
+        self._finish(exchange)
+
+    def lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._serve_waiting()
+
+    def _fail(self, exchange: Exchange, error: str, detail: str) -> None:
+        exchange.failed(error, detail, monotonic())
+        self._finish(exchange)
+
+    def _finish(self, exchange: Exchange) -> None:
+        self._running.pop(exchange, None)
+        self._on_end(exchange)
+        self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        while self._waiting and (self._idle or self._may_connect):
+            self.send(self._waiting.popleft())
+
+    def _sweep(self) -> None:
+        """One timer for all: a timer a request would cost more than the request."""
+        before = monotonic() - self._timeout_s
+        late = [one for one in self._running if (one.sent or one.due) < before]
+        for exchange in late:
+            carrier = self._running[exchange]
+            carrier.cancel() if isinstance(carrier, asyncio.Task) else carrier.abandon()
+            self._fail(exchange, "timeout", f"no whole answer within {self._timeout_s:g} s")
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

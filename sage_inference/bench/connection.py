@@ -1,0 +1,131 @@
+"""One connection to the server that is measured: HTTP/1.1, one exchange at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from time import monotonic
+from typing import Protocol
+
+import httptools
+
+from sage_inference.bench.exchange import Exchange
+
+_FRAMED = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORECASE)
+
+
+class Owner(Protocol):
+    """Who hears how exchanges end."""
+
+    def ended(self, connection: Connection, exchange: Exchange, reusable: bool) -> None: ...
+
+    def lost(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Headers are not looked at: a callback a header would cost more than all else that an answer needs."""
+
+    __slots__ = (
+        "_complete",
+        "_exchange",
+        "_framed",
+        "_head",
+        "_keep",
+        "_now",
+        "_owner",
+        "_parser",
+        "_surplus",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._parser = httptools.HttpResponseParser(self)
+        self._exchange: Exchange | None = None
+        self._now = 0.0
+        self._head: bytes | None = b""  # as far as it has come; None once it was whole
+        self._framed = False  # whether the answer declares where its body ends
+        self._complete = self._keep = self._surplus = False
+
+    def send(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._head = b""
+        self._complete = self._keep = self._surplus = False
+        exchange.sent = monotonic()
+        self.transport.write(exchange.request)
+
+    def abandon(self) -> None:
+        """Close at once and tell no one."""
+        self._exchange = None
+        self.transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self.transport.abort()  # an idle server has nothing to say
+            return
+        self._now = monotonic()
+        if self._head is not None:
+            self._head += data
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._surplus = True
+            if not self._complete:
+                self._fail(exchange, "garbage", f"no valid HTTP: {error}")
+                return
+        if self._complete:
+            self._exchange = None
+            exchange.answered(self._now)
+            self._owner.ended(self, exchange, self._keep and not self._surplus)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange = self._exchange
+        self._owner.lost(self)
+        if exchange is None:
+            return
+        self._now = monotonic()
+        if exc is None and self._head is None and not self._framed:
+            self._exchange = None  # a body that ends with its connection (RFC 9112 section 6.3)
+            exchange.answered(self._now)
+            self._owner.ended(self, exchange, False)
+        elif exc is None:
+            self._fail(exchange, "closed", "the server closed the connection before its answer ended")
+        else:
+            self._fail(exchange, "reset", "the server reset the connection before its answer ended")
+
+    def _fail(self, exchange: Exchange, error: str, detail: str) -> None:
+        self._exchange = None
+        exchange.failed(error, detail, self._now)
+        self._owner.ended(self, exchange, False)
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._surplus = self._surplus or self._complete
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._complete or self._exchange is None or status < 200:
+            return
+        assert self._head is not None
+        self._framed = status in (204, 304) or _FRAMED.search(self._head) is not None
+        self._head = None
+        self._exchange.begins(status)
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is not None and not self._complete:
+            self._exchange.reading.feed(body, self._now)
+
+    def on_message_complete(self) -> None:
+        if self._head is None and not self._complete:  # the end of a 1xx is none
+            self._complete = True
+            # Asked now: the parser forgets the message's framing as soon as this returns.
+            self._keep = self._parser.should_keep_alive()

@@ -1,0 +1,64 @@
+"""One request and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sage_inference.bench.answer import Plain, Reading, Refused, Streamed
+
+
+class Kind(StrEnum):
+    """What is asked for."""
+
+    CHAT = "chat"
+    STREAM = "stream"
+    EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request, ready to be written."""
+
+    kind: Kind
+    request: bytes
+
+
+class Exchange:
+    """Moments are of ``time.monotonic``. Latency counts from ``due``, when the request should have left.
+
+    A request that the generator or a slow server held back is so charged for its waiting; counted from
+    when it left it would vanish from the figures just when the server stalls (coordinated omission).
+    """
+
+    __slots__ = ("detail", "due", "ended", "error", "kind", "reading", "request", "sent")
+
+    def __init__(self, job: Job, due: float) -> None:
+        self.kind = job.kind
+        self.request = job.request
+        self.due = due
+        self.sent: float | None = None  # when it was first written; None while it waits for a connection
+        self.ended = 0.0
+        self.error: str | None = None
+        self.detail = ""
+        self.reading: Reading = _reading(job.kind)
+
+    def begins(self, status: int) -> None:
+        if status != 200:
+            self.reading = Refused(status)
+
+    def answered(self, now: float) -> None:
+        """The answer has come to the end that its framing declared."""
+        fault = self.reading.fault()
+        if fault is not None:
+            self.error, self.detail = fault
+        self.ended = now
+
+    def failed(self, error: str, detail: str, now: float) -> None:
+        self.error, self.detail, self.ended = error, detail, now
+
+
+def _reading(kind: Kind) -> Reading:
+    if kind is Kind.STREAM:
+        return Streamed()
+    return Plain(b"choices" if kind is Kind.CHAT else b"embedding")

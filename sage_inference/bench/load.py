@@ -1,0 +1,138 @@
+"""When requests are sent: at given moments whatever the server does, or each after an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Callable, Iterator
+from random import Random
+from time import monotonic
+from typing import Protocol
+
+from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.client import Client
+from sage_inference.bench.exchange import Exchange, Job
+from sage_inference.bench.samples import samples
+from sage_inference.bench.trace import Row
+
+_AT_ONCE = 64  # requests sent before answers are looked at again
+_AFTER_NO_CONNECTION_S = 0.1
+
+Send = Callable[[Exchange], None]
+
+
+def poisson(rate: float, random: Random) -> Iterator[float]:
+    """Seconds at which requests of independent callers come, ``rate`` a second on average; without end."""
+    at = 0.0
+    while True:
+        at += random.expovariate(rate)
+        yield at
+
+
+def replay(rows: list[Row], speedup: float) -> Iterator[float]:
+    """Seconds at which the requests of a trace come, the first at 0."""
+    first = rows[0].t_ms
+    for row in rows:
+        yield (row.t_ms - first) / 1000 / speedup
+
+
+class Load(Protocol):
+    """A way of sending. It is over once it will send no more; answers may still be awaited then."""
+
+    over: bool
+
+    def start(self, at: float) -> None: ...
+
+    def ended(self, exchange: Exchange) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class OpenLoop:
+    """Sends each request at its moment. ``late`` is by how much the generator itself missed it."""
+
+    def __init__(
+        self, moments: Iterator[float], jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._moments = moments
+        self._jobs = jobs
+        self._client = client
+        self._loop = loop
+        self._alarm = Alarm(loop, self._ring)
+        self._started = 0.0
+        self._next: Exchange | None = None
+        self.late: array[float] = samples()
+        self.over = False
+
+    def start(self, at: float) -> None:
+        self._started = at
+        self._prepare()
+        self._ring()
+
+    def ended(self, exchange: Exchange) -> None:
+        """No answer changes when the next request is sent."""
+
+    def stop(self) -> None:
+        if not self.over:
+            self.over = True
+            self._next = None
+            self._alarm.close()
+
+    def _prepare(self) -> None:
+        """Make the next request before its moment, so that making it does not delay it."""
+        moment = next(self._moments, None)
+        job = None if moment is None else next(self._jobs, None)
+        if moment is None or job is None:
+            self.stop()
+        else:
+            self._next = Exchange(job, self._started + moment)
+
+    def _ring(self) -> None:
+        for _ in range(_AT_ONCE):
+            exchange = self._next
+            if exchange is None:
+                return
+            now = monotonic()
+            if exchange.due > now:
+                self._alarm.set(exchange.due)
+                return
+            self.late.append(now - exchange.due)
+            self._client.send(exchange)
+            self._prepare()
+        self._loop.call_soon(self._ring)
+
+
+class ClosedLoop:
+    """Keeps ``concurrency`` requests under way: each answer lets the next one go."""
+
+    def __init__(
+        self, concurrency: int, jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._concurrency = concurrency
+        self._jobs = jobs
+        self._client = client
+        self._loop = loop
+        self.over = False
+
+    def start(self, at: float) -> None:
+        for _ in range(self._concurrency):
+            self._send()
+
+    def ended(self, exchange: Exchange) -> None:
+        if exchange.sent is None:
+            # No connection: without a pause this would ask for one ten thousand times a second.
+            self._loop.call_later(_AFTER_NO_CONNECTION_S, self._send)
+        else:
+            self._send()
+
+    def stop(self) -> None:
+        self.over = True
+
+    def _send(self) -> None:
+        if self.over:
+            return
+        job = next(self._jobs, None)
+        if job is None:
+            self.over = True
+        else:
+            self._client.send(Exchange(job, monotonic()))

@@ -1,0 +1,165 @@
+"""One load on one server, from its first request to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from random import Random
+from time import monotonic
+
+from sage_inference.bench.client import Client, Endpoint
+from sage_inference.bench.exchange import Exchange, Job
+from sage_inference.bench.load import ClosedLoop, OpenLoop, poisson, replay
+from sage_inference.bench.plan import Closed, Plan, Replay
+from sage_inference.bench.tally import Tally, Window
+from sage_inference.bench.watch import Watch
+
+_TICK_S = 0.1
+_RATE_TICKS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a measurement goes. ``share`` of it that is done is None where its end depends on the server."""
+
+    elapsed_s: float
+    share: float | None
+    ok: int
+    failed: int
+    in_flight: int
+    per_s: float  # answers in the last second
+
+
+Tell = Callable[[Progress], None]
+
+
+class Measurement:
+    """Runs once. Afterwards ``tallies``, ``window`` and the rest have what it found."""
+
+    def __init__(self, plan: Plan, jobs: Iterator[Job], endpoint: Endpoint, limit: int, tell: Tell) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._loop = loop = asyncio.get_running_loop()
+        self.tallies = {kind: Tally() for kind in plan.shape.mix}
+        self.window = Window(0.0, math.inf)
+        self.client = Client(endpoint, limit=limit, timeout_s=plan.timeout_s, on_end=self._ended)
+        self.load = _load(plan, jobs, self.client, loop)
+        self._watch = Watch(loop)
+        self.cpu: float | None = None
+        self.interrupted = False
+        self._finished = asyncio.Event()
+        self._ok = self._failed = 0
+        self._counts = deque([0], maxlen=_RATE_TICKS + 1)
+        self._began = self._last = 0.0
+
+    async def run(self, *, cut_at_end: bool = False) -> None:
+        """SIGINT breaks it off, keeping what was measured. ``cut_at_end`` does not wait for the last answers."""
+        plan = self._plan
+        self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        self._begin()
+        timers = [self._loop.call_later(plan.warmup_s, self._watch.start)]
+        if plan.duration_s is not None:
+            over = self._finished.set if cut_at_end else self.load.stop
+            timers.append(self._loop.call_later(plan.warmup_s + plan.duration_s, over))
+        ticks = asyncio.create_task(self._ticks())
+        try:
+            await self._finished.wait()
+        finally:
+            self._loop.remove_signal_handler(signal.SIGINT)
+            ticks.cancel()
+            for timer in timers:
+                timer.cancel()
+            self._end()
+
+    @property
+    def lag(self) -> array[float]:
+        return self._watch.lag
+
+    def _begin(self) -> None:
+        plan = self._plan
+        self._began = self._last = monotonic()
+        self.window.start = self._began + plan.warmup_s
+        if plan.duration_s is not None and not isinstance(plan.load, Replay):
+            self.window.end = self.window.start + plan.duration_s
+        self.load.start(self._began)
+
+    def _end(self) -> None:
+        now = monotonic()
+        self._stop_watch()
+        self.load.stop()
+        for exchange in self.client.close():
+            self.tallies[exchange.kind].abandon(exchange, self.window)
+        if self.interrupted:
+            self.window.end = min(self.window.end, now)
+        elif self.window.end == math.inf:
+            self.window.end = max(self._last, self.window.start)
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self._finished.set()
+
+    def _ended(self, exchange: Exchange) -> None:
+        self.tallies[exchange.kind].add(exchange, self.window, self._plan.slo)
+        self._last = exchange.ended
+        if exchange.error is None:
+            self._ok += 1
+        else:
+            self._failed += 1
+        self.load.ended(exchange)
+        if self.load.over:
+            self._look()
+
+    def _look(self) -> None:
+        """After the last request is sent: what the generator used is known; without answers to come it is over."""
+        self._stop_watch()
+        if not self.client.in_flight:
+            self._finished.set()
+
+    def _stop_watch(self) -> None:
+        if self.cpu is None:
+            self.cpu = self._watch.stop()
+
+    async def _ticks(self) -> None:
+        """Tells how it goes; and notices an end that no answer brings, as when no connection is to be had."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self.load.over:
+                self._look()
+            self._tell(self._progress())
+
+    def _progress(self) -> Progress:
+        elapsed = monotonic() - self._began
+        counts = self._counts
+        counts.append(self._ok + self._failed)
+        rate = (counts[-1] - counts[0]) / (_TICK_S * (len(counts) - 1))
+        return Progress(elapsed, self._share(elapsed), self._ok, self._failed, self.client.in_flight, rate)
+
+    def _share(self, elapsed: float) -> float | None:
+        plan = self._plan
+        if plan.requests is not None:
+            return min(1.0, (self._ok + self._failed) / plan.requests)
+        if plan.duration_s is not None:
+            return min(1.0, elapsed / (plan.warmup_s + plan.duration_s))
+        return None
+
+
+def _load(
+    plan: Plan, jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+) -> ClosedLoop | OpenLoop:
+    jobs = islice(jobs, plan.requests)
+    if isinstance(plan.load, Closed):
+        return ClosedLoop(plan.load.concurrency, jobs, client, loop)
+    if isinstance(plan.load, Replay):
+        moments = replay(plan.load.rows, plan.load.speedup)
+    else:
+        moments = poisson(plan.load.rate, Random(plan.shape.seed))  # noqa: S311 - a workload, not a secret
+    if plan.duration_s is not None:
+        end = plan.warmup_s + plan.duration_s
+        moments = takewhile(lambda moment: moment < end, moments)
+    return OpenLoop(moments, jobs, client, loop)

@@ -1,0 +1,49 @@
+"""What is to be measured, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sage_inference.bench.exchange import Kind
+from sage_inference.bench.slo import Slo
+from sage_inference.bench.target import Target
+from sage_inference.bench.trace import Row
+from sage_inference.bench.workload import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """So many requests at any time."""
+
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Poisson arrivals, so many a second."""
+
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The arrivals and lengths of a trace, ``speedup`` times as fast."""
+
+    rows: list[Row] = field(repr=False)
+    speedup: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``requests`` or ``duration_s`` end it; a replay may also end with its trace."""
+
+    target: Target
+    models: dict[Kind, str]
+    shape: Shape
+    load: Closed | Open | Replay
+    duration_s: float | None = None
+    requests: int | None = None
+    warmup_s: float = 0.0
+    timeout_s: float = 600.0
+    slo: Slo = field(default_factory=Slo)
+    ceiling: bool = True

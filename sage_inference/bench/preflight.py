@@ -1,0 +1,55 @@
+"""One request of each kind before the load: a wrong key or model is told once, and not counted a million times."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from time import monotonic
+
+from sage_inference.bench.client import Client, Endpoint
+from sage_inference.bench.errors import BenchError
+from sage_inference.bench.exchange import Exchange
+from sage_inference.bench.plan import Plan
+from sage_inference.bench.target import Target
+from sage_inference.bench.workload import Workload
+
+# Mistakes of whoever asks. A 429 or 503 may pass; it is part of what is measured.
+_HOPELESS = frozenset({f"http_{status}" for status in (400, 401, 403, 404, 405, 413, 415, 422, 501)})
+_CONNECT_S = 10.0
+
+
+def reach(target: Target) -> Endpoint:
+    """Of the addresses that the target's name stands for, one that answers. Raises ``BenchError``."""
+    try:
+        with socket.create_connection((target.host, target.port), _CONNECT_S) as sock:
+            host, port = sock.getpeername()[:2]
+    except (OSError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise BenchError(
+            f"{target.url} is not reached: {reason}", "is the server running?", "not_reached"
+        ) from None
+    if not target.tls:
+        return Endpoint(host, port)
+    return Endpoint(host, port, ssl.create_default_context(), target.host)
+
+
+async def try_each(plan: Plan, workload: Workload, endpoint: Endpoint) -> None:
+    """Raises ``BenchError`` for what the server will never answer."""
+    ended: asyncio.Queue[Exchange] = asyncio.Queue()
+    client = Client(endpoint, limit=1, timeout_s=plan.timeout_s, on_end=ended.put_nowait)
+    try:
+        for kind in plan.shape.mix:
+            client.send(Exchange(workload.job(kind), monotonic()))
+            exchange = await ended.get()
+            if exchange.error in _HOPELESS:
+                status = exchange.error.removeprefix("http_")
+                raise BenchError(
+                    f"{plan.target.url} answers a request of kind {kind} with {status}: {exchange.detail}",
+                    f"model was {plan.models[kind]}",
+                    exchange.error,
+                )
+            if exchange.sent is None:
+                raise BenchError(f"{plan.target.url} is not reached: {exchange.detail}", None, "not_reached")
+    finally:
+        client.close()

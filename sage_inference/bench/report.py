@@ -1,0 +1,92 @@
+"""The outcome of a measurement, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sage_inference.bench.exchange import Kind
+from sage_inference.bench.samples import Summary, summary
+from sage_inference.bench.slo import Slo
+from sage_inference.bench.tally import Failures, Tally, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of the requests of one kind, or of all. Latencies count from when a request was due, in ms."""
+
+    sent: int
+    ok: int
+    failed: int
+    abandoned: int
+    errors: dict[str, Failures]
+    requests_per_s: float
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+    chunks_per_s: float
+    ttft: Summary | None
+    tpot: Summary | None
+    inter_chunk: Summary | None
+    e2e: Summary | None
+    good: int | None  # kept the SLO; None without one
+    good_per_s: float | None
+
+    @classmethod
+    def of(cls, tally: Tally, window: Window, slo: Slo) -> Figures:
+        seconds = window.seconds
+        return cls(
+            sent=tally.sent,
+            ok=tally.ok,
+            failed=tally.failed,
+            abandoned=tally.abandoned,
+            errors=dict(sorted(tally.errors.items(), key=lambda item: -item[1].count)),
+            requests_per_s=tally.completed / seconds,
+            prompt_tokens_per_s=tally.prompt_tokens / seconds,
+            output_tokens_per_s=tally.output_tokens / seconds,
+            chunks_per_s=tally.chunks / seconds,
+            ttft=summary(tally.ttft),
+            tpot=summary(tally.tpot),
+            inter_chunk=summary(tally.gaps),
+            e2e=summary(tally.e2e),
+            good=tally.good if slo else None,
+            good_per_s=tally.completed_good / seconds if slo else None,
+        )
+
+    @property
+    def good_share(self) -> float | None:
+        """Of all that were sent and not broken off; None without an SLO or without any."""
+        judged = self.ok + self.failed
+        return None if self.good is None or not judged else self.good / judged
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What the generator reached, with the same requests, against a server that does nothing."""
+
+    concurrency: int
+    requests_per_s: float
+    chunks_per_s: float
+    cpu: float  # share of a core that it used; well under 1, the machine and not the generator was the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """How the generator itself fared."""
+
+    cpu: float
+    lag: Summary | None  # of its event loop
+    late: Summary | None  # of requests with a moment to be sent at; None in a closed loop
+    waited: int  # requests that found no connection free, and none more allowed
+    connections: int
+    ceiling: Ceiling | None
+    reasons: tuple[str, ...] = ()  # to doubt that the server was what was measured
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    url: str
+    models: dict[Kind, str]
+    seconds: float
+    interrupted: bool
+    total: Figures
+    kinds: dict[Kind, Figures]
+    own: Own

@@ -1,0 +1,150 @@
+"""What was counted and measured of the requests of one kind."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from sage_inference.bench.exchange import Exchange, Kind
+from sage_inference.bench.samples import samples
+from sage_inference.bench.slo import Slo
+
+
+@dataclass(slots=True)
+class Window:
+    """The time that is measured: after the warm-up, until the load ends. Moments of ``time.monotonic``."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.end - self.start, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of one answer, in seconds. ``ttft`` only where text came in pieces, ``tpot`` where more than one token did."""
+
+    e2e: float
+    ttft: float | None = None
+    tpot: float | None = None
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> Times:
+        e2e = exchange.ended - exchange.due
+        arrivals = exchange.reading.arrivals
+        if not arrivals:
+            return cls(e2e)
+        tokens = exchange.reading.output_tokens or len(arrivals)
+        tpot = (arrivals[-1] - arrivals[0]) / (tokens - 1) if tokens > 1 else None
+        return cls(e2e, arrivals[0] - exchange.due, tpot)
+
+    def keep(self, slo: Slo, *, streamed: bool) -> bool:
+        return slo.met(streamed=streamed, ttft_s=self.ttft, tpot_s=self.tpot, e2e_s=self.e2e)
+
+
+@dataclass(slots=True)
+class Failures:
+    """How often something went wrong in one way, and what the first one said."""
+
+    count: int
+    example: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """``sent`` = ``ok`` + ``failed`` + ``abandoned``; all are of requests due in the window.
+
+    Rates are of what was completed in the window, whenever it was sent: so a steady load has a steady rate,
+    however long its requests take.
+    """
+
+    sent: int = 0
+    ok: int = 0
+    failed: int = 0
+    abandoned: int = 0
+    good: int = 0  # of them, those that kept the SLO
+    errors: dict[str, Failures] = field(default_factory=dict)
+    completed: int = 0
+    completed_good: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    chunks: int = 0
+    ttft: array[float] = field(default_factory=samples)
+    tpot: array[float] = field(default_factory=samples)
+    gaps: array[float] = field(default_factory=samples)
+    e2e: array[float] = field(default_factory=samples)
+
+    def add(self, exchange: Exchange, window: Window, slo: Slo) -> None:
+        """An exchange that has ended."""
+        counts = exchange.due >= window.start
+        self.sent += counts
+        if exchange.error is not None:
+            if counts:
+                self.failed += 1
+                self.errors.setdefault(exchange.error, Failures(0, exchange.detail)).count += 1
+            return
+        times = Times.of(exchange)
+        good = bool(slo) and times.keep(slo, streamed=exchange.kind is Kind.STREAM)
+        if window.start <= exchange.ended <= window.end:
+            self._complete(exchange, good)
+        if counts:
+            self.ok += 1
+            self.good += good
+            self._measure(exchange, times)
+
+    def abandon(self, exchange: Exchange, window: Window) -> None:
+        """An exchange that was still under way when the measurement was broken off."""
+        self.chunks += sum(window.start <= moment <= window.end for moment in exchange.reading.arrivals)
+        if exchange.due >= window.start:
+            self.sent += 1
+            self.abandoned += 1
+
+    def _complete(self, exchange: Exchange, good: bool) -> None:
+        reading = exchange.reading
+        self.completed += 1
+        self.completed_good += good
+        self.chunks += len(reading.arrivals)
+        self.prompt_tokens += reading.prompt_tokens or 0
+        self.output_tokens += (
+            len(reading.arrivals) if reading.output_tokens is None else reading.output_tokens
+        )
+
+    def _measure(self, exchange: Exchange, times: Times) -> None:
+        self.e2e.append(times.e2e)
+        if times.ttft is not None:
+            self.ttft.append(times.ttft)
+            self.gaps.extend(later - earlier for earlier, later in pairwise(exchange.reading.arrivals))
+        if times.tpot is not None:
+            self.tpot.append(times.tpot)
+
+
+_COUNTS = (
+    "sent",
+    "ok",
+    "failed",
+    "abandoned",
+    "good",
+    "completed",
+    "completed_good",
+    "prompt_tokens",
+    "output_tokens",
+    "chunks",
+)
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """All kinds together."""
+    whole = Tally()
+    for one in tallies:
+        for name in _COUNTS:
+            setattr(whole, name, getattr(whole, name) + getattr(one, name))
+        for name in ("ttft", "tpot", "gaps", "e2e"):
+            getattr(whole, name).extend(getattr(one, name))
+        for kind, failures in one.errors.items():
+            known = whole.errors.setdefault(kind, Failures(0, failures.example))
+            known.count += failures.count
+    return whole

@@ -1,0 +1,79 @@
+"""The server that is measured: where it is, and how a request to it begins."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass, field
+
+from sage_inference.bench.errors import BenchError
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``prefix`` is the path before ``/v1``, mostly empty; an IPv6 host has no brackets."""
+
+    host: str
+    port: int
+    tls: bool = False
+    prefix: str = ""
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
+
+    def head(self, path: str) -> bytes:
+        """A POST up to the number of its Content-Length, which comes last."""
+        lines = [
+            f"POST {self.prefix}{path} HTTP/1.1",
+            f"host: {self.authority}",
+            "content-type: application/json",
+            *([f"authorization: Bearer {self.key}"] if self.key else ()),
+            "content-length: ",
+        ]
+        return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def served_models(target: Target) -> list[str]:
+    """What ``/v1/models`` names. Raises ``BenchError`` where the server is not reached, or names none."""
+    status, raw = _get(target, f"{target.prefix}/v1/models")
+    if status in (401, 403):
+        words = "wants another API key" if target.key else "wants an API key"
+        raise BenchError(f"{target.url} {words}", "give --api-key env:NAME or file:PATH", "api_key")
+    try:
+        names = [str(one["id"]) for one in json.loads(raw)["data"]]
+    except (ValueError, KeyError, TypeError):
+        names = []
+    if not names:
+        raise BenchError(
+            f"{target.url}/v1/models names no model (status {status})", "give --model NAME", "no_model"
+        )
+    return names
+
+
+def _get(target: Target, path: str) -> tuple[int, bytes]:
+    connection: http.client.HTTPConnection
+    if target.tls:
+        connection = http.client.HTTPSConnection(target.host, target.port, timeout=_TIMEOUT_S)
+    else:
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request(
+            "GET", path, headers={"authorization": f"Bearer {target.key}"} if target.key else {}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BenchError(
+            f"{target.url} does not answer: {reason.lower()}", "is the server running?", "not_reached"
+        ) from None
+    finally:
+        connection.close()

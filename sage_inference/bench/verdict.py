@@ -1,0 +1,39 @@
+"""Whether the generator, and not the server, was what limited or blurred the figures."""
+
+from __future__ import annotations
+
+from sage_inference.bench.report import Figures, Own
+from sage_inference.bench.samples import Summary
+
+BUSY = 0.9  # of a core: from here on requests wait for the generator
+NEAR = 0.8  # of the ceiling
+BLUR = 0.1  # of the median latency: a smaller delay of our own is not seen in the figures
+LEAST_BLUR_MS = 2.0  # the tick of the loop's timers, twice
+
+
+def reasons(figures: Figures, own: Own) -> tuple[str, ...]:
+    """Why to doubt the figures, in words; empty where the server was the limit."""
+    found = []
+    if own.cpu >= BUSY:
+        found.append(f"it used {own.cpu:.0%} of a core")
+    if own.ceiling is not None:
+        found += _near("requests", figures.requests_per_s, own.ceiling.requests_per_s)
+        found += _near("chunks", figures.chunks_per_s, own.ceiling.chunks_per_s)
+    if own.waited:
+        found.append(f"{own.waited} requests waited for one of its {own.connections} connections")
+    median = figures.e2e.p50 if figures.e2e else 0.0
+    found += _blurred("sent 1 % of the requests", own.late, median)
+    found += _blurred("saw 1 % of the moments", own.lag, median)
+    return tuple(found)
+
+
+def _near(what: str, reached: float, ceiling: float) -> list[str]:
+    if not ceiling or reached < NEAR * ceiling:
+        return []
+    return [f"{reached:,.0f} {what}/s are near the most that it can, {ceiling:,.0f}"]
+
+
+def _blurred(what: str, own: Summary | None, median_ms: float) -> list[str]:
+    if own is None or own.p99 <= max(LEAST_BLUR_MS, BLUR * median_ms):
+        return []
+    return [f"it {what} more than {own.p99:.1f} ms late"]

@@ -1,0 +1,55 @@
+"""How a benchmark goes, on stderr: a line that changes on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from sage_inference.cli import terminal
+
+_EVERY_S = 10.0  # without a terminal
+
+
+class Progress:
+    """A listener of ``bench.run``."""
+
+    def __init__(self) -> None:
+        self._live = terminal.is_live()
+        self._told_s = 0.0
+
+    def step(self, what: str) -> None:
+        self._write(f"{what} …")
+
+    def progress(self, progress: Any) -> None:
+        if self._live:
+            self._write(_line(progress))
+        elif progress.elapsed_s - self._told_s >= _EVERY_S:
+            self._told_s = progress.elapsed_s
+            terminal.talk(_line(progress))
+
+    def _write(self, text: str) -> None:
+        if not self._live:
+            terminal.talk(text)
+            return
+        sys.stderr.write(f"\r{text}\x1b[K")
+        sys.stderr.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _line(progress: Any) -> str:
+    share = "" if progress.share is None else f"{progress.share:4.0%}  "
+    failed = f", {progress.failed:,} failed" if progress.failed else ""
+    return (
+        f"{share}{progress.elapsed_s:.0f} s  {progress.ok:,} ok{failed}, {progress.in_flight:,} in flight, "
+        f"{progress.per_s:,.0f}/s"
+    )

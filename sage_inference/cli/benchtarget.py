@@ -1,0 +1,72 @@
+"""The server that ``bench`` measures, and the models it asks it for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sage_inference.bench.exchange import Kind
+from sage_inference.bench.target import Target, served_models
+from sage_inference.cli.errors import Failure, usage
+from sage_inference.config.address import check_backend
+from sage_inference.config.errors import Invalid
+from sage_inference.config.paths import Paths
+from sage_inference.config.secrets import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``simulated`` is None where the server does not tell."""
+
+    target: Target
+    models: dict[Kind, str]
+    simulated: bool | None = None
+
+
+def find(
+    kinds: Iterable[Kind],
+    *,
+    url: str | None,
+    api_key: str | None,
+    model: str | None,
+    embedding_model: str | None,
+) -> Found:
+    """Asks the server, or the running gateway, for what was not given."""
+    key = Secret(api_key).reveal() if api_key is not None else None
+    given = {kind: (embedding_model if kind is Kind.EMBEDDINGS else None) or model for kind in kinds}
+    if url is None:
+        return _gateway(given, key)
+    target = _target(url, key)
+    only = None if all(given.values()) else _only_model(target)
+    return Found(target, {kind: name or str(only) for kind, name in given.items()})
+
+
+def _target(url: str, key: str | None) -> Target:
+    try:
+        address = check_backend(url)
+    except Invalid as error:
+        raise usage(f"--url {error.problem}", error.hint) from None
+    return Target(address.host, address.port, address.scheme == "https", address.prefix, key)
+
+
+def _only_model(target: Target) -> str:
+    names = served_models(target)
+    if len(names) > 1:
+        raise usage(f"{target.url} serves {', '.join(names)}", "choose one with --model or --embedding-model")
+    return names[0]
+
+
+def _gateway(given: dict[Kind, str | None], key: str | None) -> Found:
+    from sage_inference.daemon.access import access
+
+    found = access(Paths.resolve(), key=key)
+    models: dict[Kind, str] = {}
+    for kind, name in given.items():
+        served = name or found.model(embedding=kind is Kind.EMBEDDINGS)
+        if served is None:
+            what = "embeddings" if kind is Kind.EMBEDDINGS else "chats"
+            raise Failure(
+                f"the gateway has no instance for {what}", "sage inference status shows what it has"
+            )
+        models[kind] = served
+    return Found(Target(found.host, found.port, key=found.key), models, bool(found.status["simulated"]))

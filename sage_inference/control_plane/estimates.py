@@ -1,0 +1,80 @@
+"""How many tokens a prompt likely has, from its bytes, corrected by what engines report."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+BYTES_PER_TOKEN = 4.0
+MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand tokens
+_KEPT = 0.98  # of the past, at each report
+_START_BYTES = 8000.0  # how much the first guess weighs against reports
+_SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
+_ASCII = bytes(range(128))
+_IDS = b"[]0123456789, \n"
+_MODELS = 512
+
+
+class Script(IntEnum):
+    """Kinds of text that differ in bytes a token."""
+
+    ASCII = 0
+    ESCAPED = 1  # \\uXXXX
+    LATIN = 2  # mostly ASCII, with accents
+    TWO_BYTE = 3  # Cyrillic, Greek, Arabic …
+    THREE_BYTE = 4  # Chinese, Japanese, Korean …
+    TOKEN_IDS = 5
+    MEDIA = 6  # pictures and sound, in base64
+
+
+_S = Script
+
+
+def script_of(prompt: bytes) -> Script:
+    """What kind of text a prompt mostly is; a long one is judged by pieces from all over it."""
+    size = len(prompt)
+    if size > _LARGE:
+        pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
+        if sum([b" " not in piece for piece in pieces]) * 2 > _PIECES and b";base64," in prompt:
+            return _S.MEDIA
+        prompt = b"".join(pieces)
+    elif size > _SAMPLE:
+        prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
+    if prompt.isascii():
+        if b"\\u" in prompt:
+            return _S.ESCAPED
+        return _S.ASCII if prompt.lstrip(_IDS) else _S.TOKEN_IDS
+    beyond = prompt.translate(None, _ASCII)
+    if len(beyond) * 4 < len(prompt):
+        return _S.LATIN
+    three = sum(0xE0 <= byte < 0xF0 for byte in beyond)
+    return _S.THREE_BYTE if three * 4 > len(beyond) else _S.TWO_BYTE
+
+
+class TokenEstimates:
+    """Tokens a byte for each model and script, a moving ratio of sums (0.98 of the past kept a report)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, int], list[float]] = {}
+        self._ratios: dict[tuple[str, int], float] = {}
+
+    def tokens_per_byte(self, model: str, script: int) -> float:
+        return self._ratios.get((model, script)) or _first_guess(script)
+
+    def learn(self, model: str, script: int, prompt_bytes: int, tokens: int) -> None:
+        """An engine counted ``tokens`` in a prompt of so many bytes."""
+        if prompt_bytes <= 0 or tokens <= 0:
+            return
+        key = (model, script)
+        sums = self._sums.get(key)
+        if sums is None:
+            if len(self._sums) >= _MODELS:  # names of adapters come and go: start over, it is soon learned
+                self._sums.clear()
+                self._ratios.clear()
+            sums = self._sums[key] = [_START_BYTES * _first_guess(script), _START_BYTES]
+        sums[0] = _KEPT * sums[0] + tokens
+        sums[1] = _KEPT * sums[1] + prompt_bytes
+        self._ratios[key] = sums[0] / sums[1]
+
+
+def _first_guess(script: int) -> float:
+    return 1 / (MEDIA_BYTES_PER_TOKEN if script == _S.MEDIA else BYTES_PER_TOKEN)

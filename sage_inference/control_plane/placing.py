@@ -1,0 +1,109 @@
+"""Chooses an instance for one request: who may take it, whom the policy wants, and whether that one is open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sage_inference.control_plane.load import backlog_ms, is_open
+from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.prefix_index import PrefixIndex
+from sage_inference.control_plane.sharing import SharedGPU, is_mixed
+from sage_inference.control_plane.ticket import Ticket
+from sage_inference.control_plane.waiting.orders import slo_s
+from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
+
+_READY = EngineState.READY
+
+# Decision (None: it is held, the instance is closed), instance, and the tokens of the prompt it has not cached.
+Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
+
+
+class Placer:
+    """``shared`` and ``mixed`` tell of GPUs that LLM and embedding work share; most fleets have none."""
+
+    def __init__(self, policy: SchedulingPolicy) -> None:
+        self.policy = policy
+        self.by_model: dict[str, SchedulingPolicy] = {}
+        self.prefixes = PrefixIndex()
+        self.shared: dict[ExecutionInstance, SharedGPU] = {}
+        self.mixed = False
+
+    def policy_for(self, request: RequestMetadata) -> SchedulingPolicy:
+        if not self.by_model:
+            return self.policy
+        return self.by_model.get(request.effective_model_name, self.policy)
+
+    def choose(
+        self, ticket: Ticket, group: Sequence[ExecutionInstance], now: float, patient: bool
+    ) -> Choice | None:
+        """None: it has to wait. ``patient``: it may be held for a warm instance that is closed."""
+        request = ticket.request
+        candidates = [i for i in group if i.state is _READY]
+        if not candidates or ticket.tried:
+            # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
+            candidates = healthy(group, ticket.tried) or healthy(group, ())
+        if self.shared or self.mixed:
+            candidates = self._spare_streams(request, candidates, now)
+        if not candidates:
+            return None
+        cached = request.cached_tokens = self.prefixes.match(request)
+        if len(candidates) == 1:
+            only = candidates[0]
+            need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+            if not is_open(only, need):
+                return None
+            return SchedulingDecision(request.request_id, only.instance_id, "only instance"), only, need
+        policy = self.policy_for(request)
+        choice = _ask(policy, request, candidates)
+        if choice is None or is_open(choice[1], choice[2]):
+            return choice
+        wanted, need = choice[1], choice[2]
+        if patient and policy.sticky and cached and need < 0.7 * request.prompt_tokens:
+            return None, wanted, need
+        tokens = request.prompt_tokens
+        open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
+        return _ask(policy, request, open_) if open_ else None
+
+    def _spare_streams(
+        self, request: RequestMetadata, candidates: list[ExecutionInstance], now: float
+    ) -> list[ExecutionInstance]:
+        """Specialised instances first while they are in time; embeddings only as far as streams allow."""
+        if self.mixed:
+            special = [i for i in candidates if not is_mixed(i)]
+            if 0 < len(special) < len(candidates) and first_byte_ms(request, special, now) <= (
+                slo_s(request) * 1000
+            ):
+                candidates = special
+        if self.shared and not request.request_type.is_llm:
+            shared = self.shared
+            return [i for i in candidates if i not in shared or shared[i].may_embed(now)]
+        return candidates
+
+
+def _ask(
+    policy: SchedulingPolicy, request: RequestMetadata, candidates: Sequence[ExecutionInstance]
+) -> Choice | None:
+    for decision in policy.schedule((request,), candidates):
+        target = decision.target_instance_id
+        for instance in candidates:
+            if instance.instance_id == target and decision.request_id == request.request_id:
+                return decision, instance, request.prompt_tokens - request.cached_tokens.get(instance, 0)
+    return None
+
+
+def healthy(
+    group: Sequence[ExecutionInstance], tried: Sequence[ExecutionInstance]
+) -> list[ExecutionInstance]:
+    """The healthy ones not tried yet; where none is healthy, any not tried yet.
+
+    A try that may fail serves a caller better than a certain 503, and finds out at once that an engine
+    is back: the last instance of a group never falls into a black hole.
+    """
+    ready = [i for i in group if i.state is _READY] or list(group)
+    return [i for i in ready if i not in tried] if tried else ready
+
+
+def first_byte_ms(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> float:
+    """The soonest that any of them could answer: its backlog, then this prompt."""
+    cached, tokens = request.cached_tokens, request.prompt_tokens
+    return min(backlog_ms(i.load, now) + i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in instances)

@@ -1,0 +1,113 @@
+"""Which instance likely holds which prompts in its prefix cache, told by hashes of what it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from sage_inference.types import NOTHING_CACHED, ExecutionInstance, RequestMetadata
+
+BLOCK_BYTES = 256  # about 64 tokens
+_SLACK = 1 / 32  # of the bound is freed at once: a dict gives up its first entries cheaply only in bulk
+
+
+def prompt_blocks(prompt: bytes) -> list[int]:
+    """Hashes of the prompt's whole blocks; each depends on all before it, so equal hashes are equal prefixes.
+
+    Python's own keyed hash: the key is drawn anew by each process, so a recorded hash gives no text away.
+    """
+    before = 0
+    return [
+        before := hash((before, prompt[at : at + BLOCK_BYTES]))
+        for at in range(0, len(prompt) - BLOCK_BYTES + 1, BLOCK_BYTES)
+    ]
+
+
+class _Held:
+    """What one instance holds, the least recently used first."""
+
+    __slots__ = ("bit", "blocks")
+
+    def __init__(self, bit: int) -> None:
+        self.bit = bit
+        self.blocks: dict[int, None] = {}
+
+
+class PrefixIndex:
+    """One map from block to the set of its holders (a bit an instance), so a look-up walks a prompt once.
+
+    Bounded for each instance by its KV cache, the least recently used blocks going first, as in the engine.
+    A prompt's blocks are touched from its end to its start: leaves go before the roots they hang on, so
+    whoever holds a block holds all before it.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[int, int] = {}
+        self._held: dict[ExecutionInstance, _Held] = {}
+        self._by_bit: dict[int, ExecutionInstance] = {}
+
+    def match(self, request: RequestMetadata) -> Mapping[ExecutionInstance, int]:
+        """Tokens of the prompt that each instance likely holds; those with none are left out."""
+        blocks = request.prompt_blocks
+        get = self._holders.get
+        if not blocks or not (holders := get(blocks[0], 0)):
+            return NOTHING_CACHED
+        found: dict[ExecutionInstance, int] = {}
+        depth = 0
+        for block in blocks:
+            still = holders & get(block, 0)
+            if still != holders:
+                self._note(found, holders ^ still, int(depth * request.block_tokens))
+                if not still:
+                    return found
+                holders = still
+            depth += 1
+        self._note(found, holders, min(int(depth * request.block_tokens), request.prompt_tokens))
+        return found
+
+    def _note(self, found: dict[ExecutionInstance, int], bits: int, tokens: int) -> None:
+        """Each of the holders ``bits`` has so many of the prompt's tokens."""
+        instances = self._by_bit
+        while bits:
+            bit = bits & -bits
+            found[instances[bit]] = tokens
+            bits ^= bit
+
+    def add(self, instance: ExecutionInstance, request: RequestMetadata) -> None:
+        """The instance was sent this prompt: it will hold it."""
+        held = self._held.get(instance) or self._enter(instance)
+        blocks, holders, bit = held.blocks, self._holders, held.bit
+        get = holders.get
+        for block in reversed(request.prompt_blocks):
+            if block in blocks:
+                del blocks[block]
+            else:
+                holders[block] = get(block, 0) | bit
+            blocks[block] = None
+        most = instance.kv_tokens / request.block_tokens
+        if len(blocks) > most:
+            self._evict(held, len(blocks) - int(most * (1 - _SLACK)))
+
+    def clear(self, instance: ExecutionInstance) -> None:
+        """The instance died or left, and its cache with it."""
+        held = self._held.pop(instance, None)
+        if held is not None:
+            self._evict(held, len(held.blocks))
+            del self._by_bit[held.bit]
+
+    def _enter(self, instance: ExecutionInstance) -> _Held:
+        bit = 1
+        while bit in self._by_bit:
+            bit <<= 1
+        self._by_bit[bit] = instance
+        held = self._held[instance] = _Held(bit)
+        return held
+
+    def _evict(self, held: _Held, count: int) -> None:
+        blocks, holders, others = held.blocks, self._holders, ~held.bit
+        for block in list(islice(blocks, count)):
+            del blocks[block]
+            if left := holders[block] & others:
+                holders[block] = left
+            else:
+                del holders[block]

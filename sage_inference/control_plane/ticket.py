@@ -1,0 +1,21 @@
+"""A request on its way, as the manager sees it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+
+class Ticket(Protocol):
+    """It is told where to go, and reports back. ``load`` is the manager's own, None at first."""
+
+    request: RequestMetadata
+    size: int  # bytes it holds while it waits
+    tried: tuple[ExecutionInstance, ...]  # where it already failed
+    load: Any
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
+
+    def refused(self, refusal: Refusal) -> None: ...

@@ -1,0 +1,1 @@
+"""Requests that wait: in which order, and whose turn it is."""

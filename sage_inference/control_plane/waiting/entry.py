@@ -1,0 +1,57 @@
+"""One request in the queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.waiting.heap import Place
+from sage_inference.control_plane.waiting.orders import slo_s
+from sage_inference.types import ExecutionInstance, RequestMetadata
+
+if TYPE_CHECKING:
+    from sage_inference.control_plane.ticket import Ticket
+    from sage_inference.control_plane.waiting.lane import Lane
+
+OVERDUE = 10.0  # times its SLO
+
+
+class Waiting:
+    """What a request holds while it waits: its lane, and its places in the lane's heaps."""
+
+    __slots__ = (
+        "age",
+        "arrived",
+        "band",
+        "change",
+        "deadline",
+        "held_for",
+        "hold",
+        "key",
+        "lane",
+        "overdue_at",
+        "patient",
+        "request",
+        "spot",
+        "ticket",
+    )
+
+    def __init__(self, ticket: Ticket, lane: Lane) -> None:
+        request: RequestMetadata = ticket.request
+        self.ticket = ticket
+        self.request = request
+        self.lane = lane
+        self.arrived = request.arrived
+        self.overdue_at = request.arrived + OVERDUE * slo_s(request)
+        self.patient = True  # may still be held for a warm instance
+        self.held_for: ExecutionInstance | None = None
+        self.band = 0
+        self.key = 0.0
+        self.spot: Place[Waiting] | None = None  # among its tenant's
+        self.age: Place[Waiting] | None = None  # among its band's, by arrival
+        self.change: Place[Waiting] | None = None  # when it falls into the late band
+        self.hold: Place[Waiting] | None = None  # until when it stands aside
+        self.deadline: Place[Waiting] | None = None  # the one its caller gave
+
+    def forget_places(self) -> None:
+        """Its lane was dissolved."""
+        self.spot = self.age = self.change = self.hold = self.held_for = None

@@ -1,0 +1,147 @@
+"""The requests that wait for one group of instances, and which of them is next."""
+
+from __future__ import annotations
+
+import math
+
+from sage_inference.control_plane.waiting.band import Band
+from sage_inference.control_plane.waiting.entry import Waiting
+from sage_inference.control_plane.waiting.heap import Heap
+from sage_inference.control_plane.waiting.orders import LATE, Order
+from sage_inference.control_plane.waiting.tenants import TenantCounters
+from sage_inference.types import ExecutionInstance
+
+GUARD_EVERY = 8
+
+
+class Lane:
+    """Bands of requests: within one, tenants by what they were served, and a tenant's by the order's keys.
+
+    Every eighth that is placed is the oldest, if it has waited ten times its SLO: so everybody is served in
+    the end, under any mix. Who is held stands aside until its instance opens or its patience ends.
+    """
+
+    def __init__(self, group: tuple[ExecutionInstance, ...], order: Order, counters: TenantCounters) -> None:
+        self.group = group
+        self.order = order
+        self.tokens = 0  # of the prompts that wait here
+        self._counters = counters
+        self._bands = [Band(counters) for _ in range(order.bands)]
+        self._changes: Heap[Waiting] = Heap()
+        self._holds: Heap[Waiting] = Heap()
+        self._held: dict[ExecutionInstance, dict[Waiting, None]] = {}
+        self._tenants: dict[str, int] = {}
+        self._placed = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._tenants)
+
+    def add(self, waiting: Waiting, predicted_ms: float, now: float) -> None:
+        """``predicted_ms`` is what its prompt alone takes."""
+        tenant = waiting.request.tenant
+        count = self._tenants.get(tenant, 0)
+        if not count:
+            self._counters.lift(tenant, min(band.least() for band in self._bands))
+        self._tenants[tenant] = count + 1
+        self.tokens += waiting.request.prompt_tokens
+        band, key, late_at = self.order.place(waiting.request, predicted_ms)
+        if late_at <= now:
+            self._fall_late(waiting)
+        else:
+            self._enter(waiting, band, key)
+            if late_at < math.inf:
+                waiting.change = self._changes.push(late_at, waiting)
+
+    def remove(self, waiting: Waiting) -> None:
+        tenant = waiting.request.tenant
+        count = self._tenants[tenant] = self._tenants[tenant] - 1
+        if not count:
+            del self._tenants[tenant]
+        self.tokens -= waiting.request.prompt_tokens
+        if waiting.change is not None:
+            self._changes.leave(waiting.change)
+        if waiting.held_for is None:
+            self._bands[waiting.band].remove(waiting)
+        else:
+            self._unhold(waiting)
+
+    def next(self, now: float) -> Waiting | None:
+        """Who is next; it stays until it is removed or held."""
+        while self._changes.first_key() <= now:
+            self._late(self._changes.pop())
+        while self._holds.first_key() <= now:
+            self._back(self._holds.pop())
+        bands = self._bands
+        if self._placed % GUARD_EVERY == GUARD_EVERY - 1:
+            oldest = min(filter(None, (b.oldest() for b in bands)), key=_arrived, default=None)
+            if oldest is not None and oldest.overdue_at <= now:
+                return oldest
+        if len(bands) == 1:
+            return bands[0].next()
+        return bands[self.order.pick([band.oldest_arrival() for band in bands])].next()
+
+    def placed(self) -> None:
+        """One of these was placed."""
+        self._placed += 1
+
+    def hold(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
+        """Let others pass it: its prompt is cached by ``instance``, which is closed now."""
+        self._bands[waiting.band].remove(waiting)
+        waiting.patient = False
+        waiting.held_for = instance
+        waiting.hold = self._holds.push(until, waiting)
+        self._held.setdefault(instance, {})[waiting] = None
+
+    def held(self, instance: ExecutionInstance) -> Waiting | None:
+        """The first that is held for ``instance``."""
+        return next(iter(self._held.get(instance, ())), None)
+
+    def holding(self) -> list[ExecutionInstance]:
+        """The instances for which requests are held."""
+        return list(self._held)
+
+    def everyone(self) -> list[Waiting]:
+        """All that wait here, in order of arrival."""
+        found = [waiting for band in self._bands for waiting in band]
+        found += [waiting for held in self._held.values() for waiting in held]
+        return sorted(found, key=_arrived)
+
+    def wakes_at(self) -> float:
+        """When a hold ends; infinite where there is none."""
+        return self._holds.first_key()
+
+    def _enter(self, waiting: Waiting, band: int, key: float) -> None:
+        waiting.band = band
+        waiting.key = key
+        self._bands[band].add(waiting, key)
+
+    def _fall_late(self, waiting: Waiting) -> None:
+        self._enter(waiting, LATE, waiting.arrived)
+
+    def _late(self, waiting: Waiting) -> None:
+        """It can no longer be in time: those that can go before it."""
+        waiting.change = None
+        if waiting.held_for is None:
+            self._bands[waiting.band].remove(waiting)
+            self._fall_late(waiting)
+        else:
+            waiting.band, waiting.key = LATE, waiting.arrived
+
+    def _back(self, waiting: Waiting) -> None:
+        """Its patience has ended: it is in line again, for any instance."""
+        self._unhold(waiting)
+        self._enter(waiting, waiting.band, waiting.key)
+
+    def _unhold(self, waiting: Waiting) -> None:
+        assert waiting.held_for is not None
+        assert waiting.hold is not None
+        held = self._held[waiting.held_for]
+        del held[waiting]
+        if not held:
+            del self._held[waiting.held_for]
+        self._holds.leave(waiting.hold)
+        waiting.held_for = None
+
+
+def _arrived(waiting: Waiting) -> float:
+    return waiting.arrived

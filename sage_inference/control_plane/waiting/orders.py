@@ -1,0 +1,97 @@
+"""The orders in which waiting requests are placed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sage_inference.types import RequestMetadata, RequestPriority
+
+AGING_S = 10.0  # so long a wait makes up for one level of priority
+INTERACTIVE_S = 1.0
+BATCH_S = 30.0
+
+# Milliseconds until the request's first byte if it were placed now.
+Predict = Callable[[RequestMetadata], float]
+
+
+def slo_s(request: RequestMetadata) -> float:
+    """Seconds to the first byte that the request may hope for: the caller's deadline, or its class's."""
+    if request.slo_deadline_ms is not None:
+        return request.slo_deadline_ms / 1000
+    return INTERACTIVE_S if request.priority <= RequestPriority.NORMAL else BATCH_S
+
+
+class Order(Protocol):
+    """Puts requests into bands, and into an order within each; times are seconds on the manager's clock.
+
+    ``place`` gives band, key (least first) and the time from which the request belongs into ``after``.
+    ``pick`` names the next band, given the arrival of the oldest request in each (infinite: empty).
+    """
+
+    name: str
+    bands: int
+
+    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]: ...
+
+    def pick(self, oldest: Sequence[float]) -> int: ...
+
+
+class Fifo:
+    """In order of arrival."""
+
+    name = "fifo"
+    bands = 1
+
+    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+        return 0, request.arrived, math.inf
+
+    def pick(self, oldest: Sequence[float]) -> int:
+        return 0
+
+
+class ByPriority:
+    """By priority; ten seconds of waiting make up for a level, so the least important are served too."""
+
+    name = "priority"
+    bands = len(RequestPriority)
+
+    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+        return int(request.priority), request.arrived, math.inf
+
+    def pick(self, oldest: Sequence[float]) -> int:
+        # arrival + 10 s a level orders as the aged levels do, at any time.
+        return min(range(len(oldest)), key=lambda level: oldest[level] + AGING_S * level)
+
+
+LIVE, LATE = 0, 1
+
+
+class EarliestDeadline:
+    """Least slack first: the nearest deadline. A request whose deadline has passed never goes before others."""
+
+    name = "slo_aware"
+    bands = 2
+
+    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+        deadline = request.arrived + slo_s(request)
+        return LIVE, deadline, deadline
+
+    def pick(self, oldest: Sequence[float]) -> int:
+        return LIVE if oldest[LIVE] < math.inf else LATE
+
+
+class StillInTime(EarliestDeadline):
+    """Least slack first among those that can still be in time, given how long their prompts take."""
+
+    name = "adaptive"
+
+    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+        latest_start = request.arrived + slo_s(request) - predicted_ms / 1000
+        return LIVE, latest_start, latest_start
+
+
+ORDERS: dict[str, Order] = {
+    each.name: each for each in (Fifo(), ByPriority(), EarliestDeadline(), StillInTime())
+}

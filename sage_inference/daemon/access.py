@@ -1,0 +1,63 @@
+"""How a caller on this machine reaches the running gateway: its address, a key, what it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage_inference.config.paths import Paths
+from sage_inference.config.secrets import SecretError
+from sage_inference.daemon.admin import reachable
+from sage_inference.daemon.control import inspect
+from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
+from sage_inference.daemon.order import flags_from
+from sage_inference.daemon.pidfile import PidInfo
+
+_HINT = "give it with --api-key env:NAME or file:PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """``status`` is the gateway's own document. ``key`` is None where none is asked for."""
+
+    host: str
+    port: int
+    key: str | None = field(repr=False)
+    status: dict[str, Any]
+
+    def model(self, *, embedding: bool) -> str | None:
+        """A model of the kind, of an instance that is ready rather than not; None where none is known."""
+        kinds = ("embedding", "mixed") if embedding else ("llm", "mixed")
+        fitting = [one for one in self.status["instances"] if one["models"] and one["kind"] in kinds]
+        fitting.sort(key=lambda one: (one["state"] != "ready", kinds.index(one["kind"])))
+        return str(fitting[0]["models"][0]) if fitting else None
+
+
+def access(paths: Paths, *, key: str | None = None) -> Access:
+    """Raises ``NotRunning``, ``Unresponsive``; or ``DaemonError`` where its key is not to be had.
+
+    ``key`` is one that the caller has; without it, the first of the gateway's configuration.
+    """
+    state = inspect(paths)
+    if state.state in ("stopped", "dead"):
+        raise NotRunning("the gateway is not running", "sage inference start --background, or give --url")
+    if state.info is None or state.live is None:
+        raise Unresponsive(str(state.reason))
+    if key is None and state.live["needs_key"]:
+        key = _configured_key(paths, state.info)
+    return Access(reachable(state.info.host), state.info.port, key, state.live)
+
+
+def _configured_key(paths: Paths, info: PidInfo) -> str:
+    """Read, not checked as a whole: other secrets in it may be there for the gateway's process alone."""
+    from sage_inference.config import flags
+    from sage_inference.config.load import load
+
+    settings = flags.apply(load(Path(info.config_path)), flags_from(info.flags))
+    if info.needs_api_key or not settings.api_keys:
+        raise DaemonError("the gateway wants an API key that is written nowhere", _HINT)
+    try:
+        return settings.api_keys[0].key.reveal()
+    except SecretError as error:
+        raise DaemonError(f"the gateway wants an API key that cannot be read here: {error}", _HINT) from None

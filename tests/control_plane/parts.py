@@ -1,0 +1,128 @@
+"""Requests, instances and managers for tests of the control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.registry import Registry
+from sage_inference.types import (
+    EngineState,
+    ExecutionInstance,
+    ExecutionInstanceType,
+    RequestMetadata,
+    RequestPriority,
+    RequestType,
+    SchedulingDecision,
+)
+
+CHAT = "/v1/chat/completions"
+EMBED = "/v1/embeddings"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Ticket:
+    """A request that notes what it is told."""
+
+    def __init__(self, request: RequestMetadata, size: int = 10) -> None:
+        self.request = request
+        self.size = size
+        self.tried: tuple[ExecutionInstance, ...] = ()
+        self.load: Any = None
+        self.where: ExecutionInstance | None = None
+        self.refusal: Refusal | None = None
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        assert decision.request_id == self.request.request_id
+        assert decision.target_instance_id == instance.instance_id
+        assert self.where is None
+        assert self.refusal is None
+        self.where = instance
+
+    def refused(self, refusal: Refusal) -> None:
+        assert self.where is None
+        assert self.refusal is None
+        self.refusal = refusal
+
+
+def request(
+    name: object = 0,
+    tokens: int = 100,
+    *,
+    arrived: float = 1000.0,
+    model: str = "m",
+    route: str = CHAT,
+    tenant: str = "",
+    priority: RequestPriority = RequestPriority.NORMAL,
+    blocks: Sequence[int] = (),
+    deadline_ms: float | None = None,
+    streams: bool = True,
+    session: str = "",
+) -> RequestMetadata:
+    return RequestMetadata(
+        str(name),
+        RequestType.EMBEDDING if route == EMBED else RequestType.LLM_CHAT,
+        model,
+        route,
+        priority,
+        tenant,
+        tokens,
+        deadline_ms,
+        arrived=arrived,
+        streams=streams,
+        prompt_blocks=blocks,
+        session=session,
+    )
+
+
+def instance(
+    name: str,
+    limit: int = 0,
+    *,
+    model: str = "m",
+    route: str = CHAT,
+    gpu: str | None = None,
+    window: float = 8192,
+) -> ExecutionInstance:
+    kind = ExecutionInstanceType.EMBEDDING if route == EMBED else ExecutionInstanceType.GENERAL
+    made = ExecutionInstance(
+        name,
+        "127.0.0.1",
+        1,
+        instance_type=kind,
+        models=(model,),
+        routes=frozenset({route}),
+        max_concurrent_requests=limit,
+        state=EngineState.READY,
+        gpu=gpu,
+    )
+    made.load.window_tokens = window
+    return made
+
+
+def manager(
+    *instances: ExecutionInstance, policy: str = "hybrid", clock: Clock | None = None, queue: int = 10_000
+) -> ControlPlaneManager:
+    registry = Registry()
+    for each in instances:
+        registry.add(each)
+    clock = clock or Clock()
+    limits = LimitSettings(queue_requests=queue)
+    return ControlPlaneManager(registry, policy_named(policy, clock), limits, clock)
+
+
+def submit(to: ControlPlaneManager, what: RequestMetadata, size: int = 10) -> Ticket:
+    ticket = Ticket(what, size)
+    to.submit(ticket)
+    return ticket

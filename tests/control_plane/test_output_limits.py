@@ -1,0 +1,52 @@
+"""The limits on what a request may ask an engine to generate."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.output_limits import check_output
+from sage_inference.control_plane.refusal import Refusal
+
+LIMITS = LimitSettings(max_n=2, max_completion_tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 3),
+        ("best_of", 3),
+        ("max_tokens", 101),
+        ("max_completion_tokens", 10**400),
+        ("max_output_tokens", 100.5),
+        ("n", "3"),
+    ],
+)
+def test_what_asks_for_more_is_refused_and_the_field_named(name: str, value: object) -> None:
+    with pytest.raises(Refusal) as refused:
+        check_output(json.dumps({name: value}).encode(), LIMITS)
+    assert refused.value.param == name
+
+
+def test_of_a_field_given_twice_the_last_counts() -> None:
+    with pytest.raises(Refusal):
+        check_output(b'{"n": 1, "n": 3}', LIMITS)
+
+
+def test_what_msgspec_is_too_strict_for_is_checked_too() -> None:
+    with pytest.raises(Refusal):
+        check_output(b'{"n": 3, "\\ud800": 1}', LIMITS)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"n": 2, "max_tokens": 100}, {"n": None}, {"n": "many"}, {"max_tokens": []}, {"stop": "n"}],
+)
+def test_what_asks_for_no_more_passes(asked: dict[str, object]) -> None:
+    check_output(json.dumps(asked).encode(), LIMITS)
+
+
+def test_a_limit_that_is_not_set_limits_nothing() -> None:
+    check_output(b'{"n": 1000}', LimitSettings(max_completion_tokens=1))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.ceiling import echo
 from sage_inference.bench.load import poisson, replay
 from sage_inference.bench.plan import Closed, Open, Replay
 from sage_inference.bench.trace import Row
@@ -133,6 +134,14 @@ def test_a_closed_loop_without_a_server_does_not_spin() -> None:
         stop.join()
     assert report.total.errors["refused"].count <= 4 * 10
     assert report.total.sent == report.total.ok + report.total.failed
+
+
+def test_time_is_up_by_the_clock_though_the_loop_has_no_time_for_its_timers() -> None:
+    """A thousand answers at once and more keep uvloop from its timers for seconds."""
+    with echo() as port:
+        report = measured(plan(port, Closed(2000), duration_s=0.5))
+    assert report.total.e2e is not None
+    assert report.total.requests_per_s * 0.5 >= report.total.sent - 2000 - 1
 
 
 def test_a_replay_sends_every_row_with_its_lengths() -> None:

@@ -54,7 +54,8 @@ def test_an_alarm_rings_soon_after_its_moment_and_never_before() -> None:
 
     late = in_loop(work)
     assert min(late) >= 0
-    assert statistics.median(late) < 0.001  # a loop's own timers have whole milliseconds
+    # A quarter, because a busy machine may be late for the rest; a loop's own timers have whole milliseconds.
+    assert statistics.quantiles(late, n=4)[0] < 0.0005
 
 
 def test_an_open_loop_sends_at_its_moments_though_no_answer_comes() -> None:
@@ -77,6 +78,21 @@ def test_an_open_loop_sends_at_its_moments_though_no_answer_comes() -> None:
     # All 40 had arrived before the first of them was answered, or none would have been.
     assert (report.total.sent, report.total.ok) == (40, 40)
     assert report.own.connections == 40
+
+
+def test_an_open_loop_sends_nothing_before_its_moment() -> None:
+    arrived: list[float] = []
+
+    def notes(wire: Wire) -> None:
+        arrived.append(time.monotonic())
+        ok(GOOD)(wire)
+
+    with RogueEngine(notes) as engine:
+        began = time.monotonic()
+        measured(plan(engine.port, Open(100.0), requests=60))
+    measured_ones = sorted(arrived[1:])
+    due = islice(poisson(100.0, Random(0)), 60)
+    assert all(at >= began + moment for at, moment in zip(measured_ones, due, strict=True))
 
 
 def test_latency_counts_from_the_scheduled_moment_when_a_server_stalls() -> None:

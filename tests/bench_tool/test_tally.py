@@ -61,6 +61,12 @@ def test_times_of_a_stream() -> None:
     assert (found.output_tokens_per_s, found.chunks_per_s) == (0.5, 0.3)
 
 
+def test_waiting_to_be_sent_is_part_of_the_latency() -> None:
+    late = exchange(10, 13, kind=Kind.STREAM, arrivals=(12.5,))
+    late.sent = 12.0
+    assert Times.of(late) == Times(e2e=3.0, ttft=2.5)
+
+
 def test_what_comes_of_a_stream_in_the_window_counts_wherever_the_stream_begins_or_ends() -> None:
     arrivals = (8.0, 9.0, 11.0, 12.0)
     before = exchange(8, 12, kind=Kind.STREAM, arrivals=arrivals, tokens=8)

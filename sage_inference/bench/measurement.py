@@ -9,7 +9,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from random import Random
 from time import monotonic
 
@@ -85,9 +85,10 @@ class Measurement:
         plan = self._plan
         self._began = self._last = monotonic()
         self.window.start = self._began + plan.warmup_s
-        if plan.duration_s is not None and not isinstance(plan.load, Replay):
-            self.window.end = self.window.start + plan.duration_s
-        self.load.start(self._began)
+        until = math.inf if plan.duration_s is None else self.window.start + plan.duration_s
+        if not isinstance(plan.load, Replay):
+            self.window.end = until
+        self.load.start(self._began, until)
 
     def _end(self) -> None:
         now = monotonic()
@@ -159,7 +160,4 @@ def _load(
         moments = replay(plan.load.rows, plan.load.speedup)
     else:
         moments = poisson(plan.load.rate, Random(plan.shape.seed))  # noqa: S311 - a workload, not a secret
-    if plan.duration_s is not None:
-        end = plan.warmup_s + plan.duration_s
-        moments = takewhile(lambda moment: moment < end, moments)
     return OpenLoop(moments, jobs, client, loop)

@@ -87,6 +87,7 @@ def test_a_seed_makes_the_same_requests_again(engine: SimulatedEngine) -> None:
         return [request.body for request in engine.requests(5)]
 
     first = bodies(1)
+    assert len(set(first)) == 5
     assert bodies(1) == first
     assert not set(bodies(2)) & set(first)
 

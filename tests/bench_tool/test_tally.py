@@ -61,6 +61,21 @@ def test_times_of_a_stream() -> None:
     assert (found.output_tokens_per_s, found.chunks_per_s) == (0.5, 0.3)
 
 
+def test_waiting_to_be_sent_is_part_of_the_latency() -> None:
+    late = exchange(10, 13, kind=Kind.STREAM, arrivals=(12.5,))
+    late.sent = 12.0
+    assert Times.of(late) == Times(e2e=3.0, ttft=2.5)
+
+
+def test_what_comes_of_a_stream_in_the_window_counts_wherever_the_stream_begins_or_ends() -> None:
+    arrivals = (8.0, 9.0, 11.0, 12.0)
+    before = exchange(8, 12, kind=Kind.STREAM, arrivals=arrivals, tokens=8)
+    after = exchange(19, 23, kind=Kind.STREAM, arrivals=(19.5, 20.0, 20.5, 21.0))
+    found = figures(before, after)
+    assert found.chunks_per_s * 10 == 2 + 2
+    assert found.output_tokens_per_s * 10 == 4 + 2  # half of 8; and without usage, each piece
+
+
 def test_where_no_usage_is_told_each_piece_of_text_is_a_token() -> None:
     stream = exchange(10, 13, kind=Kind.STREAM, arrivals=(10.5, 11.0, 12.5))
     assert Times.of(stream).tpot == 1.0

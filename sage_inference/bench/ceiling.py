@@ -28,7 +28,7 @@ _ROWS = 1000
 async def measure(plan: Plan, limit: int) -> Ceiling:
     """With the plan's own requests, as fast as they go; takes a little over a second."""
     concurrency = plan.load.concurrency if isinstance(plan.load, Closed) else _CONCURRENCY
-    with _echo() as port:
+    with echo() as port:
         target = Target("127.0.0.1", port)
         load = Closed(concurrency)
         own = replace(
@@ -49,7 +49,7 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
 
 
 @contextmanager
-def _echo() -> Iterator[int]:
+def echo() -> Iterator[int]:
     """The port of an echo server in a process, and so on a core, of its own."""
     process = subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-m", "sage_inference.bench.echo"],

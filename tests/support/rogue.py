@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from sage_inference.control_plane.agreement import PROBE_TEXT
+
 Answer = Callable[["Wire"], None]
 
 
@@ -148,6 +150,9 @@ class RogueEngine:
                 head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
                 if head.startswith(b"GET"):
                     sock.sendall(self._get(head.split()[1].decode()))
+                    continue
+                if PROBE_TEXT[:30].encode() in body:  # the gateway compares vectors: this engine makes none
+                    sock.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
                     continue
                 with self._lock:
                     self._early -= 1

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 from sage_inference.bench.client import Endpoint
+from sage_inference.bench.errors import BenchError
 from sage_inference.bench.exchange import Job
 from sage_inference.bench.measurement import Measurement
 from sage_inference.bench.plan import Closed, Plan, Replay
@@ -59,7 +60,12 @@ def echo() -> Iterator[int]:
     )
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        port = process.stdout.readline()
+        if not port:
+            raise BenchError(
+                "the server that measures the generator did not start", "--no-ceiling goes without"
+            )
+        yield int(port)
     finally:
         process.kill()
         process.wait()

@@ -181,7 +181,10 @@ def test_a_key_is_sent_and_its_absence_explained(tmp_path: Path) -> None:
         assert shown.returncode == 1
         assert "wants an API key" in shown.stderr
         found = answer(tmp_path, "--url", locked.url, "--api-key", "env:THE_KEY", *SHORT, THE_KEY="k")
+        typed = sage(tmp_path, "bench", "--url", locked.url, "--api-key", "k", *SHORT)
     assert found["total"]["ok"] == 20
+    assert typed.returncode == 0
+    assert typed.stderr.startswith("warning: a key on the command line")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from sage_inference.replay.events import Alarm, Events
@@ -21,6 +22,7 @@ class EncoderEngine:
 
     def __init__(self, events: Events, batch_tokens: int = BATCH_TOKENS) -> None:
         self.tokens = 0  # computed
+        self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
         self._batch_tokens = batch_tokens
         self._events = events
         self._pace = Pace()
@@ -37,6 +39,7 @@ class EncoderEngine:
         self._waiting.append((tokens, caller))
         if not self._batch:
             self._begin()
+            self.turned()
 
     def set_speed(self, speed: float) -> None:
         self._pace.change(self._events.now, speed)
@@ -57,5 +60,7 @@ class EncoderEngine:
         batch, self._batch = self._batch, []
         self.tokens += sum(tokens for tokens, _ in batch)
         self._begin()
+        if not self._batch:
+            self.turned()
         for _, caller in batch:
             caller.finished()

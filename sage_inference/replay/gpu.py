@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 # Two processes time-sliced on one H100: about 45 % of its own speed each, measured with the step times.
@@ -9,6 +10,8 @@ SHARED = 0.45
 
 
 class Engine(Protocol):
+    turned: Callable[[], None]
+
     @property
     def busy(self) -> bool: ...
 
@@ -16,22 +19,24 @@ class Engine(Protocol):
 
 
 class GPU:
-    """``settle`` is to be called after anything that may have made an engine busy or idle."""
+    """Sets the speed of its engines whenever one becomes busy or idle."""
 
     def __init__(self, *engines: Engine) -> None:
         self._engines = engines
         self._speed = 1.0  # of the GPU itself
-        self._told = [1.0] * len(engines)
+        self._told = 1.0
+        for engine in engines:
+            engine.turned = self._settle
 
     def slow_down(self, factor: float) -> None:
         """From now on everything takes ``factor`` times as long."""
         self._speed = 1 / factor
-        self.settle()
+        self._settle()
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         crowded = sum(engine.busy for engine in self._engines) > 1
         speed = self._speed * (SHARED if crowded else 1.0)
-        for number, engine in enumerate(self._engines):
-            if self._told[number] != speed:
-                self._told[number] = speed
+        if speed != self._told:
+            self._told = speed
+            for engine in self._engines:
                 engine.set_speed(speed)

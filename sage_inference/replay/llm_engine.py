@@ -7,7 +7,7 @@ budget goes to prompts, oldest first. Steps in which nobody comes or goes are co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import ceil, sqrt
@@ -92,6 +92,7 @@ class LLMEngine:
         self.computed_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
+        self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
         self._events = events
         self._pace = Pace()
         self._alarm = Alarm(events, self._end)
@@ -123,6 +124,7 @@ class LLMEngine:
         self.waiting.append(generation)
         if not self._steps:
             self._begin()
+            self.turned()
         elif self._steps > 1:
             self._shorten()
 
@@ -179,6 +181,8 @@ class LLMEngine:
             self._computed(one, new)
         self.cache.trim()
         self._begin()
+        if not self._steps:
+            self.turned()
 
     def _next_finish(self) -> int:
         """The step in which the next sequence ends; entries of preempted ones are dropped on the way."""

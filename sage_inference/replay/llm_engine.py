@@ -34,6 +34,8 @@ class Listener(Protocol):
 
     def first_token(self, cached: int) -> None: ...
 
+    def streamed(self, gap_ms: float) -> None: ...
+
     def finished(self) -> None: ...
 
 
@@ -81,7 +83,10 @@ class Generation:
 
 
 class LLMEngine:
-    """Takes sequences and tells their listeners. All inner times are work, see ``Pace``."""
+    """Takes sequences and tells their listeners. All inner times are work, see ``Pace``.
+
+    Listeners hear of tokens after the first (``streamed``) only while ``tells_steps``: that costs the shortcut.
+    """
 
     def __init__(self, events: Events, limits: EngineLimits | None = None) -> None:
         self.limits = limits or EngineLimits()
@@ -92,6 +97,7 @@ class LLMEngine:
         self.computed_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
+        self.tells_steps = False
         self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
         self._events = events
         self._pace = Pace()
@@ -104,18 +110,13 @@ class LLMEngine:
         self._step = 0
         # The steps under way: how many, since when, how long the first takes, how much longer each next.
         self._steps = 0
-        self._began = 0.0
+        self._began = self._began_at = 0.0
         self._first_ms = self._longer_ms = 0.0
         self._chunks: list[tuple[Generation, int]] = []
 
     @property
     def busy(self) -> bool:
         return self._steps > 0
-
-    @property
-    def step_ms(self) -> float:
-        """How long a step takes now, by the clock: the gap between two tokens of a stream."""
-        return self._first_ms / self._pace.speed if self._steps else 0.0
 
     def submit(self, generation: Generation) -> None:
         """Raises ``ValueError`` for what can never fit."""
@@ -149,11 +150,12 @@ class LLMEngine:
         self._first_ms = llm_step_ms(sequences, self._context, parts)
         self._longer_ms = 0.0
         self._steps = 1
-        if not self._chunks:
+        if not self._chunks and not self.tells_steps:
             self._longer_ms = llm_step_ms(sequences, self._context + self._decoding) - self._first_ms
             until_full = (self.cache.tokens - self.cache.used) // self._decoding
             self._steps = max(1, min(self._next_finish() - self._step, until_full))
         self._began = self._pace.work(self._events.now)
+        self._began_at = self._events.now
         self._alarm.set(self._pace.when(self._began + self._span(self._steps)))
 
     def _shorten(self) -> None:
@@ -173,6 +175,8 @@ class LLMEngine:
         self._context += tokens
         self.cache.private += tokens
         self.generated_tokens += tokens
+        if self.tells_steps:
+            self._tell_step()
         while self._decoding and self._next_finish() <= self._step:
             one = heappop(self._finishing)[2]
             one.produced = one.output
@@ -183,6 +187,12 @@ class LLMEngine:
         self._begin()
         if not self._steps:
             self.turned()
+
+    def _tell_step(self) -> None:
+        took = self._events.now - self._began_at
+        for one in self.running:
+            if one.entry:
+                one.listener.streamed(took)
 
     def _next_finish(self) -> int:
         """The step in which the next sequence ends; entries of preempted ones are dropped on the way."""

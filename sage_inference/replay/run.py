@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.manager import ControlPlaneManager
@@ -12,7 +13,7 @@ from sage_inference.control_plane.registry import Registry
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
+from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
 UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
@@ -27,12 +28,11 @@ class Replayed:
         self.outcome = outcome
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.instance: ExecutionInstance | None = None
+        self.load: Any = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         outcome = self.outcome
         job = outcome.job
-        self.instance = instance
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
         engine = self.run.engines[instance.instance_id]
@@ -48,14 +48,17 @@ class Replayed:
     def first_token(self, cached: int) -> None:
         self.outcome.first_ms = self.run.events.now
         self.outcome.cached = cached
+        self.run.manager.first_byte(self)
+
+    def streamed(self, gap_ms: float) -> None:
+        self.run.manager.streamed(self, gap_ms / 1000)
 
     def finished(self) -> None:
         outcome = self.outcome
         outcome.end_ms = self.run.events.now
         if outcome.first_ms is None:
             self.first_token(0)
-        assert self.instance is not None
-        self.run.manager.release(self.instance)
+        self.run.manager.release(self, Usage(outcome.job.prompt, outcome.job.output, outcome.cached))
         self.run.ended(outcome)
 
 
@@ -70,12 +73,15 @@ class Run:
     ) -> None:
         self.events = events = fleet.events
         self.engines = fleet.engines
+        self.block_tokens = fleet.block_tokens
         self.ended = ended
         self.outcomes: list[Outcome] = []
         registry = Registry()
         for instance in fleet.instances:
             registry.add(instance)
-        self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=lambda: events.now / 1000)
+        self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
+        self.manager.llm_share = fleet.llm_share
+        self.manager.alarm = lambda at: events.at(at * 1000, self.manager.dispatch)
 
     def submit(self, job: Job) -> None:
         """Now, whatever ``job.at_ms`` says."""
@@ -102,6 +108,10 @@ class Run:
             job.prompt,
             job.deadline_ms,
             arrived=self.events.now / 1000,
+            streams=not encodes,
+            prompt_bytes=4 * job.prompt,
+            prompt_blocks=job.blocks,
+            block_tokens=self.block_tokens,
         )
 
     def play(self, jobs: Sequence[Job]) -> list[Outcome]:

@@ -23,11 +23,15 @@ class Stream:
     first: float | None = None
     end: float | None = None
     cached: int = 0
-    ends: int = field(default=0)
+    ends: int = 0
+    gaps: list[float] = field(default_factory=list)
 
     def first_token(self, cached: int) -> None:
         assert self.first is None
         self.first, self.cached = self.events.now, cached
+
+    def streamed(self, gap_ms: float) -> None:
+        self.gaps.append(gap_ms)
 
     def finished(self) -> None:
         self.end = self.events.now
@@ -91,6 +95,16 @@ def test_whoever_comes_joins_at_the_end_of_the_step_under_way() -> None:
         context += 1
     assert second.first == pytest.approx(now + llm_step_ms(2, context, [(100, 0)]))
     assert first.end is not None
+
+
+def test_an_engine_that_tells_its_steps_tells_the_gap_before_each_token() -> None:
+    events = Events()
+    engine = LLMEngine(events)
+    engine.tells_steps = True
+    stream = Stream(events)
+    engine.submit(Generation(100, 4, [], stream))
+    finish(events)
+    assert stream.gaps == pytest.approx([llm_step_ms(1, 101 + n) for n in range(3)])
 
 
 def test_half_the_speed_takes_twice_the_time_from_then_on() -> None:

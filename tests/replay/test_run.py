@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.policies import POLICIES
+from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import Slo, percentile, summarize
@@ -14,7 +14,13 @@ from sage_inference.types import RequestType
 
 
 def play(fleet: Fleet, *jobs: Job, policy: str = "least_loaded") -> list[Outcome]:
-    return Run(POLICIES[policy](), fleet).play(jobs)
+    return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
+
+
+def one_slot() -> Fleet:
+    fleet = Fleet()
+    fleet.add_llm(slots=1)
+    return fleet
 
 
 def test_one_job_takes_what_its_engine_takes() -> None:
@@ -31,14 +37,14 @@ def test_the_policy_decides_where_a_job_goes() -> None:
 
 
 def test_a_job_waits_in_the_manager_for_a_slot() -> None:
-    first, second = play(llm_fleet(1, slots=1), Job(0.0, 100, 50), Job(1.0, 100, 50))
+    first, second = play(one_slot(), Job(0.0, 100, 50), Job(1.0, 100, 50))
     assert second.placed_ms == first.end_ms
 
 
 def test_a_job_that_waits_too_long_is_refused_and_leaves_the_queue() -> None:
-    fleet = llm_fleet(1, slots=1)
+    fleet = one_slot()
     fleet.gpus[0].slow_down(1000)
-    run = Run(POLICIES["least_loaded"](), fleet)
+    run = Run(policy_named("least_loaded"), fleet)
     first, second = run.play([Job(0.0, 100, 50), Job(1.0, 100, 50)])
     assert first.end_ms is not None
     assert first.end_ms > QUEUE_MS
@@ -48,7 +54,7 @@ def test_a_job_that_waits_too_long_is_refused_and_leaves_the_queue() -> None:
 
 def test_an_embedding_goes_to_an_embedding_engine() -> None:
     [outcome] = play(mixed_fleet(1), Job(0.0, 800, 1, request_type=RequestType.EMBEDDING))
-    assert outcome.instance == "embedding-1"
+    assert outcome.instance == "gpu-1-embedding"
     assert outcome.e2e_ms == pytest.approx(encoder_ms(800))
 
 
@@ -64,7 +70,7 @@ def test_engines_of_one_gpu_slow_each_other_while_both_are_busy() -> None:
 
 
 def test_a_finished_job_may_bring_the_next() -> None:
-    run = Run(POLICIES["least_loaded"](), llm_fleet(1))
+    run = Run(policy_named("least_loaded"), llm_fleet(1))
     run.ended = lambda outcome: run.submit(Job(0.0, 100, 5)) if len(run.outcomes) < 5 else None
     outcomes = run.play([Job(0.0, 100, 5)])
     assert [o.end_ms is not None for o in outcomes] == [True] * 5

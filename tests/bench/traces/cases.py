@@ -113,7 +113,7 @@ def _quiet(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
 CASES: dict[str, tuple[Callable[[float], Result], float]] = {
     "mooncake-1.6": (mooncake_16, 0.3),
     "mooncake-2.2": (mooncake_22, 0.3),
-    "prefix-tenants": (prefix_tenants, 0.4),
+    "prefix-tenants": (prefix_tenants, 1.0),
     "azure-12": (azure_12, 1.0),
     "azure-slow": (azure_slow, 1.0),
     "long-bursts": (long_bursts, 0.3),

@@ -46,7 +46,9 @@ def _play(result: Result, name: str, fleet: Fleet, jobs: Sequence[Job]) -> tuple
     for _ in range(OUTSTANDING * GPUS):
         fleet.events.at(0.0, lambda: run.submit(call))
     outcomes = run.play(jobs)
-    embedded = CALL_TOKENS * sum(o.job is call and o.end_ms is not None and o.end_ms < until for o in outcomes)
+    embedded = CALL_TOKENS * sum(
+        o.job is call and o.end_ms is not None and o.end_ms < until for o in outcomes
+    )
     rate = embedded / until
     chats = [outcome for outcome in outcomes if outcome.job is not call]
     return result.add(name, chats, f"embedding {rate:,.0f} tokens/ms").goodput, rate

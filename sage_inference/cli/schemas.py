@@ -145,6 +145,27 @@ BENCH = _answer(
         reasons=_list(_TEXT),
     ),
 )
+_PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
+REPLAY = _answer(
+    requests=_COUNT,
+    left_out=_COUNT,
+    instances=_COUNT,
+    speed=_NUMBER,
+    slo=_object(ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER),
+    policies=_list(
+        _object(
+            policy=_TEXT,
+            requests=_COUNT,
+            finished=_COUNT,
+            refused=_COUNT,
+            ttft_ms=_PERCENTILES,
+            tpot_ms=_PERCENTILES,
+            e2e_ms=_PERCENTILES,
+            goodput=_NUMBER,
+            hit_ratio=_NUMBER,
+        )
+    ),
+)
 
 # By command line.
 ANSWERS: dict[str, Schema] = {
@@ -157,4 +178,5 @@ ANSWERS: dict[str, Schema] = {
     "config show --defaults": CONFIG_DEFAULTS,
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
+    "replay": REPLAY,
 }

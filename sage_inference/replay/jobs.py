@@ -22,6 +22,19 @@ class Job:
     deadline_ms: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs in order of arrival, the size of their blocks, and how many requests the file had beside them."""
+
+    jobs: list[Job]
+    block_tokens: int
+    left_out: int = 0
+
+
+class WorkloadError(Exception):
+    """A file that cannot be replayed; says where and why."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of a job. Times are milliseconds from the start; None: did not happen."""

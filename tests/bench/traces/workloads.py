@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from sage_inference.replay.jobs import Job
-from sage_inference.replay.trace import read_trace
+from sage_inference.replay.workload import read_workload
 from sage_inference.types import RequestPriority
 
 DATA = Path(__file__).parents[2] / "data"
@@ -17,12 +17,12 @@ BLOCK = 512
 
 def mooncake(speed: float, part: float = 1.0) -> list[Job]:
     """The first ``part`` of the conversation trace: long prompts, a third of their tokens seen before."""
-    return _first(read_trace(DATA / "mooncake_conversation.csv.gz", speed), part)
+    return _first(read_workload(DATA / "mooncake_conversation.csv.gz", speed).jobs, part)
 
 
 def azure(speed: float, part: float = 1.0) -> list[Job]:
     """The first ``part`` of the conversation trace: short prompts, no prefixes known."""
-    return _first(read_trace(DATA / "azure2023_conv.csv.gz", speed), part)
+    return _first(read_workload(DATA / "azure2023_conv.csv.gz", speed).jobs, part)
 
 
 def _first(jobs: list[Job], part: float) -> list[Job]:

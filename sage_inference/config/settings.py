@@ -138,6 +138,11 @@ class SchedulingSettings:
         choices=EMBEDDING_PRIORITIES,
     )
     retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
+    record_file: str | None = setting(
+        None,
+        doc="File that each decision is written to, for replay: sizes, times, hashes; no texts.",
+        example="~/sage-decisions.jsonl",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

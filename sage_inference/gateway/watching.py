@@ -27,10 +27,13 @@ class Watcher(DecisionLog):
         self._file: DecisionFile | None = None
 
     def ended(self, ticket: Ticket, placement: Placement, usage: Usage | None, now: float) -> None:
-        assert isinstance(ticket, Exchange)
-        if placement.record is not None:
-            outcome = _OUTCOMES[ticket.phase]
-            self.close(placement.record, placement.answered_at, now, outcome, ticket.status, usage)
+        if placement.record is None:
+            return
+        if isinstance(ticket, Exchange):
+            outcome, status = _OUTCOMES[ticket.phase], ticket.status
+        else:  # work of the gateway's own, such as many callers' texts in one call
+            outcome, status = "ended", 0
+        self.close(placement.record, placement.answered_at, now, outcome, status, usage)
 
     def documents(self, request_id: str) -> list[dict[str, Any]]:
         """A request's attempts, as far as they are still kept."""

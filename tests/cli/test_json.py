@@ -31,7 +31,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "command", sorted(ANSWERS.keys() - {"reload", "config get", "logs", "replay", "explain"})
+    "command", sorted(ANSWERS.keys() - {"reload", "config get", "logs", "bench", "replay", "explain"})
 )
 def test_answers_of_a_stopped_gateway(tmp_path: Path, command: str) -> None:
     [found] = answers(tmp_path, command)

@@ -29,16 +29,17 @@ def _first(jobs: list[Job], part: float) -> list[Job]:
     return jobs[: round(part * len(jobs))]
 
 
-def prefix_tenants(seconds: float, per_s: float = 64.0, tenants: int = 400) -> list[Job]:
-    """Each tenant's requests begin with its own 6,144 tokens; tenants are as popular as Zipf's law with 0.8 says."""
+def prefix_tenants(
+    seconds: float, per_s: float = 64.0, tenants: int = 400, prefix_blocks: int = 12
+) -> list[Job]:
+    """Each tenant's requests begin with its own blocks; tenants are as popular as Zipf's law with 0.8 says."""
     rng = random.Random(1)
     weights = [1 / (rank + 1) ** 0.8 for rank in range(tenants)]
-    prefix = 6144 // BLOCK
     jobs = []
     for at in _arrivals(rng, per_s, seconds):
-        tenant = rng.choices(range(tenants), weights)[0]
-        blocks = tuple(range(tenant * prefix, (tenant + 1) * prefix))
-        jobs.append(Job(at, 6144 + rng.randint(32, 512), rng.randint(32, 256), blocks))
+        first = rng.choices(range(tenants), weights)[0] * prefix_blocks
+        prompt = prefix_blocks * BLOCK + rng.randint(32, 512)
+        jobs.append(Job(at, prompt, rng.randint(32, 256), tuple(range(first, first + prefix_blocks))))
     return jobs
 
 

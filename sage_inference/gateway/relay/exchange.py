@@ -294,7 +294,12 @@ class Exchange:
         )
 
     def _deliver(self, piece: bytes, end: bool) -> None:
-        self.last = self.last[-USAGE_BYTES:] + piece[-USAGE_BYTES:] if end else piece
+        if end:
+            # It is in the pool again: a write that fills the caller must not pause it for the next request.
+            self.connection = None
+            self.last = self.last[-USAGE_BYTES:] + piece[-USAGE_BYTES:]
+        else:
+            self.last = piece
         if self.chunked:
             if piece:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -309,7 +314,6 @@ class Exchange:
         if piece:
             self.caller.write(piece)
         if end:
-            self.connection = None
             self._move(Phase.DONE)
         else:
             self._arm(self.idle_s)

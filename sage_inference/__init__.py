@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sage_inference.client.results import Ranking as Ranking
     from sage_inference.client.streams import AsyncTextStream as AsyncTextStream
     from sage_inference.client.streams import TextStream as TextStream
-    from sage_inference.client.unified import UnifiedInferenceClient as UnifiedClient
     from sage_inference.client.unified import UnifiedInferenceClient as UnifiedInferenceClient
     from sage_inference.client.unified_async import AsyncUnifiedInferenceClient as AsyncUnifiedInferenceClient
     from sage_inference.library.config import BackendInstanceConfig as BackendInstanceConfig
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from sage_inference.types import RequestStatus as RequestStatus
     from sage_inference.types import RequestType as RequestType
     from sage_inference.types import SchedulingDecision as SchedulingDecision
+
+    UnifiedClient = UnifiedInferenceClient
 
 __version__ = "0.1.0"
 

@@ -1,20 +1,25 @@
-"""The keyword arguments that both clients' constructors take, typed once. See ``UnifiedClientConfig``."""
+"""The keyword arguments that the clients' constructors take, typed once. See ``UnifiedClientConfig``."""
 
 from __future__ import annotations
 
 from typing import TypedDict
 
 
-class _Options(TypedDict, total=False):
+class PlainOptions(TypedDict, total=False):
+    """Of every client."""
+
+    max_retries: int
+    embedding_batch_size: int
+    embedding_concurrency: int
+
+
+class _Options(PlainOptions, total=False):
     model: str | None
     api_key: str | None
     llm_base_url: str | None
     llm_api_key: str | None
     embedding_base_url: str | None
     embedding_api_key: str | None
-    max_retries: int
-    embedding_batch_size: int
-    embedding_concurrency: int
 
 
 class ClientOptions(_Options, total=False):

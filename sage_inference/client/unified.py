@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, Unpack, overload
 
@@ -51,9 +51,20 @@ class UnifiedInferenceClient:
         config: UnifiedClientConfig | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self.config = config_of(base_url, config, options)
-        self._work = work_of(self.config)
-        self._carrier: Transport | None = transport_of(self.config)
+        told = config_of(base_url, config, options)
+        self._set_up(told, work_of(told))
+
+    def _set_up(self, config: UnifiedClientConfig, work: Work) -> None:
+        self.config = config
+        self._work = work
+        self._carrier: Transport | None = transport_of(config)
+
+    @classmethod
+    def _of(cls, config: UnifiedClientConfig, work: Work | None = None) -> Self:
+        """One whose constructor is passed by: those of the derived clients take other arguments."""
+        client = cls.__new__(cls)
+        client._set_up(config, work or work_of(config))
+        return client
 
     # Making one
 
@@ -88,9 +99,8 @@ class UnifiedInferenceClient:
             allow_cloud=allow_cloud,
         )
         search = run_apart(find(wish))
-        client = cls(config=config)
-        client._work = Work(config, search.found.get("llm"), search.found.get("embedding"), search.tried)
-        return client
+        found = search.found
+        return cls._of(config, Work(config, found.get("llm"), found.get("embedding"), search.tried))
 
     _kinds: ClassVar[tuple[str, ...]] = ("llm", "embedding")
 
@@ -133,8 +143,8 @@ class UnifiedInferenceClient:
         An instance is ``{"host", "port", "model_name", "instance_type"}`` (and what else
         ``BackendInstanceConfig`` takes). Raises ``ValueError`` for what is no instance or policy.
         """
-        return cls(
-            config=UnifiedClientConfig(
+        return cls._of(
+            UnifiedClientConfig(
                 mode=UnifiedClientMode.CONTROL_PLANE,
                 instances=tuple(instances),
                 llm_base_url=llm_base_url,
@@ -261,9 +271,12 @@ class UnifiedInferenceClient:
             return [do(piece) for piece in pieces]
         pool = ThreadPoolExecutor(min(len(pieces), self.config.embedding_concurrency))
         try:
-            return list(pool.map(do, pieces))
+            futures = [pool.submit(do, piece) for piece in pieces]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((one for one in futures if one in done and one.exception() is not None), None)
+            return [failed.result()] if failed is not None else [one.result() for one in futures]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run have no way to be told
 
     def rerank(
         self,

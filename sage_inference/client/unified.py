@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sage_inference.client.streams import TextStream
     from sage_inference.client.transport import Transport
-    from sage_inference.library.config import BackendInstanceConfig
+    from sage_inference.library.config import Backend
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class UnifiedInferenceClient:
     @classmethod
     def create_with_control_plane(
         cls,
-        instances: Sequence[Mapping[str, Any] | BackendInstanceConfig] = (),
+        instances: Sequence[Backend] = (),
         *,
         llm_base_url: str | None = None,
         llm_model: str | None = None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sage_inference.client.streams import AsyncTextStream
     from sage_inference.client.transport import AsyncTransport
-    from sage_inference.library.config import BackendInstanceConfig
+    from sage_inference.library.config import Backend
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class AsyncUnifiedInferenceClient:
     @classmethod
     def create_with_control_plane(
         cls,
-        instances: Sequence[Mapping[str, Any] | BackendInstanceConfig] = (),
+        instances: Sequence[Backend] = (),
         *,
         llm_base_url: str | None = None,
         llm_model: str | None = None,

@@ -6,10 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
+from sage_inference.engines.answer import Answer, Headers
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.gateway.pipe import HIGH_WATER, join
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class CutShortError(Exception):
@@ -75,8 +74,8 @@ class Reply:
 
     # What its connection tells (see engines.connection.Receiver)
 
-    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
-        self.status, self.headers, self.length = status, headers, length
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        self.status, self.headers, self.length = answer.status, answer.headers, length
         self._wake()
 
     def engine_sends(self, piece: bytes, end: bool) -> None:

@@ -8,8 +8,8 @@ import contextlib
 from starlette.types import Receive, Scope, Send
 
 from sage_inference.control_plane.routes import Route
-from sage_inference.engines.connection import HOP_BY_HOP
-from sage_inference.gateway.callers import Callers, CutShortError, Headers, Reply
+from sage_inference.engines.answer import HOP_BY_HOP, Headers
+from sage_inference.gateway.callers import Callers, CutShortError, Reply
 from sage_inference.gateway.state import Gateway
 
 _NOT_PASSED = HOP_BY_HOP | {b"expect"}

@@ -82,7 +82,8 @@ async def _opened(callers: Callers, request: Request) -> tuple[Reply, Answer]:
     return reply, Answer(reply.status, told, body, request.request_id, took)
 
 
-async def _whole(callers: Callers, request: Request) -> Answer:
+async def answered(callers: Callers, request: Request) -> Answer:
+    """The whole answer to a request, on the event loop of its gateway; cancelling it cancels the request."""
     since = time.perf_counter()
     reply, head = await _opened(callers, request)
     try:
@@ -156,7 +157,7 @@ class InProcessTransport:
 
     def send(self, request: Request, timeout: float) -> Answer:
         local = self._local.gateway
-        return _waited(local.run(_whole(local.callers, request)), request, timeout)
+        return _waited(local.run(answered(local.callers, request)), request, timeout)
 
     def open(self, request: Request, timeout: float) -> InProcessStream:
         local = self._local.gateway
@@ -183,7 +184,7 @@ class AsyncInProcessTransport:
 
     async def send(self, request: Request, timeout: float) -> Answer:
         local = self._local.gateway
-        return await _awaited(local.run(_whole(local.callers, request)), request, timeout)
+        return await _awaited(local.run(answered(local.callers, request)), request, timeout)
 
     async def open(self, request: Request, timeout: float) -> InProcessStream:
         local = self._local.gateway

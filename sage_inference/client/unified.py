@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, Unpack, overload
 
 from sage_inference.client.answers import Answer, checked, model_ids, rankings
-from sage_inference.client.apart import run_apart
 from sage_inference.client.attempts import Attempts
 from sage_inference.client.config import DEFAULT_TIMEOUT_S, UnifiedClientConfig, UnifiedClientMode
 from sage_inference.client.construction import config_of, transport_of, work_of
@@ -85,6 +83,7 @@ class UnifiedInferenceClient:
         The cloud (DashScope) is used only where ``DASHSCOPE_API_KEY`` is set, or ``allow_cloud`` is True and
         ``SAGE_CHAT_API_KEY`` is set, and never with ``allow_cloud=False``. Raises ``NoServerFoundError``.
         """
+        from sage_inference.client.apart import run_apart
         from sage_inference.client.detection import Wish, find
 
         config = UnifiedClientConfig(
@@ -269,6 +268,8 @@ class UnifiedInferenceClient:
         """``do`` for each, several at once; the first failure ends the rest."""
         if len(pieces) < 2:
             return [do(piece) for piece in pieces]
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
         pool = ThreadPoolExecutor(min(len(pieces), self.config.embedding_concurrency))
         try:
             futures = [pool.submit(do, piece) for piece in pieces]

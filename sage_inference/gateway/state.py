@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
 from sage_inference.control_plane.body import Asked, read, with_model
+from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.estimates import script_of
 from sage_inference.control_plane.health import Health
+from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import policy_named
@@ -24,6 +26,7 @@ from sage_inference.engines.connection import Broken
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
@@ -180,6 +183,7 @@ class Gateway:
         )
         self.manager.alarm = self._wake_at
         self.engines: dict[str, Engine] = {}
+        self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()
         self.draining = False
         self.connections = 0
@@ -199,6 +203,7 @@ class Gateway:
         self.retries = settings.scheduling.retries
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
+        self.embeddings.aggregator.configure(_rules(settings))
         self._schedule(settings)
 
     def _schedule(self, settings: Settings) -> None:
@@ -228,6 +233,7 @@ class Gateway:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
         self.registry.changed()
         self.manager.dispatch()
+        self.embeddings.pump_soon()
 
     # For the relay
 
@@ -327,6 +333,11 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def _rules(settings: Settings) -> AggregationRules:
+    scheduling = settings.scheduling
+    return HybridSchedulingConfig.of(scheduling).aggregation(cache_bytes=scheduling.embedding_cache_bytes)
 
 
 def llm_share(scheduling: SchedulingSettings) -> float | None:

@@ -96,13 +96,17 @@ class Exchange:
         self._move(Phase.QUEUED)
         try:
             self.request, self.body = gateway.classify(self)
-            gateway.manager.submit(self)
+            self.submit()
         except Refusal as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
                 self.waited_ms = 0.0
                 self._arm(gateway.timeouts.queue_s)
+
+    def submit(self) -> None:
+        """Ask for an instance. Raises ``Refusal``."""
+        self.gateway.manager.submit(self)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""

@@ -26,8 +26,9 @@ class UnifiedClientConfig:
 
     ``timeout`` is seconds for a whole call with its retries (of a stream: until it begins, and between two
     pieces). ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one
-    request; a longer list is cut, and ``embedding_concurrency`` requests run at once. ``instances`` and
-    ``scheduling_policy`` are for the control plane.
+    request; a longer list is cut, and ``embedding_concurrency`` requests run at once. ``instances``,
+    ``scheduling_policy`` and ``scheduling`` (other keys of that section of the configuration) are for the
+    control plane.
     """
 
     base_url: str | None = None
@@ -42,6 +43,7 @@ class UnifiedClientConfig:
     mode: UnifiedClientMode = UnifiedClientMode.SIMPLE
     instances: tuple[Any, ...] = ()
     scheduling_policy: str = "hybrid"
+    scheduling: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = DEFAULT_TIMEOUT_S
     max_retries: int = 2
     embedding_batch_size: int = 32

@@ -36,7 +36,12 @@ def settings_from(config: UnifiedClientConfig) -> Settings:
         ):
             if url:
                 instances.append({"url": url, "kind": kind} | ({"api_key": key} if key else {}))
-        document = {"instances": instances, "scheduling": {"policy": config.scheduling_policy}}
+        scheduling = {
+            "policy": str(config.scheduling_policy),
+            "embedding_batch_size": config.embedding_batch_size,
+            **config.scheduling,
+        }
+        document = {"instances": instances, "scheduling": scheduling}
         return settings_of(document, listens=False)
     except ConfigError as error:
         raise ValueError(str(error)) from None

@@ -136,11 +136,13 @@ class UnifiedInferenceClient:
         embedding_batch_size: int = 32,
         timeout: float = DEFAULT_TIMEOUT_S,
         max_retries: int = 2,
+        **scheduling: Any,
     ) -> Self:
         """A client that schedules over the instances itself, as a gateway does, on a thread of this process.
 
         An instance is ``{"host", "port", "model_name", "instance_type"}`` (and what else
-        ``BackendInstanceConfig`` takes). Raises ``ValueError`` for what is no instance or policy.
+        ``BackendInstanceConfig`` takes). ``scheduling`` has other keys of that section of the configuration,
+        such as ``embedding_priority``. Raises ``ValueError`` for what is no instance, policy or key.
         """
         return cls._of(
             UnifiedClientConfig(
@@ -154,6 +156,7 @@ class UnifiedInferenceClient:
                 embedding_batch_size=embedding_batch_size,
                 timeout=timeout,
                 max_retries=max_retries,
+                scheduling=scheduling,
             )
         )
 

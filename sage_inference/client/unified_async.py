@@ -88,6 +88,7 @@ class AsyncUnifiedInferenceClient:
         embedding_batch_size: int = 32,
         timeout: float = DEFAULT_TIMEOUT_S,
         max_retries: int = 2,
+        **scheduling: Any,
     ) -> Self:
         """As ``UnifiedInferenceClient.create_with_control_plane``."""
         return cls(
@@ -102,6 +103,7 @@ class AsyncUnifiedInferenceClient:
                 embedding_batch_size=embedding_batch_size,
                 timeout=timeout,
                 max_retries=max_retries,
+                scheduling=scheduling,
             )
         )
 

@@ -101,6 +101,21 @@ def test_64_threads_share_one_client(tei: SimulatedEngine) -> None:
         assert vectors == [vectors[number % 5] for number in range(64)]
 
 
+def test_64_threads_embedding_one_text_make_few_engine_calls() -> None:
+    with (
+        simulated_engine("tei") as engine,
+        si.UnifiedInferenceClient.create_with_control_plane([instance(engine)]) as client,
+        ThreadPoolExecutor(64) as pool,
+    ):
+
+        def calls(thread: int) -> list[list[float]]:
+            return [client.embed(f"text {thread} {number}") for number in range(10)]
+
+        vectors = [vector for some in pool.map(calls, range(64)) for vector in some]
+        assert len({tuple(vector) for vector in vectors}) == 640
+        assert engine.stats()["by_route"]["/v1/embeddings"] < 640 / 4
+
+
 def test_large_answers_come_whole_one_after_another(clients: Clients) -> None:
     # More than a pipe holds: the caller is told to pause at the last write, the engine's connection is not.
     body = b'{"id": "' + b"x" * 300_000 + b'", "choices": [{"message": {"content": "yes"}}]}'
@@ -181,6 +196,8 @@ def test_nothing_is_left_of_a_hundred_calls_and_dropped_streams(
         ({"instances": ["ftp://x"]}, "must be http://host:port"),
         ({"instances": ["127.0.0.1:9"] * 2}, "there already"),
         ({"instances": [], "scheduling_policy": "best"}, "best"),
+        ({"instances": [], "embedding_batch_size": 0}, "embedding_batch_size"),
+        ({"instances": [], "embeding_priority": "low"}, "did you mean .*embedding_priority"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -46,11 +46,11 @@ def test_the_route_tells_the_kind_then_the_texts_then_the_request(
 
 def test_only_instances_that_do_such_work_are_compatible_the_specialised_first() -> None:
     fleet = [instance("both", "mixed"), instance("llm", "llm"), instance("emb", "embedding")]
-    names = lambda found: [one.instance_id for one in found]  # noqa: E731
+    both, llm, embedding = fleet
     compatible = RequestClassifier().get_compatible_instances
-    assert names(compatible(EMBEDDING, fleet)) == ["emb", "both"]
-    assert names(compatible(EMBEDDING, fleet, prefer_specialized=False)) == ["both", "emb"]
-    assert names(compatible(CHAT, fleet)) == ["llm", "both"]
+    assert compatible(EMBEDDING, fleet) == [embedding, both]
+    assert compatible(EMBEDDING, fleet, prefer_specialized=False) == [both, embedding]
+    assert compatible(CHAT, fleet) == [llm, both]
 
 
 def test_those_down_or_full_count_only_when_asked_for() -> None:

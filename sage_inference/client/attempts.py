@@ -33,8 +33,14 @@ class Attempts:
         self._rng = rng
         self._timeout = timeout
         self._deadline = clock() + timeout
-        self._left = retries
+        self._retries = self._left = retries
         self._made = 0
+
+    def again(self) -> Attempts:
+        """Those of another request of the same call: as many, within the same time."""
+        other = Attempts(self._timeout, self._retries, self._clock, self._rng)
+        other._deadline = self._deadline
+        return other
 
     def remaining(self) -> float:
         """Seconds left for an attempt. Raises ``InferenceTimeoutError`` when there are none."""

@@ -25,8 +25,9 @@ class UnifiedClientConfig:
     """``base_url`` is for both kinds of work; the others go before it.
 
     ``timeout`` is seconds for a whole call with its retries (of a stream: until it begins, and between two
-    pieces). ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one
-    request; a longer list is cut, and ``embedding_concurrency`` requests run at once. ``instances``,
+    pieces). ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one request
+    (None: 32, and 512 through a gateway, which cuts them for its engines); a longer list is cut, and
+    ``embedding_concurrency`` requests run at once. ``instances``,
     ``scheduling_policy`` and ``scheduling`` (other keys of that section of the configuration) are for the
     control plane.
     """
@@ -46,13 +47,14 @@ class UnifiedClientConfig:
     scheduling: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = DEFAULT_TIMEOUT_S
     max_retries: int = 2
-    embedding_batch_size: int = 32
+    embedding_batch_size: int | None = None
     embedding_concurrency: int = 16
 
     def __post_init__(self) -> None:
         for name, least in (("timeout", 0.001), ("embedding_batch_size", 1), ("embedding_concurrency", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            given = getattr(self, name)
+            if given is not None and given < least:
+                raise ValueError(f"{name} must be at least {least}, not {given}")
         if self.max_retries < 0:
             raise ValueError(f"max_retries must not be negative, is {self.max_retries}")
 

@@ -36,11 +36,9 @@ def settings_from(config: UnifiedClientConfig) -> Settings:
         ):
             if url:
                 instances.append({"url": url, "kind": kind} | ({"api_key": key} if key else {}))
-        scheduling = {
-            "policy": str(config.scheduling_policy),
-            "embedding_batch_size": config.embedding_batch_size,
-            **config.scheduling,
-        }
+        scheduling = {"policy": str(config.scheduling_policy), **config.scheduling}
+        if config.embedding_batch_size is not None:
+            scheduling["embedding_batch_size"] = config.embedding_batch_size
         document = {"instances": instances, "scheduling": scheduling}
         return settings_of(document, listens=False)
     except ConfigError as error:

@@ -9,7 +9,7 @@ class PlainOptions(TypedDict, total=False):
     """Of every client."""
 
     max_retries: int
-    embedding_batch_size: int
+    embedding_batch_size: int | None
     embedding_concurrency: int
 
 

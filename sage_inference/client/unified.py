@@ -16,8 +16,7 @@ from sage_inference.client.errors import SageInferenceError
 from sage_inference.client.options import ClientOptions, ServerOptions
 from sage_inference.client.requests import Messages, Prompt, Request, Texts
 from sage_inference.client.results import InferenceResult, Ranking
-from sage_inference.client.vectors import Vector
-from sage_inference.client.work import Generation, Options, Piece, Work, WorkKind, lacks_route
+from sage_inference.client.work import Generation, Options, Piece, PieceRead, Work, WorkKind, lacks_route
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,10 +260,11 @@ class UnifiedInferenceClient:
         work = self._work.embed(texts, fields, options)
         transport = self._transport
 
-        def read(piece: Piece) -> tuple[Answer, list[Vector], dict[str, Any]]:
+        def read(piece: Piece) -> PieceRead:
             return _attempted(piece.attempts, lambda left: piece.read(transport.send(piece.request, left)))
 
-        result = work.result(self._each(read, work.pieces), as_numpy)
+        opened = [read(piece) for piece in work.opening()]
+        result = work.result(opened + self._each(read, work.rest(opened)), as_numpy)
         return result if return_result else result.content
 
     def _each(self, do: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:

@@ -15,8 +15,7 @@ from sage_inference.client.errors import SageInferenceError
 from sage_inference.client.options import ClientOptions, ServerOptions
 from sage_inference.client.requests import Messages, Prompt, Request, Texts
 from sage_inference.client.results import InferenceResult, Ranking
-from sage_inference.client.vectors import Vector
-from sage_inference.client.work import Generation, Options, Piece, Work, WorkKind, lacks_route
+from sage_inference.client.work import Generation, Options, Piece, PieceRead, Work, WorkKind, lacks_route
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,13 +217,14 @@ class AsyncUnifiedInferenceClient:
         work = self._work.embed(texts, fields, options)
         transport = self._transport
 
-        async def read(piece: Piece) -> tuple[Answer, list[Vector], dict[str, Any]]:
-            async def attempt(left: float) -> tuple[Answer, list[Vector], dict[str, Any]]:
+        async def read(piece: Piece) -> PieceRead:
+            async def attempt(left: float) -> PieceRead:
                 return piece.read(await transport.send(piece.request, left))
 
             return await _attempted(piece.attempts, attempt)
 
-        result = work.result(await self._each(read, work.pieces), as_numpy)
+        opened = [await read(piece) for piece in work.opening()]
+        result = work.result(opened + await self._each(read, work.rest(opened)), as_numpy)
         return result if return_result else result.content
 
     async def _each(self, do: Callable[[Piece], Awaitable[T]], pieces: Sequence[Piece]) -> list[T]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sage_inference.client.answers import Answer, chat_result, completion_result, error_of
 from sage_inference.client.attempts import Attempts
-from sage_inference.client.config import UnifiedClientConfig
+from sage_inference.client.config import UnifiedClientConfig, UnifiedClientMode
 from sage_inference.client.endpoint import Endpoint
 from sage_inference.client.errors import NoServerFoundError, SageInferenceError
 from sage_inference.client.requests import (
@@ -28,6 +28,8 @@ from sage_inference.client.vectors import Vector, as_array, as_lists, embeddings
 WorkKind = Literal["llm", "embedding"]
 
 EMBED_PATH = "/v1/embeddings"
+FEW = 32  # texts that every engine takes in one request
+MANY = 512
 # vLLM's and most others', then TEI's: which one a server has shows when it is asked.
 _RERANK = (("/v1/rerank", "documents"), ("/rerank", "texts"))
 _NO_ROUTE = frozenset({404, 405, 501})
@@ -67,42 +69,66 @@ class Piece:
     attempts: Attempts
     count: int
 
-    def read(self, answer: Answer) -> tuple[Answer, list[Vector], dict[str, Any]]:
+    def read(self, answer: Answer) -> PieceRead:
         return answer, *embeddings(answer, self.count)
 
 
-@dataclass(frozen=True, slots=True)
+PieceRead = tuple[Answer, list[Vector], dict[str, Any]]
+
+
 class Embedding:
-    """Texts in pieces; the pieces' answers, in order, are the vectors."""
+    """Texts to be embedded, in pieces; the pieces' answers, in order, are the vectors.
 
-    pieces: list[Piece]
-    single: bool
+    ``cut`` makes a piece of some texts. Where it is not known who serves, a first piece shows: an engine may
+    take no more than ``FEW`` texts, a gateway cuts for its engines what it gets, and large requests cost less.
+    """
 
-    def result(
-        self, read: Sequence[tuple[Answer, list[Vector], dict[str, Any]]], as_numpy: bool
-    ) -> InferenceResult:
+    def __init__(
+        self, texts: Sequence[str], single: bool, size: int | None, cut: Callable[[Any], Piece]
+    ) -> None:
+        self._texts = texts
+        self._single = single
+        self._size = size
+        self._cut = cut
+
+    def opening(self) -> list[Piece]:
+        """What is to be sent before the rest, if anything."""
+        if self._single:
+            return [self._cut(self._texts[0])]
+        return [self._cut(self._texts[:FEW])] if self._size is None and self._texts else []
+
+    def rest(self, opened: Sequence[PieceRead]) -> list[Piece]:
+        begin = sum(len(vectors) for _, vectors, _ in opened)
+        size = self._size or (MANY if any(answer.instance for answer, _, _ in opened) else FEW)
+        return [self._cut(self._texts[at : at + size]) for at in range(begin, len(self._texts), size)]
+
+    def result(self, read: Sequence[PieceRead], as_numpy: bool) -> InferenceResult:
         vectors = [vector for _, some, _ in read for vector in some]
         rows: Any = as_array(vectors) if as_numpy else as_lists(vectors)
-        content = rows[0] if self.single else rows
+        content = rows[0] if self._single else rows
         if not read:
             return InferenceResult("", "embed", content, "")
-        usage: dict[str, int] = {}
-        for _, _, document in read:
-            for name, tokens in (document.get("usage") or {}).items():
-                if isinstance(tokens, int):
-                    usage[name] = usage.get(name, 0) + tokens
         answer, _, first = read[0]
         return InferenceResult(
             answer.headers.get("x-request-id") or answer.request_id,
             "embed",
             content,
             str(first.get("model") or ""),
-            usage,
+            _summed(document.get("usage") or {} for _, _, document in read),
             max(one.latency_ms for one, _, _ in read),
             None,
             answer.instance,
             first,
         )
+
+
+def _summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for usage in usages:
+        for name, tokens in usage.items():
+            if isinstance(tokens, int):
+                total[name] = total.get(name, 0) + tokens
+    return total
 
 
 class Work:
@@ -146,15 +172,22 @@ class Work:
         """Vectors are asked for in base64, as the openai SDK does: a quarter of the bytes, and exact."""
         single = isinstance(texts, str)
         every = [texts] if isinstance(texts, str) else list(texts)
-        size = self.config.embedding_batch_size
-        cuts = [every[at : at + size] for at in range(0, len(every), size)]
-        return Embedding([self._piece(texts if single else cut, fields, options) for cut in cuts], single)
+        attempts = self.attempts(options.timeout)
+        return Embedding(
+            every, single, self._piece_size, lambda cut: self._piece(cut, fields, options, attempts)
+        )
 
-    def _piece(self, texts: Texts, fields: Mapping[str, Any], options: Options) -> Piece:
+    @property
+    def _piece_size(self) -> int | None:
+        # In control-plane mode the batch size is the gateway's own rule, for its calls to engines.
+        return (
+            MANY if self.config.mode is UnifiedClientMode.CONTROL_PLANE else self.config.embedding_batch_size
+        )
+
+    def _piece(self, texts: Texts, fields: Mapping[str, Any], options: Options, attempts: Attempts) -> Piece:
         body = {"input": texts, "encoding_format": "base64", **fields}
         request = self._post("embedding", EMBED_PATH, body, options)
-        count = 1 if isinstance(texts, str) else len(texts)
-        return Piece(request, self.attempts(options.timeout), count)
+        return Piece(request, attempts.again(), 1 if isinstance(texts, str) else len(texts))
 
     def rerank(
         self, query: str, texts: Sequence[str], fields: Mapping[str, Any], options: Options

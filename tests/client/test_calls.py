@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from sage_inference import InferenceResult
+from sage_inference.config.settings import InstanceSettings
 from tests.client.faces import Clients
+from tests.support.inprocess import gateway
 from tests.support.rogue import RogueEngine, ok
 from tests.support.simulators import SimulatedEngine
 
@@ -199,3 +201,11 @@ def test_the_environment_alone_says_where(
 def test_a_wrong_argument_is_told_at_once(clients: Clients, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         clients(**options)
+
+
+def test_a_gateway_is_sent_more_texts_at_once_than_an_engine(clients: Clients, tei: SimulatedEngine) -> None:
+    texts = [f"text {number}" for number in range(200)]
+    with gateway(InstanceSettings(url=tei.url, name="t")) as g:
+        direct, through = clients(embedding_base_url=tei.url), clients(g.url)
+        assert direct.embed(texts) == through.embed(texts)
+        assert g.ask(lambda running: running.gateway.stats.outcomes) == {("/v1/embeddings", 200): 2}

@@ -59,7 +59,7 @@ def read(route: Route, body: bytes) -> Asked:
         return Asked(None)
     if route.body is Body.MULTIPART:
         match = _MULTIPART_MODEL.search(body)
-        return Asked(match[1].decode("utf-8", "replace") if match else None, body)
+        return Asked(match[1].decode("utf-8", "replace") if match else None)  # sound: bytes tell nothing
     head = _decode(body)
     prompt = _prompt(route, head, body)
     model, user = head.model, head.user

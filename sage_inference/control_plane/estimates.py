@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 BYTES_PER_TOKEN = 4.0
+MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand tokens
 _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
@@ -41,7 +42,7 @@ def script_of(prompt: bytes) -> Script:
     if prompt.isascii():
         if b"\\u" in prompt:
             return _S.ESCAPED
-        return _S.ASCII if prompt[:1] != b"[" or prompt.lstrip(_IDS) else _S.TOKEN_IDS
+        return _S.ASCII if prompt.lstrip(_IDS) else _S.TOKEN_IDS
     beyond = prompt.translate(None, _ASCII)
     if len(beyond) * 4 < len(prompt):
         return _S.LATIN
@@ -57,7 +58,7 @@ class TokenEstimates:
         self._ratios: dict[tuple[str, int], float] = {}
 
     def tokens_per_byte(self, model: str, script: int) -> float:
-        return self._ratios.get((model, script), 1 / BYTES_PER_TOKEN)
+        return self._ratios.get((model, script)) or _first_guess(script)
 
     def learn(self, model: str, script: int, prompt_bytes: int, tokens: int) -> None:
         """An engine counted ``tokens`` in a prompt of so many bytes."""
@@ -69,7 +70,11 @@ class TokenEstimates:
             if len(self._sums) >= _MODELS:  # names of adapters come and go: start over, it is soon learned
                 self._sums.clear()
                 self._ratios.clear()
-            sums = self._sums[key] = [_START_BYTES / BYTES_PER_TOKEN, _START_BYTES]
+            sums = self._sums[key] = [_START_BYTES * _first_guess(script), _START_BYTES]
         sums[0] = _KEPT * sums[0] + tokens
         sums[1] = _KEPT * sums[1] + prompt_bytes
         self._ratios[key] = sums[0] / sums[1]
+
+
+def _first_guess(script: int) -> float:
+    return 1 / (MEDIA_BYTES_PER_TOKEN if script == _S.MEDIA else BYTES_PER_TOKEN)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sage_inference.types import ExecutionInstance, InstanceLoad
+
+if TYPE_CHECKING:
+    from sage_inference.control_plane.sharing import SharedGPU
 
 _KEPT = 0.98  # of the past, at each first byte
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
@@ -11,13 +16,14 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 class Placement:
     """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun."""
 
-    __slots__ = ("expected_at", "instance", "pending", "pushed_at", "tokens")
+    __slots__ = ("expected_at", "instance", "pending", "pushed_at", "shared", "tokens")
 
     def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
         self.instance = instance
         self.tokens = tokens
         self.pushed_at = now
         self.pending = True
+        self.shared: SharedGPU | None = None  # with work of the other kind
         load = instance.load
         if not load.pending_tokens:
             load.progress_at = now
@@ -26,7 +32,7 @@ class Placement:
         # When its prompt will likely be done, for answers whose first byte does not tell.
         self.expected_at = now + backlog_ms(load, now) / 1000
 
-    def begun(self, now: float) -> None:
+    def begun(self, now: float, teaches: bool = True) -> None:
         """Its first byte came: the instance got on, and showed how fast it is.
 
         M ← 0.98·M + dt and U ← 0.98·U + u for u tokens in the dt ms since the byte before or its own push;
@@ -34,7 +40,8 @@ class Placement:
         """
         if self.pending:
             load = self.instance.load
-            learn(load, self.tokens, (now - max(load.progress_at, self.pushed_at)) * 1000)
+            if teaches:
+                learn(load, self.tokens, (now - max(load.progress_at, self.pushed_at)) * 1000)
             self._no_longer_pending(now)
 
     def resize(self, tokens: int) -> None:

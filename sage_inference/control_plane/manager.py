@@ -138,18 +138,20 @@ class ControlPlaneManager:
         if not isinstance(placement, Placement) or not placement.pending:
             return
         now = self._clock()
-        if not _tells(ticket.request) and now >= placement.expected_at:
+        request = ticket.request
+        if not _tells(request) and now >= placement.expected_at:
             placement.presumed_begun()
         else:
-            placement.begun(now)
+            placement.begun(now, _teaches(request, placement.instance))
         if self._queue.requests:
+            self._catch_up(now)
             self._serve_waiting(now)
 
     def streamed(self, ticket: Ticket, gap_s: float) -> None:
         """A stream had a chunk ``gap_s`` after the one before; of interest where ``watches_gaps``."""
         placement = ticket.load
-        if isinstance(placement, Placement):
-            self._placer.shared[placement.instance].streamed(gap_s)
+        if isinstance(placement, Placement) and placement.shared is not None:
+            placement.shared.streamed(gap_s)
 
     def watches_gaps(self, instance: ExecutionInstance) -> bool:
         """Whether embedding work on the instance's GPU is paced by its streams."""
@@ -166,8 +168,8 @@ class ControlPlaneManager:
         self.rates.finished += 1
         now = self._clock()
         request = ticket.request
-        if self._placer.shared and (shared := self._placer.shared.get(placement.instance)):
-            shared.ended(placement, request.request_type.is_llm, now)
+        if placement.shared is not None:
+            placement.shared.ended(placement, request.request_type.is_llm, now)
         if usage is not None:
             self._account(request, usage)
         if self.observer is not None:
@@ -178,14 +180,16 @@ class ControlPlaneManager:
 
     def withdraw(self, ticket: Ticket) -> None:
         """The request no longer waits: its caller left or its time is up."""
-        if isinstance(ticket.load, Waiting):
-            self._queue.remove(ticket.load)
+        waiting = ticket.load
+        if isinstance(waiting, Waiting):
+            self._queue.remove(waiting)
+            if waiting.lane:  # who stood behind it may need less
+                self._serve(waiting.lane, self._clock())
 
     def dispatch(self) -> None:
         """Place what waits and now can be: after a recovery, an added instance, an alarm."""
         now = self._clock()
-        if self._alarm_at <= now:
-            self._alarm_at = math.inf
+        self._alarm_at = math.inf  # not only when it is due: a timer may fire a little early
         self._catch_up(now)
         while self._queue.deadlines.first_key() <= now:
             self._give_up(self._queue.deadlines.pop())
@@ -241,6 +245,8 @@ class ControlPlaneManager:
         request = ticket.request
         if self.observer is not None:
             self.observer.placed(ticket, decision, group, now)
+        self.rates.prompt_tokens += request.prompt_tokens
+        self.rates.uncached_tokens += need
         need = max(1, need)
         placement = ticket.load = Placement(instance, need, now)
         if request.prompt_blocks:
@@ -250,6 +256,7 @@ class ControlPlaneManager:
             heapq.heappush(self._presumed, (placement.expected_at, self._pushes, placement))
         self.tenants.charge(request.tenant, need)
         if self._placer.shared and (shared := self._placer.shared.get(instance)):
+            placement.shared = shared
             shared.began(placement, request.request_type.is_llm)
         ticket.placed(instance, decision)
 
@@ -277,7 +284,12 @@ class ControlPlaneManager:
         lane = waiting.lane
         choice = self._placer.choose(waiting.ticket, group, now, waiting.patient)
         if choice is None:
-            return False
+            untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
+            if not untried or waiting.held_for is not None:
+                return False
+            # It may not go back where it failed: others, who may, must not wait behind it.
+            lane.hold(waiting, untried[0], now + HOLD_S)
+            return True
         decision, instance, need = choice
         if decision is None:
             lane.hold(waiting, instance, now + HOLD_S)
@@ -360,6 +372,12 @@ class ControlPlaneManager:
 def _tells(request: RequestMetadata) -> bool:
     """Whether the first byte of its answer means that its prompt was worked off: not if it comes with the last."""
     return request.streams or not request.request_type.is_llm
+
+
+def _teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:
+    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
+    kind = request.request_type
+    return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
 
 
 def _prefill_ms(request: RequestMetadata, group: Group) -> float:

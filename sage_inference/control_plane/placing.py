@@ -40,7 +40,8 @@ class Placer:
         request = ticket.request
         candidates = [i for i in group if i.state is _READY]
         if not candidates or ticket.tried:
-            candidates = healthy(group, ticket.tried)
+            # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
+            candidates = healthy(group, ticket.tried) or healthy(group, ())
         if self.shared or self.mixed:
             candidates = self._spare_streams(request, candidates, now)
         if not candidates:

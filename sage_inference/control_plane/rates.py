@@ -17,6 +17,8 @@ class Rates:
         self.submitted = 0
         self.finished = 0
         self.retried = 0
+        self.prompt_tokens = 0  # of placed requests, estimated
+        self.uncached_tokens = 0  # those of them that their instances likely had not cached
         self._past: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
 
     def tick(self, now: float) -> None:

@@ -14,12 +14,12 @@ class AskError(Exception):
     """The server could not be reached or did not answer; the message says how."""
 
 
-async def ask(client: httpx.AsyncClient, url: str, api_key: str | None) -> tuple[int, Any]:
-    """GET ``url``: its status, and its JSON document or None. Raises ``AskError``."""
+async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
+    """GET ``url``, or POST a JSON document: its status, and its JSON or None. Raises ``AskError``."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     body = bytearray()
     try:
-        async with client.stream("GET", url, headers=headers) as response:
+        async with client.stream("POST" if post else "GET", url, headers=headers, json=post) as response:
             async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > MAX_BYTES:

@@ -32,3 +32,18 @@ async def probe(
     except TimeoutError:
         return ProbeResult(False, None, f"did not answer {dialect.health_path} within {timeout_s:g} s")
     return ProbeResult(status < 300 or status == 404, status)
+
+
+async def probe_vector(
+    client: httpx.AsyncClient, base_url: str, model: str, text: str, api_key: str | None, timeout_s: float
+) -> list[float] | None:
+    """The vector the engine gives a text; None where it gives none."""
+    body = {"model": model, "input": text, "encoding_format": "float"}
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, document = await ask(client, f"{base_url}/v1/embeddings", api_key, body)
+        vector = document["data"][0]["embedding"] if status == 200 else None
+    except (AskError, TimeoutError, LookupError, TypeError):
+        return None
+    numbers = isinstance(vector, list) and all(isinstance(x, int | float) for x in vector)
+    return vector if numbers else None

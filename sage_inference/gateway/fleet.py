@@ -12,9 +12,10 @@ import httpx
 
 from sage_inference.config.address import parse_backend
 from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.control_plane.agreement import PROBE_TEXT, VectorAgreement
 from sage_inference.engines.detect import DetectError, detect
 from sage_inference.engines.pool import Address
-from sage_inference.engines.probe import probe
+from sage_inference.engines.probe import probe, probe_vector
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineState, ExecutionInstance
 
@@ -22,6 +23,7 @@ log = logging.getLogger("sage_inference.fleet")
 
 FIRST_LOOK_S = 1.0  # how long a start waits for engines to say what they are
 RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
+EMBEDDINGS = "/v1/embeddings"
 REFRESH_S = 30.0  # models come and go on a running engine (adapters)
 
 
@@ -47,6 +49,7 @@ class Fleet:
         self._configured: dict[str, InstanceSettings] = {}
         self._leaving: set[str] = set()  # removed by a reload, serving until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
+        self._agreement = VectorAgreement()
 
     async def start(self, settings: Settings) -> None:
         """Add the configured instances; returns when all were looked at, or after a second."""
@@ -142,6 +145,7 @@ class Fleet:
             return False
         self.gateway.registry.remove(name)
         self.gateway.manager.instance_down(engine.instance)
+        self._agreement.forget(name)
         self._watchers.pop(name).cancel()
         self._looked.pop(name, None)
         self._configured.pop(name, None)
@@ -196,9 +200,36 @@ class Fleet:
         before = engine.detected
         engine.adopt(detected)
         ok = await self._probe(engine)
+        if ok and EMBEDDINGS in detected.routes:
+            await self._compare_vectors(engine)
         if before != detected:
             self.gateway.instances_changed()
         return ok
+
+    async def _compare_vectors(self, engine: Engine) -> None:
+        """Let it serve embeddings only while its vectors are those of the others that serve the model."""
+        assert engine.detected is not None
+        differs = None
+        for card in engine.detected.models:
+            others = [e for e in self.gateway.engines.values() if e is not engine and e.embeds(card.id)]
+            if not others:
+                continue
+            name = others[0].instance.instance_id
+            if not self._agreement.knows(card.id, name) and (
+                vector := await self._vector(others[0], card.id)
+            ):
+                self._agreement.check(card.id, name, vector)
+            if vector := await self._vector(engine, card.id):
+                differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
+        if differs != engine.differs:
+            engine.withhold_embeddings(differs)
+            self.gateway.instances_changed()
+
+    async def _vector(self, engine: Engine, model: str) -> list[float] | None:
+        timeout_s = self.gateway.settings.health.timeout_s
+        return await probe_vector(
+            self._client, engine.address.url, model, PROBE_TEXT, engine.api_key, timeout_s
+        )
 
     async def _probe(self, engine: Engine) -> bool:
         result = await probe(
@@ -210,7 +241,7 @@ class Fleet:
         )
         if result.ok:
             engine.health.probe_ok(time.monotonic())
-            engine.last_error = None
+            engine.last_error = engine.differs
         else:
             engine.health.probe_failed(time.monotonic())
             engine.last_error = result.error or f"/health answered {result.status}"

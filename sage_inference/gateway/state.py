@@ -10,15 +10,14 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
-from sage_inference.control_plane.body import Asked, read, with_model
+from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.embedding import AggregationRules
-from sage_inference.control_plane.estimates import script_of
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.prefix_index import BLOCK_BYTES, prompt_blocks
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.routes import Route
@@ -44,6 +43,9 @@ from sage_inference.types import (
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
 TEI_BATCH_TOKENS = 16384
+_VECTOR_ROUTES = frozenset(
+    {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
+)
 
 
 class Engine:
@@ -65,6 +67,8 @@ class Engine:
         self.detected: Detected | None = None
         self.last_error: str | None = None
         self.drained_by_admin = False
+        self.doubted = True  # whether a good answer would change what is thought of it
+        self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttft_ms: float | None = None
         self.ttfb = Histogram(TTFB_BUCKETS)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
@@ -82,11 +86,6 @@ class Engine:
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self._prefixes: dict[bytes, bytes] = {}
-
-    @property
-    def doubted(self) -> bool:
-        """Whether a good answer would change what is thought of it."""
-        return self.health.doubted or self.instance.state is not EngineState.READY
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -109,9 +108,23 @@ class Engine:
         instance.instance_type = detected.kind
         instance.models = tuple(model.id for model in detected.models)
         instance.model_name = instance.models[0] if instance.models else ""
-        instance.routes = detected.routes
+        instance.routes = detected.routes - (_VECTOR_ROUTES if self.differs else frozenset())
+        if not self.settings.max_concurrent_requests:  # TEI refuses what is beyond
+            instance.max_concurrent_requests = detected.limits.get("max_concurrent_requests", 0)
         instance.simulated = detected.simulated
         self.set_window(self._gateway.settings.scheduling.late_binding)
+
+    def embeds(self, model: str) -> bool:
+        """Whether it serves the model's vectors, and is well."""
+        instance = self.instance
+        serves = "/v1/embeddings" in instance.routes and model in instance.models
+        return serves and instance.state is EngineState.READY
+
+    def withhold_embeddings(self, differs: str | None) -> None:
+        """Its vectors are not those of the model's other instances: nobody gets them. None: they are again."""
+        self.differs = self.last_error = differs
+        if self.detected is not None:
+            self.adopt(self.detected)
 
     def set_window(self, late_binding: bool) -> None:
         """How many prompt tokens may be sent ahead of its answers."""
@@ -158,9 +171,12 @@ class Engine:
     def sync(self) -> None:
         """Make the instance's state what its health says."""
         instance = self.instance
+        self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
             return
         state = self.health.state
+        if self.differs and state is EngineState.READY and not instance.instance_type.serves_llm:
+            state = EngineState.EJECTED
         if instance.state is not state:
             instance.state = state
             if state is not EngineState.READY:
@@ -276,21 +292,9 @@ class Gateway:
             streams=asked.streams,
             session=asked.user,
         )
-        self._measure(request, asked)
+        measure(request, asked.prompt, self.manager.estimates)
         self._heed_headers(request, exchange)
         return request, body
-
-    def _measure(self, request: RequestMetadata, asked: Asked) -> None:
-        """How long its prompt is, and where it may be cached."""
-        prompt = asked.prompt
-        size = len(prompt)
-        request.script = script = script_of(prompt)
-        rate = self.manager.estimates.tokens_per_byte(request.model, script)
-        request.prompt_bytes = size
-        request.prompt_tokens = int(size * rate)
-        if request.request_type.is_llm:
-            request.prompt_blocks = prompt_blocks(prompt)
-            request.block_tokens = BLOCK_BYTES * rate
 
     def _heed_headers(self, request: RequestMetadata, exchange: Exchange) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""

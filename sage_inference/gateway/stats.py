@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sage_inference.gateway.relay.phase import Phase
+from sage_inference.telemetry.metrics import Histogram
 
 if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
+
+
+_WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Stats:
@@ -17,6 +21,7 @@ class Stats:
         self.outcomes: dict[tuple[str, int], int] = {}
         self.cancelled = 0
         self.cut = 0
+        self.waits = Histogram(_WAITS)
 
     @property
     def total(self) -> int:

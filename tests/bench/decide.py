@@ -15,10 +15,9 @@ import time
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.estimates import script_of
 from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.prefix_index import BLOCK_BYTES, prompt_blocks
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.registry import Registry
 from sage_inference.types import (
@@ -57,7 +56,7 @@ def manager_of(instances: int, policy: str) -> ControlPlaneManager:
     return ControlPlaneManager(registry, policy_named(policy), LimitSettings())
 
 
-def measure(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, float]:
+def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, float]:
     """Median microseconds. Half of the prompts share a prefix with others; eight requests are in flight."""
     manager = manager_of(instances, policy)
     rng = random.Random(1)
@@ -70,11 +69,7 @@ def measure(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, fl
         request = RequestMetadata(str(number), RequestType.LLM_CHAT, "m", CHAT, streams=True)
         ticket = Ticket(request)
         start = time.perf_counter_ns()
-        script = script_of(prompt)
-        rate = manager.estimates.tokens_per_byte("m", script)
-        request.prompt_tokens = int(len(prompt) * rate)
-        request.prompt_blocks = prompt_blocks(prompt)
-        request.block_tokens = BLOCK_BYTES * rate
+        measure(request, prompt, manager.estimates)
         manager.submit(ticket)
         decide.append(time.perf_counter_ns() - start)
         running.append(ticket)
@@ -98,7 +93,7 @@ def main() -> None:
     policy = sys.argv[1] if len(sys.argv) > 1 else "hybrid"
     print(f"policy {policy}, Python {platform.python_version()}, {platform.machine()}", file=sys.stderr)
     for instances, tokens in CASES:
-        figures = {name: round(value, 1) for name, value in measure(instances, tokens, policy).items()}
+        figures = {name: round(value, 1) for name, value in decisions(instances, tokens, policy).items()}
         print(json.dumps({"instances": instances, "prompt_tokens": tokens, **figures}))
 
 

@@ -154,7 +154,6 @@ class AnyEvents(RuleBasedStateMachine):
         self.manager.withdraw(ticket)
         assert ticket.load is None
         self.outcomes += 1
-        self.manager.dispatch()
         self.sort()
 
     @rule(which=st.integers(0, 3), state=st.sampled_from([READY, READY, EJECTED, DRAINING]))
@@ -188,7 +187,7 @@ class AnyEvents(RuleBasedStateMachine):
                 self.manager.dispatch()
         self.clock.now = end
         self.manager.dispatch()
-        self.alarms = [at for at in self.alarms if at > end]
+        self.alarms[:] = [at for at in self.alarms if at > end]
         self.sort()
 
     @invariant()

@@ -97,6 +97,8 @@ def test_metrics_count_what_happened() -> None:
         assert 'sage_requests_total{route="/v1/chat/completions",status="404"} 1\n' in text
         assert 'sage_time_to_first_byte_seconds_count{instance="e0"} 3\n' in text
         assert 'sage_instance_ready{instance="e0"} 1\n' in text
+        assert 'sage_instance_pending_tokens{instance="e0"} 0\n' in text
+        assert "sage_queue_wait_seconds_count 0\n" in text
 
 
 def test_instances_are_added_drained_and_removed_at_run_time() -> None:

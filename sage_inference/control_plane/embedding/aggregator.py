@@ -13,7 +13,6 @@ from sage_inference.control_plane.embedding.job import Job, Text, TextState
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
 from sage_inference.control_plane.embedding.room import Room
-from sage_inference.control_plane.embedding.usage import shares
 
 BULK_EVERY = 4  # of so many calls, at least one takes bulk requests first
 
@@ -158,11 +157,12 @@ class Aggregator:
         self._tidy(batch.lane)
         return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
 
-    def done(self, batch: EmbeddingBatch, vectors: Sequence[bytes], tokens: int) -> None:
-        """The engine's answer: a vector a text, in the order of ``batch.texts``, and what all of it cost."""
+    def done(
+        self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
+    ) -> None:
+        """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
         lane = batch.lane
         finished: list[Job] = []
-        costs = shares(tokens, [text.tokens for text in batch.texts])
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
             lane.drop(text)
             self.cache.put(lane.key, text.raw, vector, cost)

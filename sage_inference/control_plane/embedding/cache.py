@@ -28,12 +28,13 @@ class VectorCache:
             self._entries.move_to_end((lane, raw))
         return found
 
-    def put(self, lane: Hashable, raw: bytes, vector: bytes, tokens: int) -> None:
+    def put(self, lane: Hashable, raw: bytes, vector: bytes | memoryview, tokens: int) -> None:
         key = (lane, raw)
         if not self.max_bytes or key in self._entries:
             return
-        self._entries[key] = (vector, tokens)
-        self.size += _cost(raw, vector)
+        kept = bytes(vector)  # not a view, which would keep all of an answer
+        self._entries[key] = (kept, tokens)
+        self.size += _cost(raw, kept)
         while self.size > self.max_bytes:
             (_, old_raw), (old_vector, _) = self._entries.popitem(last=False)
             self.size -= _cost(old_raw, old_vector)

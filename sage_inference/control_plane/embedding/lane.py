@@ -110,29 +110,29 @@ class Lane:
 
     def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text]:
         """The texts for a call within ``limits``: at least one if any waits. ``bulk``: such texts too."""
-        taken: list[Text] = []
-        tokens = size = 0
+        call = _Filling(limits)
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
         for queue in reversed(queues) if bulk_first else queues:
             while queue:
-                job = queue[0]
-                while job.pending:
-                    text = job.pending[0]
-                    if text.state is not TextState.WAITING:
-                        job.pending.popleft()
-                        continue
-                    tokens += text.tokens
-                    size += len(text.raw) + 1
-                    if taken and not limits.admit(len(taken) + 1, tokens, size):
-                        if queue is self._bulk:
-                            queue.rotate(-1)  # the next one's turn
-                        return taken
-                    job.pending.popleft()
-                    self._count(text, -1)
-                    text.state = TextState.SENT
-                    taken.append(text)
+                before = len(call.texts)
+                if not self._fill(call, queue[0]):
+                    if queue is self._bulk and len(call.texts) > before:
+                        queue.rotate(-1)  # it has had its turn
+                    return call.texts
                 queue.popleft()
-        return taken
+        return call.texts
+
+    def _fill(self, call: _Filling, job: Job) -> bool:
+        """Whether all that still waits of a request went in."""
+        while job.pending:
+            text = job.pending[0]
+            if text.state is TextState.WAITING:
+                if not call.add(text):
+                    return False
+                self._count(text, -1)
+                text.state = TextState.SENT
+            job.pending.popleft()
+        return True
 
     def _count(self, text: Text, sign: int) -> None:
         self.waiting += sign
@@ -144,3 +144,20 @@ class Lane:
 def _keenest(text: Text) -> Job:
     """Who wants it soonest."""
     return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
+
+
+class _Filling:
+    """A call's texts, as they are put together."""
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.texts: list[Text] = []
+        self._limits = limits
+        self._tokens = self._size = 0
+
+    def add(self, text: Text) -> bool:
+        tokens, size = self._tokens + text.tokens, self._size + len(text.raw) + 1
+        if self.texts and not self._limits.admit(len(self.texts) + 1, tokens, size):
+            return False
+        self.texts.append(text)
+        self._tokens, self._size = tokens, size
+        return True

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from sage_inference.engines.embeddings.vectors import Vector
+
 OPENAI_ROUTE = "/v1/embeddings"
 NATIVE_ROUTE = "/embed"
 
@@ -21,7 +23,7 @@ class BadAnswerError(Exception):
 class Embedded:
     """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not say."""
 
-    vectors: list[bytes]
+    vectors: list[Vector]
     tokens: int | None
     model: str | None = None
 
@@ -67,25 +69,25 @@ def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]],
 
 def _openai(body: bytes, count: int) -> Embedded:
     answer = _read_list(body)
-    vectors: list[bytes] = [b""] * count
+    vectors: list[Vector] = [b""] * count
     for place, item in enumerate(answer.data):
         at = place if item.index is None else item.index
         if not 0 <= at < count or vectors[at]:
             raise BadAnswerError(f"answered with index {at} for {count} texts")
-        vectors[at] = bytes(item.embedding)
+        vectors[at] = memoryview(item.embedding)
     _check(vectors, len(answer.data), count)
     return Embedded(vectors, answer.usage.prompt_tokens if answer.usage else None, answer.model)
 
 
 def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
-    vectors = [bytes(one) for one in _read_arrays(body)]
+    vectors: list[Vector] = [memoryview(one) for one in _read_arrays(body)]
     _check(vectors, len(vectors), count)
     told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
     return Embedded(vectors, int(told) if told.isdigit() else None)
 
 
-def _check(vectors: list[bytes], found: int, count: int) -> None:
+def _check(vectors: list[Vector], found: int, count: int) -> None:
     if found != count:
         raise BadAnswerError(f"answered {found} embeddings for {count} texts")
-    if any(vector[:1] not in (b"[", b'"') for vector in vectors):
+    if any(vector[0] not in b'["' for vector in vectors):
         raise BadAnswerError("answered something that is no vector")

@@ -35,6 +35,25 @@ def exposition(gateway: Gateway) -> str:
         "sage_retries_total", "Requests sent to another instance.", [({}, gateway.manager.rates.retried)]
     )
     page.gauge("sage_requests_queued", "Requests waiting for a slot.", [({}, gateway.manager.queued)])
+    page.gauge("sage_queue_bytes", "Bytes of requests that wait.", [({}, gateway.manager.queued_bytes)])
+    page.histogram("sage_queue_wait_seconds", "Waits of requests that queued.", [({}, gateway.stats.waits)])
+    rates = gateway.manager.rates
+    page.counter("sage_prompt_tokens_total", "Prompt tokens placed, estimated.", [({}, rates.prompt_tokens)])
+    page.counter(
+        "sage_prompt_tokens_uncached_total",
+        "Those of them that their instance likely had not cached.",
+        [({}, rates.uncached_tokens)],
+    )
+    page.gauge(
+        "sage_instance_pending_tokens",
+        "Uncached prompt tokens sent to an instance and not begun, estimated.",
+        [({"instance": n}, e.instance.load.pending_tokens) for n, e in engines.items()],
+    )
+    page.gauge(
+        "sage_instance_seconds_per_token",
+        "Learned time of an uncached prompt token.",
+        [({"instance": n}, e.instance.load.ms_per_token / 1000) for n, e in engines.items()],
+    )
     page.gauge(
         "sage_instance_requests",
         "Requests in flight on an instance.",

@@ -57,5 +57,5 @@ def instance_document(engine: Engine) -> dict[str, Any]:
         "queued": None,
         "ttft_ms": None if engine.ttft_ms is None else round(engine.ttft_ms, 1),
         "last_error": None if healthy else engine.last_error,
-        "gpu": None,
+        "gpu": instance.gpu,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sage_inference.control_plane.embedding import Job
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
@@ -162,7 +163,8 @@ class EmbeddingExchange(Exchange):
         if self.truncated and answer.status == 200:
             head = head[:-2] + _TRUNCATED
         self._arm(math.inf)
-        self._rest = iter([head + body[0], *body[1:]])
+        # One packet, one system call; where that would copy much, two.
+        self._rest = iter([head + body[0], *body[1:]] if len(body[0]) < JOIN_BYTES else [head, *body])
         self._pour()
 
     def _pour(self) -> None:

@@ -15,6 +15,7 @@ from sage_inference.control_plane.embedding import (
 )
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
@@ -222,7 +223,8 @@ class EmbeddingService:
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.served_by(call.engine, found.model)
-        self.aggregator.done(batch, found.vectors, batch.tokens if found.tokens is None else found.tokens)
+        total = batch.tokens if found.tokens is None else found.tokens
+        self.aggregator.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         """The engine did not like it: too much in one call, a bad text, or all of it."""

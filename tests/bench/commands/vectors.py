@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         for _ in range(_TEXTS)
     ]
     floats = _answer([json.dumps(one, separators=(",", ":")).encode() for one in numbers])
-    coded = _answer([vectors.as_base64(msgspec.json.encode(one)) for one in numbers])
+    coded = _answer([bytes(vectors.as_base64(msgspec.json.encode(one))) for one in numbers])
 
     def passed(body: bytes, base64: bool) -> Callable[[], object]:
         return lambda: pieces(

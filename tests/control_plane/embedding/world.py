@@ -137,7 +137,7 @@ class World:
         raws = [text.raw for text in batch.texts]
         if not self.bad.intersection(raws):
             self.computed += raws
-            self.aggregator.done(batch, [vector_of(raw) for raw in raws], sum(map(cost_of, raws)))
+            self.aggregator.done(batch, [vector_of(raw) for raw in raws], list(map(cost_of, raws)))
             return
         halves = self.aggregator.halve(batch)
         if halves is None:

@@ -1,0 +1,174 @@
+"""What waits in the gateway rather than in an engine, for how long, and who may pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.types import EngineState, ExecutionInstance, RequestPriority
+from tests.control_plane.parts import Clock, instance, manager, request, submit
+
+BIG = 8000
+
+
+def test_beyond_its_window_an_instance_gets_no_more_until_a_first_byte() -> None:
+    m = manager(instance("a"))
+    first, second, third = (submit(m, request(n, 4000)) for n in range(3))
+    assert (first.where is None, second.where is None, third.where is None) == (False, False, True)
+    m.first_byte(first)
+    assert third.where is not None
+
+
+def test_a_prompt_larger_than_the_window_goes_to_an_instance_with_nothing_pending() -> None:
+    a = instance("a")
+    m = manager(a)
+    assert submit(m, request(0, 100_000)).where is a
+
+
+def test_without_late_binding_all_goes_on_at_once() -> None:
+    m = manager(instance("a", window=float("inf")))
+    assert all(submit(m, request(n, BIG)).where for n in range(50))
+
+
+def test_an_answer_that_is_not_streamed_does_not_hold_up_the_next_until_its_end() -> None:
+    clock = Clock()
+    m = manager(instance("a"), clock=clock)
+    alarms: list[float] = []
+    m.alarm = alarms.append
+    submit(m, request(0, BIG, streams=False))
+    second = submit(m, request(1, BIG, streams=False))
+    assert second.where is None
+    assert alarms == [pytest.approx(1000.0 + BIG * 0.03 / 1000)]
+    clock.now = alarms[0]
+    m.dispatch()
+    assert second.where is not None
+
+
+def held(clock: Clock) -> tuple[ExecutionInstance, ExecutionInstance, object]:
+    """a holds the prompt (1, 2, 3) and is closed, b is idle."""
+    a, b = instance("a"), instance("b")
+    m = manager(a, b, clock=clock)
+    first = submit(m, request("first", 192, blocks=(1, 2, 3)))
+    where = first.where
+    assert where is not None
+    other = b if where is a else a
+    m.first_byte(first)
+    where.load.pending_tokens = 9000
+    return where, other, m
+
+
+def test_a_request_is_held_for_the_instance_that_has_its_prompt_and_others_pass_it() -> None:
+    clock = Clock()
+    warm, cold, m = held(clock)
+    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
+    passes = submit(m, request("passes", 200))  # type: ignore[arg-type]
+    assert (waits.where, passes.where) == (None, cold)
+    warm.load.pending_tokens = 0
+    m.dispatch()  # type: ignore[attr-defined]
+    assert waits.where is warm
+
+
+def test_after_a_second_it_is_held_no_longer() -> None:
+    clock = Clock()
+    _, cold, m = held(clock)
+    alarms: list[float] = []
+    m.alarm = alarms.append  # type: ignore[attr-defined]
+    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
+    clock.now += 0.99
+    m.dispatch()  # type: ignore[attr-defined]
+    assert waits.where is None
+    clock.now = alarms[-1]
+    assert clock.now == pytest.approx(1001.0)
+    m.dispatch()  # type: ignore[attr-defined]
+    assert waits.where is cold
+
+
+def test_who_is_held_for_an_instance_that_dies_goes_elsewhere_at_once() -> None:
+    clock = Clock()
+    warm, cold, m = held(clock)
+    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
+    warm.state = EngineState.EJECTED
+    m.instance_down(warm)  # type: ignore[attr-defined]
+    m.registry.changed()  # type: ignore[attr-defined]
+    m.dispatch()  # type: ignore[attr-defined]
+    assert waits.where is cold
+
+
+def test_a_policy_that_knows_no_prefixes_holds_nobody() -> None:
+    a, b = instance("a"), instance("b")
+    m = manager(a, b, policy="least_loaded")
+    for each in (a, b):
+        m._placer.prefixes.add(each, request(blocks=(1, 2, 3)))
+    a.load.pending_tokens = 9000
+    assert submit(m, request(0, 200, blocks=(1, 2, 3))).where is b
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    m = manager(instance("a"))
+    with pytest.raises(Refusal) as refused:
+        submit(m, request(0, 10_000, deadline_ms=200))  # 300 ms at 0.03
+    assert refused.value.why is Why.DEADLINE
+    assert (refused.value.retry_after_s or 0) >= 1
+    assert submit(m, request(1, 6000, deadline_ms=200)).where is not None
+
+
+def test_a_deadline_that_passes_in_the_queue_ends_the_wait() -> None:
+    clock = Clock()
+    m = manager(instance("a", 1), clock=clock)
+    alarms: list[float] = []
+    m.alarm = alarms.append
+    submit(m, request(0))
+    waits = submit(m, request(1, deadline_ms=500))
+    assert alarms == [1000.5]
+    clock.now = 1000.5
+    m.dispatch()
+    assert waits.refusal is not None
+    assert waits.refusal.why is Why.DEADLINE
+    assert m.queued == 0
+
+
+@pytest.mark.parametrize("policy", ["priority", "hybrid"])
+def test_the_policy_is_changed_without_losing_who_waits(policy: str) -> None:
+    from sage_inference.control_plane.policies import policy_named
+
+    clock = Clock()
+    m = manager(instance("a", 1), policy="fifo", clock=clock)
+    first = submit(m, request("first", arrived=1000.0))
+    low = submit(m, request("low", arrived=1000.1, priority=RequestPriority.LOW))
+    high = submit(m, request("high", arrived=1000.2, priority=RequestPriority.HIGH))
+    m.use(policy_named(policy, clock))
+    assert m.queued == 2
+    m.release(first)
+    assert (high.where is None, low.where is None) == (False, True)
+    m.release(high)
+    assert low.where is not None
+
+
+def test_models_may_have_policies_of_their_own() -> None:
+    from sage_inference.control_plane.policies import policy_named
+
+    a, b = instance("a"), instance("b")
+    m = manager(a, b)
+    m.use(m.policy, {"m": policy_named("round_robin")})
+    assert [submit(m, request(n)).where for n in range(4)] == [a, b, a, b]
+
+
+def test_a_dispatch_does_not_look_at_the_whole_queue() -> None:
+    """With 4,000 waiting, a release asks the policy about two at most."""
+    clock = Clock()
+    m = manager(instance("a", 1), instance("b", 1), clock=clock, queue=5000)
+    running = [submit(m, request(n)) for n in range(2)]
+    for n in range(4000):
+        submit(m, request(f"w{n}", tenant=str(n % 50), arrived=clock.now))
+    asked = 0
+    schedule = m.policy.schedule
+
+    def counted(*args: object) -> object:
+        nonlocal asked
+        asked += 1
+        return schedule(*args)  # type: ignore[arg-type]
+
+    m.policy.schedule = counted  # type: ignore[method-assign, assignment]
+    m.release(running[0])
+    assert m.queued == 3999
+    assert asked <= 2

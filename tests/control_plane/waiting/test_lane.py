@@ -1,0 +1,153 @@
+"""Who is next in a lane: by order, by tenant, by age."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.waiting.heap import Heap
+from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.waiting.queue import Queue
+from sage_inference.control_plane.waiting.tenants import TenantCounters
+from sage_inference.types import RequestMetadata, RequestPriority
+from tests.control_plane.parts import Ticket, instance, request
+
+CRITICAL, NORMAL, LOW = RequestPriority.CRITICAL, RequestPriority.NORMAL, RequestPriority.LOW
+GROUP = (instance("a"),)
+
+
+def order_of(
+    order: str,
+    requests: Iterable[RequestMetadata],
+    now: float,
+    counters: TenantCounters | None = None,
+    charge: float = 0,
+) -> list[str]:
+    """The ids in the order of their being placed, all at ``now``; each costs its tenant ``charge``."""
+    counters = counters or TenantCounters()
+    queue = Queue(counters)
+    for each in requests:
+        queue.add(Ticket(each), GROUP, order, each.prompt_tokens * 0.03, each.arrived)
+    found = []
+    while lane := queue.lane(GROUP, order):
+        waiting = lane.next(now)
+        assert waiting is not None
+        found.append(waiting.request.request_id)
+        counters.charge(waiting.request.tenant, charge)
+        queue.remove(waiting)
+        lane.placed()
+    assert (queue.requests, queue.bytes, queue.lanes) == (0, 0, {})
+    return found
+
+
+def test_fifo_is_by_arrival() -> None:
+    assert order_of("fifo", [request("b", arrived=2), request("a", arrived=1)], 3) == ["a", "b"]
+
+
+def test_priority_goes_first_until_ten_seconds_of_waiting_make_up_for_a_level() -> None:
+    early_low = request("low", arrived=0, priority=LOW)
+    soon, late = request("soon", arrived=9, priority=NORMAL), request("late", arrived=11, priority=NORMAL)
+    assert order_of("priority", [early_low, soon, late], 12) == ["soon", "low", "late"]
+
+
+def test_slo_aware_takes_the_nearest_deadline_and_the_late_last() -> None:
+    late = request("late", arrived=0)
+    near, far = request("near", arrived=9, deadline_ms=3000), request("far", arrived=8.9, deadline_ms=9000)
+    batch = request("batch", arrived=1, priority=LOW)
+    assert order_of("slo_aware", [late, far, batch, near], 9.5) == ["near", "far", "batch", "late"]
+
+
+def test_adaptive_counts_the_time_the_prompt_takes() -> None:
+    """20,000 tokens take 600 ms: of two seconds' deadline 1.4 are left."""
+    long, short = (
+        request("long", 20_000, arrived=0, deadline_ms=2000),
+        request("short", 10, arrived=0, deadline_ms=1500),
+    )
+    assert order_of("slo_aware", [long, short], 0.1) == ["short", "long"]
+    assert order_of("adaptive", [long, short], 0.1) == ["long", "short"]
+    assert order_of("adaptive", [long, short], 1.45) == ["short", "long"]  # long cannot be in time any more
+
+
+def test_the_late_go_by_arrival() -> None:
+    late = [request(str(n), arrived=float(n), priority=LOW if n % 2 else NORMAL) for n in range(6)]
+    assert order_of("adaptive", late, 100) == [str(n) for n in range(6)]
+
+
+def test_every_eighth_is_the_oldest_that_waited_ten_times_its_slo() -> None:
+    old = request("old", arrived=0)
+    fresh = [request(str(n), arrived=11.0) for n in range(20)]
+    assert order_of("adaptive", [old, *fresh], 11.5).index("old") == 7
+
+
+def test_the_tenant_served_least_is_next_and_weights_divide() -> None:
+    counters = TenantCounters({"heavy": 2.0})
+    mixed = [request(f"{t}{n}", arrived=n, tenant=t) for n in range(6) for t in ("heavy", "light")]
+    found = order_of("fifo", mixed, 7, counters, charge=100)
+    assert sum(name.startswith("heavy") for name in found[:6]) == 4
+
+
+def test_a_tenant_back_from_idle_is_lifted_to_the_least_that_wait() -> None:
+    counters = TenantCounters()
+    counters.charge("busy", 5000)
+    queue = Queue(counters)
+    queue.add(Ticket(request("b", tenant="busy")), GROUP, "fifo", 0, 0)
+    queue.add(Ticket(request("n", tenant="new")), GROUP, "fifo", 0, 0)
+    assert counters.of("new") == 5000
+
+
+def test_counters_of_invented_tenants_do_not_fill_memory() -> None:
+    counters = TenantCounters()
+    for number in range(20_000):
+        counters.charge(str(number), 1)
+    assert len(counters._served) <= 4096
+
+
+WORK = st.lists(
+    st.tuples(
+        st.floats(0, 60), st.sampled_from(RequestPriority), st.sampled_from("xyz"), st.integers(0, 20_000)
+    ),
+    max_size=30,
+)
+
+
+@given(order=st.sampled_from(sorted(ORDERS)), work=WORK, now=st.floats(60, 200))
+def test_everybody_is_placed_once_and_a_late_one_never_before_one_in_time(
+    order: str, work: list[tuple[float, RequestPriority, str, int]], now: float
+) -> None:
+    requests = [
+        request(n, tokens, arrived=arrived, priority=priority)
+        for n, (arrived, priority, _, tokens) in enumerate(sorted(work, key=lambda w: w[0]))
+    ]
+    found = order_of(order, requests, now)
+    assert sorted(found) == sorted(r.request_id for r in requests)
+    if order == "fifo":
+        assert found == [r.request_id for r in requests]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=80))
+def test_a_heap_gives_the_least_of_those_that_did_not_leave(steps: list[tuple[int, bool]]) -> None:
+    heap: Heap[int] = Heap()
+    places = []
+    for number, (key, leaves) in enumerate(steps):
+        places.append((key, number, heap.push(key, number)))
+        if leaves:
+            gone = places.pop(len(places) // 2)
+            heap.leave(gone[2])
+            heap.leave(gone[2])
+            assert gone[2].entry is None
+    assert sorted(heap) == sorted(number for _, number, _ in places)
+    assert len(heap) == len(places)
+    assert [heap.pop() for _ in places] == [number for _, number, _ in sorted(places, key=lambda p: p[:2])]
+    assert (heap.first(), heap.first_key()) == (None, float("inf"))
+
+
+def test_a_queue_is_bounded_by_count_and_bytes() -> None:
+    queue, limits = Queue(TenantCounters()), LimitSettings(queue_requests=2, queue_bytes=25)
+    queue.add(Ticket(request(0), 10), GROUP, "fifo", 0, 0)
+    assert queue.has_room(Ticket(request(1), 15), limits)
+    assert not queue.has_room(Ticket(request(1), 16), limits)
+    queue.add(Ticket(request(1), 1), GROUP, "fifo", 0, 0)
+    assert not queue.has_room(Ticket(request(2), 0), limits)

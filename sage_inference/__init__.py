@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from sage_inference.client.errors import NotFoundError as NotFoundError
     from sage_inference.client.errors import RateLimitedError as RateLimitedError
     from sage_inference.client.errors import SageInferenceError as SageInferenceError
-    from sage_inference.client.executor import EmbeddingExecutor as EmbeddingExecutor
-    from sage_inference.client.executor import EmbeddingExecutorError as EmbeddingExecutorError
-    from sage_inference.client.executor import (
-        EmbeddingInstanceUnavailableError as EmbeddingInstanceUnavailableError,
-    )
-    from sage_inference.client.executor import EmbeddingMetrics as EmbeddingMetrics
-    from sage_inference.client.executor import EmbeddingRequestError as EmbeddingRequestError
-    from sage_inference.client.executor import EmbeddingResult as EmbeddingResult
-    from sage_inference.client.executor import EmbeddingTimeoutError as EmbeddingTimeoutError
     from sage_inference.client.intelligent import IntelligentEmbeddingClient as IntelligentEmbeddingClient
     from sage_inference.client.intelligent import IntelligentLLMClient as IntelligentLLMClient
     from sage_inference.client.manager import ControlPlaneManager as ControlPlaneManager
@@ -48,6 +39,15 @@ if TYPE_CHECKING:
     from sage_inference.control_plane.embedding.batch import EmbeddingBatch as EmbeddingBatch
     from sage_inference.control_plane.embedding.job import EmbeddingPriority as EmbeddingPriority
     from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig as HybridSchedulingConfig
+    from sage_inference.engines.embedding_executor import EmbeddingExecutor as EmbeddingExecutor
+    from sage_inference.engines.embedding_executor import EmbeddingExecutorError as EmbeddingExecutorError
+    from sage_inference.engines.embedding_executor import (
+        EmbeddingInstanceUnavailableError as EmbeddingInstanceUnavailableError,
+    )
+    from sage_inference.engines.embedding_executor import EmbeddingMetrics as EmbeddingMetrics
+    from sage_inference.engines.embedding_executor import EmbeddingRequestError as EmbeddingRequestError
+    from sage_inference.engines.embedding_executor import EmbeddingResult as EmbeddingResult
+    from sage_inference.engines.embedding_executor import EmbeddingTimeoutError as EmbeddingTimeoutError
     from sage_inference.library.config import BackendInstanceConfig as BackendInstanceConfig
     from sage_inference.library.config import SchedulingPolicyType as SchedulingPolicyType
     from sage_inference.library.config import UnifiedServerConfig as UnifiedServerConfig
@@ -98,15 +98,6 @@ _HOMES = {
         "RateLimitedError",
         "SageInferenceError",
     ),
-    "client.executor": (
-        "EmbeddingExecutor",
-        "EmbeddingExecutorError",
-        "EmbeddingInstanceUnavailableError",
-        "EmbeddingMetrics",
-        "EmbeddingRequestError",
-        "EmbeddingResult",
-        "EmbeddingTimeoutError",
-    ),
     "client.intelligent": (
         "IntelligentEmbeddingClient",
         "IntelligentLLMClient",
@@ -129,6 +120,15 @@ _HOMES = {
     "control_plane.embedding.batch": ("EmbeddingBatch",),
     "control_plane.embedding.job": ("EmbeddingPriority",),
     "control_plane.hybrid_config": ("HybridSchedulingConfig",),
+    "engines.embedding_executor": (
+        "EmbeddingExecutor",
+        "EmbeddingExecutorError",
+        "EmbeddingInstanceUnavailableError",
+        "EmbeddingMetrics",
+        "EmbeddingRequestError",
+        "EmbeddingResult",
+        "EmbeddingTimeoutError",
+    ),
     "library.config": (
         "BackendInstanceConfig",
         "SchedulingPolicyType",

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
 
 from sage_inference.client.results import InferenceResult
-from sage_inference.client.stream import StreamText
+from sage_inference.client.stream_text import StreamText
 from sage_inference.client.transport import AsyncByteStream, ByteStream
 
 

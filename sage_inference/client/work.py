@@ -22,7 +22,7 @@ from sage_inference.client.requests import (
     post,
 )
 from sage_inference.client.results import InferenceResult, Kind
-from sage_inference.client.stream import StreamText
+from sage_inference.client.stream_text import StreamText
 from sage_inference.client.vectors import Vector, as_array, as_lists, embeddings
 
 WorkKind = Literal["llm", "embedding"]

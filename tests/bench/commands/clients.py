@@ -53,6 +53,7 @@ def imports(rounds: int) -> list[str]:
 def chats(calls: int) -> str:
     with simulated_engine("vllm", "--speed", "instant") as engine, httpx.Client(trust_env=False) as http:
         client = UnifiedInferenceClient(engine.url)
+        local = UnifiedInferenceClient.create_with_control_plane([engine.url])
         messages = [{"role": "user", "content": "hello"}]
 
         def raw() -> None:
@@ -64,10 +65,17 @@ def chats(calls: int) -> str:
         def ours() -> None:
             client.chat(messages, max_tokens=4)
 
-        took = _interleaved((raw, ours), calls)
+        def scheduled() -> None:
+            local.chat(messages, max_tokens=4)
+
+        took = _interleaved((raw, ours, scheduled), calls)
         client.close()
-    low, high = (statistics.median(times) * 1e6 for times in took)
-    return f"chat, p50 of {calls}: raw httpx {low:.0f} µs, client {high:.0f} µs, overhead {high - low:.0f} µs"
+        local.close()
+    low, high, plane = (statistics.median(times) * 1e6 for times in took)
+    return (
+        f"chat, p50 of {calls}: raw httpx {low:.0f} µs, client {high:.0f} µs, overhead {high - low:.0f} µs; "
+        f"control-plane mode {plane:.0f} µs"
+    )
 
 
 def _interleaved(calls: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:

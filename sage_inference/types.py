@@ -243,3 +243,22 @@ class SchedulingDecision:
     confidence: float = 1.0
     estimated_latency_ms: float = 0.0
     metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceMetrics:
+    """How the work has gone since the start. Rates are over the last ten seconds.
+
+    ``failed_requests`` were answered with an error or cut short; ``avg_ttft_ms`` is the mean over the
+    instances of the time to a first byte, each weighing its latest answers most; None before the first.
+    """
+
+    total_requests: int = 0
+    completed_requests: int = 0
+    failed_requests: int = 0
+    cancelled_requests: int = 0
+    retried_requests: int = 0
+    active_requests: int = 0
+    queued_requests: int = 0
+    requests_per_s: float = 0.0
+    avg_ttft_ms: float | None = None

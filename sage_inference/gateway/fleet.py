@@ -54,11 +54,16 @@ class Fleet:
     async def start(self, settings: Settings) -> None:
         """Add the configured instances; returns when all were looked at, or after a second."""
         self.apply(settings)
-        if self._looked:
-            waits = [asyncio.ensure_future(event.wait()) for event in self._looked.values()]
-            _, late = await asyncio.wait(waits, timeout=FIRST_LOOK_S)
-            for wait in late:
-                wait.cancel()
+        await self.looked()
+
+    async def looked(self) -> None:
+        """Returns when every instance was looked at once, or after a second."""
+        if all(event.is_set() for event in self._looked.values()):
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in self._looked.values()]
+        _, late = await asyncio.wait(waits, timeout=FIRST_LOOK_S)
+        for wait in late:
+            wait.cancel()
 
     async def close(self) -> None:
         for task in self._tasks:

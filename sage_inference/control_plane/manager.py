@@ -179,7 +179,9 @@ class ControlPlaneManager:
         if isinstance(waiting, Waiting):
             self._queue.remove(waiting)
             if waiting.lane:  # who stood behind it may need less
-                self._serve(waiting.lane, self._clock())
+                now = self._clock()
+                self._serve(waiting.lane, now)
+                self._set_alarm(now)
 
     def dispatch(self) -> None:
         """Place what waits and now can be: after a recovery, an added instance, an alarm."""

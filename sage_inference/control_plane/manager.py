@@ -134,7 +134,7 @@ class ControlPlaneManager:
             return
         now = self._clock()
         request = ticket.request
-        if not _tells(request) and now >= placement.expected_at:
+        if now >= placement.expected_at:
             placement.presumed_begun()
         else:
             placement.begun(now, _teaches(request, placement.instance))
@@ -250,7 +250,7 @@ class ControlPlaneManager:
             self._placer.prefixes.add(instance, request)
         if not request.streams and not _tells(request):
             self._pushes += 1
-            heapq.heappush(self._presumed, (placement.expected_at, self._pushes, placement))
+            heapq.heappush(self._presumed, (placement.expect(now), self._pushes, placement))
         self.tenants.charge(request.tenant, need)
         if self._placer.shared and (shared := self._placer.shared.get(instance)):
             placement.shared = shared

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sage_inference.control_plane.load import Placement, is_open
-from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, policy_named
+from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, SchedulingPolicy, policy_named
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.types import (
     EngineState,
@@ -175,8 +175,12 @@ class AnyEvents(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(POLICIES))
     def policy(self, name: str) -> None:
-        drawn = {"random": Random, "power_of_two": PowerOfTwo}
-        self.manager.use(drawn[name](random.Random(1)) if name in drawn else policy_named(name, self.clock))
+        policy: SchedulingPolicy = policy_named(name, self.clock)
+        if name == "random":
+            policy = Random(random.Random(1))
+        elif name == "power_of_two":
+            policy = PowerOfTwo(random.Random(1))
+        self.manager.use(policy)
         self.manager.dispatch()
         self.sort()
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class RequestType(StrEnum):
@@ -222,8 +222,7 @@ class ExecutionInstance:
         return self.instance_type.serves_embeddings and self.is_available and self.available_capacity > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What an engine said a request took, in tokens; ``cached_tokens`` None where it does not tell."""
 
     prompt_tokens: int

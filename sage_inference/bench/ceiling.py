@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 from sage_inference.bench.client import Endpoint
+from sage_inference.bench.errors import BenchError
 from sage_inference.bench.exchange import Job
 from sage_inference.bench.measurement import Measurement
 from sage_inference.bench.plan import Closed, Plan, Replay
@@ -28,7 +29,7 @@ _ROWS = 1000
 async def measure(plan: Plan, limit: int) -> Ceiling:
     """With the plan's own requests, as fast as they go; takes a little over a second."""
     concurrency = plan.load.concurrency if isinstance(plan.load, Closed) else _CONCURRENCY
-    with _echo() as port:
+    with echo() as port:
         target = Target("127.0.0.1", port)
         load = Closed(concurrency)
         own = replace(
@@ -49,7 +50,7 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
 
 
 @contextmanager
-def _echo() -> Iterator[int]:
+def echo() -> Iterator[int]:
     """The port of an echo server in a process, and so on a core, of its own."""
     process = subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-m", "sage_inference.bench.echo"],
@@ -59,7 +60,12 @@ def _echo() -> Iterator[int]:
     )
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        port = process.stdout.readline()
+        if not port:
+            raise BenchError(
+                "the server that measures the generator did not start", "--no-ceiling goes without"
+            )
+        yield int(port)
     finally:
         process.kill()
         process.wait()

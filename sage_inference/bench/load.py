@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
 from collections.abc import Callable, Iterator
 from random import Random
@@ -37,11 +38,14 @@ def replay(rows: list[Row], speedup: float) -> Iterator[float]:
 
 
 class Load(Protocol):
-    """A way of sending. It is over once it will send no more; answers may still be awaited then."""
+    """A way of sending. It is over once it will send no more; answers may still be awaited then.
+
+    Nothing is sent at ``until`` or later, by the clock: timers of a loop under heavy load may ring seconds late.
+    """
 
     over: bool
 
-    def start(self, at: float) -> None: ...
+    def start(self, at: float, until: float) -> None: ...
 
     def ended(self, exchange: Exchange) -> None: ...
 
@@ -60,12 +64,13 @@ class OpenLoop:
         self._loop = loop
         self._alarm = Alarm(loop, self._ring)
         self._started = 0.0
+        self._until = math.inf
         self._next: Exchange | None = None
         self.late: array[float] = samples()
         self.over = False
 
-    def start(self, at: float) -> None:
-        self._started = at
+    def start(self, at: float, until: float) -> None:
+        self._started, self._until = at, until
         self._prepare()
         self._ring()
 
@@ -82,7 +87,7 @@ class OpenLoop:
         """Make the next request before its moment, so that making it does not delay it."""
         moment = next(self._moments, None)
         job = None if moment is None else next(self._jobs, None)
-        if moment is None or job is None:
+        if moment is None or job is None or self._started + moment >= self._until:
             self.stop()
         else:
             self._next = Exchange(job, self._started + moment)
@@ -112,9 +117,11 @@ class ClosedLoop:
         self._jobs = jobs
         self._client = client
         self._loop = loop
+        self._until = math.inf
         self.over = False
 
-    def start(self, at: float) -> None:
+    def start(self, at: float, until: float) -> None:
+        self._until = until
         for _ in range(self._concurrency):
             self._send()
 
@@ -131,8 +138,9 @@ class ClosedLoop:
     def _send(self) -> None:
         if self.over:
             return
-        job = next(self._jobs, None)
+        now = monotonic()
+        job = next(self._jobs, None) if now < self._until else None
         if job is None:
             self.over = True
         else:
-            self._client.send(Exchange(job, monotonic()))
+            self._client.send(Exchange(job, now))

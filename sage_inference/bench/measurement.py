@@ -6,9 +6,10 @@ import asyncio
 import math
 import signal
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from random import Random
 from time import monotonic
 
@@ -20,6 +21,7 @@ from sage_inference.bench.tally import Tally, Window
 from sage_inference.bench.watch import Watch
 
 _TICK_S = 0.1
+_RATE_TICKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Progress:
     ok: int
     failed: int
     in_flight: int
-    per_s: float  # answers since the last time
+    per_s: float  # answers in the last second
 
 
 Tell = Callable[[Progress], None]
@@ -52,7 +54,8 @@ class Measurement:
         self.cpu: float | None = None
         self.interrupted = False
         self._finished = asyncio.Event()
-        self._ok = self._failed = self._told = 0
+        self._ok = self._failed = 0
+        self._counts = deque([0], maxlen=_RATE_TICKS + 1)
         self._began = self._last = 0.0
 
     async def run(self, *, cut_at_end: bool = False) -> None:
@@ -82,9 +85,10 @@ class Measurement:
         plan = self._plan
         self._began = self._last = monotonic()
         self.window.start = self._began + plan.warmup_s
-        if plan.duration_s is not None and not isinstance(plan.load, Replay):
-            self.window.end = self.window.start + plan.duration_s
-        self.load.start(self._began)
+        until = math.inf if plan.duration_s is None else self.window.start + plan.duration_s
+        if not isinstance(plan.load, Replay):
+            self.window.end = until
+        self.load.start(self._began, until)
 
     def _end(self) -> None:
         now = monotonic()
@@ -92,8 +96,10 @@ class Measurement:
         self.load.stop()
         for exchange in self.client.close():
             self.tallies[exchange.kind].abandon(exchange, self.window)
-        broken_off = self.interrupted or now < self.window.end < math.inf
-        self.window.end = min(self.window.end, now if broken_off else max(self._last, self.window.start))
+        if self.interrupted:
+            self.window.end = min(self.window.end, now)
+        elif self.window.end == math.inf:
+            self.window.end = max(self._last, self.window.start)
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -130,8 +136,9 @@ class Measurement:
 
     def _progress(self) -> Progress:
         elapsed = monotonic() - self._began
-        answered = self._ok + self._failed
-        rate, self._told = (answered - self._told) / _TICK_S, answered
+        counts = self._counts
+        counts.append(self._ok + self._failed)
+        rate = (counts[-1] - counts[0]) / (_TICK_S * (len(counts) - 1))
         return Progress(elapsed, self._share(elapsed), self._ok, self._failed, self.client.in_flight, rate)
 
     def _share(self, elapsed: float) -> float | None:
@@ -153,7 +160,4 @@ def _load(
         moments = replay(plan.load.rows, plan.load.speedup)
     else:
         moments = poisson(plan.load.rate, Random(plan.shape.seed))  # noqa: S311 - a workload, not a secret
-    if plan.duration_s is not None:
-        end = plan.warmup_s + plan.duration_s
-        moments = takewhile(lambda moment: moment < end, moments)
     return OpenLoop(moments, jobs, client, loop)

@@ -11,7 +11,7 @@ from sage_inference.bench.client import Client, Endpoint
 from sage_inference.bench.errors import BenchError
 from sage_inference.bench.exchange import Exchange
 from sage_inference.bench.plan import Plan
-from sage_inference.bench.target import Target
+from sage_inference.bench.target import Target, hint_for
 from sage_inference.bench.workload import Workload
 
 # Mistakes of whoever asks. A 429 or 503 may pass; it is part of what is measured.
@@ -26,9 +26,7 @@ def reach(target: Target) -> Endpoint:
             host, port = sock.getpeername()[:2]
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise BenchError(
-            f"{target.url} is not reached: {reason}", "is the server running?", "not_reached"
-        ) from None
+        raise BenchError(f"{target.url} is not reached: {reason}", hint_for(error), "not_reached") from None
     if not target.tls:
         return Endpoint(host, port)
     return Endpoint(host, port, ssl.create_default_context(), target.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -58,7 +59,7 @@ class Failures:
 class Tally:
     """``sent`` = ``ok`` + ``failed`` + ``abandoned``; all are of requests due in the window.
 
-    Rates are of what was completed in the window, whenever it was sent: so a steady load has a steady rate,
+    Rates are of what came in the window, whenever it was asked for: so a steady load has a steady rate,
     however long its requests take.
     """
 
@@ -71,7 +72,7 @@ class Tally:
     completed: int = 0
     completed_good: int = 0
     prompt_tokens: int = 0
-    output_tokens: int = 0
+    output_tokens: float = 0
     chunks: int = 0
     ttft: array[float] = field(default_factory=samples)
     tpot: array[float] = field(default_factory=samples)
@@ -89,8 +90,11 @@ class Tally:
             return
         times = Times.of(exchange)
         good = bool(slo) and times.keep(slo, streamed=exchange.kind is Kind.STREAM)
+        self._receive(exchange, window)
         if window.start <= exchange.ended <= window.end:
-            self._complete(exchange, good)
+            self.completed += 1
+            self.completed_good += good
+            self.prompt_tokens += exchange.reading.prompt_tokens or 0
         if counts:
             self.ok += 1
             self.good += good
@@ -98,20 +102,20 @@ class Tally:
 
     def abandon(self, exchange: Exchange, window: Window) -> None:
         """An exchange that was still under way when the measurement was broken off."""
-        self.chunks += sum(window.start <= moment <= window.end for moment in exchange.reading.arrivals)
+        self._receive(exchange, window)
         if exchange.due >= window.start:
             self.sent += 1
             self.abandoned += 1
 
-    def _complete(self, exchange: Exchange, good: bool) -> None:
-        reading = exchange.reading
-        self.completed += 1
-        self.completed_good += good
-        self.chunks += len(reading.arrivals)
-        self.prompt_tokens += reading.prompt_tokens or 0
-        self.output_tokens += (
-            len(reading.arrivals) if reading.output_tokens is None else reading.output_tokens
-        )
+    def _receive(self, exchange: Exchange, window: Window) -> None:
+        """Chunks count when they come, and a stream's tokens with them; those of other answers at their end."""
+        arrivals, tokens = exchange.reading.arrivals, exchange.reading.output_tokens
+        if arrivals:
+            inside = bisect_right(arrivals, window.end) - bisect_left(arrivals, window.start)
+            self.chunks += inside
+            self.output_tokens += inside if tokens is None else tokens * inside / len(arrivals)
+        elif window.start <= exchange.ended <= window.end:
+            self.output_tokens += tokens or 0
 
     def _measure(self, exchange: Exchange, times: Times) -> None:
         self.e2e.append(times.e2e)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from dataclasses import dataclass, field
 
 from sage_inference.bench.errors import BenchError
@@ -58,6 +59,13 @@ def served_models(target: Target) -> list[str]:
     return names
 
 
+def hint_for(error: Exception) -> str:
+    """What helps where a server is not reached."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "SSL_CERT_FILE=FILE names certificates to trust"
+    return "is the server running, and the address right?"
+
+
 def _get(target: Target, path: str) -> tuple[int, bytes]:
     connection: http.client.HTTPConnection
     if target.tls:
@@ -73,7 +81,7 @@ def _get(target: Target, path: str) -> tuple[int, bytes]:
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BenchError(
-            f"{target.url} does not answer: {reason.lower()}", "is the server running?", "not_reached"
+            f"{target.url} does not answer: {reason.lower()}", hint_for(error), "not_reached"
         ) from None
     finally:
         connection.close()

@@ -8,7 +8,7 @@ from sage_inference.bench.samples import Summary
 BUSY = 0.9  # of a core: from here on requests wait for the generator
 NEAR = 0.8  # of the ceiling
 BLUR = 0.1  # of the median latency: a smaller delay of our own is not seen in the figures
-LEAST_BLUR_MS = 2.0  # the tick of the loop's timers, twice
+LEAST_BLUR_MS = 2.0  # whatever the latency: a busy machine's scheduler does that to anyone
 
 
 def reasons(figures: Figures, own: Own) -> tuple[str, ...]:

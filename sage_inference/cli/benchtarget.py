@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.target import Target, served_models
 from sage_inference.cli.errors import Failure, usage
+from sage_inference.cli.options import warn_of_literal_key
 from sage_inference.config.address import check_backend
 from sage_inference.config.errors import Invalid
 from sage_inference.config.paths import Paths
@@ -32,6 +33,7 @@ def find(
     embedding_model: str | None,
 ) -> Found:
     """Asks the server, or the running gateway, for what was not given."""
+    warn_of_literal_key(api_key)
     key = Secret(api_key).reveal() if api_key is not None else None
     given = {kind: (embedding_model if kind is Kind.EMBEDDINGS else None) or model for kind in kinds}
     if url is None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sage_inference.cli import terminal
 from sage_inference.cli.complete import formats
 from sage_inference.cli.errors import usage
 
@@ -63,3 +64,14 @@ def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     close = get_close_matches(value, choices, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise usage(f'unknown {what} "{value}"{meant}', f"one of {', '.join(choices)}")
+
+
+def warn_of_literal_key(api_key: str | None) -> None:
+    """A key that was typed itself stands in the list of processes."""
+    from sage_inference.config.secrets import Secret
+
+    if api_key is not None and Secret(api_key).is_literal:
+        terminal.warn(
+            "a key on the command line is there for all users of this machine to read",
+            "give env:NAME or file:PATH instead",
+        )

@@ -53,6 +53,23 @@ INSTANCE = _object(
     gpu={},
 )
 
+EMBEDDINGS = _object(
+    requests=_COUNT,
+    texts=_COUNT,
+    calls=_COUNT,
+    texts_per_call=_NUMBER,
+    merge_factor=_NUMBER,
+    mean_wait_ms=_NUMBER,
+    shared_texts=_COUNT,
+    cached_texts=_COUNT,
+    splits=_COUNT,
+    retries=_COUNT,
+    in_flight=_COUNT,
+    waiting_texts=_COUNT,
+    cache_bytes=_COUNT,
+    rules=_object(batching=_FLAG, batch_size=_COUNT, min_batch_size=_COUNT, max_wait_ms=_NUMBER),
+)
+
 STATUS = _answer(
     state={
         "enum": [
@@ -74,6 +91,7 @@ STATUS = _answer(
     policy=_TEXT_OR_NULL,
     simulated=_FLAG_OR_NULL,
     requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
+    embeddings=_or_null(EMBEDDINGS),
     instances=_or_null(_list(INSTANCE)),
     reason=_TEXT_OR_NULL,
     config_path=_TEXT_OR_NULL,

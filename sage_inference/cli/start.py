@@ -9,7 +9,7 @@ import typer
 from sage_inference.cli import terminal
 from sage_inference.cli.complete import log_levels, policies
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import ConfigFile, NoColor, as_path
+from sage_inference.cli.options import ConfigFile, NoColor, as_path, warn_of_literal_key
 
 app = plain_app()
 _ENGINES, _SERVER = "Engines", "Server"
@@ -95,14 +95,9 @@ def start(
       sage inference start --config work.yaml --port 8800
     """
     from sage_inference.config.paths import Paths
-    from sage_inference.config.secrets import Secret
     from sage_inference.config.settings import Flags
 
-    if api_key is not None and Secret(api_key).is_literal:
-        terminal.warn(
-            "a key on the command line is there for all users of this machine to read",
-            "give env:NAME or file:PATH instead",
-        )
+    warn_of_literal_key(api_key)
     flags = Flags(
         llm_model=llm_model,
         embedding_model=embedding_model,

@@ -47,6 +47,7 @@ def document(state: Any) -> dict[str, Any]:
         "policy": None,
         "simulated": None,
         "requests": None,
+        "embeddings": None,
         "instances": None,
         **live,
         "state": live.get("state", state.state) if state.state == "running" else state.state,
@@ -76,6 +77,12 @@ def _show(state: Any) -> None:
         f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting, {requests['total']} done; "
         f"policy {live['policy']}"
     )
+    merged = live["embeddings"]
+    if merged["calls"]:
+        terminal.say(
+            f"embeddings: {merged['texts']} texts of {merged['requests']} requests in {merged['calls']} calls, "
+            f"{merged['texts_per_call']:g} texts a call"
+        )
     if live["simulated"]:
         terminal.say("engines marked (simulated) are no real ones")
     if live["instances"]:

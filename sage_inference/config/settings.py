@@ -26,6 +26,7 @@ PRIORITIES = ("critical", "high", "normal", "low", "background")
 EMBEDDING_PRIORITIES = ("high", "normal", "low", "adaptive")
 INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed")
 ENGINES = ("auto", "vllm", "tei", "openai")
+TRUNCATIONS = ("allow", "refuse")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -138,6 +139,18 @@ class SchedulingSettings:
         choices=EMBEDDING_PRIORITIES,
     )
     retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
+    enable_embedding_batching: bool = setting(True, doc="Merge texts of different callers into one call.")
+    embedding_batch_size: int = setting(32, doc="Most texts of an embedding call.", minimum=1)
+    min_embedding_batch_size: int = setting(
+        1, doc="Texts an embedding call waits for; 1 = never wait while an engine has room.", minimum=1
+    )
+    max_embedding_wait_ms: float = setting(
+        50.0, doc="Longest wait for min_embedding_batch_size.", minimum=0.0
+    )
+    embedding_truncation: str = setting(
+        "allow", doc="Texts an engine would cut silently; allowed ones are marked.", choices=TRUNCATIONS
+    )
+    embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,12 @@ class Placement:
                 learn(load, self.tokens, (now - max(load.progress_at, self.pushed_at)) * 1000)
             self._no_longer_pending(now)
 
+    def resize(self, tokens: int) -> None:
+        """It was not known how many tokens would go, and now it is."""
+        if self.pending:
+            self.instance.load.pending_tokens += tokens - self.tokens
+        self.tokens = tokens
+
     def presumed_begun(self) -> None:
         """Its prompt should be done by now, though nothing tells."""
         if self.pending:

@@ -127,6 +127,11 @@ class ControlPlaneManager:
             raise unserved(self.registry, request)
         self._place_or_queue(ticket, group, now)
 
+    def resized(self, ticket: Ticket, tokens: int) -> None:
+        """A placed request takes so many tokens: what goes in it was decided after it was placed."""
+        if isinstance(ticket.load, Placement):
+            ticket.load.resize(max(1, tokens))
+
     def first_byte(self, ticket: Ticket) -> None:
         """The first byte of an answer's body came."""
         placement = ticket.load

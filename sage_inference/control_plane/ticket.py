@@ -13,8 +13,11 @@ class Ticket(Protocol):
 
     request: RequestMetadata
     size: int  # bytes it holds while it waits
-    tried: tuple[ExecutionInstance, ...]  # where it already failed
     load: Any
+
+    @property
+    def tried(self) -> tuple[ExecutionInstance, ...]:
+        """Where it already failed, or must not go."""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
 

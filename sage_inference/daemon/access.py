@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sage_inference.config.paths import Paths
+from sage_inference.config.secrets import SecretError
 from sage_inference.daemon.admin import reachable
 from sage_inference.daemon.control import inspect
 from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
 from sage_inference.daemon.order import flags_from
 from sage_inference.daemon.pidfile import PidInfo
+
+_HINT = "give it with --api-key env:NAME or file:PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Access:
 
 
 def access(paths: Paths, *, key: str | None = None) -> Access:
-    """Raises ``NotRunning``, ``Unresponsive``; ``DaemonError`` or ``SecretError`` where its key is not to be had.
+    """Raises ``NotRunning``, ``Unresponsive``; or ``DaemonError`` where its key is not to be had.
 
     ``key`` is one that the caller has; without it, the first of the gateway's configuration.
     """
@@ -47,13 +50,14 @@ def access(paths: Paths, *, key: str | None = None) -> Access:
 
 
 def _configured_key(paths: Paths, info: PidInfo) -> str:
-    from sage_inference.daemon.run import load_settings
+    """Read, not checked as a whole: other secrets in it may be there for the gateway's process alone."""
+    from sage_inference.config import flags
+    from sage_inference.config.load import load
 
-    own = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
-    keys = () if info.needs_api_key else load_settings(own, flags_from(info.flags)).api_keys
-    if not keys:
-        raise DaemonError(
-            "the gateway wants an API key that is written nowhere",
-            "give it with --api-key env:NAME or file:PATH",
-        )
-    return keys[0].key.reveal()
+    settings = flags.apply(load(Path(info.config_path)), flags_from(info.flags))
+    if info.needs_api_key or not settings.api_keys:
+        raise DaemonError("the gateway wants an API key that is written nowhere", _HINT)
+    try:
+        return settings.api_keys[0].key.reveal()
+    except SecretError as error:
+        raise DaemonError(f"the gateway wants an API key that cannot be read here: {error}", _HINT) from None

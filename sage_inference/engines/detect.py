@@ -14,7 +14,13 @@ from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"
-_LIMITS = ("max_client_batch_size", "max_batch_tokens", "max_input_length", "max_concurrent_requests")
+_LIMITS = (
+    "max_client_batch_size",
+    "max_batch_tokens",
+    "max_input_length",
+    "max_concurrent_requests",
+    "auto_truncate",
+)
 _TIMEOUT_S = 5.0
 
 

@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
 from sage_inference.control_plane.body import read, with_model
+from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.health import Health
+from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.output_limits import check_output
@@ -23,6 +25,7 @@ from sage_inference.engines.connection import Broken
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
@@ -64,6 +67,7 @@ class Engine:
         self.detected: Detected | None = None
         self.last_error: str | None = None
         self.drained_by_admin = False
+        self.doubted = True  # whether a good answer would change what is thought of it
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttft_ms: float | None = None
         self.ttfb = Histogram(TTFB_BUCKETS)
@@ -82,11 +86,6 @@ class Engine:
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self._prefixes: dict[bytes, bytes] = {}
-
-    @property
-    def doubted(self) -> bool:
-        """Whether a good answer would change what is thought of it."""
-        return self.health.doubted or self.instance.state is not EngineState.READY
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -172,6 +171,7 @@ class Engine:
     def sync(self) -> None:
         """Make the instance's state what its health says."""
         instance = self.instance
+        self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
             return
         state = self.health.state
@@ -199,6 +199,7 @@ class Gateway:
         )
         self.manager.alarm = self._wake_at
         self.engines: dict[str, Engine] = {}
+        self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()
         self.draining = False
         self.connections = 0
@@ -218,6 +219,7 @@ class Gateway:
         self.retries = settings.scheduling.retries
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
+        self.embeddings.aggregator.configure(_rules(settings))
         self._schedule(settings)
 
     def _schedule(self, settings: Settings) -> None:
@@ -247,6 +249,7 @@ class Gateway:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
         self.registry.changed()
         self.manager.dispatch()
+        self.embeddings.pump_soon()
 
     # For the relay
 
@@ -334,6 +337,11 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def _rules(settings: Settings) -> AggregationRules:
+    scheduling = settings.scheduling
+    return HybridSchedulingConfig.of(scheduling).aggregation(cache_bytes=scheduling.embedding_cache_bytes)
 
 
 def llm_share(scheduling: SchedulingSettings) -> float | None:

@@ -30,7 +30,10 @@ class Encoder:
         max_batch_tokens: int,
         clock: Clock,
         on_batch: Callable[[int, int], None] = lambda texts, tokens: None,
+        *,
+        serial: bool = False,
     ) -> None:
+        """``serial``: a batch has the texts of one call only, as with servers that put calls through singly."""
         self.calls = 0
         self.texts = 0
         self.tokens = 0
@@ -39,6 +42,7 @@ class Encoder:
         self._max_batch_tokens = max_batch_tokens
         self._clock = clock
         self._on_batch = on_batch
+        self._serial = serial
         self._wake = asyncio.Event()
 
     async def encode(self, tokens: Sequence[int]) -> EncoderCall:
@@ -87,7 +91,9 @@ class Encoder:
         while self.waiting:
             call, tokens = self.waiting[0]
             if not call.aborted:
-                if batch and total + tokens > self._max_batch_tokens:
+                if batch and (
+                    total + tokens > self._max_batch_tokens or (self._serial and call is not batch[0])
+                ):
                     break
                 batch.append(call)
                 total += tokens

@@ -90,6 +90,7 @@ def _tei_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-input-length", type=int, default=512)
     parser.add_argument("--payload-limit", type=int, default=2_000_000)
     parser.add_argument("--auto-truncate", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--serial", action="store_true", help="make no batches of several calls")
     parser.add_argument("--engine-version", default="1.9.3", help="1.8.3 answers 413 where 1.9 answers 422")
     parser.set_defaults(make=_tei)
 
@@ -123,6 +124,7 @@ def _tei(given: argparse.Namespace) -> SimulatedEngine:
         dimension=given.dimension,
         version=given.engine_version,
         auto_truncate=given.auto_truncate,
+        serial=given.serial,
         limits=TEILimits(
             given.max_client_batch_size,
             given.max_concurrent_requests,

@@ -56,8 +56,11 @@ def measured(of: Plan, on_progress: Callable[[Progress], None] = lambda _: None)
 
 
 def in_loop(work: Callable[[], Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work(), 60)
+
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work())
+        return runner.run(bounded())
 
 
 def job(kind: Kind = Kind.CHAT, *, port: int = 80) -> Job:

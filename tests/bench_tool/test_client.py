@@ -50,7 +50,24 @@ def one(answer: Answer, kind: Kind = Kind.CHAT, *, timeout_s: float = 20.0) -> E
         (raw(b"SSH-2.0-OpenSSH\r\n"), Kind.CHAT, "garbage"),
         (raw(sse(TEXT) + b"zz\r\n"), Kind.STREAM, "garbage"),
     ],
-    ids=str,
+    ids=[
+        "plain",
+        "stream",
+        "embeddings",
+        "body to the end of the connection",
+        "100 before it",
+        "503",
+        "204",
+        "other json",
+        "stream cut after its last event",
+        "stream without an end",
+        "error event",
+        "body cut",
+        "closed without an answer",
+        "reset without an answer",
+        "not http",
+        "bad chunk size",
+    ],
 )
 def test_how_an_answer_ends(answer: Answer, kind: Kind, error: str | None) -> None:
     exchange = one(answer, kind)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.ceiling import echo
 from sage_inference.bench.load import poisson, replay
 from sage_inference.bench.plan import Closed, Open, Replay
 from sage_inference.bench.trace import Row
@@ -53,7 +54,8 @@ def test_an_alarm_rings_soon_after_its_moment_and_never_before() -> None:
 
     late = in_loop(work)
     assert min(late) >= 0
-    assert statistics.median(late) < 0.001  # a loop's own timers have whole milliseconds
+    # A quarter, because a busy machine may be late for the rest; a loop's own timers have whole milliseconds.
+    assert statistics.quantiles(late, n=4)[0] < 0.0005
 
 
 def test_an_open_loop_sends_at_its_moments_though_no_answer_comes() -> None:
@@ -76,6 +78,21 @@ def test_an_open_loop_sends_at_its_moments_though_no_answer_comes() -> None:
     # All 40 had arrived before the first of them was answered, or none would have been.
     assert (report.total.sent, report.total.ok) == (40, 40)
     assert report.own.connections == 40
+
+
+def test_an_open_loop_sends_nothing_before_its_moment() -> None:
+    arrived: list[float] = []
+
+    def notes(wire: Wire) -> None:
+        arrived.append(time.monotonic())
+        ok(GOOD)(wire)
+
+    with RogueEngine(notes) as engine:
+        began = time.monotonic()
+        measured(plan(engine.port, Open(100.0), requests=60))
+    measured_ones = sorted(arrived[1:])
+    due = islice(poisson(100.0, Random(0)), 60)
+    assert all(at >= began + moment for at, moment in zip(measured_ones, due, strict=True))
 
 
 def test_latency_counts_from_the_scheduled_moment_when_a_server_stalls() -> None:
@@ -133,6 +150,14 @@ def test_a_closed_loop_without_a_server_does_not_spin() -> None:
         stop.join()
     assert report.total.errors["refused"].count <= 4 * 10
     assert report.total.sent == report.total.ok + report.total.failed
+
+
+def test_time_is_up_by_the_clock_though_the_loop_has_no_time_for_its_timers() -> None:
+    """A thousand answers at once and more keep uvloop from its timers for seconds."""
+    with echo() as port:
+        report = measured(plan(port, Closed(2000), duration_s=0.5))
+    assert report.total.e2e is not None
+    assert report.total.requests_per_s * 0.5 >= report.total.sent - 2000 - 1
 
 
 def test_a_replay_sends_every_row_with_its_lengths() -> None:

@@ -15,7 +15,10 @@ _HOP = {
     b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings", b"content-length",
 }  # fmt: skip
 # h11 takes spaces behind chunk sizes, line feeds alone, and trailers that speak of framing; we don't.
-_LAX = re.compile(rb"\r\n[0-9a-fA-F]+[ \t;]+[\r;]|(?<!\r)\n|0\r\n(?:[^\r\n]+\r\n)*?content-length", re.I)
+_LAX = re.compile(
+    rb"\r\n[0-9a-fA-F]+[ \t;]+[\r;]|(?<!\r)\n|0\r\n(?:[^\r\n]+\r\n)*?(?:content-length|transfer-encoding)",
+    re.I,
+)
 _OURS = (b'"upstream_error"', b'"upstream_timeout"', b'"no_healthy_instance"')
 
 

@@ -99,6 +99,10 @@ def _judge(data: bytes, sent: bytes, arrived: list[Message], kept: bool) -> None
             raise Broken(f"answer {mark!r} came in the place of answer {relayed}")
         _same(said, number, arrived[relayed])
         relayed += 1
+    if len(arrived) > relayed and got.messages and got.messages[-1].header(b"connection") == b"close":
+        raise Broken(
+            f"{arrived[relayed].body!r} reached the engine behind the answer that ended the connection"
+        )
     # One more may have reached the engine: its answer was cut when what followed it made no sense.
     for number, request in enumerate(arrived[relayed:], len(got.messages)):
         _same(said, number, request)

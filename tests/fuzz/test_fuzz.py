@@ -43,7 +43,9 @@ ANSWERS = {
     "a reset ended an unframed body": (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", RESETS),
     "a chunked 204": (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", CLOSES),
     "an interim answer with a coding": (
-        b"HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\nTransfer-Encoding: gzip\r\n\r\n"
+        + STREAM
+        + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         KEEPS,
     ),
     "a coding beside chunked": (

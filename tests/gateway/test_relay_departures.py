@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 
+import psutil
 import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings
@@ -66,14 +67,22 @@ def test_one_that_leaves_before_its_body_is_whole_reaches_no_engine() -> None:
         assert engine.requests == []
 
 
+def attempts(port: int) -> int:
+    """Connections to ``port`` that this process is making."""
+    connections = psutil.Process().net_connections("tcp")
+    return sum(c.status == psutil.CONN_SYN_SENT and c.raddr[1] == port for c in connections)
+
+
 def test_one_that_leaves_while_the_gateway_connects_gives_its_slot_back() -> None:
     with RogueEngine(ok()) as engine, gateway(engine, health=HealthSettings(interval_s=60)) as g:
         engine.refuse()
         with deaf(engine.port):
+            before = attempts(engine.port)
             with Caller(g.port) as caller:
                 caller.chat()
-                g.until(lambda r: r.gateway.in_flight == 1)
+                g.until(lambda _: attempts(engine.port) == before + 1)
             nothing_left(g)
+            g.until(lambda _: attempts(engine.port) == before)
             assert g.ask(lambda r: r.gateway.stats.cancelled) == 1
 
 

@@ -130,6 +130,14 @@ def test_what_makes_no_sense_is_not_answered_in_the_place_of_the_request_before_
         assert not caller.send(first + b"x\0y\r\n\r\n").rest().startswith(b"HTTP/1.1 4")
 
 
+def test_nothing_that_comes_along_with_a_refused_request_reaches_an_engine() -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        assert caller.chat().reply().status == 200  # so that there is a connection to send it over
+        assert caller.send(post(CHAT, chat(), host="evil.example") + post(CHAT, chat())).reply().status == 403
+        assert caller.closed()
+        assert len(engine.requests) == 1
+
+
 def test_connect_is_refused() -> None:
     with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
         caller.send(b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost:80\r\n\r\n" + post(CHAT, chat()))

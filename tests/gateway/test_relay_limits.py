@@ -16,6 +16,11 @@ from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw, sse
 from tests.support.wire import CHAT, Caller, chat, post
 
 RARELY = HealthSettings(interval_s=60)
+LONG = {
+    "connect_s": 60.0,
+    "header_s": 60.0,
+    "body_s": 60.0,
+}  # so that no other timeout stands in for the one tested
 
 
 def hang(wire: Wire) -> None:
@@ -98,7 +103,7 @@ def test_a_body_that_comes_slowly_but_within_body_s_a_piece_is_served() -> None:
 @pytest.mark.parametrize("known", [False, True], ids=["new head", "known head"])
 @pytest.mark.parametrize("pipelined", [False, True], ids=["alone", "pipelined"])
 def test_a_body_that_stops_half_way_is_408_after_body_s(known: bool, pipelined: bool) -> None:
-    timeouts = TimeoutSettings(body_s=0.2)
+    timeouts = TimeoutSettings(body_s=0.2, header_s=60)
     with RogueEngine(ok("done")) as engine, gateway(engine, timeouts=timeouts) as g, Caller(g.port) as caller:
         if known:
             assert caller.chat().reply().status == 200
@@ -122,6 +127,15 @@ def test_after_an_answer_the_keep_alive_time_begins_anew() -> None:
         assert time.monotonic() - began < 2
 
 
+def test_a_chunk_extension_without_end_is_refused_while_it_comes() -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        caller.send(head + chunk(b"{"))
+        caller.send(b"5;" + b"x" * 40_000)
+        assert caller.reply().status == 400
+        assert caller.closed()
+
+
 # first_byte_s, stream_idle_s
 
 
@@ -135,7 +149,7 @@ def test_after_an_answer_the_keep_alive_time_begins_anew() -> None:
     ids=["nothing", "only a head", "half a head"],
 )
 def test_an_engine_without_a_first_byte_is_504_after_first_byte_s_and_asked_once(answer: object) -> None:
-    timeouts = TimeoutSettings(first_byte_s=0.2)
+    timeouts = TimeoutSettings(first_byte_s=0.2, **LONG)
     with RogueEngine(answer) as a, RogueEngine(answer) as b:  # type: ignore[arg-type]
         with gateway(a, b, timeouts=timeouts) as g, Caller(g.port) as caller:
             reply = caller.chat().reply()

@@ -115,6 +115,18 @@ def test_a_stale_connection_is_replaced_once_and_then_it_is_the_engines_fault() 
         assert len(engine.requests) == 3
 
 
+def test_a_connection_that_breaks_behind_the_head_of_its_answer_was_not_stale() -> None:
+    head_only = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", then="close")
+    with (
+        RogueEngine(ok("good"), head_only, ok("again")) as engine,
+        gateway(engine) as g,
+        Caller(g.port) as caller,
+    ):
+        assert caller.chat().reply().status == 200
+        assert caller.chat().reply().status == 502
+        assert len(engine.requests) == 2
+
+
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_engines_that_close_each_connection_behind_its_answer_lose_no_request(end: str) -> None:
     """The close crosses with the next request: whichever comes first, the caller sees none of it."""

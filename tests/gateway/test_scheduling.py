@@ -219,7 +219,8 @@ def vectors(*numbers: float) -> bytes:
 
 
 def test_an_embedding_replica_with_other_vectors_gets_no_request_and_is_told_of() -> None:
-    with RogueEngine(ok(vectors(1, 0))) as one, RogueEngine(ok(vectors(0, 1))) as two:
+    engines = [RogueEngine(ok(vectors(*numbers)), probed=True) for numbers in ((1, 0), (0, 1))]
+    with engines[0] as one, engines[1] as two:
         instances = [
             InstanceSettings(url=e.url, name=n, kind="embedding") for e, n in ((one, "one"), (two, "two"))
         ]

@@ -116,13 +116,13 @@ def test_both_kinds_of_vectors_agree(client: httpx.Client) -> None:
 def test_teis_errors_reach_an_openai_client_in_its_shape_and_native_ones_unchanged(
     client: httpx.Client,
 ) -> None:
-    texts = ["x"] * 33
-    wrapped = client.post("/v1/embeddings", json={"model": "simulated-embedding", "input": texts})
+    asked = {"model": "simulated-embedding", "input": "x", "dimensions": 100_000}
+    wrapped = client.post("/v1/embeddings", json=asked)
     assert (wrapped.status_code, wrapped.json()["error"]["code"]) == (422, "Validation")
-    native = client.post("/embed", json={"inputs": texts})
+    native = client.post("/embed", json={"inputs": ""})
     assert native.json() == {
-        "error": "batch size 33 > maximum allowed batch size 32",
-        "error_type": "Validation",
+        "error": "Input validation error: `inputs` cannot be empty",
+        "error_type": "Empty",
     }
 
 

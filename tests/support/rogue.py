@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from sage_inference.control_plane.agreement import PROBE_TEXT
+
 Answer = Callable[["Wire"], None]
 
 
@@ -87,9 +89,10 @@ def chunk(data: bytes) -> bytes:
 class RogueEngine:
     """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats."""
 
-    def __init__(self, *answers: Answer, model: str = "m", early: int = 0) -> None:
+    def __init__(self, *answers: Answer, model: str = "m", early: int = 0, probed: bool = False) -> None:
         self.answers = list(answers)
         self.model = model
+        self._probed = probed  # whether the gateway's probe of vectors is answered as any request
         self._early = early  # so many POSTs are answered before their bodies are read
         self.requests: list[bytes] = []  # heads and bodies of POSTs, as received
         self.arrived: queue.Queue[Wire] = queue.Queue()  # POSTs, as they come
@@ -148,6 +151,9 @@ class RogueEngine:
                 head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
                 if head.startswith(b"GET"):
                     sock.sendall(self._get(head.split()[1].decode()))
+                    continue
+                if not self._probed and PROBE_TEXT[:30].encode() in body:
+                    sock.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
                     continue
                 with self._lock:
                     self._early -= 1

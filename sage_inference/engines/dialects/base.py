@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,10 @@ class Dialect:
 
     ``paths``: gateway routes that the engine has under another path. ``draining``: words in a 500 that mean
     it is shutting down, so that the request may safely go elsewhere.
+
+    Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
+    largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes; ``too_long``,
+    words of one that means a text, where the engine would else have cut it.
     """
 
     kind: EngineKind
@@ -25,6 +30,10 @@ class Dialect:
     health_path: str = "/health"
     paths: Mapping[str, str] = field(default_factory=dict)
     draining: bytes = b""
+    serial: bool = False
+    payload_bytes: int = 0
+    batch_limit: re.Pattern[bytes] | None = None
+    too_long: bytes = b""
 
     def path_for(self, route: str) -> str:
         return self.paths.get(route, route)
@@ -33,9 +42,18 @@ class Dialect:
         """Whether an error's body must be read before it is passed on."""
         return status == 500 and bool(self.draining)
 
+    def texts_allowed(self, body: bytes) -> int | None:
+        """How many texts a call may hold, where an error says so."""
+        found = self.batch_limit.search(body) if self.batch_limit else None
+        return int(found[1]) if found else None
+
     def means_draining(self, status: int, body: bytes) -> bool:
         return status == 500 and bool(self.draining) and self.draining in body
 
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
         """The error in the API's shape, where the engine's own shape would not be found by a client."""
+        return None
+
+    def native_error(self, body: bytes) -> bytes | None:
+        """The error in the shape of the engine's own routes, where it came on one of OpenAI's."""
         return None

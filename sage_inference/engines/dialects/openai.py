@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from sage_inference.engines.dialects.base import Dialect
 from sage_inference.types import EngineKind
 
-OPENAI = Dialect(EngineKind.OPENAI)
+# Whether such a server batches calls is not known. The limit's words are infinity's.
+OPENAI = Dialect(EngineKind.OPENAI, serial=True, batch_limit=re.compile(rb"should have at most (\d+) items"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,20 +34,33 @@ class _Tei(Dialect):
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             document = {"message": body.decode("utf-8", "replace").strip()}
-        if not isinstance(document, dict) or "error" in document:
+        if not isinstance(document, dict) or isinstance(document.get("error"), dict):
             return None
+        said = document.get("message") or document.get("error")  # the latter on its own routes
         fallback = "upstream_error" if status >= 500 else "invalid_request_error"
         error = {
-            "message": str(document.get("message") or f"the engine answered {status}"),
+            "message": str(said or f"the engine answered {status}"),
             "type": _TYPES.get(status, fallback),
             "param": None,
-            "code": document.get("type") or document.get("code"),
+            "code": document.get("type") or document.get("error_type") or document.get("code"),
         }
         return msgspec.json.encode({"error": error})
+
+    def native_error(self, body: bytes) -> bytes | None:
+        try:
+            document = msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if "error" in document or "message" not in document:
+            return None
+        return msgspec.json.encode({"error": document["message"], "error_type": document.get("type")})
 
 
 TEI = _Tei(
     EngineKind.TEI,
     llm_routes=frozenset(),
     embedding_routes=ROUTES_BY_TYPE["embedding"],
+    payload_bytes=2_000_000,
+    too_long=b"must have less than",
+    batch_limit=re.compile(rb"maximum allowed batch size (\d+)"),
 )

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sage_inference import __version__
+from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.metrics import CONTENT_TYPE, Exposition
 
@@ -68,4 +69,5 @@ def exposition(gateway: Gateway) -> str:
         "From sending a request to the first byte of the instance's answer.",
         [({"instance": n}, e.ttfb) for n, e in engines.items()],
     )
+    embeddings.expose(gateway.embeddings, page)
     return page.text()

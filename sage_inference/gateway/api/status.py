@@ -8,6 +8,7 @@ from typing import Any
 
 from sage_inference import __version__
 from sage_inference.engines.pool import Address
+from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineState, ExecutionInstanceType
 
@@ -35,6 +36,7 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
             "queued": gateway.manager.queued,
             "total": gateway.stats.total,
         },
+        "embeddings": embeddings.status_of(gateway.embeddings),
         "instances": [instance_document(engine) for engine in gateway.engines.values()],
     }
 

@@ -12,7 +12,7 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import ALLOWED, FINAL, HOLDS_SLOT, Phase
-from sage_inference.gateway.relay.usage import USAGE_BYTES, reported
+from sage_inference.gateway.relay.usage import reported
 from sage_inference.gateway.relay.wheel import Timed, Wheel
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
 
@@ -41,6 +41,13 @@ class Event:
     def set(self) -> None: ...
 
 
+_EVENT = Event()
+# As globals: an enum's members are looked up by a Python call.
+_READING, _QUEUED, _SENT = Phase.READING, Phase.QUEUED, Phase.SENT
+_DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
+_READY = EngineState.READY
+
+
 class Exchange:
     """Moves one request through its phases.
 
@@ -48,32 +55,56 @@ class Exchange:
     ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
-    # Defaults stand on the class: most requests never touch most of them.
-    phase = Phase.READING
-    response_complete = disconnected = whole = turn = False
-    message_event = Event()
-    size = status = 0
-    body = start = b""
-    tried: tuple[ExecutionInstance, ...] = ()
-    connection: EngineConnection | None = None
-    connecting: Connecting | None = None
-    engine: Engine | None = None
-    instance: ExecutionInstance | None = None
-    decision: SchedulingDecision | None = None
-    answer: Answer | None = None
-    length: int | None = None
-    held: list[bytes] | None = None
-    fresh = chunked = hoped = False
-    paced = False  # whether embeddings on its GPU go by the gaps of its stream
-    piece_at = 0.0
-    load: Any = None  # the manager's own
-    last = b""  # piece of the answer; at its end also what came before: usage stands there
-    pieces_sent = 0
-    waited_ms = -1.0
-    queued_at = sent_at = 0.0
+    # Slots: a class with this many attributes would lose Python's own fast access to them.
+    __slots__ = (
+        "answer",
+        "body",
+        "caller",
+        "chunked",
+        "chunks",
+        "connecting",
+        "connection",
+        "decision",
+        "disconnected",
+        "engine",
+        "fresh",
+        "gateway",
+        "head",
+        "held",
+        "hoped",
+        "idle_s",
+        "instance",
+        "keep_alive",
+        "last",
+        "length",
+        "load",
+        "message_event",
+        "paced",
+        "phase",
+        "piece_at",
+        "pieces",
+        "queued_at",
+        "request",
+        "request_id",
+        "response_complete",
+        "route",
+        "sent_at",
+        "size",
+        "start",
+        "status",
+        "tenant",
+        "tried",
+        "turn",
+        "usage",
+        "waited_ms",
+        "wheel",
+        "whole",
+    )
+
     request: RequestMetadata
     wheel: Wheel
     idle_s: float
+    paced: bool  # whether embeddings on its GPU go by the gaps of its stream
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         self.caller = caller
@@ -83,7 +114,27 @@ class Exchange:
         self.tenant = head.tenant
         self.keep_alive = head.keep_alive and not gateway.draining
         self.request_id = head.request_id or gateway.new_id()
+        self.phase = Phase.READING
+        self.response_complete = self.disconnected = self.whole = self.turn = False
+        self.message_event = _EVENT
         self.pieces: list[bytes] = []
+        self.size = self.status = 0
+        self.body = self.start = self.last = b""
+        self.chunks = 0  # of a stream; ``last`` is the last of them
+        self.piece_at = 0.0
+        self.tried: tuple[ExecutionInstance, ...] = ()
+        self.load: Any = None  # the manager's own
+        self.connection: EngineConnection | None = None
+        self.connecting: Connecting | None = None
+        self.engine: Engine | None = None
+        self.instance: ExecutionInstance | None = None
+        self.decision: SchedulingDecision | None = None
+        self.answer: Answer | None = None
+        self.length: int | None = None
+        self.held: list[bytes] | None = None
+        self.usage: Usage | None = None
+        self.fresh = self.chunked = self.hoped = False
+        self.waited_ms = -1.0
 
     # What moves it forward
 
@@ -95,28 +146,30 @@ class Exchange:
         self.size = len(self.body)
         self.pieces = []
         self.queued_at = gateway.clock()
-        self._move(Phase.QUEUED)
         try:
             self.request, self.body = gateway.classify(self)
-            gateway.manager.submit(self)
+            self.submit()
         except Refusal as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
-            if self.phase is Phase.QUEUED:
+            if self.phase is _READING:
+                self._move(_QUEUED)
                 self.waited_ms = 0.0
                 self._arm(gateway.timeouts.queue_s)
 
+    def submit(self) -> None:
+        """Ask for an instance. Raises ``Refusal``."""
+        self.gateway.manager.submit(self)
+
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""
-        self._move(Phase.CONNECTING)
         if self.waited_ms >= 0:
             waited = self.gateway.clock() - self.queued_at
             self.waited_ms = waited * 1000
             self.gateway.stats.waits.observe(waited)
         self.instance, self.decision = instance, decision
-        self.hoped = self.hoped or instance.state is EngineState.READY
+        self.hoped = self.hoped or instance.state is _READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
-        self.paced = self.gateway.manager.watches_gaps(instance)
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
@@ -130,6 +183,7 @@ class Exchange:
 
     def _connect(self) -> None:
         assert self.engine is not None
+        self._move(Phase.CONNECTING)
         self.fresh = True
         self._arm(self.gateway.timeouts.connect_s)
         self.connecting = self.engine.pool.connect(self._send, self._refused)
@@ -137,7 +191,7 @@ class Exchange:
     def _send(self, connection: EngineConnection) -> None:
         engine, head, body = self.engine, self.head, self.body
         assert engine is not None
-        self._move(Phase.SENT)
+        self._move(_SENT)
         self.connecting = None
         self.connection = connection
         lines = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
@@ -171,13 +225,13 @@ class Exchange:
             self.held = []
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
-        if self.phase is Phase.DELIVERING:
+        if self.phase is _DELIVERING:
             if end or not self.chunked:
                 self._deliver(piece, end)
             else:  # a token of a stream, by far the most frequent event: one write, and no timer is moved
                 self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.chunks += 1
                 self.last = piece
-                self.pieces_sent += 1
                 if self.paced:
                     self._note_gap()
                 self.caller.deadline = self.wheel.now + self.idle_s
@@ -210,7 +264,6 @@ class Exchange:
             and self.answer is None
         ):
             # It lay idle, and the engine closed it as our request crossed: the engine never saw it.
-            self._move(Phase.CONNECTING)
             self._connect()
             return
         assert self.engine is not None
@@ -270,10 +323,14 @@ class Exchange:
     def _let_go(self, piece: bytes, end: bool) -> None:
         """From here on the caller gets what the engine sends, and no other engine is asked."""
         self.held = None
-        self._move(Phase.DELIVERING)
         assert self.answer is not None
         self.start = self._head(self.answer, self.length)
-        self.wheel, self.idle_s = self.gateway.wheel, self.gateway.timeouts.stream_idle_s
+        if not end:
+            self._move(_DELIVERING)
+            gateway = self.gateway
+            self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
+            assert self.instance is not None
+            self.paced = gateway.manager.watches_gaps(self.instance)
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()
@@ -301,7 +358,10 @@ class Exchange:
         )
 
     def _deliver(self, piece: bytes, end: bool) -> None:
-        self.last = self.last[-USAGE_BYTES:] + piece[-USAGE_BYTES:] if end else piece
+        if end:
+            # It is in the pool again: a caller that reads slowly must not pause it for the next request.
+            self.connection = None
+            self.usage = reported(self.last + piece if self.last else piece)
         if self.chunked:
             if piece:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -316,8 +376,7 @@ class Exchange:
         if piece:
             self.caller.write(piece)
         if end:
-            self.connection = None
-            self._move(Phase.DONE)
+            self._move(_DONE)
         else:
             self._arm(self.idle_s)
 
@@ -329,7 +388,7 @@ class Exchange:
             self.keep_alive = False
         head = self._head(Answer(error.status, [*_JSON, *error.headers]), len(body))
         self.caller.write(head + body)
-        self._move(Phase.DONE)
+        self._move(_DONE)
 
     def _cut(self, detail: str) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
@@ -402,12 +461,6 @@ class Exchange:
             self.gateway.manager.streamed(self, now - self.piece_at)
         self.piece_at = now
 
-    def _usage(self) -> Usage | None:
-        """What the engine said at the end of its answer; where it says nothing, a token a piece of a stream."""
-        if self.answer is None or self.status >= 400:
-            return None
-        return reported(self.last) or (Usage(0, self.pieces_sent) if self.answer.streams else None)
-
     @property
     def _at(self) -> str:
         return self.instance.instance_id if self.instance is not None else "?"
@@ -420,10 +473,11 @@ class Exchange:
         if FINAL[to]:
             self.response_complete = True
             self.gateway.stats.ended(self, to)
-            self.caller.ended(self, close=to is not Phase.DONE or not self.keep_alive)
+            self.caller.ended(self, close=to is not _DONE or not self.keep_alive)
         if HOLDS_SLOT[left] and not HOLDS_SLOT[to]:
             assert self.instance is not None
-            self.gateway.manager.release(self, self._usage())
+            # An engine that tells no usage is taken to send a token a chunk.
+            self.gateway.manager.release(self, self.usage or (Usage(0, self.chunks) if self.chunks else None))
 
 
 def _reason(error: OSError) -> str:

@@ -19,7 +19,7 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-session",
     b"via",
 }
-_KEYS = frozenset({b"authorization", b"x-api-key"})
+KEYS = frozenset({b"authorization", b"x-api-key"})
 _MAX_ID = 200
 
 
@@ -82,7 +82,7 @@ class RequestHead:
             if name not in dropped:
                 line = b"%b: %b\r\n" % (name, value)
                 keyed.append(line)
-                if name not in _KEYS:
+                if name not in KEYS:
                     lines.append(line)
         self.lines = b"".join(lines)
         self.keyed_lines = b"".join(keyed)

@@ -4,6 +4,9 @@
                        ▲                │ refused    │ closed, 502/503/429             │ closed, silence
                        └───── retry ────┴────────────┘                                 └─▶ CUT
 
+What takes no time is passed over: a request that is placed at once never queues, one that finds an idle
+connection never connects, and an answer that came as a whole goes from SENT to DONE.
+
 Any phase but the last three may also end in CANCELLED (the caller left) or in DONE, by an answer of our own
 (a refusal, 502, 504). The slot of an instance is held in CONNECTING, SENT and DELIVERING, and given back in
 one place: on leaving them for QUEUED or for a final phase.
@@ -27,8 +30,8 @@ class Phase(IntEnum):
 
 _P = Phase
 _MOVES: dict[Phase, set[Phase]] = {
-    _P.READING: {_P.QUEUED, _P.DONE, _P.CANCELLED},
-    _P.QUEUED: {_P.CONNECTING, _P.DONE, _P.CANCELLED},
+    _P.READING: {_P.QUEUED, _P.CONNECTING, _P.SENT, _P.DONE, _P.CANCELLED},
+    _P.QUEUED: {_P.CONNECTING, _P.SENT, _P.DONE, _P.CANCELLED},
     _P.CONNECTING: {_P.SENT, _P.QUEUED, _P.DONE, _P.CANCELLED},
     # SENT back to CONNECTING: a stale keep-alive connection is replaced by a fresh one to the same instance.
     _P.SENT: {_P.DELIVERING, _P.CONNECTING, _P.QUEUED, _P.DONE, _P.CANCELLED},

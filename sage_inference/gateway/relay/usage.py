@@ -4,47 +4,30 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from sage_inference.types import Usage
 
-USAGE_BYTES = 2048  # at the end of an answer, in which its usage is looked for
+# A text can't hold this: in JSON its quotes would stand behind backslashes.
 _MARK = b'"usage":'
-_OBJECT = re.compile(rb"\s*\{(?:[^{}]|\{[^{}]*\})*\}")
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Counted(msgspec.Struct):
-    """OpenAI's names; those of /v1/responses and /v1/messages beside them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
-_decode = msgspec.json.Decoder(_Counted).decode
+# As vLLM writes it: one match instead of three searches.
+_USUAL = re.compile(
+    rb'"usage": ?\{"prompt_tokens": ?(\d+), ?"total_tokens": ?\d+, ?"completion_tokens": ?(\d+)'
+)
+# OpenAI's names; those of /v1/responses and /v1/messages beside them.
+_PROMPT = re.compile(rb'"(?:prompt|input)_tokens": ?(\d+)')
+_OUTPUT = re.compile(rb'"(?:completion|output)_tokens": ?(\d+)')
+_CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
 
 
 def reported(piece: bytes) -> Usage | None:
-    """The last usage in a piece of an answer; None where it is cut, absent or of another form."""
+    """The last usage in a piece of an answer; None where there is none, or one cut off."""
     start = piece.rfind(_MARK)
-    found = _OBJECT.match(piece, start + len(_MARK)) if start >= 0 else None
-    return _read(found[0]) if found else None
-
-
-def _read(raw: bytes) -> Usage | None:
-    try:
-        said = _decode(raw)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    if start < 0 or piece.find(b"}", start) < 0:
         return None
-    details = said.prompt_tokens_details
-    return Usage(
-        said.prompt_tokens or said.input_tokens,
-        said.completion_tokens or said.output_tokens,
-        details.cached_tokens if details else None,
-    )
+    cached = _CACHED.search(piece, start) if piece.find(b"cached_tokens", start) > 0 else None
+    held = int(cached[1]) if cached else None
+    usual = _USUAL.match(piece, start)
+    if usual:
+        return Usage(int(usual[1]), int(usual[2]), held)
+    prompt = _PROMPT.search(piece, start)
+    output = _OUTPUT.search(piece, start)
+    return Usage(int(prompt[1]), int(output[1]) if output else 0, held) if prompt else None

@@ -34,6 +34,7 @@ class TEIOptions:
     dimension: int = 384
     version: str = "1.9.3"
     auto_truncate: bool | None = None
+    serial: bool = False
     limits: TEILimits = field(default_factory=TEILimits)
 
     @property
@@ -58,7 +59,9 @@ class SimulatedTEI:
         self._options = options
         self._metrics = TEIMetrics(lambda: len(self._encoder.waiting))
         limits = options.limits
-        self._encoder = Encoder(limits.max_batch_tokens, Clock(speed), self._metrics.batch)
+        self._encoder = Encoder(
+            limits.max_batch_tokens, Clock(speed), self._metrics.batch, serial=options.serial
+        )
         worker = Worker(limits, self._encoder, self._metrics, auto_truncate=options.truncates)
         self._open, self._closed = self._all_routes(Models(options.models[0], options, worker))
 

@@ -5,6 +5,7 @@ Writes a line ``MARK`` whenever the generator marks a moment, and at the end its
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import sys
@@ -24,6 +25,7 @@ MODES: Mapping[str, Callable[..., Awaitable[dict[str, float | None]]]] = {
     "leave_at_once": leave.run_at_once,
     "queued": queued.run,
 }
+_LIMIT_S = 240.0
 
 
 def main() -> None:
@@ -33,7 +35,11 @@ def main() -> None:
 
 
 async def _result(mode: str, arguments: dict[str, object]) -> dict[str, float | None]:
-    return await MODES[mode](**arguments)
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return await MODES[mode](**arguments)
+    except TimeoutError:
+        sys.exit(f"the load generator {mode} did not end within {_LIMIT_S:g} s: an answer never came")
 
 
 if __name__ == "__main__":

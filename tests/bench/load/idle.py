@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from tests.bench.load import paced_rate
 from tests.bench.load.connection import Call, Result, connect, request
 from tests.bench.mock import plain
 
+T = TypeVar("T")
 _AT_ONCE = 100
+_PATIENCE_S = 30.0
 
 
 async def run(url: str, connections: int, rate: int, seconds: float) -> Result:
     """``held``: idle connections that still answered at the end; ``before_``: latency without them."""
     asked = request(url, "/v1/chat/completions", plain.request())
-    turn = asyncio.Semaphore(_AT_ONCE)
-
-    async def answered(call: Call) -> bool:
-        async with turn:
-            return not call.transport.is_closing() and await call.start(asked) == 200
-
-    async def opened() -> Call:
-        async with turn:
-            return await connect(url, Call)
-
     before = await paced_rate.run(url, rate, seconds)
-    crowd = await asyncio.gather(*(opened() for _ in range(connections)))
-    await asyncio.gather(*map(answered, crowd))
+    crowd = await _each(lambda: connect(url, Call), connections)
+    await _answered(crowd, asked)
     during = await paced_rate.run(url, rate, seconds)
-    held = sum(await asyncio.gather(*map(answered, crowd)))
+    held = await _answered(crowd, asked)
     for call in crowd:
         call.transport.close()
     return {"held": held} | during | {f"before_{key}": value for key, value in before.items()}
+
+
+async def _answered(crowd: list[Call], asked: bytes) -> int:
+    """How many answer. One that was accepted by the kernel alone never does."""
+    waiting = iter(crowd)
+
+    async def one() -> bool:
+        call = next(waiting)
+        return not call.transport.is_closing() and await call.start(asked) == 200
+
+    return sum(await _each(one, len(crowd)))
+
+
+async def _each(act: Callable[[], Awaitable[T]], times: int) -> list[T]:
+    """What came of it within 30 s, a hundred at once."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def one() -> T:
+        async with turn:
+            return await act()
+
+    tasks = [asyncio.create_task(one()) for _ in range(times)]
+    done, late = await asyncio.wait(tasks, timeout=_PATIENCE_S)
+    for task in late:
+        task.cancel()
+    return [task.result() for task in done]

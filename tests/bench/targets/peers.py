@@ -41,12 +41,14 @@ http {{ access_log off; keepalive_requests 100000000; client_max_body_size 64m;
 
 
 def _haproxy(folder: Path, port: int, engines: Mapping[Kind, str]) -> Command:
-    # http-no-delay: forward each chunk at once. The limits: 1,000 streams must get in.
+    # http-no-delay: forward each chunk at once. The limits: 10,000 callers must get in, and it would not start
+    # where it may not open two descriptors for each.
     configuration = folder / "haproxy.cfg"
     configuration.write_text(f"""
 global
   nbthread 1
-  maxconn 9000
+  no strict-limits
+  maxconn 12000
 defaults
   mode http
   option http-keep-alive

@@ -1,0 +1,265 @@
+"""Many callers' texts in, few engine calls out, and every vector back to the text it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.cache import VectorCache
+from sage_inference.control_plane.embedding.counters import Counters
+from sage_inference.control_plane.embedding.job import Job, Text, TextState
+from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.room import Room
+
+BULK_EVERY = 4  # of so many calls, at least one takes bulk requests first
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationRules:
+    """``max_texts`` caps a call. ``min_texts`` above 1 asks for a wait, of ``max_wait_s`` at the most."""
+
+    max_texts: int = 32
+    min_texts: int = 1
+    max_wait_s: float = 0.05
+    merges: bool = True
+    cache_bytes: int = 0
+
+
+class Aggregator:
+    """Holds what waits; takes a call's worth when told that an instance has room.
+
+    It never waits where there is room, unless ``min_texts`` says so. Times come from the caller, in seconds.
+    """
+
+    def __init__(self, rules: AggregationRules) -> None:
+        self.counters = Counters()
+        self.lanes: dict[Hashable, Lane] = {}
+        self.jobs = 0  # under way
+        self.size = 0  # bytes of their texts
+        self.cache = VectorCache(rules.cache_bytes)
+        self.rules = rules
+        self._turn = 0
+
+    def configure(self, rules: AggregationRules) -> None:
+        if rules.cache_bytes != self.rules.cache_bytes:
+            self.cache = VectorCache(rules.cache_bytes)
+        self.rules = rules
+
+    # Callers
+
+    def submit(
+        self, job: Job, key: Hashable, model: str, route: str, tokens: Sequence[int], now: float
+    ) -> None:
+        """Take in a request. ``tokens`` are estimates, text by text. It may end at once, from the cache."""
+        if not self.rules.merges:
+            key = (key, id(job))
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key, model, route)
+        job.lane, job.arrived = lane, now
+        self.jobs += 1
+        self.size += job.size
+        self.counters.requests += 1
+        self.counters.texts += len(job.raws)
+        for place, raw in enumerate(job.raws):
+            self._want(job, place, raw, tokens[place], now)
+        if job.pending:
+            lane.queue(job)
+        self._tidy(lane)
+        if not job.missing:
+            self._finish([job])
+
+    def leave(self, job: Job) -> list[EmbeddingBatch]:
+        """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
+        lane = job.lane
+        if lane is None:
+            return []
+        self._forget(job)
+        lane.remove(job)
+        brought = set(map(id, job.pending))
+        unwanted: dict[EmbeddingBatch, None] = {}
+        for text in dict.fromkeys(job.texts):
+            text.wanted = [want for want in text.wanted if want[0] is not job]
+            if text.wanted:
+                if text.state is TextState.WAITING and id(text) in brought:
+                    lane.adopt(text)
+            elif text.state is TextState.WAITING:
+                lane.drop(text)
+            elif text.state is TextState.SENT and text.batch is not None and not text.batch.is_wanted:
+                unwanted[text.batch] = None
+        self._tidy(lane)
+        return list(unwanted)
+
+    def refuse(self, lane: Lane, error: Any) -> list[EmbeddingBatch]:
+        """What waits in it can't be served: its callers fail. Calls now unwanted are returned."""
+        waiting = [text for text in lane.texts.values() if text.state is TextState.WAITING]
+        return self._fail(waiting, error)
+
+    # Calls
+
+    def waiting_lanes(self, now: float) -> list[Lane]:
+        """Those with texts to send, in the order of their turn."""
+        lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]
+        if len(lanes) > 1:
+            bulk_first = self._bulk_first
+            lanes.sort(key=lambda lane: (bool(lane.waiting_interactive) is bulk_first, lane.oldest))
+        return lanes
+
+    def next_due(self, now: float) -> float | None:
+        """When the next lane that waits to grow may wait no longer."""
+        due = [
+            lane.oldest + self.rules.max_wait_s
+            for lane in self.lanes.values()
+            if lane.waiting and self._held(lane, now)
+        ]
+        return min(due, default=None)
+
+    def limits(self, room: Room) -> CallLimits:
+        return room.next_limits().at_most(self.rules.max_texts)
+
+    def next_tokens(self, lane: Lane) -> int:
+        """About how many tokens the lane's next call will have."""
+        texts = min(lane.waiting, self.rules.max_texts)
+        return lane.waiting_tokens * texts // max(1, lane.waiting)
+
+    def has_room(self, lane: Lane, room: Room, now: float) -> bool:
+        """Whether the lane's next call may go to the instance with this room."""
+        return room.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
+
+    def take(self, lane: Lane, room: Room, now: float) -> EmbeddingBatch | None:
+        """The next call for the instance with this room; None if nothing waits any more."""
+        limits = self.limits(room)
+        bulk = room.takes_bulk or not self.rules.merges
+        full = lane.fills(limits, bulk=bulk)
+        texts = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
+        if not texts:
+            return None
+        self._turn += 1
+        self.counters.wait_s += sum(now - text.since for text in texts)
+        return self._sent(EmbeddingBatch(lane, texts, full=full), room)
+
+    def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
+        """The same call to another instance; what that does not take in one call goes back in line."""
+        limits = self.limits(room)
+        texts: list[Text] = []
+        tokens = size = 0
+        for text in batch.texts:
+            tokens += text.tokens
+            size += len(text.raw) + 1
+            if not text.wanted or (texts and not limits.admit(len(texts) + 1, tokens, size)):
+                continue
+            texts.append(text)
+        kept = set(map(id, texts))
+        batch.lane.put_back([text for text in batch.texts if id(text) not in kept])
+        self._tidy(batch.lane)
+        return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
+
+    def done(
+        self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
+    ) -> None:
+        """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
+        lane = batch.lane
+        finished: list[Job] = []
+        for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
+            lane.drop(text)
+            self.cache.put(lane.key, text.raw, vector, cost)
+            for job, place in text.wanted:
+                job.give(place, vector, cost)
+                if not job.missing:
+                    finished.append(job)
+        self._tidy(lane)
+        self._finish(finished)
+        for job in batch.jobs:
+            if job.missing:
+                job.owner.progressed()
+
+    def passed(self, batch: EmbeddingBatch, job: Job) -> None:
+        """The engine's answer went to its only caller as it was."""
+        self._forget(job)
+        self.abandon(batch)
+
+    def halve(self, batch: EmbeddingBatch) -> tuple[EmbeddingBatch, EmbeddingBatch] | None:
+        """In two, so that a bad text fails only those who sent it; None if all of it is one caller's."""
+        halves = batch.halves()
+        if halves is None:
+            return None
+        self.counters.splits += 1
+        return EmbeddingBatch(batch.lane, halves[0]), EmbeddingBatch(batch.lane, halves[1])
+
+    def put_back(self, batch: EmbeddingBatch) -> None:
+        """It was not computed: its texts stand in front again."""
+        batch.lane.put_back(batch.texts)
+        self._tidy(batch.lane)
+
+    def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
+        """All who want any of it fail with ``error``. Calls now unwanted are returned."""
+        unwanted = self._fail(batch.texts, error)
+        self.abandon(batch)
+        return [other for other in unwanted if other is not batch]
+
+    def abandon(self, batch: EmbeddingBatch) -> None:
+        """It ended without vectors, and nobody wants them."""
+        for text in batch.texts:
+            batch.lane.drop(text)
+        self._tidy(batch.lane)
+
+    # Inside
+
+    @property
+    def _bulk_first(self) -> bool:
+        return self._turn % BULK_EVERY == BULK_EVERY - 1
+
+    def _held(self, lane: Lane, now: float) -> bool:
+        rules = self.rules
+        return lane.waiting < rules.min_texts and now < lane.oldest + rules.max_wait_s
+
+    def _want(self, job: Job, place: int, raw: bytes, tokens: int, now: float) -> None:
+        lane = job.lane
+        assert lane is not None
+        text = lane.texts.get(raw)
+        if text is not None:
+            self.counters.shared_texts += 1
+            if text.state is TextState.WAITING and job.interactive and not text.interactive:
+                lane.promote(job, text)
+        elif (cached := self.cache.get(lane.key, raw)) is not None:
+            self.counters.cached_texts += 1
+            job.give(place, *cached)
+            return
+        else:
+            text = Text(raw, tokens, now)
+            lane.enter(job, text)
+        text.wanted.append((job, place))
+        job.texts.append(text)
+
+    def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
+        room.sent(batch)
+        self.counters.calls += 1
+        self.counters.sent_texts += len(batch)
+        for job in batch.jobs:
+            job.owner.progressed()
+        return batch
+
+    def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
+        unwanted: list[EmbeddingBatch] = []
+        for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
+            unwanted += self.leave(job)
+            job.owner.failed(error)
+        return unwanted
+
+    def _finish(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.lane is not None:
+                self._forget(job)
+                job.owner.finished()
+
+    def _forget(self, job: Job) -> None:
+        job.lane = None
+        self.jobs -= 1
+        self.size -= job.size
+
+    def _tidy(self, lane: Lane) -> None:
+        if not lane.texts:
+            self.lanes.pop(lane.key, None)

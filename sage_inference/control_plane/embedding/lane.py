@@ -1,0 +1,163 @@
+"""Texts that may share a call (one model, one set of options), and the order in which they leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from sage_inference.control_plane.embedding.job import Job, Text, TextState
+from sage_inference.control_plane.embedding.limits import CallLimits
+
+
+class Lane:
+    """``model`` and ``route`` say which instances may serve it; ``key`` is what its texts agree in.
+
+    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it.
+    """
+
+    def __init__(self, key: Hashable, model: str, route: str) -> None:
+        self.key = key
+        self.model = model
+        self.route = route
+        self.texts: dict[bytes, Text] = {}
+        self.waiting = 0
+        self.waiting_interactive = 0
+        self.waiting_tokens = 0
+        self.waiting_size = 0
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+
+    @property
+    def in_line(self) -> int:
+        """Requests with texts that may still wait."""
+        return len(self._interactive) + len(self._bulk)
+
+    @property
+    def oldest(self) -> float:
+        """When the first of those that wait came; infinite if none does."""
+        times = [job.arrived for job in self._bulk]
+        if self._interactive:
+            times.append(self._interactive[0].arrived)
+        return min(times, default=float("inf"))
+
+    def enter(self, job: Job, text: Text) -> None:
+        """A new text waits."""
+        self.texts[text.raw] = text
+        text.interactive = job.interactive
+        job.pending.append(text)
+        self._count(text, 1)
+
+    def promote(self, job: Job, text: Text) -> None:
+        """It waits in bulk, and now an interactive request wants it too: it need not wait for the bulk's turn."""
+        self._count(text, -1)
+        text.interactive = True
+        self._count(text, 1)
+        job.pending.append(text)
+
+    def queue(self, job: Job) -> None:
+        """The job's pending texts stand in line."""
+        (self._interactive if job.interactive else self._bulk).append(job)
+
+    def drop(self, text: Text) -> None:
+        """Nobody wants it any more, or it has its vector."""
+        if text.state is TextState.WAITING:
+            self._count(text, -1)
+        text.state = TextState.GONE
+        if self.texts.get(text.raw) is text:
+            del self.texts[text.raw]
+
+    def remove(self, job: Job) -> None:
+        """It leaves the line; its texts stay for the others that want them."""
+        queue = self._interactive if job.interactive else self._bulk
+        if job in queue:
+            queue.remove(job)
+
+    def put_back(self, texts: list[Text]) -> None:
+        """Texts that were taken and not computed stand in front again, by the first who wants each."""
+        for text in reversed(texts):
+            if not text.wanted:
+                self.drop(text)
+                continue
+            text.state, text.batch = TextState.WAITING, None
+            job = _keenest(text)
+            text.interactive = job.interactive
+            self._count(text, 1)
+            job.pending.appendleft(text)
+            queue = self._interactive if job.interactive else self._bulk
+            if job not in queue:
+                queue.appendleft(job)
+
+    def adopt(self, text: Text) -> None:
+        """Who brought a waiting text left, others want it: it stands in line with the first of them."""
+        self._count(text, -1)
+        job = _keenest(text)
+        text.interactive = job.interactive
+        self._count(text, 1)
+        job.pending.append(text)
+        queue = self._interactive if job.interactive else self._bulk
+        if job not in queue:
+            queue.append(job)
+
+    def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
+        """Whether what waits is enough for a call that can't take more."""
+        if not bulk:
+            return bool(limits.texts and self.waiting_interactive >= limits.texts)
+        return (
+            bool(limits.texts and self.waiting >= limits.texts)
+            or self.waiting_tokens >= limits.tokens
+            or bool(limits.size and self.waiting_size >= limits.size)
+        )
+
+    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text]:
+        """The texts for a call within ``limits``: at least one if any waits. ``bulk``: such texts too."""
+        call = _Filling(limits)
+        queues = [self._interactive, self._bulk] if bulk else [self._interactive]
+        for queue in reversed(queues) if bulk_first else queues:
+            while queue:
+                before = len(call.texts)
+                if not self._fill(call, queue[0]):
+                    if queue is self._bulk and len(call.texts) > before:
+                        queue.rotate(-1)  # it has had its turn
+                    return call.texts
+                queue.popleft()
+        return call.texts
+
+    def _fill(self, call: _Filling, job: Job) -> bool:
+        """Whether all that still waits of a request went in."""
+        while job.pending:
+            text = job.pending[0]
+            if text.state is TextState.WAITING:
+                if not call.add(text):
+                    return False
+                self._count(text, -1)
+                text.state = TextState.SENT
+            job.pending.popleft()
+        return True
+
+    def _count(self, text: Text, sign: int) -> None:
+        self.waiting += sign
+        self.waiting_interactive += sign * text.interactive
+        self.waiting_tokens += sign * text.tokens
+        self.waiting_size += sign * (len(text.raw) + 1)
+
+
+def _keenest(text: Text) -> Job:
+    """Who wants it soonest."""
+    return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
+
+
+class _Filling:
+    """A call's texts, as they are put together."""
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.texts: list[Text] = []
+        self._limits = limits
+        self._tokens = self._size = 0
+
+    def add(self, text: Text) -> bool:
+        tokens, size = self._tokens + text.tokens, self._size + len(text.raw) + 1
+        if self.texts and not self._limits.admit(len(self.texts) + 1, tokens, size):
+            return False
+        self.texts.append(text)
+        self._tokens, self._size = tokens, size
+        return True

@@ -1,0 +1,59 @@
+"""What an engine takes: in one call, in one text, and at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+DEFAULT_WINDOW_TOKENS = 8192  # of an engine that does not say how much it computes in a step
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """0 means that no limit is known. ``size`` is in bytes of JSON.
+
+    ``texts``, ``tokens`` and ``size`` bound a call, ``text_tokens`` a text, ``texts_at_once`` all calls in
+    flight together. ``truncates``: longer texts are cut silently. ``serial``: the engine makes no batches of
+    several calls, so one at a time is all it can use.
+    """
+
+    texts: int = 0
+    tokens: int = DEFAULT_WINDOW_TOKENS
+    size: int = 0
+    text_tokens: int = 0
+    texts_at_once: int = 0
+    truncates: bool = False
+    serial: bool = False
+
+    @classmethod
+    def told(cls, facts: Mapping[str, int], *, size: int, serial: bool) -> CallLimits:
+        """From what an engine says of itself, under TEI's names for it."""
+        return cls(
+            texts=facts.get("max_client_batch_size", 0),
+            tokens=facts.get("max_batch_tokens", 0) or DEFAULT_WINDOW_TOKENS,
+            size=size,
+            text_tokens=facts.get("max_input_length", 0),
+            texts_at_once=facts.get("max_concurrent_requests", 0),
+            truncates=bool(facts.get("auto_truncate", 0)),
+            serial=serial,
+        )
+
+    def at_most(self, texts: int) -> CallLimits:
+        """The same with a cap on the texts of a call."""
+        return replace(self, texts=_least(self.texts, texts))
+
+    def learn(self, *, texts: int = 0, size: int = 0) -> CallLimits:
+        """The same after a refusal that told of a tighter limit."""
+        return replace(self, texts=_least(self.texts, texts), size=_least(self.size, size))
+
+    def admit(self, texts: int, tokens: int, size: int) -> bool:
+        """Whether a call may hold so much."""
+        return (
+            (not self.texts or texts <= self.texts)
+            and tokens <= self.tokens
+            and (not self.size or size <= self.size)
+        )
+
+
+def _least(one: int, other: int) -> int:
+    return min(one, other) if one and other else one or other

@@ -1,0 +1,85 @@
+"""How much of an instance's attention is free for another embedding call."""
+
+from __future__ import annotations
+
+from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.embedding.limits import CallLimits
+
+WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
+FIRST_BACKOFF_S = 0.05
+
+
+class Room:
+    """What one instance has been sent and not answered.
+
+    Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
+    one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
+    two such calls are out, for until then the engine would let it wait just as long.
+    """
+
+    __slots__ = ("batches", "closed_until", "limits", "overloads", "partial", "texts", "tokens")
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.limits = limits
+        self.batches: set[EmbeddingBatch] = set()
+        self.partial = 0  # calls among them that could have taken more
+        self.texts = 0
+        self.tokens = 0
+        self.closed_until = 0.0
+        self.overloads = 0  # in a row, that no call of ours was to blame for
+
+    def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
+        """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
+        if now < self.closed_until:
+            return False
+        if not self.batches:
+            return True
+        if self._texts_left() == 0:
+            return False
+        if not merges:
+            return True
+        if self.limits.serial:
+            return False
+        if not self.takes_bulk and (not lane.waiting_interactive or self.tokens >= 2 * self.limits.tokens):
+            return False
+        if self.partial < WINDOW_CALLS:
+            return True
+        return lane.fills(self.next_limits().at_most(max_texts), bulk=self.takes_bulk)
+
+    @property
+    def takes_bulk(self) -> bool:
+        """Bulk work fills one of the engine's batches, and leaves the next to those that somebody awaits."""
+        return self.tokens < self.limits.tokens
+
+    def next_limits(self) -> CallLimits:
+        """The limits of the next call: the engine's, and what is left of those on all calls together."""
+        left = self._texts_left()
+        return self.limits if left is None else self.limits.at_most(max(1, left))
+
+    def sent(self, batch: EmbeddingBatch) -> None:
+        self.batches.add(batch)
+        self.partial += not batch.full
+        self.texts += len(batch)
+        self.tokens += batch.tokens
+
+    def ended(self, batch: EmbeddingBatch) -> None:
+        self.batches.remove(batch)
+        self.partial -= not batch.full
+        self.texts -= len(batch)
+        self.tokens -= batch.tokens
+
+    def answered(self) -> None:
+        """It takes work: no reason to hold back."""
+        self.closed_until = 0.0
+        self.overloads = 0
+
+    def overloaded(self, now: float) -> None:
+        """It refused a call for being busy: ask again when another call is answered, or after a while."""
+        self.closed_until = now + FIRST_BACKOFF_S * 2**self.overloads
+        if not self.batches:
+            self.overloads += 1
+
+    def _texts_left(self) -> int | None:
+        at_once = self.limits.texts_at_once
+        return max(0, at_once - self.texts) if at_once else None

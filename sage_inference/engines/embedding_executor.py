@@ -1,0 +1,221 @@
+"""Embeds texts on an engine from Python: calls cut to size, vectors matched to their texts, failures typed."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import httpx
+import msgspec
+
+from sage_inference.engines.embeddings.usage import shares
+from sage_inference.engines.embeddings.vectors import as_base64
+from sage_inference.engines.embeddings.wire import (
+    OPENAI_ROUTE,
+    BadAnswerError,
+    Embedded,
+    call_body,
+    read_answer,
+)
+from sage_inference.types import ExecutionInstance, RequestMetadata
+
+
+class EmbeddingExecutorError(Exception):
+    """An embedding call failed; the message says where and how. ``instance_id`` is the engine asked."""
+
+    def __init__(self, instance_id: str, message: str) -> None:
+        super().__init__(f"instance {instance_id} {message}")
+        self.instance_id = instance_id
+
+
+class EmbeddingInstanceUnavailableError(EmbeddingExecutorError):
+    """It could not be reached, or answered 502, 503 or 429: another instance may do better."""
+
+
+class EmbeddingTimeoutError(EmbeddingExecutorError):
+    """It did not answer in time."""
+
+
+class EmbeddingRequestError(EmbeddingExecutorError):
+    """It refused the texts, or answered something else than vectors. ``status`` is the answer's."""
+
+    def __init__(self, instance_id: str, message: str, status: int) -> None:
+        super().__init__(instance_id, message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingResult:
+    """``embeddings`` are in the order of the texts. ``prompt_tokens`` is this request's share of its calls."""
+
+    request_id: str
+    model: str
+    embeddings: list[list[float]]
+    prompt_tokens: int
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingMetrics:
+    requests: int = 0
+    texts: int = 0
+    calls: int = 0
+    failures: int = 0
+    busy_ms: float = 0.0
+
+    @property
+    def texts_per_call(self) -> float:
+        return self.texts / self.calls if self.calls else 0.0
+
+
+_UNAVAILABLE = (429, 502, 503)
+
+
+class EmbeddingExecutor:
+    """``batch_size``: the most texts of one call, as the engine or you limit it."""
+
+    def __init__(self, *, batch_size: int = 32, timeout_s: float = 60.0, api_key: str | None = None) -> None:
+        self.batch_size = batch_size
+        self._timeout_s = timeout_s
+        self._headers = {"content-type": "application/json"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._client: httpx.AsyncClient | None = None
+        self._metrics = EmbeddingMetrics()
+
+    async def initialize(self) -> None:
+        """Open the connection pool; done by the first call, if not before."""
+        if self._client is None:
+            self._client = httpx.AsyncClient(timeout=self._timeout_s, trust_env=False, headers=self._headers)
+
+    async def cleanup(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def __aenter__(self) -> Self:
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.cleanup()
+
+    def get_metrics(self) -> EmbeddingMetrics:
+        return self._metrics
+
+    async def health_check(self, instance: ExecutionInstance) -> bool:
+        """Whether it answers its health route with 200."""
+        await self.initialize()
+        assert self._client is not None
+        try:
+            answer = await self._client.get(f"{_url(instance)}/health", timeout=min(5.0, self._timeout_s))
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    async def execute_embedding(
+        self,
+        texts: Sequence[str],
+        instance: ExecutionInstance,
+        *,
+        model: str | None = None,
+        request_id: str = "",
+    ) -> EmbeddingResult:
+        """The vectors of ``texts``. Raises ``EmbeddingExecutorError``."""
+        request = _Request(request_id, list(texts))
+        return (await self._execute([request], instance, model or instance.model_name))[0]
+
+    async def execute_embedding_batch(
+        self, requests: Sequence[RequestMetadata], instance: ExecutionInstance
+    ) -> list[EmbeddingResult]:
+        """The vectors of several requests for one model, their texts sharing calls; results in their order.
+
+        Raises ``EmbeddingExecutorError``, and ``ValueError`` where they name different models.
+        """
+        models = {request.effective_model_name for request in requests}
+        if len(models) > 1:
+            raise ValueError(f"one batch is for one model, not for {', '.join(sorted(models))}")
+        asked = [_Request(request.request_id, request.embedding_texts or []) for request in requests]
+        return await self._execute(asked, instance, models.pop() if models else "")
+
+    async def _execute(
+        self, requests: Sequence[_Request], instance: ExecutionInstance, model: str
+    ) -> list[EmbeddingResult]:
+        began = time.monotonic()
+        texts = [json.dumps(text).encode() for request in requests for text in request.texts]
+        vectors: list[list[float]] = []
+        tokens: list[int] = []
+        for start in range(0, len(texts), self.batch_size):
+            part = texts[start : start + self.batch_size]
+            found = await self._call(part, instance, model)
+            vectors += [_floats(vector) for vector in found.vectors]
+            tokens += shares(found.tokens or 0, [len(text) for text in part])
+        took_ms = (time.monotonic() - began) * 1000
+        self._metrics = replace(
+            self._metrics,
+            requests=self._metrics.requests + len(requests),
+            texts=self._metrics.texts + len(texts),
+            busy_ms=self._metrics.busy_ms + took_ms,
+        )
+        results = []
+        at = 0
+        for request in requests:
+            end = at + len(request.texts)
+            results.append(
+                EmbeddingResult(request.request_id, model, vectors[at:end], sum(tokens[at:end]), took_ms)
+            )
+            at = end
+        return results
+
+    async def _call(self, texts: list[bytes], instance: ExecutionInstance, model: str) -> Embedded:
+        await self.initialize()
+        assert self._client is not None
+        body = call_body(OPENAI_ROUTE, model, texts, (), base64=True)
+        self._metrics = replace(self._metrics, calls=self._metrics.calls + 1)
+        name = instance.instance_id
+        try:
+            answer = await self._client.post(_url(instance) + OPENAI_ROUTE, content=body)
+            if answer.status_code in _UNAVAILABLE:
+                raise EmbeddingInstanceUnavailableError(name, f"answered {answer.status_code}")
+            if answer.status_code != 200:
+                message = f"answered {answer.status_code}: {answer.text[:500]}"
+                raise EmbeddingRequestError(name, message, answer.status_code)
+            return read_answer(OPENAI_ROUTE, answer.content, (), len(texts))
+        except httpx.TimeoutException:
+            self._failed()
+            raise EmbeddingTimeoutError(name, f"did not answer within {self._timeout_s:g} s") from None
+        except httpx.HTTPError as error:
+            self._failed()
+            raise EmbeddingInstanceUnavailableError(name, f"cannot be reached: {error}") from None
+        except BadAnswerError as error:
+            self._failed()
+            raise EmbeddingRequestError(name, str(error), 200) from None
+        except EmbeddingExecutorError:
+            self._failed()
+            raise
+
+    def _failed(self) -> None:
+        self._metrics = replace(self._metrics, failures=self._metrics.failures + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    request_id: str
+    texts: list[str]
+
+
+def _url(instance: ExecutionInstance) -> str:
+    host = f"[{instance.host}]" if ":" in instance.host else instance.host
+    return f"http://{host}:{instance.port}"
+
+
+def _floats(vector: bytes | memoryview) -> list[float]:
+    packed = msgspec.json.decode(as_base64(vector), type=bytes)
+    return list(struct.unpack(f"<{len(packed) // 4}f", packed))

@@ -1,0 +1,93 @@
+"""The body of a call for several texts, and the vectors in its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from sage_inference.engines.embeddings.vectors import Vector
+
+OPENAI_ROUTE = "/v1/embeddings"
+NATIVE_ROUTE = "/embed"
+
+Options = tuple[tuple[str, bytes], ...]  # names and JSON values
+
+
+class BadAnswerError(Exception):
+    """What came is not an answer to the call; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not say."""
+
+    vectors: list[Vector]
+    tokens: int | None
+    model: str | None = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    embedding: msgspec.Raw
+    index: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+
+
+class _List(msgspec.Struct, gc=False):
+    data: list[_Item]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+_read_list = msgspec.json.Decoder(_List).decode
+_read_arrays = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def call_body(route: str, model: str, texts: Iterable[bytes], options: Options, *, base64: bool) -> bytes:
+    """``texts`` are JSON. ``base64`` is a wish that TEI's own route does not know."""
+    more = b"".join([b',"%b":%b' % (name.encode(), value) for name, value in options])
+    joined = b",".join(texts)
+    if route == NATIVE_ROUTE:
+        return b'{"inputs":[%b]%b}' % (joined, more)
+    form = b',"encoding_format":"base64"' if base64 else b""
+    return b'{"model":%b,"input":[%b]%b%b}' % (msgspec.json.encode(model), joined, form, more)
+
+
+def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
+    """The vectors of ``count`` texts. Raises ``BadAnswerError``."""
+    try:
+        if route == NATIVE_ROUTE:
+            return _native(body, headers, count)
+        return _openai(body, count)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadAnswerError(f"answered no list of embeddings: {error}") from None
+
+
+def _openai(body: bytes, count: int) -> Embedded:
+    answer = _read_list(body)
+    vectors: list[Vector] = [b""] * count
+    for place, item in enumerate(answer.data):
+        at = place if item.index is None else item.index
+        if not 0 <= at < count or vectors[at]:
+            raise BadAnswerError(f"answered with index {at} for {count} texts")
+        vectors[at] = memoryview(item.embedding)
+    _check(vectors, len(answer.data), count)
+    return Embedded(vectors, answer.usage.prompt_tokens if answer.usage else None, answer.model)
+
+
+def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
+    vectors: list[Vector] = [memoryview(one) for one in _read_arrays(body)]
+    _check(vectors, len(vectors), count)
+    told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
+    return Embedded(vectors, int(told) if told.isdigit() else None)
+
+
+def _check(vectors: list[Vector], found: int, count: int) -> None:
+    if found != count:
+        raise BadAnswerError(f"answered {found} embeddings for {count} texts")
+    if any(vector[0] not in b'["' for vector in vectors):
+        raise BadAnswerError("answered something that is no vector")

@@ -1,0 +1,1 @@
+"""Embedding requests: their texts are merged with other callers', and their vectors handed back."""

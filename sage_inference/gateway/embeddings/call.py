@@ -1,0 +1,303 @@
+"""One engine call: placed by the manager, sent, and its answer or its failure told to the service.
+
+    ASKING ─placed─▶ CONNECTING ─▶ SENT ─▶ ENDED
+       ▲                 │ refused   │ closed, 502/503/429
+       └──── elsewhere ──┴───────────┘
+
+A call that was not made for certain texts takes them when it is placed: what waits until then goes along.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.control_plane.embedding import EmbeddingBatch, Room
+from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.routes import ROUTES
+from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.embeddings.wire import call_body
+from sage_inference.engines.pool import Connecting
+from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings.refused import EngineAnswer
+from sage_inference.gateway.errors import ApiError
+from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
+    from sage_inference.gateway.embeddings.service import EmbeddingService
+    from sage_inference.gateway.state import Engine
+
+RETRYABLE = frozenset({429, 502, 503})
+MAX_ANSWER_BYTES = 1 << 28
+_JSON = b"content-type: application/json\r\n"
+_ACCEPT_ENCODING = re.compile(rb"accept-encoding: [^\r]*\r\n")
+
+
+class State(IntEnum):
+    ASKING = 0
+    CONNECTING = 1
+    SENT = 2
+    ENDED = 3
+
+
+class EmbeddingCall:
+    """A ticket to the manager, and the receiver of an engine's answer."""
+
+    __slots__ = (
+        "alone",
+        "answer",
+        "batch",
+        "connecting",
+        "connection",
+        "deadline",
+        "engine",
+        "failed_at",
+        "fresh",
+        "instance",
+        "lane",
+        "load",
+        "pieces",
+        "request",
+        "request_id",
+        "room",
+        "route",
+        "sent_at",
+        "service",
+        "size",
+        "state",
+        "target",
+        "wakes_at",
+    )
+
+    request: RequestMetadata
+    answer: Answer | None
+    engine: Engine
+    pieces: list[bytes]
+    instance: ExecutionInstance
+    room: Room
+
+    def __init__(self, service: EmbeddingService, lane: Lane, batch: EmbeddingBatch | None = None) -> None:
+        self.service = service
+        self.lane = lane
+        self.batch = batch
+        self.request_id = service.gateway.new_id()
+        self.request = RequestMetadata(
+            self.request_id.decode(),
+            RequestType.EMBEDDING,
+            lane.model,
+            lane.route,
+            prompt_tokens=batch.tokens if batch else service.aggregator.next_tokens(lane),
+        )
+        self.size = 0  # its texts are counted by the aggregator
+        self.failed_at: tuple[ExecutionInstance, ...] = ()
+        self.state = State.ASKING
+        self.load: Any = None  # the manager's own
+        self.alone: EmbeddingExchange | None = None  # whose own request this call is
+        self.connection: EngineConnection | None = None
+        self.connecting: Connecting | None = None
+        self.deadline = math.inf
+        self.wakes_at = 0.0
+        self._clear()
+
+    @property
+    def tried(self) -> tuple[ExecutionInstance, ...]:
+        """Where it must not go: where it failed, and where another call would only wait."""
+        return self.failed_at + self.service.closed_to(self.lane) if self.batch is None else self.failed_at
+
+    # The manager
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        """It has a slot: now is the time to say which texts go."""
+        service = self.service
+        self.instance = instance
+        self.engine = service.gateway.engines[instance.instance_id]
+        self.room = service.room_of(self.engine)
+        self.state = State.CONNECTING
+        if not service.fill(self):
+            self._end()
+            return
+        assert self.batch is not None
+        service.gateway.manager.resized(self, self.batch.tokens)
+        connection = self.engine.pool.acquire()
+        self.fresh = False
+        if connection is None:
+            self._connect()
+        else:
+            self._send(connection)
+
+    def refused(self, refusal: Refusal) -> None:
+        """It waited for a slot, and there will be none."""
+        self.state = State.ENDED
+        self.service.refused(self, errors.from_refusal(refusal))
+
+    # The engine
+
+    def _connect(self) -> None:
+        self.fresh = True
+        self.service.gateway.wheel.set(self, self.service.gateway.timeouts.connect_s)
+        self.connecting = self.engine.pool.connect(self._send, self._not_connected)
+
+    def _send(self, connection: EngineConnection) -> None:
+        gateway, engine = self.service.gateway, self.engine
+        assert self.batch is not None
+        self.connecting, self.connection = None, connection
+        self.state = State.SENT
+        self._clear()
+        lines, body = self._message(self.batch)
+        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            engine.request_prefix(ROUTES[self.route], self.target),
+            lines,
+            self.request_id,
+            len(body),
+        )
+        self.sent_at = gateway.clock()
+        gateway.wheel.set(self, gateway.timeouts.first_byte_s)
+        connection.send(self, head, body)
+
+    def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
+        """What is sent: a caller's own request where the call is just that, else one made of many."""
+        callers = self.service.callers(batch)
+        alone = self.alone = self.service.alone(batch)
+        if alone is not None:
+            self.request_id = alone.request_id
+            self.route = alone.route.path
+            self.target = alone.head.target
+            lines = alone.head.keyed_lines if self.engine.keeps_callers_key else alone.head.lines
+            # The answer may have to be read, if others come to share it.
+            return _ACCEPT_ENCODING.sub(b"", lines), alone.body
+        self.route = self.lane.route
+        self.target = self.route.encode()
+        one = callers[0]
+        body = call_body(
+            self.route,
+            one.request.model,
+            [text.raw for text in batch.texts],
+            one.options,
+            base64=any(caller.wanted.base64 for caller in callers),
+        )
+        return _JSON + one.credentials if self.engine.keeps_callers_key else _JSON, body
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        self.answer = answer
+        self.engine.answered(answer.status)
+
+    def engine_sends(self, piece: bytes, end: bool) -> None:
+        if not self.pieces:
+            now = self.service.gateway.clock()
+            self.engine.first_byte(now - self.sent_at)
+            self.service.gateway.manager.first_byte(self)
+        self.pieces.append(piece)
+        if end:
+            self.connection = None
+            assert self.answer is not None
+            self._answered(EngineAnswer(self.answer, b"".join(self.pieces), self.engine))
+        elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
+            self._abandon()
+            self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
+        else:
+            self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
+
+    def engine_failed(self, how: Broken, detail: str) -> None:
+        connection, self.connection = self.connection, None
+        stale = connection is not None and connection.served and not self.fresh
+        if how is Broken.CLOSED and stale and not self.pieces:
+            # It lay idle, and the engine closed it as our call crossed: the engine never saw it.
+            self.state = State.CONNECTING
+            self._connect()
+            return
+        self._failed(how, detail)
+
+    def _not_connected(self, error: OSError) -> None:
+        self.connecting = None
+        self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")
+
+    def timed_out(self) -> None:
+        timeouts = self.service.gateway.timeouts
+        if self.state is State.ASKING:
+            self.service.gateway.manager.withdraw(self)
+            self.state = State.ENDED
+            self.service.failed(self, self.service.queue_timeout())
+            return
+        connecting, answering = self.state is State.CONNECTING, bool(self.pieces)
+        self._abandon()
+        name = self.instance.instance_id
+        if connecting:
+            self.engine.failed(Broken.REFUSED)
+            self._elsewhere_or(errors.upstream_timeout(name, timeouts.connect_s))
+        else:
+            # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
+            seconds = timeouts.stream_idle_s if answering else timeouts.first_byte_s
+            self._end()
+            self.service.failed(self, errors.upstream_timeout(name, seconds))
+
+    # How it ends
+
+    def cancel(self) -> None:
+        """Nobody wants its vectors any more: the engine is told by the connection's end."""
+        if self.state is State.ASKING:
+            self.service.gateway.manager.withdraw(self)
+            self.service.gateway.wheel.remove(self)
+            self.state = State.ENDED
+        elif self.state is not State.ENDED:
+            self._abandon()
+            self._end()
+
+    def _answered(self, answer: EngineAnswer) -> None:
+        if answer.status == 200:
+            self.room.answered()
+            self._end()
+            self.service.answered(self, answer)
+        elif answer.means_draining:
+            self.engine.draining()
+            self._elsewhere_or(answer)
+        elif answer.status in RETRYABLE:
+            self._elsewhere_or(answer)
+        else:
+            self._end()
+            self.service.rejected(self, answer)
+
+    def _failed(self, how: Broken, detail: str) -> None:
+        self.engine.failed(how)
+        self._elsewhere_or(errors.upstream_unreachable(self.instance.instance_id, detail))
+
+    def _elsewhere_or(self, error: ApiError | EngineAnswer) -> None:
+        """Embedding a text twice harms nobody: whatever went wrong, another instance may try."""
+        gateway = self.service.gateway
+        if self.instance not in self.failed_at:
+            self.failed_at += (self.instance,)
+        again = len(self.failed_at) <= gateway.retries and gateway.manager.can_retry(self)
+        self._end()
+        if not again:
+            self.service.gave_up(self, error)
+            return
+        self.state = State.ASKING
+        self._clear()
+        try:
+            self.service.retry(self)
+        except Refusal as refusal:
+            self.state = State.ENDED
+            self.service.failed(self, errors.from_refusal(refusal))
+
+    def _end(self) -> None:
+        """The one place where a slot and its share of the room are given back."""
+        self.state = State.ENDED
+        self.service.gateway.wheel.remove(self)
+        self.service.left(self)
+        self.service.gateway.manager.release(self)
+
+    def _abandon(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.connection is not None:
+            self.connection.discard()
+            self.connection = None
+
+    def _clear(self) -> None:
+        self.answer = None
+        self.pieces = []

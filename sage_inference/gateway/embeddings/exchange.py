@@ -1,0 +1,217 @@
+"""An embedding request: its texts go into calls with other callers', unless it can only be relayed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.embedding import Job
+from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
+from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings import answer as answers
+from sage_inference.gateway.embeddings.refused import EngineAnswer
+from sage_inference.gateway.embeddings.request import EmbeddingRequest, most_tokens, parse
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import KEYS
+from sage_inference.gateway.relay.phase import FINAL, Phase
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine
+
+
+_JSON = (b"content-type", b"application/json")
+_TRUNCATED = b"x-sage-truncated: true\r\n\r\n"
+_UNCUT = ("truncate", b"false")
+# Options that themselves say what is cut, or that TEI's own route has not.
+_CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_tokens", "add_special_tokens"})
+
+
+class EmbeddingExchange(Exchange):
+    """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
+
+    ``job`` is None where the request is relayed like any other.
+    """
+
+    job: Job | None = None
+    wanted: EmbeddingRequest
+    wire_route: str
+    model_name: str
+    lane_key: Hashable
+    credentials: bytes
+    _rest: Iterator[bytes] | None = None  # of the answer, while it is written
+    _sent = False
+    guarded = truncated = False
+    options: Options = ()
+
+    @property
+    def input_name(self) -> str:
+        return "inputs" if self.route.path == NATIVE_ROUTE else "input"
+
+    def submit(self) -> None:
+        """Raises ``Refusal``."""
+        wanted = None if b"?" in self.head.target else parse(self.route.path, self.body)
+        if wanted is None:
+            super().submit()
+            return
+        self.wanted = wanted
+        self.model_name = self.request.model
+        # A key of the caller's own goes on to the engine where we know of none: then only equals share.
+        self.credentials = (
+            b"" if self.gateway.guard.has_keys else _lines(h for h in self.head.headers if h[0] in KEYS)
+        )
+        self._enter(guarded=self._may_be_cut())
+
+    def _enter(self, *, guarded: bool) -> None:
+        """Into a lane. ``guarded``: texts that the engine would cut silently are refused by it instead."""
+        self.guarded = guarded
+        self.wire_route = NATIVE_ROUTE if guarded else self._wire_route()
+        self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
+        self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
+        self.job = Job(self, self.wanted.texts)
+        self.gateway.embeddings.submit(self.job, self)
+
+    def _wire_route(self) -> str:
+        """TEI's own route and OpenAI's mean the same where neither asks for more than the other can say."""
+        path = self.route.path
+        if path == NATIVE_ROUTE and self._asks_nothing_special:
+            registry, model = self.gateway.registry, self.request.model
+            if registry.group(model, NATIVE_ROUTE) == registry.group(model, OPENAI_ROUTE):
+                return OPENAI_ROUTE
+        return path
+
+    def _may_be_cut(self) -> bool:
+        """Whether an engine might cut a text without a word: a text has no more tokens than bytes."""
+        most = self.gateway.embeddings.cuts_after(self.request.model, self.route.path)
+        if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
+            return False
+        return max(map(most_tokens, self.wanted.texts)) > most
+
+    @property
+    def _asks_nothing_special(self) -> bool:
+        return all(name == "dimensions" for name, _ in self.wanted.options)
+
+    # What the aggregator tells
+
+    def progressed(self) -> None:
+        """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""
+        assert self.job is not None
+        if not self._sent:
+            self._sent = True
+            waited = (self.gateway.clock() - self.queued_at) * 1000
+            self.waited_ms = waited if waited >= 1 else -1.0
+        self._arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
+
+    def served_by(self, engine: Engine, model: str | None) -> None:
+        self.engine = engine
+        self.model_name = model or self.model_name
+
+    def finished(self) -> None:
+        job = self.job
+        assert job is not None
+        tokens = sum(job.tokens)
+        body = answers.pieces(
+            self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
+        )
+        headers = [_JSON]
+        if self.route.path == NATIVE_ROUTE:
+            headers.append((b"x-compute-tokens", b"%d" % tokens))
+        self._write(Answer(200, headers), body)
+
+    def pass_on(self, answer: EngineAnswer) -> None:
+        """The engine's answer is all ours: as it came."""
+        self.engine = answer.engine
+        self._write(answer.head, [answer.body])
+
+    def failed(self, error: ApiError | EngineAnswer) -> None:
+        if isinstance(error, ApiError):
+            self.fail(error)
+            return
+        if self.guarded and error.says_too_long and self._allows_cutting:
+            self._enter_again()
+            return
+        dialect = error.engine.dialect
+        if self.route.path == NATIVE_ROUTE:
+            body = dialect.native_error(error.body)
+        else:
+            body = dialect.wrapped_error(error.status, self.route.path, error.body)
+        if body is None:
+            self.pass_on(error)
+        else:
+            self.engine = error.engine
+            self._write(Answer(error.status, [_JSON]), [body])
+
+    @property
+    def _allows_cutting(self) -> bool:
+        return self.gateway.settings.scheduling.embedding_truncation == "allow"
+
+    def _enter_again(self) -> None:
+        """One of its texts is too long: let the engine cut it, and tell."""
+        self.truncated = True
+        try:
+            self._enter(guarded=False)
+        except Refusal as refusal:
+            self.fail(errors.from_refusal(refusal))
+
+    def _write(self, answer: Answer, body: list[bytes]) -> None:
+        self.status = answer.status
+        head = self._head(answer, sum(map(len, body)))
+        if self.truncated and answer.status == 200:
+            head = head[:-2] + _TRUNCATED
+        self._arm(math.inf)
+        # One packet, one system call; where that would copy much, two.
+        self._rest = iter([head + body[0], *body[1:]] if len(body[0]) < JOIN_BYTES else [head, *body])
+        self._pour()
+
+    def _pour(self) -> None:
+        """Write on as long as the caller reads; ``resume`` comes back here."""
+        assert self._rest is not None
+        for piece in self._rest:
+            self.caller.write(piece)
+            if self.caller.reads_slowly:
+                return
+        self._rest = None
+        self._move(Phase.DONE)
+
+    # What the caller and the clock do
+
+    def resume(self) -> None:
+        if self._rest is not None and not FINAL[self.phase]:
+            self._pour()
+        else:
+            super().resume()
+
+    def timed_out(self) -> None:
+        if self.job is None or self.phase is not Phase.QUEUED:
+            super().timed_out()
+            return
+        self._abandon()
+        if self._left_s <= 0:
+            message = f"no instance was free within the deadline of {self.request.slo_deadline_ms:.0f} ms"
+            wait = self.gateway.manager.retry_after()
+            self.fail(errors.from_refusal(Refusal(Why.DEADLINE, message, retry_after_s=wait)))
+        else:
+            self.fail(self.gateway.embeddings.queue_timeout())
+
+    def _arm(self, seconds: float) -> None:
+        """While a text waits, the deadline that the caller gave counts too."""
+        super()._arm(min(seconds, max(0.0, self._left_s)) if self.job and seconds < math.inf else seconds)
+
+    @property
+    def _left_s(self) -> float:
+        deadline_ms = self.request.slo_deadline_ms
+        return math.inf if deadline_ms is None else self.queued_at + deadline_ms / 1000 - self.gateway.clock()
+
+    def _abandon(self) -> None:
+        if self.job is None:
+            super()._abandon()
+        else:
+            self.gateway.embeddings.leave(self.job)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

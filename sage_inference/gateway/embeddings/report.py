@@ -1,0 +1,67 @@
+"""What merging did, for status and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sage_inference.gateway.embeddings.service import EmbeddingService
+from sage_inference.telemetry.metrics import Exposition
+
+
+def status_of(service: EmbeddingService) -> dict[str, Any]:
+    """Totals since the start, what waits now, and the rules in force."""
+    aggregator = service.aggregator
+    counters, rules = aggregator.counters, aggregator.rules
+    return {
+        "requests": counters.requests,
+        "texts": counters.texts,
+        "calls": counters.calls,
+        "texts_per_call": round(counters.texts_per_call, 2),
+        "merge_factor": round(counters.merge_factor, 2),
+        "mean_wait_ms": round(counters.mean_wait_ms, 2),
+        "shared_texts": counters.shared_texts,
+        "cached_texts": counters.cached_texts,
+        "splits": counters.splits,
+        "retries": counters.retries,
+        "in_flight": aggregator.jobs,
+        "waiting_texts": sum(lane.waiting for lane in aggregator.lanes.values()),
+        "cache_bytes": aggregator.cache.size,
+        "rules": {
+            "batching": rules.merges,
+            "batch_size": rules.max_texts,
+            "min_batch_size": rules.min_texts,
+            "max_wait_ms": rules.max_wait_s * 1000,
+        },
+    }
+
+
+_COUNTERS = {
+    "requests": "Embedding requests whose texts could be merged.",
+    "texts": "Texts in them.",
+    "calls": "Calls to engines for them.",
+    "sent_texts": "Texts in those calls.",
+    "shared_texts": "Texts that were under way for somebody else already.",
+    "cached_texts": "Texts answered from the cache.",
+    "splits": "Calls that were cut in two to find a bad text.",
+    "retries": "Calls made again on another instance.",
+}
+
+
+def expose(service: EmbeddingService, page: Exposition) -> None:
+    aggregator = service.aggregator
+    counters = asdict(aggregator.counters)
+    for name, words in _COUNTERS.items():
+        page.counter(f"sage_embedding_{name}_total", words, [({}, counters[name])])
+    page.counter(
+        "sage_embedding_wait_seconds_total",
+        "Time that sent texts waited for their call.",
+        [({}, counters["wait_s"])],
+    )
+    page.gauge("sage_embedding_requests_in_flight", "Requests under way.", [({}, aggregator.jobs)])
+    page.gauge(
+        "sage_embedding_texts_waiting",
+        "Texts that wait for a call.",
+        [({}, sum(lane.waiting for lane in aggregator.lanes.values()))],
+    )
+    page.gauge("sage_embedding_cache_bytes", "Memory of the cache.", [({}, aggregator.cache.size)])

@@ -1,0 +1,320 @@
+"""Wires aggregation to the gateway: who may send a call now, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.embedding import (
+    AggregationRules,
+    Aggregator,
+    CallLimits,
+    EmbeddingBatch,
+    Job,
+    Room,
+)
+from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.engines.embeddings.usage import shares
+from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
+from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings.call import EmbeddingCall, State
+from sage_inference.gateway.embeddings.refused import EngineAnswer
+from sage_inference.gateway.embeddings.request import token_count
+from sage_inference.gateway.errors import ApiError
+from sage_inference.types import EngineState, ExecutionInstance
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
+    from sage_inference.gateway.state import Engine, Gateway
+
+_READY = EngineState.READY
+MAX_OVERLOADS = 6  # answers in a row that say "overloaded" before a caller is told
+
+
+class EmbeddingService:
+    """One gateway's embedding calls."""
+
+    def __init__(self, gateway: Gateway, rules: AggregationRules) -> None:
+        self.gateway = gateway
+        self.aggregator = Aggregator(rules)
+        self._loop = asyncio.get_running_loop()
+        self._rooms: dict[str, tuple[Engine, object, Room]] = {}
+        self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
+        self._asking: dict[Lane, EmbeddingCall] = {}  # waiting in the manager for a slot
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Callers
+
+    def submit(self, job: Job, caller: EmbeddingExchange) -> None:
+        """Take in a caller's texts. Raises ``Refusal`` where too much waits already, or one never fits."""
+        self._check_fit(job, caller)
+        counts = [token_count(raw) for raw in job.raws]
+        self.aggregator.submit(
+            job, caller.lane_key, caller.request.model, caller.wire_route, counts, self.gateway.clock()
+        )
+        self.pump_soon()
+        if self._too_much_waits():
+            self._pump()  # it may be that nothing has been sent since the last turn of the loop
+            if job.lane is not None and job.waits and self._too_much_waits():
+                self.leave(job)
+                message = f"{self.in_line} embedding requests wait already; try again later"
+                raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.gateway.manager.retry_after())
+
+    def leave(self, job: Job) -> None:
+        """Its caller is gone: only its own texts leave a forming call."""
+        self._cancel(self.aggregator.leave(job))
+
+    @property
+    def in_line(self) -> int:
+        return sum(lane.in_line for lane in self.aggregator.lanes.values())
+
+    def _too_much_waits(self) -> bool:
+        limits, lanes = self.gateway.limits, self.aggregator.lanes.values()
+        return (
+            self.in_line > limits.queue_requests
+            or sum(lane.waiting_size for lane in lanes) > limits.queue_bytes
+        )
+
+    def _check_fit(self, job: Job, caller: EmbeddingExchange) -> None:
+        """What no instance could ever take is refused before one is asked."""
+        rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in self._group_of(caller)]
+        size = max(map(len, job.raws))
+        payload = max((room.size or size for room in rooms), default=size)
+        if size > payload:
+            message = f"a text of {size} bytes fits no call: the engine takes {payload} bytes"
+            raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
+        longest = max((room.text_tokens or 1 << 60 for room in rooms), default=1 << 60)
+        if any(room.truncates for room in rooms):
+            return
+        for place, raw in enumerate(job.raws):
+            if raw[:1] == b"[" and token_count(raw) > longest:
+                message = f"text {place} has {token_count(raw)} tokens; the model takes {longest}"
+                raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
+
+    def cuts_after(self, model: str, route: str) -> int | None:
+        """The tokens of a text that an instance of the group would silently cut; None if none would."""
+        group = self.gateway.registry.group(model, route)
+        rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in group]
+        return min((room.text_tokens for room in rooms if room.truncates and room.text_tokens), default=None)
+
+    # Sending
+
+    def pump_soon(self) -> None:
+        """Send what can be sent, when all that has arrived by now is read: those may share a call."""
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._soon = False
+        now = self.gateway.clock()
+        for lane in self.aggregator.waiting_lanes(now):
+            while lane.waiting and lane not in self._asking and self._may_ask(lane, now):
+                self._ask(EmbeddingCall(self, lane))
+        self._wake_at(now)
+
+    def _ask(self, call: EmbeddingCall) -> None:
+        lane = call.lane
+        self._asking[lane] = call
+        try:
+            self.gateway.manager.submit(call)
+        except Refusal as refusal:
+            del self._asking[lane]
+            self._cancel(self.aggregator.refuse(lane, errors.from_refusal(refusal)))
+
+    def _may_ask(self, lane: Lane, now: float) -> bool:
+        group = self._group(lane)
+        ready = [i for i in group if i.state is _READY] or group
+        return not ready or any(self._has_room(lane, i, now) for i in ready)
+
+    def closed_to(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
+        """The instances where the lane's next call would only wait."""
+        now = self.gateway.clock()
+        return tuple(i for i in self._group(lane) if not self._has_room(lane, i, now))
+
+    def _has_room(self, lane: Lane, instance: ExecutionInstance, now: float) -> bool:
+        engine = self.gateway.engines.get(instance.instance_id)
+        return engine is not None and self.aggregator.has_room(lane, self.room_of(engine), now)
+
+    def _group(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
+        return self.gateway.registry.group(lane.model, lane.route)
+
+    def _group_of(self, caller: EmbeddingExchange) -> tuple[ExecutionInstance, ...]:
+        return self.gateway.registry.group(caller.request.model, caller.wire_route)
+
+    def _wake_at(self, now: float) -> None:
+        """Come back when a wait that was asked for, or a pause after an overload, is over."""
+        times = [self.aggregator.next_due(now)]
+        if any(lane.waiting for lane in self.aggregator.lanes.values()):
+            times += [room.closed_until for _, _, room in self._rooms.values() if room.closed_until > now]
+        due = min((time for time in times if time is not None), default=None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = self._loop.call_later(max(0.0, due - now), self._pump)
+
+    def room_of(self, engine: Engine) -> Room:
+        """The instance's room; its limits are what the engine said of itself, and what its refusals taught."""
+        name = engine.instance.instance_id
+        known = self._rooms.get(name)
+        if known is not None and known[0] is engine:
+            if known[1] is not engine.detected and known[1] != engine.detected:
+                known[2].limits = _limits_of(engine)
+                self._rooms[name] = (engine, engine.detected, known[2])
+            return known[2]
+        room = Room(_limits_of(engine))
+        self._rooms[name] = (engine, engine.detected, room)
+        return room
+
+    def fill(self, call: EmbeddingCall) -> bool:
+        """The call was placed: give it its texts. False if there is nothing left to send."""
+        if self._asking.get(call.lane) is call:
+            del self._asking[call.lane]
+        if call.batch is None:
+            batch = self.aggregator.take(call.lane, call.room, self.gateway.clock())
+        else:
+            self._calls.pop(call.batch, None)
+            batch = self.aggregator.resend(call.batch, call.room)
+        call.batch = batch
+        if batch is not None:
+            self._calls[batch] = call
+        return batch is not None
+
+    def callers(self, batch: EmbeddingBatch) -> list[EmbeddingExchange]:
+        return [job.owner for job in batch.jobs]  # type: ignore[misc]
+
+    def alone(self, batch: EmbeddingBatch) -> EmbeddingExchange | None:
+        """The one caller whose whole request this call is: it is relayed as it came."""
+        job = batch.whole_of()
+        caller: EmbeddingExchange | None = job.owner if job else None  # type: ignore[assignment]
+        return None if caller is None or caller.guarded else caller
+
+    # How calls end
+
+    def left(self, call: EmbeddingCall) -> None:
+        """It holds no room any more; told before its outcome is."""
+        if call.batch is not None:
+            call.room.ended(call.batch)
+        self.pump_soon()
+
+    def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
+        batch = call.batch
+        assert batch is not None
+        alone = call.alone
+        # Nobody came to share it, and nobody is to find it later: its vectors need not be looked at.
+        if alone and alone.job and alone is self.alone(batch) and not self.aggregator.cache.max_bytes:
+            del self._calls[batch]
+            self.aggregator.passed(batch, alone.job)
+            alone.pass_on(answer)
+            return
+        try:
+            found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
+        except BadAnswerError as error:
+            self.failed(call, errors.upstream_unreachable(call.instance.instance_id, str(error)))
+            return
+        self._hand_out(call, found)
+
+    def _hand_out(self, call: EmbeddingCall, found: Embedded) -> None:
+        batch = call.batch
+        assert batch is not None
+        del self._calls[batch]
+        for caller in self.callers(batch):
+            caller.served_by(call.engine, found.model)
+        total = batch.tokens if found.tokens is None else found.tokens
+        self.aggregator.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
+
+    def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
+        """The engine did not like it: too much in one call, a bad text, or all of it."""
+        batch, room = call.batch, call.room
+        assert batch is not None
+        texts = answer.texts_allowed
+        if texts and texts < len(batch):
+            room.limits = room.limits.learn(texts=texts)
+            self._again(batch)
+        elif answer.too_many_bytes and len(batch) > 1:
+            room.limits = room.limits.learn(size=batch.size // 2)
+            self._again(batch)
+        elif answer.may_blame_a_text and (halves := self.aggregator.halve(batch)):
+            del self._calls[batch]
+            for half in halves:
+                self._send_half(half)
+        else:
+            self.failed(call, answer)
+
+    def _again(self, batch: EmbeddingBatch) -> None:
+        del self._calls[batch]
+        self.aggregator.put_back(batch)
+        self.pump_soon()
+
+    def _send_half(self, half: EmbeddingBatch) -> None:
+        call = EmbeddingCall(self, half.lane, half)
+        self._calls[half] = call
+        try:
+            self.gateway.manager.submit(call)
+        except Refusal as refusal:
+            self.failed(call, errors.from_refusal(refusal))
+        else:
+            self._await_slot(call)
+
+    def retry(self, call: EmbeddingCall) -> None:
+        """Raises ``Refusal``."""
+        self.aggregator.counters.retries += 1
+        self.gateway.manager.retry(call)
+        self._await_slot(call)
+
+    def _await_slot(self, call: EmbeddingCall) -> None:
+        """Its texts no longer stand in line, so that their callers' own clocks don't watch this wait."""
+        if call.state is State.ASKING:
+            self.gateway.wheel.set(call, self.gateway.timeouts.queue_s)
+
+    def queue_timeout(self) -> ApiError:
+        seconds = self.gateway.timeouts.queue_s
+        message = f"no instance had a free slot within {seconds:g} s (timeouts.queue_s)"
+        wait = self.gateway.manager.retry_after()
+        return errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait))
+
+    def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
+        """No other instance is left. An engine that is merely busy is asked again, for a while."""
+        batch, room = call.batch, call.room
+        assert batch is not None
+        if isinstance(error, EngineAnswer) and error.status == 429 and room.overloads < MAX_OVERLOADS:
+            room.overloaded(self.gateway.clock())
+            self._again(batch)
+        else:
+            self.failed(call, error)
+
+    def failed(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
+        """All who want any of it are told."""
+        batch = call.batch
+        assert batch is not None
+        self._calls.pop(batch, None)
+        self._cancel(self.aggregator.fail(batch, error))
+
+    def refused(self, call: EmbeddingCall, error: ApiError) -> None:
+        """The manager has no instance for it any more."""
+        if call.batch is not None:
+            self.failed(call, error)
+        else:
+            self._asking.pop(call.lane, None)
+            self._cancel(self.aggregator.refuse(call.lane, error))
+
+    def _cancel(self, batches: list[EmbeddingBatch]) -> None:
+        for batch in batches:
+            call = self._calls.pop(batch, None)
+            if call is not None:
+                call.cancel()
+                self.aggregator.abandon(batch)
+
+
+def _limits_of(engine: Engine) -> CallLimits:
+    detected, dialect = engine.detected, engine.dialect
+    facts = dict(detected.limits) if detected is not None else {}
+    if detected is not None and "max_input_length" not in facts:
+        lengths = [model.max_model_len for model in detected.models if model.max_model_len]
+        facts["max_input_length"] = max(lengths, default=0)
+    return CallLimits.told(
+        facts, size=dialect.payload_bytes, serial=dialect.serial and not facts.get("batches")
+    )

@@ -1,0 +1,149 @@
+"""A simulated clock, instances that take a while for a call, and callers that come and go."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sage_inference.control_plane.embedding import (
+    AggregationRules,
+    Aggregator,
+    CallLimits,
+    EmbeddingBatch,
+    Job,
+    Room,
+)
+from sage_inference.control_plane.embedding.lane import Lane
+
+
+def vector_of(raw: bytes) -> bytes:
+    return b"vector of " + raw
+
+
+def cost_of(raw: bytes) -> int:
+    return len(raw)
+
+
+@dataclass(eq=False)
+class SimulatedCaller:
+    """What one caller asked for and got; as the aggregator's owner of its job."""
+
+    texts: list[str]
+    bad: bool = False
+    ended: str = ""
+    error: Any = None
+    job: Job = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.job = Job(self, [json.dumps(text).encode() for text in self.texts])
+
+    def finished(self) -> None:
+        assert not self.ended
+        self.ended = "finished"
+
+    def failed(self, error: Any) -> None:
+        assert not self.ended
+        self.ended = "failed"
+        self.error = error
+
+    def progressed(self) -> None:
+        assert not self.ended
+
+
+@dataclass(frozen=True)
+class Sent:
+    at: float
+    instance: str
+    texts: tuple[bytes, ...]
+    tokens: int
+    size: int
+
+
+class World:
+    """Every instance answers a call after ``seconds``; a call with a bad text is refused as a whole."""
+
+    def __init__(self, limits: dict[str, CallLimits], rules: AggregationRules, seconds: float = 0.01) -> None:
+        self.now = 0.0
+        self.aggregator = Aggregator(rules)
+        self.rooms = {name: Room(one) for name, one in limits.items()}
+        self.seconds = seconds
+        self.sent: list[Sent] = []
+        self.computed: list[bytes] = []
+        self.callers: list[SimulatedCaller] = []
+        self.bad: set[bytes] = set()
+        self._flying: dict[EmbeddingBatch, str] = {}
+        self.on_idle: Callable[[], None] = lambda: None
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+
+    def at(self, time: float, act: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (time, self._number, act))
+
+    def arrive(self, caller: SimulatedCaller, key: str = "lane") -> None:
+        self.callers.append(caller)
+        raws = caller.job.raws
+        if caller.bad:
+            self.bad.add(raws[-1])
+        self.aggregator.submit(caller.job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
+
+    def leave(self, caller: SimulatedCaller) -> None:
+        if not caller.ended:
+            caller.ended = "left"
+            self._abort(self.aggregator.leave(caller.job))
+
+    def run(self) -> None:
+        """Until nothing happens any more."""
+        while self._events:
+            self.now = self._events[0][0]
+            while self._events and self._events[0][0] == self.now:
+                heapq.heappop(self._events)[2]()
+            self.pump()
+            self.on_idle()
+
+    def pump(self) -> None:
+        for lane in self.aggregator.waiting_lanes(self.now):
+            while lane.waiting and (room := self.open_room(lane)):
+                batch = self.aggregator.take(lane, self.rooms[room], self.now)
+                assert batch is not None
+                self._send(batch, room)
+        due = self.aggregator.next_due(self.now)
+        if due is not None:
+            self.at(due, lambda: None)
+
+    def open_room(self, lane: Lane) -> str | None:
+        found = [n for n, room in self.rooms.items() if self.aggregator.has_room(lane, room, self.now)]
+        return min(found, key=lambda name: self.rooms[name].tokens, default=None)
+
+    def _abort(self, batches: list[EmbeddingBatch]) -> None:
+        for batch in batches:
+            self.rooms[self._flying.pop(batch)].ended(batch)
+            self.aggregator.abandon(batch)
+
+    def _send(self, batch: EmbeddingBatch, name: str) -> None:
+        self._flying[batch] = name
+        raws = tuple(text.raw for text in batch.texts)
+        self.sent.append(Sent(self.now, name, raws, batch.tokens, batch.size))
+        self.at(self.now + self.seconds, lambda: self._answer(batch, name))
+
+    def _answer(self, batch: EmbeddingBatch, name: str) -> None:
+        if batch not in self._flying:
+            return  # it was broken off
+        room = self.rooms[self._flying.pop(batch)]
+        room.ended(batch)
+        raws = [text.raw for text in batch.texts]
+        if not self.bad.intersection(raws):
+            self.computed += raws
+            self.aggregator.done(batch, [vector_of(raw) for raw in raws], list(map(cost_of, raws)))
+            return
+        halves = self.aggregator.halve(batch)
+        if halves is None:
+            self._abort(self.aggregator.fail(batch, "refused"))
+            return
+        for half in halves:
+            again = self.aggregator.resend(half, room)
+            if again is not None:
+                self._send(again, name)

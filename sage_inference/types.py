@@ -194,7 +194,7 @@ class ExecutionInstance:
     simulated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
     gpu: str | None = None
-    kv_tokens: int = 500_000
+    kv_tokens: int = 1_000_000
     load: InstanceLoad = field(default_factory=InstanceLoad)
 
     @property

@@ -113,6 +113,7 @@ class RunningGateway:
             pulse.cancel()
             await self.fleet.close()
             self.wheel.stop()
+            self.gateway.decisions.write()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no new requests, finish those that run. ``at_once`` doesn't wait for them."""
@@ -151,6 +152,7 @@ class RunningGateway:
         while True:
             self.gateway.manager.rates.tick(loop.time())
             self.hooks.watchdog()
+            await asyncio.to_thread(self.gateway.decisions.write)
             await asyncio.sleep(1)
 
 

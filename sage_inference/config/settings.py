@@ -153,6 +153,11 @@ class SchedulingSettings:
         "allow", doc="Texts an engine would cut silently; allowed ones are marked.", choices=TRUNCATIONS
     )
     embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
+    record_file: str | None = setting(
+        None,
+        doc="File that each decision is written to, for replay: sizes, times, hashes; no texts.",
+        example="~/sage-decisions.jsonl",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

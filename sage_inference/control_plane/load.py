@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.types import ExecutionInstance, InstanceLoad
 
@@ -15,9 +15,21 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 
 
 class Placement:
-    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun."""
+    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
 
-    __slots__ = ("expected_at", "instance", "pending", "pushed_at", "shared", "tokens")
+    ``answered_at`` is when its first byte came; ``record`` belongs to whoever watches.
+    """
+
+    __slots__ = (
+        "answered_at",
+        "expected_at",
+        "instance",
+        "pending",
+        "pushed_at",
+        "record",
+        "shared",
+        "tokens",
+    )
 
     def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
         self.instance = instance
@@ -25,6 +37,8 @@ class Placement:
         self.pushed_at = now
         self.pending = True
         self.shared: SharedGPU | None = None  # with work of the other kind
+        self.answered_at: float | None = None
+        self.record: Any = None
         load = instance.load
         if not load.pending_tokens:
             load.progress_at = now

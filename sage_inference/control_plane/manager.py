@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
@@ -35,9 +35,12 @@ HOLD_S = 1.0  # how long a request is held for the instance that has its prompt 
 
 
 class Observer(Protocol):
-    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does."""
+    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does.
 
-    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> None: ...
+    What ``placed`` returns is kept as the placement's ``record``.
+    """
+
+    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> Any: ...
 
     def ended(self, ticket: Ticket, placement: Placement, usage: Usage | None, now: float) -> None: ...
 
@@ -135,9 +138,11 @@ class ControlPlaneManager:
     def first_byte(self, ticket: Ticket) -> None:
         """The first byte of an answer's body came."""
         placement = ticket.load
-        if not isinstance(placement, Placement) or not placement.pending:
+        if not isinstance(placement, Placement):
             return
-        now = self._clock()
+        now = placement.answered_at = self._clock()
+        if not placement.pending:
+            return
         request = ticket.request
         if now >= placement.expected_at:
             placement.presumed_begun()
@@ -245,12 +250,13 @@ class ControlPlaneManager:
         now: float,
     ) -> None:
         request = ticket.request
-        if self.observer is not None:
-            self.observer.placed(ticket, decision, group, now)
         self.rates.prompt_tokens += request.prompt_tokens
         self.rates.uncached_tokens += need
         need = max(1, need)
+        observer = self.observer
+        record = None if observer is None else observer.placed(ticket, decision, group, now)
         placement = ticket.load = Placement(instance, need, now)
+        placement.record = record
         if request.prompt_blocks:
             self._placer.prefixes.add(instance, request)
         if not request.streams and not _tells(request):

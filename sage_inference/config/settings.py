@@ -100,7 +100,9 @@ class InstanceSettings:
     max_batched_tokens: int = setting(
         0, doc="Prompt tokens sent ahead of its answers; 0 = as its engine has it by default.", minimum=0
     )
-    kv_cache_tokens: int = setting(0, doc="Tokens its prefix cache holds; 0 = assume 500000.", minimum=0)
+    kv_cache_tokens: int = setting(
+        0, doc="Tokens its prefix cache holds; 0 = ask vLLM, else assume 1000000.", minimum=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

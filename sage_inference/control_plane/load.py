@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.types import ExecutionInstance, InstanceLoad
@@ -43,8 +44,12 @@ class Placement:
             load.progress_at = now
         load.pending_tokens += tokens
         instance.active_requests += 1
-        # When its prompt will likely be done, for answers whose first byte does not tell.
-        self.expected_at = now + backlog_ms(load, now) / 1000
+        self.expected_at = math.inf
+
+    def expect(self, now: float) -> float:
+        """When its prompt will likely be done: for answers whose first byte does not tell."""
+        self.expected_at = now + backlog_ms(self.instance.load, now) / 1000
+        return self.expected_at
 
     def begun(self, now: float, teaches: bool = True) -> None:
         """Its first byte came: the instance got on, and showed how fast it is.

@@ -144,7 +144,7 @@ class ControlPlaneManager:
         if not placement.pending:
             return
         request = ticket.request
-        if not _tells(request) and now >= placement.expected_at:
+        if now >= placement.expected_at:
             placement.presumed_begun()
         else:
             placement.begun(now, _teaches(request, placement.instance))
@@ -189,7 +189,9 @@ class ControlPlaneManager:
         if isinstance(waiting, Waiting):
             self._queue.remove(waiting)
             if waiting.lane:  # who stood behind it may need less
-                self._serve(waiting.lane, self._clock())
+                now = self._clock()
+                self._serve(waiting.lane, now)
+                self._set_alarm(now)
 
     def dispatch(self) -> None:
         """Place what waits and now can be: after a recovery, an added instance, an alarm."""
@@ -259,7 +261,7 @@ class ControlPlaneManager:
             self._placer.prefixes.add(instance, request)
         if not request.streams and not _tells(request):
             self._pushes += 1
-            heapq.heappush(self._presumed, (placement.expected_at, self._pushes, placement))
+            heapq.heappush(self._presumed, (placement.expect(now), self._pushes, placement))
         self.tenants.charge(request.tenant, need)
         if self._placer.shared and (shared := self._placer.shared.get(instance)):
             placement.shared = shared

@@ -30,7 +30,7 @@ class Watcher(DecisionLog):
         if placement.record is None:
             return
         if isinstance(ticket, Exchange):
-            outcome, status = _OUTCOMES[ticket.phase], ticket.status
+            outcome, status = _OUTCOMES.get(ticket.phase, "ended"), ticket.status
         else:  # work of the gateway's own, such as many callers' texts in one call
             outcome, status = "ended", 0
         self.close(placement.record, placement.answered_at, now, outcome, status, usage)

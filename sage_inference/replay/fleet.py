@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, nextafter
 from typing import Any
 
 from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
@@ -41,6 +42,11 @@ class Fleet:
     def clock(self) -> float:
         """Seconds, for what reads time."""
         return self.events.now / 1000
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Let it happen when ``clock`` says ``seconds``, not a rounding before."""
+        ms = seconds * 1000
+        self.events.at(ms if ms / 1000 >= seconds else nextafter(ms, inf), action)
 
     def add_llm(self, slots: int = 0) -> None:
         """An LLM engine on a GPU of its own; ``slots`` 0 leaves its number of requests open."""

@@ -71,7 +71,7 @@ class Run:
         fleet: Fleet,
         ended: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
-        self.events = events = fleet.events
+        self.events = fleet.events
         self.engines = fleet.engines
         self.block_tokens = fleet.block_tokens
         self.ended = ended
@@ -81,7 +81,7 @@ class Run:
             registry.add(instance)
         self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
         self.manager.llm_share = fleet.llm_share
-        self.manager.alarm = lambda at: events.at(at * 1000, self.manager.dispatch)
+        self.manager.alarm = lambda at: fleet.at(at, self.manager.dispatch)
 
     def submit(self, job: Job) -> None:
         """Now, whatever ``job.at_ms`` says."""

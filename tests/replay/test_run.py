@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
@@ -67,6 +69,16 @@ def test_engines_of_one_gpu_slow_each_other_while_both_are_busy() -> None:
     assert alone is not None
     # What the other left undone of its own pace, it has to do afterwards.
     assert both[0].e2e_ms == pytest.approx(alone + call / 0.45 - call)
+
+
+@given(st.floats(0.0, 1e6))
+def test_what_is_due_at_a_time_of_the_clock_does_not_come_before_it(seconds: float) -> None:
+    fleet = Fleet()
+    found: list[float] = []
+    fleet.at(seconds, lambda: found.append(fleet.clock()))
+    fleet.events.step()
+    assert found[0] >= seconds
+    assert found[0] == pytest.approx(seconds)
 
 
 def test_a_finished_job_may_bring_the_next() -> None:

@@ -18,6 +18,7 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.status import status_document
+from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.fleet import Changes, Fleet
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.relay.wheel import Wheel
@@ -94,8 +95,9 @@ class RunningGateway:
         self.wheel = Wheel(asyncio.get_running_loop())
         self.gateway = Gateway(self._with_extra(settings), self.wheel, admin_token)
         self.fleet = Fleet(self.gateway)
-        app = make_app(self.gateway, self.fleet, self.reload)
-        self.server = _Server(_Config(self.gateway, app), self._started)
+        self.callers = Callers(self._accept)
+        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
+        self.server = _Server(_Config(self.gateway, self.app), self._started)
 
     def _started(self) -> None:
         self.hooks.ready(status_document(self.gateway))
@@ -105,14 +107,30 @@ class RunningGateway:
 
     async def serve(self, sock: socket.socket) -> None:
         """Run until ``stop``; returns when all that ran has ended or its drain time is over."""
+        async with self.working():
+            await self.server.serve(sockets=[sock])
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """All but the socket: engines are watched, and ``callers`` and ``app`` are answered."""
         pulse = asyncio.create_task(self._pulse())
         try:
             await self.fleet.start(self.gateway.settings)
-            await self.server.serve(sockets=[sock])
+            yield
         finally:
             pulse.cancel()
+            for connection in list(self.server.server_state.connections):
+                connection.transport.abort()  # only callers of this process are left
             await self.fleet.close()
             self.wheel.stop()
+            self.gateway.decisions.write()
+
+    def _accept(self) -> asyncio.Protocol:
+        """The protocol for one more connection that no socket accepts."""
+        config = self.server.config
+        if not config.loaded:
+            config.load()
+        return GatewayProtocol(config=config, server_state=self.server.server_state, app_state={})
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no new requests, finish those that run. ``at_once`` doesn't wait for them."""
@@ -151,6 +169,7 @@ class RunningGateway:
         while True:
             self.gateway.manager.rates.tick(loop.time())
             self.hooks.watchdog()
+            await asyncio.to_thread(self.gateway.decisions.write)
             await asyncio.sleep(1)
 
 

@@ -25,15 +25,12 @@ class RequestType(StrEnum):
     TRANSCRIPTION = "transcription"
     SIMILARITY = "similarity"
 
-    @property
-    def is_llm(self) -> bool:
-        """True for work that generates tokens."""
-        return self in _LLM_TYPES
+    is_llm: bool  # True for work that generates tokens
 
 
-_LLM_TYPES = frozenset(
-    {RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES}
-)
+_LLM_TYPES = (RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES)
+for _kind in RequestType:  # asked of every request: looking it up in a set would hash an enum, in Python
+    _kind.is_llm = _kind in _LLM_TYPES
 
 
 class RequestPriority(IntEnum):
@@ -197,7 +194,7 @@ class ExecutionInstance:
     simulated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
     gpu: str | None = None
-    kv_tokens: int = 500_000
+    kv_tokens: int = 1_000_000
     load: InstanceLoad = field(default_factory=InstanceLoad)
 
     @property
@@ -243,3 +240,22 @@ class SchedulingDecision:
     confidence: float = 1.0
     estimated_latency_ms: float = 0.0
     metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceMetrics:
+    """How the work has gone since the start. Rates are over the last ten seconds.
+
+    ``failed_requests`` were answered with an error or cut short; ``avg_ttft_ms`` is the mean over the
+    instances of the time to a first byte, each weighing its latest answers most; None before the first.
+    """
+
+    total_requests: int = 0
+    completed_requests: int = 0
+    failed_requests: int = 0
+    cancelled_requests: int = 0
+    retried_requests: int = 0
+    active_requests: int = 0
+    queued_requests: int = 0
+    requests_per_s: float = 0.0
+    avg_ttft_ms: float | None = None

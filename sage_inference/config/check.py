@@ -10,9 +10,12 @@ from sage_inference.config.secrets import Secret, SecretError
 from sage_inference.config.settings import InstanceSettings, Settings
 
 
-def check(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
-    """Raises ``ConfigError`` for the first rule that is broken. Reads the files that hold keys."""
-    _instances(settings)
+def check(settings: Settings, environ: Mapping[str, str] | None = None, *, listens: bool = True) -> None:
+    """Raises ``ConfigError`` for the first rule that is broken. Reads the files that hold keys.
+
+    A gateway within a program has no address of its own that it ``listens`` on.
+    """
+    _instances(settings, listens)
     _aliases(settings)
     _secrets(settings, environ)
     if not (is_loopback(settings.server.host) or settings.api_keys or settings.server.insecure):
@@ -28,12 +31,12 @@ def name_of(instance: InstanceSettings) -> str:
     return instance.name or parse_backend(instance.url).netloc
 
 
-def _instances(settings: Settings) -> None:
+def _instances(settings: Settings, listens: bool) -> None:
     names: dict[str, int] = {}
     addresses: dict[object, int] = {}
     for at, instance in enumerate(settings.instances):
         here, backend = f"instances[{at}]", parse_backend(instance.url)
-        if reaches(backend, settings.server.host, settings.server.port):
+        if listens and reaches(backend, settings.server.host, settings.server.port):
             raise ConfigError(
                 f"{here}.url {instance.url} is the gateway's own address: requests would run in a circle",
                 key=f"{here}.url",

@@ -120,7 +120,8 @@ def _engine_of(answers: _Answers) -> EngineKind:
 
 def _cards(models: Any) -> tuple[ModelInfo, ...]:
     data = models.get("data") if isinstance(models, dict) else None
-    cards = [card for card in data or () if isinstance(card, dict) and isinstance(card.get("id"), str)]
+    listed = data if isinstance(data, list) else ()
+    cards = [card for card in listed if isinstance(card, dict) and isinstance(card.get("id"), str)]
     return tuple(
         ModelInfo(
             card["id"],

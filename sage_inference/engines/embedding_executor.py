@@ -62,6 +62,8 @@ class EmbeddingResult:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingMetrics:
+    """Counts since the executor was made. ``busy_ms`` is the time of all its requests together."""
+
     requests: int = 0
     texts: int = 0
     calls: int = 0

@@ -123,7 +123,7 @@ def test_what_is_no_engine_is_said_to_be_none(answers: Answers, says: str) -> No
 
 
 @pytest.mark.parametrize(
-    "body", [b"{}", b"[]", b"null", b"5", b'{"data":[null,{"id":5},{"id":"x","created":"y"}]}']
+    "body", [b"{}", b"[]", b"null", b"5", b'{"data":3}', b'{"data":[null,{"id":5},{"id":"x","created":"y"}]}']
 )
 def test_odd_documents_end_in_a_result_or_a_detect_error(body: bytes) -> None:
     with contextlib.suppress(DetectError):

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
+from sage_inference.gateway.api.relayed import Relayed
+from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Changes, Fleet
 from sage_inference.gateway.state import Gateway
@@ -74,17 +76,11 @@ async def _crashed(request: Request, error: Exception) -> Response:
     return error_response(ApiError(500, "the gateway failed on this request; see its log", "internal_error"))
 
 
-def relayed_elsewhere(path: str, method: str) -> Route:
-    """Relayed routes never reach the application with their own method; with another they are a 405."""
+def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Changes]) -> Starlette:
+    """``reload`` reads the configuration again and applies it; raises ``ConfigError``.
 
-    async def endpoint(request: Request) -> Response:
-        raise ApiError(501, f"{path} is relayed by the gateway's own server only", code="not_relayed")
-
-    return Route(path, endpoint, methods=[method])
-
-
-def make_app(gateway: Gateway, fleet: Fleet, reload: Callable[[], Changes]) -> Starlette:
-    """``reload`` reads the configuration again and applies it; raises ``ConfigError``."""
+    The gateway's own server takes the relayed routes before they come here; any other finds them here too.
+    """
     middleware = [Middleware(GuardMiddleware, gateway=gateway)]
     origins = gateway.settings.server.cors_origins
     if origins:
@@ -102,7 +98,7 @@ def make_app(gateway: Gateway, fleet: Fleet, reload: Callable[[], Changes]) -> S
             Route("/v1/models", models.list_models),
             Route("/v1/models/{model_id:path}", models.get_model),
             *admin.routes,
-            *(relayed_elsewhere(route.path, route.method) for route in ROUTES.values()),
+            *(Route(r.path, Relayed(gateway, callers, r), methods=[r.method]) for r in ROUTES.values()),
         ],
         middleware=middleware,
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crashed},

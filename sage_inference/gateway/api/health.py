@@ -38,14 +38,18 @@ async def ready(request: Request) -> Response:
 
 async def info(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
+    registry = gateway.registry
+    available = [i for i in registry.instances.values() if i.is_available]
     return JSONResponse(
         {
             "name": "sage-inference",
             "version": __version__,
             "status": "ok" if gateway.can_serve else "no healthy instance",
-            "models": gateway.registry.models(
-                i for i in gateway.registry.instances.values() if i.is_available
-            ),
+            "models": registry.models(available),
+            "serves": {
+                "llm": registry.models(i for i in available if i.instance_type.serves_llm),
+                "embedding": registry.models(i for i in available if i.instance_type.serves_embeddings),
+            },
             "routes": ["/v1/models", "/health", "/metrics", *ROUTES],
         }
     )

@@ -1,0 +1,182 @@
+"""From what a server sent to what a caller gets, or to the error it means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sage_inference.client.errors import (
+    AuthenticationError,
+    BadRequestError,
+    EngineError,
+    NotFoundError,
+    RateLimitedError,
+    SageInferenceError,
+)
+from sage_inference.client.results import InferenceResult, Ranking
+
+_TOLD = 300  # characters of a body that is no JSON, in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: str
+    latency_ms: float = 0.0
+
+    @property
+    def instance(self) -> str | None:
+        return self.headers.get("x-sage-instance")
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer itself. Raises what its status means where that is an error."""
+    if answer.status >= 400:
+        raise error_of(answer)
+    return answer
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """The answer's JSON object. Raises what the answer's status means."""
+    try:
+        found = json.loads(checked(answer).body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise unreadable(answer, "is no JSON object")
+    return found
+
+
+def chat_result(answer: Answer) -> InferenceResult:
+    found = document(answer)
+    choice = _first_choice(answer, found)
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    return _result(answer, found, "chat", text or "", choice.get("finish_reason"))
+
+
+def completion_result(answer: Answer) -> InferenceResult:
+    found = document(answer)
+    choice = _first_choice(answer, found)
+    return _result(answer, found, "generate", choice.get("text") or "", choice.get("finish_reason"))
+
+
+def model_ids(answer: Answer) -> list[str]:
+    """Of OpenAI's list of models, or of TEI's ``/info``."""
+    found = document(answer)
+    cards = found.get("data")
+    only = found.get("served_model_name") or found.get("model_id")
+    if only and cards is None:
+        return [str(only)]
+    return [str(card["id"]) for card in cards or () if isinstance(card, dict) and "id" in card]
+
+
+def rankings(answer: Answer) -> list[Ranking]:
+    """Best first, of vLLM's ``{"results": …}`` or TEI's bare list."""
+    try:
+        found = json.loads(checked(answer).body)
+        entries = found["results"] if isinstance(found, dict) else found
+        ranked = [
+            Ranking(int(e["index"]), float(e["relevance_score"] if "relevance_score" in e else e["score"]))
+            for e in entries
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise unreadable(answer, "is no ranking") from None
+    return sorted(ranked, key=lambda one: -one.score)
+
+
+def _first_choice(answer: Answer, found: Mapping[str, Any]) -> dict[str, Any]:
+    choices = found.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise unreadable(answer, "has no choices")
+    return choices[0]
+
+
+def _result(
+    answer: Answer, found: Mapping[str, Any], kind: Any, content: Any, finish_reason: Any
+) -> InferenceResult:
+    return InferenceResult(
+        answer.headers.get("x-request-id") or answer.request_id,
+        kind,
+        content,
+        str(found.get("model") or ""),
+        found.get("usage") or {},
+        answer.latency_ms,
+        finish_reason,
+        answer.instance,
+        found,
+    )
+
+
+def unreadable(answer: Answer, what: str) -> EngineError:
+    said = answer.body[:_TOLD].decode("utf-8", "replace").strip()
+    return EngineError(f"the answer {what}: {said!r}", **_known(answer))
+
+
+def error_of(answer: Answer) -> SageInferenceError:
+    """The error that an answer with a 4xx or 5xx status is."""
+    message, code, param = _words(answer)
+    kind = _KINDS.get(answer.status) or (BadRequestError if answer.status < 500 else EngineError)
+    seconds = _seconds(answer.headers.get("retry-after"))
+    return kind(message, code=code, param=param, retry_after=seconds, **_known(answer))
+
+
+_KINDS: dict[int, type[SageInferenceError]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: NotFoundError,
+    429: RateLimitedError,
+}
+
+
+def stream_error(event: Mapping[str, Any], answer: Answer) -> EngineError:
+    """The error that a server tells inside a stream that had begun."""
+    told = event["error"]
+    words = told if isinstance(told, dict) else {"message": told}
+    code = words.get("code")
+    return EngineError(
+        str(words.get("message") or "the stream failed"),
+        code=None if code is None else str(code),
+        **_known(answer),
+    )
+
+
+def _known(answer: Answer) -> dict[str, Any]:
+    request_id = answer.headers.get("x-request-id") or answer.request_id
+    return {"status": answer.status, "request_id": request_id, "instance": answer.instance}
+
+
+def _words(answer: Answer) -> tuple[str, str | None, str | None]:
+    """Message, code and parameter, in OpenAI's shape, TEI's, FastAPI's, or none."""
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        said = answer.body[:_TOLD].decode("utf-8", "replace").strip()
+        return said or f"the server answered {answer.status}", None, None
+    told = found.get("error", found)
+    if not isinstance(told, dict):
+        return str(told), _text(found.get("error_type")), None
+    message = told.get("message") or told.get("detail") or f"the server answered {answer.status}"
+    return str(message), _text(told.get("code")), _text(told.get("param"))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _seconds(value: str | None) -> float | None:
+    """``Retry-After`` in seconds; its other form, a date, is not used by engines."""
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,73 @@
+"""What a client is made of: its configuration, its endpoints, its transport."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sage_inference.client.config import (
+    UnifiedClientConfig,
+    UnifiedClientMode,
+    embedding_from_environment,
+    llm_from_environment,
+    unified_from_environment,
+)
+from sage_inference.client.endpoint import Endpoint
+from sage_inference.client.options import ClientOptions
+from sage_inference.client.work import Work
+
+if TYPE_CHECKING:
+    from sage_inference.client.transport import AsyncTransport, Transport
+
+# No address: what goes there goes through the gateway in this process.
+IN_PROCESS = "http://localhost"
+
+
+def config_of(
+    base_url: str | None, config: UnifiedClientConfig | None, options: ClientOptions
+) -> UnifiedClientConfig:
+    """``config`` as it is, or one made of the arguments. Raises ``TypeError`` for both."""
+    if config is None:
+        return UnifiedClientConfig(base_url=base_url, **options)
+    if base_url is not None or options:
+        given = ", ".join(["base_url"] * (base_url is not None) + list(options))
+        raise TypeError(f"config has it all: give either config or {given}")
+    return config
+
+
+def work_of(config: UnifiedClientConfig) -> Work:
+    """Its endpoints are those of the arguments; where these name none, those of the environment."""
+    if config.mode is UnifiedClientMode.CONTROL_PLANE:
+        models = config.llm_model or config.model, config.embedding_model or config.model
+        return Work(config, Endpoint(IN_PROCESS, models[0]), Endpoint(IN_PROCESS, models[1]))
+    if config.names_a_server:
+        return Work(config, config.llm, config.embedding)
+    unified = unified_from_environment()
+    llm = _under(unified or llm_from_environment(), config.llm_model or config.model)
+    embedding = unified or embedding_from_environment()
+    return Work(config, llm, _under(embedding, config.embedding_model or config.model))
+
+
+def _under(told: Endpoint | None, model: str | None) -> Endpoint | None:
+    return replace(told, model=model) if told is not None and model else told
+
+
+def transport_of(config: UnifiedClientConfig) -> Transport:
+    # Imported here: what a client doesn't use it doesn't load.
+    if config.mode is UnifiedClientMode.CONTROL_PLANE:
+        from sage_inference.client.in_process import InProcessTransport
+
+        return InProcessTransport(config)
+    from sage_inference.client.http_sync import HttpTransport
+
+    return HttpTransport()
+
+
+def async_transport_of(config: UnifiedClientConfig) -> AsyncTransport:
+    if config.mode is UnifiedClientMode.CONTROL_PLANE:
+        from sage_inference.client.in_process import AsyncInProcessTransport
+
+        return AsyncInProcessTransport(config)
+    from sage_inference.client.http_async import AsyncHttpTransport
+
+    return AsyncHttpTransport()

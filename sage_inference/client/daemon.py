@@ -1,0 +1,28 @@
+"""The running gateway's address, from the files it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sage_inference.client.endpoint import Endpoint
+from sage_inference.config.paths import Paths
+from sage_inference.daemon import lock, pidfile
+from sage_inference.daemon.errors import DaemonError
+
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
+    """Where it listens, or why there is none."""
+    paths = Paths.resolve(environ=environ)
+    try:
+        held = lock.look(paths.lock_file).held
+    except DaemonError as error:
+        return str(error)
+    info = pidfile.read(paths.pid_file)
+    if not held:
+        return "none runs"
+    if info is None or info.phase != "running":
+        return f"it is {info.phase if info else 'starting'}"
+    host = _ANY.get(info.host, info.host)
+    return Endpoint(f"http://[{host}]:{info.port}" if ":" in host else f"http://{host}:{info.port}")

@@ -1,0 +1,49 @@
+"""What the clients hand back beside plain texts and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["chat", "generate", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """One answer with what came beside it.
+
+    ``content`` is what the call returns without ``return_result``: a text, a vector or a list of vectors.
+    ``raw`` is the server's whole document (of an embedding in several pieces, the first's); ``instance`` is
+    who answered, where a gateway says so.
+    """
+
+    request_id: str
+    request_type: Kind
+    content: Any
+    model: str
+    usage: Mapping[str, int] = field(default_factory=dict)
+    latency_ms: float = 0.0
+    finish_reason: str | None = None
+    instance: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The content of a chat or a completion."""
+        return self.content if isinstance(self.content, str) else ""
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls of the first choice, as the server sent them."""
+        choices = self.raw.get("choices") or [{}]
+        calls = (choices[0].get("message") or {}).get("tool_calls")
+        return list(calls or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A text's place in a ranking: ``index`` is its position among the texts given."""
+
+    index: int
+    score: float

@@ -1,0 +1,103 @@
+"""What ``stream=True`` returns: the pieces of a text as the engine makes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from types import TracebackType
+
+from sage_inference.client.results import InferenceResult
+from sage_inference.client.stream_text import StreamText
+from sage_inference.client.transport import AsyncByteStream, ByteStream
+
+
+class TextStream(Iterator[str]):
+    """Pieces of text. Closing it, or letting go of it, cancels the request in the engine.
+
+    ``result`` is what came so far; after the last piece it has usage (where it was asked for, by
+    ``stream_options``) and why the text ended.
+    """
+
+    def __init__(self, body: ByteStream, text: StreamText) -> None:
+        self._text = text
+        self._pieces = _pieces(body, text)
+        next(self._pieces)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._pieces.close()
+
+    @property
+    def result(self) -> InferenceResult:
+        return self._text.result
+
+
+def _pieces(body: ByteStream, text: StreamText) -> Generator[str, None, None]:
+    try:
+        yield ""  # begun: only a generator that has begun runs its ``finally`` when it is let go of
+        for data in body:
+            if not text.ended:  # else what follows is the end of the transfer, and frees the connection
+                yield from text.feed(data)
+        text.close()
+    finally:
+        body.close()
+
+
+class AsyncTextStream(AsyncIterator[str]):
+    """As ``TextStream``, with ``async for``, ``async with`` and ``aclose``."""
+
+    def __init__(self, pieces: AsyncGenerator[str, None], text: StreamText) -> None:
+        self._text = text
+        self._pieces = pieces
+
+    @classmethod
+    async def begun(cls, body: AsyncByteStream, text: StreamText) -> AsyncTextStream:
+        pieces = _async_pieces(body, text)
+        await anext(pieces)
+        return cls(pieces, text)
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def __aenter__(self) -> AsyncTextStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+
+    @property
+    def result(self) -> InferenceResult:
+        return self._text.result
+
+
+async def _async_pieces(body: AsyncByteStream, text: StreamText) -> AsyncGenerator[str, None]:
+    try:
+        yield ""
+        async with contextlib.aclosing(_data(body)) as incoming:
+            async for data in incoming:
+                if not text.ended:
+                    for piece in text.feed(data):
+                        yield piece
+        text.close()
+    finally:
+        await body.aclose()
+
+
+async def _data(body: AsyncByteStream) -> AsyncGenerator[bytes, None]:
+    async for data in body:
+        yield data

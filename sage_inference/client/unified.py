@@ -1,0 +1,379 @@
+"""The client for threads: chat, text, embeddings and rankings from whatever serves them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, Unpack, overload
+
+from sage_inference.client.answers import Answer, checked, model_ids, rankings
+from sage_inference.client.attempts import Attempts
+from sage_inference.client.config import DEFAULT_TIMEOUT_S, UnifiedClientConfig, UnifiedClientMode
+from sage_inference.client.construction import config_of, transport_of, work_of
+from sage_inference.client.errors import SageInferenceError
+from sage_inference.client.options import ClientOptions, ServerOptions
+from sage_inference.client.requests import Messages, Prompt, Request, Texts
+from sage_inference.client.results import InferenceResult, Ranking
+from sage_inference.client.work import Generation, Options, Piece, PieceRead, Work, WorkKind, lacks_route
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sage_inference.client.streams import TextStream
+    from sage_inference.client.transport import Transport
+    from sage_inference.library.config import Backend
+
+T = TypeVar("T")
+
+
+class UnifiedInferenceClient:
+    """One face for the models of this workstation. Threads may share it; it survives a fork.
+
+    ``UnifiedInferenceClient("http://127.0.0.1:8000")`` talks to a gateway or an engine; with
+    ``llm_base_url`` and ``embedding_base_url`` each kind of work goes to a server of its own; without any
+    of them the ``SAGE_*_BASE_URL`` variables say where. ``create_auto`` finds servers, and
+    ``create_with_control_plane`` schedules over several by itself.
+    """
+
+    _instances: ClassVar[dict[str, UnifiedInferenceClient]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        config: UnifiedClientConfig | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        told = config_of(base_url, config, options)
+        self._set_up(told, work_of(told))
+
+    def _set_up(self, config: UnifiedClientConfig, work: Work) -> None:
+        self.config = config
+        self._work = work
+        self._carrier: Transport | None = transport_of(config)
+
+    @classmethod
+    def _of(cls, config: UnifiedClientConfig, work: Work | None = None) -> Self:
+        """One whose constructor is passed by: those of the derived clients take other arguments."""
+        client = cls.__new__(cls)
+        client._set_up(config, work or work_of(config))
+        return client
+
+    # Making one
+
+    @classmethod
+    def create_auto(
+        cls,
+        llm_model: str | None = None,
+        embedding_model: str | None = None,
+        prefer_local: bool = True,
+        llm_ports: Sequence[int] = (8001, 8000),
+        embedding_ports: Sequence[int] = (8090, 8080),
+        timeout: float = DEFAULT_TIMEOUT_S,
+        allow_cloud: bool | None = None,
+        **options: Unpack[ServerOptions],
+    ) -> Self:
+        """A client of what is found: arguments, environment, running gateway, local ports, cloud if allowed.
+
+        The cloud (DashScope) is used only where ``DASHSCOPE_API_KEY`` is set, or ``allow_cloud`` is True and
+        ``SAGE_CHAT_API_KEY`` is set, and never with ``allow_cloud=False``. Raises ``NoServerFoundError``.
+        """
+        from sage_inference.client.apart import run_apart
+        from sage_inference.client.detection import Wish, find
+
+        config = UnifiedClientConfig(
+            llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options
+        )
+        wish = Wish(
+            config=config,
+            kinds=cls._kinds,
+            prefer_local=prefer_local,
+            llm_ports=llm_ports,
+            embedding_ports=embedding_ports,
+            allow_cloud=allow_cloud,
+        )
+        search = run_apart(find(wish))
+        found = search.found
+        return cls._of(config, Work(config, found.get("llm"), found.get("embedding"), search.tried))
+
+    _kinds: ClassVar[tuple[str, ...]] = ("llm", "embedding")
+
+    @classmethod
+    def get_instance(cls, instance_key: str = "default", **options: Any) -> Self:
+        """The client of that key, made by ``create_auto(**options)`` where there is none yet."""
+        key = f"{cls.__name__}:{instance_key}"
+        with UnifiedInferenceClient._lock:
+            found = UnifiedInferenceClient._instances.get(key)
+            if not isinstance(found, cls) or found._carrier is None:
+                found = cls.create_auto(**options)
+                UnifiedInferenceClient._instances[key] = found
+            return found
+
+    @classmethod
+    def clear_instances(cls) -> None:
+        """Close and forget all that ``get_instance`` made."""
+        with UnifiedInferenceClient._lock:
+            instances = list(UnifiedInferenceClient._instances.values())
+            UnifiedInferenceClient._instances.clear()
+        for client in instances:
+            client.close()
+
+    @classmethod
+    def create_with_control_plane(
+        cls,
+        instances: Sequence[Backend] = (),
+        *,
+        llm_base_url: str | None = None,
+        llm_model: str | None = None,
+        embedding_base_url: str | None = None,
+        embedding_model: str | None = None,
+        scheduling_policy: str = "hybrid",
+        embedding_batch_size: int = 32,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = 2,
+        **scheduling: Any,
+    ) -> Self:
+        """A client that schedules over the instances itself, as a gateway does, on a thread of this process.
+
+        An instance is ``{"host", "port", "model_name", "instance_type"}`` (and what else
+        ``BackendInstanceConfig`` takes). ``scheduling`` has other keys of that section of the configuration,
+        such as ``embedding_priority``. Raises ``ValueError`` for what is no instance, policy or key.
+        """
+        return cls._of(
+            UnifiedClientConfig(
+                mode=UnifiedClientMode.CONTROL_PLANE,
+                instances=tuple(instances),
+                llm_base_url=llm_base_url,
+                llm_model=llm_model,
+                embedding_base_url=embedding_base_url,
+                embedding_model=embedding_model,
+                scheduling_policy=scheduling_policy,
+                embedding_batch_size=embedding_batch_size,
+                timeout=timeout,
+                max_retries=max_retries,
+                scheduling=scheduling,
+            )
+        )
+
+    # Text
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], **fields: Any) -> TextStream: ...
+    @overload
+    def chat(self, messages: Messages, *, return_result: Literal[True], **fields: Any) -> InferenceResult: ...
+    @overload
+    def chat(self, messages: Messages, **fields: Any) -> str: ...
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        return_result: bool = False,
+        timeout: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> str | InferenceResult | TextStream:
+        """The answer's text; with ``return_result`` what came beside it, with ``stream`` its pieces.
+
+        A text alone as ``messages`` is a user's message. All other ``fields`` (``tools``, ``seed``,
+        ``response_format`` …) are sent as they are; what is None is not sent.
+        """
+        fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
+        options = Options(model, timeout, extra_body, extra_headers)
+        return self._generated(self._work.chat(messages, fields, options), stream, return_result)
+
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[True], **fields: Any) -> TextStream: ...
+    @overload
+    def generate(self, prompt: Prompt, *, return_result: Literal[True], **fields: Any) -> InferenceResult: ...
+    @overload
+    def generate(self, prompt: Prompt, **fields: Any) -> str: ...
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        return_result: bool = False,
+        timeout: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> str | InferenceResult | TextStream:
+        """What follows ``prompt`` (a text, or its token ids); the rest as for ``chat``."""
+        fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
+        options = Options(model, timeout, extra_body, extra_headers)
+        return self._generated(self._work.generate(prompt, fields, options), stream, return_result)
+
+    def _generated(
+        self, work: Generation, stream: bool, return_result: bool
+    ) -> str | InferenceResult | TextStream:
+        transport = self._transport
+        if stream:
+            from sage_inference.client.streams import TextStream
+
+            body = _attempted(work.attempts, lambda left: transport.open(work.request, left))
+            return TextStream(body, work.streamed(body.head))
+        result = _attempted(work.attempts, lambda left: work.read(transport.send(work.request, left)))
+        return result if return_result else result.text
+
+    # Vectors
+
+    @overload
+    def embed(self, texts: Texts, *, return_result: Literal[True], **fields: Any) -> InferenceResult: ...
+    @overload
+    def embed(self, texts: Texts, *, as_numpy: Literal[True], **fields: Any) -> NDArray[np.float32]: ...
+    @overload
+    def embed(self, texts: str, **fields: Any) -> list[float]: ...
+    @overload
+    def embed(self, texts: Sequence[str], **fields: Any) -> list[list[float]]: ...
+
+    def embed(
+        self,
+        texts: Texts,
+        *,
+        model: str | None = None,
+        as_numpy: bool = False,
+        return_result: bool = False,
+        timeout: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> Any:
+        """The vector of a text, or a list of the vectors of several, in their order.
+
+        With ``as_numpy`` an array of float32: one vector, or one row a text.
+        """
+        options = Options(model, timeout, extra_body, extra_headers)
+        work = self._work.embed(texts, fields, options)
+        transport = self._transport
+
+        def read(piece: Piece) -> PieceRead:
+            return _attempted(piece.attempts, lambda left: piece.read(transport.send(piece.request, left)))
+
+        opened = [read(piece) for piece in work.opening()]
+        result = work.result(opened + self._each(read, work.rest(opened)), as_numpy)
+        return result if return_result else result.content
+
+    def _each(self, do: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:
+        """``do`` for each, several at once; the first failure ends the rest."""
+        if len(pieces) < 2:
+            return [do(piece) for piece in pieces]
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+        pool = ThreadPoolExecutor(min(len(pieces), self.config.embedding_concurrency))
+        try:
+            futures = [pool.submit(do, piece) for piece in pieces]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((one for one in futures if one in done and one.exception() is not None), None)
+            return [failed.result()] if failed is not None else [one.result() for one in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run have no way to be told
+
+    def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> list[Ranking]:
+        """How well each text answers the query, best first."""
+        options = Options(model, timeout, extra_body, extra_headers)
+        ways = self._work.rerank(query, texts, fields, options)
+        request, answer = self._first(ways, self._work.attempts(timeout))
+        self._work.rerank_works_by(request)
+        return rankings(answer)
+
+    # What there is
+
+    def models(self) -> list[str]:
+        """The names of the models that can be asked for."""
+        found: list[str] = []
+        for ways in self._work.model_lists():
+            _, answer = self._first(ways, self._work.attempts())
+            found += model_ids(answer)
+        return list(dict.fromkeys(found))
+
+    def is_llm_available(self) -> bool:
+        """Whether a server for chat and completions answers now, and serves such work."""
+        return self._available("llm")
+
+    def is_embedding_available(self) -> bool:
+        return self._available("embedding")
+
+    def _available(self, kind: WorkKind) -> bool:
+        endpoint = self._work.endpoints[kind]
+        return endpoint is not None and self._transport.serves(endpoint, kind)
+
+    @property
+    def is_control_plane_mode(self) -> bool:
+        return self.config.mode is UnifiedClientMode.CONTROL_PLANE
+
+    def get_status(self) -> dict[str, Any]:
+        """Where work goes, and whether it can go there now."""
+        available = {kind: self._available(kind) for kind in self._work.endpoints}
+        return {**self._work.status(available), **self._transport.details()}
+
+    # Ends
+
+    def close(self) -> None:
+        """Let go of all connections; idempotent."""
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _transport(self) -> Transport:
+        if self._carrier is None:
+            raise SageInferenceError("this client is closed")
+        return self._carrier
+
+    def _first(self, ways: Sequence[Request], attempts: Attempts) -> tuple[Request, Answer]:
+        """The first way whose route the server has, and its answer."""
+        missing: SageInferenceError | None = None
+        for request in ways:
+            try:
+                return request, self._good(request, attempts)
+            except SageInferenceError as error:
+                if not lacks_route(error):
+                    raise
+                missing = missing or error
+        assert missing is not None
+        raise missing
+
+    def _good(self, request: Request, attempts: Attempts) -> Answer:
+        transport = self._transport
+        return _attempted(attempts, lambda left: checked(transport.send(request, left)))
+
+
+def _attempted(attempts: Attempts, attempt: Callable[[float], T]) -> T:
+    """The first attempt that succeeds; ``attempt`` is given the seconds it may take."""
+    while True:
+        try:
+            return attempt(attempts.remaining())
+        except SageInferenceError as error:
+            time.sleep(attempts.delay_after(error))

@@ -1,0 +1,59 @@
+"""Vectors out of an embedding answer: in the order of the texts, from base64 without a detour over JSON floats."""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.client.answers import Answer, document, unreadable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Vector = bytes | list[float]  # little-endian float32, or numbers where the server knows no base64
+
+
+def embeddings(answer: Answer, count: int) -> tuple[list[Vector], dict[str, Any]]:
+    """The ``count`` vectors of an answer, and its document. Raises ``EngineError`` where one is missing."""
+    found = document(answer)
+    vectors: list[Vector | None] = [None] * count
+    try:
+        for entry in found["data"]:
+            vectors[entry["index"]] = _vector(entry["embedding"])
+    except (KeyError, TypeError, IndexError, ValueError, binascii.Error):
+        raise unreadable(answer, "has no embeddings that can be read") from None
+    complete = [vector for vector in vectors if vector is not None]
+    if len(complete) != count:
+        raise unreadable(answer, f"has {len(complete)} embeddings for {count} texts")
+    return complete, found
+
+
+def _vector(value: Any) -> Vector:
+    if isinstance(value, str):
+        return binascii.a2b_base64(value)
+    return [float(number) for number in value]
+
+
+def as_lists(vectors: Sequence[Vector]) -> list[list[float]]:
+    return [list(_floats(v)) if isinstance(v, bytes) else v for v in vectors]
+
+
+def _floats(vector: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"<{len(vector) // 4}f", vector)
+
+
+def as_array(vectors: Sequence[Vector]) -> NDArray[np.float32]:
+    """One row a vector. Raises ``ImportError`` where numpy is not installed."""
+    try:
+        import numpy as np
+    except ImportError:
+        raise ImportError("as_numpy=True needs numpy: pip install 'sage-inference[numpy]'") from None
+    if not vectors:
+        return np.empty((0, 0), dtype=np.float32)
+    if all(isinstance(vector, bytes) for vector in vectors):
+        flat = np.frombuffer(b"".join(vectors), dtype="<f4")  # type: ignore[arg-type]
+        return flat.reshape(len(vectors), -1).astype(np.float32, copy=not flat.flags.writeable)
+    return np.asarray(as_lists(vectors), dtype=np.float32)

@@ -1,0 +1,232 @@
+"""The work a client can be asked for: each as the requests it takes and how their answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sage_inference.client.answers import Answer, chat_result, completion_result, error_of
+from sage_inference.client.attempts import Attempts
+from sage_inference.client.config import UnifiedClientConfig, UnifiedClientMode
+from sage_inference.client.endpoint import Endpoint
+from sage_inference.client.errors import NoServerFoundError, SageInferenceError
+from sage_inference.client.requests import (
+    Messages,
+    Prompt,
+    Request,
+    Texts,
+    chat_body,
+    completion_body,
+    get,
+    post,
+)
+from sage_inference.client.results import InferenceResult, Kind
+from sage_inference.client.stream_text import StreamText
+from sage_inference.client.vectors import Vector, as_array, as_lists, embeddings
+
+WorkKind = Literal["llm", "embedding"]
+
+EMBED_PATH = "/v1/embeddings"
+FEW = 32  # texts that every engine takes in one request
+MANY = 512
+# vLLM's and most others', then TEI's: which one a server has shows when it is asked.
+_RERANK = (("/v1/rerank", "documents"), ("/rerank", "texts"))
+_NO_ROUTE = frozenset({404, 405, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every call may be given beside its body's fields."""
+
+    model: str | None = None
+    timeout: float | None = None
+    extra_body: Mapping[str, Any] | None = None
+    extra_headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One chat or completion. ``read`` makes a result of a whole answer."""
+
+    kind: Kind
+    request: Request
+    attempts: Attempts
+    read: Callable[[Answer], InferenceResult]
+
+    def streamed(self, head: Answer) -> StreamText:
+        """A reader of the stream that begins with ``head``. Raises what its status means."""
+        if head.status >= 400:
+            raise error_of(head)
+        return StreamText(self.kind, head)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the texts to be embedded, in one request."""
+
+    request: Request
+    attempts: Attempts
+    count: int
+
+    def read(self, answer: Answer) -> PieceRead:
+        return answer, *embeddings(answer, self.count)
+
+
+PieceRead = tuple[Answer, list[Vector], dict[str, Any]]
+
+
+class Embedding:
+    """Texts to be embedded, in pieces; the pieces' answers, in order, are the vectors.
+
+    ``cut`` makes a piece of some texts. Where it is not known who serves, a first piece shows: an engine may
+    take no more than ``FEW`` texts, a gateway cuts for its engines what it gets, and large requests cost less.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], single: bool, size: int | None, cut: Callable[[Any], Piece]
+    ) -> None:
+        self._texts = texts
+        self._single = single
+        self._size = size
+        self._cut = cut
+
+    def opening(self) -> list[Piece]:
+        """What is to be sent before the rest, if anything."""
+        if self._single:
+            return [self._cut(self._texts[0])]
+        return [self._cut(self._texts[:FEW])] if self._size is None and self._texts else []
+
+    def rest(self, opened: Sequence[PieceRead]) -> list[Piece]:
+        begin = sum(len(vectors) for _, vectors, _ in opened)
+        size = self._size or (MANY if any(answer.instance for answer, _, _ in opened) else FEW)
+        return [self._cut(self._texts[at : at + size]) for at in range(begin, len(self._texts), size)]
+
+    def result(self, read: Sequence[PieceRead], as_numpy: bool) -> InferenceResult:
+        vectors = [vector for _, some, _ in read for vector in some]
+        rows: Any = as_array(vectors) if as_numpy else as_lists(vectors)
+        content = rows[0] if self._single else rows
+        if not read:
+            return InferenceResult("", "embed", content, "")
+        answer, _, first = read[0]
+        return InferenceResult(
+            answer.headers.get("x-request-id") or answer.request_id,
+            "embed",
+            content,
+            str(first.get("model") or ""),
+            _summed(document.get("usage") or {} for _, _, document in read),
+            max(one.latency_ms for one, _, _ in read),
+            None,
+            answer.instance,
+            first,
+        )
+
+
+def _summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for usage in usages:
+        for name, tokens in usage.items():
+            if isinstance(tokens, int):
+                total[name] = total.get(name, 0) + tokens
+    return total
+
+
+class Work:
+    """Makes the requests of one client. ``tried`` is what detection looked at, for errors to tell."""
+
+    def __init__(
+        self,
+        config: UnifiedClientConfig,
+        llm: Endpoint | None,
+        embedding: Endpoint | None,
+        tried: Sequence[str] = (),
+    ) -> None:
+        self.config = config
+        self.endpoints: dict[WorkKind, Endpoint | None] = {"llm": llm, "embedding": embedding}
+        self._tried = tuple(tried)
+        self._rerank_ways = list(_RERANK)
+
+    def endpoint(self, kind: WorkKind) -> Endpoint:
+        found = self.endpoints[kind]
+        if found is not None:
+            return found
+        tried = "".join(f"\n  {line}" for line in self._tried)
+        raise NoServerFoundError(
+            f"this client knows no {kind} server; give {kind}_base_url, or use create_auto()"
+            + (f"; tried:{tried}" if tried else ""),
+            self._tried,
+        )
+
+    def attempts(self, timeout: float | None = None) -> Attempts:
+        return Attempts(self.config.timeout if timeout is None else timeout, self.config.max_retries)
+
+    def chat(self, messages: Messages, fields: Mapping[str, Any], options: Options) -> Generation:
+        request = self._post("llm", "/v1/chat/completions", chat_body(messages, fields), options)
+        return Generation("chat", request, self.attempts(options.timeout), chat_result)
+
+    def generate(self, prompt: Prompt, fields: Mapping[str, Any], options: Options) -> Generation:
+        request = self._post("llm", "/v1/completions", completion_body(prompt, fields), options)
+        return Generation("generate", request, self.attempts(options.timeout), completion_result)
+
+    def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options) -> Embedding:
+        """Vectors are asked for in base64, as the openai SDK does: a quarter of the bytes, and exact."""
+        single = isinstance(texts, str)
+        every = [texts] if isinstance(texts, str) else list(texts)
+        attempts = self.attempts(options.timeout)
+        return Embedding(
+            every, single, self._piece_size, lambda cut: self._piece(cut, fields, options, attempts)
+        )
+
+    @property
+    def _piece_size(self) -> int | None:
+        # In control-plane mode the batch size is the gateway's own rule, for its calls to engines.
+        return (
+            MANY if self.config.mode is UnifiedClientMode.CONTROL_PLANE else self.config.embedding_batch_size
+        )
+
+    def _piece(self, texts: Texts, fields: Mapping[str, Any], options: Options, attempts: Attempts) -> Piece:
+        body = {"input": texts, "encoding_format": "base64", **fields}
+        request = self._post("embedding", EMBED_PATH, body, options)
+        return Piece(request, attempts.again(), 1 if isinstance(texts, str) else len(texts))
+
+    def rerank(
+        self, query: str, texts: Sequence[str], fields: Mapping[str, Any], options: Options
+    ) -> list[Request]:
+        """The ways to ask; each next one is for servers without the route of the one before."""
+        return [
+            self._post("embedding", path, {"query": query, name: list(texts), **fields}, options)
+            for path, name in self._rerank_ways
+        ]
+
+    def rerank_works_by(self, request: Request) -> None:
+        self._rerank_ways = [way for way in _RERANK if way[0] == request.path]
+
+    def model_lists(self) -> list[list[Request]]:
+        """The ways to ask each server, as for ``rerank``."""
+        by_url = {one.url: one for one in self.endpoints.values() if one is not None}
+        return [[get(one, "/v1/models"), get(one, "/info")] for one in by_url.values()]
+
+    def status(self, available: Mapping[WorkKind, bool]) -> dict[str, Any]:
+        """Where each kind of work goes, and what was tried where it goes nowhere."""
+        document: dict[str, Any] = {"mode": self.config.mode.value}
+        for kind, endpoint in self.endpoints.items():
+            document[kind] = {
+                "base_url": endpoint.url if endpoint else None,
+                "model": endpoint.model if endpoint else None,
+                "available": available[kind],
+            }
+        return {**document, "tried": list(self._tried)}
+
+    def _post(self, kind: WorkKind, path: str, body: Mapping[str, Any], options: Options) -> Request:
+        return post(
+            self.endpoint(kind),
+            path,
+            body,
+            model=options.model,
+            extra_body=options.extra_body,
+            extra_headers=options.extra_headers,
+        )
+
+
+def lacks_route(error: SageInferenceError) -> bool:
+    return error.status in _NO_ROUTE

@@ -1,0 +1,88 @@
+"""What a request asks for, whether it makes sense, and which instances could take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sage_inference.control_plane.routes import ROUTES
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, RequestType
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationResult:
+    """``error_code`` is a word for programs; ``warnings`` are what is odd, but can be served."""
+
+    is_valid: bool
+    error_code: str | None = None
+    error_message: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class RequestClassifier:
+    """With ``strict_validation`` what is merely odd is an error too."""
+
+    def __init__(self, strict_validation: bool = False) -> None:
+        self.strict_validation = strict_validation
+
+    def classify(self, request: RequestMetadata) -> RequestType:
+        """The kind of work: by its route where it has one, by its texts, else as it says."""
+        route = ROUTES.get(request.route)
+        if route is not None:
+            return route.type
+        return RequestType.EMBEDDING if request.embedding_texts else request.request_type
+
+    def get_compatible_instances(
+        self,
+        request_type: RequestType,
+        instances: Iterable[ExecutionInstance],
+        prefer_specialized: bool = True,
+        include_unavailable: bool = False,
+    ) -> list[ExecutionInstance]:
+        """Those that do such work, with ``prefer_specialized`` the ones that do nothing else first."""
+        able = [
+            one
+            for one in instances
+            if one.can_handle_request_type(request_type) and (include_unavailable or _has_room(one))
+        ]
+        return sorted(able, key=is_shared) if prefer_specialized else able
+
+    def validate_request(self, request: RequestMetadata) -> ValidationResult:
+        errors, odd = list(_errors(request)), list(_oddities(request))
+        if errors or (self.strict_validation and odd):
+            code, message = (errors or odd)[0]
+            return ValidationResult(False, code, message, tuple(message for _, message in odd))
+        return ValidationResult(True, warnings=tuple(message for _, message in odd))
+
+
+def is_shared(instance: ExecutionInstance) -> bool:
+    """Whether it does both kinds of work."""
+    return instance.instance_type is ExecutionInstanceType.LLM_EMBEDDING
+
+
+def _has_room(instance: ExecutionInstance) -> bool:
+    return instance.is_available and instance.available_capacity > 0
+
+
+def _errors(request: RequestMetadata) -> Iterable[tuple[str, str]]:
+    if not request.request_id:
+        yield "missing_request_id", "request_id is empty: its decision could not be told from others"
+    if request.embedding_texts is not None and not request.embedding_texts:
+        yield "empty_texts", "embedding_texts is an empty list"
+    if request.embedding_batch_size is not None and request.embedding_batch_size < 1:
+        yield "bad_batch_size", f"embedding_batch_size must be at least 1, not {request.embedding_batch_size}"
+    if request.slo_deadline_ms is not None and request.slo_deadline_ms <= 0:
+        yield "bad_deadline", f"slo_deadline_ms must be above 0, not {request.slo_deadline_ms:g}"
+    if request.prompt_tokens < 0:
+        yield "bad_prompt_tokens", f"prompt_tokens must not be negative, is {request.prompt_tokens}"
+    if request.is_llm_request and request.embedding_texts:
+        yield "mixed_request", f"a request of type {request.request_type.value} has embedding_texts"
+
+
+def _oddities(request: RequestMetadata) -> Iterable[tuple[str, str]]:
+    if not request.effective_model_name:
+        yield "missing_model", "no model is named: only where one can be meant is it served"
+    texts: Sequence[str] = request.embedding_texts or ()
+    empty = [place for place, text in enumerate(texts) if not text.strip()]
+    if empty:
+        yield "empty_text", f"embedding_texts[{empty[0]}] is empty; some engines refuse that"

@@ -1,0 +1,80 @@
+"""Relayed routes as an ASGI application, for where the gateway's own protocol is not the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.types import Receive, Scope, Send
+
+from sage_inference.control_plane.routes import Route
+from sage_inference.engines.answer import HOP_BY_HOP, Headers
+from sage_inference.gateway.callers import Callers, CutShortError, Reply
+from sage_inference.gateway.state import Gateway
+
+_NOT_PASSED = HOP_BY_HOP | {b"expect"}
+
+
+class Relayed:
+    """One route, relayed as the gateway's own server does it: the request goes through its protocol."""
+
+    def __init__(self, gateway: Gateway, callers: Callers, route: Route) -> None:
+        self._gateway = gateway
+        self._callers = callers
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive, self._gateway.limits.body_bytes)
+        if body is None:
+            return
+        route, query = self._route, scope.get("query_string", b"")
+        target = route.path.encode() + (b"?" + query if query else b"")
+        reply = self._callers.send(route.method.encode(), target, _headers(scope), body)
+        leaving = asyncio.create_task(_left(receive, reply))
+        try:
+            # Cut short: an answer that was never completed is how ASGI says so, and servers close on it.
+            with contextlib.suppress(CutShortError):
+                await _pass_on(reply, send)
+        finally:
+            leaving.cancel()
+            reply.abandon()
+
+
+async def _body(receive: Receive, most: int) -> bytes | None:
+    """The whole body, or so much that it is refused for its size; None where the caller left before its end."""
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > most or not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _headers(scope: Scope) -> Headers:
+    # Not every server that mounts us checks: a line break in a value would become another header.
+    return [
+        (name, value)
+        for name, value in scope["headers"]
+        if name.lower() not in _NOT_PASSED and b"\r" not in value and b"\n" not in value
+    ]
+
+
+async def _left(receive: Receive, reply: Reply) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reply.abandon()
+
+
+async def _pass_on(reply: Reply, send: Send) -> None:
+    await reply.head()
+    headers = list(reply.headers)
+    if reply.length is not None:
+        headers.append((b"content-length", b"%d" % reply.length))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    async for piece in reply:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,153 @@
+"""What a program tells the gateway, and the settings it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sage_inference.config import tree
+from sage_inference.config.build import Builder
+from sage_inference.config.check import check
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.settings import Settings
+from sage_inference.types import ExecutionInstanceType
+
+# A gateway that is not told to schedule spreads requests in turn, and looks at nothing.
+UNSCHEDULED = "round_robin"
+_KINDS = {
+    ExecutionInstanceType.GENERAL: "llm",
+    ExecutionInstanceType.HYBRID: "llm",
+    ExecutionInstanceType.LLM_EMBEDDING: "mixed",
+}
+
+
+class SchedulingPolicyType(StrEnum):
+    """How an instance is chosen; a plain string does as well."""
+
+    HYBRID = "hybrid"
+    FIFO = "fifo"
+    PRIORITY = "priority"
+    SLO_AWARE = "slo_aware"
+    COST_OPTIMIZED = "cost_optimized"
+    ADAPTIVE = "adaptive"
+    LEAST_LOADED = "least_loaded"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    POWER_OF_TWO = "power_of_two"
+    PREFIX_AWARE = "prefix_aware"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInstanceConfig:
+    """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto``: the engine is asked.
+
+    ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 is no limit.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    model_name: str = ""
+    instance_type: ExecutionInstanceType | str = "auto"
+    max_concurrent_requests: int = 0
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def base_url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+Backend = BackendInstanceConfig | Mapping[str, Any] | str  # a string is its URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnifiedServerConfig:
+    """One gateway. A backend is a ``BackendInstanceConfig``, a mapping of its fields, or a URL.
+
+    Without ``enable_control_plane`` requests go to the instances in turn, unscheduled. ``request_timeout`` is
+    seconds until an engine's answer begins. Other addresses than loopback need ``api_keys``.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    llm_backends: Sequence[Backend] = ()
+    embedding_backends: Sequence[Backend] = ()
+    scheduling_policy: SchedulingPolicyType | str = SchedulingPolicyType.HYBRID
+    enable_control_plane: bool = True
+    enable_cors: bool = False
+    cors_origins: Sequence[str] = ()
+    log_level: str = "info"
+    request_timeout: float = 600.0
+    api_keys: Sequence[str] = field(default=(), repr=False)
+    allowed_hosts: Sequence[str] = ()
+
+    def settings(self) -> Settings:
+        """Raises ``ConfigError``, a ``ValueError``'s worth of words: what is wrong, and what was meant."""
+        if self.cors_origins and not self.enable_cors:
+            raise ConfigError(
+                "cors_origins are given", key="enable_cors", hint="set enable_cors=True as well"
+            )
+        entries = [entry(backend, "llm") for backend in self.llm_backends]
+        entries += [entry(backend, "embedding") for backend in self.embedding_backends]
+        policy = str(self.scheduling_policy) if self.enable_control_plane else UNSCHEDULED
+        document = {
+            "server": {
+                "host": self.host,
+                "port": self.port,
+                "allowed_hosts": list(self.allowed_hosts),
+                "cors_origins": (list(self.cors_origins) or ["*"]) if self.enable_cors else [],
+            },
+            "instances": entries,
+            "api_keys": [{"key": key} for key in self.api_keys],
+            "scheduling": {"policy": policy},
+            "timeouts": {"first_byte_s": self.request_timeout},
+            "logging": {"level": self.log_level.lower()},
+        }
+        return settings_of(document)
+
+
+def settings_of(document: Mapping[str, Any], *, listens: bool = True) -> Settings:
+    """The settings in a document of the configuration's shape, checked as a whole. Raises ``ConfigError``."""
+    settings = Builder("").section(Settings, tree.from_data(document, ""))
+    check(settings, listens=listens)
+    return settings
+
+
+def entry(backend: Backend, kind: str) -> dict[str, Any]:
+    """The backend as an entry of ``instances``; ``kind`` holds where it says nothing of itself."""
+    if isinstance(backend, str):
+        return {"url": backend, "kind": kind}
+    if isinstance(backend, Mapping):
+        given = dict(backend)
+        url = given.pop("base_url", None) or given.pop("url", None)
+        name = given.pop("name", None)
+        try:
+            config = BackendInstanceConfig(**given)
+        except TypeError:
+            known = "base_url, name, " + ", ".join(BackendInstanceConfig.__dataclass_fields__)
+            unknown = ", ".join(k for k in given if k not in BackendInstanceConfig.__dataclass_fields__)
+            raise ConfigError(f"a backend has no {unknown}", hint=f"it takes {known}") from None
+    else:
+        config, url, name = backend, None, None
+    found: dict[str, Any] = {"url": url or config.base_url, "kind": _kind(config.instance_type, kind)}
+    optional = {
+        "name": name,
+        "model": config.model_name,
+        "api_key": config.api_key,
+        "max_concurrent_requests": config.max_concurrent_requests,
+    }
+    return found | {key: value for key, value in optional.items() if value}
+
+
+def _kind(told: ExecutionInstanceType | str, otherwise: str) -> str:
+    if told == "auto":
+        return otherwise
+    try:
+        kind = ExecutionInstanceType(told)
+    except ValueError:
+        known = ", ".join(["auto", "llm", "mixed", *ExecutionInstanceType])
+        raise ConfigError(f"instance_type {str(told)!r} is not one of {known}") from None
+    return _KINDS.get(kind, kind.value)

@@ -1,0 +1,116 @@
+"""The hybrid policy as an object of its own: generation sticky until saturated, embeddings in batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
+from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.policies.base import Clock
+from sage_inference.control_plane.policies.hybrid import Hybrid
+from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.library.policies import SchedulingPolicy, counted_as_load
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+_SHARED_SETTINGS = (
+    "hybrid_instance_ratio",
+    "embedding_priority",
+    "embedding_batch_size",
+    "max_embedding_wait_ms",
+    "enable_embedding_batching",
+    "min_embedding_batch_size",
+)
+
+
+class HybridSchedulingPolicy(SchedulingPolicy):
+    """Generation in the order of ``llm_fallback_policy``; texts for one model go together, as one load.
+
+    ``embedding_priority`` high or low puts embeddings before or behind all generation of the same call. Those
+    placed together have the same ``batch_id`` in their decision's ``metadata``. The ratio of GPU time and the
+    wait for a fuller batch are a matter of time: a gateway heeds them, not a single call.
+    """
+
+    name = "hybrid"
+
+    def __init__(
+        self,
+        config: HybridSchedulingConfig | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        **keywords: Any,
+    ) -> None:
+        """Takes a ``HybridSchedulingConfig`` or its fields. Raises ``ValueError`` for an unknown fallback."""
+        if config is not None and keywords:
+            raise TypeError(f"config has it all: give either config or {', '.join(keywords)}")
+        self.config = config if config is not None else HybridSchedulingConfig(**keywords)
+        self.prefer_specialized = self.config.prefer_specialized_instances
+        super().__init__(clock)
+        order = self.config.llm_fallback_policy
+        try:
+            self._inner = Hybrid(clock, order) if order in ORDERS else policy_named(order, clock)
+        except KeyError:
+            raise ValueError(f"llm_fallback_policy {order!r} is no policy") from None
+
+    def settings(self) -> dict[str, Any]:
+        return {"policy": self.name} | {name: getattr(self.config, name) for name in _SHARED_SETTINGS}
+
+    def prioritize(self, requests: Sequence[RequestMetadata]) -> list[RequestMetadata]:
+        ordered = super().prioritize(requests)
+        first = {"high": True, "low": False}.get(self.config.embedding_priority)
+        if first is None:
+            return ordered
+        return sorted(ordered, key=lambda request: request.is_embedding_request is not first)
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        by_id = {instance.instance_id: instance for instance in instances}
+        decisions: list[SchedulingDecision] = []
+        with counted_as_load(self._clock()) as place:
+            for number, batch in enumerate(self._batches(self.prioritize(requests))):
+                whole = _as_one(batch)
+                decision = self._decide(whole, self._candidates(whole, instances))
+                if decision is not None:
+                    place(whole, by_id[decision.target_instance_id])
+                    decisions += _for_each(batch, decision, number)
+        self._count(requests, decisions)
+        return decisions
+
+    def _batches(self, ordered: Iterable[RequestMetadata]) -> list[list[RequestMetadata]]:
+        """Embeddings for one model together, at the place of the first; a request is never divided."""
+        found: list[list[RequestMetadata]] = []
+        open_: dict[str, list[RequestMetadata]] = {}
+        for request in ordered:
+            batch = open_.get(request.effective_model_name) if request.is_embedding_request else None
+            if batch is not None and _texts(batch) + _texts([request]) <= self._most(request):
+                batch.append(request)
+                continue
+            batch = [request]
+            found.append(batch)
+            if request.is_embedding_request and self.config.enable_embedding_batching:
+                open_[request.effective_model_name] = batch
+        return found
+
+    def _most(self, request: RequestMetadata) -> int:
+        own = request.embedding_batch_size
+        return min(own, self.config.embedding_batch_size) if own else self.config.embedding_batch_size
+
+
+def _texts(batch: Sequence[RequestMetadata]) -> int:
+    return sum(len(request.embedding_texts or ("",)) for request in batch)
+
+
+def _as_one(batch: Sequence[RequestMetadata]) -> RequestMetadata:
+    if len(batch) == 1:
+        return batch[0]
+    return replace(batch[0], prompt_tokens=sum(request.prompt_tokens for request in batch))
+
+
+def _for_each(
+    batch: Sequence[RequestMetadata], decision: SchedulingDecision, number: int
+) -> list[SchedulingDecision]:
+    told = {"batch_id": number, "batch_texts": _texts(batch)} if batch[0].is_embedding_request else None
+    return [replace(decision, request_id=request.request_id, metadata=told) for request in batch]

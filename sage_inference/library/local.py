@@ -1,0 +1,155 @@
+"""Gateways without a socket, for this process alone: on one event loop, on one thread, while somebody uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sage_inference.config.settings import Settings
+from sage_inference.gateway.callers import Callers
+from sage_inference.server import RunningGateway, new_event_loop
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class LocalGateway:
+    """A running gateway, shared by all who asked for the same settings. See ``use`` and ``leave``."""
+
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+    running: RunningGateway
+    over: asyncio.Event
+    ended: Future[None]
+    users: int = 0
+
+    @property
+    def callers(self) -> Callers:
+        return self.running.callers
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run it on the gateway's event loop; cancelling the future cancels it there."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+
+class _Process:
+    """What one process has of this: no more than one loop and thread, and none when nobody needs them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.gateways: list[LocalGateway] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def use(self, settings: Settings) -> LocalGateway:
+        with self.lock:
+            found = next((one for one in self.gateways if one.settings == settings), None)
+            if found is None:
+                found = self._started(settings)
+                self.gateways.append(found)
+            found.users += 1
+            return found
+
+    def leave(self, gateway: LocalGateway) -> None:
+        with self.lock:
+            gateway.users -= 1
+            if gateway.users == 0 and gateway in self.gateways:
+                self._end(gateway)
+
+    def close(self) -> None:
+        with self.lock:
+            for gateway in list(self.gateways):
+                self._end(gateway)
+
+    def _started(self, settings: Settings) -> LocalGateway:
+        loop = self._running_loop()
+        began: Future[LocalGateway] = Future()
+        ended = asyncio.run_coroutine_threadsafe(_keep(settings, began), loop)
+        ended.add_done_callback(lambda over: _failed(began, over))
+        try:
+            gateway = began.result()
+        except BaseException:
+            self._stop_loop()
+            raise
+        gateway.ended = ended
+        return gateway
+
+    def _end(self, gateway: LocalGateway) -> None:
+        self.gateways.remove(gateway)
+        gateway.loop.call_soon_threadsafe(gateway.over.set)
+        gateway.ended.result()
+        self._stop_loop()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = loop = new_event_loop()
+            self._thread = threading.Thread(
+                target=_run_loop, args=(loop,), name="sage-inference-local", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    def _stop_loop(self) -> None:
+        if self.gateways or self._loop is None or self._thread is None:
+            return
+        loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+async def _keep(settings: Settings, began: Future[LocalGateway]) -> None:
+    over = asyncio.Event()
+    running = RunningGateway(settings)
+    async with running.working():
+        began.set_result(LocalGateway(settings, asyncio.get_running_loop(), running, over, Future()))
+        await over.wait()
+        running.callers.close()
+
+
+def _failed(began: Future[LocalGateway], over: Future[None]) -> None:
+    error = over.exception()
+    if error is not None and not began.done():
+        began.set_exception(error)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+_process = _Process()
+
+
+def use(settings: Settings) -> LocalGateway:
+    """The gateway of these settings; running, its engines looked at (for a second at most)."""
+    return _process.use(settings)
+
+
+def leave(gateway: LocalGateway) -> None:
+    """Who used it needs it no more; the last one's leaving ends it."""
+    _process.leave(gateway)
+
+
+def _forget() -> None:
+    """In a forked child none of the parent's threads run: what they kept is dead here."""
+    global _process
+    _process = _Process()
+
+
+def _close() -> None:
+    _process.close()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(_close)

@@ -1,0 +1,165 @@
+"""The scheduling policies as objects of their own: requests and instances in, decisions out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sage_inference.control_plane.classifier import RequestClassifier, is_shared
+from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.policies.base import Clock
+from sage_inference.control_plane.policies.base import SchedulingPolicy as PlacingPolicy
+from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+
+class SchedulingPolicy:
+    """Decides for many requests at once. Work placed in a call is load for the next request in it.
+
+    A request gets no decision where no available instance does such work for its model, or all are full.
+    Decisions are in the order of ``prioritize``, and matched to requests by ``request_id``.
+    """
+
+    name: str
+    prefer_specialized = True  # instances that do one kind of work go before those that do both
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._classifier = RequestClassifier()
+        self._inner = policy_named(self.name, clock)
+        self.reset_metrics()
+
+    def prioritize(self, requests: Sequence[RequestMetadata]) -> list[RequestMetadata]:
+        """The requests in the order in which they are placed."""
+        return in_order(requests, self._inner.order, self._clock())
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        by_id = {instance.instance_id: instance for instance in instances}
+        decisions: list[SchedulingDecision] = []
+        with counted_as_load(self._clock()) as place:
+            for request in self.prioritize(requests):
+                decision = self._decide(request, self._candidates(request, instances))
+                if decision is not None:
+                    decisions.append(decision)
+                    place(request, by_id[decision.target_instance_id])
+        self._count(requests, decisions)
+        return decisions
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Counts since the start or ``reset_metrics``."""
+        return {**self._metrics, "by_instance": dict(self._by_instance)}
+
+    def reset_metrics(self) -> None:
+        self._metrics = {"calls": 0, "requests": 0, "scheduled": 0, "unplaced": 0, "llm": 0, "embedding": 0}
+        self._by_instance: dict[str, int] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """What of ``scheduling`` in the configuration makes a gateway decide so."""
+        return {"policy": self.name}
+
+    @property
+    def placing(self) -> PlacingPolicy:
+        """The part that a gateway places by, one request at a time."""
+        return self._inner
+
+    def _decide(
+        self, request: RequestMetadata, candidates: Sequence[ExecutionInstance]
+    ) -> SchedulingDecision | None:
+        return next(iter(self._inner.schedule((request,), candidates)), None) if candidates else None
+
+    def _candidates(
+        self, request: RequestMetadata, instances: Sequence[ExecutionInstance]
+    ) -> list[ExecutionInstance]:
+        kind = self._classifier.classify(request)
+        able = self._classifier.get_compatible_instances(kind, instances)
+        serving = [one for one in able if _serves(one, request.effective_model_name)]
+        special = [one for one in serving if not is_shared(one)] if self.prefer_specialized else []
+        return special or serving
+
+    def _count(self, requests: Sequence[RequestMetadata], decisions: Sequence[SchedulingDecision]) -> None:
+        placed = {decision.request_id for decision in decisions}
+        self._metrics["calls"] += 1
+        self._metrics["requests"] += len(requests)
+        self._metrics["scheduled"] += len(decisions)
+        self._metrics["unplaced"] += len(requests) - len(decisions)
+        for request in requests:
+            if request.request_id in placed:
+                self._metrics["embedding" if request.is_embedding_request else "llm"] += 1
+        for decision in decisions:
+            name = decision.target_instance_id
+            self._by_instance[name] = self._by_instance.get(name, 0) + 1
+
+
+class FIFOPolicy(SchedulingPolicy):
+    """In order of arrival, each where the fewest requests are in flight."""
+
+    name = "fifo"
+
+
+class PriorityPolicy(SchedulingPolicy):
+    """By priority, ten seconds of waiting making up for a level."""
+
+    name = "priority"
+
+
+class SLOAwarePolicy(SchedulingPolicy):
+    """Nearest deadline first, each where its first byte is predicted soonest."""
+
+    name = "slo_aware"
+
+
+class CostOptimizedPolicy(SchedulingPolicy):
+    """The busiest instance that is still in time, so that others can sleep."""
+
+    name = "cost_optimized"
+
+
+class AdaptivePolicy(SchedulingPolicy):
+    """Those that can still be in time first, each where it costs least."""
+
+    name = "adaptive"
+
+
+def in_order(requests: Sequence[RequestMetadata], order: str, now: float) -> list[RequestMetadata]:
+    """As waiting requests would be placed, if all of them could be."""
+    rule = ORDERS[order]
+    bands: list[list[tuple[float, float, int]]] = [[] for _ in range(rule.bands)]
+    for number, request in enumerate(requests):
+        band, key, until = rule.place(request, 0.0)
+        late = until < now
+        bands[min(band + late, rule.bands - 1)].append(
+            (request.arrived if late else key, request.arrived, number)
+        )
+    for band_ in bands:
+        band_.sort(reverse=True)
+    found: list[RequestMetadata] = []
+    while any(bands):
+        oldest = [min((one[1] for one in band_), default=float("inf")) for band_ in bands]
+        found.append(requests[bands[rule.pick(oldest)].pop()[2]])
+    return found
+
+
+@contextmanager
+def counted_as_load(now: float) -> Iterator[Callable[[RequestMetadata, ExecutionInstance], None]]:
+    """A function that counts a request as running on an instance, until the block is left."""
+    placed: list[Placement] = []
+
+    def place(request: RequestMetadata, instance: ExecutionInstance) -> None:
+        tokens = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
+        placed.append(Placement(instance, tokens, now))
+
+    try:
+        yield place
+    finally:
+        for placement in placed:
+            placement.ended()
+
+
+def _serves(instance: ExecutionInstance, model: str) -> bool:
+    named = instance.models or ((instance.model_name,) if instance.model_name else ())
+    return not model or not named or model in named

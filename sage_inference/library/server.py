@@ -1,0 +1,202 @@
+"""``UnifiedAPIServer``: a gateway that a program starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self, Unpack
+
+from sage_inference.config.settings import Settings
+from sage_inference.daemon.bind import bind
+from sage_inference.gateway.api.status import status_document
+from sage_inference.library.app import GatewayApp
+from sage_inference.library.config import UnifiedServerConfig
+from sage_inference.library.options import ServerFields
+from sage_inference.server import RunHooks, RunningGateway, new_event_loop
+
+_STOP_MARGIN_S = 5.0  # beyond the drain time, for the thread to end
+
+
+class UnifiedAPIServer:
+    """One gateway in this process: ``with UnifiedAPIServer(config) as server: …``, or ``async with``.
+
+    ``app`` is the same gateway as an ASGI application, to be mounted elsewhere; it needs no start.
+    """
+
+    def __init__(self, config: UnifiedServerConfig | None = None) -> None:
+        """Raises ``ConfigError`` for settings that no gateway could run with."""
+        self.config = config or UnifiedServerConfig()
+        self.settings: Settings = self.config.settings()
+        self.app = GatewayApp(self.settings)
+        self._run: _Run | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self.settings.server.host, self.settings.server.port
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def start(self, block: bool = True) -> None:
+        """Serve until SIGINT, SIGTERM or ``stop``; with ``block=False`` on a thread, and return once ready.
+
+        Raises ``BindError`` at once where the address is taken or cannot be had.
+        """
+        run = self._begin()
+        thread = threading.Thread(target=run.on_new_loop, name="sage-inference-server", daemon=True)
+        run.thread = thread
+        if block and threading.current_thread() is threading.main_thread():
+            with _interrupts(run):
+                thread.start()
+                thread.join()
+        else:
+            thread.start()
+            run.ready.wait()
+            if block:
+                thread.join()
+        if run.failure is not None:
+            raise run.failure
+
+    def stop(self) -> None:
+        """Finish running requests, at most for the drain time, and end. Idempotent."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.stop()
+        if run.thread is not None:
+            run.thread.join(self.settings.timeouts.drain_s + _STOP_MARGIN_S)
+
+    async def start_async(self) -> None:
+        """Serve on the running event loop; returns once ready. Raises as ``start``."""
+        run = self._begin()
+        run.task = asyncio.create_task(run.serve())
+        began = asyncio.create_task(run.began.wait())
+        await asyncio.wait({run.task, began}, return_when=asyncio.FIRST_COMPLETED)
+        began.cancel()
+        if run.task.done():
+            self._run = None
+            await run.task
+
+    async def stop_async(self) -> None:
+        """As ``stop``, for a server that ``start_async`` started."""
+        run, self._run = self._run, None
+        if run is not None and run.task is not None:
+            run.stop()
+            await run.task
+        await self.app.aclose()
+
+    def is_running(self) -> bool:
+        return self._run is not None and self._run.serving
+
+    def get_status(self) -> dict[str, Any]:
+        """As ``sage inference status --json``: state, address, policy, requests, instances."""
+        running = self._run.gateway if self._run is not None and self._run.serving else self.app.running
+        if running is None:
+            return {"schema": 1, "state": "stopped", "address": self.url, "instances": []}
+        return status_document(running.gateway)
+
+    def __enter__(self) -> Self:
+        self.start(block=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await self.start_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop_async()
+
+    def _begin(self) -> _Run:
+        if self._run is not None:
+            raise RuntimeError(f"this server runs already, at {self.url}")
+        logging.getLogger("sage_inference").setLevel(self.settings.logging.level.upper())
+        self._run = _Run(self.settings, bind(self.settings.server.host, self.settings.server.port))
+        return self._run
+
+
+class _Run:
+    """One gateway on one socket, from start to stop; on a thread or in a task."""
+
+    def __init__(self, settings: Settings, sock: socket.socket) -> None:
+        self.ready = threading.Event()
+        self.began = asyncio.Event()  # the same, for the loop it runs on
+        self.failure: BaseException | None = None
+        self.serving = False
+        self.thread: threading.Thread | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.gateway: RunningGateway | None = None
+        self._settings = settings
+        self._sock = sock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unwanted = False  # told to stop before it had begun
+
+    def on_new_loop(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(self.serve())
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.ready.set()
+
+    async def serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.gateway = RunningGateway(self._settings, hooks=RunHooks(ready=self._started))
+        try:
+            await self.gateway.serve(self._sock)
+        finally:
+            self.serving = False
+            self._sock.close()
+
+    def _started(self, _: dict[str, Any]) -> None:
+        self.serving = True
+        self.ready.set()
+        self.began.set()
+        if self._unwanted:
+            self._stop()
+
+    def stop(self) -> None:
+        """From any thread; a second call doesn't wait for running requests."""
+        self._unwanted = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        if self.gateway is not None and self.serving:
+            self.gateway.stop(at_once=self.gateway.gateway.draining)
+
+
+class _interrupts:  # noqa: N801 - reads as the statement it is for
+    """SIGINT and SIGTERM stop the server while it blocks; a second one ends it at once."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._stop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._run.stop()
+
+
+def create_unified_server(**fields: Unpack[ServerFields]) -> UnifiedAPIServer:
+    """A server of ``UnifiedServerConfig``'s fields."""
+    return UnifiedAPIServer(UnifiedServerConfig(**fields))

@@ -1,0 +1,58 @@
+"""The README's Python chapter: every example runs as it is written, but for its ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import Gateway, free_port, running_gateway
+from tests.support.simulators import SimulatedEngine, simulated_engine
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+CHAPTER = README.partition("## From Python\n")[2].partition("\n## ")[0]
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", CHAPTER, re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[SimulatedEngine]:
+    with simulated_engine("vllm", "--speed", "instant") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def daemon(vllm: SimulatedEngine, tei: SimulatedEngine) -> Iterator[Gateway]:
+    with running_gateway(vllm.url, tei.url) as gateway:
+        yield gateway
+
+
+def run(code: str, ports: Mapping[int, int], home: Path) -> str:
+    for written, real in ports.items():
+        code = re.sub(rf"\b{written}\b", str(real), code)
+    environ = os.environ | {"SAGE_INFERENCE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_chapter_has_its_examples() -> None:
+    assert len(EXAMPLES) == 4
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_example_runs(
+    code: str, vllm: SimulatedEngine, tei: SimulatedEngine, second: SimulatedEngine, daemon: Gateway
+) -> None:
+    ports = {8000: daemon.port, 8001: vllm.port, 8002: second.port, 8090: tei.port, 8800: free_port()}
+    assert run(code, ports, daemon.home).strip()

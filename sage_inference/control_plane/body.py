@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +17,7 @@ _READ = (*_PROMPTS, *_BEFORE, "stream", "user")
 _FIELDS = ("model", *_READ)
 _USER = 200  # bytes of a user that tell tenants apart
 _UNSET = msgspec.UNSET
+_JSON = Body.JSON
 _Absent = msgspec.UnsetType
 # Only presence and the model's type are checked: the engine checks the rest, and says it better.
 _Head = msgspec.defstruct(
@@ -43,8 +43,7 @@ _MULTIPART_MODEL = re.compile(
 )
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a body asks for. ``prompt`` is the part that the engine reads, as JSON; ``user`` is "" for nobody."""
 
     model: str | None
@@ -55,20 +54,18 @@ class Asked:
 
 def read(route: Route, body: bytes) -> Asked:
     """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
-    if route.body is Body.NONE:
-        return Asked(None)
-    if route.body is Body.MULTIPART:
-        match = _MULTIPART_MODEL.search(body)
-        return Asked(match[1].decode("utf-8", "replace") if match else None)  # sound: bytes tell nothing
-    head = _decode(body)
-    prompt = _prompt(route, head, body)
-    model, user = head.model, head.user
-    return Asked(
-        None if model is _UNSET else str(model or "") or None,
-        prompt,
-        _raw(head.stream) == b"true",
-        "" if user is _UNSET else _text(_raw(user)),
-    )
+    if route.body is _JSON:
+        head = _decode(body)
+        model, user, stream = head.model, head.user, head.stream
+        return Asked(
+            None if model is _UNSET else str(model or "") or None,
+            _prompt(route, head, body),
+            stream is not _UNSET and _raw(stream) == b"true",
+            "" if user is _UNSET else _text(_raw(user)),
+        )
+    match = _MULTIPART_MODEL.search(body) if route.body is Body.MULTIPART else None
+    # Sound: how many bytes it has tells nothing of the work.
+    return Asked(match[1].decode("utf-8", "replace") if match else None)
 
 
 def _prompt(route: Route, head: Any, body: bytes) -> bytes:

@@ -278,10 +278,9 @@ class Gateway:
     def classify(self, exchange: Exchange) -> tuple[RequestMetadata, bytes]:
         """What the request asks for, and its body, changed only where it names an alias or no model."""
         route, body = exchange.route, exchange.body
-        asked = read(route, body)
+        named, prompt, streams, user = read(route, body)
         if self.limits_output and route.type.is_llm:
             check_output(body, self.limits)
-        named = asked.model
         model = self.registry.resolve(named) if named else self._implied_model(route)
         if model != named and (named is not None or route.names_model):
             body = with_model(route, body, model)
@@ -290,18 +289,18 @@ class Gateway:
             route.type,
             model,
             route.path,
-            tenant=exchange.tenant or asked.user,
+            tenant=exchange.head.tenant or user,
             arrived=exchange.queued_at,
-            streams=asked.streams,
-            session=asked.user,
+            streams=streams,
+            session=user,
         )
-        measure(request, asked.prompt, self.manager.estimates)
+        measure(request, prompt, self.manager.estimates)
         self._heed_headers(request, exchange)
         return request, body
 
     def _heed_headers(self, request: RequestMetadata, exchange: Exchange) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""
-        bound = self._key_priority.get(exchange.tenant) if self._key_priority else None
+        bound = self._key_priority.get(exchange.head.tenant) if self._key_priority else None
         if bound is not None:
             request.priority = bound
         asks = exchange.head.asks

@@ -26,7 +26,11 @@ class Asked(Protocol):
 class Attempt:
     """One sending of a request; times are the manager's. None is what did not happen (yet)."""
 
-    __slots__ = ("answered_at", "at", "decision", "ended_at", "outcome", "request", "seen", "status", "usage")
+    answered_at: float | None = None
+    ended_at: float | None = None
+    outcome: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
 
     def __init__(
         self, request: RequestMetadata, decision: SchedulingDecision, at: float, seen: list[Seen]
@@ -35,11 +39,6 @@ class Attempt:
         self.decision = decision
         self.at = at
         self.seen = seen
-        self.answered_at: float | None = None
-        self.ended_at: float | None = None
-        self.outcome: str | None = None
-        self.status: int | None = None
-        self.usage: Usage | None = None
 
 
 class DecisionLog:

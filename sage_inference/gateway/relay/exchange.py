@@ -43,7 +43,6 @@ class Event:
     def set(self) -> None: ...
 
 
-_EVENT = Event()
 # As globals: an enum's members are looked up by a Python call.
 _READING, _QUEUED, _SENT = Phase.READING, Phase.QUEUED, Phase.SENT
 _DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
@@ -66,7 +65,6 @@ class Exchange:
         "chunks",
         "connecting",
         "connection",
-        "decision",
         "disconnected",
         "engine",
         "fresh",
@@ -80,7 +78,6 @@ class Exchange:
         "last",
         "length",
         "load",
-        "message_event",
         "paced",
         "phase",
         "piece_at",
@@ -94,7 +91,6 @@ class Exchange:
         "size",
         "start",
         "status",
-        "tenant",
         "tried",
         "turn",
         "usage",
@@ -103,39 +99,44 @@ class Exchange:
         "whole",
     )
 
+    message_event = Event()
     request: RequestMetadata
+    body: bytes
+    start: bytes  # the head of the answer, until it is written
+    length: int | None
+    fresh: bool  # whether the connection was made for this request
+    disconnected: bool
+    queued_at: float
+    sent_at: float
+    piece_at: float
     wheel: Wheel
     idle_s: float
     paced: bool  # whether embeddings on its GPU go by the gaps of its stream
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
+        # Only what is read before it is set in the course of things: this runs for every request.
         self.caller = caller
         self.gateway = gateway
         self.head = head
         self.route = head.route
-        self.tenant = head.tenant
         self.keep_alive = head.keep_alive and not gateway.draining
         self.request_id = head.request_id or gateway.new_id()
-        self.phase = Phase.READING
-        self.response_complete = self.disconnected = self.whole = self.turn = False
-        self.message_event = _EVENT
+        self.phase = _READING
+        self.response_complete = self.whole = self.turn = False
         self.pieces: list[bytes] = []
         self.size = self.status = 0
-        self.body = self.start = self.last = b""
+        self.last = b""
         self.chunks = 0  # of a stream; ``last`` is the last of them
-        self.piece_at = 0.0
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None  # the manager's own
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
         self.engine: Engine | None = None
         self.instance: ExecutionInstance | None = None
-        self.decision: SchedulingDecision | None = None
         self.answer: Answer | None = None
-        self.length: int | None = None
         self.held: list[bytes] | None = None
         self.usage: Usage | None = None
-        self.fresh = self.chunked = self.hoped = False
+        self.chunked = self.hoped = False
         self.waited_ms = -1.0
 
     # What moves it forward
@@ -169,7 +170,7 @@ class Exchange:
             waited = self.gateway.clock() - self.queued_at
             self.waited_ms = waited * 1000
             self.gateway.stats.waits.observe(waited)
-        self.instance, self.decision = instance, decision
+        self.instance = instance
         self.hoped = self.hoped or instance.state is _READY
         self.engine = engine = self.gateway.engines[instance.instance_id]
         connection = engine.pool.acquire()
@@ -333,6 +334,7 @@ class Exchange:
             self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
             assert self.instance is not None
             self.paced = gateway.manager.watches_gaps(self.instance)
+            self.piece_at = 0.0
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()

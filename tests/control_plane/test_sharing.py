@@ -57,6 +57,42 @@ def test_while_a_stream_runs_calls_go_one_at_a_time_and_pause_for_its_share() ->
     end(m, stream)
 
 
+def test_a_call_with_company_for_a_part_of_its_time_teaches_nothing() -> None:
+    """Taken for the pace in company, its 35 ms would have made the pause after a call of 60 ms none at all."""
+    clock = Clock()
+    m, alarms = pair(clock)
+    partly = embed(m, "partly")
+    clock.now += 0.030
+    stream = submit(m, request("stream"))
+    clock.now += 0.005
+    end(m, partly)
+    clock.now += 1.0
+    start = clock.now
+    beside = embed(m, "beside")
+    clock.now += 0.060
+    end(m, beside)
+    assert embed(m, "next").where is None
+    assert alarms[-1] == pytest.approx(start + 0.45 * 0.060 / 0.3)
+    end(m, stream)
+
+
+def test_calls_that_waited_in_the_engine_behind_another_teach_nothing() -> None:
+    clock = Clock()
+    m, alarms = pair(clock)
+    calls = [embed(m, str(n)) for n in range(8)]
+    for call in calls:
+        clock.now += 0.030
+        end(m, call)
+    stream = submit(m, request("stream"))
+    start = clock.now
+    beside = embed(m, "beside")
+    clock.now += 0.060
+    end(m, beside)
+    assert embed(m, "next").where is None
+    assert alarms[-1] == pytest.approx(start + 0.030 / 0.3)
+    end(m, stream)
+
+
 def test_what_the_streams_do_not_use_is_lent() -> None:
     clock = Clock()
     m, _ = pair(clock)

@@ -12,6 +12,7 @@ _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
 _SEVEN_BITS = bytes(range(128))
 _IDS = b"[]0123456789, \n"
 _MODELS = 512
+_FIRST, _EVERY = 256, 8  # reports: so many are all read, and then one in so many
 
 
 class Script(IntEnum):
@@ -57,14 +58,23 @@ class TokenEstimates:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, int], list[float]] = {}
         self._ratios: dict[tuple[str, int], float] = {}
+        self._reports = 0
+        self._passed = 0
 
     def tokens_per_byte(self, model: str, script: int) -> float:
         return self._ratios.get((model, script)) or _first_guess(script)
+
+    def due(self) -> bool:
+        """Whether the next report is worth reading: all of the first, then every eighth."""
+        self._passed += 1
+        return self._passed > _EVERY or self._reports < _FIRST
 
     def learn(self, model: str, script: int, prompt_bytes: int, tokens: int) -> None:
         """An engine counted ``tokens`` in a prompt of so many bytes."""
         if prompt_bytes <= 0 or tokens <= 0:
             return
+        self._reports += 1
+        self._passed = 0
         key = (model, script)
         sums = self._sums.get(key)
         if sums is None:

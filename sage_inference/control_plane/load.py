@@ -20,31 +20,21 @@ class Placement:
     ``answered_at`` is when its first byte came; ``record`` belongs to whoever watches.
     """
 
-    __slots__ = (
-        "answered_at",
-        "expected_at",
-        "instance",
-        "pending",
-        "pushed_at",
-        "record",
-        "shared",
-        "tokens",
-    )
+    pending = True
+    shared: SharedGPU | None = None  # with work of the other kind
+    answered_at: float | None = None
+    expected_at = math.inf
+    record: Any = None
 
     def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
         self.instance = instance
         self.tokens = tokens
         self.pushed_at = now
-        self.pending = True
-        self.shared: SharedGPU | None = None  # with work of the other kind
-        self.answered_at: float | None = None
-        self.record: Any = None
         load = instance.load
         if not load.pending_tokens:
             load.progress_at = now
         load.pending_tokens += tokens
         instance.active_requests += 1
-        self.expected_at = math.inf
 
     def expect(self, now: float) -> float:
         """When its prompt will likely be done: for answers whose first byte does not tell."""

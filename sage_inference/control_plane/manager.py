@@ -77,6 +77,7 @@ class ControlPlaneManager:
         self._pushes = 0
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
+        self.reads_all_usage = False
 
     @property
     def queued(self) -> int:
@@ -151,6 +152,10 @@ class ControlPlaneManager:
         if self._queue.requests:
             self._catch_up(now)
             self._serve_waiting(now)
+
+    def wants_usage(self) -> bool:
+        """Whether it is of use to look for usage in an answer: for tenants always, for estimates now and then."""
+        return self.reads_all_usage or self.tenants.several or self.estimates.due()
 
     def streamed(self, ticket: Ticket, gap_s: float) -> None:
         """A stream had a chunk ``gap_s`` after the one before; of interest where ``watches_gaps``."""
@@ -253,13 +258,13 @@ class ControlPlaneManager:
         self.rates.prompt_tokens += request.prompt_tokens
         self.rates.uncached_tokens += need
         need = max(1, need)
-        observer = self.observer
-        record = None if observer is None else observer.placed(ticket, decision, group, now)
+        record = None if self.observer is None else self.observer.placed(ticket, decision, group, now)
         placement = ticket.load = Placement(instance, need, now)
         placement.record = record
         if request.prompt_blocks:
             self._placer.prefixes.add(instance, request)
-        if not request.streams and not _tells(request):
+        if not request.streams and request.request_type.is_llm:
+            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
             self._pushes += 1
             heapq.heappush(self._presumed, (placement.expect(now), self._pushes, placement))
         self.tenants.charge(request.tenant, need)
@@ -375,11 +380,6 @@ class ControlPlaneManager:
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)
-
-
-def _tells(request: RequestMetadata) -> bool:
-    """Whether the first byte of its answer means that its prompt was worked off: not if it comes with the last."""
-    return request.streams or not request.request_type.is_llm
 
 
 def _teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:

@@ -38,6 +38,8 @@ class Placer:
     ) -> Choice | None:
         """None: it has to wait. ``patient``: it may be held for a warm instance that is closed."""
         request = ticket.request
+        if len(group) == 1 and not self.shared:  # healthy or not, there is no other
+            return self._only(request, group[0])
         candidates = [i for i in group if i.state is _READY]
         if not candidates or ticket.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
@@ -48,11 +50,7 @@ class Placer:
             return None
         cached = request.cached_tokens = self.prefixes.match(request)
         if len(candidates) == 1:
-            only = candidates[0]
-            need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
-            if not is_open(only, need):
-                return None
-            return SchedulingDecision(request.request_id, only.instance_id, "only instance"), only, need
+            return self._only(request, candidates[0])
         policy = self.policy_for(request) if self.by_model else self.policy
         choice = _ask(policy, request, candidates)
         if choice is None or is_open(choice[1], choice[2]):
@@ -63,6 +61,13 @@ class Placer:
         tokens = request.prompt_tokens
         open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
         return _ask(policy, request, open_) if open_ else None
+
+    def _only(self, request: RequestMetadata, only: ExecutionInstance) -> Choice | None:
+        cached = request.cached_tokens = self.prefixes.match(request)
+        need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+        if not is_open(only, need):
+            return None
+        return SchedulingDecision(request.request_id, only.instance_id, "only instance"), only, need
 
     def _spare_streams(
         self, request: RequestMetadata, candidates: list[ExecutionInstance], now: float

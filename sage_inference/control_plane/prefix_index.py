@@ -53,6 +53,9 @@ class PrefixIndex:
         if not blocks or not (holders := get(blocks[0], 0)):
             return NOTHING_CACHED
         found: dict[ExecutionInstance, int] = {}
+        if get(blocks[-1], 0) == holders:  # whoever holds a block holds all before it
+            self._note(found, holders, min(int(len(blocks) * request.block_tokens), request.prompt_tokens))
+            return found
         depth = 0
         for block in blocks:
             still = holders & get(block, 0)

@@ -15,7 +15,8 @@ from sage_inference.telemetry.decision_file import DecisionFile
 from sage_inference.telemetry.decisions import DecisionLog
 from sage_inference.types import Usage
 
-_OUTCOMES = {Phase.DONE: "done", Phase.CUT: "cut", Phase.CANCELLED: "cancelled", Phase.QUEUED: "retried"}
+_NAMES = {Phase.DONE: "done", Phase.CUT: "cut", Phase.CANCELLED: "cancelled", Phase.QUEUED: "retried"}
+_OUTCOMES = tuple(_NAMES.get(phase, "ended") for phase in Phase)
 
 
 class Watcher(DecisionLog):
@@ -30,7 +31,7 @@ class Watcher(DecisionLog):
         if placement.record is None:
             return
         if isinstance(ticket, Exchange):
-            outcome, status = _OUTCOMES.get(ticket.phase, "ended"), ticket.status
+            outcome, status = _OUTCOMES[ticket.phase], ticket.status
         else:  # work of the gateway's own, such as many callers' texts in one call
             outcome, status = "ended", 0
         self.close(placement.record, placement.answered_at, now, outcome, status, usage)

@@ -25,12 +25,18 @@ class TenantCounters:
         return self._served.get(tenant, 0.0)
 
     def charge(self, tenant: str, tokens: float) -> None:
-        before = self._served.get(tenant)
-        if before is None:
-            before = 0.0
-            if len(self._served) >= _KEPT:
+        served = self._served
+        if tenant not in served:
+            if len(served) >= _KEPT:
                 self._forget()
-        self._served[tenant] = before + (tokens / self.weights.get(tenant, 1.0) if self.weights else tokens)
+                served = self._served
+            served[tenant] = 0.0
+        served[tenant] += tokens / self.weights.get(tenant, 1.0) if self.weights else tokens
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anybody to be fair between."""
+        return len(self._served) > 1
 
     def lift(self, tenant: str, least: float) -> None:
         """The tenant had nothing waiting, and now has; ``least`` is the lowest counter among those that wait.

@@ -367,7 +367,8 @@ class Exchange:
         if end:
             # It is in the pool again: a caller that reads slowly must not pause it for the next request.
             self.connection = None
-            self.usage = reported(self.last + piece if self.last else piece)
+            if self.gateway.manager.wants_usage():
+                self.usage = reported(self.last + piece if self.last else piece)
         if self.chunked:
             if piece:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -123,6 +123,7 @@ class RunningGateway:
                 connection.transport.abort()  # only callers of this process are left
             await self.fleet.close()
             self.wheel.stop()
+            self.gateway.decisions.write()
 
     def _accept(self) -> asyncio.Protocol:
         """The protocol for one more connection that no socket accepts."""
@@ -168,6 +169,7 @@ class RunningGateway:
         while True:
             self.gateway.manager.rates.tick(loop.time())
             self.hooks.watchdog()
+            await asyncio.to_thread(self.gateway.decisions.write)
             await asyncio.sleep(1)
 
 

@@ -25,15 +25,12 @@ class RequestType(StrEnum):
     TRANSCRIPTION = "transcription"
     SIMILARITY = "similarity"
 
-    @property
-    def is_llm(self) -> bool:
-        """True for work that generates tokens."""
-        return self in _LLM_TYPES
+    is_llm: bool  # True for work that generates tokens
 
 
-_LLM_TYPES = frozenset(
-    {RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES}
-)
+_LLM_TYPES = (RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES)
+for _kind in RequestType:  # asked of every request: looking it up in a set would hash an enum, in Python
+    _kind.is_llm = _kind in _LLM_TYPES
 
 
 class RequestPriority(IntEnum):
@@ -197,7 +194,7 @@ class ExecutionInstance:
     simulated: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
     gpu: str | None = None
-    kv_tokens: int = 500_000
+    kv_tokens: int = 1_000_000
     load: InstanceLoad = field(default_factory=InstanceLoad)
 
     @property

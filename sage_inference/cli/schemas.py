@@ -163,6 +163,67 @@ BENCH = _answer(
         reasons=_list(_TEXT),
     ),
 )
+_PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
+REPLAY = _answer(
+    requests=_COUNT,
+    left_out=_COUNT,
+    instances=_COUNT,
+    speed=_NUMBER,
+    slo=_object(ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER),
+    policies=_list(
+        _object(
+            policy=_TEXT,
+            requests=_COUNT,
+            finished=_COUNT,
+            refused=_COUNT,
+            ttft_ms=_PERCENTILES,
+            tpot_ms=_PERCENTILES,
+            e2e_ms=_PERCENTILES,
+            goodput=_NUMBER,
+            hit_ratio=_NUMBER,
+        )
+    ),
+)
+
+CANDIDATE = _object(
+    instance=_TEXT,
+    chosen=_FLAG,
+    cost_ms=_NUMBER,
+    backlog_ms=_NUMBER,
+    prompt_ms=_NUMBER,
+    cached_tokens=_COUNT,
+    running=_COUNT,
+    pending_tokens=_COUNT,
+    ms_per_token=_NUMBER,
+)
+# One line of scheduling.record_file, too. Times of day are milliseconds since 1970.
+ATTEMPT = _object(
+    request_id=_TEXT,
+    request_type=_TEXT,
+    route=_TEXT,
+    model=_TEXT,
+    priority={"enum": [0, 1, 2, 3, 4]},
+    tenant=_TEXT,
+    deadline_ms=_NUMBER_OR_NULL,
+    streams=_FLAG,
+    arrived_ms=_NUMBER,
+    waited_ms=_NUMBER,
+    instance=_TEXT,
+    reason=_TEXT,
+    candidates=_list(CANDIDATE),
+    predicted_first_byte_ms=_NUMBER_OR_NULL,
+    first_byte_ms=_NUMBER_OR_NULL,
+    duration_ms=_NUMBER_OR_NULL,
+    outcome={"enum": ["done", "cut", "cancelled", "retried", "ended", None]},
+    status=_COUNT_OR_NULL,
+    prompt_tokens=_COUNT,
+    prompt_tokens_estimated=_FLAG,
+    completion_tokens=_COUNT_OR_NULL,
+    cached_tokens=_COUNT_OR_NULL,
+    blocks=_list({"type": "integer"}),
+    block_tokens=_NUMBER,
+)
+EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
 # By command line.
 ANSWERS: dict[str, Schema] = {
@@ -175,4 +236,6 @@ ANSWERS: dict[str, Schema] = {
     "config show --defaults": CONFIG_DEFAULTS,
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
+    "explain": EXPLAIN,
+    "replay": REPLAY,
 }

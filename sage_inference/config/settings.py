@@ -100,7 +100,9 @@ class InstanceSettings:
     max_batched_tokens: int = setting(
         0, doc="Prompt tokens sent ahead of its answers; 0 = as its engine has it by default.", minimum=0
     )
-    kv_cache_tokens: int = setting(0, doc="Tokens its prefix cache holds; 0 = assume 500000.", minimum=0)
+    kv_cache_tokens: int = setting(
+        0, doc="Tokens its prefix cache holds; 0 = ask vLLM, else assume 1000000.", minimum=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,11 @@ class SchedulingSettings:
         "allow", doc="Texts an engine would cut silently; allowed ones are marked.", choices=TRUNCATIONS
     )
     embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
+    record_file: str | None = setting(
+        None,
+        doc="File that each decision is written to, for replay: sizes, times, hashes; no texts.",
+        example="~/sage-decisions.jsonl",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

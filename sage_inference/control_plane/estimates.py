@@ -9,7 +9,7 @@ MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand toke
 _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
-_ASCII = bytes(range(128))
+_SEVEN_BITS = bytes(range(128))
 _IDS = b"[]0123456789, \n"
 _MODELS = 512
 
@@ -26,28 +26,29 @@ class Script(IntEnum):
     MEDIA = 6  # pictures and sound, in base64
 
 
-_S = Script
+# Plain numbers: an enum's hash is a Python call, and these are keys for every request.
+_ASCII, _ESCAPED, _LATIN, _TWO_BYTE, _THREE_BYTE, _TOKEN_IDS, _MEDIA = (script.value for script in Script)
 
 
-def script_of(prompt: bytes) -> Script:
-    """What kind of text a prompt mostly is; a long one is judged by pieces from all over it."""
+def script_of(prompt: bytes) -> int:
+    """The ``Script`` a prompt mostly is, as a plain number; a long one is judged by pieces from all over it."""
     size = len(prompt)
     if size > _LARGE:
         pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
         if sum([b" " not in piece for piece in pieces]) * 2 > _PIECES and b";base64," in prompt:
-            return _S.MEDIA
+            return _MEDIA
         prompt = b"".join(pieces)
     elif size > _SAMPLE:
         prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
     if prompt.isascii():
         if b"\\u" in prompt:
-            return _S.ESCAPED
-        return _S.ASCII if prompt.lstrip(_IDS) else _S.TOKEN_IDS
-    beyond = prompt.translate(None, _ASCII)
+            return _ESCAPED
+        return _ASCII if prompt.lstrip(_IDS) else _TOKEN_IDS
+    beyond = prompt.translate(None, _SEVEN_BITS)
     if len(beyond) * 4 < len(prompt):
-        return _S.LATIN
+        return _LATIN
     three = sum(0xE0 <= byte < 0xF0 for byte in beyond)
-    return _S.THREE_BYTE if three * 4 > len(beyond) else _S.TWO_BYTE
+    return _THREE_BYTE if three * 4 > len(beyond) else _TWO_BYTE
 
 
 class TokenEstimates:
@@ -77,4 +78,4 @@ class TokenEstimates:
 
 
 def _first_guess(script: int) -> float:
-    return 1 / (MEDIA_BYTES_PER_TOKEN if script == _S.MEDIA else BYTES_PER_TOKEN)
+    return 1 / (MEDIA_BYTES_PER_TOKEN if script == _MEDIA else BYTES_PER_TOKEN)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.types import ExecutionInstance, InstanceLoad
 
@@ -14,9 +15,21 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 
 
 class Placement:
-    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun."""
+    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
 
-    __slots__ = ("expected_at", "instance", "pending", "pushed_at", "shared", "tokens")
+    ``answered_at`` is when its first byte came; ``record`` belongs to whoever watches.
+    """
+
+    __slots__ = (
+        "answered_at",
+        "expected_at",
+        "instance",
+        "pending",
+        "pushed_at",
+        "record",
+        "shared",
+        "tokens",
+    )
 
     def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
         self.instance = instance
@@ -24,13 +37,19 @@ class Placement:
         self.pushed_at = now
         self.pending = True
         self.shared: SharedGPU | None = None  # with work of the other kind
+        self.answered_at: float | None = None
+        self.record: Any = None
         load = instance.load
         if not load.pending_tokens:
             load.progress_at = now
         load.pending_tokens += tokens
         instance.active_requests += 1
-        # When its prompt will likely be done, for answers whose first byte does not tell.
-        self.expected_at = now + backlog_ms(load, now) / 1000
+        self.expected_at = math.inf
+
+    def expect(self, now: float) -> float:
+        """When its prompt will likely be done: for answers whose first byte does not tell."""
+        self.expected_at = now + backlog_ms(self.instance.load, now) / 1000
+        return self.expected_at
 
     def begun(self, now: float, teaches: bool = True) -> None:
         """Its first byte came: the instance got on, and showed how fast it is.

@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
@@ -35,9 +35,12 @@ HOLD_S = 1.0  # how long a request is held for the instance that has its prompt 
 
 
 class Observer(Protocol):
-    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does."""
+    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does.
 
-    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> None: ...
+    What ``placed`` returns is kept as the placement's ``record``.
+    """
+
+    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> Any: ...
 
     def ended(self, ticket: Ticket, placement: Placement, usage: Usage | None, now: float) -> None: ...
 
@@ -135,11 +138,13 @@ class ControlPlaneManager:
     def first_byte(self, ticket: Ticket) -> None:
         """The first byte of an answer's body came."""
         placement = ticket.load
-        if not isinstance(placement, Placement) or not placement.pending:
+        if not isinstance(placement, Placement):
             return
-        now = self._clock()
+        now = placement.answered_at = self._clock()
+        if not placement.pending:
+            return
         request = ticket.request
-        if not _tells(request) and now >= placement.expected_at:
+        if now >= placement.expected_at:
             placement.presumed_begun()
         else:
             placement.begun(now, _teaches(request, placement.instance))
@@ -184,7 +189,9 @@ class ControlPlaneManager:
         if isinstance(waiting, Waiting):
             self._queue.remove(waiting)
             if waiting.lane:  # who stood behind it may need less
-                self._serve(waiting.lane, self._clock())
+                now = self._clock()
+                self._serve(waiting.lane, now)
+                self._set_alarm(now)
 
     def dispatch(self) -> None:
         """Place what waits and now can be: after a recovery, an added instance, an alarm."""
@@ -243,17 +250,18 @@ class ControlPlaneManager:
         now: float,
     ) -> None:
         request = ticket.request
-        if self.observer is not None:
-            self.observer.placed(ticket, decision, group, now)
         self.rates.prompt_tokens += request.prompt_tokens
         self.rates.uncached_tokens += need
         need = max(1, need)
+        observer = self.observer
+        record = None if observer is None else observer.placed(ticket, decision, group, now)
         placement = ticket.load = Placement(instance, need, now)
+        placement.record = record
         if request.prompt_blocks:
             self._placer.prefixes.add(instance, request)
         if not request.streams and not _tells(request):
             self._pushes += 1
-            heapq.heappush(self._presumed, (placement.expected_at, self._pushes, placement))
+            heapq.heappush(self._presumed, (placement.expect(now), self._pushes, placement))
         self.tenants.charge(request.tenant, need)
         if self._placer.shared and (shared := self._placer.shared.get(instance)):
             placement.shared = shared

@@ -53,7 +53,7 @@ class Placer:
             if not is_open(only, need):
                 return None
             return SchedulingDecision(request.request_id, only.instance_id, "only instance"), only, need
-        policy = self.policy_for(request)
+        policy = self.policy_for(request) if self.by_model else self.policy
         choice = _ask(policy, request, candidates)
         if choice is None or is_open(choice[1], choice[2]):
             return choice

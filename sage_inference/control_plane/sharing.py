@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from sage_inference.control_plane.load import Placement
@@ -32,6 +33,7 @@ class SharedGPU:
         self._pause_s = 0.0
         self._first: Placement | None = None  # the call that found no other before it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
+        self._company_since = math.inf  # LLM work in flight all the time since; infinite while there is none
         self._solo_s: float | None = None  # a token, alone
         self._least_s: float | None = None  # a token, the least seen in company
 
@@ -41,7 +43,8 @@ class SharedGPU:
     def began(self, placement: Placement, llm: bool) -> None:
         if llm:
             self.llm += 1
-            self._alone_since = float("inf")
+            self._alone_since = math.inf
+            self._company_since = min(self._company_since, placement.pushed_at)
             return
         self.embedding += 1
         if self.embedding == 1:
@@ -52,11 +55,12 @@ class SharedGPU:
             self.llm -= 1
             if not self.llm:
                 self._alone_since = now
+                self._company_since = math.inf
             return
         self.embedding -= 1
         took = now - placement.pushed_at
         if placement is self._first:  # the others' time is partly that of those before them
-            self._learn(took / placement.tokens, alone=self._alone_since <= placement.pushed_at)
+            self._learn(placement, took / placement.tokens)
         if self.llm:
             self.resumes_at = now + self._pause(placement.tokens, took)
 
@@ -76,11 +80,12 @@ class SharedGPU:
         alone = self._solo_s if self._solo_s is not None else TIME_SLICED * (self._least_s or 0.0)
         return max(0.0, alone * tokens / max(0.01, 1 - self.ratio) - took)
 
-    def _learn(self, seconds: float, alone: bool) -> None:
-        if alone:
+    def _learn(self, placement: Placement, seconds: float) -> None:
+        """From calls that were alone, or in company, from their begin to their end."""
+        if self._alone_since <= placement.pushed_at:
             self._solo_s = seconds if self._solo_s is None else 0.9 * self._solo_s + 0.1 * seconds
-        elif self._least_s is None or seconds < self._least_s:
-            self._least_s = seconds
+        elif self._company_since <= placement.pushed_at:
+            self._least_s = seconds if self._least_s is None else min(seconds, self._least_s)
 
 
 def shared_gpus(

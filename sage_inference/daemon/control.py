@@ -217,25 +217,26 @@ def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
 
     Raises ``ReloadFailed`` with what is wrong in it (the old one holds), ``NotRunning``, ``Unresponsive``.
     """
-    state = _running(paths)
-    assert state.info is not None
+    info = running(paths)
     try:
-        status, document = admin.ask(state.info, "POST", "/admin/reload", timeout_s=timeout_s)
+        status, document = admin.ask(info, "POST", "/admin/reload", timeout_s=timeout_s)
         if status == 200:
             return Reloaded(*(tuple(document[part]) for part in ("added", "removed", "changed")))
         problem = str(document["error"]["message"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unresponsive(f"pid {state.pid} did not answer the reload: {error}", _FORCE) from None
+        raise Unresponsive(f"pid {info.pid} did not answer the reload: {error}", _FORCE) from None
     raise ReloadFailed(problem, "nothing was changed; the old configuration holds")
 
 
-def _running(paths: Paths) -> DaemonState:
+def running(paths: Paths) -> PidInfo:
+    """The gateway to talk to. Raises ``NotRunning``, ``Unresponsive``."""
     state = inspect(paths)
     if state.state in ("stopped", "dead"):
         raise NotRunning("the gateway is not running", "sage inference start --background")
     if state.state != "running":
         raise Unresponsive(str(state.reason))
-    return state
+    assert state.info is not None
+    return state.info
 
 
 def restart(

@@ -16,6 +16,17 @@ class AskError(Exception):
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
     """GET ``url``, or POST a JSON document: its status, and its JSON or None. Raises ``AskError``."""
+    status, body = await ask_bytes(client, url, api_key, post)
+    try:
+        return status, json.loads(body)
+    except (ValueError, RecursionError):
+        return status, None
+
+
+async def ask_bytes(
+    client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None
+) -> tuple[int, bytes]:
+    """As ``ask``, with the answer as it came."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     body = bytearray()
     try:
@@ -30,10 +41,7 @@ async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: An
         raise AskError(f"cannot be reached: {_reason(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise AskError(f"does not speak HTTP properly: {type(error).__name__}") from None
-    try:
-        return response.status_code, json.loads(body)
-    except (ValueError, RecursionError):
-        return response.status_code, None
+    return response.status_code, bytes(body)
 
 
 def _reason(error: httpx.ConnectError) -> str:

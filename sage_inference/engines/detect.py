@@ -21,6 +21,8 @@ _LIMITS = (
     "max_concurrent_requests",
     "auto_truncate",
 )
+# It says nothing of these (its refusal of more texts does), and makes batches of all calls together.
+_INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1}
 _TIMEOUT_S = 5.0
 
 
@@ -175,7 +177,13 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
     )
     version = answers.version.get("version") if isinstance(answers.version, dict) else None
     return Detected(
-        which, kind, cards, routes, _text(version), simulated=any(c.owned_by == SIMULATOR for c in cards)
+        which,
+        kind,
+        cards,
+        routes,
+        _text(version),
+        _INFINITY_LIMITS if any(card.owned_by == "infinity" for card in cards) else {},
+        simulated=any(c.owned_by == SIMULATOR for c in cards),
     )
 
 

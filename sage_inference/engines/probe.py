@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 import httpx
 
-from sage_inference.engines.ask import AskError, ask
+from sage_inference.engines.ask import AskError, ask, ask_bytes
 from sage_inference.engines.dialects import Dialect
+
+_CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)
+_CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block_size)="(\d+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +51,21 @@ async def probe_vector(
         return None
     numbers = isinstance(vector, list) and all(isinstance(x, int | float) for x in vector)
     return vector if numbers else None
+
+
+async def kv_cache_tokens(
+    client: httpx.AsyncClient, base_url: str, api_key: str | None, timeout_s: float
+) -> int | None:
+    """How many tokens the engine's prefix cache holds, by vLLM's metrics; None where they do not say."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, page = await ask_bytes(client, f"{base_url}/metrics", api_key)
+    except (AskError, TimeoutError):
+        return None
+    line = _CACHE_LINE.search(page) if status == 200 else None
+    said = {name: int(value) for name, value in _CACHE_SIZES.findall(line[0])} if line else {}
+    return (
+        said.get(b"kv_cache_size_tokens")
+        or said.get(b"num_gpu_blocks", 0) * said.get(b"block_size", 0)
+        or None
+    )

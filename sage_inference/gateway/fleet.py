@@ -15,9 +15,9 @@ from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.agreement import PROBE_TEXT, VectorAgreement
 from sage_inference.engines.detect import DetectError, detect
 from sage_inference.engines.pool import Address
-from sage_inference.engines.probe import probe, probe_vector
+from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.gateway.state import Engine, Gateway
-from sage_inference.types import EngineState, ExecutionInstance
+from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
 log = logging.getLogger("sage_inference.fleet")
 
@@ -200,6 +200,10 @@ class Fleet:
         before = engine.detected
         engine.adopt(detected)
         ok = await self._probe(engine)
+        if ok and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
+            timeout_s = self.gateway.settings.health.timeout_s
+            held = await kv_cache_tokens(self._client, engine.address.url, engine.api_key, timeout_s)
+            engine.instance.kv_tokens = held or engine.instance.kv_tokens
         if ok and EMBEDDINGS in detected.routes:
             await self._compare_vectors(engine)
         if before != detected:

@@ -31,6 +31,7 @@ from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
+from sage_inference.gateway.watching import Watcher
 from sage_inference.telemetry.metrics import Histogram
 from sage_inference.types import (
     EngineKind,
@@ -198,6 +199,7 @@ class Gateway:
             self.registry, policy_named(settings.scheduling.policy), settings.limits
         )
         self.manager.alarm = self._wake_at
+        self.decisions = self.manager.observer = Watcher()
         self.engines: dict[str, Engine] = {}
         self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()
@@ -227,6 +229,7 @@ class Gateway:
         manager, scheduling = self.manager, settings.scheduling
         manager.limits = settings.limits
         manager.llm_share = llm_share(scheduling)
+        self.decisions.record_to(scheduling.record_file)
         manager.tenants.weights = {key.name: key.weight for key in settings.api_keys}
         self._key_priority = {
             key.name: RequestPriority[key.priority.upper()] for key in settings.api_keys if key.priority

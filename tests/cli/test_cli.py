@@ -112,8 +112,8 @@ def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
 
 
 STATUS_KEYS = {
-    "schema", "state", "version", "pid", "uptime_s", "address", "needs_key", "policy", "simulated", "requests", "instances",
-    "reason", "config_path", "log_path",
+    "schema", "state", "version", "pid", "uptime_s", "address", "needs_key", "policy", "simulated", "requests",
+    "embeddings", "instances", "reason", "config_path", "log_path",
 }  # fmt: skip
 
 

@@ -27,12 +27,12 @@ SCRIPTS = {
     ("text", "script"), SCRIPTS.items(), ids=[f"{s.name}-{len(t)}" for t, s in SCRIPTS.items()]
 )
 def test_kinds_of_text_are_told_apart(text: str, script: Script) -> None:
-    assert script_of(text.encode()) is script
+    assert script_of(text.encode()) == script
 
 
 @given(st.binary(max_size=9000))
 def test_any_bytes_are_some_kind(prompt: bytes) -> None:
-    assert script_of(prompt) in Script
+    assert Script(script_of(prompt)) >= 0
 
 
 def test_the_first_guess_is_four_bytes_a_token() -> None:

@@ -172,3 +172,41 @@ def test_a_dispatch_does_not_look_at_the_whole_queue() -> None:
     m.release(running[0])
     assert m.queued == 3999
     assert asked <= 2
+
+
+def test_who_stood_behind_one_that_leaves_is_placed_if_it_needs_less() -> None:
+    m = manager(instance("a"))
+    submit(m, request(0, 5000))
+    large, small = submit(m, request(1, 6000)), submit(m, request(2, 100))
+    assert (large.where, small.where) == (None, None)
+    m.withdraw(large)
+    assert small.where is not None
+
+
+def test_nobody_waits_behind_a_retry_that_may_not_go_where_there_is_room() -> None:
+    a, b = instance("a"), instance("b")
+    m = manager(a, b)
+    b.load.pending_tokens = 9000
+    failed = submit(m, request("failed"))
+    assert failed.where is a
+    failed.tried, failed.where = (a,), None
+    m.release(failed)
+    m.retry(failed)
+    assert failed.where is None
+    assert submit(m, request("next")).where is a
+    b.load.pending_tokens = 0
+    m.dispatch()
+    assert failed.where is b
+
+
+def test_a_retry_whose_other_instances_left_goes_where_it_failed_rather_than_nowhere() -> None:
+    a, b = instance("a"), instance("b")
+    m = manager(a, b)
+    b.load.pending_tokens = 9000
+    failed = submit(m, request("failed"))
+    failed.tried, failed.where = (a,), None
+    m.release(failed)
+    m.retry(failed)
+    m.registry.remove("b")
+    m.dispatch()
+    assert failed.where is a

@@ -65,9 +65,9 @@ def test_what_is_no_prompt_of_its_model_frees_the_instance_and_teaches_nothing()
 
 def test_a_prompt_is_presumed_done_when_its_backlog_is() -> None:
     a = instance("a")
-    first, second = Placement(a, 1000, 10.0), Placement(a, 2000, 10.0)
-    assert first.expected_at == pytest.approx(10.030)
-    assert second.expected_at == pytest.approx(10.090)
+    first = Placement(a, 1000, 10.0)
+    assert first.expect(10.0) == pytest.approx(10.030)
+    assert Placement(a, 2000, 10.0).expect(10.0) == pytest.approx(10.090)
     first.presumed_begun()
     assert a.load.pending_tokens == 2000
     assert backlog_ms(a.load, 10.030) == pytest.approx(60)

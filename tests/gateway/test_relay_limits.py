@@ -293,7 +293,7 @@ def test_requests_waiting_take_no_more_than_queue_bytes() -> None:
 
 
 def test_a_place_in_the_queue_is_given_up_after_queue_s_and_never_reaches_an_engine() -> None:
-    timeouts = TimeoutSettings(queue_s=0.2)
+    timeouts = TimeoutSettings(queue_s=0.2, **LONG)
     with RogueEngine(hang) as engine, gateway(one_slot(engine), timeouts=timeouts) as g:
         with Caller(g.port) as first, Caller(g.port) as second:
             first.chat()

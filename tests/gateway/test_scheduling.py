@@ -12,7 +12,7 @@ from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, InstanceSettings, SchedulingSettings, Settings
 from sage_inference.types import EngineState, RequestPriority
 from tests.support.inprocess import InProcess, gateway
-from tests.support.rogue import RogueEngine, Wire, ok
+from tests.support.rogue import RogueEngine, Wire, ok, sse
 from tests.support.wire import Caller
 
 
@@ -232,3 +232,35 @@ def test_an_embedding_replica_with_other_vectors_gets_no_request_and_is_told_of(
             assert "other vectors for m than one" in status["two"]["last_error"]
             asked = [c.post("/v1/embeddings", json={"model": "m", "input": "x"}) for _ in range(6)]
             assert {answer.headers["x-sage-instance"] for answer in asked} == {"one"}
+
+
+def test_what_an_instance_held_is_forgotten_when_it_dies() -> None:
+    long = [{"role": "user", "content": "word " * 200}]
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        caller.chat(messages=long).reply()
+        assert g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders)) > 0
+        g.ask(lambda r: r.gateway.engines["e0"].draining())
+        assert g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders)) == 0
+
+
+def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
+    """The second prompt waits in the gateway until the first is begun, though the first goes on."""
+    begun, more = threading.Event(), threading.Event()
+
+    def stream(wire: Wire) -> None:
+        begun.wait(10)
+        wire.send(sse("{}"))
+        more.wait(10)
+        wire.send(b"0\r\n\r\n")
+
+    one, other = ([{"role": "user", "content": word * 5000}] for word in ("word ", "text "))
+    with RogueEngine(stream) as engine, gateway(engine) as g, Caller(g.port) as a, Caller(g.port) as b:
+        a.chat(messages=one, stream=True)
+        g.until(lambda r: r.gateway.in_flight == 1)
+        b.chat(messages=other, stream=True)
+        queued(g, 1)
+        begun.set()
+        assert a.head().status == 200
+        queued(g, 0)
+        more.set()
+        assert b.reply().status == 200

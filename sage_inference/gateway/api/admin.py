@@ -21,6 +21,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet, name_of
 from sage_inference.gateway.guard import is_loopback
 from sage_inference.gateway.state import Gateway
+from sage_inference.telemetry.decisions import KEPT
 
 # A proxy on this machine speaks for somebody else: its requests are not this machine's own.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -130,6 +131,17 @@ def _policies(manager: ControlPlaneManager) -> dict[str, Any]:
     }
 
 
+async def explain(request: Request) -> Response:
+    """What was decided for a request; of those sent most recently, which are kept."""
+    gateway: Gateway = request.app.state.gateway
+    request_id = request.path_params["request_id"]
+    attempts = gateway.decisions.documents(request_id)
+    if not attempts:
+        message = f"no decision for request {request_id} is kept; kept are the last {KEPT} that were sent"
+        raise ApiError(404, message, code="decision_not_found")
+    return JSONResponse({"schema": 1, "request_id": request_id, "attempts": attempts})
+
+
 async def _json(request: Request) -> Any:
     try:
         return msgspec.json.decode(await request.body())
@@ -144,6 +156,7 @@ routes = [
     Route("/admin/instances", guarded(add_instance), methods=["POST"]),
     Route("/admin/instances/{name:path}/drain", guarded(drain_instance), methods=["POST"]),
     Route("/admin/instances/{name:path}", guarded(remove_instance), methods=["DELETE"]),
+    Route("/admin/decisions/{request_id:path}", guarded(explain)),
     Route("/admin/policy", guarded(get_policy)),
     Route("/admin/policy", guarded(put_policy), methods=["PUT"]),
 ]

@@ -316,5 +316,5 @@ def _limits_of(engine: Engine) -> CallLimits:
         lengths = [model.max_model_len for model in detected.models if model.max_model_len]
         facts["max_input_length"] = max(lengths, default=0)
     return CallLimits.told(
-        facts, size=dialect.payload_bytes, serial=dialect.serial and not facts.get("batches")
+        facts, size=dialect.payload_bytes, serial=dialect.serial and not facts.get("batches_calls")
     )

@@ -1,4 +1,4 @@
-"""What a caller asks of the scheduler in headers: priority, deadline, session."""
+"""What a caller asks of the scheduler in headers: priority, deadline, session, its reasons."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Asks:
     priority: RequestPriority | None = None
     deadline_ms: float | None = None
     session: str = ""
+    why: bool = False
     refusal: Refusal | None = None
 
 
 def asked_of_scheduler(headers: Iterable[tuple[bytes, bytes]]) -> Asks | None:
-    """``x-sage-priority``, ``x-sage-deadline-ms`` and ``x-sage-session``; None where there are none."""
+    """``x-sage-priority``, ``x-sage-deadline-ms``, ``x-sage-session`` and ``x-sage-why``; None where there are none."""
     asks = None
     for name, value in headers:
         if name.startswith(b"x-sage-"):
@@ -43,6 +44,8 @@ def _read(asks: Asks, name: bytes, value: bytes) -> None:
         asks.deadline_ms = _deadline_ms(value)
     elif name == b"x-sage-session":
         asks.session = value[:_MOST_SESSION].decode("latin-1")
+    elif name == b"x-sage-why":
+        asks.why = True
 
 
 def _priority(value: bytes) -> RequestPriority:

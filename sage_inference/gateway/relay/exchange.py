@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.engines.answer import Answer
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
@@ -14,6 +15,7 @@ from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import ALLOWED, FINAL, HOLDS_SLOT, Phase
 from sage_inference.gateway.relay.usage import reported
 from sage_inference.gateway.relay.wheel import Timed, Wheel
+from sage_inference.telemetry.decision_document import why
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
 
 if TYPE_CHECKING:
@@ -348,6 +350,8 @@ class Exchange:
             framing += b"connection: close\r\n"
         if self.waited_ms >= 0:
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
+        if self.head.asks is not None and self.head.asks.why and isinstance(self.load, Placement):
+            framing += b"x-sage-why: %b\r\n" % why(self.load.record).encode("ascii", "replace")
         return b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
             STATUS_LINES[answer.status],
             answer.lines,

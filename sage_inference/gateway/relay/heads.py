@@ -17,6 +17,7 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-priority",
     b"x-sage-deadline-ms",
     b"x-sage-session",
+    b"x-sage-why",
     b"via",
 }
 KEYS = frozenset({b"authorization", b"x-api-key"})

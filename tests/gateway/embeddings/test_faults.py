@@ -255,3 +255,17 @@ def test_who_asks_for_cutting_itself_needs_no_notice(door: InProcess) -> None:
     answer = native(door, inputs=LONG, truncate=True)
     assert answer.status_code == 200
     assert "x-sage-truncated" not in answer.headers
+
+
+def test_a_deadline_that_passes_while_texts_wait_is_told(tei: SimulatedEngine) -> None:
+    instance = InstanceSettings(url=tei.url, name="tei", max_concurrent_requests=1)
+    with gateway(instance) as door:
+        tei.faults(delay_ms=3000)
+        first = Caller(door.port).send(_post("first"))
+        door.until(lambda r: r.gateway.in_flight == 1)
+        headers = ("content-type: application/json", "x-sage-deadline-ms: 200")
+        late = Caller(door.port).send(post("/v1/embeddings", _body("late"), *headers)).reply()
+        tei.heal()
+        assert (late.status, late.error["code"]) == (429, "deadline_exceeded")
+        assert "deadline of 200 ms" in late.error["message"]
+        assert first.reply().status == 200

@@ -102,6 +102,18 @@ def test_equal_texts_under_way_are_computed_once(door: InProcess, tei: Simulated
     assert aggregator(door).counters.shared_texts == 19
 
 
+def test_who_joins_a_call_that_is_under_way_shares_its_vector(door: InProcess, tei: SimulatedEngine) -> None:
+    before = tei.stats()["texts"]
+    forms = ("float", "base64")
+    calls = [lambda n=n: embed(door, input="same", encoding_format=forms[n % 2]) for n in range(10)]
+    answers = meanwhile(tei, door, *calls)
+    assert [vectors_of(answer) for answer in answers] == [[expected("same")]] * 10
+    assert all(
+        isinstance(a.json()["data"][0]["embedding"], (list, str)[n % 2]) for n, a in enumerate(answers)
+    )
+    assert tei.stats()["texts"] - before == 1
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [({"dimensions": 4}, {"dimensions": 8}), ({"dimensions": 4}, {})],

@@ -1,0 +1,87 @@
+"""``explain``: why a request was sent where it was, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from sage_inference.cli import table, terminal
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import Json, NoColor
+
+app = plain_app()
+_HEADERS = ("INSTANCE", "COST ms", "BACKLOG ms", "PROMPT ms", "CACHED", "RUNNING", "")
+
+
+@app.command(cls=PlainCommand)
+def explain(
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="x-request-id of its answer.")],
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show why a request was sent where it was.
+
+    The gateway keeps this of the last 2048 that it sent: sizes and times, never texts.
+
+    \b
+    Examples:
+      sage inference explain req-5f0c9d2a71b400000012
+      sage inference explain my-own-id --json
+    """
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon.explain import explain as ask
+
+    found = ask(Paths.resolve(), request_id)
+    if as_json:
+        terminal.say(json.dumps(found))
+        return
+    _show_request(found["attempts"][-1])
+    for number, attempt in enumerate(found["attempts"], 1):
+        _show(number, attempt)
+
+
+def _show_request(attempt: dict[str, Any]) -> None:
+    about = "about " if attempt["prompt_tokens_estimated"] else ""
+    tenant = f", tenant {attempt['tenant']}" if attempt["tenant"] else ""
+    deadline = f", deadline {attempt['deadline_ms']:g} ms" if attempt["deadline_ms"] is not None else ""
+    terminal.say(
+        f"{attempt['route']}, model {attempt['model']}, {about}{attempt['prompt_tokens']:,} prompt tokens"
+        f"{tenant}{deadline}"
+    )
+
+
+def _show(number: int, attempt: dict[str, Any]) -> None:
+    terminal.say("")
+    terminal.say(
+        f"attempt {number}: {attempt['instance']}, {attempt['reason']}; waited {attempt['waited_ms']:.0f} ms",
+    )
+    rows = [
+        [
+            each["instance"],
+            *(f"{each[name]:.1f}" for name in ("cost_ms", "backlog_ms", "prompt_ms")),
+            str(each["cached_tokens"]),
+            str(each["running"]),
+            "chosen" if each["chosen"] else "",
+        ]
+        for each in attempt["candidates"]
+    ]
+    styles = ["green" if each["chosen"] else None for each in attempt["candidates"]]
+    terminal.say(table.render(_HEADERS, rows, styles=styles, styled_column=0))
+    terminal.say(_outcome(attempt))
+
+
+def _outcome(attempt: dict[str, Any]) -> str:
+    parts = []
+    if attempt["predicted_first_byte_ms"] is not None:
+        parts.append(f"first byte predicted after {attempt['predicted_first_byte_ms']:.0f} ms")
+    if attempt["first_byte_ms"] is not None:
+        parts.append(f"came after {attempt['first_byte_ms']:.0f} ms")
+    if attempt["outcome"] is None:
+        return "; ".join([*parts, "still running"])
+    status = f" (status {attempt['status']})" if attempt["status"] else ""
+    parts.append(f"{attempt['outcome']}{status} after {attempt['duration_ms']:.0f} ms")
+    if attempt["completion_tokens"]:
+        parts.append(f"{attempt['completion_tokens']:,} tokens")
+    return "; ".join(parts)

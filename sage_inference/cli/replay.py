@@ -1,0 +1,132 @@
+"""``replay``: what policies would have done with a trace or a record of the gateway's own traffic."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sage_inference.cli import table, terminal
+from sage_inference.cli.complete import policies as policy_names
+from sage_inference.cli.errors import Failure
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import Json, NoColor, check_choice
+
+if TYPE_CHECKING:
+    from sage_inference.replay.jobs import Workload
+    from sage_inference.replay.report import Percentiles, Slo, Summary
+
+app = plain_app()
+_HEADERS = (
+    "POLICY",
+    "TTFT p50/p90/p99",
+    "TPOT p50/p90/p99",
+    "E2E p50/p90/p99",
+    "GOODPUT",
+    "CACHED",
+    "REFUSED",
+)
+_GOOD = "What counts as good"
+
+
+@app.command(cls=PlainCommand)
+def replay(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A trace (CSV) or scheduling.record_file (JSON lines).")
+    ],
+    policy: Annotated[
+        list[str],
+        typer.Option("--policy", "-p", metavar="POLICY", help="Again for more.", autocompletion=policy_names),
+    ] = ["hybrid", "least_loaded"],  # noqa: B006 - Typer reads it, nobody changes it
+    instances: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Modelled engines.")] = 4,
+    speed: Annotated[
+        float, typer.Option(metavar="X", min=0.001, help="So many times as fast as it was.")
+    ] = 1.0,
+    slo_ttft_ms: Annotated[
+        float, typer.Option(metavar="MS", min=1, help="Time to the first token.", rich_help_panel=_GOOD)
+    ] = 1000.0,
+    slo_tpot_ms: Annotated[
+        float, typer.Option(metavar="MS", min=1, help="Time of each token after it.", rich_help_panel=_GOOD)
+    ] = 50.0,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what policies would do with recorded traffic.
+
+    The gateway's own scheduler decides, before modelled engines: an H100 with a 7B model. Good for comparing
+    policies, not for predicting your hardware.
+
+    \b
+    Examples:
+      sage inference replay record.jsonl
+      sage inference replay trace.csv --policy hybrid --policy round_robin --speed 2
+    """
+    from pathlib import Path
+
+    from sage_inference.config.settings import POLICIES
+    from sage_inference.replay.compare import compare
+    from sage_inference.replay.jobs import WorkloadError
+    from sage_inference.replay.report import Slo
+    from sage_inference.replay.workload import read_workload
+
+    for name in policy:
+        check_choice("policy", name, POLICIES)
+    with terminal.Waiting(f"reading {file}") as waiting:
+        try:
+            workload = read_workload(Path(file), speed)
+        except WorkloadError as error:
+            raise Failure(str(error)) from None
+
+        def progress(policy: str, done: int, of: int) -> None:
+            waiting.update(f"replaying {policy}: {done:,} of {of:,} requests")
+
+        slo = Slo(slo_ttft_ms, slo_tpot_ms)
+        found = compare(workload, policy, instances, slo, progress)
+    if as_json:
+        terminal.say(json.dumps(document(workload, found, instances, speed, slo)))
+    else:
+        _show(workload, found, instances)
+
+
+def document(
+    workload: Workload, found: dict[str, Summary], instances: int, speed: float, slo: Slo
+) -> dict[str, Any]:
+    """The figures for a script."""
+    return {
+        "schema": 1,
+        "requests": len(workload.jobs),
+        "left_out": workload.left_out,
+        "instances": instances,
+        "speed": speed,
+        "slo": asdict(slo),
+        "policies": [{"policy": name, **asdict(summary)} for name, summary in found.items()],
+    }
+
+
+def _show(workload: Workload, found: dict[str, Summary], instances: int) -> None:
+    jobs = workload.jobs
+    span = (jobs[-1].at_ms - jobs[0].at_ms) / 1000
+    terminal.say(f"{len(jobs):,} requests in {span:,.0f} s, {instances} modelled engines; times in ms")
+    rows = [
+        [
+            name,
+            *(_marks(values) for values in (summary.ttft_ms, summary.tpot_ms, summary.e2e_ms)),
+            f"{100 * summary.goodput:.1f} %",
+            f"{100 * summary.hit_ratio:.1f} %",
+            str(summary.refused),
+        ]
+        for name, summary in found.items()
+    ]
+    terminal.say(table.render(_HEADERS, rows))
+    if workload.left_out:
+        terminal.talk(
+            f"left out: {workload.left_out:,} requests that are no text, or whose output is unknown"
+        )
+
+
+def _marks(values: Percentiles) -> str:
+    return "/".join(
+        "-" if value is None else f"{value:.0f}" for value in (values.p50, values.p90, values.p99)
+    )

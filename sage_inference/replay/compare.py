@@ -1,0 +1,44 @@
+"""The same workload under one policy after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sage_inference.control_plane.policies import policy_named
+from sage_inference.replay.fleet import llm_fleet
+from sage_inference.replay.jobs import Outcome, Workload
+from sage_inference.replay.llm_engine import EngineLimits
+from sage_inference.replay.report import Slo, Summary, summarize
+from sage_inference.replay.run import Run
+
+OFTEN = 500  # requests between two signs of life
+
+
+def compare(
+    workload: Workload,
+    policies: Sequence[str],
+    instances: int,
+    slo: Slo,
+    on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
+) -> dict[str, Summary]:
+    """By policy. ``on_progress`` is told how many requests of how many have ended."""
+    return {
+        policy: summarize(_play(workload, policy, instances, on_progress), slo)
+        for policy in dict.fromkeys(policies)
+    }
+
+
+def _play(
+    workload: Workload, policy: str, instances: int, on_progress: Callable[[str, int, int], None]
+) -> list[Outcome]:
+    fleet = llm_fleet(instances, limits=EngineLimits(block_tokens=workload.block_tokens))
+    ended = 0
+
+    def count(outcome: Outcome) -> None:
+        nonlocal ended
+        ended += 1
+        if ended % OFTEN == 0:
+            on_progress(policy, ended, len(workload.jobs))
+
+    on_progress(policy, 0, len(workload.jobs))
+    return Run(policy_named(policy, fleet.clock), fleet, count).play(workload.jobs)

@@ -1,0 +1,63 @@
+"""What is replayed: requests by their times and sizes, never their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sage_inference.types import RequestPriority, RequestType
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request. ``blocks`` identify its prompt's full blocks: equal ids from the first on, equal prefixes."""
+
+    at_ms: float
+    prompt: int
+    output: int
+    blocks: Sequence[int] = ()
+    request_type: RequestType = RequestType.LLM_CHAT
+    priority: RequestPriority = RequestPriority.NORMAL
+    tenant: str = ""
+    deadline_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs in order of arrival, the size of their blocks, and how many requests the file had beside them."""
+
+    jobs: list[Job]
+    block_tokens: int
+    left_out: int = 0
+
+
+class WorkloadError(Exception):
+    """A file that cannot be replayed; says where and why."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a job. Times are milliseconds from the start; None: did not happen."""
+
+    job: Job
+    instance: str | None = None
+    placed_ms: float | None = None
+    first_ms: float | None = None
+    end_ms: float | None = None
+    cached: int = 0
+    refused: str | None = None
+
+    @property
+    def ttft_ms(self) -> float | None:
+        return None if self.first_ms is None else self.first_ms - self.job.at_ms
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Mean time of an output token after the first; None for outputs of one."""
+        if self.end_ms is None or self.first_ms is None or self.job.output < 2:
+            return None
+        return (self.end_ms - self.first_ms) / (self.job.output - 1)
+
+    @property
+    def e2e_ms(self) -> float | None:
+        return None if self.end_ms is None else self.end_ms - self.job.at_ms

@@ -1,0 +1,309 @@
+"""A modelled LLM engine: continuous batching, chunked prefill, a prefix cache, preemption; no time is spent waiting.
+
+As vLLM does it: in a step every sequence past its prompt gets one token, and what is left of the token
+budget goes to prompts, oldest first. Steps in which nobody comes or goes are computed in one go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import ceil, sqrt
+from typing import Protocol
+
+from sage_inference.replay.events import Alarm, Events
+from sage_inference.replay.kv_cache import KVCache
+from sage_inference.replay.pace import Pace
+from sage_inference.simulator.timing import llm_step_ms
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """vLLM's defaults on an H100 with a 7B model; ``block_tokens`` is the unit in which prefixes are shared."""
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    kv_tokens: int = 940_000
+    block_tokens: int = 512
+
+
+class Listener(Protocol):
+    """Whoever sent a sequence."""
+
+    def first_token(self, cached: int) -> None: ...
+
+    def streamed(self, gap_ms: float) -> None: ...
+
+    def finished(self) -> None: ...
+
+
+class Generation:
+    """One sequence in the engine. ``blocks`` are those of its prompt that are full."""
+
+    __slots__ = (
+        "blocks",
+        "cached",
+        "computed",
+        "entry",
+        "finish_step",
+        "listener",
+        "output",
+        "produced",
+        "prompt",
+        "shared",
+        "target",
+    )
+
+    def __init__(self, prompt: int, output: int, blocks: Sequence[int], listener: Listener) -> None:
+        self.prompt = prompt
+        self.output = output
+        self.blocks = blocks
+        self.listener = listener
+        self.cached = 0  # prompt tokens that were not computed, when it first came in
+        self.target = (
+            prompt  # tokens to compute before it decodes; after a preemption its output is among them
+        )
+        self.computed = 0
+        self.shared = 0  # blocks it holds
+        self.produced = 0  # tokens; while it decodes, as of when it began to
+        self.entry = 0  # of the engine's heap while it decodes, else 0
+        self.finish_step = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of KV memory it has."""
+        return self.prompt + self.produced if self.entry else self.target
+
+    @property
+    def context(self) -> int:
+        """Tokens that a step has to look at."""
+        return self.prompt + self.produced if self.entry else self.computed
+
+
+class LLMEngine:
+    """Takes sequences and tells their listeners. All inner times are work, see ``Pace``.
+
+    Listeners hear of tokens after the first (``streamed``) only while ``tells_steps``: that costs the shortcut.
+    """
+
+    def __init__(self, events: Events, limits: EngineLimits | None = None) -> None:
+        self.limits = limits or EngineLimits()
+        self.cache = KVCache(self.limits.kv_tokens, self.limits.block_tokens)
+        self.waiting: deque[Generation] = deque()
+        self.running: dict[Generation, None] = {}  # in the order they came in
+        self.prompt_tokens = 0
+        self.computed_tokens = 0
+        self.generated_tokens = 0
+        self.preemptions = 0
+        self.tells_steps = False
+        self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
+        self._events = events
+        self._pace = Pace()
+        self._alarm = Alarm(events, self._end)
+        self._prefilling: list[Generation] = []
+        self._finishing: list[tuple[int, int, Generation]] = []  # who decodes, by the step it ends in
+        self._entries = 0
+        self._decoding = 0
+        self._context = 0  # tokens of all running sequences
+        self._step = 0
+        # The steps under way: how many, since when, how long the first takes, how much longer each next.
+        self._steps = 0
+        self._began = self._began_at = 0.0
+        self._first_ms = self._longer_ms = 0.0
+        self._chunks: list[tuple[Generation, int]] = []
+
+    @property
+    def busy(self) -> bool:
+        return self._steps > 0
+
+    def submit(self, generation: Generation) -> None:
+        """Raises ``ValueError`` for what can never fit."""
+        if generation.prompt + generation.output > self.limits.kv_tokens:
+            raise ValueError(f"{generation.prompt} + {generation.output} tokens exceed the KV cache")
+        self.waiting.append(generation)
+        if not self._steps:
+            self._begin()
+            self.turned()
+        elif self._steps > 1:
+            self._shorten()
+
+    def set_speed(self, speed: float) -> None:
+        self._pace.change(self._events.now, speed)
+        if self._steps:
+            self._alarm.set(self._pace.when(self._began + self._span(self._steps)))
+
+    # Steps
+
+    def _span(self, steps: int) -> float:
+        return steps * self._first_ms + self._longer_ms * steps * (steps - 1) / 2
+
+    def _begin(self) -> None:
+        """Plan the next step, and those like it, from a step's end on."""
+        self._chunks = self._plan(admit=self._make_room())
+        sequences = len(self.running)
+        if not sequences:
+            self._steps = 0
+            return
+        parts = [(new, one.computed) for one, new in self._chunks]
+        self._first_ms = llm_step_ms(sequences, self._context, parts)
+        self._longer_ms = 0.0
+        self._steps = 1
+        if not self._chunks and not self.tells_steps:
+            self._longer_ms = llm_step_ms(sequences, self._context + self._decoding) - self._first_ms
+            until_full = (self.cache.tokens - self.cache.used) // self._decoding
+            self._steps = max(1, min(self._next_finish() - self._step, until_full))
+        self._began = self._pace.work(self._events.now)
+        self._began_at = self._events.now
+        self._alarm.set(self._pace.when(self._began + self._span(self._steps)))
+
+    def _shorten(self) -> None:
+        """Somebody came: stop at the end of the step under way instead of going on."""
+        elapsed = self._pace.work(self._events.now) - self._began
+        half = self._first_ms - self._longer_ms / 2
+        steps = ceil((sqrt(half * half + 2 * self._longer_ms * elapsed) - half) / self._longer_ms - 1e-9)
+        steps = max(1, steps)
+        if steps < self._steps:
+            self._steps = steps
+            self._alarm.set(self._pace.when(self._began + self._span(steps)))
+
+    def _end(self) -> None:
+        """The planned steps are done."""
+        self._step += self._steps
+        tokens = self._steps * self._decoding
+        self._context += tokens
+        self.cache.private += tokens
+        self.generated_tokens += tokens
+        if self.tells_steps:
+            self._tell_step()
+        while self._decoding and self._next_finish() <= self._step:
+            one = heappop(self._finishing)[2]
+            one.produced = one.output
+            self._end_of(one)
+        for one, new in self._chunks:
+            self._computed(one, new)
+        self.cache.trim()
+        self._begin()
+        if not self._steps:
+            self.turned()
+
+    def _tell_step(self) -> None:
+        took = self._events.now - self._began_at
+        for one in self.running:
+            if one.entry:
+                one.listener.streamed(took)
+
+    def _next_finish(self) -> int:
+        """The step in which the next sequence ends; entries of preempted ones are dropped on the way."""
+        finishing = self._finishing
+        while finishing[0][1] != finishing[0][2].entry:
+            heappop(finishing)
+        return finishing[0][0]
+
+    # Prompts
+
+    def _plan(self, admit: bool) -> list[tuple[Generation, int]]:
+        """Whose prompt is computed how much further in the next step."""
+        budget = self.limits.max_num_batched_tokens - self._decoding
+        chunks: list[tuple[Generation, int]] = []
+        for one in self._prefilling:
+            new = min(one.target - one.computed, budget)
+            if new > 0:
+                chunks.append((one, new))
+                budget -= new
+        while admit and budget > 0 and self.waiting and self._admit(self.waiting[0]):
+            one = self.waiting.popleft()
+            new = min(one.target - one.computed, budget)
+            chunks.append((one, new))
+            budget -= new
+        return chunks
+
+    def _admit(self, one: Generation) -> bool:
+        if len(self.running) >= self.limits.max_num_seqs:
+            return False
+        size = self.limits.block_tokens
+        # The last token is always computed: its output is the next one.
+        hits = self.cache.leading(one.blocks, (one.target - 1) // size)
+        found = one.blocks[:hits]
+        private = one.target - hits * size
+        if self.running and not self.cache.fits(found, private):
+            return False
+        self.cache.use(found)
+        self.cache.private += private
+        self.cache.trim()
+        one.shared = hits
+        one.computed = hits * size
+        if not one.produced:
+            one.cached = one.computed
+            self.prompt_tokens += one.prompt
+        self._context += one.computed
+        self.running[one] = None
+        self._prefilling.append(one)
+        return True
+
+    def _computed(self, one: Generation, new: int) -> None:
+        """A part of a prompt is there: its full blocks can be shared from now on."""
+        size = self.limits.block_tokens
+        one.computed += new
+        self.computed_tokens += new
+        self._context += new
+        whole = one.blocks[one.shared : one.computed // size]
+        self.cache.use(whole)
+        self.cache.private -= len(whole) * size
+        one.shared += len(whole)
+        if one.computed == one.target:
+            self._prefilling.remove(one)
+            self._produce(one)
+
+    def _produce(self, one: Generation) -> None:
+        """The prompt's last step gives a token; from then on each step does."""
+        one.produced += 1
+        self._context += 1
+        self.cache.private += 1
+        self.generated_tokens += 1
+        self._entries += 1
+        self._decoding += 1
+        one.entry = self._entries
+        one.finish_step = self._step + one.output - one.produced
+        if one.produced == 1:
+            one.listener.first_token(one.cached)
+        if one.produced == one.output:
+            self._end_of(one)
+        else:
+            heappush(self._finishing, (one.finish_step, one.entry, one))
+
+    def _end_of(self, one: Generation) -> None:
+        self._remove(one)
+        one.listener.finished()
+
+    # Memory
+
+    def _make_room(self) -> bool:
+        """Preempt the newest until a step fits; False when that was needed."""
+        enough = True
+        while self.cache.used + self._decoding > self.cache.tokens and len(self.running) > 1:
+            self._preempt(next(reversed(self.running)))
+            enough = False
+        return enough
+
+    def _preempt(self, one: Generation) -> None:
+        """It loses its KV and starts again, with what it produced as part of its prompt."""
+        if one.entry:
+            one.produced = one.output - (one.finish_step - self._step)
+        else:
+            self._prefilling.remove(one)
+        self._remove(one)
+        one.target = one.prompt + one.produced
+        self.waiting.appendleft(one)
+        self.preemptions += 1
+
+    def _remove(self, one: Generation) -> None:
+        """Give back what it holds; ``produced`` is up to date."""
+        self.cache.leave(one.blocks[: one.shared])
+        self.cache.private -= one.length - one.shared * self.limits.block_tokens
+        self._context -= one.context
+        if one.entry:
+            self._decoding -= 1
+        one.entry = one.shared = 0
+        del self.running[one]

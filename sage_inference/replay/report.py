@@ -1,0 +1,78 @@
+"""What came out of a replay, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.types import RequestPriority
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What a request must keep to count as good; ``batch_ttft_ms`` is for priorities below normal.
+
+    A job's own deadline stands before both times to the first token.
+    """
+
+    ttft_ms: float = 1000.0
+    tpot_ms: float = 50.0
+    batch_ttft_ms: float = 30_000.0
+
+    def kept(self, outcome: Outcome) -> bool:
+        ttft, tpot = outcome.ttft_ms, outcome.tpot_ms
+        if outcome.end_ms is None or ttft is None:
+            return False
+        return ttft <= self._first_token_ms(outcome.job) and (tpot is None or tpot <= self.tpot_ms)
+
+    def _first_token_ms(self, job: Job) -> float:
+        if job.deadline_ms is not None:
+            return job.deadline_ms
+        return self.ttft_ms if job.priority <= RequestPriority.NORMAL else self.batch_ttft_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Percentiles:
+        ordered = sorted(values)
+        return cls(*(percentile(ordered, part) for part in (0.5, 0.9, 0.99)))
+
+
+def percentile(ordered: Sequence[float], part: float) -> float | None:
+    """The smallest of ``ordered`` that ``part`` of them don't exceed (nearest rank); None of none."""
+    return ordered[max(0, ceil(part * len(ordered)) - 1)] if ordered else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """``goodput`` is the share of all requests that kept the SLO; ``hit_ratio`` of prompt tokens, those cached."""
+
+    requests: int
+    finished: int
+    refused: int
+    ttft_ms: Percentiles
+    tpot_ms: Percentiles
+    e2e_ms: Percentiles
+    goodput: float
+    hit_ratio: float
+
+
+def summarize(outcomes: Sequence[Outcome], slo: Slo) -> Summary:
+    prompt = sum(o.job.prompt for o in outcomes if o.first_ms is not None)
+    return Summary(
+        requests=len(outcomes),
+        finished=sum(o.end_ms is not None for o in outcomes),
+        refused=sum(o.refused is not None for o in outcomes),
+        ttft_ms=Percentiles.of(o.ttft_ms for o in outcomes if o.ttft_ms is not None),
+        tpot_ms=Percentiles.of(o.tpot_ms for o in outcomes if o.tpot_ms is not None),
+        e2e_ms=Percentiles.of(o.e2e_ms for o in outcomes if o.e2e_ms is not None),
+        goodput=sum(map(slo.kept, outcomes)) / max(1, len(outcomes)),
+        hit_ratio=sum(o.cached for o in outcomes) / max(1, prompt),
+    )

@@ -1,0 +1,129 @@
+"""Jobs through the gateway's own manager into modelled engines, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.registry import Registry
+from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
+from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.replay.llm_engine import Generation, LLMEngine
+from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision, Usage
+
+QUEUE_MS = 120_000.0  # the gateway's default
+UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
+
+
+class Replayed:
+    """A job on its way: the manager's ticket, and what the engine reports to."""
+
+    def __init__(self, run: Run, request: RequestMetadata, outcome: Outcome) -> None:
+        self.run = run
+        self.request = request
+        self.outcome = outcome
+        self.size = outcome.job.prompt * 4
+        self.tried: tuple[ExecutionInstance, ...] = ()
+        self.load: Any = None
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        outcome = self.outcome
+        job = outcome.job
+        outcome.instance = instance.instance_id
+        outcome.placed_ms = self.run.events.now
+        engine = self.run.engines[instance.instance_id]
+        if isinstance(engine, LLMEngine):
+            engine.submit(Generation(job.prompt, job.output, job.blocks, self))
+        else:
+            engine.submit(job.prompt, self)
+
+    def refused(self, refusal: Refusal) -> None:
+        self.outcome.refused = refusal.why.name.lower()
+        self.run.ended(self.outcome)
+
+    def first_token(self, cached: int) -> None:
+        self.outcome.first_ms = self.run.events.now
+        self.outcome.cached = cached
+        self.run.manager.first_byte(self)
+
+    def streamed(self, gap_ms: float) -> None:
+        self.run.manager.streamed(self, gap_ms / 1000)
+
+    def finished(self) -> None:
+        outcome = self.outcome
+        outcome.end_ms = self.run.events.now
+        if outcome.first_ms is None:
+            self.first_token(0)
+        self.run.manager.release(self, Usage(outcome.job.prompt, outcome.job.output, outcome.cached))
+        self.run.ended(outcome)
+
+
+class Run:
+    """One policy before one fleet. ``ended`` is told of each job's end, and may submit others."""
+
+    def __init__(
+        self,
+        policy: SchedulingPolicy,
+        fleet: Fleet,
+        ended: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        self.events = fleet.events
+        self.engines = fleet.engines
+        self.block_tokens = fleet.block_tokens
+        self.ended = ended
+        self.outcomes: list[Outcome] = []
+        registry = Registry()
+        for instance in fleet.instances:
+            registry.add(instance)
+        self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
+        self.manager.llm_share = fleet.llm_share
+        self.manager.alarm = lambda at: fleet.at(at, self.manager.dispatch)
+
+    def submit(self, job: Job) -> None:
+        """Now, whatever ``job.at_ms`` says."""
+        outcome = Outcome(job)
+        self.outcomes.append(outcome)
+        ticket = Replayed(self, self._request(job), outcome)
+        try:
+            self.manager.submit(ticket)
+        except Refusal as refusal:
+            ticket.refused(refusal)
+            return
+        if outcome.placed_ms is None:
+            self.events.at(self.events.now + QUEUE_MS, lambda: self._give_up(ticket))
+
+    def _request(self, job: Job) -> RequestMetadata:
+        encodes = job.request_type is RequestType.EMBEDDING
+        return RequestMetadata(
+            str(len(self.outcomes)),
+            job.request_type,
+            EMBEDDING_MODEL if encodes else LLM_MODEL,
+            EMBEDDINGS if encodes else CHAT,
+            job.priority,
+            job.tenant,
+            job.prompt,
+            job.deadline_ms,
+            arrived=self.events.now / 1000,
+            streams=not encodes,
+            prompt_bytes=4 * job.prompt,
+            prompt_blocks=job.blocks,
+            block_tokens=self.block_tokens,
+        )
+
+    def play(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Every job at its time, until all have ended."""
+        for job in jobs:
+            self.events.at(job.at_ms, lambda job=job: self.submit(job))  # type: ignore[misc]
+        while self.events.step():
+            pass
+        return self.outcomes
+
+    def _give_up(self, ticket: Replayed) -> None:
+        if ticket.outcome.placed_ms is None and ticket.outcome.refused is None:
+            self.manager.withdraw(ticket)
+            ticket.outcome.refused = "queue_timeout"
+            self.ended(ticket.outcome)

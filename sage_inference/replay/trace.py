@@ -1,0 +1,40 @@
+"""Traces: CSV of arrivals and sizes, one request a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from sage_inference.replay.jobs import Job, Workload, WorkloadError
+
+BLOCK_TOKENS = 512
+
+
+def parse(text: str, name: str, speed: float) -> Workload:
+    """Columns ``t_ms``, ``in_tokens``, ``out_tokens``, and where known ``blocks``: ids of the prompt's blocks of
+    512 tokens, consecutive runs written ``a-b``, separated by spaces. Raises ``WorkloadError``.
+    """
+    rows = csv.DictReader(io.StringIO(text))
+    missing = {"t_ms", "in_tokens", "out_tokens"} - set(rows.fieldnames or ())
+    if missing:
+        raise WorkloadError(f"{name}:1: no column {', '.join(sorted(missing))}; a trace needs it")
+    jobs = []
+    for row in rows:
+        try:
+            jobs.append(_job(row, speed))
+        except (TypeError, ValueError):
+            raise WorkloadError(f"{name}:{rows.line_num}: not a number where one belongs") from None
+    return Workload(jobs, BLOCK_TOKENS)
+
+
+def _job(row: dict[str, str], speed: float) -> Job:
+    prompt = int(row["in_tokens"])
+    blocks = tuple(_ids(row.get("blocks") or ""))[: prompt // BLOCK_TOKENS]
+    return Job(float(row["t_ms"]) / speed, max(1, prompt), max(1, int(row["out_tokens"])), blocks)
+
+
+def _ids(runs: str) -> Iterator[int]:
+    for run in runs.split():
+        first, _, last = run.partition("-")
+        yield from range(int(first), int(last or first) + 1)

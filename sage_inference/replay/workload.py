@@ -1,0 +1,27 @@
+"""A file of requests to replay: a trace or the gateway's own record, whichever it is."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from sage_inference.replay import record, trace
+from sage_inference.replay.jobs import Workload, WorkloadError
+
+
+def read_workload(path: Path, speed: float = 1.0) -> Workload:
+    """What the file holds, arriving ``speed`` times as fast; gzip is unpacked.
+
+    Raises ``WorkloadError`` for what is neither trace nor record, ``OSError`` where it cannot be read.
+    """
+    raw = path.read_bytes()
+    try:
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error):
+        raise WorkloadError(f"{path}: neither text nor gzip") from None
+    parse = record.parse if text.startswith("{") else trace.parse
+    workload = parse(text, str(path), speed)
+    if not workload.jobs:
+        raise WorkloadError(f"{path}: no request that can be replayed")
+    return workload

@@ -1,0 +1,78 @@
+"""Attempts as documents: what each candidate would have cost, what was chosen, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_inference.telemetry.decisions import Attempt, Seen
+
+DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
+
+
+def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
+    """All that is known of an attempt, in JSON's terms; None for what is not.
+
+    ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
+    engine's where it told them, else the estimate that was decided with.
+    """
+    request, usage = attempt.request, attempt.usage
+    told = usage is not None and usage.prompt_tokens > 0
+    candidates = [candidate(attempt, seen) for seen in attempt.seen]
+    chosen = next((each for each in candidates if each["chosen"]), None)
+    return {
+        "request_id": request.request_id,
+        "request_type": request.request_type.value,
+        "route": request.route,
+        "model": request.effective_model_name,
+        "priority": int(request.priority),
+        "tenant": request.tenant,
+        "deadline_ms": request.slo_deadline_ms,
+        "streams": request.streams,
+        "arrived_ms": round((epoch + request.arrived) * 1000, 3),
+        "waited_ms": _ms(request.arrived, attempt.at),
+        "instance": attempt.decision.target_instance_id,
+        "reason": attempt.decision.reason,
+        "candidates": candidates,
+        "predicted_first_byte_ms": chosen and round(chosen["backlog_ms"] + chosen["prompt_ms"], 3),
+        "first_byte_ms": _ms(attempt.at, attempt.answered_at),
+        "duration_ms": _ms(attempt.at, attempt.ended_at),
+        "outcome": attempt.outcome,
+        "status": attempt.status or None,
+        "prompt_tokens": usage.prompt_tokens if usage is not None and told else request.prompt_tokens,
+        "prompt_tokens_estimated": not told,
+        "completion_tokens": usage.completion_tokens if usage is not None else None,
+        "cached_tokens": usage.cached_tokens if usage is not None else None,
+        "blocks": list(request.prompt_blocks),
+        "block_tokens": round(request.block_tokens, 3),
+    }
+
+
+def candidate(attempt: Attempt, seen: Seen) -> dict[str, Any]:
+    """What the request would have cost one instance, ``cost_ms`` being backlog, prompt and running requests."""
+    instance, running, pending, progress_at, pace = seen
+    request = attempt.request
+    cached = request.cached_tokens.get(instance, 0)
+    backlog = max(0.0, pace * pending - (attempt.at - progress_at) * 1000)
+    prompt = pace * (request.prompt_tokens - cached)
+    return {
+        "instance": instance.instance_id,
+        "chosen": instance.instance_id == attempt.decision.target_instance_id,
+        "cost_ms": round(backlog + prompt + pace * DECODE_TOKENS * running, 3),
+        "backlog_ms": round(backlog, 3),
+        "prompt_ms": round(prompt, 3),
+        "cached_tokens": cached,
+        "running": running,
+        "pending_tokens": pending,
+        "ms_per_token": round(pace, 5),
+    }
+
+
+def why(attempt: Attempt) -> str:
+    """One line: the choice, its reason, and each candidate's predicted cost."""
+    costs = [candidate(attempt, seen) for seen in attempt.seen]
+    shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in costs)
+    return f"{attempt.decision.target_instance_id}: {attempt.decision.reason}; predicted: {shown}"
+
+
+def _ms(start: float, end: float | None) -> float | None:
+    return None if end is None else round((end - start) * 1000, 3)

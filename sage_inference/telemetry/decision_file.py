@@ -1,0 +1,57 @@
+"""A file of ended attempts, one JSON object a line, for replay; bounded by starting anew."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from pathlib import Path
+
+from sage_inference.telemetry.decision_document import document
+from sage_inference.telemetry.decisions import Attempt
+
+LARGEST = 256 << 20  # bytes; then it becomes FILE.1, and the FILE.1 before is gone
+_MOST_HELD = 65536  # attempts between two writes
+
+log = logging.getLogger(__name__)
+
+
+class DecisionFile:
+    """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
+
+    A file that cannot be written is told once.
+    """
+
+    def __init__(self, path: Path, epoch: float, largest: int = LARGEST) -> None:
+        self.path = path
+        self._epoch = epoch
+        self._largest = largest
+        self._held: deque[Attempt] = deque(maxlen=_MOST_HELD)
+        self._failed = False
+
+    def add(self, attempt: Attempt) -> None:
+        self._held.append(attempt)
+
+    def write(self) -> None:
+        """Append what has been taken in since the last time."""
+        if not self._held:
+            return
+        held, self._held = self._held, deque(maxlen=_MOST_HELD)
+        try:
+            self._append("".join(json.dumps(document(attempt, self._epoch)) + "\n" for attempt in held))
+        except OSError as error:
+            if not self._failed:
+                log.warning("decisions are not recorded: %s: %s", self.path, error.strerror)
+            self._failed = True
+        else:
+            self._failed = False
+
+    def _append(self, text: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size + len(text) > self._largest:
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        # Who asks what how much is nobody else's business.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(text)

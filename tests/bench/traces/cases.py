@@ -1,0 +1,122 @@
+"""The cases: a workload, the ways it is scheduled, and what the figures must show.
+
+``at once`` is how gateways without late binding do it: a request is sent on when it comes, and waits in an
+engine. ``part`` scales a case down; the bounds are those of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sage_inference.replay.fleet import Fleet
+from sage_inference.replay.jobs import Job, Outcome
+from tests.bench.traces import workloads
+from tests.bench.traces.contest import Result, play, points, share
+from tests.bench.traces.mixed import mixed
+
+DEADLINE_MS = 1000.0
+
+
+def mooncake_16(part: float) -> Result:
+    """Mooncake conversation at 1.6 times its speed."""
+    jobs = workloads.mooncake(1.6, part)
+    result = Result("mooncake x1.6")
+    base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    result.add("least_loaded", play("least_loaded", jobs))
+    result.add("round_robin, at once", play("round_robin", jobs, at_once=True))
+    ours = result.add("hybrid", play("hybrid", jobs))
+    result.at_most("hybrid TTFT p50 / least_loaded at once", share(ours.ttft_ms.p50, base.ttft_ms.p50), 0.7)
+    result.at_least("hybrid goodput over it, points", points(ours, base), 5)
+    return result
+
+
+def mooncake_22(part: float) -> Result:
+    """Mooncake conversation at 2.2 times its speed: more than the engines can take, unless some is refused."""
+    jobs = workloads.mooncake(2.2, part)
+    result = Result("mooncake x2.2")
+    base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    result.add("least_loaded", play("least_loaded", jobs))
+    plain = result.add("hybrid", play("hybrid", jobs))
+    told = [replace(job, deadline_ms=DEADLINE_MS) for job in jobs]
+    ours = result.add("hybrid, callers give 1 s", play("hybrid", told))
+    result.at_most("hybrid TTFT p50 / least_loaded at once", share(plain.ttft_ms.p50, base.ttft_ms.p50), 0.65)
+    result.at_least("hybrid goodput over it, callers give 1 s, points", points(ours, base), 8)
+    return result
+
+
+def prefix_tenants(part: float) -> Result:
+    """400 tenants with 6,144-token prefixes, 64 requests/s."""
+    jobs = workloads.prefix_tenants(300 * part)
+    result = Result("400 shared prefixes")
+    result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    pure = result.add("cheapest by prediction, at once", play("adaptive", jobs, at_once=True))
+    ours = result.add("hybrid", play("hybrid", jobs))
+    result.at_least("hybrid goodput, %", 100 * ours.goodput, 85)
+    result.at_most("cheapest by prediction goodput, %", 100 * pure.goodput, 20)
+    return result
+
+
+def azure_12(part: float) -> Result:
+    """Azure conversation at 12 times its speed."""
+    return _azure("azure x12", workloads.azure(12, part), 0.85, lambda fleet: None)
+
+
+def azure_slow(part: float) -> Result:
+    """Azure conversation at 12 times its speed; from the middle on one instance takes 2.5 times as long."""
+    jobs = workloads.azure(12, part)
+
+    def prepare(fleet: Fleet) -> None:
+        fleet.events.at(jobs[-1].at_ms / 2, lambda: fleet.gpus[1].slow_down(2.5))
+
+    return _azure("azure x12, one instance slow", jobs, 0.8, prepare)
+
+
+def _azure(name: str, jobs: list[Job], limit: float, prepare: Callable[[Fleet], None]) -> Result:
+    result = Result(name)
+    base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True, prepare=prepare))
+    result.add("least_loaded", play("least_loaded", jobs, prepare=prepare))
+    result.add("round_robin, at once", play("round_robin", jobs, at_once=True, prepare=prepare))
+    ours = result.add("hybrid", play("hybrid", jobs, prepare=prepare))
+    result.at_most("hybrid TTFT p99 / least_loaded at once", share(ours.ttft_ms.p99, base.ttft_ms.p99), limit)
+    return result
+
+
+def long_bursts(part: float) -> Result:
+    """Chats all the time and bursts of long documents marked as background; each class has its SLO."""
+    jobs = workloads.long_bursts(600 * part)
+    result = Result("bursts of long prompts")
+    base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    pushed = result.add("hybrid, at once", play("hybrid", jobs, at_once=True))
+    ours = result.add("hybrid", play("hybrid", jobs))
+    result.at_least("hybrid goodput over hybrid at once, points", points(ours, pushed), 15)
+    result.at_least("hybrid goodput over least_loaded at once, points", points(ours, base), 15)
+    return result
+
+
+def noisy_tenant(part: float) -> Result:
+    """Ten quiet tenants and one that sends more than the engines can take."""
+    jobs = workloads.noisy_tenant(300 * part)
+    result = Result("noisy tenant (quiet ones' figures)")
+    nameless = [replace(job, tenant="") for job in jobs]
+    unfair = result.add("hybrid, no fairness", _quiet(jobs, play("hybrid", nameless)))
+    ours = result.add("hybrid", _quiet(jobs, play("hybrid", jobs)))
+    result.at_most("quiet tenants' TTFT p99 / no fairness", share(ours.ttft_ms.p99, unfair.ttft_ms.p99), 0.15)
+    return result
+
+
+def _quiet(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for job, outcome in zip(jobs, outcomes, strict=True) if job.tenant != "noisy"]
+
+
+# Each with how little of it the tests take: the least that shows the same order in seconds.
+CASES: dict[str, tuple[Callable[[float], Result], float]] = {
+    "mooncake-1.6": (mooncake_16, 0.3),
+    "mooncake-2.2": (mooncake_22, 0.3),
+    "prefix-tenants": (prefix_tenants, 1.0),
+    "azure-12": (azure_12, 1.0),
+    "azure-slow": (azure_slow, 1.0),
+    "long-bursts": (long_bursts, 0.3),
+    "noisy-tenant": (noisy_tenant, 0.3),
+    "mixed": (mixed, 0.2),
+}

@@ -1,0 +1,86 @@
+"""The workloads: jobs by time, size, prefix, tenant and class. The same seed gives the same jobs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+
+from sage_inference.replay.jobs import Job
+from sage_inference.replay.workload import read_workload
+from sage_inference.types import RequestPriority
+
+DATA = Path(__file__).parents[2] / "data"
+BLOCK = 512
+
+
+def mooncake(speed: float, part: float = 1.0) -> list[Job]:
+    """The first ``part`` of the conversation trace: long prompts, a third of their tokens seen before."""
+    return _first(read_workload(DATA / "mooncake_conversation.csv.gz", speed).jobs, part)
+
+
+def azure(speed: float, part: float = 1.0) -> list[Job]:
+    """The first ``part`` of the conversation trace: short prompts, no prefixes known."""
+    return _first(read_workload(DATA / "azure2023_conv.csv.gz", speed).jobs, part)
+
+
+def _first(jobs: list[Job], part: float) -> list[Job]:
+    return jobs[: round(part * len(jobs))]
+
+
+def prefix_tenants(
+    seconds: float, per_s: float = 64.0, tenants: int = 400, prefix_blocks: int = 12
+) -> list[Job]:
+    """Each tenant's requests begin with its own blocks; tenants are as popular as Zipf's law with 0.8 says."""
+    rng = random.Random(1)
+    weights = [1 / (rank + 1) ** 0.8 for rank in range(tenants)]
+    jobs = []
+    for at in _arrivals(rng, per_s, seconds):
+        first = rng.choices(range(tenants), weights)[0] * prefix_blocks
+        prompt = prefix_blocks * BLOCK + rng.randint(32, 512)
+        jobs.append(Job(at, prompt, rng.randint(32, 256), tuple(range(first, first + prefix_blocks))))
+    return jobs
+
+
+def long_bursts(seconds: float) -> list[Job]:
+    """People chat all the time; every 20 s a batch of 40 long documents comes at once, marked as background."""
+    rng = random.Random(2)
+    jobs = [Job(at, rng.randint(100, 2000), rng.randint(50, 300)) for at in _arrivals(rng, 20, seconds)]
+    for burst in range(int(seconds // 20)):
+        jobs += [
+            Job(
+                5000.0 + 20_000 * burst + number,
+                rng.randint(8000, 24_000),
+                rng.randint(50, 200),
+                priority=RequestPriority.BACKGROUND,
+            )
+            for number in range(40)
+        ]
+    return sorted(jobs, key=lambda job: job.at_ms)
+
+
+def noisy_tenant(seconds: float) -> list[Job]:
+    """Ten tenants ask a little; for the first half one more sends several times what the engines can take."""
+    rng = random.Random(3)
+    jobs = [
+        Job(at, rng.randint(200, 2000), rng.randint(50, 300), tenant=f"quiet-{rng.randrange(10)}")
+        for at in _arrivals(rng, 10, seconds)
+    ]
+    jobs += [
+        Job(at, rng.randint(2000, 8000), rng.randint(50, 300), tenant="noisy")
+        for at in _arrivals(rng, 40, seconds / 2)
+    ]
+    return sorted(jobs, key=lambda job: job.at_ms)
+
+
+def _arrivals(rng: random.Random, per_s: float, seconds: float) -> Iterator[float]:
+    """Poisson arrivals in milliseconds."""
+
+    def forever() -> Iterator[float]:
+        at = 0.0
+        while True:
+            at += rng.expovariate(per_s) * 1000
+            yield at
+
+    return takewhile(lambda at: at < seconds * 1000, forever())

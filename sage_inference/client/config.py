@@ -48,7 +48,7 @@ class UnifiedClientConfig:
     timeout: float = DEFAULT_TIMEOUT_S
     max_retries: int = 2
     embedding_batch_size: int | None = None
-    embedding_concurrency: int = 16
+    embedding_concurrency: int = 8
 
     def __post_init__(self) -> None:
         for name, least in (("timeout", 0.001), ("embedding_batch_size", 1), ("embedding_concurrency", 1)):

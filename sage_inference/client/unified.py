@@ -264,7 +264,9 @@ class UnifiedInferenceClient:
             return _attempted(piece.attempts, lambda left: piece.read(transport.send(piece.request, left)))
 
         opened = [read(piece) for piece in work.opening()]
-        result = work.result(opened + self._each(read, work.rest(opened)), as_numpy)
+        rest = work.rest(opened)
+        self._work.embeds_by(work)
+        result = work.result(opened + self._each(read, rest), as_numpy)
         return result if return_result else result.content
 
     def _each(self, do: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:

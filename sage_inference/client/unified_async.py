@@ -224,7 +224,9 @@ class AsyncUnifiedInferenceClient:
             return await _attempted(piece.attempts, attempt)
 
         opened = [await read(piece) for piece in work.opening()]
-        result = work.result(opened + await self._each(read, work.rest(opened)), as_numpy)
+        rest = work.rest(opened)
+        self._work.embeds_by(work)
+        result = work.result(opened + await self._each(read, rest), as_numpy)
         return result if return_result else result.content
 
     async def _each(self, do: Callable[[Piece], Awaitable[T]], pieces: Sequence[Piece]) -> list[T]:

@@ -88,18 +88,20 @@ class Embedding:
     ) -> None:
         self._texts = texts
         self._single = single
-        self._size = size
+        self.size = size
         self._cut = cut
 
     def opening(self) -> list[Piece]:
         """What is to be sent before the rest, if anything."""
         if self._single:
             return [self._cut(self._texts[0])]
-        return [self._cut(self._texts[:FEW])] if self._size is None and self._texts else []
+        return [self._cut(self._texts[:FEW])] if self.size is None and self._texts else []
 
     def rest(self, opened: Sequence[PieceRead]) -> list[Piece]:
         begin = sum(len(vectors) for _, vectors, _ in opened)
-        size = self._size or (MANY if any(answer.instance for answer, _, _ in opened) else FEW)
+        if self.size is None and opened:
+            self.size = MANY if opened[0][0].instance else FEW
+        size = self.size or FEW
         return [self._cut(self._texts[at : at + size]) for at in range(begin, len(self._texts), size)]
 
     def result(self, read: Sequence[PieceRead], as_numpy: bool) -> InferenceResult:
@@ -145,6 +147,7 @@ class Work:
         self.endpoints: dict[WorkKind, Endpoint | None] = {"llm": llm, "embedding": embedding}
         self._tried = tuple(tried)
         self._rerank_ways = list(_RERANK)
+        self._learned_size: int | None = None  # texts a request, once it showed who serves them
 
     def endpoint(self, kind: WorkKind) -> Endpoint:
         found = self.endpoints[kind]
@@ -180,9 +183,13 @@ class Work:
     @property
     def _piece_size(self) -> int | None:
         # In control-plane mode the batch size is the gateway's own rule, for its calls to engines.
-        return (
-            MANY if self.config.mode is UnifiedClientMode.CONTROL_PLANE else self.config.embedding_batch_size
-        )
+        if self.config.mode is UnifiedClientMode.CONTROL_PLANE:
+            return MANY
+        return self.config.embedding_batch_size or self._learned_size
+
+    def embeds_by(self, embedding: Embedding) -> None:
+        """Remember what its first piece showed."""
+        self._learned_size = embedding.size
 
     def _piece(self, texts: Texts, fields: Mapping[str, Any], options: Options, attempts: Attempts) -> Piece:
         body = {"input": texts, "encoding_format": "base64", **fields}

@@ -46,16 +46,18 @@ class Generation:
         "blocks",
         "cached",
         "computed",
+        "fetched",
         "output",
         "produced",
         "prompt",
         "since",
     )
 
-    def __init__(self, prompt: int, output: int, blocks: Sequence[int]) -> None:
+    def __init__(self, prompt: int, output: int, blocks: Sequence[int], fetched: int) -> None:
         self.prompt = prompt  # tokens
         self.output = output
         self.blocks = blocks
+        self.fetched = fetched  # prompt tokens that another engine computed
         self.cached = 0  # prompt tokens that were not computed again
         self.computed = 0
         self.produced = 0
@@ -107,8 +109,8 @@ class LLM:
     def kv_usage(self) -> float:
         return min(1.0, sum(one.context for one in self.running) / self.limits.kv_cache_tokens)
 
-    def submit(self, prompt: int, output: int, blocks: Sequence[int] = ()) -> Generation:
-        generation = Generation(prompt, output, blocks)
+    def submit(self, prompt: int, output: int, blocks: Sequence[int] = (), fetched: int = 0) -> Generation:
+        generation = Generation(prompt, output, blocks, fetched)
         if self._clock.instant:
             self._enter(generation)
             self._prefilled(generation)
@@ -160,11 +162,12 @@ class LLM:
         size = self.limits.block_size
         # The last prompt token is always computed: its output is the first new token.
         most = (generation.prompt - 1) // size
-        generation.cached = min(self.cache.leading(generation.blocks), most) * size
+        local = min(self.cache.leading(generation.blocks), most) * size
+        generation.cached = max(local, min(generation.fetched, generation.prompt - 1))
         generation.computed = generation.cached
         self.prompt_tokens += generation.prompt
         self.cache_queries += generation.prompt
-        self.cache_hits += generation.cached
+        self.cache_hits += local
 
     def _plan(self) -> tuple[list[Generation], list[tuple[Generation, int]]]:
         """Who gets a token in this step, and whose prompt is computed how much further."""

@@ -6,10 +6,14 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sage_inference.simulator.engine import SimulatedEngine
 from sage_inference.simulator.faults import Fault, FaultError
 from sage_inference.simulator.faults import parse as parse_faults
+
+if TYPE_CHECKING:
+    from sage_inference.simulator.vllm.transfer import TransferConfig
 
 _INSTANT = "instant"
 
@@ -78,6 +82,11 @@ def _vllm_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-cache-tokens", type=int, default=940_000)
     parser.add_argument("--block-size", type=int, default=16)
     parser.add_argument("--text-only", action="store_true", help="refuse images")
+    parser.add_argument(
+        "--kv-transfer-config",
+        type=_transfer,
+        help='hand prompts over to other engines, as vLLM with {"kv_connector": "NixlConnector"}',
+    )
     parser.set_defaults(make=_vllm)
 
 
@@ -109,6 +118,8 @@ def _vllm(given: argparse.Namespace) -> SimulatedEngine:
         limits=limits,
         dimension=given.dimension,
         text_only=given.text_only,
+        transfer=given.kv_transfer_config,
+        host=given.host,
     )
     return SimulatedVLLM(options, given.speed)
 
@@ -143,6 +154,15 @@ def _speed(text: str) -> float:
     if speed < 0:
         raise argparse.ArgumentTypeError(f"a speed is 0 or more, not {text}")
     return speed
+
+
+def _transfer(text: str) -> TransferConfig:
+    from sage_inference.simulator.vllm.transfer import TransferConfig
+
+    try:
+        return TransferConfig.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _faults(text: str) -> list[Fault]:

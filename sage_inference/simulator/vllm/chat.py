@@ -11,7 +11,7 @@ from sage_inference.simulator import tokens
 from sage_inference.simulator.answers import Answer, Wish, answer, example_of, friendly, seed_of
 from sage_inference.simulator.exchange import Reply, Request
 from sage_inference.simulator.vllm import frames
-from sage_inference.simulator.vllm.core import Choice, Core, Prompt, content_of, random_id
+from sage_inference.simulator.vllm.core import Choice, Core, Prompt, content_of, fail_stream, random_id
 from sage_inference.simulator.vllm.errors import ApiError
 from sage_inference.simulator.vllm.params import Params, read_params
 from sage_inference.simulator.vllm.schema import Fields, problem, read
@@ -30,6 +30,7 @@ class Asked:
     prompts: list[Prompt]
     tool: str | None = None
     forced: str | None = None  # the text that the request's constraints leave no choice about
+    transfer: dict[str, Any] | None = None  # its kv_transfer_params
 
 
 class Chat:
@@ -49,6 +50,7 @@ class Chat:
         await self._answer(self._understood(fields, conversations, request), reply)
 
     def _understood(self, fields: Fields, conversations: list[list[Any]], request: Request) -> Asked:
+        transfer = fields.mapping("kv_transfer_params")
         params = read_params(fields, max_tokens=_MAX_TOKENS, chat_logprobs=True)
         model = self._core.check_model(fields.text("model"))
         tools = fields.get("tools") or []
@@ -58,6 +60,7 @@ class Chat:
             params=params,
             prompts=[self.prompt(one, tools) for one in conversations],
             tool=_tool_to_call(fields.get("tool_choice"), tools),
+            transfer=transfer,
         )
         asked.forced = _arguments(asked.tool, tools) if asked.tool else constrained_text(fields)
         return asked
@@ -93,7 +96,15 @@ class Chat:
         return found
 
     async def _answer(self, asked: Asked, reply: Reply) -> None:
-        with self._core.generating(self.answers(asked)) as choices:
+        answers = self.answers(asked)
+        try:
+            fetched = await self._core.fetch(asked.transfer, answers)
+        except ApiError as error:
+            if not asked.params.stream:
+                raise
+            await fail_stream(reply, error)
+            return
+        with self._core.generating(answers, fetched) as choices:
             if asked.params.stream:
                 await self._stream(asked, choices, reply)
             else:
@@ -113,7 +124,7 @@ class Chat:
             "prompt_logprobs": None,
             "prompt_token_ids": None,
             "prompt_text": None,
-            "kv_transfer_params": None,
+            "kv_transfer_params": self._core.offer(asked.transfer, asked.id, choices),
             "ec_transfer_params": None,
             "metrics": None,
         }

@@ -11,7 +11,7 @@ from sage_inference.simulator.answers import Answer, Wish, answer, friendly, see
 from sage_inference.simulator.exchange import Reply, Request
 from sage_inference.simulator.vllm import frames
 from sage_inference.simulator.vllm.chat import constrained_text, request_id
-from sage_inference.simulator.vllm.core import Choice, Core, Prompt
+from sage_inference.simulator.vllm.core import Choice, Core, Prompt, fail_stream
 from sage_inference.simulator.vllm.errors import ApiError
 from sage_inference.simulator.vllm.params import Params, read_params
 from sage_inference.simulator.vllm.schema import read
@@ -23,6 +23,7 @@ class Completions:
 
     async def complete(self, request: Request, reply: Reply) -> None:
         fields = read(request)
+        transfer = fields.mapping("kv_transfer_params")
         params = read_params(fields, max_tokens=("max_tokens",), chat_logprobs=False)
         model = self._core.check_model(fields.text("model"))
         if fields.get("suffix"):
@@ -36,12 +37,20 @@ class Completions:
             for variant in range(params.n)
         ]
         writer = _Writer(f"cmpl-{request_id(request)}", model, params, echo, self._core.fingerprint)
-        with self._core.generating(asked) as choices:
+        try:
+            fetched = await self._core.fetch(transfer, asked)
+        except ApiError as error:
+            if not params.stream:
+                raise
+            await fail_stream(reply, error)
+            return
+        with self._core.generating(asked, fetched) as choices:
             if params.stream:
                 await self._stream(writer, choices, reply)
             else:
                 await self._core.all_done(choices)
-                await reply.whole(200, frames.encode(writer.document(choices)))
+                offer = self._core.offer(transfer, f"{writer.id}-0", choices)
+                await reply.whole(200, frames.encode(writer.document(choices, offer)))
 
     async def _stream(self, writer: _Writer, choices: Sequence[Choice], reply: Reply) -> None:
         await reply.begin()
@@ -57,20 +66,21 @@ class _Writer:
     """One request's answer, as a document or in chunks."""
 
     def __init__(self, id_: str, model: str, params: Params, echo: bool, fingerprint: str) -> None:
+        self.id = id_
         self.params = params
         self._echo = echo
         self._fingerprint = fingerprint
         created = int(time.time())
         self._head = {"id": id_, "object": "text_completion", "created": created, "model": model}
 
-    def document(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def document(self, choices: Sequence[Choice], offer: dict[str, Any] | None) -> dict[str, Any]:
         return {
             **self._head,
             "choices": [self._choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._fingerprint,
             "usage": frames.usage(choices, chat=False),
-            "kv_transfer_params": None,
+            "kv_transfer_params": offer,
             "ec_transfer_params": None,
             "metrics": None,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import getrandbits
@@ -12,11 +12,13 @@ from typing import Any
 from zlib import crc32
 
 from sage_inference.simulator.answers import Answer
+from sage_inference.simulator.exchange import Reply
 from sage_inference.simulator.llm import LLM, Generation
 from sage_inference.simulator.prefix_cache import block_keys
 from sage_inference.simulator.tokens import pieces
 from sage_inference.simulator.vllm.errors import ApiError, invalid, unknown_model
 from sage_inference.simulator.vllm.params import Params
+from sage_inference.simulator.vllm.transfer import KVTransfer
 
 VERSION = "0.32.0"
 _YIELD_EVERY = 16
@@ -49,7 +51,10 @@ class Choice:
 
 @dataclass(slots=True)
 class Core:
-    """The decoder and the model's name. ``instant``: nothing takes time, so streams must yield by themselves."""
+    """The decoder and the model's name. ``instant``: nothing takes time, so streams must yield by themselves.
+
+    ``transfer`` is None where no KV connector is configured: then ``kv_transfer_params`` mean nothing.
+    """
 
     llm: LLM
     models: tuple[str, ...]
@@ -57,6 +62,7 @@ class Core:
     instant: bool
     on_finish: Callable[[Choice, float], None] = lambda choice, seconds: None
     on_abort: Callable[[], None] = lambda: None
+    transfer: KVTransfer | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -94,12 +100,29 @@ class Core:
             raise invalid("input_tokens", message, prompt.tokens)
         return limit - prompt.tokens
 
+    async def fetch(self, params: Mapping[str, Any] | None, asked: Sequence[tuple[Prompt, Answer]]) -> int:
+        """Prompt tokens that another engine hands over, see ``KVTransfer.fetch``. Raises ``ApiError``."""
+        return await self.transfer.fetch(params) if self.transfer and len(asked) == 1 else 0
+
+    def offer(
+        self, params: Mapping[str, Any] | None, request_id: str, choices: Sequence[Choice]
+    ) -> dict[str, Any] | None:
+        """The ``kv_transfer_params`` of a whole answer."""
+        if self.transfer is None or len(choices) != 1:
+            return None
+        return self.transfer.offer(params, request_id, choices[0].prompt.tokens)
+
     @contextmanager
-    def generating(self, asked: Sequence[tuple[Prompt, Answer]]) -> Iterator[list[Choice]]:
+    def generating(self, asked: Sequence[tuple[Prompt, Answer]], fetched: int = 0) -> Iterator[list[Choice]]:
         """The choices, on their way; what is not done when this ends is aborted."""
         keys = {id(prompt): block_keys(prompt.parts, self.llm.limits.block_size) for prompt, _ in asked}
         choices = [
-            Choice(i, prompt, answer, self.llm.submit(prompt.tokens, len(answer.parts), keys[id(prompt)]))
+            Choice(
+                i,
+                prompt,
+                answer,
+                self.llm.submit(prompt.tokens, len(answer.parts), keys[id(prompt)], fetched),
+            )
             for i, (prompt, answer) in enumerate(asked)
         ]
         began = time.monotonic()
@@ -140,6 +163,14 @@ def usage_of(choices: Sequence[Choice]) -> tuple[int, int, int]:
         sum(choice.generation.produced for choice in choices),
         sum(choice.generation.cached for choice in prompts.values()),
     )
+
+
+async def fail_stream(reply: Reply, error: ApiError) -> None:
+    """A stream's head is out before anything can fail: the error is an event, and the end looks orderly."""
+    await reply.begin()
+    await reply.event(b"data: %b\n\n" % error.body())
+    await reply.event(b"data: [DONE]\n\n")
+    await reply.end()
 
 
 def random_id(size: int = 16) -> str:

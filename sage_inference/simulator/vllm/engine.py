@@ -24,13 +24,17 @@ from sage_inference.simulator.vllm.metrics import CONTENT_TYPE, VLLMMetrics
 from sage_inference.simulator.vllm.pooling import Pooling
 from sage_inference.simulator.vllm.responses import Responses
 from sage_inference.simulator.vllm.schema import read
+from sage_inference.simulator.vllm.transfer import KVTransfer, TransferConfig
 
 _OWNER = "sage-simulator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
-    """``runner``: ``generate`` or ``pooling``; ``mixed`` serves both kinds, which no real vLLM does."""
+    """``runner``: ``generate`` or ``pooling``; ``mixed`` serves both kinds, which no real vLLM does.
+
+    ``transfer``: how prompts are handed over between engines; None: they are not. ``host`` is where that happens.
+    """
 
     models: tuple[str, ...]
     runner: str = "generate"
@@ -39,6 +43,8 @@ class VLLMOptions:
     limits: Limits = Limits()
     dimension: int = 384
     text_only: bool = False
+    transfer: TransferConfig | None = None
+    host: str = "127.0.0.1"
 
 
 class SimulatedVLLM:
@@ -59,8 +65,19 @@ class SimulatedVLLM:
         self._llm = LLM(limits, Clock(speed), metrics.observers())
         self._encoder = Encoder(limits.max_num_batched_tokens, Clock(speed))
         metrics.watch(self._llm, self._encoder)
+        self._transfer = (
+            KVTransfer(options.transfer, options.host, Clock(speed), limits.block_size)
+            if options.transfer
+            else None
+        )
         self._core = Core(
-            self._llm, options.models, options.max_model_len, speed == 0, self._finished, self._aborted
+            self._llm,
+            options.models,
+            options.max_model_len,
+            speed == 0,
+            self._finished,
+            self._aborted,
+            self._transfer,
         )
         self._routes = self._all_routes()
 
@@ -77,10 +94,13 @@ class SimulatedVLLM:
             "calls": self._encoder.calls,
             "prompt_tokens": self._llm.prompt_tokens + self._encoder.tokens,
             "generated_tokens": self._llm.generated_tokens,
+            "prompts_held": self._transfer.held if self._transfer else 0,
+            "prompts_fetched": self._transfer.fetched if self._transfer else 0,
         }
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._llm.run(), self._encoder.run()]
+        loops = [self._llm.run(), self._encoder.run()]
+        return [*loops, self._transfer.serve()] if self._transfer else loops
 
     async def handle(self, request: Request, reply: Reply) -> None:
         if request.path.startswith("/v1/") and not self._knows_key(request):

@@ -55,6 +55,13 @@ class Fields:
             self._fail("list_type", name, "Input should be a valid list")
         return []
 
+    def mapping(self, name: str) -> dict[str, Any] | None:
+        value = self.document.get(name)
+        if value is None or isinstance(value, dict):
+            return value
+        self._fail("dict_type", name, "Input should be a valid dictionary")
+        return None
+
     def text(self, name: str) -> str | None:
         value = self.document.get(name)
         if value is None or isinstance(value, str):

@@ -24,7 +24,7 @@ POLICIES = (
 )
 PRIORITIES = ("critical", "high", "normal", "low", "background")
 EMBEDDING_PRIORITIES = ("high", "normal", "low", "adaptive")
-INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed")
+INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed", "prefilling", "decoding")
 ENGINES = ("auto", "vllm", "tei", "openai")
 TRUNCATIONS = ("allow", "refuse")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -91,7 +91,11 @@ class InstanceSettings:
     name: str | None = setting(
         None, doc="Name in status, logs and x-sage-instance; default host:port.", format="name"
     )
-    kind: str = setting("auto", doc="What it serves; auto asks the engine.", choices=INSTANCE_KINDS)
+    kind: str = setting(
+        "auto",
+        doc="What it serves; auto asks the engine. Prefilling and decoding are halves of a pair.",
+        choices=INSTANCE_KINDS,
+    )
     engine: str = setting("auto", doc="Whose dialect it speaks; auto asks the engine.", choices=ENGINES)
     model: str | None = setting(None, doc="Model to assume where the engine names none.")
     api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")

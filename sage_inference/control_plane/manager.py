@@ -123,6 +123,10 @@ class ControlPlaneManager:
     def retry(self, ticket: Ticket) -> None:
         """Place a released request elsewhere than where it was tried, or queue it again."""
         self.rates.retried += 1
+        self.go_on(ticket)
+
+    def go_on(self, ticket: Ticket) -> None:
+        """Place a request that was submitted before: again, or its next leg. Raises ``Refusal``."""
         request = ticket.request
         now = self._clock()
         self._catch_up(now)

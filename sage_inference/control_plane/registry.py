@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sage_inference.types import EngineState, ExecutionInstance
+from sage_inference.control_plane.pairs import PREFILL, has_halves, path_of, takers
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
 _GONE = (EngineState.DRAINING, EngineState.STOPPED)
 
@@ -13,7 +14,8 @@ class Registry:
     """Instances by id, and their groups: those that serve one model on one route.
 
     A group is looked up once a request, so it is kept until an instance comes, goes or changes what it
-    serves; states and loads are read from the instances themselves.
+    serves; states and loads are read from the instances themselves. Of a model that pairs serve a group is
+    what ``pairs`` makes of it, and also depends on who is healthy.
     """
 
     def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
@@ -37,7 +39,7 @@ class Registry:
         return instance
 
     def changed(self) -> None:
-        """To be called after an instance's models, routes or draining changed."""
+        """To be called after an instance's models, routes or state changed."""
         self._groups.clear()
         self.version += 1
 
@@ -53,7 +55,9 @@ class Registry:
         key = (model, route)
         found = self._groups.get(key)
         if found is None:
-            found = tuple(i for i in self.serving(route) if model in i.models)
+            found = tuple(i for i in self.serving(path_of(route)) if model in i.models)
+            if has_halves(found):
+                found = takers(found, route)
             if found:  # never kept when empty: callers could fill memory with invented names
                 self._groups[key] = found
         return found
@@ -61,6 +65,15 @@ class Registry:
     def serving(self, route: str) -> list[ExecutionInstance]:
         """All that serve ``route`` and still take work."""
         return [i for i in self.instances.values() if route in i.routes and i.state not in _GONE]
+
+    def has_halves(self, model: str) -> bool:
+        """Whether a prefilling or a decoding instance serves the model."""
+        return has_halves(i for i in self.instances.values() if model in i.models)
+
+    def is_paired(self, model: str, path: str) -> bool:
+        """Whether a request for it can have its prompt worked off on its own now."""
+        first = self.group(model, path + PREFILL)
+        return bool(first) and first[0].instance_type is ExecutionInstanceType.PREFILLING
 
     def models(self, instances: Iterable[ExecutionInstance] | None = None) -> list[str]:
         """Names served, each once, in the order of the instances."""

@@ -13,8 +13,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.engines.answer import without_length
 from sage_inference.gateway import errors
-from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
-from sage_inference.gateway.embeddings.request import ROUTES as MERGED
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from sage_inference.gateway.state import Gateway
 
 _HOT = {path.encode(): route for path, route in ROUTES.items()}
-_EXCHANGES = dict.fromkeys(MERGED, EmbeddingExchange)
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")
 # What the framing of a chunked body may cost: so much a chunk, and so much in extensions and trailers.
 _CHUNK_BYTES = 32
@@ -121,7 +118,7 @@ class GatewayProtocol(HttpToolsProtocol):
         missing = length + end + 4 - len(data)
         if head is None or missing < 0 or length > self.gateway.limits.body_bytes:
             return False
-        exchange = _EXCHANGES.get(head.route.path, Exchange)(self, self.gateway, head)
+        exchange = self.gateway.exchanges.get(head.route.path, Exchange)(self, self.gateway, head)
         self.cycle = exchange  # type: ignore[assignment]
         self.running = exchange
         exchange.turn = True
@@ -359,7 +356,7 @@ class GatewayProtocol(HttpToolsProtocol):
         head = self._head(route, tenant, self.parser.should_keep_alive())
         if self._begun == 1 and self._received:
             self._remember(head)
-        exchange = _EXCHANGES.get(route.path, Exchange)(self, gateway, head)
+        exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
         self._enqueue(exchange)
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:

@@ -26,6 +26,7 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.embeddings.service import EmbeddingService
+from sage_inference.gateway.exchanges import exchanges_for
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
@@ -201,6 +202,7 @@ class Gateway:
         self.manager.alarm = self._wake_at
         self.decisions = self.manager.observer = Watcher()
         self.engines: dict[str, Engine] = {}
+        self.exchanges = exchanges_for(())
         self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()
         self.draining = False
@@ -252,6 +254,7 @@ class Gateway:
     def instances_changed(self) -> None:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
         self.registry.changed()
+        self.exchanges = exchanges_for(self.registry.instances.values())
         self.manager.dispatch()
         self.embeddings.pump_soon()
 

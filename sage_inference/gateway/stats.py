@@ -15,12 +15,17 @@ _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Stats:
-    """Totals since the start. ``outcomes`` is keyed by (route, status); 0 is a caller that left first."""
+    """Totals since the start. ``outcomes`` is keyed by (route, status); 0 is a caller that left first.
+
+    ``handed_over``: prompts that a decoding instance got from a prefilling one; ``handover_failures``: requests
+    that were to be split, and were then sent whole.
+    """
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, int], int] = {}
         self.cancelled = 0
         self.cut = 0
+        self.handed_over = self.handover_failures = 0
         self.waits = Histogram(_WAITS)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.ticket import Ticket
 from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.decision_document import document
 from sage_inference.telemetry.decision_file import DecisionFile
@@ -32,6 +33,8 @@ class Watcher(DecisionLog):
             return
         if isinstance(ticket, Exchange):
             outcome, status = _OUTCOMES[ticket.phase], ticket.status
+            if outcome == "retried" and isinstance(ticket, PairedExchange) and ticket.handing_over:
+                outcome = "prefilled"
         else:  # work of the gateway's own, such as many callers' texts in one call
             outcome, status = "ended", 0
         self.close(placement.record, placement.answered_at, now, outcome, status, usage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sage_inference.control_plane.pairs import leg_of, whole_of
 from sage_inference.telemetry.decisions import Attempt, Seen
 
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
@@ -15,7 +16,7 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
     engine's where it told them, else the estimate that was decided with.
     """
-    request, usage = attempt.request, attempt.usage
+    request, usage = whole_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
     candidates = [candidate(attempt, seen) for seen in attempt.seen]
     chosen = next((each for each in candidates if each["chosen"]), None)
@@ -28,6 +29,7 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
         "tenant": request.tenant,
         "deadline_ms": request.slo_deadline_ms,
         "streams": request.streams,
+        "leg": leg_of(attempt.request),
         "arrived_ms": round((epoch + request.arrived) * 1000, 3),
         "waited_ms": _ms(request.arrived, attempt.at),
         "instance": attempt.decision.target_instance_id,

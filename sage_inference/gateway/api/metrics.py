@@ -34,6 +34,16 @@ def exposition(gateway: Gateway) -> str:
     page.counter(
         "sage_retries_total", "Requests sent to another instance.", [({}, gateway.manager.rates.retried)]
     )
+    page.counter(
+        "sage_prompts_handed_over_total",
+        "Prompts that a decoding instance got from a prefilling one.",
+        [({}, gateway.stats.handed_over)],
+    )
+    page.counter(
+        "sage_prompt_handover_failures_total",
+        "Requests that were to be split and were sent whole instead.",
+        [({}, gateway.stats.handover_failures)],
+    )
     page.gauge("sage_requests_queued", "Requests waiting for a slot.", [({}, gateway.manager.queued)])
     page.gauge("sage_queue_bytes", "Bytes of requests that wait.", [({}, gateway.manager.queued_bytes)])
     page.histogram("sage_queue_wait_seconds", "Waits of requests that queued.", [({}, gateway.stats.waits)])

@@ -353,7 +353,7 @@ class Exchange:
         if self.waited_ms >= 0:
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
         if self.head.asks is not None and self.head.asks.why and isinstance(self.load, Placement):
-            framing += b"x-sage-why: %b\r\n" % why(self.load.record).encode("ascii", "replace")
+            framing += b"x-sage-why: %b\r\n" % self._why().encode("ascii", "replace")
         return b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
             STATUS_LINES[answer.status],
             answer.lines,
@@ -362,6 +362,9 @@ class Exchange:
             b"" if self.engine is None else self.engine.header,
             self.head.cors,
         )
+
+    def _why(self) -> str:
+        return why(self.load.record)
 
     def _deliver(self, piece: bytes, end: bool) -> None:
         if end:

@@ -1,0 +1,228 @@
+"""A request of a model that pairs serve: its prompt goes to one engine, and the rest to another.
+
+    QUEUED ─▶ SENT, the prompt, to a prefilling instance ─answered─▶ QUEUED ─▶ SENT, the rest, to a decoding one …
+
+The phases are those of any exchange; the first leg ends where others would be sent elsewhere, in QUEUED. The
+caller, the deadlines and the slot (of one instance at a time) are looked after as ever. Until a byte is
+delivered a leg that fails may be repeated: another prefilling instance, or, where the decoding one failed, both
+legs, for the blocks may be gone. What no pair can do is sent whole to where one instance does all, see
+``control_plane.pairs``.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.pairs import DECODE, PREFILL, SPLIT, decode_leg, prefill_leg
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import EngineConnection
+from sage_inference.gateway import errors
+from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
+from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.gateway.relay.legs import (
+    Fields,
+    decode_body,
+    handed_over,
+    prefill_body,
+    read_fields,
+    uncoded,
+)
+from sage_inference.gateway.relay.phase import Phase
+from sage_inference.gateway.relay.usage import reported
+from sage_inference.telemetry.decision_document import why
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine
+
+MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer, which names every block
+_STREAMED_ERROR = b'data: {"error"'
+
+log = logging.getLogger("sage_inference.relay")
+_silent: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that handed nothing over, and were told of
+
+
+class PairedExchange(Exchange):
+    """``leg`` is what was sent last: PREFILL, DECODE, or None for the whole request.
+
+    ``fields`` is the body while it may be split, ``params`` where the prompt's blocks are.
+    """
+
+    whole: RequestMetadata
+    own_body: bytes
+    own_head: RequestHead
+    fields: Fields | None = None
+    params: msgspec.Raw | None = None
+    leg: str | None = None
+    handing_over = False  # the prompt is done, and its slot is being given back
+    prefilled_by: Engine | None = None
+    _prefill: Any = None  # the decision's record
+    _prefill_s = 0.0  # what prompts took of the time to the first byte
+    _waited_ms = -1.0  # what the legs before waited
+
+    # What moves it forward
+
+    def submit(self) -> None:
+        registry, model, path = self.gateway.registry, self.request.model, self.route.path
+        self.whole, self.own_body, self.own_head = self.request, self.body, self.head
+        if registry.has_halves(model):
+            fields = read_fields(self.body, model)
+            if path in SPLIT and registry.is_paired(model, path):
+                self.fields = fields
+        if self.fields is not None:
+            self.request = prefill_leg(self.whole)
+        super().submit()
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        kind, route, fields = instance.instance_type, self.request.route, self.fields
+        self.leg, self.body, self.head = None, self.own_body, self.own_head
+        if fields is None or route == self.route.path:
+            pass
+        elif kind is ExecutionInstanceType.PREFILLING and route.endswith(PREFILL):
+            self.leg, self.body = PREFILL, prefill_body(fields)
+            self.head = copy(self.head)
+            self.head.lines, self.head.keyed_lines = uncoded(self.head.lines), uncoded(self.head.keyed_lines)
+        elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
+            self.leg, self.body = DECODE, decode_body(fields, self.params)
+        elif not self.whole.streams and isinstance(self.load, Placement):
+            # It waited for a pair and there is none any more: its first byte comes with the last, and teaches nothing.
+            self.load.expected_at = self.load.pushed_at
+        super().placed(instance, decision)
+        if self._waited_ms >= 0:
+            self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
+
+    def _send(self, connection: EngineConnection) -> None:
+        super()._send(connection)
+        if self._prefill_s:  # one time for both legs
+            self._arm(max(0.0, self.gateway.timeouts.first_byte_s - self._prefill_s))
+
+    # What the engine says
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        super().engine_answers(answer, length)
+        # Held back: a prompt's answer is for us; and a 500 may mean that the blocks could not be had.
+        fits = (length or 0) <= MAX_HELD
+        if self.answer is answer and (
+            self.leg is PREFILL or (self.leg is DECODE and answer.status == 500 and fits)
+        ):
+            self.held = []
+
+    def _judge(self, body: bytes) -> None:
+        engine = self.engine
+        assert engine is not None
+        if self.leg is not None and not engine.dialect.means_draining(self.status, body):
+            if self.leg is PREFILL and self.status == 200:
+                self._hand_over(engine, body)
+                return
+            # What the one refuses for a prompt alone, the other may take; and it has the last word.
+            if self._whole_instead():
+                return
+        super()._judge(body)
+
+    def _let_go(self, piece: bytes, end: bool) -> None:
+        if self.leg is PREFILL and self.held is not None and not end and len(piece) <= MAX_ANSWER:
+            self.held = [piece]
+            return
+        if self.leg is PREFILL and self.status == 200:
+            self.held = None
+            self._abandon()
+            self._elsewhere_or(
+                errors.upstream_unreachable(self._at, f"answered with over {MAX_ANSWER} bytes")
+            )
+            return
+        connection = self.connection
+        if self.leg is DECODE and piece.startswith(_STREAMED_ERROR) and self._whole_instead():
+            if connection is not None and not end:
+                connection.discard()
+            return
+        super()._let_go(piece, end)
+
+    def _hand_over(self, engine: Engine, answer: bytes) -> None:
+        """The prompt is done: on to the decoding instance."""
+        gateway = self.gateway
+        took = gateway.clock() - self.sent_at
+        engine.first_byte(took)
+        gateway.manager.first_byte(self)
+        self._prefill = getattr(self.load, "record", None)
+        self._prefill_s += took
+        self.prefilled_by = engine
+        self.usage = reported(answer)
+        self.params = handed_over(answer)
+        self.held = self.connection = None
+        self.handing_over = True
+        self._move(Phase.QUEUED)
+        self.handing_over = False
+        self.answer = self.usage = None
+        self._waited_ms, self.waited_ms = self.waited_ms, -1.0
+        if self.params is None:
+            self._note_silent(engine)
+            self.fields = None
+        else:
+            gateway.stats.handed_over += 1
+        self.request = self.whole if self.params is None else decode_leg(self.whole)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        gateway = self.gateway
+        try:
+            gateway.manager.go_on(self)
+        except Refusal as refusal:
+            self.fail(errors.from_refusal(refusal))
+        else:
+            if self.phase is Phase.QUEUED:
+                self.waited_ms, self.queued_at = 0.0, gateway.clock()
+                self._arm(gateway.timeouts.queue_s)
+
+    def _note_silent(self, engine: Engine) -> None:
+        if engine not in _silent:
+            _silent.add(engine)
+            name = engine.instance.instance_id
+            log.warning("instance %s hands no prompts over: has its vLLM a --kv-transfer-config?", name)
+
+    # Retrying
+
+    def _may_retry(self) -> bool:
+        if self.fields is None:
+            return super()._may_retry()
+        # Blocks may be gone with the engine that was to fetch them: the prompt is done again.
+        self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.whole)
+        if super()._may_retry():
+            self.request = prefill_leg(self.whole)
+            return True
+        self.request = self.whole
+        if not super()._may_retry():
+            return False
+        self.fields = None
+        return True
+
+    def _whole_instead(self) -> bool:
+        """Once, and within the budget of retries: let one instance do it all, the same one if there is no other."""
+        gateway = self.gateway
+        group = gateway.registry.group(self.whole.model, self.route.path)
+        if self.fields is None or not group or not gateway.manager.rates.may_retry():
+            return False
+        gateway.stats.handover_failures += 1
+        self.held = self.fields = None
+        self.request = self.whole
+        self._retry()
+        return True
+
+    # What the caller gets
+
+    def _head(self, answer: Answer, length: int | None) -> bytes:
+        head = super()._head(answer, length)
+        if self.prefilled_by is None:
+            return head
+        return b"%bx-sage-prefill-%b\r\n" % (head[:-2], self.prefilled_by.header.removeprefix(b"x-sage-"))
+
+    def _why(self) -> str:
+        if self._prefill is None:
+            return super()._why()
+        return f"prefill {why(self._prefill)} | decode {super()._why()}"

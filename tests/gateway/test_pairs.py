@@ -311,6 +311,8 @@ def test_a_callers_own_params_are_refused_of_a_paired_model_and_passed_on_to_any
             assert (reply.status, reply.error["param"]) == (400, "kv_transfer_params")
             broken = b'{"model":"m","messages":[],"kv_transfer_params":{},"user":"\\ud800"}'
             assert c.send(post(CHAT, broken)).reply().status == 400
+            responses = json.dumps({"model": "m", "input": "hi", "kv_transfer_params": PARAMS}).encode()
+            assert c.send(post("/v1/responses", responses)).reply().status == 400
             assert not p.requests + d.requests
             assert c.chat(kv_transfer_params=None).reply().status == 200
             sent = json.dumps({"model": "n", "messages": [], "kv_transfer_params": PARAMS}).encode()

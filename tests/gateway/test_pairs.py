@@ -139,6 +139,7 @@ def test_what_a_prefilling_instance_refuses_the_decoding_one_gets_to_refuse() ->
     with p, d, fleet(p=(p, "prefilling"), d=(d, "decoding")) as g, Caller(g.port) as c:
         reply = c.chat().reply()
         assert (reply.status, reply.body, reply.headers["x-sage-instance"]) == (400, b'{"why":"so"}', "d")
+        assert g.ask(lambda r: r.gateway.manager.rates.retried) == 0
 
 
 @pytest.mark.parametrize("failing", [BUSY, CLOSED], ids=["503", "closed"])

@@ -83,7 +83,7 @@ class PairedExchange(Exchange):
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         kind, route, fields = instance.instance_type, self.request.route, self.fields
         self.leg, self.body, self.head = None, self.own_body, self.own_head
-        if fields is None or route == self.route.path:
+        if fields is None:
             pass
         elif kind is ExecutionInstanceType.PREFILLING and route.endswith(PREFILL):
             self.leg, self.body = PREFILL, prefill_body(fields)
@@ -91,9 +91,11 @@ class PairedExchange(Exchange):
             self.head.lines, self.head.keyed_lines = uncoded(self.head.lines), uncoded(self.head.keyed_lines)
         elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
             self.leg, self.body = DECODE, decode_body(fields, self.params)
-        elif not self.whole.streams and isinstance(self.load, Placement):
-            # It waited for a pair and there is none any more: its first byte comes with the last, and teaches nothing.
-            self.load.expected_at = self.load.pushed_at
+        else:  # it waited for half of a pair, and there is none any more
+            self._unsplit(self.request)
+            if not self.whole.streams and isinstance(self.load, Placement):
+                # Its first byte comes with the last, and teaches nothing.
+                self.load.expected_at = self.load.pushed_at
         super().placed(instance, decision)
         if self._waited_ms >= 0:
             self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
@@ -163,10 +165,10 @@ class PairedExchange(Exchange):
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)
-            self.fields = None
+            self._unsplit(self.whole)
         else:
             gateway.stats.handed_over += 1
-        self.request = self.whole if self.params is None else decode_leg(self.whole)
+            self.request = decode_leg(self.whole)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -179,6 +181,12 @@ class PairedExchange(Exchange):
             if self.phase is Phase.QUEUED:
                 self.waited_ms, self.queued_at = 0.0, gateway.clock()
                 self._arm(gateway.timeouts.queue_s)
+
+    def _unsplit(self, request: RequestMetadata) -> None:
+        """From here on one instance does it all."""
+        self.fields = None
+        self.request = request
+        self.gateway.stats.handover_failures += 1
 
     def _note_silent(self, engine: Engine) -> None:
         if engine not in _silent:
@@ -199,19 +207,26 @@ class PairedExchange(Exchange):
         self.request = self.whole
         if not super()._may_retry():
             return False
-        self.fields = None
+        self._unsplit(self.whole)
         return True
 
     def _whole_instead(self) -> bool:
-        """Once, and within the budget of retries: let one instance do it all, the same one if there is no other."""
+        """Once: let one instance do it all, the same one if there is no other; False where that may not be."""
         gateway = self.gateway
-        group = gateway.registry.group(self.whole.model, self.route.path)
-        if self.fields is None or not group or not gateway.manager.rates.may_retry():
+        if self.fields is None or not gateway.registry.group(self.whole.model, self.route.path):
             return False
-        gateway.stats.handover_failures += 1
-        self.held = self.fields = None
-        self.request = self.whole
-        self._retry()
+        # Who sends what is refused must not use up the retries of others.
+        refused = 400 <= self.status < 500
+        if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
+            return False
+        self.held = None
+        self._unsplit(self.whole)
+        if refused:
+            self.connection = self.answer = None
+            self._move(Phase.QUEUED)
+            self._go_on()
+        else:
+            self._retry()
         return True
 
     # What the caller gets

@@ -214,11 +214,11 @@ class TwoLegs(RuleBasedStateMachine):
             assert each.load.pending_tokens == sum(p.tokens for p in here if p.pending)
 
     def teardown(self) -> None:
-        for ticket in self.waiting:
-            self.manager.withdraw(ticket)
-        self.waiting = []
-        while self.running:
-            self.goes_on(0)
+        while self.waiting or self.running:  # who leaves or ends may let others in
+            if self.waiting:
+                self.leaves(0)
+            else:
+                self.goes_on(0)
         assert self.manager.queued == 0
         for each in self.instances:
             assert each.active_requests == each.load.pending_tokens == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ BROKEN = ok('{"error":{"code":500}}', status="500 Internal Server Error")
 CLOSED = raw(b"", then="close")
 STREAM = sse('{"a":1}', '{"a":2}', "[DONE]") + b"0\r\n\r\n"
 SPOILED = sse('{"error": {"code": 500}}', "[DONE]") + b"0\r\n\r\n"
+GOES_ON = raw(SPOILED[:-5], then="silent")
 
 
 def hang(wire: Wire) -> None:
@@ -164,7 +166,7 @@ def test_the_last_decoding_ones_503_is_passed_on_with_its_retry_after() -> None:
 
 @pytest.mark.parametrize(
     ("failing", "then"),
-    [(BROKEN, ANSWERED), (raw(SPOILED), raw(STREAM)), (raw(SPOILED[:-5], then="silent"), raw(STREAM))],
+    [(BROKEN, ANSWERED), (raw(SPOILED), raw(STREAM)), (GOES_ON, raw(STREAM))],
     ids=["plain", "streamed", "stream goes on"],
 )
 def test_blocks_that_could_not_be_had_are_computed_by_the_decoding_one(failing: Answer, then: Answer) -> None:
@@ -172,6 +174,8 @@ def test_blocks_that_could_not_be_had_are_computed_by_the_decoding_one(failing: 
     with p, d, fleet(p=(p, "prefilling"), d=(d, "decoding")) as g, Caller(g.port) as c:
         reply = c.chat("x-request-id: r", stream=failing is not BROKEN).reply()
         assert (reply.status, b"error" in reply.body) == (200, False)
+        if failing is GOES_ON:
+            d.left.get(timeout=TOLD_S)
         assert ["kv_transfer_params" in body_of(each) for each in d.requests] == [True, False]
         assert [leg for _, leg, _, _ in attempts(g, "r")] == ["prefill", "decode", None]
         assert g.ask(lambda r: (r.gateway.stats.handed_over, r.gateway.stats.handover_failures)) == (1, 1)
@@ -236,8 +240,10 @@ def test_one_time_to_the_first_byte_covers_both_legs() -> None:
 
     p, d = pair(late, hang)
     with p, d, fleet(p=(p, "prefilling"), d=(d, "decoding")) as g, Caller(g.port) as c:
+        began = time.monotonic()
         reply = c.chat().reply()
         assert (reply.status, reply.headers["x-sage-instance"]) == (504, "d")
+        assert time.monotonic() - began < 2.2  # not 1.0 and then 1.5
         d.left.get(timeout=1)
 
 
@@ -339,6 +345,34 @@ def test_a_prompts_answer_without_end_is_not_waited_for() -> None:
     with p, d, fleet(p=(p, "prefilling"), d=(d, "decoding")) as g, Caller(g.port) as c:
         assert c.chat().reply().status == 200
         assert "kv_transfer_params" not in body_of(d.requests[0])
+
+
+def test_who_waits_for_the_decoding_side_is_told_for_how_long_or_that_it_was_too_long() -> None:
+    def held(wire: Wire) -> None:
+        wire.engine.go.wait(20)
+        ANSWERED(wire)
+
+    def late(wire: Wire) -> None:
+        wire.engine.go.wait(0.4)
+        PREFILLED(wire)
+
+    p, d = pair(late, held)
+    one = InstanceSettings(url=d.url, name="d", kind="decoding", max_concurrent_requests=1)
+    other = InstanceSettings(url=p.url, name="p", kind="prefilling")
+    with p, d, gateway(one, other, timeouts=TimeoutSettings(queue_s=1.0)) as g:
+        with Caller(g.port) as first, Caller(g.port) as second:
+            first.chat()
+            d.arrived.get(timeout=5)
+            assert second.chat().reply().status == 429
+            began = time.monotonic()
+            second.chat()
+            g.until(lambda r: r.gateway.manager.queued == 1)
+            d.go.set()
+            reply = second.reply()
+            took_ms = (time.monotonic() - began) * 1000
+            assert (reply.status, first.reply().status) == (200, 200)
+            assert 0 <= int(reply.headers["x-sage-queue-ms"]) < took_ms - 300
+        nothing_left(g)
 
 
 def test_a_deadline_that_passes_between_the_legs_is_429() -> None:

@@ -33,6 +33,8 @@ class Application:
             body = await _body(receive)
             if body is None:
                 return
+            # uvicorn stops reading behind a large body; who isn't read from is not seen to leave.
+            connection.flow.resume_reading()
             request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
             if request.path.startswith("/simulator/"):
                 await self._admin.handle(request, Reply(connection, send))

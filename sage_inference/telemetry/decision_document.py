@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage_inference.telemetry.decisions import Attempt, Seen
-
-DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
+from sage_inference.control_plane.load import DECODE_TOKENS, Placement, Seen
 
 
-def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
+def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """All that is known of an attempt, in JSON's terms; None for what is not.
 
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
@@ -29,13 +27,13 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
         "deadline_ms": request.slo_deadline_ms,
         "streams": request.streams,
         "arrived_ms": round((epoch + request.arrived) * 1000, 3),
-        "waited_ms": _ms(request.arrived, attempt.at),
+        "waited_ms": _ms(request.arrived, attempt.pushed_at),
         "instance": attempt.decision.target_instance_id,
         "reason": attempt.decision.reason,
         "candidates": candidates,
         "predicted_first_byte_ms": chosen and round(chosen["backlog_ms"] + chosen["prompt_ms"], 3),
-        "first_byte_ms": _ms(attempt.at, attempt.answered_at),
-        "duration_ms": _ms(attempt.at, attempt.ended_at),
+        "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
+        "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
         "outcome": attempt.outcome,
         "status": attempt.status or None,
         "prompt_tokens": usage.prompt_tokens if usage is not None and told else request.prompt_tokens,
@@ -47,12 +45,12 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
     }
 
 
-def candidate(attempt: Attempt, seen: Seen) -> dict[str, Any]:
+def candidate(attempt: Placement, seen: Seen) -> dict[str, Any]:
     """What the request would have cost one instance, ``cost_ms`` being backlog, prompt and running requests."""
     instance, running, pending, progress_at, pace = seen
     request = attempt.request
     cached = request.cached_tokens.get(instance, 0)
-    backlog = max(0.0, pace * pending - (attempt.at - progress_at) * 1000)
+    backlog = max(0.0, pace * pending - (attempt.pushed_at - progress_at) * 1000)
     prompt = pace * (request.prompt_tokens - cached)
     return {
         "instance": instance.instance_id,
@@ -67,7 +65,7 @@ def candidate(attempt: Attempt, seen: Seen) -> dict[str, Any]:
     }
 
 
-def why(attempt: Attempt) -> str:
+def why(attempt: Placement) -> str:
     """One line: the choice, its reason, and each candidate's predicted cost."""
     costs = [candidate(attempt, seen) for seen in attempt.seen]
     shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in costs)

@@ -93,6 +93,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if running is not None:
             running.caller_left()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment] # it points back here: freed at once, not by the collector
 
     def data_received(self, data: bytes) -> None:
         if self._missing:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import msgspec
 
 
 class RequestType(StrEnum):
@@ -96,13 +99,7 @@ class EngineState(StrEnum):
     STOPPED = "stopped"
 
 
-class _Empty(dict[Any, Any]):
-    """An empty dict that may be a default of a field: nobody writes to it."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
-NOTHING_CACHED: Mapping[ExecutionInstance, int] = _Empty()
+NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -122,8 +119,7 @@ class InstanceLoad:
     window_tokens: float = 8192
 
 
-@dataclass(slots=True)
-class RequestMetadata:
+class RequestMetadata(msgspec.Struct, gc=False):
     """What scheduling needs to know of one request; never its text.
 
     ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
@@ -143,8 +139,8 @@ class RequestMetadata:
     embedding_texts: list[str] | None = None
     embedding_model: str | None = None
     embedding_batch_size: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    arrived: float = field(default_factory=time.monotonic)
+    tags: Mapping[str, str] = {}  # a new one each
+    arrived: float = msgspec.field(default_factory=time.monotonic)
     streams: bool = False
     session: str = ""
     prompt_bytes: int = 0
@@ -230,8 +226,7 @@ class Usage(NamedTuple):
     cached_tokens: int | None = None
 
 
-@dataclass(slots=True)
-class SchedulingDecision:
+class SchedulingDecision(msgspec.Struct, gc=False):
     """Which instance serves a request, and why. Matched to its request by ``request_id`` alone."""
 
     request_id: str

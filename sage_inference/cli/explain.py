@@ -23,7 +23,7 @@ def explain(
 ) -> None:
     """Show why a request was sent where it was.
 
-    The gateway keeps this of the last 2048 that it sent: sizes and times, never texts.
+    The gateway keeps this of the last 1024 that it sent: sizes and times, never texts.
 
     \b
     Examples:

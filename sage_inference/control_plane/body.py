@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ _BEFORE = ("tools", "system", "instructions")  # what engines put before the pro
 _READ = (*_PROMPTS, *_BEFORE, "stream", "user")
 _FIELDS = ("model", *_READ)
 _USER = 200  # bytes of a user that tell tenants apart
-_UNSET = msgspec.UNSET
+_UNSET, _RAW = msgspec.UNSET, msgspec.Raw
 _JSON = Body.JSON
 _Absent = msgspec.UnsetType
 # Only presence and the model's type are checked: the engine checks the rest, and says it better.
@@ -43,7 +43,7 @@ _MULTIPART_MODEL = re.compile(
 )
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, gc=False):
     """What a body asks for. ``prompt`` is the part that the engine reads, as JSON; ``user`` is "" for nobody."""
 
     model: str | None
@@ -58,7 +58,7 @@ def read(route: Route, body: bytes) -> Asked:
         head = _decode(body)
         model, user, stream = head.model, head.user, head.stream
         return Asked(
-            None if model is _UNSET else str(model or "") or None,
+            None if model is _UNSET else model or None,
             _prompt(route, head, body),
             stream is not _UNSET and _raw(stream) == b"true",
             "" if user is _UNSET else _text(_raw(user)),
@@ -70,16 +70,15 @@ def read(route: Route, body: bytes) -> Asked:
 
 def _prompt(route: Route, head: Any, body: bytes) -> bytes:
     """The values that make up the prompt. Raises ``Refusal`` where the route's own fields are missing."""
-    found: Any = _UNSET
     for name in route.any_of or _PROMPTS:
         found = getattr(head, name)
         if found is not _UNSET:
             break
-    if found is _UNSET:
-        if route.any_of:
-            wanted = " or ".join(f"'{name}'" for name in route.any_of)
-            raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
-        return body
+    else:
+        if not route.any_of:
+            return body
+        wanted = " or ".join(f"'{name}'" for name in route.any_of)
+        raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
     if head.tools is _UNSET and head.system is _UNSET and head.instructions is _UNSET:
         return _raw(found) or body
     return b"".join([_raw(getattr(head, name)) for name in _BEFORE]) + _raw(found)
@@ -87,7 +86,7 @@ def _prompt(route: Route, head: Any, body: bytes) -> bytes:
 
 def _raw(value: Any) -> bytes:
     """The JSON of a field; empty where it is absent or was read leniently."""
-    return bytes(value) if isinstance(value, msgspec.Raw) else b""
+    return bytes(value) if type(value) is _RAW else b""
 
 
 def _text(raw: bytes) -> str:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sage_inference.types import ExecutionInstance, InstanceLoad
+from sage_inference.types import (
+    ExecutionInstance,
+    InstanceLoad,
+    RequestMetadata,
+    SchedulingDecision,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from sage_inference.control_plane.sharing import SharedGPU
+
+# An instance when it could have been chosen: itself, requests in flight, prompt tokens not yet begun, when it
+# last got on, milliseconds a token.
+Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
@@ -17,14 +28,22 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 class Placement:
     """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
 
-    ``answered_at`` is when its first byte came; ``record`` belongs to whoever watches.
+    It is the attempt's record as well: times are the manager's, None is what did not happen (yet). ``seen``
+    are the instances it was chosen among, as they then were. The manager sets ``request``, ``decision`` and
+    ``seen`` of what it places.
     """
 
+    request: RequestMetadata
+    decision: SchedulingDecision
+    seen: Sequence[Seen]
     pending = True
     shared: SharedGPU | None = None  # with work of the other kind
-    answered_at: float | None = None
     expected_at = math.inf
-    record: Any = None
+    answered_at: float | None = None  # when its first byte came
+    ended_at: float | None = None
+    outcome: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
 
     def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
         self.instance = instance
@@ -38,8 +57,10 @@ class Placement:
 
     def expect(self, now: float) -> float:
         """When its prompt will likely be done: for answers whose first byte does not tell."""
-        self.expected_at = now + backlog_ms(self.instance.load, now) / 1000
-        return self.expected_at
+        load = self.instance.load
+        left = load.ms_per_token * load.pending_tokens / 1000 - (now - load.progress_at)
+        self.expected_at = at = now + left if left > 0.0 else now
+        return at
 
     def begun(self, now: float, teaches: bool = True) -> None:
         """Its first byte came: the instance got on, and showed how fast it is.
@@ -68,7 +89,8 @@ class Placement:
         """The attempt is over: slot and pending tokens go back."""
         self.instance.active_requests -= 1
         if self.pending:
-            self._no_longer_pending(self.instance.load.progress_at)
+            self.pending = False
+            self.instance.load.pending_tokens -= self.tokens
 
     def _no_longer_pending(self, progress_at: float) -> None:
         self.pending = False

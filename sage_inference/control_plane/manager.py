@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
@@ -34,23 +34,13 @@ from sage_inference.types import (
 HOLD_S = 1.0  # how long a request is held for the instance that has its prompt cached
 
 
-class Observer(Protocol):
-    """Watches decisions. ``placed`` comes before the request counts as load, ``ended`` after it no longer does.
-
-    What ``placed`` returns is kept as the placement's ``record``.
-    """
-
-    def placed(self, ticket: Ticket, decision: SchedulingDecision, group: Group, now: float) -> Any: ...
-
-    def ended(self, ticket: Ticket, placement: Placement, usage: Usage | None, now: float) -> None: ...
-
-
 class ControlPlaneManager:
     """Places each submitted request, at once or when an instance opens.
 
     A placed request counts as load of its instance until ``release``. Waiting requests leave by being placed,
     refused, or by ``withdraw``; the caller times them. ``alarm`` is asked to have ``dispatch`` called at a
-    time of the clock: some requests can be placed then though nothing else happens.
+    time of the clock: some requests can be placed then though nothing else happens. ``on_placed`` and
+    ``on_end`` are told of attempts.
     """
 
     def __init__(
@@ -65,7 +55,8 @@ class ControlPlaneManager:
         self.rates = Rates()
         self.estimates = TokenEstimates()
         self.tenants = TenantCounters()
-        self.observer: Observer | None = None
+        self.on_placed: Callable[[Placement], None] | None = None
+        self.on_end: Callable[[Placement], None] | None = None
         self.alarm: Callable[[float], None] | None = None
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
@@ -74,7 +65,7 @@ class ControlPlaneManager:
         self._alarm_at = math.inf
         # Requests whose first byte tells nothing: when their prompts should be done.
         self._presumed: list[tuple[float, int, Placement]] = []
-        self._pushes = 0
+        self._pushes = itertools.count()
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
         self.reads_all_usage = False
@@ -103,7 +94,8 @@ class ControlPlaneManager:
         self.rates.submitted += 1
         request = ticket.request
         now = self._clock()
-        self._catch_up(now)
+        if self.registry.version != self._seen or self._presumed:
+            self._catch_up(now)
         model = request.model if request.embedding_model is None else request.effective_model_name
         group = self.registry.group(model, request.route)
         if not group:
@@ -145,14 +137,13 @@ class ControlPlaneManager:
         placement = ticket.load
         if not isinstance(placement, Placement):
             return
-        now = placement.answered_at = self._clock()
+        placement.answered_at = now = self._clock()
         if not placement.pending:
             return
-        request = ticket.request
         if now >= placement.expected_at:
             placement.presumed_begun()
         else:
-            placement.begun(now, _teaches(request, placement.instance))
+            placement.begun(now, _teaches(placement.request, placement.instance))
         if self._queue.requests:
             self._catch_up(now)
             self._serve_waiting(now)
@@ -172,22 +163,25 @@ class ControlPlaneManager:
         shared = self._placer.shared
         return bool(shared) and instance in shared
 
-    def release(self, ticket: Ticket, usage: Usage | None = None) -> None:
-        """The attempt ended, however it did: what it took of its instance is free again."""
+    def release(
+        self, ticket: Ticket, usage: Usage | None = None, outcome: str = "ended", status: int = 0
+    ) -> None:
+        """The attempt ended, as ``outcome`` says: what it took of its instance is free again."""
         placement = ticket.load
         if not isinstance(placement, Placement):
             return
         ticket.load = None
         placement.ended()
         self.rates.finished += 1
-        now = self._clock()
-        request = ticket.request
+        placement.ended_at = now = self._clock()
+        placement.outcome, placement.status = outcome, status
         if placement.shared is not None:
-            placement.shared.ended(placement, request.request_type.is_llm, now)
+            placement.shared.ended(placement, placement.request.request_type.is_llm, now)
         if usage is not None:
-            self._account(request, usage)
-        if self.observer is not None:
-            self.observer.ended(ticket, placement, usage, now)
+            placement.usage = usage
+            self._account(placement.request, usage)
+        if self.on_end is not None:
+            self.on_end(placement)
         if self._queue.requests:
             self._catch_up(now)
             self._serve_waiting(now)
@@ -230,10 +224,8 @@ class ControlPlaneManager:
     # Placing
 
     def _place_or_queue(self, ticket: Ticket, group: Group, now: float) -> None:
-        choice, order = None, ""
-        if self._queue.requests:
-            order = self._placer.policy_for(ticket.request).order
-        if not order or self._queue.lane(group, order) is None:
+        choice = None
+        if not self._queue.requests or self._queue.lane(group, self._order(ticket)) is None:
             choice = self._placer.choose(ticket, group, now, True)
             if choice is not None and choice[0] is not None:
                 self._put(ticket, choice[0], choice[1], choice[2], group, now)
@@ -241,13 +233,15 @@ class ControlPlaneManager:
         if not self._queue.has_room(ticket, self.limits):
             message = f"{self._queue.requests} requests wait already; try again later"
             raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
-        order = order or self._placer.policy_for(ticket.request).order
-        waiting = self._queue.add(ticket, group, order, _prefill_ms(ticket.request, group), now)
+        waiting = self._queue.add(ticket, group, self._order(ticket), _prefill_ms(ticket.request, group), now)
         if choice is not None:
             waiting.lane.hold(waiting, choice[1], now + HOLD_S)
         else:
             self._serve(waiting.lane, now)
         self._set_alarm(now)
+
+    def _order(self, ticket: Ticket) -> str:
+        return self._placer.policy_for(ticket.request).order
 
     def _put(
         self,
@@ -258,23 +252,27 @@ class ControlPlaneManager:
         group: Group,
         now: float,
     ) -> None:
-        request = ticket.request
-        self.rates.prompt_tokens += request.prompt_tokens
-        self.rates.uncached_tokens += need
+        request, rates, placer = ticket.request, self.rates, self._placer
+        rates.prompt_tokens += request.prompt_tokens
+        rates.uncached_tokens += need
         need = max(1, need)
-        record = None if self.observer is None else self.observer.placed(ticket, decision, group, now)
+        seen = [
+            (i, i.active_requests, (x := i.load).pending_tokens, x.progress_at, x.ms_per_token) for i in group
+        ]
         placement = ticket.load = Placement(instance, need, now)
-        placement.record = record
+        placement.request, placement.decision, placement.seen = request, decision, seen
+        if self.on_placed is not None:
+            self.on_placed(placement)
+        is_llm = request.request_type.is_llm
         if request.prompt_blocks:
-            self._placer.prefixes.add(instance, request)
-        if not request.streams and request.request_type.is_llm:
+            placer.prefixes.add(instance, request)
+        if is_llm and not request.streams:
             # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
-            self._pushes += 1
-            heapq.heappush(self._presumed, (placement.expect(now), self._pushes, placement))
+            heapq.heappush(self._presumed, (placement.expect(now), next(self._pushes), placement))
         self.tenants.charge(request.tenant, need)
-        if self._placer.shared and (shared := self._placer.shared.get(instance)):
+        if placer.shared and (shared := placer.shared.get(instance)):
             placement.shared = shared
-            shared.began(placement, request.request_type.is_llm)
+            shared.began(placement, is_llm)
         ticket.placed(instance, decision)
 
     def _serve_waiting(self, now: float) -> None:
@@ -325,7 +323,9 @@ class ControlPlaneManager:
             self._regroup(now)
         presumed = self._presumed
         while presumed and presumed[0][0] <= now:
-            heapq.heappop(presumed)[2].presumed_begun()
+            placement = heapq.heappop(presumed)[2]
+            if placement.pending:
+                placement.presumed_begun()
 
     def _regroup(self, now: float) -> None:
         self._seen = self.registry.version

@@ -6,19 +6,41 @@ from sage_inference.control_plane.estimates import TokenEstimates, script_of
 from sage_inference.control_plane.prefix_index import BLOCK_BYTES, prompt_blocks
 from sage_inference.types import RequestMetadata, RequestType
 
+_TOKENIZE = RequestType.TOKENIZE
 
-def measure(request: RequestMetadata, prompt: bytes, estimates: TokenEstimates) -> None:
-    """Fill in the request's size, and for prompts that engines cache also its blocks.
+
+def measured(
+    prompt: bytes,
+    estimates: TokenEstimates,
+    request_id: str,
+    kind: RequestType,
+    model: str,
+    route: str,
+    *,
+    arrived: float,
+    streams: bool = False,
+    tenant: str = "",
+    session: str = "",
+) -> RequestMetadata:
+    """A request with its prompt's size, and for prompts that engines cache also its blocks.
 
     What makes a model work counts: text that is only tokenized does not.
     """
-    if request.request_type is RequestType.TOKENIZE:
-        return
-    size = len(prompt)
-    request.script = script = script_of(prompt)
-    rate = estimates.tokens_per_byte(request.model, script)
-    request.prompt_bytes = size
-    request.prompt_tokens = int(size * rate)
-    if request.request_type.is_llm:
-        request.prompt_blocks = prompt_blocks(prompt)
-        request.block_tokens = BLOCK_BYTES * rate
+    counted = b"" if kind is _TOKENIZE else prompt
+    script = script_of(counted)
+    rate = estimates.tokens_per_byte(model, script)
+    return RequestMetadata(
+        request_id,
+        kind,
+        model,
+        route,
+        tenant=tenant,
+        prompt_tokens=int(len(counted) * rate),
+        arrived=arrived,
+        streams=streams,
+        session=session,
+        prompt_bytes=len(counted),
+        prompt_blocks=prompt_blocks(counted) if kind.is_llm else (),
+        block_tokens=BLOCK_BYTES * rate,
+        script=script,
+    )

@@ -15,7 +15,8 @@ Which instances take what, on the routes that make text, of a model that has any
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+
+import msgspec
 
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, RequestMetadata
@@ -28,8 +29,7 @@ _PREFILLING, _DECODING = ExecutionInstanceType.PREFILLING, ExecutionInstanceType
 Instances = tuple[ExecutionInstance, ...]
 
 
-@dataclass(slots=True)
-class LegRequest(RequestMetadata):
+class LegRequest(RequestMetadata, gc=False):
     """One leg of a request, with its own size and route; ``whole`` is the request as the caller sent it."""
 
     whole: RequestMetadata | None = None
@@ -51,10 +51,8 @@ def decode_leg(whole: RequestMetadata) -> LegRequest:
 
 
 def _copy(whole: RequestMetadata, leg: str) -> LegRequest:
-    found = LegRequest(**{each.name: getattr(whole, each.name) for each in fields(RequestMetadata)})
-    found.route += leg
-    found.whole = whole
-    return found
+    fields = {**msgspec.structs.asdict(whole), "route": whole.route + leg}
+    return LegRequest(**fields, whole=whole)
 
 
 def whole_of(request: RequestMetadata) -> RequestMetadata:

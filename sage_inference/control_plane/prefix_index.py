@@ -53,8 +53,14 @@ class PrefixIndex:
         if not blocks or not (holders := get(blocks[0], 0)):
             return NOTHING_CACHED
         found: dict[ExecutionInstance, int] = {}
-        if get(blocks[-1], 0) == holders:  # whoever holds a block holds all before it
-            self._note(found, holders, min(int(len(blocks) * request.block_tokens), request.prompt_tokens))
+        if get(blocks[-1]) == holders:  # whoever holds a block holds all before it
+            tokens = int(len(blocks) * request.block_tokens)
+            if tokens > request.prompt_tokens:
+                tokens = request.prompt_tokens
+            only = self._by_bit.get(holders)
+            if only is not None:
+                return {only: tokens}
+            self._note(found, holders, tokens)
             return found
         depth = 0
         for block in blocks:
@@ -79,17 +85,17 @@ class PrefixIndex:
     def add(self, instance: ExecutionInstance, request: RequestMetadata) -> None:
         """The instance was sent this prompt: it will hold it."""
         held = self._held.get(instance) or self._enter(instance)
-        blocks, holders, bit = held.blocks, self._holders, held.bit
-        get = holders.get
+        blocks, before = held.blocks, len(held.blocks)
         for block in reversed(request.prompt_blocks):
             if block in blocks:
                 del blocks[block]
             else:
-                holders[block] = get(block, 0) | bit
+                self._holders[block] = self._holders.get(block, 0) | held.bit
             blocks[block] = None
-        most = instance.kv_tokens / request.block_tokens
-        if len(blocks) > most:
-            self._evict(held, len(blocks) - int(most * (1 - _SLACK)))
+        if len(blocks) > before:
+            most = instance.kv_tokens / request.block_tokens
+            if len(blocks) > most:
+                self._evict(held, len(blocks) - int(most * (1 - _SLACK)))
 
     def clear(self, instance: ExecutionInstance) -> None:
         """The instance died or left, and its cache with it."""

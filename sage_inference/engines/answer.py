@@ -62,8 +62,8 @@ def without_length(data: bytes, end: int) -> tuple[bytes, int]:
         if start < 0:
             return data[:end], -1
     start += 18
-    stop = data.find(b"\r\n", start, end + 2)
+    stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
     digits = data[start:stop]
-    if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+    if not digits.isdigit():
         return b"", -1  # no head is remembered under this
     return data[:start] + data[stop:end], int(digits)

@@ -131,9 +131,10 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
         receiver, self._receiver = self._receiver, None
+        parser, self._parser = self._parser, None  # it points back here: freed at once, not by the collector
         if receiver is None:
             return
-        unframed = self._parser is not None and self._answered and not self._chunked and self._length is None
+        unframed = parser is not None and self._answered and not self._chunked and self._length is None
         if unframed and exc is None:
             receiver.engine_sends(b"", True)  # a body that ends with its connection (RFC 9112 section 6.3)
         else:

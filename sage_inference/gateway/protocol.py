@@ -90,23 +90,19 @@ class GatewayProtocol(HttpToolsProtocol):
         if running is not None:
             running.caller_left()
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment] # it points back here: freed at once, not by the collector
 
     def data_received(self, data: bytes) -> None:
         if self._missing:
             self._continue(data)
-        elif self._between:
-            if not self._begin_known(data):
-                self._received = data
-                self._parse(data)
-                self._received = b""
-        elif not self._refused:
+        elif self._refused:
+            return
+        elif self._in_message or not ((cycle := self.cycle) is None or cycle.response_complete):
             self._parse(data)
-
-    @property
-    def _between(self) -> bool:
-        """Whether nothing is under way: the next byte is the first of a request."""
-        cycle = self.cycle
-        return not (self._in_message or self._refused) and (cycle is None or cycle.response_complete)
+        elif not self._begin_known(data):  # nothing is under way: the first byte is the first of a request
+            self._received = data
+            self._parse(data)
+            self._received = b""
 
     def _begin_known(self, data: bytes) -> bool:
         """Begin a request whose head is known, and whose body is the rest of ``data`` or longer."""
@@ -122,13 +118,12 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle = exchange  # type: ignore[assignment]
         self.running = exchange
         exchange.turn = True
-        exchange.pieces.append(data[end + 4 :])
         if missing:
+            exchange.pieces = [data[end + 4 :]]
             self._missing = missing
             self.arm(self.gateway.timeouts.body_s)
         else:
-            exchange.whole = True
-            exchange.begin()
+            exchange.begin(data[end + 4 :])
         return True
 
     def _continue(self, data: bytes) -> None:
@@ -145,8 +140,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._missing:
             self.arm(self.gateway.timeouts.body_s)
             return
-        exchange.whole = True
-        exchange.begin()
+        exchange.begin(b"".join(exchange.pieces))
         if rest:
             self.data_received(rest)
 
@@ -321,7 +315,7 @@ class GatewayProtocol(HttpToolsProtocol):
         elif not cycle.response_complete:
             cycle.whole = True
             if cycle.turn:
-                cycle.begin()
+                cycle.begin(b"".join(cycle.pieces))
 
     # Requests
 
@@ -357,6 +351,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._begun == 1 and self._received:
             self._remember(head)
         exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
+        exchange.pieces = []
         self._enqueue(exchange)
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
@@ -381,6 +376,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if len(known) >= _MOST_KNOWN:
                 known.clear()  # what is still in use is soon back
             known[key] = head
+            head.comes_again = True
 
     def _reject(self, route: Route, error: ApiError) -> None:
         """Refuse before the body was read: there is no telling its end from here, so the connection ends."""
@@ -406,7 +402,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.running = exchange
         exchange.turn = True
         if exchange.whole:
-            exchange.begin()
+            exchange.begin(b"".join(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:
             # Not before its turn: it would stand in the midst of the answer to the request before it.
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -15,7 +15,7 @@ from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.measure import measured
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -45,6 +45,7 @@ from sage_inference.types import (
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
 TEI_BATCH_TOKENS = 16384
+MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
 _VECTOR_ROUTES = frozenset(
     {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
 )
@@ -87,25 +88,30 @@ class Engine:
         )
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
-        self._prefixes: dict[bytes, bytes] = {}
+        self.starts: dict[RequestHead, bytes] = {}  # see ``start_of``
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
-        known = self._prefixes.get(target)
-        if known is None:
-            path = self.address.prefix + self.dialect.path_for(route.path)
-            _, mark, query = target.partition(b"?")
-            known = f"{route.method} {path}".encode() + mark + query + self._own_headers
-            if not mark:  # a query can be anything: kept, it would fill memory
-                self._prefixes[target] = known
-        return known
+        path = self.address.prefix + self.dialect.path_for(route.path)
+        _, mark, query = target.partition(b"?")
+        return f"{route.method} {path}".encode() + mark + query + self._own_headers
+
+    def start_of(self, head: RequestHead) -> bytes:
+        """How a request of this head begins when it is sent here; kept in ``starts`` for heads that come again."""
+        start = self.request_prefix(head.route, head.target)
+        start += head.keyed_lines if self.keeps_callers_key else head.lines
+        if head.comes_again:
+            if len(self.starts) >= MOST_KNOWN:
+                self.starts.clear()
+            self.starts[head] = start
+        return start
 
     def adopt(self, detected: Detected) -> None:
         """Take over what the engine said it is."""
         instance = self.instance
         self.detected = detected
         self.dialect = dialect_of(detected.engine)
-        self._prefixes.clear()
+        self.starts.clear()
         instance.engine = detected.engine
         instance.instance_type = detected.kind
         instance.models = tuple(model.id for model in detected.models)
@@ -200,7 +206,7 @@ class Gateway:
             self.registry, policy_named(settings.scheduling.policy), settings.limits
         )
         self.manager.alarm = self._wake_at
-        self.decisions = self.manager.observer = Watcher()
+        self.decisions = Watcher(self.manager)
         self.engines: dict[str, Engine] = {}
         self.exchanges = exchanges_for(())
         self.embeddings = EmbeddingService(self, _rules(settings))
@@ -279,35 +285,41 @@ class Gateway:
                     return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % allowed
         return b""
 
-    def classify(self, exchange: Exchange) -> tuple[RequestMetadata, bytes]:
-        """What the request asks for, and its body, changed only where it names an alias or no model."""
-        route, body = exchange.route, exchange.body
-        named, prompt, streams, user = read(route, body)
-        if self.limits_output and route.type.is_llm:
-            check_output(body, self.limits)
-        model = self.registry.resolve(named) if named else self._implied_model(route)
+    def classify(self, exchange: Exchange) -> RequestMetadata:
+        """What the request asks for. Its body is changed only where it names an alias or no model."""
+        head = exchange.head
+        route, kind = head.route, head.route.type
+        asked = read(route, exchange.body)
+        named = asked.model
+        if self.limits_output and kind.is_llm:
+            check_output(exchange.body, self.limits)
+        model = named or self._implied_model(route)
+        if model in self.registry.aliases:
+            model = self.registry.resolve(model)
         if model != named and (named is not None or route.names_model):
-            body = with_model(route, body, model)
-        request = RequestMetadata(
+            exchange.body = with_model(route, exchange.body, model)
+        request = measured(
+            asked.prompt,
+            self.manager.estimates,
             exchange.request_id.decode("latin-1"),
-            route.type,
+            kind,
             model,
             route.path,
-            tenant=exchange.head.tenant or user,
             arrived=exchange.queued_at,
-            streams=streams,
-            session=user,
+            streams=asked.streams,
+            tenant=head.tenant or asked.user,
+            session=asked.user,
         )
-        measure(request, prompt, self.manager.estimates)
-        self._heed_headers(request, exchange)
-        return request, body
+        if self._key_priority or head.asks is not None:
+            self._heed_headers(request, head)
+        return request
 
-    def _heed_headers(self, request: RequestMetadata, exchange: Exchange) -> None:
+    def _heed_headers(self, request: RequestMetadata, head: RequestHead) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""
-        bound = self._key_priority.get(exchange.head.tenant) if self._key_priority else None
+        bound = self._key_priority.get(head.tenant)
         if bound is not None:
             request.priority = bound
-        asks = exchange.head.asks
+        asks = head.asks
         if asks is not None:
             if asks.refusal is not None:
                 raise asks.refusal

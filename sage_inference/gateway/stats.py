@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
 
 
+_DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -34,10 +35,11 @@ class Stats:
 
     def ended(self, exchange: Exchange, phase: Phase) -> None:
         status = exchange.status
-        if phase is Phase.CANCELLED:
-            self.cancelled += 1
-            status = 0
-        elif phase is Phase.CUT:
-            self.cut += 1
-        key = (exchange.route.path, status)
-        self.outcomes[key] = self.outcomes.get(key, 0) + 1
+        if phase is not _DONE:
+            if phase is Phase.CANCELLED:
+                self.cancelled += 1
+                status = 0
+            else:
+                self.cut += 1
+        outcomes, key = self.outcomes, (exchange.route.path, status)
+        outcomes[key] = outcomes.get(key, 0) + 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.policies import policy_named

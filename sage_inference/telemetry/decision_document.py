@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sage_inference.control_plane.load import DECODE_TOKENS, Placement, Seen
 from sage_inference.control_plane.pairs import leg_of, whole_of
-from sage_inference.telemetry.decisions import Attempt, Seen
-
-DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
 
 
-def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
+def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """All that is known of an attempt, in JSON's terms; None for what is not.
 
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
@@ -31,14 +29,14 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
         "streams": request.streams,
         "leg": leg_of(attempt.request),
         "arrived_ms": round((epoch + request.arrived) * 1000, 3),
-        "waited_ms": _ms(request.arrived, attempt.at),
+        "waited_ms": _ms(request.arrived, attempt.pushed_at),
         "instance": attempt.decision.target_instance_id,
         "reason": attempt.decision.reason,
         "candidates": candidates,
         "predicted_first_byte_ms": chosen and round(chosen["backlog_ms"] + chosen["prompt_ms"], 3),
-        "first_byte_ms": _ms(attempt.at, attempt.answered_at),
-        "duration_ms": _ms(attempt.at, attempt.ended_at),
-        "outcome": attempt.outcome,
+        "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
+        "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
+        "outcome": _outcome(attempt),
         "status": attempt.status or None,
         "prompt_tokens": usage.prompt_tokens if usage is not None and told else request.prompt_tokens,
         "prompt_tokens_estimated": not told,
@@ -49,12 +47,23 @@ def document(attempt: Attempt, epoch: float) -> dict[str, Any]:
     }
 
 
-def candidate(attempt: Attempt, seen: Seen) -> dict[str, Any]:
+def _outcome(attempt: Placement) -> str | None:
+    """As the relay says; a prompt's leg that was answered is no retry, its request went on."""
+    if (
+        attempt.outcome == "retried"
+        and attempt.answered_at is not None
+        and leg_of(attempt.request) == "prefill"
+    ):
+        return "prefilled"
+    return attempt.outcome
+
+
+def candidate(attempt: Placement, seen: Seen) -> dict[str, Any]:
     """What the request would have cost one instance, ``cost_ms`` being backlog, prompt and running requests."""
     instance, running, pending, progress_at, pace = seen
     request = attempt.request
     cached = request.cached_tokens.get(instance, 0)
-    backlog = max(0.0, pace * pending - (attempt.at - progress_at) * 1000)
+    backlog = max(0.0, pace * pending - (attempt.pushed_at - progress_at) * 1000)
     prompt = pace * (request.prompt_tokens - cached)
     return {
         "instance": instance.instance_id,
@@ -69,7 +78,7 @@ def candidate(attempt: Attempt, seen: Seen) -> dict[str, Any]:
     }
 
 
-def why(attempt: Attempt) -> str:
+def why(attempt: Placement) -> str:
     """One line: the choice, its reason, and each candidate's predicted cost."""
     costs = [candidate(attempt, seen) for seen in attempt.seen]
     shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in costs)

@@ -8,8 +8,8 @@ import os
 from collections import deque
 from pathlib import Path
 
+from sage_inference.control_plane.load import Placement
 from sage_inference.telemetry.decision_document import document
-from sage_inference.telemetry.decisions import Attempt
 
 LARGEST = 256 << 20  # bytes; then it becomes FILE.1, and the FILE.1 before is gone
 _MOST_HELD = 65536  # attempts between two writes
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class DecisionFile:
-    """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
+    """Placements are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
 
     A file that cannot be written is told once.
     """
@@ -27,10 +27,10 @@ class DecisionFile:
         self.path = path
         self._epoch = epoch
         self._largest = largest
-        self._held: deque[Attempt] = deque(maxlen=_MOST_HELD)
+        self._held: deque[Placement] = deque(maxlen=_MOST_HELD)
         self._failed = False
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: Placement) -> None:
         self._held.append(attempt)
 
     def write(self) -> None:

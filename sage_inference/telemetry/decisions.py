@@ -1,84 +1,26 @@
 """The decision record: which instance a request was sent to, among which, and what came of it.
 
-Sizes, hashes and times; never a text. On the hot path figures are only noted down: they become costs and words
-(see ``decision_document``) when somebody asks.
+Sizes, hashes and times; never a text. The manager's own notes of an attempt are kept as they are: they become
+costs and words (see ``decision_document``) when somebody asks.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
+from sage_inference.control_plane.load import Placement
 
-KEPT = 2048  # attempts, the newest
-
-# An instance when it could have been chosen: itself, requests in flight, prompt tokens not yet begun, when it
-# last got on, milliseconds a token.
-Seen = tuple[ExecutionInstance, int, int, float, float]
-
-
-class Asked(Protocol):
-    request: RequestMetadata
-
-
-class Attempt:
-    """One sending of a request; times are the manager's. None is what did not happen (yet)."""
-
-    answered_at: float | None = None
-    ended_at: float | None = None
-    outcome: str | None = None
-    status: int | None = None
-    usage: Usage | None = None
-
-    def __init__(
-        self, request: RequestMetadata, decision: SchedulingDecision, at: float, seen: list[Seen]
-    ) -> None:
-        self.request = request
-        self.decision = decision
-        self.at = at
-        self.seen = seen
+KEPT = 1024  # attempts, the newest: many more would push what requests need out of the processor's cache
 
 
 class DecisionLog:
-    """Keeps the newest attempts. ``on_end`` is handed each that ended, if there is one."""
+    """Keeps the newest attempts, from their begin on."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self.on_end: Callable[[Attempt], None] | None = None
-        self._attempts: deque[Attempt] = deque(maxlen=kept)
+        self._attempts: deque[Placement] = deque(maxlen=kept)
+        self.add = self._attempts.append  # called for every request: not a frame of ours
 
-    def placed(
-        self, ticket: Asked, decision: SchedulingDecision, group: Sequence[ExecutionInstance], now: float
-    ) -> Attempt:
-        """To be called before the request counts as load."""
-        seen = [
-            (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
-            for i in group
-        ]
-        attempt = Attempt(ticket.request, decision, now, seen)
-        self._attempts.append(attempt)
-        return attempt
-
-    def close(
-        self,
-        attempt: Attempt,
-        answered_at: float | None,
-        now: float,
-        outcome: str,
-        status: int,
-        usage: Usage | None,
-    ) -> None:
-        """The attempt ended."""
-        attempt.answered_at = answered_at
-        attempt.ended_at = now
-        attempt.outcome = outcome
-        attempt.status = status
-        attempt.usage = usage
-        if self.on_end is not None:
-            self.on_end(attempt)
-
-    def of(self, request_id: str) -> list[Attempt]:
+    def of(self, request_id: str) -> list[Placement]:
         """The attempts of a request that are still kept, in their order."""
         return [attempt for attempt in self._attempts if attempt.request.request_id == request_id]
 

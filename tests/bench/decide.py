@@ -16,7 +16,7 @@ from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.measure import measured
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.registry import Registry
@@ -66,10 +66,19 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
     for number in range(ROUNDS):
         half = shared[rng.randrange(8)] if number % 2 else rng.randbytes(4 * tokens // 2)
         prompt = (half + rng.randbytes(4 * tokens // 2)).translate(_PRINTABLE)
-        request = RequestMetadata(str(number), RequestType.LLM_CHAT, "m", CHAT, streams=True)
-        ticket = Ticket(request)
         start = time.perf_counter_ns()
-        measure(request, prompt, manager.estimates)
+        ticket = Ticket(
+            measured(
+                prompt,
+                manager.estimates,
+                str(number),
+                RequestType.LLM_CHAT,
+                "m",
+                CHAT,
+                arrived=0.0,
+                streams=True,
+            )
+        )
         manager.submit(ticket)
         decide.append(time.perf_counter_ns() - start)
         running.append(ticket)

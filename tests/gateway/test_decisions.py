@@ -103,7 +103,7 @@ def test_an_unknown_request_is_a_404_that_says_what_is_kept() -> None:
     with RogueEngine(ok()) as a, gateway(a) as g, httpx.Client(trust_env=False) as client:
         answer = client.get(f"{g.url}/admin/decisions/nope")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "decision_not_found")
-        assert "the last 2048" in answer.json()["error"]["message"]
+        assert "the last 1024" in answer.json()["error"]["message"]
 
 
 def test_what_the_gateway_wrote_can_be_replayed(tmp_path: Path) -> None:

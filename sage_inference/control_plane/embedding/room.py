@@ -45,7 +45,8 @@ class Room:
             return False
         if self.partial < WINDOW_CALLS:
             return True
-        return lane.fills(self.next_limits().at_most(max_texts), bulk=self.takes_bulk)
+        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
     @property
     def takes_bulk(self) -> bool:

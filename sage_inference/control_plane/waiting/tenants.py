@@ -25,13 +25,14 @@ class TenantCounters:
         return self._served.get(tenant, 0.0)
 
     def charge(self, tenant: str, tokens: float) -> None:
-        served = self._served
-        if tenant not in served:
-            if len(served) >= _KEPT:
+        if self.weights:
+            tokens /= self.weights.get(tenant, 1.0)
+        try:
+            self._served[tenant] += tokens
+        except KeyError:
+            if len(self._served) >= _KEPT:
                 self._forget()
-                served = self._served
-            served[tenant] = 0.0
-        served[tenant] += tokens / self.weights.get(tenant, 1.0) if self.weights else tokens
+            self._served[tenant] = tokens
 
     @property
     def several(self) -> bool:

@@ -12,7 +12,7 @@ from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
-from sage_inference.gateway.relay.phase import ALLOWED, FINAL, HOLDS_SLOT, Phase
+from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
 from sage_inference.gateway.relay.wheel import Timed, Wheel
 from sage_inference.telemetry.decision_document import why
@@ -102,6 +102,7 @@ class Exchange:
     message_event = Event()
     request: RequestMetadata
     body: bytes
+    pieces: list[bytes]  # of the body, where it comes in several
     start: bytes  # the head of the answer, until it is written
     length: int | None
     fresh: bool  # whether the connection was made for this request
@@ -123,7 +124,6 @@ class Exchange:
         self.request_id = head.request_id or gateway.new_id()
         self.phase = _READING
         self.response_complete = self.whole = self.turn = False
-        self.pieces: list[bytes] = []
         self.size = self.status = 0
         self.last = b""
         self.chunks = 0  # of a stream; ``last`` is the last of them
@@ -141,16 +141,15 @@ class Exchange:
 
     # What moves it forward
 
-    def begin(self) -> None:
+    def begin(self, body: bytes) -> None:
         """The whole request is here, and it is its turn: classify and submit it."""
         gateway = self.gateway
-        pieces = self.pieces
-        self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.size = len(self.body)
-        self.pieces = []
+        self.whole = True
+        self.body = body
+        self.size = len(body)
         self.queued_at = gateway.clock()
         try:
-            self.request, self.body = gateway.classify(self)
+            self.request = gateway.classify(self)
             self.submit()
         except Refusal as refusal:
             self.fail(errors.from_refusal(refusal))
@@ -166,13 +165,15 @@ class Exchange:
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""
+        gateway = self.gateway
         if self.waited_ms >= 0:
-            waited = self.gateway.clock() - self.queued_at
+            waited = gateway.clock() - self.queued_at
             self.waited_ms = waited * 1000
-            self.gateway.stats.waits.observe(waited)
+            gateway.stats.waits.observe(waited)
         self.instance = instance
-        self.hoped = self.hoped or instance.state is _READY
-        self.engine = engine = self.gateway.engines[instance.instance_id]
+        if instance.state is _READY:
+            self.hoped = True
+        self.engine = engine = gateway.engines[decision.target_instance_id]
         connection = engine.pool.acquire()
         if connection is None:
             self._connect()
@@ -192,20 +193,18 @@ class Exchange:
         self.connecting = self.engine.pool.connect(self._send, self._refused)
 
     def _send(self, connection: EngineConnection) -> None:
-        engine, head, body = self.engine, self.head, self.body
+        engine, head, body, gateway = self.engine, self.head, self.body, self.gateway
         assert engine is not None
         self._move(_SENT)
         self.connecting = None
         self.connection = connection
-        lines = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            engine.request_prefix(head.route, head.target),
-            head.keyed_lines if engine.keeps_callers_key else head.lines,
+        lines = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            engine.starts.get(head) or engine.start_of(head),
             self.request_id,
             len(body),
         )
-        gateway = self.gateway
         self.sent_at = gateway.clock()
-        self._arm(gateway.timeouts.first_byte_s)
+        gateway.wheel.set(self.caller, gateway.timeouts.first_byte_s)
         connection.send(self, lines, body)
 
     # What the engine says
@@ -327,7 +326,15 @@ class Exchange:
         """From here on the caller gets what the engine sends, and no other engine is asked."""
         self.held = None
         assert self.answer is not None
-        self.start = self._head(self.answer, self.length)
+        start = self._head(self.answer, self.length)
+        if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
+            self.connection = None
+            if self.gateway.manager.wants_usage():
+                self.usage = reported(piece)
+            self.caller.write(start + piece)  # one packet, one system call
+            self._move(_DONE)
+            return
+        self.start = start
         if not end:
             self._move(_DELIVERING)
             gateway = self.gateway
@@ -364,7 +371,7 @@ class Exchange:
         )
 
     def _why(self) -> str:
-        return why(self.load.record)
+        return why(self.load)
 
     def _deliver(self, piece: bytes, end: bool) -> None:
         if end:
@@ -380,7 +387,7 @@ class Exchange:
         if self.start:
             start, self.start = self.start, b""
             if len(piece) < JOIN_BYTES:
-                piece = start + piece  # one packet, one system call
+                piece = start + piece
             else:
                 self.caller.write(start)
         if piece:
@@ -478,16 +485,19 @@ class Exchange:
     def _move(self, to: Phase) -> None:
         """The one place where the phase changes, and where a slot is given back."""
         left = self.phase
-        assert ALLOWED[left][to], f"{left.name} to {to.name}"
+        effect = EFFECTS[left][to]
+        assert effect, f"{left.name} to {to.name}"
         self.phase = to
-        if FINAL[to]:
+        if effect == STAYS:
+            return
+        if effect & ENDS:
             self.response_complete = True
             self.gateway.stats.ended(self, to)
-            self.caller.ended(self, close=to is not _DONE or not self.keep_alive)
-        if HOLDS_SLOT[left] and not HOLDS_SLOT[to]:
-            assert self.instance is not None
+            self.caller.ended(self, to is not _DONE or not self.keep_alive)
+        if effect & RELEASES:
             # An engine that tells no usage is taken to send a token a chunk.
-            self.gateway.manager.release(self, self.usage or (Usage(0, self.chunks) if self.chunks else None))
+            usage = self.usage or (Usage(0, self.chunks) if self.chunks else None)
+            self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
 
 
 def _reason(error: OSError) -> str:

@@ -40,11 +40,13 @@ class RequestHead:
 
     ``target`` is path and query as the caller sent them, ``lines`` the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
+    ``comes_again``: it is remembered.
     It says all that the same bytes will ever mean under one configuration, so it may be kept.
     """
 
     __slots__ = (
         "asks",
+        "comes_again",
         "cors",
         "headers",
         "http10",
@@ -68,6 +70,7 @@ class RequestHead:
         http10: bool = False,
         cors: bytes = b"",
     ) -> None:
+        self.comes_again = False
         self.route = route
         self.target = target
         self.headers = headers

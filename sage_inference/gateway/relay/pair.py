@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import weakref
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -55,15 +55,14 @@ class PairedExchange(Exchange):
     ``fields`` is the body while it may be split, ``params`` where the prompt's blocks are.
     """
 
-    whole: RequestMetadata
+    entire: RequestMetadata  # both legs of it
     own_body: bytes
     own_head: RequestHead
     fields: Fields | None = None
     params: msgspec.Raw | None = None
     leg: str | None = None
-    handing_over = False  # the prompt is done, and its slot is being given back
     prefilled_by: Engine | None = None
-    _prefill: Any = None  # the decision's record
+    _prefill: Placement | None = None
     _prefill_s = 0.0  # what prompts took of the time to the first byte
     _waited_ms = -1.0  # what the legs before waited
 
@@ -71,13 +70,13 @@ class PairedExchange(Exchange):
 
     def submit(self) -> None:
         registry, model, path = self.gateway.registry, self.request.model, self.route.path
-        self.whole, self.own_body, self.own_head = self.request, self.body, self.head
+        self.entire, self.own_body, self.own_head = self.request, self.body, self.head
         if registry.has_halves(model):
             fields = read_fields(self.body, model)
             if path in SPLIT and registry.is_paired(model, path):
                 self.fields = fields
         if self.fields is not None:
-            self.request = prefill_leg(self.whole)
+            self.request = prefill_leg(self.entire)
         super().submit()
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -88,12 +87,13 @@ class PairedExchange(Exchange):
         elif kind is ExecutionInstanceType.PREFILLING and route.endswith(PREFILL):
             self.leg, self.body = PREFILL, prefill_body(fields)
             self.head = copy(self.head)
+            self.head.comes_again = False
             self.head.lines, self.head.keyed_lines = uncoded(self.head.lines), uncoded(self.head.keyed_lines)
         elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
             self.leg, self.body = DECODE, decode_body(fields, self.params)
         else:  # it waited for half of a pair, and there is none any more
             self._unsplit(self.request)
-            if not self.whole.streams and isinstance(self.load, Placement):
+            if not self.entire.streams and isinstance(self.load, Placement):
                 # Its first byte comes with the last, and teaches nothing.
                 self.load.expected_at = self.load.pushed_at
         super().placed(instance, decision)
@@ -152,23 +152,21 @@ class PairedExchange(Exchange):
         took = gateway.clock() - self.sent_at
         engine.first_byte(took)
         gateway.manager.first_byte(self)
-        self._prefill = getattr(self.load, "record", None)
+        self._prefill = self.load
         self._prefill_s += took
         self.prefilled_by = engine
         self.usage = reported(answer)
         self.params = handed_over(answer)
         self.held = self.connection = None
-        self.handing_over = True
         self._move(Phase.QUEUED)
-        self.handing_over = False
         self.answer = self.usage = None
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)
-            self._unsplit(self.whole)
+            self._unsplit(self.entire)
         else:
             gateway.stats.handed_over += 1
-            self.request = decode_leg(self.whole)
+            self.request = decode_leg(self.entire)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -200,27 +198,27 @@ class PairedExchange(Exchange):
         if self.fields is None:
             return super()._may_retry()
         # Blocks may be gone with the engine that was to fetch them: the prompt is done again.
-        self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.whole)
+        self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.entire)
         if super()._may_retry():
-            self.request = prefill_leg(self.whole)
+            self.request = prefill_leg(self.entire)
             return True
-        self.request = self.whole
+        self.request = self.entire
         if not super()._may_retry():
             return False
-        self._unsplit(self.whole)
+        self._unsplit(self.entire)
         return True
 
     def _whole_instead(self) -> bool:
         """Once: let one instance do it all, the same one if there is no other; False where that may not be."""
         gateway = self.gateway
-        if self.fields is None or not gateway.registry.group(self.whole.model, self.route.path):
+        if self.fields is None or not gateway.registry.group(self.entire.model, self.route.path):
             return False
         # Who sends what is refused must not use up the retries of others.
         refused = 400 <= self.status < 500
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False
         self.held = None
-        self._unsplit(self.whole)
+        self._unsplit(self.entire)
         if refused:
             self.connection = self.answer = None
             self._move(Phase.QUEUED)

@@ -38,7 +38,22 @@ _MOVES: dict[Phase, set[Phase]] = {
     _P.DELIVERING: {_P.DONE, _P.CUT, _P.CANCELLED},
 }
 
-# Looked up by phase several times a request: tuples, for an enum's hash is a Python call.
-ALLOWED = tuple(tuple(to in _MOVES.get(at, ()) for to in Phase) for at in Phase)
-FINAL = tuple(phase in (_P.DONE, _P.CUT, _P.CANCELLED) for phase in Phase)
-HOLDS_SLOT = tuple(phase in (_P.CONNECTING, _P.SENT, _P.DELIVERING) for phase in Phase)
+_FINAL = {_P.DONE, _P.CUT, _P.CANCELLED}
+_HOLDING = {_P.CONNECTING, _P.SENT, _P.DELIVERING}
+
+# What a move does, 0 where it is none. Plain numbers in tuples: an enum's hash is a Python call, and so are its bits.
+STAYS, ENDS, RELEASES = 1, 2, 4
+
+
+def _effect(at: Phase, to: Phase) -> int:
+    if to not in _MOVES.get(at, ()):
+        return 0
+    releases = at in _HOLDING and to not in _HOLDING
+    return (ENDS if to in _FINAL else 0) | (RELEASES if releases else 0) or STAYS
+
+
+EFFECTS = tuple(tuple(_effect(at, to) for to in Phase) for at in Phase)
+FINAL = tuple(phase in _FINAL for phase in Phase)
+# How an attempt ended, by where its request then stands.
+_OUTCOMES = {_P.DONE: "done", _P.CUT: "cut", _P.CANCELLED: "cancelled", _P.QUEUED: "retried"}
+OUTCOMES = tuple(_OUTCOMES.get(phase, "ended") for phase in Phase)

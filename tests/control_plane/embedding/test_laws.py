@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sage_inference.control_plane.embedding import AggregationRules, CallLimits
@@ -97,7 +97,22 @@ def test_no_call_exceeds_a_limit(limits, rules, callers) -> None:  # type: ignor
         assert len(sent.texts) == 1 or limit.admit(len(sent.texts), sent.tokens, sent.size)
 
 
+_TEN = ["a", "b", "c", "aa", "ab", "ac", "ba", "bb", "bc", "aaa"]
+
+
 @settings(max_examples=400, deadline=None)
+@example(  # a call of one lane leaves so little room that what waits in the other would fill it
+    [CallLimits(tokens=8192, size=30, texts_at_once=20)],
+    [
+        (0, ["a"], "lane", None, False),
+        (0, ["a"], "other", None, False),
+        (1, ["ab"], "lane", None, False),
+        (11, ["a", "b", "c", "aa"], "lane", None, False),
+        (13, ["a", "a", "a", "a", "aaa", "aab", "aba", "abb", "baa"], "lane", None, False),
+        (12, _TEN, "other", None, False),
+    ],
+    True,
+)
 @given(_INSTANCES, _CALLERS, st.booleans())
 def test_nothing_waits_while_an_instance_has_room(limits, callers, merges) -> None:  # type: ignore[no-untyped-def]
     world = _world(limits, AggregationRules(merges=merges), callers)

@@ -23,6 +23,7 @@ from sage_inference.gateway.fleet import Changes, Fleet
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
+from sage_inference.gateway.trimming import Trimming
 
 log = logging.getLogger("sage_inference.server")
 
@@ -165,11 +166,13 @@ class RunningGateway:
 
     async def _pulse(self) -> None:
         """Once a second: what is counted by time, and a sign of life."""
-        loop = asyncio.get_running_loop()
+        loop, trimming = asyncio.get_running_loop(), Trimming()
         while True:
             self.gateway.manager.rates.tick(loop.time())
             self.hooks.watchdog()
-            await asyncio.to_thread(self.gateway.decisions.write)
+            trimming.tick(self.gateway.connections)
+            if self.gateway.decisions.unwritten:
+                await asyncio.to_thread(self.gateway.decisions.write)
             await asyncio.sleep(1)
 
 

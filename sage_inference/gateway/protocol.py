@@ -47,13 +47,38 @@ class GatewayProtocol(HttpToolsProtocol):
     remembered by its bytes, and what it means need not be found out again: see ``_begin_known``.
     """
 
-    deadline = math.inf
-    wakes_at = 0.0
+    # Slots: with uvicorn's own attributes together they would be too many for Python's compact layout.
+    __slots__ = (
+        "_begun",
+        "_chunked",
+        "_fed",
+        "_head_bytes",
+        "_host",
+        "_in_head",
+        "_in_message",
+        "_length",
+        "_missing",
+        "_offers",
+        "_received",
+        "_refused",
+        "_slow",
+        "_spare",
+        "deadline",
+        "gateway",
+        "running",
+        "url",
+        "wakes_at",
+        "wheel",
+        "write",
+    )
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        self.parser = None  # type: ignore[assignment] # made when needed: it takes a kilobyte
         self.gateway: Gateway = config.gateway  # type: ignore[attr-defined]
         self.wheel = self.gateway.wheel
+        self.deadline = math.inf
+        self.wakes_at = 0.0
         self.running: Exchange | None = None  # whose turn it is
         self.url = b""
         self._host = b""  # the last one found well-formed
@@ -145,6 +170,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.data_received(rest)
 
     def _parse(self, data: bytes) -> None:
+        if self.parser is None:
+            self._renew_parser()
         self._fed = len(data)
         self._begun = 0
         if self._in_head:
@@ -172,12 +199,15 @@ class GatewayProtocol(HttpToolsProtocol):
             elif not running.whole:
                 self.arm(self.gateway.timeouts.body_s)
 
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
     def _pass_over_offer(self, rest: memoryview) -> None:
         """A head asked for another protocol: parse it as if it had not, for httptools leaves its body unread."""
         while True:
             method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self._renew_parser()
             lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
             self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
             try:

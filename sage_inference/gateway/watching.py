@@ -35,6 +35,10 @@ class Watcher(DecisionLog):
         self._file = None if wanted is None else DecisionFile(wanted, self._epoch)
         self._manager.on_end = None if self._file is None else self._file.add
 
+    @property
+    def unwritten(self) -> bool:
+        return self._file is not None and bool(self._file.held)
+
     def write(self) -> None:
         if self._file is not None:
             self._file.write()

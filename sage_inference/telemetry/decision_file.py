@@ -27,17 +27,17 @@ class DecisionFile:
         self.path = path
         self._epoch = epoch
         self._largest = largest
-        self._held: deque[Placement] = deque(maxlen=_MOST_HELD)
+        self.held: deque[Placement] = deque(maxlen=_MOST_HELD)
         self._failed = False
 
     def add(self, attempt: Placement) -> None:
-        self._held.append(attempt)
+        self.held.append(attempt)
 
     def write(self) -> None:
         """Append what has been taken in since the last time."""
-        if not self._held:
+        if not self.held:
             return
-        held, self._held = self._held, deque(maxlen=_MOST_HELD)
+        held, self.held = self.held, deque(maxlen=_MOST_HELD)
         try:
             self._append("".join(json.dumps(document(attempt, self._epoch)) + "\n" for attempt in held))
         except OSError as error:

@@ -337,6 +337,7 @@ class Exchange:
         self.start = start
         if not end:
             self._move(_DELIVERING)
+            self.body = b""  # it goes nowhere else any more, and may be long
             gateway = self.gateway
             self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
             assert self.instance is not None

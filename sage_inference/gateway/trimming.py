@@ -1,0 +1,30 @@
+"""Gives memory back to the system after a crowd of callers has left: the C library keeps it for the next one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+
+_CROWD = 256  # connections: fewer don't take so much
+
+
+def _trimmer() -> Callable[[int], int] | None:
+    """glibc's ``malloc_trim``; other C libraries have none, or need none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+class Trimming:
+    """``tick`` is called about once a second, with the number of connections there are."""
+
+    def __init__(self, trim: Callable[[int], int] | None = None) -> None:
+        self._trim = trim or _trimmer()
+        self._most = 0
+
+    def tick(self, connections: int) -> None:
+        self._most = max(self._most, connections)
+        if self._trim is not None and self._most >= _CROWD and connections * 2 <= self._most:
+            self._most = connections
+            self._trim(0)

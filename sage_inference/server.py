@@ -166,9 +166,9 @@ class RunningGateway:
 
     async def _pulse(self) -> None:
         """Once a second: what is counted by time, and a sign of life."""
-        loop, trimming = asyncio.get_running_loop(), Trimming()
+        trimming = Trimming()
         while True:
-            self.gateway.manager.rates.tick(loop.time())
+            self.gateway.tick()
             self.hooks.watchdog()
             trimming.tick(self.gateway.connections)
             if self.gateway.decisions.unwritten:

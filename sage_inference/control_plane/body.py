@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.routes import Body, Route
+from sage_inference.control_plane.routes import ROUTES, Body, Route
 
 _PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
 _BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
@@ -37,6 +38,11 @@ _Loose = msgspec.defstruct(
 )
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# What of a body is looked at in the usual case: for each route its first prompt, and all that is read beside it.
+_usual = {
+    route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user")
+    for route in ROUTES.values()
+}
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
 _MULTIPART_MODEL = re.compile(
     rb'content-disposition: form-data; name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n', re.I
@@ -56,10 +62,14 @@ def read(route: Route, body: bytes) -> Asked:
     """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
     if route.body is _JSON:
         head = _decode(body)
-        model, user, stream = head.model, head.user, head.stream
+        first, tools, system, instructions, model, stream, user = _usual[route.path](head)
+        if type(first) is _RAW and tools is system is instructions is _UNSET:
+            prompt = bytes(first)
+        else:
+            prompt = _prompt(route, head, body)
         return Asked(
             None if model is _UNSET else model or None,
-            _prompt(route, head, body),
+            prompt,
             stream is not _UNSET and _raw(stream) == b"true",
             "" if user is _UNSET else _text(_raw(user)),
         )

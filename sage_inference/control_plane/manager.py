@@ -255,7 +255,8 @@ class ControlPlaneManager:
         request, rates, placer = ticket.request, self.rates, self._placer
         rates.prompt_tokens += request.prompt_tokens
         rates.uncached_tokens += need
-        need = max(1, need)
+        if need < 1:
+            need = 1
         seen = [
             (i, i.active_requests, (x := i.load).pending_tokens, x.progress_at, x.ms_per_token) for i in group
         ]

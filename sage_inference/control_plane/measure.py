@@ -18,15 +18,18 @@ def measured(
     route: str,
     *,
     arrived: float,
+    shortest: int = 0,
     streams: bool = False,
     tenant: str = "",
     session: str = "",
 ) -> RequestMetadata:
     """A request with its prompt's size, and for prompts that engines cache also its blocks.
 
-    What makes a model work counts: text that is only tokenized does not.
+    What makes a model work counts: text that is only tokenized does not. Blocks are told of prompts of
+    ``shortest`` bytes or more.
     """
     counted = b"" if kind is _TOKENIZE else prompt
+    size = len(counted)
     script = script_of(counted)
     rate = estimates.tokens_per_byte(model, script)
     return RequestMetadata(
@@ -35,12 +38,12 @@ def measured(
         model,
         route,
         tenant=tenant,
-        prompt_tokens=int(len(counted) * rate),
+        prompt_tokens=int(size * rate),
         arrived=arrived,
         streams=streams,
         session=session,
-        prompt_bytes=len(counted),
-        prompt_blocks=prompt_blocks(counted) if kind.is_llm else (),
+        prompt_bytes=size,
+        prompt_blocks=prompt_blocks(counted) if size >= shortest and kind.is_llm else (),
         block_tokens=BLOCK_BYTES * rate,
         script=script,
     )

@@ -22,6 +22,7 @@ class Registry:
         self.instances: dict[str, ExecutionInstance] = {}
         self.aliases: dict[str, str] = dict(aliases or {})
         self.version = 0  # grows with every change
+        self.offers_choice = False  # whether several instances serve a model
         self._groups: dict[tuple[str, str], tuple[ExecutionInstance, ...]] = {}
 
     def add(self, instance: ExecutionInstance) -> None:
@@ -42,6 +43,8 @@ class Registry:
         """To be called after an instance's models, routes or state changed."""
         self._groups.clear()
         self.version += 1
+        served = [model for i in self.instances.values() for model in i.models]
+        self.offers_choice = len(set(served)) < len(served)
 
     def resolve(self, model: str) -> str:
         """The served model behind a name; a served model's own name wins over an alias."""

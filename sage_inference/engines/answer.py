@@ -1,8 +1,4 @@
-"""The head of an engine's answer: what it says, and the lines of it that go on to a caller.
-
-Heads repeat: an engine answers thousands of requests with the same bytes but for a length. What was parsed
-and checked once is remembered under those bytes, and need not be parsed again.
-"""
+"""The head of an engine's answer: what it says, and the lines of it that go on to a caller."""
 
 from __future__ import annotations
 
@@ -24,7 +20,6 @@ HOP_BY_HOP = frozenset(
         b"content-length",
     }
 )
-_MOST_DIGITS = 15
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -52,18 +47,3 @@ class Answer:
         )
         object.__setattr__(self, "lines", b"".join(lines))
         object.__setattr__(self, "streams", streams)
-
-
-def without_length(data: bytes, end: int) -> tuple[bytes, int]:
-    """The head that ends at ``end`` with its Content-Length cut out, and that length; -1 where it has none."""
-    start = data.find(b"\r\nContent-Length: ", 0, end)
-    if start < 0:
-        start = data.find(b"\r\ncontent-length: ", 0, end)
-        if start < 0:
-            return data[:end], -1
-    start += 18
-    stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
-    digits = data[start:stop]
-    if not digits.isdigit():
-        return b"", -1  # no head is remembered under this
-    return data[:start] + data[stop:end], int(digits)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers, without_length
+from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers
+from sage_inference.engines.known_heads import KnownHeads
 
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
@@ -16,10 +17,7 @@ _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
-# Answers by the bytes of their head without the length; see ``engines.answer``.
-_known: dict[bytes, Answer] = {}
-_MOST_KNOWN = 512
-_LONGEST_KNOWN = 2048
+_known: KnownHeads[Answer] = KnownHeads(512)
 
 
 class Broken(Enum):
@@ -156,20 +154,18 @@ class EngineConnection(asyncio.Protocol):
     # A head that is known, and a body that is counted
 
     def _begin(self, receiver: Receiver, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n")
-        key, length = without_length(data, end) if 0 < end < _LONGEST_KNOWN else (b"", -1)
-        answer = _known.get(key)
-        if answer is None or length <= 0:
+        known = _known.recall(data)
+        if known is None or not known[1]:
             self._begin_parsing()
             self._parse(receiver, data)
-            if answer is None and key:
-                self._remember(key, length)
+            self._remember(data)
             return
+        answer, length, begin = known
         receiver.engine_answers(answer, length)
         if self._receiver is receiver:  # else it was discarded from within
             self._left = length
-            if len(data) > end + 4:
-                self._count(receiver, data[end + 4 :])
+            if len(data) > begin:
+                self._count(receiver, data[begin:])
 
     def _count(self, receiver: Receiver, piece: bytes) -> None:
         left = self._left - len(piece)
@@ -183,12 +179,10 @@ class EngineConnection(asyncio.Protocol):
         self._recycle(left == 0)
         receiver.engine_sends(piece, True)
 
-    def _remember(self, key: bytes, length: int) -> None:
+    def _remember(self, data: bytes) -> None:
         """Keep a head that was parsed, if it alone decides how its answer is framed."""
-        if self._answered and self._length == length > 0 and self._keep_alive:
-            if len(_known) >= _MOST_KNOWN:
-                _known.clear()  # dates and ids pass by; what repeats is soon back
-            _known[key] = self._answer
+        if self._answered and self._length and self._keep_alive:
+            _known.remember(data, self._length, self._answer)
 
     # Any other answer
 

@@ -11,7 +11,6 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sage_inference.control_plane.routes import ROUTES, Route
-from sage_inference.engines.answer import without_length
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
@@ -33,8 +32,6 @@ _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-conn
 # Requests, and bytes of one, that are read while another is answered. Who is not read from is not seen to leave.
 _PIPELINED = 8
 _AHEAD = 65536
-_MOST_KNOWN = 1024
-_LONGEST_KNOWN = 4096
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -131,24 +128,23 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin_known(self, data: bytes) -> bool:
         """Begin a request whose head is known, and whose body is the rest of ``data`` or longer."""
-        end = data.find(b"\r\n\r\n")
-        if not 0 < end < _LONGEST_KNOWN:
+        gateway = self.gateway
+        known = gateway.known_heads.recall(data)
+        if known is None:
             return False
-        key, length = without_length(data, end)
-        head = self.gateway.known_heads.get(key)
-        missing = length + end + 4 - len(data)
-        if head is None or missing < 0 or length > self.gateway.limits.body_bytes:
+        head, length, begin = known
+        missing = length + begin - len(data)
+        if missing < 0 or length > gateway.limits.body_bytes:
             return False
-        exchange = self.gateway.exchanges.get(head.route.path, Exchange)(self, self.gateway, head)
-        self.cycle = exchange  # type: ignore[assignment]
-        self.running = exchange
+        exchange = gateway.exchanges.get(head.route.path, Exchange)(self, gateway, head)
+        self.cycle = self.running = exchange  # type: ignore[assignment]
         exchange.turn = True
         if missing:
-            exchange.pieces = [data[end + 4 :]]
+            exchange.pieces = [data[begin:]]
             self._missing = missing
-            self.arm(self.gateway.timeouts.body_s)
+            self.arm(gateway.timeouts.body_s)
         else:
-            exchange.begin(data[end + 4 :])
+            exchange.begin(data[begin:])
         return True
 
     def _continue(self, data: bytes) -> None:
@@ -398,15 +394,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _remember(self, head: RequestHead) -> None:
         """Keep a head that means the same whenever these bytes come at the begin of a request."""
-        data, known = self._received, self.gateway.known_heads
-        end = data.find(b"\r\n\r\n")
-        key, length = without_length(data, end)
-        plain = head.keep_alive and not (head.request_id or self._chunked or self.expect_100_continue)
-        if plain and key and length == self._length and 0 < end < _LONGEST_KNOWN:
-            if len(known) >= _MOST_KNOWN:
-                known.clear()  # what is still in use is soon back
-            known[key] = head
-            head.comes_again = True
+        if head.keep_alive and not (head.request_id or self._chunked or self.expect_100_continue):
+            head.comes_again = self.gateway.known_heads.remember(self._received, self._length, head)
 
     def _reject(self, route: Route, error: ApiError) -> None:
         """Refuse before the body was read: there is no telling its end from here, so the connection ends."""
@@ -476,7 +465,6 @@ class GatewayProtocol(HttpToolsProtocol):
         elif self.pipeline or self._in_head or self.flow.read_paused:
             self.on_response_complete()
         else:
-            self.server_state.total_requests += 1
             self.wheel.set(self, self.gateway.timeouts.keep_alive_s)
 
     @property

@@ -24,6 +24,7 @@ from sage_inference.control_plane.routes import Route
 from sage_inference.engines.connection import Broken
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
+from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
@@ -33,7 +34,7 @@ from sage_inference.gateway.relay.heads import RequestHead, given_id
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.watching import Watcher
-from sage_inference.telemetry.metrics import Histogram
+from sage_inference.telemetry.metrics import Histogram, RecentMean
 from sage_inference.types import (
     EngineKind,
     EngineState,
@@ -45,6 +46,7 @@ from sage_inference.types import (
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
 TEI_BATCH_TOKENS = 16384
+SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
 MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
 _VECTOR_ROUTES = frozenset(
     {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
@@ -72,8 +74,8 @@ class Engine:
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change what is thought of it
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
-        self.ttft_ms: float | None = None
-        self.ttfb = Histogram(TTFB_BUCKETS)
+        self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
+        self.recent_ttfb = RecentMean(self.ttfb)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
         self._on_change = gateway.instances_changed
         self._gateway = gateway
@@ -147,11 +149,11 @@ class Engine:
 
     # What the relay learns about it
 
-    def first_byte(self, seconds: float) -> None:
-        """The first byte of an answer's body came ``seconds`` after the request was sent."""
-        self.ttfb.observe(seconds)
-        ms = seconds * 1000
-        self.ttft_ms = ms if self.ttft_ms is None else 0.9 * self.ttft_ms + 0.1 * ms
+    @property
+    def ttft_ms(self) -> float | None:
+        """The mean time to a first byte of the last ten seconds with answers; None before the first."""
+        recent = self.recent_ttfb.value
+        return None if recent is None else 1000 * recent
 
     def answered(self, status: int) -> None:
         """The head of an answer came that tells something of its health: see ``doubted``."""
@@ -220,8 +222,8 @@ class Gateway:
     def configure(self, settings: Settings) -> None:
         """Take over new settings; requests under way finish under the old ones."""
         self.settings = settings
-        # Heads that were parsed and found good, by their bytes without the length; a new guard may judge anew.
-        self.known_heads: dict[bytes, RequestHead] = {}
+        # Requests' heads that were parsed and found good; a new guard may judge anew.
+        self.known_heads: KnownHeads[RequestHead] = KnownHeads(MOST_KNOWN)
         self.guard = Guard(settings, self._id_start.decode())
         self.timeouts = settings.timeouts
         self.limits = settings.limits
@@ -229,6 +231,7 @@ class Gateway:
         self.retries = settings.scheduling.retries
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
+        self._track_prompts()
         self.embeddings.aggregator.configure(_rules(settings))
         self._schedule(settings)
 
@@ -253,6 +256,12 @@ class Gateway:
         kept = manager.policy.name == scheduling.policy
         manager.use(manager.policy if kept else policy_named(scheduling.policy), by_model)
 
+    def tick(self) -> None:
+        """To be called about once a second."""
+        self.manager.rates.tick(self.clock())
+        for engine in self.engines.values():
+            engine.recent_ttfb.tick()
+
     def _wake_at(self, when: float) -> None:
         """The manager can place something then, though nothing else may happen."""
         self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
@@ -261,8 +270,14 @@ class Gateway:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
         self.registry.changed()
         self.exchanges = exchanges_for(self.registry.instances.values())
+        self._track_prompts()
         self.manager.dispatch()
         self.embeddings.pump_soon()
+
+    def _track_prompts(self) -> None:
+        """Where nobody can choose, it is of no use to know which short prompts are cached, but for a record."""
+        matters = self.registry.offers_choice or self.settings.scheduling.record_file
+        self._shortest = 0 if matters else SHORT_BYTES
 
     # For the relay
 
@@ -306,6 +321,7 @@ class Gateway:
             model,
             route.path,
             arrived=exchange.queued_at,
+            shortest=self._shortest,
             streams=asked.streams,
             tenant=head.tenant or asked.user,
             session=asked.user,

@@ -41,5 +41,5 @@ class Stats:
                 status = 0
             else:
                 self.cut += 1
-        outcomes, key = self.outcomes, (exchange.route.path, status)
+        outcomes, key = self.outcomes, (exchange.head.route.path, status)
         outcomes[key] = outcomes.get(key, 0) + 1

@@ -6,6 +6,7 @@ Format: Prometheus text-based exposition, version 0.0.4.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,6 +26,27 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+
+class RecentMean:
+    """The mean of a histogram's latest observations: those of the last ``kept`` ticks, or the last there were."""
+
+    def __init__(self, histogram: Histogram, kept: int = 10) -> None:
+        self._histogram = histogram
+        self._marks: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=kept)
+        self._last: float | None = None
+
+    def tick(self) -> None:
+        self._marks.append((sum(self._histogram.counts), self._histogram.total))
+
+    @property
+    def value(self) -> float | None:
+        """In the histogram's unit; None before the first observation."""
+        histogram, (count, total) = self._histogram, self._marks[0]
+        new = sum(histogram.counts) - count
+        if new:
+            self._last = (histogram.total - total) / new
+        return self._last
 
 
 class Exposition:

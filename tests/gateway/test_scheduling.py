@@ -235,7 +235,7 @@ def test_an_embedding_replica_with_other_vectors_gets_no_request_and_is_told_of(
 
 
 def test_what_an_instance_held_is_forgotten_when_it_dies() -> None:
-    long = [{"role": "user", "content": "word " * 200}]
+    long = [{"role": "user", "content": "word " * 600}]
     with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
         caller.chat(messages=long).reply()
         assert g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders)) > 0
@@ -264,3 +264,17 @@ def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
         queued(g, 0)
         more.set()
         assert b.reply().status == 200
+
+
+def test_short_prompts_are_followed_only_where_there_is_a_choice() -> None:
+    def followed(g: InProcess) -> int:
+        return g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders))
+
+    short = [{"role": "user", "content": "word " * 200}]
+    with RogueEngine(ok()) as a, RogueEngine(ok()) as b:
+        with gateway(a) as g, Caller(g.port) as caller:
+            caller.chat(messages=short).reply()
+            assert followed(g) == 0
+        with gateway(a, b) as g, Caller(g.port) as caller:
+            caller.chat(messages=short).reply()
+            assert followed(g) > 0

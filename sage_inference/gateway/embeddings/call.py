@@ -189,7 +189,7 @@ class EmbeddingCall:
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if not self.pieces:
             now = self.service.gateway.clock()
-            self.engine.first_byte(now - self.sent_at)
+            self.engine.ttfb.observe(now - self.sent_at)
             self.service.gateway.manager.first_byte(self)
         self.pieces.append(piece)
         if end:

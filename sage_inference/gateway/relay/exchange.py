@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import Answer
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.pool import Connecting
@@ -86,7 +87,6 @@ class Exchange:
         "request",
         "request_id",
         "response_complete",
-        "route",
         "sent_at",
         "size",
         "start",
@@ -104,6 +104,8 @@ class Exchange:
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
     start: bytes  # the head of the answer, until it is written
+    chunks: int  # of a stream; ``last`` is the last of them
+    last: bytes
     length: int | None
     fresh: bool  # whether the connection was made for this request
     disconnected: bool
@@ -119,14 +121,11 @@ class Exchange:
         self.caller = caller
         self.gateway = gateway
         self.head = head
-        self.route = head.route
         self.keep_alive = head.keep_alive and not gateway.draining
         self.request_id = head.request_id or gateway.new_id()
         self.phase = _READING
         self.response_complete = self.whole = self.turn = False
         self.size = self.status = 0
-        self.last = b""
-        self.chunks = 0  # of a stream; ``last`` is the last of them
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None  # the manager's own
         self.connection: EngineConnection | None = None
@@ -138,6 +137,10 @@ class Exchange:
         self.usage: Usage | None = None
         self.chunked = self.hoped = False
         self.waited_ms = -1.0
+
+    @property
+    def route(self) -> Route:
+        return self.head.route
 
     # What moves it forward
 
@@ -247,9 +250,10 @@ class Exchange:
             # Not at the head: vLLM sends that at once, and the first token much later. Until then the
             # request may still go elsewhere.
             assert self.engine is not None
-            self.engine.first_byte(self.gateway.clock() - self.sent_at)
+            gateway = self.gateway
+            self.engine.ttfb.observe(gateway.clock() - self.sent_at)
             if self.status < 400:
-                self.gateway.manager.first_byte(self)
+                gateway.manager.first_byte(self)
             self._let_go(piece, end)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -334,7 +338,7 @@ class Exchange:
             self.caller.write(start + piece)  # one packet, one system call
             self._move(_DONE)
             return
-        self.start = start
+        self.start, self.last, self.chunks = start, b"", 0
         if not end:
             self._move(_DELIVERING)
             self.body = b""  # it goes nowhere else any more, and may be long
@@ -496,8 +500,9 @@ class Exchange:
             self.gateway.stats.ended(self, to)
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
         if effect & RELEASES:
-            # An engine that tells no usage is taken to send a token a chunk.
-            usage = self.usage or (Usage(0, self.chunks) if self.chunks else None)
+            usage = self.usage
+            if usage is None and left is _DELIVERING and self.chunks:
+                usage = Usage(0, self.chunks)  # an engine that tells none is taken to send a token a chunk
             self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
 
 

@@ -150,7 +150,7 @@ class PairedExchange(Exchange):
         """The prompt is done: on to the decoding instance."""
         gateway = self.gateway
         took = gateway.clock() - self.sent_at
-        engine.first_byte(took)
+        engine.ttfb.observe(took)
         gateway.manager.first_byte(self)
         self._prefill = self.load
         self._prefill_s += took

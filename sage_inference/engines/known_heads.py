@@ -1,0 +1,55 @@
+"""Heads that were parsed before.
+
+Heads repeat: a caller sends, and an engine answers, thousands of times the same bytes but for a length. What was
+parsed and checked once is remembered under the bytes before the length, and need not be parsed again.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_LONGEST = 4096
+_MOST_DIGITS = 15
+
+
+class KnownHeads(Generic[T]):
+    """At most ``most`` of them; then it begins anew, and what is still in use is soon back."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[bytes, tuple[bytes, T]] = {}
+
+    def recall(self, data: bytes) -> tuple[T, int, int] | None:
+        """What is known of the head that ``data`` begins with, its Content-Length, and where its body begins.
+
+        None: it must be parsed. Nothing but the digits of the length may differ from a head that was remembered.
+        """
+        start = data.find(b"\r\nContent-Length: ", 0, _LONGEST)
+        if start < 0:
+            start = data.find(b"\r\ncontent-length: ", 0, _LONGEST)
+        start += 18
+        known = self._known.get(data[:start])
+        if known is None:
+            return None
+        rest, what = known
+        stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
+        digits = data[start:stop]
+        if digits.isdigit() and data.startswith(rest, stop):
+            return what, int(digits), stop + len(rest)
+        return None
+
+    def remember(self, data: bytes, length: int, what: T) -> bool:
+        """``data`` begins with a whole head of this Content-Length. False: it is none that can be recalled."""
+        end = data.find(b"\r\n\r\n", 0, _LONGEST)
+        start = data[:end].lower().find(b"\r\ncontent-length: ") + 18
+        if end < 0 or start < 18:
+            return False
+        stop = data.find(b"\r", start, end + 1)
+        if data[start:stop] != b"%d" % length or stop - start > _MOST_DIGITS:
+            return False
+        if len(self._known) >= self._most:
+            self._known.clear()
+        self._known[data[:start]] = data[stop : end + 4], what
+        return True

@@ -26,7 +26,7 @@ class UnifiedClientConfig:
 
     ``timeout`` is seconds for a whole call with its retries (of a stream: until it begins, and between two
     pieces). ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one request
-    (None: 32, and 512 through a gateway, which cuts them for its engines); a longer list is cut, and
+    (None: 32, and 256 through a gateway, which cuts them for its engines); a longer list is cut, and
     ``embedding_concurrency`` requests run at once. ``instances``,
     ``scheduling_policy`` and ``scheduling`` (other keys of that section of the configuration) are for the
     control plane.

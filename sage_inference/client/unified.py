@@ -257,7 +257,7 @@ class UnifiedInferenceClient:
         With ``as_numpy`` an array of float32: one vector, or one row a text.
         """
         options = Options(model, timeout, extra_body, extra_headers)
-        work = self._work.embed(texts, fields, options)
+        work = self._work.embed(texts, fields, options, as_numpy)
         transport = self._transport
 
         def read(piece: Piece) -> PieceRead:
@@ -266,7 +266,7 @@ class UnifiedInferenceClient:
         opened = [read(piece) for piece in work.opening()]
         rest = work.rest(opened)
         self._work.embeds_by(work)
-        result = work.result(opened + self._each(read, rest), as_numpy)
+        result = work.result(opened + self._each(read, rest))
         return result if return_result else result.content
 
     def _each(self, do: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:

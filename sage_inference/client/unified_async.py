@@ -214,7 +214,7 @@ class AsyncUnifiedInferenceClient:
         With ``as_numpy`` an array of float32: one vector, or one row a text.
         """
         options = Options(model, timeout, extra_body, extra_headers)
-        work = self._work.embed(texts, fields, options)
+        work = self._work.embed(texts, fields, options, as_numpy)
         transport = self._transport
 
         async def read(piece: Piece) -> PieceRead:
@@ -226,7 +226,7 @@ class AsyncUnifiedInferenceClient:
         opened = [await read(piece) for piece in work.opening()]
         rest = work.rest(opened)
         self._work.embeds_by(work)
-        result = work.result(opened + await self._each(read, rest), as_numpy)
+        result = work.result(opened + await self._each(read, rest))
         return result if return_result else result.content
 
     async def _each(self, do: Callable[[Piece], Awaitable[T]], pieces: Sequence[Piece]) -> list[T]:

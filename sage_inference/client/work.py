@@ -29,7 +29,8 @@ WorkKind = Literal["llm", "embedding"]
 
 EMBED_PATH = "/v1/embeddings"
 FEW = 32  # texts that every engine takes in one request
-MANY = 512
+# Enough that a request's own cost is small; so few that answers are read while servers are at work on others.
+MANY = 256
 # vLLM's and most others', then TEI's: which one a server has shows when it is asked.
 _RERANK = (("/v1/rerank", "documents"), ("/rerank", "texts"))
 _NO_ROUTE = frozenset({404, 405, 501})
@@ -68,12 +69,15 @@ class Piece:
     request: Request
     attempts: Attempts
     count: int
+    as_numpy: bool
 
     def read(self, answer: Answer) -> PieceRead:
-        return answer, *embeddings(answer, self.count)
+        """Numbers are made of each answer as it comes, while servers are at work on others."""
+        vectors, document = embeddings(answer, self.count)
+        return answer, vectors if self.as_numpy else as_lists(vectors), document
 
 
-PieceRead = tuple[Answer, list[Vector], dict[str, Any]]
+PieceRead = tuple[Answer, Sequence[Vector], dict[str, Any]]
 
 
 class Embedding:
@@ -84,10 +88,16 @@ class Embedding:
     """
 
     def __init__(
-        self, texts: Sequence[str], single: bool, size: int | None, cut: Callable[[Any], Piece]
+        self,
+        texts: Sequence[str],
+        single: bool,
+        size: int | None,
+        cut: Callable[[Any], Piece],
+        as_numpy: bool,
     ) -> None:
         self._texts = texts
         self._single = single
+        self._as_numpy = as_numpy
         self.size = size
         self._cut = cut
 
@@ -104,9 +114,9 @@ class Embedding:
         size = self.size or FEW
         return [self._cut(self._texts[at : at + size]) for at in range(begin, len(self._texts), size)]
 
-    def result(self, read: Sequence[PieceRead], as_numpy: bool) -> InferenceResult:
+    def result(self, read: Sequence[PieceRead]) -> InferenceResult:
         vectors = [vector for _, some, _ in read for vector in some]
-        rows: Any = as_array(vectors) if as_numpy else as_lists(vectors)
+        rows: Any = as_array(vectors) if self._as_numpy else vectors
         content = rows[0] if self._single else rows
         if not read:
             return InferenceResult("", "embed", content, "")
@@ -171,14 +181,17 @@ class Work:
         request = self._post("llm", "/v1/completions", completion_body(prompt, fields), options)
         return Generation("generate", request, self.attempts(options.timeout), completion_result)
 
-    def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options) -> Embedding:
+    def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options, as_numpy: bool) -> Embedding:
         """Vectors are asked for in base64, as the openai SDK does: a quarter of the bytes, and exact."""
         single = isinstance(texts, str)
         every = [texts] if isinstance(texts, str) else list(texts)
         attempts = self.attempts(options.timeout)
-        return Embedding(
-            every, single, self._piece_size, lambda cut: self._piece(cut, fields, options, attempts)
-        )
+
+        def piece(cut: Texts) -> Piece:
+            request = self._embedding_request(cut, fields, options)
+            return Piece(request, attempts.again(), 1 if isinstance(cut, str) else len(cut), as_numpy)
+
+        return Embedding(every, single, self._piece_size, piece, as_numpy)
 
     @property
     def _piece_size(self) -> int | None:
@@ -191,10 +204,9 @@ class Work:
         """Remember what its first piece showed."""
         self._learned_size = embedding.size
 
-    def _piece(self, texts: Texts, fields: Mapping[str, Any], options: Options, attempts: Attempts) -> Piece:
+    def _embedding_request(self, texts: Texts, fields: Mapping[str, Any], options: Options) -> Request:
         body = {"input": texts, "encoding_format": "base64", **fields}
-        request = self._post("embedding", EMBED_PATH, body, options)
-        return Piece(request, attempts.again(), 1 if isinstance(texts, str) else len(texts))
+        return self._post("embedding", EMBED_PATH, body, options)
 
     def rerank(
         self, query: str, texts: Sequence[str], fields: Mapping[str, Any], options: Options

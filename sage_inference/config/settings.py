@@ -139,6 +139,14 @@ class SchedulingSettings:
         minimum=0.0,
         maximum=0.99,
     )
+    llm_fallback_policy: str = setting(
+        "adaptive",
+        doc="Under hybrid: the order in which requests wait, or, if it has none of its own, what places LLM work.",
+        choices=POLICIES,
+    )
+    prefer_specialized_instances: bool = setting(
+        True, doc="Instances for one kind of work before mixed ones, while they are in time."
+    )
     embedding_priority: str = setting(
         "normal",
         doc="Embeddings beside streams on one GPU; adaptive = as much as streams stand.",

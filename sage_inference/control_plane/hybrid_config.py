@@ -29,7 +29,9 @@ class HybridSchedulingConfig:
         return cls(
             embedding_batch_size=settings.embedding_batch_size,
             embedding_priority=settings.embedding_priority,
+            llm_fallback_policy=settings.llm_fallback_policy,
             hybrid_instance_ratio=settings.hybrid_instance_ratio,
+            prefer_specialized_instances=settings.prefer_specialized_instances,
             max_embedding_wait_ms=settings.max_embedding_wait_ms,
             enable_embedding_batching=settings.enable_embedding_batching,
             min_embedding_batch_size=settings.min_embedding_batch_size,

@@ -104,6 +104,10 @@ class ControlPlaneManager:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)
 
+    def prefer_specialized(self, wanted: bool) -> None:
+        """Whether instances for one kind of work go before mixed ones."""
+        self._placer.prefers_special = wanted
+
     def can_retry(self, ticket: Ticket) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
         if not self.rates.may_retry():

@@ -27,6 +27,7 @@ class Placer:
         self.prefixes = PrefixIndex()
         self.shared: dict[ExecutionInstance, SharedGPU] = {}
         self.mixed = False
+        self.prefers_special = True  # over mixed ones
 
     def policy_for(self, request: RequestMetadata) -> SchedulingPolicy:
         if not self.by_model:
@@ -72,8 +73,8 @@ class Placer:
     def _spare_streams(
         self, request: RequestMetadata, candidates: list[ExecutionInstance], now: float
     ) -> list[ExecutionInstance]:
-        """Specialised instances first while they are in time; embeddings only as far as streams allow."""
-        if self.mixed:
+        """Specialised instances first while they are in time, if wanted; embeddings only as far as streams allow."""
+        if self.mixed and self.prefers_special:
             special = [i for i in candidates if not is_mixed(i)]
             if 0 < len(special) < len(candidates) and first_byte_ms(request, special, now) <= (
                 slo_s(request) * 1000

@@ -17,7 +17,7 @@ from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.measure import measured
 from sage_inference.control_plane.output_limits import check_output
-from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.routes import Route
@@ -204,8 +204,9 @@ class Gateway:
         self.started_at = time.time()
         self.admin_token = admin_token
         self.registry = Registry(settings.aliases)
+        self._llm_fallback = settings.scheduling.llm_fallback_policy
         self.manager = ControlPlaneManager(
-            self.registry, policy_named(settings.scheduling.policy), settings.limits
+            self.registry, self.new_policy(settings.scheduling.policy), settings.limits
         )
         self.manager.alarm = self._wake_at
         self.decisions = Watcher(self.manager)
@@ -248,13 +249,23 @@ class Gateway:
         }
         for engine in self.engines.values():
             engine.set_window(scheduling.late_binding)
-        wanted = {model: manager.policies.get(model) for model in scheduling.policies}
+        manager.prefer_specialized(scheduling.prefer_specialized_instances)
+        fallback, self._llm_fallback = self._llm_fallback, scheduling.llm_fallback_policy
+        changed = {"hybrid"} if fallback != self._llm_fallback else set()
+
+        def policy(name: str, kept: SchedulingPolicy | None) -> SchedulingPolicy:
+            if kept is None or kept.name != name or name in changed:
+                return self.new_policy(name)
+            return kept
+
         by_model = {
-            model: kept if kept is not None and kept.name == name else policy_named(name)
-            for (model, kept), name in zip(wanted.items(), scheduling.policies.values(), strict=True)
+            model: policy(name, manager.policies.get(model)) for model, name in scheduling.policies.items()
         }
-        kept = manager.policy.name == scheduling.policy
-        manager.use(manager.policy if kept else policy_named(scheduling.policy), by_model)
+        manager.use(policy(scheduling.policy, manager.policy), by_model)
+
+    def new_policy(self, name: str) -> SchedulingPolicy:
+        """Raises ``KeyError`` for one that there is not."""
+        return hybrid_with(self._llm_fallback) if name == "hybrid" else policy_named(name)
 
     def tick(self) -> None:
         """To be called about once a second."""

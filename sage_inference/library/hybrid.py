@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from msgspec.structs import replace
 
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
-from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.policies import hybrid_with
 from sage_inference.control_plane.policies.base import Clock
-from sage_inference.control_plane.policies.hybrid import Hybrid
-from sage_inference.control_plane.waiting.orders import ORDERS
 from sage_inference.library.policies import SchedulingPolicy, counted_as_load
 from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
-
-_SHARED_SETTINGS = (
-    "hybrid_instance_ratio",
-    "embedding_priority",
-    "embedding_batch_size",
-    "max_embedding_wait_ms",
-    "enable_embedding_batching",
-    "min_embedding_batch_size",
-)
 
 
 class HybridSchedulingPolicy(SchedulingPolicy):
@@ -49,14 +39,14 @@ class HybridSchedulingPolicy(SchedulingPolicy):
         self.config = config if config is not None else HybridSchedulingConfig(**keywords)
         self.prefer_specialized = self.config.prefer_specialized_instances
         super().__init__(clock)
-        order = self.config.llm_fallback_policy
+        fallback = self.config.llm_fallback_policy
         try:
-            self._inner = Hybrid(clock, order) if order in ORDERS else policy_named(order, clock)
+            self._inner = hybrid_with(fallback, clock)
         except KeyError:
-            raise ValueError(f"llm_fallback_policy {order!r} is no policy") from None
+            raise ValueError(f"llm_fallback_policy {fallback!r} is no policy") from None
 
     def settings(self) -> dict[str, Any]:
-        return {"policy": self.name} | {name: getattr(self.config, name) for name in _SHARED_SETTINGS}
+        return {"policy": self.name, **asdict(self.config)}
 
     def prioritize(self, requests: Sequence[RequestMetadata]) -> list[RequestMetadata]:
         ordered = super().prioritize(requests)

@@ -79,6 +79,18 @@ def test_a_vector_that_is_missing_is_an_engine_error(clients: Clients) -> None:
             clients(engine.url).embed(["a", "b"])
 
 
+@pytest.mark.parametrize(
+    "vector", ['"AAAA"', '"A"', "7", '["x"]'], ids=["3 bytes", "no base64", "a number", "words"]
+)
+@pytest.mark.parametrize("as_numpy", [False, True], ids=["lists", "numpy"])
+def test_a_vector_that_cannot_be_read_is_an_engine_error(
+    clients: Clients, vector: str, as_numpy: bool
+) -> None:
+    with RogueEngine(ok(f'{{"data": [{{"index": 0, "embedding": {vector}}}]}}')) as engine:
+        with pytest.raises(si.EngineError, match="no embeddings that can be read"):
+            clients(engine.url).embed(["a"], as_numpy=as_numpy)
+
+
 def test_what_may_pass_is_tried_again(clients: Clients) -> None:
     busy = refusal("503 Service Unavailable", "retry-after: 0")
     with RogueEngine(busy, refusal("429 Too Many", "retry-after: 0"), GOOD) as engine:  # type: ignore[arg-type]

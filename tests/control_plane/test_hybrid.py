@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.policies import Hybrid
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from dataclasses import replace
+
+import pytest
+
+from sage_inference.control_plane.policies import Hybrid, hybrid_with
+from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType
 from tests.control_plane.parts import Clock, instance, request
 
 
@@ -80,3 +84,25 @@ def test_nothing_is_placed_where_all_are_full_or_there_is_none() -> None:
     full.active_requests = 1
     assert Hybrid(Clock()).schedule((request(),), [full]) == []
     assert Hybrid(Clock()).schedule((request(),), []) == []
+
+
+def test_generation_can_be_left_to_another_policy_while_embeddings_go_where_they_cost_least() -> None:
+    policy = hybrid_with("round_robin", Clock())
+    instances = [instance("a"), instance("b")]
+    instances[0].active_requests = 5
+    texts = [replace(request(n), request_type=RequestType.EMBEDDING) for n in range(2)]
+    chats = [request(n + 2) for n in range(2)]
+    decisions = {
+        one.request_id: one.target_instance_id for one in policy.schedule([*texts, *chats], instances)
+    }
+    assert {decisions[one.request_id] for one in texts} == {"b"}
+    assert {decisions[one.request_id] for one in chats} == {"a", "b"}
+    assert (policy.name, policy.order) == ("hybrid", "fifo")
+
+
+@pytest.mark.parametrize("name", ["fifo", "priority", "slo_aware", "adaptive"])
+def test_a_fallback_that_is_an_order_changes_the_order_alone(name: str) -> None:
+    policy = hybrid_with(name)
+    assert isinstance(policy, Hybrid)
+    assert policy.order == name
+    assert hybrid_with("hybrid").order == "adaptive"

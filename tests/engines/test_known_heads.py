@@ -23,7 +23,9 @@ def test_another_length_is_the_same_head(digits: bytes) -> None:
     assert known().recall(data) == ("it", int(digits), len(data) - 4)
 
 
-@pytest.mark.parametrize("digits", [b"", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"0x1", b"1,2", b"\xb2", b"1" * 16])
+@pytest.mark.parametrize(
+    "digits", [b"", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"0x1", b"1,2", b"\xb2", b"1" * 16]
+)
 def test_what_is_no_plain_number_is_parsed(digits: bytes) -> None:
     assert known().recall(HEAD.replace(b"12", digits) + b"body") is None
 

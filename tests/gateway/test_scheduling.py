@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -53,6 +54,57 @@ def test_priority_decides_who_of_those_that_wait_is_next() -> None:
             gate.turns.release()
         assert [caller.reply().status for caller in callers] == [200] * 4
         assert gate.seen == ["first", "high", "normal", "background"]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "order"),
+    [("fifo", ["low", "high"]), ("priority", ["high", "low"])],
+)
+def test_under_hybrid_the_fallback_policy_decides_who_is_next_also_after_a_reload(
+    fallback: str, order: list[str]
+) -> None:
+    gate = Gate()
+    wanted = SchedulingSettings(llm_fallback_policy=fallback)
+    with RogueEngine(gate) as engine, gateway(one_slot(engine)) as g:
+        settings = g.ask(lambda r: r.gateway.settings)
+        g.ask(lambda r: r.gateway.configure(replace(settings, scheduling=wanted)))
+        callers = [Caller(g.port) for _ in range(3)]
+        callers[0].chat(tag="first")
+        g.until(lambda r: r.gateway.in_flight == 1)
+        for count, (caller, priority) in enumerate(zip(callers[1:], ("low", "high"), strict=True)):
+            caller.chat(f"x-sage-priority: {priority}", tag=priority)
+            queued(g, count + 1)
+        for _ in callers:
+            gate.turns.release()
+        assert [caller.reply().status for caller in callers] == [200] * 3
+        assert gate.seen == ["first", *order]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "where"), [(True, {"llm"}), (False, {"llm", "both"})], ids=["so", "not so"]
+)
+def test_specialised_instances_go_before_mixed_ones_only_where_that_is_preferred(
+    prefer: bool, where: set[str]
+) -> None:
+    scheduling = SchedulingSettings(policy="least_loaded", prefer_specialized_instances=prefer)
+    gate = Gate()
+    with RogueEngine(gate) as one, RogueEngine(gate) as other:
+        kinds = (
+            InstanceSettings(url=one.url, name="llm", kind="llm"),
+            InstanceSettings(url=other.url, name="both", kind="mixed"),
+        )
+        with gateway(*kinds, scheduling=scheduling) as g:
+            callers = [Caller(g.port) for _ in range(4)]
+            for caller in callers:
+                caller.chat(tag="x")
+            g.until(lambda r: r.gateway.in_flight == 4)
+            busy = g.ask(
+                lambda r: {i.instance_id for i in r.gateway.registry.instances.values() if i.active_requests}
+            )
+            for _ in callers:
+                gate.turns.release()
+            assert [caller.reply().status for caller in callers] == [200] * 4
+    assert busy == where
 
 
 def test_the_engine_is_not_told_of_what_was_asked_of_the_scheduler() -> None:

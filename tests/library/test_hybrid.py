@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_inference.config.settings import SchedulingSettings
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.library.hybrid import HybridSchedulingPolicy
 from sage_inference.types import RequestMetadata, RequestPriority, RequestType
@@ -34,6 +35,22 @@ def test_it_takes_a_config_or_its_fields_but_not_both() -> None:
         HybridSchedulingPolicy(config, embedding_batch_size=7)
     with pytest.raises(ValueError, match="'best' is no policy"):
         HybridSchedulingPolicy(llm_fallback_policy="best")
+
+
+def test_all_of_it_can_be_set_in_the_configuration() -> None:
+    assert HybridSchedulingConfig.of(SchedulingSettings()) == HybridSchedulingConfig()
+    other = HybridSchedulingConfig(
+        embedding_batch_size=1,
+        embedding_priority="low",
+        llm_fallback_policy="fifo",
+        hybrid_instance_ratio=0.1,
+        prefer_specialized_instances=False,
+        max_embedding_wait_ms=2.0,
+        enable_embedding_batching=False,
+        min_embedding_batch_size=3,
+    )
+    settings = SchedulingSettings(**HybridSchedulingPolicy(other).settings())
+    assert HybridSchedulingConfig.of(settings) == other
 
 
 def test_texts_for_one_model_go_together_up_to_the_cap() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from sage_inference.control_plane.policies.affinity import PrefixAware, Session
 from sage_inference.control_plane.policies.base import Clock, SchedulingPolicy
+from sage_inference.control_plane.policies.divided import DividedHybrid
 from sage_inference.control_plane.policies.hybrid import Hybrid
 from sage_inference.control_plane.policies.least_loaded import LeastLoaded
 from sage_inference.control_plane.policies.ordered import FIFO, Priority
 from sage_inference.control_plane.policies.predicted import Adaptive, CostOptimized, SLOAware
 from sage_inference.control_plane.policies.simple import PowerOfTwo, Random, RoundRobin
+from sage_inference.control_plane.waiting.orders import ORDERS
 
 _TIMED: dict[str, Callable[[Clock], SchedulingPolicy]] = {
     each.name: each for each in (Hybrid, SLOAware, CostOptimized, Adaptive)
@@ -29,6 +31,17 @@ def policy_named(name: str, clock: Clock = time.monotonic) -> SchedulingPolicy:
     return timeless() if timeless else _TIMED[name](clock)
 
 
+def hybrid_with(llm_fallback: str, clock: Clock = time.monotonic) -> SchedulingPolicy:
+    """``hybrid`` whose requests wait in the order of that name; if it names none, that policy places generation.
+
+    Raises ``KeyError`` for a name that is not in ``POLICIES``.
+    """
+    if llm_fallback in ORDERS:
+        return Hybrid(clock, llm_fallback)
+    llm = policy_named(llm_fallback, clock)
+    return llm if isinstance(llm, Hybrid) else DividedHybrid(llm, clock)
+
+
 __all__ = [
     "FIFO",
     "POLICIES",
@@ -44,5 +57,6 @@ __all__ = [
     "SLOAware",
     "SchedulingPolicy",
     "Session",
+    "hybrid_with",
     "policy_named",
 ]

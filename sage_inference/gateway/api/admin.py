@@ -15,7 +15,7 @@ from starlette.routing import Route
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.policies import POLICIES, policy_named
+from sage_inference.control_plane.policies import POLICIES
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet, name_of
@@ -114,12 +114,13 @@ async def put_policy(request: Request) -> Response:
         raise ApiError(400, "'model' must be a string", param="model")
     if name not in POLICIES and not (name is None and "policy" in asked and model is not None):
         raise ApiError(400, f"policy {name!r} is not one of {', '.join(POLICIES)}", param="policy")
-    manager: ControlPlaneManager = request.app.state.gateway.manager
+    gateway: Gateway = request.app.state.gateway
+    manager = gateway.manager
     if model is None:
-        manager.use(policy_named(name))
+        manager.use(gateway.new_policy(name))
     else:
         others = {m: policy for m, policy in manager.policies.items() if m != model}
-        manager.use(manager.policy, others if name is None else {**others, model: policy_named(name)})
+        manager.use(manager.policy, others if name is None else {**others, model: gateway.new_policy(name)})
     return JSONResponse(_policies(manager))
 
 

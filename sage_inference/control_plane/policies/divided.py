@@ -1,0 +1,33 @@
+"""Hybrid with generation left to another policy; all else goes where it costs least, as ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sage_inference.control_plane.policies.base import Clock, SchedulingPolicy
+from sage_inference.control_plane.policies.hybrid import Hybrid
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+
+
+class DividedHybrid:
+    """``llm`` places generation, and its order is the one in which all wait.
+
+    Generation and other work of one ``schedule`` call don't count as load for each other.
+    """
+
+    name = "hybrid"
+
+    def __init__(self, llm: SchedulingPolicy, clock: Clock = time.monotonic) -> None:
+        self.order = llm.order
+        self.sticky = llm.sticky
+        self._llm = llm
+        self._others = Hybrid(clock, llm.order)
+
+    def schedule(
+        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        generation = [one for one in requests if one.request_type.is_llm]
+        others = [one for one in requests if not one.request_type.is_llm]
+        found = self._llm.schedule(generation, instances) if generation else []
+        return [*found, *(self._others.schedule(others, instances) if others else ())]

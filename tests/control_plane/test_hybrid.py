@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from sage_inference.control_plane.policies import Hybrid, hybrid_with
 from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_Known = tuple[
+    bytes, bytes, T
+]  # what stands before the digits of the length, what behind them, and what is known
 
 _LONGEST = 4096
 _MOST_DIGITS = 15
@@ -19,21 +22,25 @@ class KnownHeads(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: dict[bytes, tuple[bytes, T]] = {}
+        self._known: dict[bytes, _Known[T]] = {}  # by what stands before the length
+        self._last: _Known[T] | None = None
 
     def recall(self, data: bytes) -> tuple[T, int, int] | None:
         """What is known of the head that ``data`` begins with, its Content-Length, and where its body begins.
 
         None: it must be parsed. Nothing but the digits of the length may differ from a head that was remembered.
         """
-        start = data.find(b"\r\nContent-Length: ", 0, _LONGEST)
-        if start < 0:
-            start = data.find(b"\r\ncontent-length: ", 0, _LONGEST)
-        start += 18
-        known = self._known.get(data[:start])
-        if known is None:
-            return None
-        rest, what = known
+        known = self._last
+        if known is None or not data.startswith(known[0]):  # mostly it is the same as the last
+            start = data.find(b"\r\nContent-Length: ", 0, _LONGEST)
+            if start < 0:
+                start = data.find(b"\r\ncontent-length: ", 0, _LONGEST)
+            known = self._known.get(data[: start + 18])
+            if known is None:
+                return None
+            self._last = known
+        before, rest, what = known
+        start = len(before)
         stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
         digits = data[start:stop]
         if digits.isdigit() and data.startswith(rest, stop):
@@ -51,5 +58,6 @@ class KnownHeads(Generic[T]):
             return False
         if len(self._known) >= self._most:
             self._known.clear()
-        self._known[data[:start]] = data[stop : end + 4], what
+        before = data[:start]
+        self._known[before] = self._last = before, data[stop : end + 4], what
         return True

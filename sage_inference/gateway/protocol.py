@@ -138,7 +138,6 @@ class GatewayProtocol(HttpToolsProtocol):
             return False
         exchange = gateway.exchanges.get(head.route.path, Exchange)(self, gateway, head)
         self.cycle = self.running = exchange  # type: ignore[assignment]
-        exchange.turn = True
         if missing:
             exchange.pieces = [data[begin:]]
             self._missing = missing
@@ -324,7 +323,7 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.size += len(body)
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
-            if cycle.size > _AHEAD and not cycle.turn:
+            if cycle.size > _AHEAD and cycle is not self.running:
                 self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
@@ -340,7 +339,7 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif not cycle.response_complete:
             cycle.whole = True
-            if cycle.turn:
+            if cycle is self.running:
                 cycle.begin(b"".join(cycle.pieces))
 
     # Requests
@@ -419,7 +418,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange
-        exchange.turn = True
         if exchange.whole:
             exchange.begin(b"".join(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:

@@ -92,7 +92,6 @@ class Exchange:
         "start",
         "status",
         "tried",
-        "turn",
         "usage",
         "waited_ms",
         "wheel",
@@ -124,7 +123,7 @@ class Exchange:
         self.keep_alive = head.keep_alive and not gateway.draining
         self.request_id = head.request_id or gateway.new_id()
         self.phase = _READING
-        self.response_complete = self.whole = self.turn = False
+        self.response_complete = self.whole = False
         self.size = self.status = 0
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None  # the manager's own

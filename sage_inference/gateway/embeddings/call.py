@@ -195,7 +195,7 @@ class EmbeddingCall:
         if end:
             self.connection = None
             assert self.answer is not None
-            self._answered(EngineAnswer(self.answer, b"".join(self.pieces), self.engine))
+            self._answered(EngineAnswer(self.answer, self.pieces, self.engine))
         elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
             self._abandon()
             self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")

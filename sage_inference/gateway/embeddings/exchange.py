@@ -125,7 +125,7 @@ class EmbeddingExchange(Exchange):
     def pass_on(self, answer: EngineAnswer) -> None:
         """The engine's answer is all ours: as it came."""
         self.engine = answer.engine
-        self._write(answer.head, [answer.body])
+        self._write(answer.head, answer.pieces)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:
         if isinstance(error, ApiError):

@@ -18,9 +18,17 @@ _TOO_MANY_BYTES = b"length limit exceeded"
 
 @dataclass(eq=False, slots=True)
 class EngineAnswer:
+    """``pieces``: its body as it came."""
+
     head: Answer
-    body: bytes
+    pieces: list[bytes]
     engine: Engine
+
+    @property
+    def body(self) -> bytes:
+        if len(self.pieces) > 1:
+            self.pieces[:] = [b"".join(self.pieces)]
+        return self.pieces[0]
 
     @property
     def status(self) -> int:

@@ -1,4 +1,5 @@
 -- wrk: POST the file named by the first argument, with the second as key; report in exact numbers
+-- Where the body says 00000000, each request gets a number of its own.
 function init(args)
   local file = assert(io.open(args[1], "rb"))
   wrk.body = file:read("*a")
@@ -6,6 +7,13 @@ function init(args)
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/json"
   wrk.headers["Authorization"] = "Bearer " .. args[2]
+  if wrk.body:find("00000000", 1, true) then
+    local template, number = wrk.body, 0
+    request = function()
+      number = number + 1
+      return wrk.format(nil, nil, nil, (template:gsub("00000000", string.format("%08d", number))))
+    end
+  end
 end
 
 function done(summary, latency, requests)

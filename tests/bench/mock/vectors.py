@@ -1,4 +1,4 @@
-"""Embeddings answers of about 400 KB: the same vectors for every text, as floats or base64."""
+"""Embeddings answers of about 400 KB: the same vectors in every answer, whatever the texts, as floats or base64."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def answer(texts: int, encoding: str) -> bytes:
 
 
 def request(model: str) -> bytes:
-    return json.dumps({"model": model, "input": ["a text to embed"] * TEXTS}).encode()
+    """Texts that differ from each other; wrk puts a number where the zeros are, so that no two requests are alike."""
+    texts = [f"a text to embed, of request 00000000, number {number}" for number in range(TEXTS)]
+    return json.dumps({"model": model, "input": texts}).encode()
 
 
 def respond(body: bytes) -> bytes:

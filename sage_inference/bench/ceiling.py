@@ -23,6 +23,7 @@ from sage_inference.bench.workload import Workload
 SECONDS = 1.0
 _WARM_UP_S = 0.2
 _CONCURRENCY = 64  # of an open loop, whose own is not known beforehand
+_TIMEOUT_S = 60.0  # an answer that runs out of the plan's time would count for nothing, chunks and all
 _ROWS = 1000
 
 
@@ -33,7 +34,14 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
         target = Target("127.0.0.1", port)
         load = Closed(concurrency)
         own = replace(
-            plan, target=target, load=load, duration_s=SECONDS, requests=None, warmup_s=_WARM_UP_S, slo=Slo()
+            plan,
+            target=target,
+            load=load,
+            duration_s=SECONDS,
+            requests=None,
+            warmup_s=_WARM_UP_S,
+            timeout_s=_TIMEOUT_S,
+            slo=Slo(),
         )
         workload = Workload(plan.shape, target, plan.models)
         jobs: Iterator[Job]

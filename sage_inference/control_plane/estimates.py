@@ -34,14 +34,13 @@ _ASCII, _ESCAPED, _LATIN, _TWO_BYTE, _THREE_BYTE, _TOKEN_IDS, _MEDIA = (script.v
 def script_of(prompt: bytes) -> int:
     """The ``Script`` a prompt mostly is, as a plain number; a long one is judged by pieces from all over it."""
     size = len(prompt)
-    if size > _SAMPLE:
-        if size > _LARGE:
-            pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
-            if sum([b" " not in piece for piece in pieces]) * 2 > _PIECES and b";base64," in prompt:
-                return _MEDIA
-            prompt = b"".join(pieces)
-        else:
-            prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
+    if size > _LARGE:
+        pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
+        if sum([b" " not in piece for piece in pieces]) * 2 > _PIECES and b";base64," in prompt:
+            return _MEDIA
+        prompt = b"".join(pieces)
+    elif size > _SAMPLE:
+        prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
     if prompt.isascii():
         if b"\\u" in prompt:
             return _ESCAPED

@@ -28,14 +28,14 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 class Placement:
     """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
 
-    It is the attempt's record as well: times are the manager's, None is what did not happen (yet). ``seen``
-    are the instances it was chosen among, as they then were. The manager sets ``request``, ``decision`` and
-    ``seen`` of what it places.
+    It is the attempt's record as well: times are the manager's, None is what did not happen (yet). The manager
+    sets ``request``, ``decision`` and, where somebody watches, ``seen``: the instances it was chosen among, as
+    they then were.
     """
 
     request: RequestMetadata
     decision: SchedulingDecision
-    seen: Sequence[Seen]
+    seen: Sequence[Seen] = ()
     pending = True
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at = math.inf
@@ -57,9 +57,7 @@ class Placement:
 
     def expect(self, now: float) -> float:
         """When its prompt will likely be done: for answers whose first byte does not tell."""
-        load = self.instance.load
-        left = load.ms_per_token * load.pending_tokens / 1000 - (now - load.progress_at)
-        self.expected_at = at = now + left if left > 0.0 else now
+        self.expected_at = at = now + backlog_ms(self.instance.load, now) / 1000
         return at
 
     def begun(self, now: float, teaches: bool = True) -> None:
@@ -97,6 +95,14 @@ class Placement:
         load = self.instance.load
         load.pending_tokens -= self.tokens
         load.progress_at = progress_at
+
+
+def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
+    """Them as they are now."""
+    return [
+        (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
+        for i in instances
+    ]
 
 
 def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:

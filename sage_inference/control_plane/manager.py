@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.load import Placement, as_seen
 from sage_inference.control_plane.placing import Placer, first_byte_ms, healthy
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import Rates, retry_after_s
@@ -261,9 +261,7 @@ class ControlPlaneManager:
         rates.uncached_tokens += need
         if need < 1:
             need = 1
-        seen = [
-            (i, i.active_requests, (x := i.load).pending_tokens, x.progress_at, x.ms_per_token) for i in group
-        ]
+        seen = () if self.on_placed is None else as_seen(group)
         placement = ticket.load = Placement(instance, need, now)
         placement.request, placement.decision, placement.seen = request, decision, seen
         if self.on_placed is not None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class DecisionFile:
-    """Placements are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
+    """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
 
     A file that cannot be written is told once.
     """

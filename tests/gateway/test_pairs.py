@@ -51,6 +51,18 @@ def fleet(**kinds: tuple[RogueEngine, str]) -> Iterator[InProcess]:
         nothing_left(g)
 
 
+@contextmanager
+def full_pair(p: RogueEngine, d: RogueEngine) -> Iterator[InProcess]:
+    """The decoding instance has one slot, and a request in it."""
+    one = InstanceSettings(url=d.url, name="d", kind="decoding", max_concurrent_requests=1)
+    with p, d, gateway(InstanceSettings(url=p.url, name="p", kind="prefilling"), one) as g:
+        with Caller(g.port) as first:
+            first.chat()
+            d.arrived.get(timeout=5)
+            yield g
+        nothing_left(g)
+
+
 def nothing_left(g: InProcess) -> None:
     g.until(
         lambda r: (
@@ -218,19 +230,14 @@ def test_who_leaves_is_told_to_the_engine_at_work_at_once(leg: str) -> None:
 
 def test_who_leaves_between_the_legs_reaches_no_decoding_instance() -> None:
     p, d = RogueEngine(PREFILLED), RogueEngine(hang)
-    one = InstanceSettings(url=d.url, name="d", kind="decoding", max_concurrent_requests=1)
-    with p, d, gateway(InstanceSettings(url=p.url, name="p", kind="prefilling"), one) as g:
-        with Caller(g.port) as first, Caller(g.port) as second:
-            first.chat()
-            d.arrived.get(timeout=5)
-            second.chat()
-            g.until(lambda r: r.gateway.manager.queued == 1)
-            counts = g.ask(lambda r: [i.active_requests for i in r.gateway.registry.instances.values()])
-            assert counts == [0, 1]  # one slot at a time
-            second.sock.close()
-            g.until(lambda r: r.gateway.manager.queued == 0)
-        nothing_left(g)
-        assert (len(p.requests), len(d.requests)) == (2, 1)
+    with full_pair(p, d) as g, Caller(g.port) as second:
+        second.chat()
+        g.until(lambda r: r.gateway.manager.queued == 1)
+        counts = g.ask(lambda r: [i.active_requests for i in r.gateway.registry.instances.values()])
+        assert counts == [0, 1]  # one slot at a time
+        second.sock.close()
+        g.until(lambda r: r.gateway.manager.queued == 0)
+    assert (len(p.requests), len(d.requests)) == (2, 1)
 
 
 def test_one_time_to_the_first_byte_covers_both_legs() -> None:
@@ -377,12 +384,7 @@ def test_who_waits_for_the_decoding_side_is_told_for_how_long_or_that_it_was_too
 
 def test_a_deadline_that_passes_between_the_legs_is_429() -> None:
     p, d = RogueEngine(PREFILLED), RogueEngine(hang)
-    one = InstanceSettings(url=d.url, name="d", kind="decoding", max_concurrent_requests=1)
-    with p, d, gateway(InstanceSettings(url=p.url, name="p", kind="prefilling"), one) as g:
-        with Caller(g.port) as first, Caller(g.port) as second:
-            first.chat()
-            d.arrived.get(timeout=5)
-            reply = second.chat("x-sage-deadline-ms: 60").reply()
-            assert (reply.status, reply.error["code"]) == (429, "deadline_exceeded")
-        nothing_left(g)
-        assert len(p.requests) == 2
+    with full_pair(p, d) as g, Caller(g.port) as second:
+        reply = second.chat("x-sage-deadline-ms: 60").reply()
+        assert (reply.status, reply.error["code"]) == (429, "deadline_exceeded")
+    assert len(p.requests) == 2

@@ -29,6 +29,7 @@ from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
 from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
 from sage_inference.gateway.relay.wheel import Wheel
@@ -201,6 +202,7 @@ class Gateway:
         self.wheel = wheel
         self._loop = asyncio.get_running_loop()
         self.clock = time.monotonic
+        self.coalescer = Coalescer(self._loop, self.clock)
         self.started_at = time.time()
         self.admin_token = admin_token
         self.registry = Registry(settings.aliases)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -12,20 +11,13 @@ from sage_inference.cli.schemas import ATTEMPT
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings
 from sage_inference.replay.workload import read_workload
 from tests.cli.shape import mistakes
-from tests.support.inprocess import InProcess, gateway
+from tests.support.decisions import attempts
+from tests.support.inprocess import gateway
 from tests.support.rogue import RogueEngine, ok, raw, sse
 from tests.support.wire import Caller
 
 SECRET = "the launch code is 0000"
 USED = '{"usage":{"prompt_tokens":70,"completion_tokens":7,"total_tokens":77}}'
-
-
-def attempts(g: InProcess, request_id: str) -> list[dict[str, Any]]:
-    with httpx.Client(trust_env=False) as client:
-        answer = client.get(f"{g.url}/admin/decisions/{request_id}")
-    found: list[dict[str, Any]] = answer.raise_for_status().json()["attempts"]
-    assert [mistakes(each, ATTEMPT) for each in found] == [[]] * len(found)
-    return found
 
 
 def two(first: RogueEngine, second: RogueEngine) -> tuple[InstanceSettings, InstanceSettings]:

@@ -72,6 +72,7 @@ class Exchange:
         "gateway",
         "head",
         "held",
+        "holds",
         "hoped",
         "idle_s",
         "instance",
@@ -79,6 +80,8 @@ class Exchange:
         "last",
         "length",
         "load",
+        "look_at",
+        "looked_at",
         "paced",
         "phase",
         "piece_at",
@@ -111,6 +114,9 @@ class Exchange:
     queued_at: float
     sent_at: float
     piece_at: float
+    look_at: int  # the count of chunks at which to look whether it is a fast stream: see ``coalescing``
+    looked_at: float
+    holds: int
     wheel: Wheel
     idle_s: float
     paced: bool  # whether embeddings on its GPU go by the gaps of its stream
@@ -234,8 +240,10 @@ class Exchange:
                 self._deliver(piece, end)
             else:  # a token of a stream, by far the most frequent event: one write, and no timer is moved
                 self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                self.chunks += 1
+                self.chunks = chunks = self.chunks + 1
                 self.last = piece
+                if chunks >= self.look_at:
+                    self.look_at = self.gateway.coalescer.look(self)
                 if self.paced:
                     self._note_gap()
                 self.caller.deadline = self.wheel.now + self.idle_s
@@ -345,7 +353,8 @@ class Exchange:
             self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
             assert self.instance is not None
             self.paced = gateway.manager.watches_gaps(self.instance)
-            self.piece_at = 0.0
+            self.piece_at = self.looked_at = 0.0
+            self.look_at = self.holds = 0
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()
@@ -460,6 +469,15 @@ class Exchange:
     def resume(self) -> None:
         if self.connection is not None:
             self.connection.resume()
+
+    def hold(self) -> None:
+        """It is faster than anyone reads: let its chunks gather in the socket."""
+        self.chunks += max(0, self.last.count(b"\n\n") - 1)  # each event of a piece may be a token
+        self.pause()
+
+    def release(self) -> None:
+        if not self.caller.reads_slowly:
+            self.resume()
 
     def _abandon(self) -> None:
         """Let go of queue place, connection attempt and connection, whichever there is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # What each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
@@ -21,7 +22,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
 
 
 @dataclass(frozen=True, slots=True)

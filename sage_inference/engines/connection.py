@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.engines.answer import HOP_BY_HOP, Answer, Headers
+from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
 from sage_inference.engines.known_heads import KnownHeads
 
 MAX_HEAD_BYTES = 65536
@@ -17,7 +17,10 @@ _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
-_known: KnownHeads[Answer] = KnownHeads(512)
+_MOST_ANSWERS = 512
+_known: KnownHeads[Answer] = KnownHeads(_MOST_ANSWERS)
+_answers: dict[tuple[int, tuple[Header, ...]], Answer] = {}
+_LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
 
 
 class Broken(Enum):
@@ -188,7 +191,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _begin_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
+        self._headers: list[Header] = []
         self._named: frozenset[bytes] = frozenset()  # headers that Connection declares to be for this hop
         self._length: int | None = None
         self._chunked = self._coded = self._answered = self._complete = self._surplus = False
@@ -300,14 +303,30 @@ class EngineConnection(asyncio.Protocol):
             self._chunked = False
         receiver = self._receiver
         if receiver is not None:
-            headers = [header for header in self._headers if header[0] not in self._named]
-            self._answer = Answer(status, headers)
+            headers = self._headers
+            if self._named:
+                headers = [header for header in headers if header[0] not in self._named]
+            self._answer = _answer(status, tuple(headers), self._head_bytes)
+            self._headers = []
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:
         if self._answered and not self._complete:
             self._complete = True
             self._pieces = len(self._body)
+
+
+def _answer(status: int, headers: tuple[Header, ...], size: int) -> Answer:
+    """One object for all answers of the same head: a thousand streams begin alike."""
+    if size > _LONGEST:
+        return Answer(status, headers)
+    key = status, headers
+    answer = _answers.get(key)
+    if answer is None:
+        if len(_answers) >= _MOST_ANSWERS:
+            _answers.clear()
+        answer = _answers[key] = Answer(status, headers)
+    return answer
 
 
 def _ends_once(data: bytes) -> bool:
@@ -317,7 +336,7 @@ def _ends_once(data: bytes) -> bool:
     return data.endswith(b"\r\n\r\n") and data[-5] not in b"\r\n"
 
 
-def _size(headers: Headers) -> int:
+def _size(headers: list[Header]) -> int:
     return sum(len(name) + len(value) + 4 for name, value in headers)
 
 

@@ -20,7 +20,7 @@ class Reply:
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: Headers = []
+        self.headers: Headers = ()
         self.length: int | None = None
         self._pieces: deque[bytes] = deque()
         self._size = 0

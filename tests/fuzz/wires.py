@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_TURNS = 500
+MOMENT_S = 0.01
 _EOF = EOFError()
 
 Dial = Callable[[asyncio.Protocol], "FakeTransport"]
@@ -41,12 +42,20 @@ class FuzzLoop(asyncio.SelectorEventLoop):
         return self._dial(protocol), protocol
 
     async def settle(self) -> None:
-        """Until nothing is left to do but to wait for bytes or for time."""
+        """Until nothing is left to do but to wait for bytes or, for longer than a moment, for time."""
         for _ in range(MAX_TURNS):
             await asyncio.sleep(0)
-            if not self._ready:  # type: ignore[attr-defined]
+            if not self._ready and not self._let_a_moment_pass():  # type: ignore[attr-defined]
                 return
         self.crashes.append(f"still busy after {MAX_TURNS} turns of the event loop")
+
+    def _let_a_moment_pass(self) -> bool:
+        """Go on to the next timer, if it is due as soon as that; False if none is."""
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        if self._now is None or not timers or timers[0].when() > self._now + MOMENT_S:
+            return False
+        self._now = timers[0].when()
+        return True
 
 
 class FakeTransport(asyncio.Transport):
@@ -117,7 +126,16 @@ class FakeTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """What came in pieces while nobody read is read as one."""
+        gathered = b""
+        while self._incoming and isinstance(self._incoming[0], bytes):
+            gathered += self._incoming.popleft()  # type: ignore[operator]
+        if gathered:
+            self._incoming.appendleft(gathered)
+        self._pump()
 
     def is_reading(self) -> bool:
         return self._reading and not self._closing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ class InstanceLoad:
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
-    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine.
+    ``busy_ms / busy_tokens``, from what was sent after ``lost_at``. ``window_tokens``: pending tokens that may
+    wait inside the engine.
     """
 
     pending_tokens: int = 0
@@ -117,6 +119,21 @@ class InstanceLoad:
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
     window_tokens: float = 8192
+    lost_at: float = -math.inf
+
+    def forget(self, now: float) -> None:
+        """What was learned is void: the instance is out of service.
+
+        What it has still to answer will teach nothing either: one answer after a minute's hang would make it
+        look so slow that nothing was given to it any more.
+        """
+        fresh = InstanceLoad()
+        self.ms_per_token, self.busy_ms, self.busy_tokens = (
+            fresh.ms_per_token,
+            fresh.busy_ms,
+            fresh.busy_tokens,
+        )
+        self.lost_at = now
 
 
 class RequestMetadata(msgspec.Struct, gc=False):

@@ -29,7 +29,7 @@ class Shape:
     down_s: float = 20.0
     after_s: float = 20.0
     per_s: float = 20.0
-    prompt_words: int = 600
+    prompt_words: int = 2400
     output_tokens: int = 40
     speed: float = 1.0
 

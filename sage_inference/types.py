@@ -109,8 +109,9 @@ class InstanceLoad:
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
-    ``busy_ms / busy_tokens``, from what was sent after ``lost_at``. ``window_tokens``: pending tokens that may
-    wait inside the engine.
+    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
+    it last went out of service; an answer to what was sent before teaches nothing, for who was given one after a
+    minute's hang would look too slow to be given anything more.
     """
 
     pending_tokens: int = 0
@@ -120,20 +121,6 @@ class InstanceLoad:
     busy_tokens: float = 20000.0
     window_tokens: float = 8192
     lost_at: float = -math.inf
-
-    def forget(self, now: float) -> None:
-        """What was learned is void: the instance is out of service.
-
-        What it has still to answer will teach nothing either: one answer after a minute's hang would make it
-        look so slow that nothing was given to it any more.
-        """
-        fresh = InstanceLoad()
-        self.ms_per_token, self.busy_ms, self.busy_tokens = (
-            fresh.ms_per_token,
-            fresh.busy_ms,
-            fresh.busy_tokens,
-        )
-        self.lost_at = now
 
 
 class RequestMetadata(msgspec.Struct, gc=False):

@@ -227,9 +227,9 @@ class ControlPlaneManager:
     # What the gateway calls
 
     def instance_down(self, instance: ExecutionInstance) -> None:
-        """It died or left: whatever it had cached is gone, and who comes in its stead may be of another pace."""
+        """It died or left: whatever it had cached is gone."""
         self._placer.prefixes.clear(instance)
-        instance.load.forget(self._clock())
+        instance.load.lost_at = self._clock()
 
     def use(self, policy: SchedulingPolicy, by_model: dict[str, SchedulingPolicy] | None = None) -> None:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""

@@ -120,7 +120,7 @@ def test_a_request_that_finds_an_engine_gone_has_it_probed_soon_and_not_at_the_n
 
 
 def test_the_first_byte_after_a_hang_teaches_no_pace() -> None:
-    """Else an engine that hung for a minute would look too slow to be given anything, for ever."""
+    """Else an engine that hung for a minute would look too slow to be given anything more."""
     with RogueEngine(good_when_told) as engine, gateway(engine, health=OFTEN) as g, Caller(g.port) as caller:
         caller.chat(stream=True)
         engine.arrived.get(timeout=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,9 @@ class InstanceLoad:
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
-    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine.
+    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
+    it last went out of service; an answer to what was sent before teaches nothing, for who was given one after a
+    minute's hang would look too slow to be given anything more.
     """
 
     pending_tokens: int = 0
@@ -117,6 +120,7 @@ class InstanceLoad:
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
     window_tokens: float = 8192
+    lost_at: float = -math.inf
 
 
 class RequestMetadata(msgspec.Struct, gc=False):

@@ -68,7 +68,7 @@ class Placement:
         """
         if self.pending:
             load = self.instance.load
-            if teaches:
+            if teaches and self.pushed_at > load.lost_at:
                 learn(load, self.tokens, (now - max(load.progress_at, self.pushed_at)) * 1000)
             self._no_longer_pending(now)
 

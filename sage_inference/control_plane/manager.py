@@ -110,16 +110,28 @@ class ControlPlaneManager:
 
     def can_retry(self, ticket: Ticket) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
-        if not self.rates.may_retry():
+        if not (self.rates.may_retry() or self._lost_its_instance(ticket)):
             return False
-        request = ticket.request
-        group = self.registry.group(request.effective_model_name, request.route)
-        return bool(healthy(group, ticket.tried))
+        return bool(healthy(self._group_of(ticket), ticket.tried))
 
     def retry(self, ticket: Ticket) -> None:
         """Place a released request elsewhere than where it was tried, or queue it again."""
         self.rates.retried += 1
+        self.rates.moved += self._lost_its_instance(ticket)
         self.go_on(ticket)
+
+    def is_lost(self, ticket: Ticket, instance: ExecutionInstance) -> bool:
+        """Whether ``instance`` is out of service while another, not tried yet, is well."""
+        if instance.state is EngineState.READY:
+            return False
+        group = self._group_of(ticket)
+        return any(i.state is EngineState.READY and i not in ticket.tried for i in group)
+
+    def _lost_its_instance(self, ticket: Ticket) -> bool:
+        return bool(ticket.tried) and self.is_lost(ticket, ticket.tried[-1])
+
+    def _group_of(self, ticket: Ticket) -> Group:
+        return self.registry.group(ticket.request.effective_model_name, ticket.request.route)
 
     def go_on(self, ticket: Ticket) -> None:
         """Place a request that was submitted before: again, or its next leg. Raises ``Refusal``."""
@@ -217,6 +229,7 @@ class ControlPlaneManager:
     def instance_down(self, instance: ExecutionInstance) -> None:
         """It died or left: whatever it had cached is gone."""
         self._placer.prefixes.clear(instance)
+        instance.load.lost_at = self._clock()
 
     def use(self, policy: SchedulingPolicy, by_model: dict[str, SchedulingPolicy] | None = None) -> None:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""

@@ -17,12 +17,13 @@ class Rates:
         self.submitted = 0
         self.finished = 0
         self.retried = 0
+        self.moved = 0  # of them, those whose instance was out of service while another was well
         self.prompt_tokens = 0  # of placed requests, estimated
         self.uncached_tokens = 0  # those of them that their instances likely had not cached
         self._past: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
 
     def tick(self, now: float) -> None:
-        self._past.append((now, self.submitted, self.finished, self.retried))
+        self._past.append((now, self.submitted, self.finished, self.retried - self.moved))
 
     def finished_per_s(self, now: float) -> float:
         if not self._past or now <= self._past[0][0]:
@@ -30,9 +31,13 @@ class Rates:
         return (self.finished - self._past[0][2]) / (now - self._past[0][0])
 
     def may_retry(self) -> bool:
-        """Retries stay within 20 % of recent requests plus 10 a window, so that they can't make a storm."""
+        """Retries stay within 20 % of recent requests plus 10 a window, so that they can't make a storm.
+
+        Those of an instance that is lost don't count: they come once an ejection, and who loses them all at
+        once would else fail most of them.
+        """
         past = self._past[0] if self._past else (0.0, 0, 0, 0)
-        return self.retried - past[3] < 10 + 0.2 * (self.submitted - past[1])
+        return self.retried - self.moved - past[3] < 10 + 0.2 * (self.submitted - past[1])
 
 
 def retry_after_s(ahead: int, rate: float) -> int:

@@ -35,7 +35,7 @@ class Receiver(Protocol):
     """Who gets an answer: its head, then pieces of its body, the last one with ``end``.
 
     ``engine_failed`` comes instead of what is missing. ``length`` is None where the body's end is not
-    told in advance.
+    told in advance. ``engine_is_silent``: the engine answers nobody, and it is up to the receiver to leave.
     """
 
     def engine_answers(self, answer: Answer, length: int | None) -> None: ...
@@ -43,6 +43,8 @@ class Receiver(Protocol):
     def engine_sends(self, piece: bytes, end: bool) -> None: ...
 
     def engine_failed(self, how: Broken, detail: str) -> None: ...
+
+    def engine_is_silent(self) -> None: ...
 
 
 class EngineConnection(asyncio.Protocol):
@@ -115,6 +117,11 @@ class EngineConnection(asyncio.Protocol):
         """Close at once and tell no one: the engine sees its caller leave."""
         self._receiver = None
         self.transport.abort()
+
+    def engine_is_silent(self) -> None:
+        """Tell who waits for an answer, if anybody does."""
+        if self._receiver is not None:
+            self._receiver.engine_is_silent()
 
     def pause(self) -> None:
         if not self.transport.is_closing():

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import ECONNRESET
 
 from sage_inference.engines.connection import EngineConnection
 
@@ -50,6 +51,7 @@ class Pool:
         self.address = address
         self._loop = loop or asyncio.get_running_loop()
         self._idle: dict[EngineConnection, None] = {}
+        self._open: set[EngineConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ssl = ssl.create_default_context() if address.tls else None
         self._closed = False
@@ -92,6 +94,10 @@ class Pool:
         except OSError as error:
             failed(error)
         else:
+            if connection.is_closed:  # already: it will never tell that it was lost
+                failed(ConnectionResetError(ECONNRESET, "closed as soon as it was made"))
+                return
+            self._open.add(connection)
             made(connection)
 
     def _release(self, connection: EngineConnection) -> None:
@@ -101,12 +107,19 @@ class Pool:
             self._idle[connection] = None
 
     def _lost(self, connection: EngineConnection) -> None:
+        self._open.discard(connection)
         self._idle.pop(connection, None)
 
     def drop_idle(self) -> None:
         """Close what is idle: after a refusal, none of it is of use."""
         while self._idle:
             self._idle.popitem()[0].discard()
+
+    def engine_is_silent(self) -> None:
+        """The engine answers nobody: tell all who wait for it, and keep no connection for the next."""
+        self.drop_idle()
+        for connection in list(self._open):
+            connection.engine_is_silent()
 
     def close(self) -> None:
         """Keep nothing from now on; exchanges that run end by themselves."""

@@ -92,6 +92,9 @@ class Reply:
         self._failure = CutShortError(f"the gateway {detail}")
         self._wake()
 
+    def engine_is_silent(self) -> None:
+        """No engine is at the other end."""
+
 
 class Callers:
     """Connections to one gateway from within its process; for use on its event loop."""

@@ -24,6 +24,7 @@ log = logging.getLogger("sage_inference.fleet")
 FIRST_LOOK_S = 1.0  # how long a start waits for engines to say what they are
 RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
 EMBEDDINGS = "/v1/embeddings"
+SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # models come and go on a running engine (adapters)
 
 
@@ -168,18 +169,35 @@ class Fleet:
         name = engine.instance.instance_id
         refreshed = -REFRESH_S
         while True:
-            was = engine.instance.state
+            engine.lost.clear()
             now = time.monotonic()
-            if engine.detected is None or was is not EngineState.READY or now - refreshed >= REFRESH_S:
-                if await self._look(engine):
-                    refreshed = now
-            else:
-                await self._probe(engine)
+            due = engine.instance.state is not EngineState.READY or now - refreshed >= REFRESH_S
+            if await self._may_be_asked(engine) and due and await self._look(engine):
+                refreshed = now
             engine.sync()
-            self._say(engine, was)
+            self._say(engine)
             self._looked[name].set()
+            if engine.health.is_silent:
+                engine.pool.engine_is_silent()
+            await self._rest(engine)
+
+    async def _rest(self, engine: Engine) -> None:
+        """Until the next probe is due; a request that finds the engine gone brings that forward."""
+        now = time.monotonic()
+        soonest = now + SHORTEST_REST_S
+        while (left := max(soonest, engine.health.next_probe_at(now)) - now) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await engine.lost.wait()
+                    engine.lost.clear()
+                    self._say(engine)
             now = time.monotonic()
-            await asyncio.sleep(max(0.05, engine.health.next_probe_at(now) - now))
+
+    async def _may_be_asked(self, engine: Engine) -> bool:
+        """Probe what is known: while it hangs, each question more would keep a connection of it."""
+        if engine.detected is None:
+            return True
+        return await self._probe(engine) and engine.health.state is EngineState.READY
 
     async def _look(self, engine: Engine) -> bool:
         """Ask the engine what it is, unless it is not even healthy."""
@@ -251,10 +269,11 @@ class Fleet:
             engine.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
 
-    def _say(self, engine: Engine, was: EngineState) -> None:
+    def _say(self, engine: Engine) -> None:
         state = engine.instance.state
-        if state is was:
+        if state is engine.said:
             return
+        engine.said = state
         name = engine.instance.instance_id
         if state is EngineState.READY:
             models = ", ".join(engine.instance.models)

@@ -191,6 +191,8 @@ class GatewayProtocol(HttpToolsProtocol):
             elif running is None:
                 if self._in_head:
                     self._await_head()
+                elif self._in_message and not self.pipeline:  # a body for the application
+                    self.arm(self.gateway.timeouts.body_s)
             elif not running.whole:
                 self.arm(self.gateway.timeouts.body_s)
 
@@ -275,7 +277,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._check_head()
         route = self._route()
         if route is None:
-            self.arm(math.inf)
+            if self.running is None:
+                self.arm(math.inf)
             self._begin_scope()
             super().on_headers_complete()
             if 0 < len(self.pipeline) < _PIPELINED:
@@ -337,6 +340,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
+            if not self.pipeline:
+                self.arm(self.gateway.timeouts.keep_alive_s if cycle.response_complete else math.inf)
         elif not cycle.response_complete:
             cycle.whole = True
             if cycle is self.running:
@@ -432,6 +437,8 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.arm(self.gateway.timeouts.body_s)
         else:
             super()._start_asgi_task(cycle, app)
+            if cycle.more_body:
+                self.arm(self.gateway.timeouts.body_s)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -472,13 +479,16 @@ class GatewayProtocol(HttpToolsProtocol):
     # Ends
 
     def timed_out(self) -> None:
-        timeouts, running = self.gateway.timeouts, self.running
+        timeouts, running, cycle = self.gateway.timeouts, self.running, self.cycle
         if running is not None and running.whole:
             running.timed_out()
         elif running is not None:
             running.fail(errors.request_timeout("body", timeouts.body_s))
         elif self._in_head:
             self._refuse(errors.request_timeout("headers", timeouts.header_s))
+        elif self._in_message and isinstance(cycle, RequestResponseCycle) and not cycle.response_started:
+            cycle.disconnected = True  # what the application has to say comes too late
+            self._refuse(errors.request_timeout("body", timeouts.body_s))
         else:
             self.transport.close()
 
@@ -488,7 +498,7 @@ class GatewayProtocol(HttpToolsProtocol):
         running, cycle = self.running, self.cycle
         if running is not None:
             return running.whole
-        return cycle is not None and not cycle.response_complete
+        return cycle is not None and not (cycle.response_complete or cycle.disconnected)
 
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any exchange, and close."""

@@ -74,6 +74,8 @@ class Engine:
         self.last_error: str | None = None
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change what is thought of it
+        self.said = instance.state  # what was last logged
+        self.lost = asyncio.Event()  # it went out of service since its watcher last looked
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
         self.recent_ttfb = RecentMean(self.ttfb)
@@ -192,6 +194,7 @@ class Engine:
             instance.state = state
             if state is not EngineState.READY:
                 self._on_loss(instance)
+                self.lost.set()
             self._on_change()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,13 +41,78 @@ def test_five_consecutive_errors_eject_and_four_do_not() -> None:
     assert health.state is EJECTED
 
 
-def test_the_back_off_doubles_from_one_second_to_sixty() -> None:
+def test_the_back_off_doubles_from_one_second_to_five() -> None:
     health, now, waits = healthy(), 100.0, []
-    for _ in range(8):
+    for _ in range(5):
         health.probe_failed(now)
         waits.append(health.next_probe_at(now) - now)
         now = health.next_probe_at(now)
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits == [1, 2, 4, 5, 5]
+
+
+@pytest.mark.parametrize("away_s", [1, 30, 600, 36_000])
+def test_a_return_is_noticed_within_five_seconds_however_long_it_was_away(away_s: float) -> None:
+    health, now = healthy(), 100.0
+    while now < 100.0 + away_s:
+        health.probe_failed(now)
+        now = health.next_probe_at(now)
+    assert now - (100.0 + away_s) <= 5
+    health.probe_ok(now)
+    assert health.state is READY
+
+
+def flaps(health: Health, now: float, times: int) -> float:
+    """It goes and comes back, as soon as it is let; the moment of its last return."""
+    for _ in range(times):
+        health.refused(now)
+        while health.state is not READY:
+            now = health.next_probe_at(now)
+            health.probe_ok(now)
+        now += 0.1
+    return now
+
+
+def test_who_comes_and_goes_has_to_be_well_for_longer_each_time() -> None:
+    health, waits, now = healthy(), [], 100.0
+    for _ in range(5):
+        began = now
+        now = flaps(health, now, 1)
+        waits.append(round(now - began - 0.1 - 1.0, 1))  # after its first good probe, 1 s on
+    assert waits == [0, 1, 2, 4, 4]
+
+
+def test_while_it_proves_itself_answers_do_not_restore_it_and_failures_begin_anew() -> None:
+    health = healthy()
+    now = flaps(health, 100.0, 2)
+    health.refused(now)
+    health.answered(200, now + 0.5)
+    assert health.state is EJECTED
+    health.probe_ok(now + 1)
+    health.refused(now + 2.5)
+    health.probe_ok(now + 3.5)  # well for 2 s, were it not for the refusal
+    assert health.state is EJECTED
+    health.probe_ok(now + 5.5)
+    assert health.state is READY
+
+
+def test_a_minute_of_health_is_proof_enough() -> None:
+    health = healthy()
+    now = flaps(health, 100.0, 3) + 61
+    health.refused(now)
+    health.answered(200, now + 0.1)
+    assert health.state is READY
+
+
+def test_two_failed_probes_in_a_row_are_silence_unless_an_answer_came_between() -> None:
+    health = healthy()
+    health.probe_failed(1.0)
+    assert not health.is_silent
+    health.probe_failed(2.0)
+    assert health.is_silent
+    health.answered(200, 2.5)
+    assert not health.is_silent
+    health.probe_failed(4.0)
+    assert not health.is_silent
 
 
 def test_many_failures_at_once_are_one_step_of_the_back_off() -> None:
@@ -66,11 +132,26 @@ def test_a_draining_engine_stays_so_while_it_answers_and_is_back_after_it_was_go
     assert health.state is READY
 
 
-EVENTS = st.sampled_from(["probe_ok", "probe_failed", "refused", "ok", "error"])
+def test_a_successor_that_was_up_before_a_probe_missed_the_one_that_drained_is_tried_after_ten_seconds() -> (
+    None
+):
+    health = healthy()
+    health.draining(1.0)
+    health.probe_ok(10.9)
+    assert health.state is DRAINING
+    assert health.next_probe_at(10.9) <= 11.9
+    health.probe_ok(11.0)
+    assert health.state is READY
+    health.draining(11.5)  # it was still the old one
+    health.probe_ok(12.0)
+    assert health.state is DRAINING
+
+
+EVENTS = st.sampled_from(["probe_ok", "probe_failed", "refused", "draining", "ok", "error"])
 
 
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
-def test_the_next_probe_is_never_past_nor_over_a_minute_away(events: list[tuple[str, float]]) -> None:
+def test_the_next_probe_is_never_past_nor_over_six_seconds_away(events: list[tuple[str, float]]) -> None:
     health, now = healthy(), 0.0
     for event, later in events:
         now += later
@@ -78,8 +159,24 @@ def test_the_next_probe_is_never_past_nor_over_a_minute_away(events: list[tuple[
             health.answered(200 if event == "ok" else 500, now)
         else:
             getattr(health, event)(now)
-        assert 0 <= health.next_probe_at(now) - now <= 60
-        if event in ("probe_ok", "ok"):
-            assert health.state is READY
+        assert 0 <= health.next_probe_at(now) - now <= 6
         if event in ("probe_failed", "refused"):
             assert health.state is EJECTED
+
+
+@given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
+def test_whatever_came_before_good_probes_restore_it_within_fifteen_seconds(
+    events: list[tuple[str, float]],
+) -> None:
+    health, now = healthy(), 0.0
+    for event, later in events:
+        now += later
+        if event in ("ok", "error"):
+            health.answered(200 if event == "ok" else 500, now)
+        else:
+            getattr(health, event)(now)
+    back = now
+    while health.state is not READY:
+        now = health.next_probe_at(now)
+        health.probe_ok(now)
+    assert now - back <= 15

@@ -148,6 +148,19 @@ def test_a_retry_goes_elsewhere_and_never_back_while_another_is_up() -> None:
     assert not m.can_retry(ticket)
 
 
+def test_the_requests_of_a_lost_instance_may_go_to_a_healthy_one_when_the_budget_is_spent() -> None:
+    a, b = instance("a", 9), instance("b", 9)
+    m = manager(a, b)
+    m.rates.retried = 1000
+    ticket = submit(m, Ticket())
+    ticket.tried = (a,)
+    assert not m.can_retry(ticket)
+    a.state = EngineState.EJECTED
+    assert m.can_retry(ticket)
+    b.state = EngineState.EJECTED  # nobody is well: now it would be a storm
+    assert not m.can_retry(ticket)
+
+
 def test_what_waits_for_a_removed_model_is_refused() -> None:
     a = instance("a")
     m = manager(a, instance("b", model="n"))

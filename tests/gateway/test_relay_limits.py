@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,86 @@ def test_a_body_that_stops_half_way_is_408_after_body_s(known: bool, pipelined: 
         assert (reply.status, reply.headers["connection"]) == (408, "close")
         assert "body" in reply.error["message"]
         assert caller.closed()
+
+
+POLICY = post("/admin/policy", b'{"policy":"random"}').replace(b"POST", b"PUT")
+CHUNKED = b"PUT /admin/policy HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n13\r\n{"
+
+
+@pytest.mark.parametrize("pipelined", [b"", post(CHAT, chat()), POLICY], ids=["alone", "relayed", "answered"])
+@pytest.mark.parametrize("stalled", [POLICY[:-3], POLICY[:-19], CHUNKED], ids=["part", "none", "chunked"])
+def test_a_body_for_the_application_that_stops_half_way_is_408_after_body_s(
+    stalled: bytes, pipelined: bytes
+) -> None:
+    timeouts = TimeoutSettings(body_s=0.2, header_s=60)
+    with RogueEngine(ok("done")) as engine, gateway(engine, timeouts=timeouts) as g, Caller(g.port) as caller:
+        caller.send(pipelined + stalled)
+        if pipelined:
+            assert caller.reply().status == 200
+        reply = caller.reply()
+        assert (reply.status, reply.headers["connection"]) == (408, "close")
+        assert "body" in reply.error["message"]
+        assert caller.closed()
+
+
+def test_a_body_for_the_application_that_comes_slowly_is_served_and_its_connection_kept() -> None:
+    timeouts = TimeoutSettings(body_s=0.3, keep_alive_s=20)
+    with RogueEngine(ok("done")) as engine, gateway(engine, timeouts=timeouts) as g, Caller(g.port) as caller:
+        caller.send(POLICY[:-19])
+        drip(caller, POLICY[-19:], 0.04)  # more than twice body_s in all
+        assert b'"policy":"random"' in caller.reply().body
+        time.sleep(0.6)  # idle for longer than body_s
+        assert caller.chat().reply().body == b"done"
+
+
+@pytest.mark.parametrize("behind", [b"", POLICY[:-3]], ids=["alone", "another's body behind it"])
+def test_the_applications_own_time_is_not_the_bodys(behind: bytes) -> None:
+    timeouts = TimeoutSettings(body_s=0.2, keep_alive_s=0.2)
+    with RogueEngine(ok("done")) as engine, gateway(engine, timeouts=timeouts) as g:
+
+        async def slowly(scope: Any, receive: Any, send: Any) -> None:
+            while (await receive())["more_body"]:
+                pass
+            await asyncio.sleep(0.6)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        g.ask(lambda r: setattr(r.server.config, "loaded_app", slowly))
+        with Caller(g.port) as caller:
+            assert caller.send(POLICY[:-3]).send(POLICY[-3:] + behind).reply().status == 204
+            if behind:
+                assert caller.reply().status == 408
+
+
+def test_an_answer_given_before_the_body_has_come_is_not_followed_by_another() -> None:
+    timeouts = TimeoutSettings(body_s=0.2, keep_alive_s=20)
+    foreign = POLICY.replace(b"host: 127.0.0.1", b"host: evil.example")
+    with RogueEngine(ok("done")) as engine, gateway(engine, timeouts=timeouts) as g, Caller(g.port) as caller:
+        assert caller.send(foreign[:-3]).reply().status == 403
+        caller.send(foreign[-3:-2])
+        assert caller.closed()
+
+
+def test_a_body_that_comes_after_its_answer_leaves_an_idle_connection() -> None:
+    timeouts = TimeoutSettings(body_s=20, keep_alive_s=0.3)
+    foreign = POLICY.replace(b"host: 127.0.0.1", b"host: evil.example")
+    with (
+        RogueEngine(ok("done")) as engine,
+        gateway(engine, timeouts=timeouts) as g,
+        Caller(g.port, 5) as caller,
+    ):
+        assert caller.send(foreign[:-3]).reply().status == 403
+        caller.send(foreign[-3:])
+        assert caller.closed()
+
+
+def test_a_request_for_the_application_behind_a_relayed_one_does_not_stop_that_ones_time() -> None:
+    timeouts = TimeoutSettings(first_byte_s=0.4)
+    with RogueEngine(hang) as engine, gateway(engine, timeouts=timeouts) as g, Caller(g.port) as caller:
+        caller.chat()
+        engine.arrived.get(timeout=5)
+        caller.send(b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert [caller.reply().status, caller.reply().status] == [504, 200]
 
 
 def test_after_an_answer_the_keep_alive_time_begins_anew() -> None:

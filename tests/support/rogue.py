@@ -99,6 +99,8 @@ class RogueEngine:
         self.left: queue.Queue[Wire] = queue.Queue()  # connections whose caller left
         self.go = threading.Event()  # for answers that wait until the test lets them go on
         self.connections = 0
+        self.silent = False  # it answers no GET
+        self.loading = False  # GET /health answers 503
         self._socks: list[socket.socket] = []
         self._lock = threading.Lock()
         self._server = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -150,7 +152,8 @@ class RogueEngine:
             while True:
                 head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
                 if head.startswith(b"GET"):
-                    sock.sendall(self._get(head.split()[1].decode()))
+                    if not self.silent:
+                        sock.sendall(self._get(head.split()[1].decode()))
                     continue
                 if not self._probed and PROBE_TEXT[:30].encode() in body:
                     sock.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
@@ -177,6 +180,8 @@ class RogueEngine:
             },
         }
         status = "200 OK" if path in documents else "404 Not Found"
+        if path == "/health" and self.loading:
+            status = "503 Service Unavailable"
         body = json.dumps(documents.get(path, {"detail": "Not Found"})).encode()
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         return head.encode() + body

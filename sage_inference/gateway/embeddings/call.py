@@ -212,6 +212,14 @@ class EmbeddingCall:
             return
         self._failed(how, detail)
 
+    def engine_is_silent(self) -> None:
+        """It hangs: a healthy one may do the work instead, long before our own time is up."""
+        gateway, gone = self.service.gateway, self.instance
+        may_leave = len({*self.failed_at, gone}) <= gateway.retries
+        if self.state is State.SENT and may_leave and gateway.manager.is_lost(self, gone):
+            self._abandon()
+            self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
+
     def _not_connected(self, error: OSError) -> None:
         self.connecting = None
         self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")

@@ -283,6 +283,13 @@ class Exchange:
         self.engine.failed(how)
         self._elsewhere_or(errors.upstream_unreachable(self._at, detail))
 
+    def engine_is_silent(self) -> None:
+        """It hangs: nothing came yet, so a healthy one may do the work instead, long before our own time is up."""
+        assert self.instance is not None
+        if self.phase is _SENT and self.gateway.manager.is_lost(self, self.instance) and self._may_retry():
+            self._abandon()
+            self._retry()
+
     def _refused(self, error: OSError) -> None:
         assert self.engine is not None
         self.connecting = None

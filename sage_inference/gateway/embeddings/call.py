@@ -176,7 +176,7 @@ class EmbeddingCall:
         body = call_body(
             self.route,
             one.request.model,
-            [text.raw for text in batch.texts],
+            batch.raws,
             one.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )

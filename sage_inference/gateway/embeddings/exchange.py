@@ -89,7 +89,7 @@ class EmbeddingExchange(Exchange):
         most = self.gateway.embeddings.cuts_after(self.request.model, self.route.path)
         if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
             return False
-        return max(map(most_tokens, self.wanted.texts)) > most
+        return most_tokens(self.wanted.texts) > most
 
     @property
     def _asks_nothing_special(self) -> bool:
@@ -176,6 +176,7 @@ class EmbeddingExchange(Exchange):
                 return
         self._rest = None
         self._move(Phase.DONE)
+        self.job = None  # it points back here: freed at once, not by the collector
 
     # What the caller and the clock do
 

@@ -200,16 +200,24 @@ class EmbeddingService:
             call.room.ended(call.batch)
         self.pump_soon()
 
+    def sole_caller(self, call: EmbeddingCall) -> EmbeddingExchange | None:
+        """Who alone gets the call's answer, as it comes; None where its vectors have to be looked at.
+
+        From now on its texts are not under way any more: who asks for one of them gets it computed anew.
+        """
+        batch, alone = call.batch, call.alone
+        assert batch is not None
+        if alone is None or alone.job is None or self.aggregator.cache.max_bytes:
+            return None
+        if alone is not self.alone(batch):
+            return None  # somebody came to share it
+        del self._calls[batch]
+        self.aggregator.passed(batch, alone.job)
+        return alone
+
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         batch = call.batch
         assert batch is not None
-        alone = call.alone
-        # Nobody came to share it, and nobody is to find it later: its vectors need not be looked at.
-        if alone and alone.job and alone is self.alone(batch) and not self.aggregator.cache.max_bytes:
-            del self._calls[batch]
-            self.aggregator.passed(batch, alone.job)
-            alone.pass_on(answer)
-            return
         try:
             found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
         except BadAnswerError as error:

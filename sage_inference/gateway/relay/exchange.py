@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.control_plane.load import Placement
@@ -31,6 +32,8 @@ class Caller(Timed, Protocol):
     """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
 
     def write(self, data: bytes, /) -> None: ...
+
+    def writelines(self, pieces: Iterable[bytes], /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
 
@@ -393,7 +396,8 @@ class Exchange:
             if len(piece) < JOIN_BYTES:
                 piece = start + piece
             else:
-                self.caller.write(start)
+                self.caller.writelines((start, piece))  # one system call for both, and the piece is not copied
+                piece = b""
         if piece:
             self.caller.write(piece)
         if end:

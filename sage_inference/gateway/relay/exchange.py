@@ -396,7 +396,9 @@ class Exchange:
             if len(piece) < JOIN_BYTES:
                 piece = start + piece
             else:
-                self.caller.writelines((start, piece))  # one system call for both, and the piece is not copied
+                self.caller.writelines(
+                    (start, piece)
+                )  # one system call for both, and the piece is not copied
                 piece = b""
         if piece:
             self.caller.write(piece)
@@ -504,7 +506,7 @@ class Exchange:
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
         if effect & RELEASES:
             usage = self.usage
-            if usage is None and left is _DELIVERING and self.chunks:
+            if usage is None and left is _DELIVERING and self.chunks and self.route.type.is_llm:
                 usage = Usage(0, self.chunks)  # an engine that tells none is taken to send a token a chunk
             self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
 

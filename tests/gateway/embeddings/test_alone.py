@@ -331,3 +331,30 @@ def test_pieces_of_an_answer_that_tells_no_usage_are_not_taken_for_tokens() -> N
         assert caller.send(embed("a")).reply().body == b'{"data":[]}'
         nothing_left(g)
         assert [one.usage for one in kept] == [None]
+
+
+def test_what_an_engine_says_behind_its_whole_answer_reaches_nobody() -> None:
+    body = b'{"data":["first"]}'
+
+    def twice(wire: Wire) -> None:
+        wire.send(head(len(body)) + body)
+        wire.engine.go.wait(5)
+        wire.send(head(len(body)) + body)
+
+    with RogueEngine(twice, answering) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        assert caller.send(embed("a")).reply().body == body
+        pool = g.running.gateway.engines["e0"].pool
+        assert pool.idle == 1
+        engine.go.set()
+        g.until(lambda r: pool.idle == 0)
+        assert caller.send(embed("bb")).reply().body == vectors("bb")
+        nothing_left(g)
+
+
+def test_an_answer_ends_an_engines_time_of_being_busy() -> None:
+    busy = ok("{}", status="429 Too Many Requests")
+    with RogueEngine(busy, busy, answering) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        assert caller.send(embed("a")).reply().body == vectors("a")
+        room = g.running.gateway.embeddings.room_of(g.running.gateway.engines["e0"])
+        assert len(engine.requests) == 3
+        assert (room.overloads, room.closed_until) == (0, 0.0)

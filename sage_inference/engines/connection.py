@@ -113,6 +113,10 @@ class EngineConnection(asyncio.Protocol):
             self.transport.write(head)
             self.transport.write(body)
 
+    def hand_to(self, receiver: Receiver) -> None:
+        """What is still to come of the answer under way goes to another receiver."""
+        self._receiver = receiver
+
     def discard(self) -> None:
         """Close at once and tell no one: the engine sees its caller leave."""
         self._receiver = None

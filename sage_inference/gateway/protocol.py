@@ -67,6 +67,7 @@ class GatewayProtocol(HttpToolsProtocol):
         "wakes_at",
         "wheel",
         "write",
+        "writelines",
     )
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
@@ -97,7 +98,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.write = transport.write
+        self.write, self.writelines = transport.write, transport.writelines
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.limits.connections:

@@ -60,13 +60,15 @@ class Aggregator:
         if lane is None:
             lane = self.lanes[key] = Lane(key, model, route)
         job.lane, job.arrived = lane, now
+        job.counts, job.estimate = tokens, sum(tokens)
         self.jobs += 1
         self.size += job.size
         self.counters.requests += 1
         self.counters.texts += len(job.raws)
-        for place, raw in enumerate(job.raws):
-            self._want(job, place, raw, tokens[place], now)
-        if job.pending:
+        if self.cache.max_bytes or not lane.enter_whole(job):
+            for place, raw in enumerate(job.raws):
+                self._want(job, place, raw, tokens[place], now)
+        if job.whole or job.pending:
             lane.queue(job)
         self._tidy(lane)
         if not job.missing:
@@ -77,7 +79,8 @@ class Aggregator:
         lane = job.lane
         if lane is None:
             return []
-        self._forget(job)
+        if job.whole:
+            lane.divide(job)
         lane.remove(job)
         brought = set(map(id, job.pending))
         unwanted: dict[EmbeddingBatch, None] = {}
@@ -90,13 +93,13 @@ class Aggregator:
                 lane.drop(text)
             elif text.state is TextState.SENT and text.batch is not None and not text.batch.is_wanted:
                 unwanted[text.batch] = None
+        self._forget(job)
         self._tidy(lane)
         return list(unwanted)
 
     def refuse(self, lane: Lane, error: Any) -> list[EmbeddingBatch]:
         """What waits in it can't be served: its callers fail. Calls now unwanted are returned."""
-        waiting = [text for text in lane.texts.values() if text.state is TextState.WAITING]
-        return self._fail(waiting, error)
+        return self._fail(lane.all_waiting(), error)
 
     # Calls
 
@@ -134,12 +137,15 @@ class Aggregator:
         limits = self.limits(room)
         bulk = room.takes_bulk or not self.rules.merges
         full = lane.fills(limits, bulk=bulk)
-        texts = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
-        if not texts:
+        load = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
+        if isinstance(load, Job):
+            self.counters.wait_s += len(load.raws) * (now - load.arrived)
+        elif load:
+            self.counters.wait_s += sum(now - text.since for text in load)
+        else:
             return None
         self._turn += 1
-        self.counters.wait_s += sum(now - text.since for text in texts)
-        return self._sent(EmbeddingBatch(lane, texts, full=full), room)
+        return self._sent(EmbeddingBatch(lane, load, full=full), room)
 
     def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
         """The same call to another instance; what that does not take in one call goes back in line."""
@@ -178,8 +184,8 @@ class Aggregator:
 
     def passed(self, batch: EmbeddingBatch, job: Job) -> None:
         """The engine's answer went to its only caller as it was."""
-        self._forget(job)
         self.abandon(batch)
+        self._forget(job)
 
     def halve(self, batch: EmbeddingBatch) -> tuple[EmbeddingBatch, EmbeddingBatch] | None:
         """In two, so that a bad text fails only those who sent it; None if all of it is one caller's."""
@@ -202,8 +208,11 @@ class Aggregator:
 
     def abandon(self, batch: EmbeddingBatch) -> None:
         """It ended without vectors, and nobody wants them."""
-        for text in batch.texts:
-            batch.lane.drop(text)
+        if batch.whole is not None:
+            batch.lane.drop_whole(batch.whole)
+        else:
+            for text in batch.texts:
+                batch.lane.drop(text)
         self._tidy(batch.lane)
 
     # Inside
@@ -219,7 +228,7 @@ class Aggregator:
     def _want(self, job: Job, place: int, raw: bytes, tokens: int, now: float) -> None:
         lane = job.lane
         assert lane is not None
-        text = lane.texts.get(raw)
+        text = lane.find(raw)
         if text is not None:
             self.counters.shared_texts += 1
             if text.state is TextState.WAITING and job.interactive and not text.interactive:
@@ -257,9 +266,10 @@ class Aggregator:
 
     def _forget(self, job: Job) -> None:
         job.lane = None
+        job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
         self.jobs -= 1
         self.size -= job.size
 
     def _tidy(self, lane: Lane) -> None:
-        if not lane.texts:
+        if lane.is_empty:
             self.lanes.pop(lane.key, None)

@@ -13,33 +13,67 @@ if TYPE_CHECKING:
 
 
 class EmbeddingBatch:
-    """Texts of one lane on their way to an engine in one call. ``full``: it could not have taken more."""
+    """Texts of one lane on their way to an engine in one call. ``full``: it could not have taken more.
 
-    __slots__ = ("full", "lane", "size", "texts", "tokens")
+    ``whole``: a job that they are, all and nobody else's, and that is not divided.
+    """
 
-    def __init__(self, lane: Lane, texts: list[Text], *, full: bool = False) -> None:
+    __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "whole")
+
+    def __init__(self, lane: Lane, load: list[Text] | Job, *, full: bool = False) -> None:
         self.full = full
         self.lane = lane
-        self.texts = texts
-        self.tokens = sum(text.tokens for text in texts)
-        self.size = sum(len(text.raw) + 1 for text in texts)
-        for text in texts:
+        self.whole: Job | None = None
+        self._texts: list[Text] = []
+        if isinstance(load, Job):
+            self.whole = load
+            self.count = len(load.raws)
+            self.tokens = load.estimate
+            self.size = load.size + self.count
+            load.batch = self
+            return
+        self._texts = load
+        self.count = len(load)
+        self.tokens = sum(text.tokens for text in load)
+        self.size = sum(len(text.raw) + 1 for text in load)
+        for text in load:
             text.batch = self
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return self.count
+
+    @property
+    def raws(self) -> list[bytes]:
+        """The texts as JSON, in order."""
+        return [text.raw for text in self._texts] if self.whole is None else self.whole.raws
+
+    @property
+    def texts(self) -> list[Text]:
+        """One by one: what was whole is divided for it."""
+        if self.whole is not None:
+            self.lane.divide(self.whole)
+        return self._texts
+
+    def divided(self, texts: list[Text]) -> None:
+        """The job that it was made of is whole no more: these are its texts."""
+        self.whole = None
+        self._texts = texts
 
     @property
     def jobs(self) -> list[Job]:
         """Those who want any of it, each once."""
-        return list(dict.fromkeys(job for text in self.texts for job, _ in text.wanted))
+        if self.whole is not None:
+            return [self.whole]
+        return list(dict.fromkeys(job for text in self._texts for job, _ in text.wanted))
 
     @property
     def is_wanted(self) -> bool:
-        return any(text.wanted for text in self.texts)
+        return self.whole is not None or any(text.wanted for text in self._texts)
 
     def whole_of(self) -> Job | None:
         """The job whose texts these are, all of them and no others, and in its order; if there is one."""
+        if self.whole is not None:
+            return self.whole
         first = self.texts[0].wanted
         if len(first) != 1:
             return None

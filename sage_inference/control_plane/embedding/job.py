@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,24 +58,36 @@ class Owner(Protocol):
 
 
 class Job:
-    """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input."""
+    """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input.
+
+    It is ``whole`` as long as nobody needs to look at its texts one by one: as a rule they are nobody else's,
+    fit into one call, and so need not be told apart. Then ``state`` and ``batch`` are those of all its texts,
+    and ``texts`` and ``pending`` are empty. ``Lane.divide`` ends it.
+    """
 
     __slots__ = (
         "arrived",
+        "batch",
+        "counts",
+        "estimate",
         "lane",
         "missing",
         "owner",
         "pending",
         "raws",
         "size",
+        "state",
         "texts",
         "tokens",
         "vectors",
+        "whole",
     )
 
     def __init__(self, owner: Owner, raws: list[bytes]) -> None:
         self.owner = owner
         self.raws = raws
+        self.counts: Sequence[int] = ()  # of tokens, estimated; ``estimate`` is their sum
+        self.estimate = 0
         self.size = sum(map(len, raws))
         self.missing = len(raws)
         self.vectors: list[Any] = [None] * len(raws)
@@ -83,6 +96,9 @@ class Job:
         self.pending: deque[Text] = deque()  # those of its texts that were waiting when they were last seen
         self.lane: Lane | None = None
         self.arrived = 0.0
+        self.whole = False
+        self.state = TextState.WAITING
+        self.batch: EmbeddingBatch | None = None
 
     @property
     def interactive(self) -> bool:
@@ -91,6 +107,8 @@ class Job:
     @property
     def waits(self) -> bool:
         """Whether a text of it was not sent yet."""
+        if self.whole:
+            return self.state is TextState.WAITING
         return any(text.state is TextState.WAITING for text in self.pending)
 
     def give(self, place: int, vector: Any, tokens: int) -> None:

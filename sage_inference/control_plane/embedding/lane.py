@@ -12,7 +12,8 @@ from sage_inference.control_plane.embedding.limits import CallLimits
 class Lane:
     """``model`` and ``route`` say which instances may serve it; ``key`` is what its texts agree in.
 
-    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it.
+    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``wholes``
+    it is there by the job that it belongs to, until that is divided.
     """
 
     def __init__(self, key: Hashable, model: str, route: str) -> None:
@@ -20,6 +21,7 @@ class Lane:
         self.model = model
         self.route = route
         self.texts: dict[bytes, Text] = {}
+        self.wholes: dict[bytes, Job] = {}
         self.waiting = 0
         self.waiting_interactive = 0
         self.waiting_tokens = 0
@@ -39,6 +41,59 @@ class Lane:
         if self._interactive:
             times.append(self._interactive[0].arrived)
         return min(times, default=float("inf"))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits or is computed."""
+        return not self.texts and not self.wholes
+
+    def find(self, raw: bytes) -> Text | None:
+        """The text that is waiting or computed already; the job that it came with is divided."""
+        job = self.wholes.get(raw)
+        if job is not None:
+            self.divide(job)
+        return self.texts.get(raw)
+
+    def enter_whole(self, job: Job) -> bool:
+        """Its texts wait, as one. False: one of them is there already, or twice in it."""
+        raws = dict.fromkeys(job.raws, job)
+        known = len(raws) < len(job.raws)
+        if known or not (self.wholes.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
+            return False
+        self.wholes |= raws
+        job.whole = True
+        self._count_whole(job, 1)
+        return True
+
+    def divide(self, job: Job) -> None:
+        """Make single texts of what was whole; where they stand remains as it was."""
+        job.whole = False
+        for place, raw in enumerate(job.raws):
+            del self.wholes[raw]
+            self.texts[raw] = text = Text(raw, job.counts[place], job.arrived)
+            text.state, text.batch = job.state, job.batch
+            text.interactive = job.interactive
+            text.wanted.append((job, place))
+            job.texts.append(text)
+        if job.batch is not None:
+            job.batch.divided(list(job.texts))
+            job.batch = None
+        if job.state is TextState.WAITING:
+            job.pending.extend(job.texts)
+
+    def drop_whole(self, job: Job) -> None:
+        """Its call ended, and it was whole to the end."""
+        for raw in job.raws:
+            del self.wholes[raw]
+        job.whole = False
+        job.state, job.batch = TextState.GONE, None
+
+    def all_waiting(self) -> list[Text]:
+        """One by one: what was whole is divided."""
+        for job in dict.fromkeys(self.wholes.values()):
+            if job.state is TextState.WAITING:
+                self.divide(job)
+        return [text for text in self.texts.values() if text.state is TextState.WAITING]
 
     def enter(self, job: Job, text: Text) -> None:
         """A new text waits."""
@@ -62,7 +117,7 @@ class Lane:
         """Nobody wants it any more, or it has its vector."""
         if text.state is TextState.WAITING:
             self._count(text, -1)
-        text.state = TextState.GONE
+        text.state, text.batch = TextState.GONE, None
         if self.texts.get(text.raw) is text:
             del self.texts[text.raw]
 
@@ -108,22 +163,33 @@ class Lane:
             or bool(limits.size and self.waiting_size >= limits.size)
         )
 
-    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text]:
-        """The texts for a call within ``limits``: at least one if any waits. ``bulk``: such texts too."""
-        call = _Filling(limits)
+    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text] | Job:
+        """What goes in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
+
+        It is a job where that goes whole, and nothing with it.
+        """
+        call = _Filling(self, limits)
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
         for queue in reversed(queues) if bulk_first else queues:
             while queue:
-                before = len(call.texts)
+                before = call.count
                 if not self._fill(call, queue[0]):
-                    if queue is self._bulk and len(call.texts) > before:
+                    if queue is self._bulk and call.count > before:
                         queue.rotate(-1)  # it has had its turn
-                    return call.texts
+                    return call.load
                 queue.popleft()
-        return call.texts
+        return call.load
 
     def _fill(self, call: _Filling, job: Job) -> bool:
         """Whether all that still waits of a request went in."""
+        if job.whole:
+            if call.begin_with(job):
+                self._count_whole(job, -1)
+                job.state = TextState.SENT
+                return True
+            if not call.admits(1, job.counts[0], len(job.raws[0]) + 1):
+                return False
+            self.divide(job)
         while job.pending:
             text = job.pending[0]
             if text.state is TextState.WAITING:
@@ -140,6 +206,13 @@ class Lane:
         self.waiting_tokens += sign * text.tokens
         self.waiting_size += sign * (len(text.raw) + 1)
 
+    def _count_whole(self, job: Job, sign: int) -> None:
+        texts = len(job.raws)
+        self.waiting += sign * texts
+        self.waiting_interactive += sign * texts * job.interactive
+        self.waiting_tokens += sign * job.estimate
+        self.waiting_size += sign * (job.size + texts)
+
 
 def _keenest(text: Text) -> Job:
     """Who wants it soonest."""
@@ -149,15 +222,45 @@ def _keenest(text: Text) -> Job:
 class _Filling:
     """A call's texts, as they are put together."""
 
-    def __init__(self, limits: CallLimits) -> None:
-        self.texts: list[Text] = []
+    def __init__(self, lane: Lane, limits: CallLimits) -> None:
+        self.count = 0
+        self._lane = lane
         self._limits = limits
         self._tokens = self._size = 0
+        self._texts: list[Text] = []
+        self._whole: Job | None = None
+
+    @property
+    def load(self) -> list[Text] | Job:
+        return self._texts if self._whole is None else self._whole
+
+    def admits(self, count: int, tokens: int, size: int) -> bool:
+        """Whether so much more may go in; a first text may in any case."""
+        if not self.count and count == 1:
+            return True
+        return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)
+
+    def begin_with(self, job: Job) -> bool:
+        """Take it whole; False if something is in already, or it is too much."""
+        count = len(job.raws)
+        if self.count or not self.admits(count, job.estimate, job.size + count):
+            return False
+        self._whole = job
+        self._add(count, job.estimate, job.size + count)
+        return True
 
     def add(self, text: Text) -> bool:
-        tokens, size = self._tokens + text.tokens, self._size + len(text.raw) + 1
-        if self.texts and not self._limits.admit(len(self.texts) + 1, tokens, size):
+        size = len(text.raw) + 1
+        if not self.admits(1, text.tokens, size):
             return False
-        self.texts.append(text)
-        self._tokens, self._size = tokens, size
+        if self._whole is not None:
+            self._lane.divide(self._whole)
+            self._texts, self._whole = list(self._whole.texts), None
+        self._texts.append(text)
+        self._add(1, text.tokens, size)
         return True
+
+    def _add(self, count: int, tokens: int, size: int) -> None:
+        self.count += count
+        self._tokens += tokens
+        self._size += size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 DEFAULT_WINDOW_TOKENS = 8192  # of an engine that does not say how much it computes in a step
 
@@ -40,7 +41,7 @@ class CallLimits:
 
     def at_most(self, texts: int) -> CallLimits:
         """The same with a cap on the texts of a call."""
-        return replace(self, texts=_least(self.texts, texts))
+        return _capped(self, texts)
 
     def learn(self, *, texts: int = 0, size: int = 0) -> CallLimits:
         """The same after a refusal that told of a tighter limit."""
@@ -53,6 +54,11 @@ class CallLimits:
             and tokens <= self.tokens
             and (not self.size or size <= self.size)
         )
+
+
+@lru_cache(maxsize=1024)
+def _capped(limits: CallLimits, texts: int) -> CallLimits:
+    return replace(limits, texts=_least(limits.texts, texts))
 
 
 def _least(one: int, other: int) -> int:

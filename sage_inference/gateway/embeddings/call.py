@@ -5,6 +5,10 @@
        └──── elsewhere ──┴───────────┘
 
 A call that was not made for certain texts takes them when it is placed: what waits until then goes along.
+
+An answer that concerns one caller only is that caller's from its first byte on: the call ends, and its slot and
+its connection go over to the caller's exchange, which relays the answer like any other. All else is held until
+it is whole.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ class EmbeddingCall:
         "fresh",
         "instance",
         "lane",
+        "length",
         "load",
         "pieces",
         "request",
@@ -76,6 +81,7 @@ class EmbeddingCall:
 
     request: RequestMetadata
     answer: Answer | None
+    length: int | None
     engine: Engine
     pieces: list[bytes]
     instance: ExecutionInstance
@@ -176,31 +182,43 @@ class EmbeddingCall:
         body = call_body(
             self.route,
             one.request.model,
-            [text.raw for text in batch.texts],
+            batch.raws,
             one.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )
         return _JSON + one.credentials if self.engine.keeps_callers_key else _JSON, body
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
-        self.answer = answer
+        self.answer, self.length = answer, length
         self.engine.answered(answer.status)
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
+        assert self.answer is not None
         if not self.pieces:
+            if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
+                self._hand_over(caller, piece, end)
+                return
             now = self.service.gateway.clock()
             self.engine.ttfb.observe(now - self.sent_at)
             self.service.gateway.manager.first_byte(self)
         self.pieces.append(piece)
         if end:
             self.connection = None
-            assert self.answer is not None
             self._answered(EngineAnswer(self.answer, self.pieces, self.engine))
         elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
             self._abandon()
             self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
         else:
             self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
+
+    def _hand_over(self, caller: EmbeddingExchange, piece: bytes, end: bool) -> None:
+        assert self.connection is not None
+        if not end:  # else it is in the pool again
+            self.connection.hand_to(caller)
+        self.room.answered()
+        caller.adopt(self)
+        self._end()
+        caller.engine_sends(piece, end)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
@@ -292,7 +310,7 @@ class EmbeddingCall:
             self.service.failed(self, errors.from_refusal(refusal))
 
     def _end(self) -> None:
-        """The one place where a slot and its share of the room are given back."""
+        """The one place where its share of the room is given back, and its slot unless that was handed over."""
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)

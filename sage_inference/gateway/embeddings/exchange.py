@@ -21,6 +21,7 @@ from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.relay.phase import FINAL, Phase
 
 if TYPE_CHECKING:
+    from sage_inference.gateway.embeddings.call import EmbeddingCall
     from sage_inference.gateway.state import Engine
 
 
@@ -34,7 +35,7 @@ _CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_token
 class EmbeddingExchange(Exchange):
     """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
 
-    ``job`` is None where the request is relayed like any other.
+    ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``adopt``).
     """
 
     job: Job | None = None
@@ -89,7 +90,7 @@ class EmbeddingExchange(Exchange):
         most = self.gateway.embeddings.cuts_after(self.request.model, self.route.path)
         if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
             return False
-        return max(map(most_tokens, self.wanted.texts)) > most
+        return most_tokens(self.wanted.texts) > most
 
     @property
     def _asks_nothing_special(self) -> bool:
@@ -122,10 +123,15 @@ class EmbeddingExchange(Exchange):
             headers.append((b"x-compute-tokens", b"%d" % tokens))
         self._write(Answer(200, headers), body)
 
-    def pass_on(self, answer: EngineAnswer) -> None:
-        """The engine's answer is all ours: as it came."""
-        self.engine = answer.engine
-        self._write(answer.head, answer.pieces)
+    def adopt(self, call: EmbeddingCall) -> None:
+        """The answer to ``call`` is for this caller alone: it is relayed, and the call's slot is held for that."""
+        assert call.answer is not None
+        self.job = None
+        self.engine, self.instance, self.sent_at = call.engine, call.instance, call.sent_at
+        self.answer, self.length, self.status = call.answer, call.length, call.answer.status
+        self.connection, call.connection = call.connection, None
+        self.load, call.load = call.load, None
+        self._move(Phase.SENT)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:
         if isinstance(error, ApiError):
@@ -139,10 +145,10 @@ class EmbeddingExchange(Exchange):
             body = dialect.native_error(error.body)
         else:
             body = dialect.wrapped_error(error.status, self.route.path, error.body)
+        self.engine = error.engine
         if body is None:
-            self.pass_on(error)
+            self._write(error.head, error.pieces)
         else:
-            self.engine = error.engine
             self._write(Answer(error.status, [_JSON]), [body])
 
     @property
@@ -160,12 +166,14 @@ class EmbeddingExchange(Exchange):
     def _write(self, answer: Answer, body: list[bytes]) -> None:
         self.status = answer.status
         head = self._head(answer, sum(map(len, body)))
-        if self.truncated and answer.status == 200:
-            head = head[:-2] + _TRUNCATED
         self._arm(math.inf)
         # One packet, one system call; where that would copy much, two.
         self._rest = iter([head + body[0], *body[1:]] if len(body[0]) < JOIN_BYTES else [head, *body])
         self._pour()
+
+    def _head(self, answer: Answer, length: int | None) -> bytes:
+        head = super()._head(answer, length)
+        return head[:-2] + _TRUNCATED if self.truncated and answer.status == 200 else head
 
     def _pour(self) -> None:
         """Write on as long as the caller reads; ``resume`` comes back here."""
@@ -176,6 +184,7 @@ class EmbeddingExchange(Exchange):
                 return
         self._rest = None
         self._move(Phase.DONE)
+        self.job = None  # it points back here: freed at once, not by the collector
 
     # What the caller and the clock do
 

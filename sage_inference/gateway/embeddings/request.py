@@ -63,16 +63,21 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
     return EmbeddingRequest(texts, tuple(sorted(options)), base64)
 
 
-def token_count(text: bytes) -> int:
-    """Exact for token ids, else a guess."""
-    if text[:1] == b"[":
-        return text.count(b",") + 1
-    return max(1, len(text) // _BYTES_PER_TOKEN)
+def token_counts(texts: list[bytes]) -> list[int]:
+    """Exact for token ids, else a guess; either all ``texts`` are ids or none is."""
+    if are_ids(texts):
+        return [text.count(b",") + 1 for text in texts]
+    return [size // _BYTES_PER_TOKEN or 1 for size in map(len, texts)]
 
 
-def most_tokens(text: bytes) -> int:
-    """What it has at the most, with the two that an encoder puts round it."""
-    return 2 + (token_count(text) if text[:1] == b"[" else len(text) - 2)
+def are_ids(texts: list[bytes]) -> bool:
+    """Whether these texts are lists of token ids: all are, or none is."""
+    return texts[0][:1] == b"["
+
+
+def most_tokens(texts: list[bytes]) -> int:
+    """What the longest has at the most, with the two that an encoder puts round it."""
+    return 2 + (max(token_counts(texts)) if are_ids(texts) else max(map(len, texts)) - 2)
 
 
 def _texts(value: bytes) -> list[bytes] | None:

@@ -20,7 +20,7 @@ from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, rea
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
 from sage_inference.gateway.embeddings.refused import EngineAnswer
-from sage_inference.gateway.embeddings.request import token_count
+from sage_inference.gateway.embeddings.request import are_ids, token_counts
 from sage_inference.gateway.errors import ApiError
 from sage_inference.types import EngineState, ExecutionInstance
 
@@ -49,8 +49,8 @@ class EmbeddingService:
 
     def submit(self, job: Job, caller: EmbeddingExchange) -> None:
         """Take in a caller's texts. Raises ``Refusal`` where too much waits already, or one never fits."""
-        self._check_fit(job, caller)
-        counts = [token_count(raw) for raw in job.raws]
+        counts = token_counts(job.raws)
+        self._check_fit(job, counts, caller)
         self.aggregator.submit(
             job, caller.lane_key, caller.request.model, caller.wire_route, counts, self.gateway.clock()
         )
@@ -77,7 +77,7 @@ class EmbeddingService:
             or sum(lane.waiting_size for lane in lanes) > limits.queue_bytes
         )
 
-    def _check_fit(self, job: Job, caller: EmbeddingExchange) -> None:
+    def _check_fit(self, job: Job, counts: list[int], caller: EmbeddingExchange) -> None:
         """What no instance could ever take is refused before one is asked."""
         rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in self._group_of(caller)]
         size = max(map(len, job.raws))
@@ -85,12 +85,12 @@ class EmbeddingService:
         if size > payload:
             message = f"a text of {size} bytes fits no call: the engine takes {payload} bytes"
             raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
-        longest = max((room.text_tokens or 1 << 60 for room in rooms), default=1 << 60)
-        if any(room.truncates for room in rooms):
+        if not are_ids(job.raws) or any(room.truncates for room in rooms):
             return
-        for place, raw in enumerate(job.raws):
-            if raw[:1] == b"[" and token_count(raw) > longest:
-                message = f"text {place} has {token_count(raw)} tokens; the model takes {longest}"
+        longest = max((room.text_tokens or 1 << 60 for room in rooms), default=1 << 60)
+        for place, tokens in enumerate(counts):
+            if tokens > longest:
+                message = f"text {place} has {tokens} tokens; the model takes {longest}"
                 raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
 
     def cuts_after(self, model: str, route: str) -> int | None:
@@ -200,16 +200,24 @@ class EmbeddingService:
             call.room.ended(call.batch)
         self.pump_soon()
 
+    def sole_caller(self, call: EmbeddingCall) -> EmbeddingExchange | None:
+        """Who alone gets the call's answer, as it comes; None where its vectors have to be looked at.
+
+        From now on its texts are not under way any more: who asks for one of them gets it computed anew.
+        """
+        batch, alone = call.batch, call.alone
+        assert batch is not None
+        if alone is None or alone.job is None or self.aggregator.cache.max_bytes:
+            return None
+        if alone is not self.alone(batch):
+            return None  # somebody came to share it
+        del self._calls[batch]
+        self.aggregator.passed(batch, alone.job)
+        return alone
+
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         batch = call.batch
         assert batch is not None
-        alone = call.alone
-        # Nobody came to share it, and nobody is to find it later: its vectors need not be looked at.
-        if alone and alone.job and alone is self.alone(batch) and not self.aggregator.cache.max_bytes:
-            del self._calls[batch]
-            self.aggregator.passed(batch, alone.job)
-            alone.pass_on(answer)
-            return
         try:
             found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
         except BadAnswerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.control_plane.load import Placement
@@ -31,6 +32,8 @@ class Caller(Timed, Protocol):
     """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
 
     def write(self, data: bytes, /) -> None: ...
+
+    def writelines(self, pieces: Iterable[bytes], /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
 
@@ -409,7 +412,10 @@ class Exchange:
             if len(piece) < JOIN_BYTES:
                 piece = start + piece
             else:
-                self.caller.write(start)
+                self.caller.writelines(
+                    (start, piece)
+                )  # one system call for both, and the piece is not copied
+                piece = b""
         if piece:
             self.caller.write(piece)
         if end:
@@ -525,7 +531,7 @@ class Exchange:
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
         if effect & RELEASES:
             usage = self.usage
-            if usage is None and left is _DELIVERING and self.chunks:
+            if usage is None and left is _DELIVERING and self.chunks and self.route.type.is_llm:
                 usage = Usage(0, self.chunks)  # an engine that tells none is taken to send a token a chunk
             self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
 

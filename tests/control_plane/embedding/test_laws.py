@@ -149,7 +149,7 @@ def test_a_text_is_computed_once_however_many_want_it_at_once(limits, callers) -
     world = _world(limits, AggregationRules(), good)
 
     def once() -> None:
-        flying = Counter(text.raw for room in world.rooms.values() for b in room.batches for text in b.texts)
+        flying = Counter(raw for room in world.rooms.values() for b in room.batches for raw in b.raws)
         assert not flying or max(flying.values()) == 1
 
     world.on_idle = once

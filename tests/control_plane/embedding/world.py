@@ -125,8 +125,7 @@ class World:
 
     def _send(self, batch: EmbeddingBatch, name: str) -> None:
         self._flying[batch] = name
-        raws = tuple(text.raw for text in batch.texts)
-        self.sent.append(Sent(self.now, name, raws, batch.tokens, batch.size))
+        self.sent.append(Sent(self.now, name, tuple(batch.raws), batch.tokens, batch.size))
         self.at(self.now + self.seconds, lambda: self._answer(batch, name))
 
     def _answer(self, batch: EmbeddingBatch, name: str) -> None:
@@ -134,10 +133,10 @@ class World:
             return  # it was broken off
         room = self.rooms[self._flying.pop(batch)]
         room.ended(batch)
-        raws = [text.raw for text in batch.texts]
+        raws = batch.raws
         if not self.bad.intersection(raws):
             self.computed += raws
-            self.aggregator.done(batch, [vector_of(raw) for raw in raws], list(map(cost_of, raws)))
+            self._hand_out(batch, [vector_of(raw) for raw in raws], list(map(cost_of, raws)))
             return
         halves = self.aggregator.halve(batch)
         if halves is None:
@@ -147,3 +146,14 @@ class World:
             again = self.aggregator.resend(half, room)
             if again is not None:
                 self._send(again, name)
+
+    def _hand_out(self, batch: EmbeddingBatch, vectors: list[bytes], costs: list[int]) -> None:
+        job = batch.whole_of()
+        if job is None or self.aggregator.cache.max_bytes:
+            self.aggregator.done(batch, vectors, costs)
+            return
+        # Its only caller gets the engine's answer as it is.
+        for place, vector in enumerate(vectors):
+            job.give(place, vector, costs[place])
+        self.aggregator.passed(batch, job)
+        job.owner.finished()

@@ -108,7 +108,9 @@ class InstanceLoad:
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
-    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine.
+    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine. ``late``: those
+    in flight that were placed too late to be in time. ``spares_from``: when prompts will have taken no more of its
+    time than leaves its streams their pace; see ``control_plane.load.can_spare``.
     """
 
     pending_tokens: int = 0
@@ -117,6 +119,8 @@ class InstanceLoad:
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
     window_tokens: float = 8192
+    late: int = 0
+    spares_from: float = 0.0
 
 
 class RequestMetadata(msgspec.Struct, gc=False):

@@ -23,6 +23,9 @@ Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
+# Of an instance's time prompts may take before late requests have to wait: decode steps of 20 ms then make 50 ms
+# a token for its streams.
+PROMPT_SHARE = 0.6
 
 
 class Placement:
@@ -39,6 +42,7 @@ class Placement:
     pending = True
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at = math.inf
+    late = False
     answered_at: float | None = None  # when its first byte came
     ended_at: float | None = None
     outcome: str | None = None
@@ -67,10 +71,9 @@ class Placement:
         the pace is M / U.
         """
         if self.pending:
-            load = self.instance.load
-            if teaches and self.pushed_at > load.lost_at:
-                learn(load, self.tokens, (now - max(load.progress_at, self.pushed_at)) * 1000)
-            self._no_longer_pending(now)
+            took = self._no_longer_pending(now)
+            if teaches and self.pushed_at > self.instance.load.lost_at:
+                learn(self.instance.load, self.tokens, took * 1000)
 
     def resize(self, tokens: int) -> None:
         """It was not known how many tokens would go, and now it is."""
@@ -89,12 +92,23 @@ class Placement:
         if self.pending:
             self.pending = False
             self.instance.load.pending_tokens -= self.tokens
+        if self.late:
+            self.instance.load.late -= 1
 
-    def _no_longer_pending(self, progress_at: float) -> None:
+    def count_as_late(self) -> None:
+        self.late = True
+        self.instance.load.late += 1
+
+    def _no_longer_pending(self, progress_at: float) -> float:
+        """Seconds that the instance spent on its prompt."""
         self.pending = False
         load = self.instance.load
         load.pending_tokens -= self.tokens
+        since = max(load.progress_at, self.pushed_at)
+        took = progress_at - since
+        load.spares_from = max(load.spares_from, since) + took / PROMPT_SHARE
         load.progress_at = progress_at
+        return took
 
 
 def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
@@ -115,6 +129,25 @@ def backlog_ms(load: InstanceLoad, now: float) -> float:
     """B = max(0, k·Q − (now − mark)): how long the instance likely takes for the prompts it has."""
     left = load.ms_per_token * load.pending_tokens - (now - load.progress_at) * 1000
     return left if left > 0.0 else 0.0
+
+
+def can_spare(instance: ExecutionInstance, now: float) -> bool:
+    """Whether a late request may be sent to it without harm to what is in time.
+
+    Where something on it is, no prompt may be under way, and prompts must have taken less than ``PROMPT_SHARE`` of
+    its time: while one is worked off, streams get a token only with each of its chunks. A late request that was
+    sent can't be taken back, and may take the engine for seconds.
+    """
+    load = instance.load
+    if instance.active_requests <= load.late or load.window_tokens == math.inf:
+        return True
+    return not load.pending_tokens and load.spares_from <= now
+
+
+def teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:
+    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
+    kind = request.request_type
+    return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
 
 
 def is_open(instance: ExecutionInstance, need: int) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement, as_seen
-from sage_inference.control_plane.placing import Placer, first_byte_ms, healthy
+from sage_inference.control_plane.load import Placement, as_seen, teaches
+from sage_inference.control_plane.placing import Placer, healthy, prefill_ms
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import Rates, retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -21,6 +21,8 @@ from sage_inference.control_plane.ticket import Ticket
 from sage_inference.control_plane.unserved import unserved
 from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.lane import Lane
+from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.waiting.patience import HOLD_S, hold_s
 from sage_inference.control_plane.waiting.queue import Group, Queue
 from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
 from sage_inference.types import (
@@ -31,7 +33,7 @@ from sage_inference.types import (
     Usage,
 )
 
-HOLD_S = 1.0  # how long a request is held for the instance that has its prompt cached
+SOON_MS = 1000.0  # a prompt that takes no longer is in time for all but the tightest deadlines
 
 
 class ControlPlaneManager:
@@ -39,8 +41,8 @@ class ControlPlaneManager:
 
     A placed request counts as load of its instance until ``release``. Waiting requests leave by being placed,
     refused, or by ``withdraw``; the caller times them. ``alarm`` is asked to have ``dispatch`` called at a
-    time of the clock: some requests can be placed then though nothing else happens. ``on_placed`` and
-    ``on_end`` are told of attempts.
+    time of the clock, instead of at the time it was told before: some requests can be placed then though nothing
+    else happens. ``on_placed`` and ``on_end`` are told of attempts.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class ControlPlaneManager:
         if now >= placement.expected_at:
             placement.presumed_begun()
         else:
-            placement.begun(now, _teaches(placement.request, placement.instance))
+            placement.begun(now, teaches(placement.request, placement.instance))
         if self._queue.requests:
             self._catch_up(now)
             self._serve_waiting(now)
@@ -245,17 +247,27 @@ class ControlPlaneManager:
         if not self._queue.requests or self._queue.lane(group, self._order(ticket)) is None:
             choice = self._placer.choose(ticket, group, now, True)
             if choice is not None and choice[0] is not None:
-                self._put(ticket, choice[0], choice[1], choice[2], group, now)
-                return
+                prompt_ms = choice[2] * choice[1].load.ms_per_token
+                if prompt_ms <= SOON_MS or not self._stands_back(ticket, prompt_ms, now):
+                    self._put(ticket, choice[0], choice[1], choice[2], group, now)
+                    return
+                choice = None
+        else:
+            ticket.request.cached_tokens = self._placer.prefixes.match(ticket.request)
         if not self._queue.has_room(ticket, self.limits):
             message = f"{self._queue.requests} requests wait already; try again later"
             raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
-        waiting = self._queue.add(ticket, group, self._order(ticket), _prefill_ms(ticket.request, group), now)
+        waiting = self._queue.add(ticket, group, self._order(ticket), prefill_ms(ticket.request, group), now)
         if choice is not None:
-            waiting.lane.hold(waiting, choice[1], now + HOLD_S)
+            waiting.lane.hold(waiting, choice[1], now + hold_s(ticket.request, group, now))
         else:
             self._serve(waiting.lane, now)
         self._set_alarm(now)
+
+    def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:
+        """Whether it is late from the start, and so takes what can be spared; the lane sees to that."""
+        order = ORDERS[self._order(ticket)]
+        return order.place(ticket.request, prompt_ms)[2] <= now and self._queue.has_room(ticket, self.limits)
 
     def _order(self, ticket: Ticket) -> str:
         return self._placer.policy_for(ticket.request).order
@@ -268,6 +280,7 @@ class ControlPlaneManager:
         need: int,
         group: Group,
         now: float,
+        late: bool = False,
     ) -> None:
         request, rates, placer = ticket.request, self.rates, self._placer
         rates.prompt_tokens += request.prompt_tokens
@@ -277,6 +290,8 @@ class ControlPlaneManager:
         seen = () if self.on_placed is None else as_seen(group)
         placement = ticket.load = Placement(instance, need, now)
         placement.request, placement.decision, placement.seen = request, decision, seen
+        if late:
+            placement.count_as_late()
         if self.on_placed is not None:
             self.on_placed(placement)
         is_llm = request.request_type.is_llm
@@ -312,8 +327,9 @@ class ControlPlaneManager:
 
     def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
         """Place a waiting request, or hold it; False: it stays where it is, and so do those behind it."""
-        lane = waiting.lane
-        choice = self._placer.choose(waiting.ticket, group, now, waiting.patient)
+        lane, request = waiting.lane, waiting.request
+        late = waiting.late and request.request_type.is_llm
+        choice = self._placer.choose(waiting.ticket, group, now, waiting.patient, late)
         if choice is None:
             untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
             if not untried or waiting.held_for is not None:
@@ -323,12 +339,12 @@ class ControlPlaneManager:
             return True
         decision, instance, need = choice
         if decision is None:
-            lane.hold(waiting, instance, now + HOLD_S)
+            lane.hold(waiting, instance, now + hold_s(request, group, now))
             return True
         self._queue.remove(waiting)
-        self.tenants.left(waiting.request.tenant)
-        lane.placed()
-        self._put(waiting.ticket, decision, instance, need, lane.group, now)
+        self.tenants.left(request.tenant)
+        lane.placed(waiting)
+        self._put(waiting.ticket, decision, instance, need, lane.group, now, late)
         return True
 
     # Books
@@ -352,7 +368,7 @@ class ControlPlaneManager:
         def place(waiting: Waiting) -> tuple[Group, str, float]:
             request = waiting.request
             group = self.registry.group(request.effective_model_name, request.route)
-            return group, self._placer.policy_for(request).order, _prefill_ms(request, group)
+            return group, self._placer.policy_for(request).order, prefill_ms(request, group)
 
         for stranded in self._queue.regroup(place, now):
             self._queue.remove(stranded)
@@ -362,8 +378,7 @@ class ControlPlaneManager:
         """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""
         request = ticket.request
         assert request.slo_deadline_ms is not None
-        request.cached_tokens = self._placer.prefixes.match(request)
-        soonest = first_byte_ms(request, healthy(group, ()), now)
+        soonest = self._placer.soonest_ms(request, group, now)
         order = self._placer.policy_for(request).order
         lane = self._queue.lane(group, order)
         if lane is not None and order == "fifo":
@@ -391,23 +406,8 @@ class ControlPlaneManager:
         while presumed and not presumed[0][2].pending:
             heapq.heappop(presumed)
         at = presumed[0][0] if presumed else math.inf
-        at = min(at, self._queue.deadlines.first_key())
-        for lane in self._queue.lanes.values():
-            at = min(at, lane.wakes_at())
-        for shared in self._placer.shared.values():
-            if shared.resumes_at > now:
-                at = min(at, shared.resumes_at)
+        at = min(at, self._queue.deadlines.first_key(), self._placer.resumes_at(now))
+        at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)
-
-
-def _teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:
-    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
-    kind = request.request_type
-    return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
-
-
-def _prefill_ms(request: RequestMetadata, group: Group) -> float:
-    """What the prompt alone takes on the fastest of the group."""
-    return request.prompt_tokens * min((i.load.ms_per_token for i in group), default=0.0)

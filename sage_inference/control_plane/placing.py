@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
-from sage_inference.control_plane.load import backlog_ms, is_open
+from sage_inference.control_plane.load import backlog_ms, can_spare, is_open
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed
@@ -35,18 +36,28 @@ class Placer:
         return self.by_model.get(request.effective_model_name, self.policy)
 
     def choose(
-        self, ticket: Ticket, group: Sequence[ExecutionInstance], now: float, patient: bool
+        self,
+        ticket: Ticket,
+        group: Sequence[ExecutionInstance],
+        now: float,
+        patient: bool,
+        late: bool = False,
     ) -> Choice | None:
-        """None: it has to wait. ``patient``: it may be held for a warm instance that is closed."""
+        """None: it has to wait. ``patient``: it may be held for a warm instance that is closed.
+
+        One that is ``late`` gets only what an instance can spare.
+        """
         request = ticket.request
         if len(group) == 1 and not self.shared:  # healthy or not, there is no other
-            return self._only(request, group[0])
+            return None if late and not can_spare(group[0], now) else self._only(request, group[0])
         candidates = [i for i in group if i.state is _READY]
         if not candidates or ticket.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
             candidates = healthy(group, ticket.tried) or healthy(group, ())
         if self.shared or self.mixed:
             candidates = self._spare_streams(request, candidates, now)
+        if late:
+            candidates = [i for i in candidates if can_spare(i, now)]
         if not candidates:
             return None
         cached = request.cached_tokens = self.prefixes.match(request)
@@ -57,11 +68,20 @@ class Placer:
         if choice is None or is_open(choice[1], choice[2]):
             return choice
         wanted, need = choice[1], choice[2]
-        if patient and policy.sticky and cached and need < 0.7 * request.prompt_tokens:
+        if patient and not late and policy.sticky and cached and need < 0.7 * request.prompt_tokens:
             return None, wanted, need
         tokens = request.prompt_tokens
         open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
         return _ask(policy, request, open_) if open_ else None
+
+    def soonest_ms(self, request: RequestMetadata, group: Sequence[ExecutionInstance], now: float) -> float:
+        """The soonest first byte that the group could give it."""
+        request.cached_tokens = self.prefixes.match(request)
+        return first_byte_ms(request, healthy(group, ()), now)
+
+    def resumes_at(self, now: float) -> float:
+        """When the next of the paused shared GPUs takes embeddings again; infinite where none is paused."""
+        return min((each.resumes_at for each in self.shared.values() if each.resumes_at > now), default=inf)
 
     def _only(self, request: RequestMetadata, only: ExecutionInstance) -> Choice | None:
         cached = request.cached_tokens = self.prefixes.match(request)
@@ -107,6 +127,12 @@ def healthy(
     """
     ready = [i for i in group if i.state is _READY] or list(group)
     return [i for i in ready if i not in tried] if tried else ready
+
+
+def prefill_ms(request: RequestMetadata, group: Sequence[ExecutionInstance]) -> float:
+    """What the prompt alone takes where that is least."""
+    cached, tokens = request.cached_tokens, request.prompt_tokens
+    return min([i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in group], default=0.0)
 
 
 def first_byte_ms(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> float:

@@ -214,6 +214,7 @@ class Gateway:
             self.registry, self.new_policy(settings.scheduling.policy), settings.limits
         )
         self.manager.alarm = self._wake_at
+        self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
         self.engines: dict[str, Engine] = {}
         self.exchanges = exchanges_for(())
@@ -280,7 +281,9 @@ class Gateway:
 
     def _wake_at(self, when: float) -> None:
         """The manager can place something then, though nothing else may happen."""
-        self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
+        if self._waking is not None:  # else each that goes off would have another set, for ever
+            self._waking.cancel()
+        self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
 
     def instances_changed(self) -> None:
         """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""

@@ -8,7 +8,7 @@ from math import inf, nextafter
 from typing import Any
 
 from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
-from sage_inference.replay.events import Events
+from sage_inference.replay.events import Alarm, Events
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, InstanceLoad
@@ -43,10 +43,15 @@ class Fleet:
         """Seconds, for what reads time."""
         return self.events.now / 1000
 
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
-        """Let it happen when ``clock`` says ``seconds``, not a rounding before."""
-        ms = seconds * 1000
-        self.events.at(ms if ms / 1000 >= seconds else nextafter(ms, inf), action)
+    def alarm(self, action: Callable[[], None]) -> Callable[[float], None]:
+        """Lets it happen when ``clock`` says the seconds last asked for, not a rounding before."""
+        alarm = Alarm(self.events, action)
+
+        def set_to(seconds: float) -> None:
+            ms = seconds * 1000
+            alarm.set(ms if ms / 1000 >= seconds else nextafter(ms, inf))
+
+        return set_to
 
     def add_llm(self, slots: int = 0) -> None:
         """An LLM engine on a GPU of its own; ``slots`` 0 leaves its number of requests open."""

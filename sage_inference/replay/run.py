@@ -81,7 +81,7 @@ class Run:
             registry.add(instance)
         self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
         self.manager.llm_share = fleet.llm_share
-        self.manager.alarm = lambda at: fleet.at(at, self.manager.dispatch)
+        self.manager.alarm = fleet.alarm(self.manager.dispatch)
 
     def submit(self, job: Job) -> None:
         """Now, whatever ``job.at_ms`` says."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.control_plane.waiting.patience import hold_s
 from sage_inference.types import EngineState, ExecutionInstance, RequestPriority
 from tests.control_plane.parts import Clock, instance, manager, request, submit
 
@@ -68,19 +69,30 @@ def test_a_request_is_held_for_the_instance_that_has_its_prompt_and_others_pass_
     assert waits.where is warm
 
 
-def test_after_a_second_it_is_held_no_longer() -> None:
+@pytest.mark.parametrize(
+    ("priority", "patience"),
+    [(RequestPriority.NORMAL, (1.0 - 200 * 0.03 / 1000) / 2), (RequestPriority.LOW, 1.0)],
+    ids=["half of what it can lose", "a second at most"],
+)
+def test_it_is_held_only_while_it_can_still_be_in_time_elsewhere(
+    priority: RequestPriority, patience: float
+) -> None:
     clock = Clock()
     _, cold, m = held(clock)
     alarms: list[float] = []
     m.alarm = alarms.append  # type: ignore[attr-defined]
-    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
-    clock.now += 0.99
+    waits = submit(m, request("waits", 200, blocks=(1, 2, 3), priority=priority))  # type: ignore[arg-type]
+    clock.now += patience - 0.01
     m.dispatch()  # type: ignore[attr-defined]
     assert waits.where is None
     clock.now = alarms[-1]
-    assert clock.now == pytest.approx(1001.0)
+    assert clock.now == pytest.approx(1000.0 + patience)
     m.dispatch()  # type: ignore[attr-defined]
     assert waits.where is cold
+
+
+def test_one_that_could_be_in_time_nowhere_else_is_held_for_the_full_second() -> None:
+    assert hold_s(request(0, 50_000), (instance("a"),), 1000.0) == 1.0
 
 
 def test_who_is_held_for_an_instance_that_dies_goes_elsewhere_at_once() -> None:

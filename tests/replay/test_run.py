@@ -75,7 +75,7 @@ def test_engines_of_one_gpu_slow_each_other_while_both_are_busy() -> None:
 def test_what_is_due_at_a_time_of_the_clock_does_not_come_before_it(seconds: float) -> None:
     fleet = Fleet()
     found: list[float] = []
-    fleet.at(seconds, lambda: found.append(fleet.clock()))
+    fleet.alarm(lambda: found.append(fleet.clock()))(seconds)
     fleet.events.step()
     assert found[0] >= seconds
     assert found[0] == pytest.approx(seconds)

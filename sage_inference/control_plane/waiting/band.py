@@ -27,6 +27,9 @@ class Band:
         self._turns: Heap[_Line] = Heap()
         self._ages: Heap[Waiting] = Heap()
 
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self._ages)
 

@@ -28,6 +28,8 @@ class Waiting:
         "hold",
         "key",
         "lane",
+        "late",
+        "late_key",
         "overdue_at",
         "patient",
         "request",
@@ -44,6 +46,8 @@ class Waiting:
         self.overdue_at = request.arrived + OVERDUE * slo_s(request)
         self.patient = True  # may still be held for a warm instance
         self.held_for: ExecutionInstance | None = None
+        self.late = False  # gets only what instances can spare
+        self.late_key = 0.0  # its place among the late
         self.band = 0
         self.key = 0.0
         self.spot: Place[Waiting] | None = None  # among its tenant's

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 
+from sage_inference.control_plane.load import DECODE_TOKENS
 from sage_inference.control_plane.waiting.band import Band
 from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.heap import Heap
 from sage_inference.control_plane.waiting.orders import LATE, Order
 from sage_inference.control_plane.waiting.tenants import TenantCounters
-from sage_inference.types import ExecutionInstance
+from sage_inference.types import ExecutionInstance, RequestMetadata
 
-GUARD_EVERY = 8
+GUARD = 8  # for so much work done, the oldest request's own share of it
+STRETCH = 30.0  # a late request's turn comes as if it had come so many times its prompt's time later
 
 
 class Lane:
     """Bands of requests: within one, tenants by what they were served, and a tenant's by the order's keys.
 
-    Every eighth that is placed is the oldest, if it has waited ten times its SLO: so everybody is served in
-    the end, under any mix. Who is held stands aside until its instance opens or its patience ends.
+    An eighth of the work goes to the oldest request, if it has waited ten times its SLO: so everybody is served
+    in the end, under any mix. Who is held stands aside until its instance opens or its patience ends.
+
+    Requests that can't be in time any more are late: they go behind the others, long prompts behind short ones
+    that came a little later, and to what instances can spare.
     """
 
     def __init__(self, group: tuple[ExecutionInstance, ...], order: Order, counters: TenantCounters) -> None:
@@ -31,7 +36,8 @@ class Lane:
         self._holds: Heap[Waiting] = Heap()
         self._held: dict[ExecutionInstance, dict[Waiting, None]] = {}
         self._tenants: dict[str, int] = {}
-        self._placed = 0
+        self._passed = 0  # work placed since the oldest had its turn
+        self._turn: Waiting | None = None  # the oldest, if it is its turn
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
@@ -45,6 +51,8 @@ class Lane:
         self._tenants[tenant] = count + 1
         self.tokens += waiting.request.prompt_tokens
         band, key, late_at = self.order.place(waiting.request, predicted_ms)
+        waiting.late = False
+        waiting.late_key = waiting.arrived + STRETCH * predicted_ms / 1000
         if late_at <= now:
             self._fall_late(waiting)
         else:
@@ -72,17 +80,25 @@ class Lane:
         while self._holds.first_key() <= now:
             self._back(self._holds.pop())
         bands = self._bands
-        if self._placed % GUARD_EVERY == GUARD_EVERY - 1:
-            oldest = min(filter(None, (b.oldest() for b in bands)), key=_arrived, default=None)
-            if oldest is not None and oldest.overdue_at <= now:
-                return oldest
+        oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
+        if (
+            oldest is not None
+            and oldest.overdue_at <= now
+            and self._passed >= (GUARD - 1) * _work(oldest.request)
+        ):
+            self._turn = oldest
+            oldest.late = False  # nobody is spared any more at its cost
+            return oldest
         if len(bands) == 1:
             return bands[0].next()
         return bands[self.order.pick([band.oldest_arrival() for band in bands])].next()
 
-    def placed(self) -> None:
+    def placed(self, waiting: Waiting) -> None:
         """One of these was placed."""
-        self._placed += 1
+        if waiting is self._turn:
+            self._passed = 0
+        else:
+            self._passed += _work(waiting.request)
 
     def hold(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
         """Let others pass it: its prompt is cached by ``instance``, which is closed now."""
@@ -106,9 +122,12 @@ class Lane:
         found += [waiting for held in self._held.values() for waiting in held]
         return sorted(found, key=_arrived)
 
-    def wakes_at(self) -> float:
-        """When a hold ends; infinite where there is none."""
-        return self._holds.first_key()
+    def wakes_at(self, now: float) -> float:
+        """When a hold ends, or an instance can spare something for the late; infinite where nobody waits for it."""
+        at = self._holds.first_key()
+        if self.order.defers and self._bands[LATE]:
+            at = min([at, *(i.load.spares_from for i in self.group if i.load.spares_from > now)])
+        return at
 
     def _enter(self, waiting: Waiting, band: int, key: float) -> None:
         waiting.band = band
@@ -116,7 +135,8 @@ class Lane:
         self._bands[band].add(waiting, key)
 
     def _fall_late(self, waiting: Waiting) -> None:
-        self._enter(waiting, LATE, waiting.arrived)
+        waiting.late = True
+        self._enter(waiting, LATE, waiting.late_key)
 
     def _late(self, waiting: Waiting) -> None:
         """It can no longer be in time: those that can go before it."""
@@ -125,7 +145,8 @@ class Lane:
             self._bands[waiting.band].remove(waiting)
             self._fall_late(waiting)
         else:
-            waiting.band, waiting.key = LATE, waiting.arrived
+            waiting.late = True
+            waiting.band, waiting.key = LATE, waiting.late_key
 
     def _back(self, waiting: Waiting) -> None:
         """Its patience has ended: it is in line again, for any instance."""
@@ -141,6 +162,10 @@ class Lane:
             del self._held[waiting.held_for]
         self._holds.leave(waiting.hold)
         waiting.held_for = None
+
+
+def _work(request: RequestMetadata) -> int:
+    return request.prompt_tokens + DECODE_TOKENS
 
 
 def _arrived(waiting: Waiting) -> float:

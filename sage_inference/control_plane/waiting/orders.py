@@ -28,10 +28,12 @@ class Order(Protocol):
 
     ``place`` gives band, key (least first) and the time from which the request belongs into ``after``.
     ``pick`` names the next band, given the arrival of the oldest request in each (infinite: empty).
+    ``defers`` tells whether requests fall late: then the last band is theirs.
     """
 
     name: str
     bands: int
+    defers: bool
 
     def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]: ...
 
@@ -43,6 +45,7 @@ class Fifo:
 
     name = "fifo"
     bands = 1
+    defers = False
 
     def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
         return 0, request.arrived, math.inf
@@ -56,6 +59,7 @@ class ByPriority:
 
     name = "priority"
     bands = len(RequestPriority)
+    defers = False
 
     def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
         return int(request.priority), request.arrived, math.inf
@@ -73,6 +77,7 @@ class EarliestDeadline:
 
     name = "slo_aware"
     bands = 2
+    defers = True
 
     def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
         deadline = request.arrived + slo_s(request)

@@ -38,7 +38,7 @@ def order_of(
         found.append(waiting.request.request_id)
         counters.charge(waiting.request.tenant, charge)
         queue.remove(waiting)
-        lane.placed()
+        lane.placed(waiting)
     assert (queue.requests, queue.bytes, queue.lanes) == (0, 0, {})
     return found
 
@@ -76,10 +76,26 @@ def test_the_late_go_by_arrival() -> None:
     assert order_of("adaptive", late, 100) == [str(n) for n in range(6)]
 
 
+def test_among_the_late_a_long_prompt_goes_behind_short_ones_that_came_a_little_later() -> None:
+    """10,000 tokens take 300 ms: thirty times that is nine seconds."""
+    late = [
+        request("long", 10_000, arrived=0.0),
+        request("8 s", 10, arrived=8.0),
+        request("10 s", 10, arrived=10.0),
+    ]
+    assert order_of("adaptive", late, 100) == ["8 s", "long", "10 s"]
+
+
 def test_every_eighth_is_the_oldest_that_waited_ten_times_its_slo() -> None:
     old = request("old", arrived=0)
     fresh = [request(str(n), arrived=11.0) for n in range(20)]
     assert order_of("adaptive", [old, *fresh], 11.5).index("old") == 7
+
+
+def test_the_oldest_has_its_turn_when_seven_times_its_work_was_placed() -> None:
+    old = request("old", 733, arrived=0)  # with 267 for its output a thousand
+    fresh = [request(str(n), 233, arrived=11.0) for n in range(20)]
+    assert order_of("adaptive", [old, *fresh], 11.5).index("old") == 14
 
 
 def test_the_tenant_served_least_is_next_and_weights_divide() -> None:

@@ -1,0 +1,20 @@
+"""How long a request stands aside for the instance that has its prompt cached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sage_inference.control_plane.waiting.orders import slo_s
+from sage_inference.types import ExecutionInstance, RequestMetadata
+
+HOLD_S = 1.0
+
+
+def hold_s(request: RequestMetadata, group: Sequence[ExecutionInstance], now: float) -> float:
+    """Seconds: half of what it can lose and still be in time elsewhere, at most ``HOLD_S``.
+
+    One that could be in time nowhere else loses nothing by waiting.
+    """
+    elsewhere_s = request.prompt_tokens * min(i.load.ms_per_token for i in group) / 1000
+    left = request.arrived + slo_s(request) - elsewhere_s - now
+    return HOLD_S if left <= 0 else min(HOLD_S, left / 2)

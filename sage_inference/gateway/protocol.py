@@ -499,7 +499,9 @@ class GatewayProtocol(HttpToolsProtocol):
         running, cycle = self.running, self.cycle
         if running is not None:
             return running.whole
-        return cycle is not None and not (cycle.response_complete or cycle.disconnected)
+        if cycle is None or cycle.response_complete:
+            return False
+        return isinstance(cycle, Exchange) or not cycle.disconnected
 
     def _refuse(self, error: ApiError) -> None:
         """Answer outside of any exchange, and close."""

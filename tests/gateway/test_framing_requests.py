@@ -211,3 +211,16 @@ def test_it_is_refused_behind_a_good_request_too_and_byte_by_byte(
             caller.send(SMUGGLED)
         caller.rest()
     assert len(engine.requests) == heard + 1
+
+
+def test_garbage_behind_requests_that_wait_their_turn_ends_them_all(
+    engine: RogueEngine, before_it: InProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = len(engine.requests)
+    with Caller(before_it.port) as caller:
+        first = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        caller.send(first + post(CHAT, chat()) + b"no HTTP\r\n\r\n" + SMUGGLED)
+        with suppress(ConnectionError):
+            assert caller.rest() == b""
+    assert len(engine.requests) == heard
+    assert not caplog.records  # the event loop tells there of what escaped

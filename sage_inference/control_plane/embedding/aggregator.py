@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,8 @@ class Aggregator:
         texts = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
         if not texts:
             return None
+        if limits.padding < math.inf:
+            full = len(texts) == limits.texts
         self._turn += 1
         self.counters.wait_s += sum(now - text.since for text in texts)
         return self._sent(EmbeddingBatch(lane, texts, full=full), room)

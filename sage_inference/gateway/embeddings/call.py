@@ -249,7 +249,8 @@ class EmbeddingCall:
 
     def _answered(self, answer: EngineAnswer) -> None:
         if answer.status == 200:
-            self.room.answered()
+            assert self.batch is not None
+            self.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
             self._end()
             self.service.answered(self, answer)
         elif answer.means_draining:

@@ -19,6 +19,7 @@ import uvloop
 WORDS = "the of gateway merges many texts into few calls and every vector goes back to its own caller".split()  # noqa: SIM905
 READY = 4096  # requests, made before the clock runs
 
+Words = Callable[[random.Random], int]  # how many a text has
 Kinds = dict[str, tuple[float, int, int]]  # by name its share of arrivals, and texts and words a text
 
 
@@ -77,19 +78,23 @@ def text(rng: random.Random, words: int, *, numbered: bool = True) -> str:
     return " ".join([*number, *rng.choices(WORDS, k=words)])
 
 
+def twelve(_: random.Random) -> int:
+    return 12
+
+
 def closed(
     url: str,
     model: str,
     *,
     callers: int,
     seconds: float,
-    words: int = 12,
+    words: Words = twelve,
     numbered: bool = True,
     seed: int = 1,
 ) -> Measured:
     """Each caller asks for one text, and for the next as soon as it has it."""
     rng = random.Random(seed)
-    ready = [request(url, model, [text(rng, words, numbered=numbered)]) for _ in range(READY)]
+    ready = [request(url, model, [text(rng, words(rng), numbered=numbered)]) for _ in range(READY)]
     return uvloop.run(_closed(url, ready, callers, seconds))
 
 

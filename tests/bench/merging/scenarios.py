@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +22,29 @@ ENGINES = {
     "tei": ("tei",),
     "vllm": ("vllm", "--runner", "pooling"),
 }
-# Words a text, of which each is a token and two more frame them, and what its callers must gain: a search
-# query, a sentence or two, a paragraph.
-REAL_BOUNDS = {8: 1.3, 20: 1.0, 40: 1.0}
+
+
+def _mixed(rng: random.Random) -> int:
+    """As what people write is: half of it short, a few long."""
+    return min(150, max(5, int(rng.lognormvariate(3.0, 0.9))))
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """How many words they have, of which each is a token of the model and two more frame them; and what to gain."""
+
+    words: load.Words
+    gain: float
+    a_call: float = 8.0
+
+
+REAL_TEXTS = {
+    "8 words": Texts(lambda _: 8, 1.3),  # a search query
+    "20 words": Texts(lambda _: 20, 1.0),
+    "40 words": Texts(lambda _: 40, 1.0),  # a paragraph
+    # Where an engine pads, few have company of their length.
+    "5 to 150 words": Texts(_mixed, 1.3, 4.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +89,9 @@ def real_callers(name: str, url: str, model: str, calls: Callable[[], int], seco
     rows = []
     with gateway(url) as door:
         load.closed(url, model, callers=64, seconds=2)  # it still warms up with its first calls
-        for words, bound in REAL_BOUNDS.items():
-            sides = _both_ways(url, door, model, calls, seconds, words=words, numbered=False)
-            rows += sides.rows(f"{name}, {words} words", bound=bound)
+        for about, texts in REAL_TEXTS.items():
+            sides = _both_ways(url, door, model, calls, seconds, words=texts.words, numbered=False)
+            rows += sides.rows(f"{name}, {about}", bound=texts.gain, a_call=texts.a_call)
     return rows
 
 
@@ -84,11 +105,11 @@ class _Sides:
     merged_calls: int = 0
     others: float = 0.0
 
-    def rows(self, name: str, *, bound: float) -> list[Row]:
+    def rows(self, name: str, *, bound: float, a_call: float = 8.0) -> list[Row]:
         merged, direct = ([m.texts_per_s for m in side] for side in (self.merged, self.direct))
         failed = sum(m.failed for m in (*self.merged, *self.direct))
         rates = f"{_spread(merged)} texts/s against {_spread(direct)}; {failed} failed"
-        a_call = sum(m.texts for m in self.merged) / max(1, self.merged_calls)
+        texts = sum(m.texts for m in self.merged)
         return [
             Row(
                 f"{name}: texts/s of 64 callers over direct",
@@ -98,8 +119,8 @@ class _Sides:
             ),
             Row(
                 f"{name}: texts an engine call",
+                texts / max(1, self.merged_calls),
                 a_call,
-                8.0,
                 about=f"{self.merged_calls} calls, {self.direct_calls} direct",
             ),
         ]
@@ -112,7 +133,7 @@ def _both_ways(
     calls: Callable[[], int],
     seconds: float,
     *,
-    words: int = 12,
+    words: load.Words = load.twelve,
     numbered: bool = True,
 ) -> _Sides:
     """Rounds in turn, so that what else the machine does befalls both sides."""

@@ -21,8 +21,8 @@ _LIMITS = (
     "max_concurrent_requests",
     "auto_truncate",
 )
-# It says nothing of these (its refusal of more texts does), and makes batches of all calls together.
-_INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1}
+# It says nothing of these (its refusal of more texts does), makes batches of all calls together, and pads them.
+_INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
 
 

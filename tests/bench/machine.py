@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Iterable
@@ -30,6 +31,21 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def resident_kib(pids: Iterable[int]) -> float:
     """Resident memory of these processes and their children; pages they share count once each."""
     return sum(process.memory_info().rss for pid in pids for process in tree(pid)) / 1024
+
+
+class OthersWatch:
+    """How many cores others keep busy, beside this process and all that it started and that still runs."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._now()
+
+    def cores(self) -> float:
+        return max(0.0, self._now() - self._before) / (time.monotonic() - self._began)
+
+    def _now(self) -> float:
+        busy = sum(c.user + c.nice + c.system + c.irq + c.softirq for c in psutil.cpu_times(percpu=True))
+        return busy - cpu_seconds([os.getpid()])
 
 
 class CoreWatch:

@@ -87,6 +87,7 @@ def test_tei_of_another_kind_serves_what_its_model_can(kind: str, route: str) ->
 def test_infinity_tells_its_kind_by_its_models_capabilities() -> None:
     infinity = found({"/v1/models": recorded("infinity/002_models")})
     assert (infinity.engine, infinity.kind) == (EngineKind.OPENAI, EMBEDDING)
+    assert (infinity.limits["batches_calls"], infinity.limits["pads"]) == (1, 1)
 
 
 def test_llama_cpp_may_serve_both() -> None:

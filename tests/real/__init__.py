@@ -1,1 +1,1 @@
-"""Real vLLM on the CPU for the integration tests: how it is installed, started and stopped."""
+"""Real engines on the CPU: how they are installed, started and stopped."""

@@ -1,4 +1,4 @@
-"""One real vLLM server: start it, wait until it serves, kill it, start it again."""
+"""One real engine: start it, wait until it serves, kill it, start it again."""
 
 from __future__ import annotations
 
@@ -7,41 +7,16 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
-from tests.real.install import OFFLINE, Installed
+from tests.real.install import OFFLINE
+from tests.real.recipes import Recipe
 
 GUARD = Path(__file__).with_name("guard.py")
 READY_S = 400.0  # about 30 s each on a quiet machine; both load at once, on few cores
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What to serve, and how."""
-
-    name: str
-    model: str
-    weights: Path
-    options: tuple[str, ...]
-
-
-def chat_recipe(installed: Installed) -> Recipe:
-    return Recipe("chat", "tiny-llama", installed.chat_model, ("--max-model-len", "8192"))
-
-
-def embedding_recipe(installed: Installed) -> Recipe:
-    model = "sentence-transformers/all-MiniLM-L6-v2"
-    return Recipe("embedding", model, installed.embedding_model, ("--runner", "pooling"))
 
 
 class EngineFailedError(Exception):
@@ -49,14 +24,13 @@ class EngineFailedError(Exception):
 
 
 class RealEngine:
-    """A vLLM process tree on a port of its own, which stays its own across a kill and a new start."""
+    """Its process tree on a port of its own, which stays its own across a kill and a new start."""
 
-    def __init__(self, recipe: Recipe, installed: Installed, log: Path) -> None:
+    def __init__(self, recipe: Recipe, log: Path) -> None:
         self.recipe = recipe
         self.log = log
-        self._installed = installed
         self._process: subprocess.Popen[bytes] | None = None
-        # Bound and never listening: nobody else gets the port; vLLM, which sets SO_REUSEPORT, can take it.
+        # Bound and never listening: nobody else gets the port; an engine, which sets SO_REUSEPORT or _REUSEADDR, can.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -133,19 +107,14 @@ class RealEngine:
             return False
 
     def _command(self) -> list[str]:
-        # Not `vllm serve`: that looks for a distribution named vllm, and this one is vllm-cpu.
-        server = [str(self._installed.python), "-m", "vllm.entrypoints.openai.api_server"]
         host, port = self._port.getsockname()
-        address = ["--host", host, "--port", str(port)]
-        model = ["--model", str(self.recipe.weights), "--served-model-name", self.recipe.model]
-        size = ["--enforce-eager", "--dtype", "float32", "--max-num-seqs", "32"]
-        return [*server, *address, *model, *size, *self.recipe.options]
+        return [*self.recipe.command, "--host", host, "--port", str(port)]
 
     def _environment(self) -> dict[str, str]:
         # A VLLM_API_KEY or the like of the person at the keyboard is not for this engine.
-        theirs = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "HF_"))}
-        cache = str(self._installed.log_dir.parent / "cache")
-        return theirs | OFFLINE | ENVIRONMENT | {"VLLM_CACHE_ROOT": cache, "HF_HOME": cache}
+        theirs = ("VLLM_", "HF_", "INFINITY_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+        return {**kept, **OFFLINE, **self.recipe.environment}
 
     def _about(self, what: str) -> str:
         return f"the real {self.recipe.name} engine {what}; the end of {self.log}:\n{self.log_tail()}"

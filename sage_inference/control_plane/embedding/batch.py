@@ -43,6 +43,12 @@ class EmbeddingBatch:
         return self.count
 
     @property
+    def padded_tokens(self) -> int:
+        """What an engine computes that takes every text to be as long as the longest."""
+        counts = [text.tokens for text in self._texts] if self.whole is None else self.whole.counts
+        return self.count * max(counts)
+
+    @property
     def raws(self) -> list[bytes]:
         """The texts as JSON, in order."""
         return [text.raw for text in self._texts] if self.whole is None else self.whole.raws

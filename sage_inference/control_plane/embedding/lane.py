@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from itertools import islice
 
 from sage_inference.control_plane.embedding.job import Job, Text, TextState
 from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.padding import AlikeTexts
+
+LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones are chosen
 
 
 class Lane:
@@ -168,9 +173,14 @@ class Lane:
 
         It is a job where that goes whole, and nothing with it.
         """
-        call = _Filling(self, limits)
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
-        for queue in reversed(queues) if bulk_first else queues:
+        if bulk_first:
+            queues.reverse()
+        # A request that is alone stays whole where it can: it is relayed as it came.
+        if limits.padding < math.inf and (self.in_line > 1 or self.fills(limits)):
+            return self._take_alike(limits, queues)
+        call = _Filling(self, limits)
+        for queue in queues:
             while queue:
                 before = call.count
                 if not self._fill(call, queue[0]):
@@ -179,6 +189,47 @@ class Lane:
                     return call.load
                 queue.popleft()
         return call.load
+
+    def _take_alike(self, limits: CallLimits, queues: list[deque[Job]]) -> list[Text]:
+        """The first in line, and of the next ones those of about its length."""
+        call: AlikeTexts | None = None
+        seen: dict[Text, Job] = {}
+        for queue in queues:
+            next_ones = islice(self._waiting(queue), LOOK_AHEAD * limits.texts)
+            found = {text: job for text, job in next_ones if text not in seen}
+            seen |= found
+            texts = list(found)
+            if call is None and texts:
+                call = AlikeTexts(limits, texts.pop(0))
+            if call is not None and not call.extend(texts):
+                break
+        chosen = set(call.texts) if call else set()
+        for text in chosen:
+            self._count(text, -1)
+            text.state = TextState.SENT
+        self._close_gaps({seen[text] for text in chosen})
+        return [text for text in seen if text in chosen]
+
+    def _waiting(self, queue: deque[Job]) -> Iterator[tuple[Text, Job]]:
+        for job in queue:
+            if job.whole:
+                self.divide(job)
+            for text in job.pending:
+                if text.state is TextState.WAITING:
+                    yield text, job
+
+    def _close_gaps(self, jobs: set[Job]) -> None:
+        """Texts of these left from the middle of the line; a bulk request that was first had its turn."""
+        for job in jobs:
+            job.pending = deque(text for text in job.pending if text.state is TextState.WAITING)
+        if self._bulk and self._bulk[0] in jobs:
+            self._bulk.rotate(-1)
+        for queue in (self._interactive, self._bulk):
+            for job in jobs:
+                if not job.pending and job in queue:
+                    queue.remove(job)
+            while queue and not queue[0].waits:
+                queue.popleft()  # others wanted its texts too, and they were sent with theirs
 
     def _fill(self, call: _Filling, job: Job) -> bool:
         """Whether all that still waits of a request went in."""

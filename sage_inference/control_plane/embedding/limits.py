@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +16,8 @@ class CallLimits:
 
     ``texts``, ``tokens`` and ``size`` bound a call, ``text_tokens`` a text, ``texts_at_once`` all calls in
     flight together. ``truncates``: longer texts are cut silently. ``serial``: the engine makes no batches of
-    several calls, so one at a time is all it can use.
+    several calls, so one at a time is all it can use. ``pads``: it computes every text of a call as if it
+    were as long as the longest; ``padding`` bounds the tokens that are computed so for nothing.
     """
 
     texts: int = 0
@@ -25,6 +27,8 @@ class CallLimits:
     texts_at_once: int = 0
     truncates: bool = False
     serial: bool = False
+    pads: bool = False
+    padding: float = math.inf
 
     @classmethod
     def told(cls, facts: Mapping[str, int], *, size: int, serial: bool) -> CallLimits:
@@ -37,11 +41,15 @@ class CallLimits:
             texts_at_once=facts.get("max_concurrent_requests", 0),
             truncates=bool(facts.get("auto_truncate", 0)),
             serial=serial,
+            pads=bool(facts.get("pads", 0)),
         )
 
     def at_most(self, texts: int) -> CallLimits:
         """The same with a cap on the texts of a call."""
         return _capped(self, texts)
+
+    def at_most_padding(self, tokens: float) -> CallLimits:
+        return replace(self, padding=min(self.padding, tokens))
 
     def learn(self, *, texts: int = 0, size: int = 0) -> CallLimits:
         """The same after a refusal that told of a tighter limit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.padding import CallCost
 
 WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
 FIRST_BACKOFF_S = 0.05
@@ -15,10 +16,21 @@ class Room:
 
     Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
     one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
-    two such calls are out, for until then the engine would let it wait just as long.
+    two such calls are out, for until then the engine would let it wait just as long. Where the engine pads,
+    a call could grow also if others waited that were too long or too short for it.
     """
 
-    __slots__ = ("batches", "closed_until", "limits", "overloads", "partial", "texts", "tokens")
+    __slots__ = (
+        "batches",
+        "closed_until",
+        "cost",
+        "last_answer",
+        "limits",
+        "overloads",
+        "partial",
+        "texts",
+        "tokens",
+    )
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
@@ -28,6 +40,8 @@ class Room:
         self.tokens = 0
         self.closed_until = 0.0
         self.overloads = 0  # in a row, that no call of ours was to blame for
+        self.cost = CallCost()  # of an engine that pads
+        self.last_answer = 0.0
 
     def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
@@ -45,6 +59,8 @@ class Room:
             return False
         if self.partial < WINDOW_CALLS:
             return True
+        if self.limits.pads:
+            return False
         # By the engine's own limits: one that is full only for the little room left can as well wait for more.
         return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
@@ -56,7 +72,8 @@ class Room:
     def next_limits(self) -> CallLimits:
         """The limits of the next call: the engine's, and what is left of those on all calls together."""
         left = self._texts_left()
-        return self.limits if left is None else self.limits.at_most(max(1, left))
+        limits = self.limits if left is None else self.limits.at_most(max(1, left))
+        return limits.at_most_padding(self.cost.call_in_tokens) if limits.pads else limits
 
     def sent(self, batch: EmbeddingBatch) -> None:
         self.batches.add(batch)
@@ -70,10 +87,13 @@ class Room:
         self.texts -= len(batch)
         self.tokens -= batch.tokens
 
-    def answered(self) -> None:
-        """It takes work: no reason to hold back."""
+    def answered(self, batch: EmbeddingBatch, sent_at: float, now: float) -> None:
+        """It takes work: no reason to hold back. Its time was this call's since it had answered the one before."""
         self.closed_until = 0.0
         self.overloads = 0
+        if self.limits.pads:
+            self.cost.learn(batch.padded_tokens, now - max(sent_at, self.last_answer))
+            self.last_answer = now
 
     def overloaded(self, now: float) -> None:
         """It refused a call for being busy: ask again when another call is answered, or after a while."""

@@ -215,10 +215,14 @@ class EmbeddingCall:
         assert self.connection is not None
         if not end:  # else it is in the pool again
             self.connection.hand_to(caller)
-        self.room.answered()
+        self._note_answer()
         caller.adopt(self)
         self._end()
         caller.engine_sends(piece, end)
+
+    def _note_answer(self) -> None:
+        assert self.batch is not None
+        self.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
@@ -275,7 +279,7 @@ class EmbeddingCall:
 
     def _answered(self, answer: EngineAnswer) -> None:
         if answer.status == 200:
-            self.room.answered()
+            self._note_answer()
             self._end()
             self.service.answered(self, answer)
         elif answer.means_draining:

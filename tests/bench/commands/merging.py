@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tests.bench.merging import scenarios
 from tests.bench.merging.scenarios import Row
 
-HELP = "merged embedding calls against direct access and against no merging, on simulated engines"
+HELP = "merged embedding calls against direct access and against no merging"
 
 
 def _many(name: str, seconds: float) -> list[Row]:
@@ -19,11 +19,11 @@ def _many(name: str, seconds: float) -> list[Row]:
         )
 
 
-def _real(seconds: float) -> list[Row]:
+def _real(name: str, seconds: float) -> list[Row]:
     from tests.bench.merging.real import real_engine
 
-    with real_engine() as (url, model, calls):
-        return scenarios.many_callers("real", url, model, calls, seconds)
+    with real_engine(name) as (url, model, calls):
+        return scenarios.real_callers(name, url, model, calls, seconds)
 
 
 SCENARIOS: dict[str, Callable[[float], list[Row]]] = {
@@ -34,19 +34,23 @@ SCENARIOS: dict[str, Callable[[float], list[Row]]] = {
     "light": scenarios.light_load,
     "bulk-serial": lambda seconds: scenarios.bulk_and_interactive("serial", 4 * seconds),
     "bulk-tei": lambda seconds: scenarios.bulk_and_interactive("tei", 4 * seconds),
-    "real": _real,
+    "real-vllm": lambda seconds: _real("real-vllm", seconds),
+    "real-infinity": lambda seconds: _real("real-infinity", seconds),
 }
+SIMULATED = [name for name in SCENARIOS if not name.startswith("real")]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all but real")
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, help="default: all but the real ones"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement; default 3")
     parser.add_argument("--json", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
     rows = []
-    for name in arguments.scenario or [name for name in SCENARIOS if name != "real"]:
+    for name in arguments.scenario or SIMULATED:
         for row in SCENARIOS[name](arguments.seconds):
             rows.append(row)
             if not arguments.json:

@@ -43,11 +43,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """What can be asked of an engine; ``ids`` makes token ids of a text."""
+    """What can be asked of an engine; ``ids`` makes token ids of a text, where it takes them."""
 
     variants: Sequence[Variant]
     words: int
-    ids: Callable[[random.Random, str], list[int]]
+    ids: Callable[[random.Random, str], list[int]] | None
 
 
 def spelled(_: random.Random, text: str) -> list[int]:
@@ -71,6 +71,7 @@ TEI = Sort(
 _CUT = Variant(OPENAI, {"truncate_prompt_tokens": 16, "encoding_format": "base64"})
 VLLM = Sort((*_FORMS, _CUT), 60, spelled)
 REAL_VLLM = Sort((*_FORMS, _CUT), 60, drawn)
+INFINITY = Sort((*_FORMS, Variant(OPENAI, {"dimensions": 64})), 60, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ def plan(sort: Sort, model: str, *, texts: int, seed: int) -> Iterator[Ask]:
             leaving = rng.choice((Leaving.AT_CALLS, Leaving.IN_ANSWER))
         count = min(texts, rng.choice(_SIZES))
         texts -= count if leaving is Leaving.NEVER else 0
-        as_ids = rng.random() < _AS_IDS
-        known = 0.0 if as_ids else _KNOWN_TO_ALL
+        ids = sort.ids if rng.random() < _AS_IDS else None
+        known = 0.0 if ids else _KNOWN_TO_ALL
         asked = [rng.choice(pool) if rng.random() < known else _text(rng, sort.words) for _ in range(count)]
-        items: list[Any] = [sort.ids(rng, one) for one in asked] if as_ids else list(asked)
+        items: list[Any] = [ids(rng, one) for one in asked] if ids else list(asked)
         given = items[0] if count == 1 and rng.random() < 0.5 else items
         variant = rng.choice(sort.variants)
         name = {"inputs": given} if variant.path == NATIVE else {"model": model, "input": given}

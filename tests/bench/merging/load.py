@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -16,8 +17,9 @@ import httptools
 import uvloop
 
 WORDS = "the of gateway merges many texts into few calls and every vector goes back to its own caller".split()  # noqa: SIM905
+READY = 4096  # requests, made before the clock runs
 
-
+Words = Callable[[random.Random], int]  # how many a text has
 Kinds = dict[str, tuple[float, int, int]]  # by name its share of arrivals, and texts and words a text
 
 
@@ -70,14 +72,30 @@ def request(url: str, model: str, texts: list[str]) -> bytes:
     return head.encode() + body
 
 
-def text(rng: random.Random, words: int) -> str:
-    """Each one different, so that none is shared."""
-    return f"{rng.getrandbits(48):x} " + " ".join(rng.choices(WORDS, k=words))
+def text(rng: random.Random, words: int, *, numbered: bool = True) -> str:
+    """Each one different, so that none is shared: by a number, or by its words where there are enough."""
+    number = [f"{rng.getrandbits(48):x}"] if numbered else []
+    return " ".join([*number, *rng.choices(WORDS, k=words)])
 
 
-def closed(url: str, model: str, *, callers: int, seconds: float, words: int = 12, seed: int = 1) -> Measured:
+def twelve(_: random.Random) -> int:
+    return 12
+
+
+def closed(
+    url: str,
+    model: str,
+    *,
+    callers: int,
+    seconds: float,
+    words: Words = twelve,
+    numbered: bool = True,
+    seed: int = 1,
+) -> Measured:
     """Each caller asks for one text, and for the next as soon as it has it."""
-    return uvloop.run(_closed(url, model, callers, seconds, words, seed))
+    rng = random.Random(seed)
+    ready = [request(url, model, [text(rng, words(rng), numbered=numbered)]) for _ in range(READY)]
+    return uvloop.run(_closed(url, ready, callers, seconds))
 
 
 def opened(
@@ -103,10 +121,9 @@ async def connect(url: str) -> Connection:
     return connection
 
 
-async def _closed(url: str, model: str, callers: int, seconds: float, words: int, seed: int) -> Measured:
-    rng = random.Random(seed)
+async def _closed(url: str, ready: list[bytes], callers: int, seconds: float) -> Measured:
     measured = Measured(latencies={"all": []})
-    ready = [request(url, model, [text(rng, words)]) for _ in range(4096)]
+    bodies = itertools.cycle(ready)  # in turn: no two callers ask for the same at a time
     loop = asyncio.get_running_loop()
     warm_until = loop.time() + min(0.5, seconds / 4)
     end = warm_until + seconds
@@ -118,7 +135,7 @@ async def _closed(url: str, model: str, callers: int, seconds: float, words: int
         def send() -> None:
             nonlocal began
             began = time.perf_counter()
-            connection.transport.write(ready[rng.randrange(4096)])
+            connection.transport.write(next(bodies))
 
         def done(status: int) -> None:
             now = loop.time()

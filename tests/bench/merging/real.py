@@ -1,4 +1,4 @@
-"""A real vLLM as the engine of embeddings, with its own count of requests."""
+"""Real engines of embeddings, with their own count of requests."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from pathlib import Path
 
 import httpx
 
-from tests.real.engine import RealEngine, embedding_recipe
-from tests.real.install import ensure_installed
+from tests.real import recipes
+from tests.real.engine import RealEngine
+from tests.real.install import ensure_infinity, ensure_vllm
+from tests.real.recipes import Recipe
 
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "real-vllm": lambda: recipes.embedding(ensure_vllm()),
+    "real-infinity": lambda: recipes.infinity(ensure_infinity()),
+}
 _COUNTED = re.compile(r'^http_requests_total\{[^}]*handler="/v1/embeddings"[^}]*\} ([\d.e+]+)$', re.M)
 
 
 @contextmanager
-def real_engine() -> Iterator[tuple[str, str, Callable[[], int]]]:
-    """Its address, its model, and how many embedding calls it has had."""
-    installed = ensure_installed()
+def real_engine(name: str) -> Iterator[tuple[str, str, Callable[[], int]]]:
+    """Its address, its model, and how many embedding calls it has had. It is installed first, if need be."""
+    recipe = RECIPES[name]()
     with tempfile.TemporaryDirectory() as logs:
-        engine = RealEngine(embedding_recipe(installed), installed, Path(logs) / "vllm.log")
+        engine = RealEngine(recipe, Path(logs) / "engine.log")
         try:
             engine.start()
             engine.wait_ready()
 
             def calls() -> int:
-                page = httpx.get(f"{engine.url}/metrics", trust_env=False).text
+                page = httpx.get(f"{engine.url}/metrics", trust_env=False, timeout=30).text
                 return int(sum(float(found) for found in _COUNTED.findall(page)))
 
             yield engine.url, engine.model, calls

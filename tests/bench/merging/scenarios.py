@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.machine import OthersWatch
 from tests.bench.merging import load
+from tests.bench.merging.load import Measured
 from tests.support.gateway import running_gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
@@ -18,6 +21,29 @@ ENGINES = {
     "serial": ("tei", "--serial"),
     "tei": ("tei",),
     "vllm": ("vllm", "--runner", "pooling"),
+}
+
+
+def _mixed(rng: random.Random) -> int:
+    """As what people write is: half of it short, a few long."""
+    return min(150, max(5, int(rng.lognormvariate(3.0, 0.9))))
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """How many words they have, of which each is a token of the model and two more frame them; and what to gain."""
+
+    words: load.Words
+    gain: float
+    a_call: float = 8.0
+
+
+REAL_TEXTS = {
+    "8 words": Texts(lambda _: 8, 1.3),  # a search query
+    "20 words": Texts(lambda _: 20, 1.0),
+    "40 words": Texts(lambda _: 40, 1.0),  # a paragraph
+    # Where an engine pads, few have company of their length.
+    "5 to 150 words": Texts(_mixed, 1.3, 4.0),
 }
 
 
@@ -53,27 +79,85 @@ def gateway(url: str, *, plain: str = "", **scheduling: Any) -> Iterator[str]:
 
 def many_callers(name: str, url: str, model: str, calls: Callable[[], int], seconds: float) -> list[Row]:
     """64 callers with one text each, in closed loops: straight to the engine, and through the gateway."""
-    direct, merged = [], []
-    direct_calls = merged_calls = 0
     with gateway(url) as door:
-        for round_ in range(3):
-            before = calls()
-            direct.append(load.closed(url, model, callers=64, seconds=seconds, seed=round_))
-            between = calls()
-            merged.append(load.closed(door, model, callers=64, seconds=seconds, seed=round_))
-            direct_calls += between - before
-            merged_calls += calls() - between
-    rate, base = (statistics.median(m.texts_per_s for m in side) for side in (merged, direct))
-    failed = sum(m.failed for m in (*direct, *merged))
-    about = f"{rate:,.0f} texts/s against {base:,.0f}; {failed} failed"
-    bound = {"serial": 2.0, "real": 1.3}.get(name, 1.0)
-    a_call = sum(m.texts for m in merged) / max(1, merged_calls)
-    return [
-        Row(f"{name}: texts/s of 64 callers over direct", rate / base, bound, about=about),
-        Row(
-            f"{name}: texts an engine call", a_call, 8.0, about=f"{merged_calls} calls, {direct_calls} direct"
-        ),
-    ]
+        sides = _both_ways(url, door, model, calls, seconds)
+    return sides.rows(name, bound={"serial": 2.0}.get(name, 1.0))
+
+
+def real_callers(name: str, url: str, model: str, calls: Callable[[], int], seconds: float) -> list[Row]:
+    """The same on a real engine, over lengths of text: the longer it is, the less an HTTP request counts."""
+    rows = []
+    with gateway(url) as door:
+        load.closed(url, model, callers=64, seconds=2)  # it still warms up with its first calls
+        for about, texts in REAL_TEXTS.items():
+            sides = _both_ways(url, door, model, calls, seconds, words=texts.words, numbered=False)
+            rows += sides.rows(f"{name}, {about}", bound=texts.gain, a_call=texts.a_call)
+    return rows
+
+
+@dataclass(slots=True)
+class _Sides:
+    """The rounds of a comparison: straight to the engine, and through the gateway."""
+
+    direct: list[Measured] = field(default_factory=list)
+    merged: list[Measured] = field(default_factory=list)
+    direct_calls: int = 0
+    merged_calls: int = 0
+    others: float = 0.0
+
+    def rows(self, name: str, *, bound: float, a_call: float = 8.0) -> list[Row]:
+        merged, direct = ([m.texts_per_s for m in side] for side in (self.merged, self.direct))
+        failed = sum(m.failed for m in (*self.merged, *self.direct))
+        rates = f"{_spread(merged)} texts/s against {_spread(direct)}; {failed} failed"
+        texts = sum(m.texts for m in self.merged)
+        return [
+            Row(
+                f"{name}: texts/s of 64 callers over direct",
+                statistics.median(merged) / statistics.median(direct),
+                bound,
+                about=f"{rates}; others took {self.others:.2f} cores",
+            ),
+            Row(
+                f"{name}: texts an engine call",
+                texts / max(1, self.merged_calls),
+                a_call,
+                about=f"{self.merged_calls} calls, {self.direct_calls} direct",
+            ),
+        ]
+
+
+def _both_ways(
+    url: str,
+    door: str,
+    model: str,
+    calls: Callable[[], int],
+    seconds: float,
+    *,
+    words: load.Words = load.twelve,
+    numbered: bool = True,
+) -> _Sides:
+    """Rounds in turn, so that what else the machine does befalls both sides."""
+    sides = _Sides()
+    watch = OthersWatch()
+    for seed in range(3):
+
+        def run(to: str, seed: int = seed) -> Measured:
+            return load.closed(
+                to, model, callers=64, seconds=seconds, words=words, numbered=numbered, seed=seed
+            )
+
+        before = calls()
+        sides.direct.append(run(url))
+        between = calls()
+        sides.merged.append(run(door))
+        sides.direct_calls += between - before
+        sides.merged_calls += calls() - between
+    sides.others = watch.cores()
+    return sides
+
+
+def _spread(rates: list[float]) -> str:
+    return f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
 
 
 def one_caller(seconds: float) -> list[Row]:

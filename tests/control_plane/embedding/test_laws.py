@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from hypothesis import example, given, settings
@@ -17,6 +18,8 @@ _LIMITS = st.builds(
     size=st.sampled_from([0, 30, 200]),
     texts_at_once=st.sampled_from([0, 4, 20]),
     serial=st.booleans(),
+    pads=st.booleans(),
+    padding=st.sampled_from([0.0, 2.0, math.inf]),
 )
 _TEXTS = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=14)
 _CALLERS = st.lists(

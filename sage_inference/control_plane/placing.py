@@ -110,9 +110,11 @@ def _ask(
     policy: SchedulingPolicy, request: RequestMetadata, candidates: Sequence[ExecutionInstance]
 ) -> Choice | None:
     for decision in policy.schedule((request,), candidates):
+        if decision.request_id != request.request_id:
+            continue
         target = decision.target_instance_id
         for instance in candidates:
-            if instance.instance_id == target and decision.request_id == request.request_id:
+            if instance.instance_id == target:
                 return decision, instance, request.prompt_tokens - request.cached_tokens.get(instance, 0)
     return None
 

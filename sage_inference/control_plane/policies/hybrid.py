@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from sage_inference.control_plane.load import DECODE_TOKENS
+from sage_inference.control_plane.load import backlog_ms as backlog_now_ms
 from sage_inference.control_plane.policies.base import Clock, Loads
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
 from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
@@ -17,8 +18,6 @@ LATER_MS = 4000.0  # a backlog longer than the shortest by this is saturated
 
 
 INFINITE = float("inf")
-
-_Row = tuple[float, int, int, float, str]  # cost, cached tokens, requests in flight, backlog, id
 
 
 class Hybrid:
@@ -59,13 +58,14 @@ class Hybrid:
     def _one(
         self, request: RequestMetadata, instances: Sequence[ExecutionInstance]
     ) -> tuple[str | None, str]:
-        """The same for one request, in one pass: this is asked of every request."""
+        """The same for one request, with as little as decides it: this is asked of every request."""
         now = self._clock()
         tokens, cached = request.prompt_tokens, request.cached_tokens
+        if cached:
+            warm = _warmest(request, instances, now)
+            if warm is not None:
+                return warm, "cached there"
         chosen, least = None, INFINITE
-        worth = WORTH * tokens
-        rows: list[_Row] = []  # of those that hold something
-        soonest, running_sum, room = INFINITE, 0, 0
         self._turn = turn = self._turn + 1
         ties = 1
         for i in instances:
@@ -73,21 +73,13 @@ class Hybrid:
             if limit and running >= limit:
                 continue
             k = load.ms_per_token
-            backlog = 0.0
+            cost = k * (tokens + DECODE_TOKENS * running)
             if load.pending_tokens:
                 backlog = k * load.pending_tokens - (now - load.progress_at) * 1000
-                if backlog < 0.0:
-                    backlog = 0.0
-            cost = backlog + k * (tokens + DECODE_TOKENS * running)
+                if backlog > 0.0:
+                    cost += backlog
             if cached:
-                held = cached.get(i, 0)
-                cost -= k * held
-                running_sum += running
-                room += 1
-                if backlog < soonest:
-                    soonest = backlog
-                if held and held >= worth:
-                    rows.append((cost, held, running, backlog, i.instance_id))
+                cost -= k * cached.get(i, 0)
             if cost < least:
                 chosen, least, ties = i.instance_id, cost, 1
             elif cost == least:
@@ -95,10 +87,6 @@ class Hybrid:
                 ties += 1
                 if not turn % ties:
                     chosen = i.instance_id
-        if rows:
-            warm = _cheapest_warm(rows, CROWD * running_sum / room + SPARE, soonest + LATER_MS)
-            if warm is not None:
-                return warm, "cached there"
         return chosen, "cheapest"
 
     def _warm(
@@ -122,11 +110,37 @@ class Hybrid:
         ]
 
 
-def _cheapest_warm(rows: list[_Row], crowd: float, late: float) -> str | None:
-    """The cheapest that holds nearly the most and is not saturated."""
-    nearly = NEARLY * max(row[1] for row in rows) if len(rows) > 1 else 0.0
+def _warmest(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> str | None:
+    """The cheapest that holds nearly the most of the prompt and can bear it."""
+    tokens, cached = request.prompt_tokens, request.cached_tokens
+    holders = [i for i in instances if i in cached and _has_room(i)]
+    longest = max([cached[i] for i in holders]) if holders else 0
+    if longest < WORTH * tokens:
+        return None
     chosen, least = None, INFINITE
-    for cost, held, running, backlog, name in rows:
-        if cost < least and held >= nearly and running <= crowd and backlog <= late:
-            chosen, least = name, cost
+    nearly = NEARLY * longest
+    for i in holders:
+        held = cached[i]
+        if held < nearly:
+            continue
+        load, running = i.load, i.active_requests
+        backlog = backlog_now_ms(load, now)
+        cost = backlog + load.ms_per_token * (tokens - held + DECODE_TOKENS * running)
+        # Within these no instance is crowded or late, whatever the others are.
+        bears = running <= SPARE and backlog <= LATER_MS
+        if cost < least and (bears or _bears(running, backlog, instances, now)):
+            chosen, least = i.instance_id, cost
     return chosen
+
+
+def _bears(running: int, backlog: float, instances: Sequence[ExecutionInstance], now: float) -> bool:
+    """Whether an instance is neither crowded nor late, as the others are."""
+    room = [i for i in instances if _has_room(i)]
+    crowd = CROWD * sum([i.active_requests for i in room]) / len(room) + SPARE
+    late = min([backlog_now_ms(i.load, now) for i in room]) + LATER_MS
+    return running <= crowd and backlog <= late
+
+
+def _has_room(instance: ExecutionInstance) -> bool:
+    limit = instance.max_concurrent_requests
+    return not limit or instance.active_requests < limit

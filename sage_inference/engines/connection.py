@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Protocol
 
 import httptools
@@ -17,9 +18,8 @@ _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
-_MOST_ANSWERS = 512
-_known: KnownHeads[Answer] = KnownHeads(_MOST_ANSWERS)
-_answers: dict[tuple[int, tuple[Header, ...]], Answer] = {}
+_MOST_KNOWN = 512
+_known: KnownHeads[Answer] = KnownHeads(_MOST_KNOWN)
 _LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
 
 
@@ -317,7 +317,8 @@ class EngineConnection(asyncio.Protocol):
             headers = self._headers
             if self._named:
                 headers = [header for header in headers if header[0] not in self._named]
-            self._answer = _answer(status, tuple(headers), self._head_bytes)
+            make = _shared_answer if self._head_bytes <= _LONGEST else Answer
+            self._answer = make(status, tuple(headers))
             self._headers = []
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
@@ -327,17 +328,10 @@ class EngineConnection(asyncio.Protocol):
             self._pieces = len(self._body)
 
 
-def _answer(status: int, headers: tuple[Header, ...], size: int) -> Answer:
+@lru_cache(_MOST_KNOWN)
+def _shared_answer(status: int, headers: tuple[Header, ...]) -> Answer:
     """One object for all answers of the same head: a thousand streams begin alike."""
-    if size > _LONGEST:
-        return Answer(status, headers)
-    key = status, headers
-    answer = _answers.get(key)
-    if answer is None:
-        if len(_answers) >= _MOST_ANSWERS:
-            _answers.clear()
-        answer = _answers[key] = Answer(status, headers)
-    return answer
+    return Answer(status, headers)
 
 
 def _ends_once(data: bytes) -> bool:

@@ -150,15 +150,19 @@ def test_a_successor_that_was_up_before_a_probe_missed_the_one_that_drained_is_t
 EVENTS = st.sampled_from(["probe_ok", "probe_failed", "refused", "draining", "ok", "error"])
 
 
+def tell(health: Health, event: str, now: float) -> None:
+    if event in ("ok", "error"):
+        health.answered(200 if event == "ok" else 500, now)
+    else:
+        getattr(health, event)(now)
+
+
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
 def test_the_next_probe_is_never_past_nor_over_six_seconds_away(events: list[tuple[str, float]]) -> None:
     health, now = healthy(), 0.0
     for event, later in events:
         now += later
-        if event in ("ok", "error"):
-            health.answered(200 if event == "ok" else 500, now)
-        else:
-            getattr(health, event)(now)
+        tell(health, event, now)
         assert 0 <= health.next_probe_at(now) - now <= 6
         if event in ("probe_failed", "refused"):
             assert health.state is EJECTED
@@ -171,10 +175,7 @@ def test_whatever_came_before_good_probes_restore_it_within_fifteen_seconds(
     health, now = healthy(), 0.0
     for event, later in events:
         now += later
-        if event in ("ok", "error"):
-            health.answered(200 if event == "ok" else 500, now)
-        else:
-            getattr(health, event)(now)
+        tell(health, event, now)
     back = now
     while health.state is not READY:
         now = health.next_probe_at(now)

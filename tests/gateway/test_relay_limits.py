@@ -102,6 +102,13 @@ def test_a_body_that_comes_slowly_but_within_body_s_a_piece_is_served() -> None:
         assert caller.reply().body == b"done"
 
 
+def body_came_too_late(caller: Caller) -> None:
+    reply = caller.reply()
+    assert (reply.status, reply.headers["connection"]) == (408, "close")
+    assert "body" in reply.error["message"]
+    assert caller.closed()
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new head", "known head"])
 @pytest.mark.parametrize("pipelined", [False, True], ids=["alone", "pipelined"])
 def test_a_body_that_stops_half_way_is_408_after_body_s(known: bool, pipelined: bool) -> None:
@@ -112,10 +119,7 @@ def test_a_body_that_stops_half_way_is_408_after_body_s(known: bool, pipelined: 
         caller.send((post(CHAT, chat()) if pipelined else b"") + post(CHAT, chat())[:-3])
         if pipelined:
             assert caller.reply().status == 200
-        reply = caller.reply()
-        assert (reply.status, reply.headers["connection"]) == (408, "close")
-        assert "body" in reply.error["message"]
-        assert caller.closed()
+        body_came_too_late(caller)
 
 
 POLICY = post("/admin/policy", b'{"policy":"random"}').replace(b"POST", b"PUT")
@@ -132,10 +136,7 @@ def test_a_body_for_the_application_that_stops_half_way_is_408_after_body_s(
         caller.send(pipelined + stalled)
         if pipelined:
             assert caller.reply().status == 200
-        reply = caller.reply()
-        assert (reply.status, reply.headers["connection"]) == (408, "close")
-        assert "body" in reply.error["message"]
-        assert caller.closed()
+        body_came_too_late(caller)
 
 
 def test_a_body_for_the_application_that_comes_slowly_is_served_and_its_connection_kept() -> None:

@@ -412,9 +412,8 @@ class Exchange:
             if len(piece) < JOIN_BYTES:
                 piece = start + piece
             else:
-                self.caller.writelines(
-                    (start, piece)
-                )  # one system call for both, and the piece is not copied
+                # One system call for both, and the piece is not copied.
+                self.caller.writelines((start, piece))
                 piece = b""
         if piece:
             self.caller.write(piece)

@@ -263,24 +263,7 @@ def _refusing(status: str, size: int = 200_000) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "502 Bad Gateway"])
-def test_a_refusal_in_pieces_is_made_good_elsewhere_before_the_caller_sees_a_byte(status: str) -> None:
-    with (
-        RogueEngine(_refusing(status)) as bad,
-        RogueEngine(answering) as good,
-        gateway(bad, good) as g,
-        Caller(g.port) as caller,
-    ):
-        for n in range(4):
-            assert caller.send(embed(f"text {n}")).reply().body == vectors(f"text {n}")
-        assert bad.requests
-        nothing_left(g)
-
-
-@pytest.mark.parametrize(
-    "failure", [raw(b"", then="reset"), raw(head(1000), then="close")], ids=["none", "head"]
-)
-def test_an_engine_that_dies_before_the_first_byte_of_a_body_is_replaced(failure: Answer) -> None:
+def _is_made_good_elsewhere(failure: Answer) -> None:
     with (
         RogueEngine(failure) as bad,
         RogueEngine(answering) as good,
@@ -291,6 +274,18 @@ def test_an_engine_that_dies_before_the_first_byte_of_a_body_is_replaced(failure
             assert caller.send(embed(f"text {n}")).reply().body == vectors(f"text {n}")
         assert bad.requests
         nothing_left(g)
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable", "502 Bad Gateway"])
+def test_a_refusal_in_pieces_is_made_good_elsewhere_before_the_caller_sees_a_byte(status: str) -> None:
+    _is_made_good_elsewhere(_refusing(status))
+
+
+@pytest.mark.parametrize(
+    "failure", [raw(b"", then="reset"), raw(head(1000), then="close")], ids=["none", "head"]
+)
+def test_an_engine_that_dies_before_the_first_byte_of_a_body_is_replaced(failure: Answer) -> None:
+    _is_made_good_elsewhere(failure)
 
 
 def test_a_verdict_in_pieces_is_passed_on_whole() -> None:

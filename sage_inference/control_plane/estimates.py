@@ -9,6 +9,7 @@ MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand toke
 _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
+_ESCAPES = 64  # bytes of what is mostly escapes have one, and finding one in more takes longer than all the rest
 _SEVEN_BITS = bytes(range(128))
 _IDS = b"[]0123456789, \n"
 _MODELS = 512
@@ -42,7 +43,7 @@ def script_of(prompt: bytes) -> int:
     elif size > _SAMPLE:
         prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
     if prompt.isascii():
-        if b"\\u" in prompt:
+        if b"\\u" in prompt[-_ESCAPES:]:
             return _ESCAPED
         return _ASCII if prompt.lstrip(_IDS) else _TOKEN_IDS
     beyond = prompt.translate(None, _SEVEN_BITS)

@@ -18,9 +18,11 @@ def prompt_blocks(prompt: bytes) -> list[int]:
 
     Python's own keyed hash: the key is drawn anew by each process, so a recorded hash gives no text away.
     """
-    before = 0
-    whole = memoryview(prompt)[: len(prompt) // BLOCK_BYTES * BLOCK_BYTES]
-    return [before := hash((before, block)) for block in _blocks_of(whole)]
+    before, blocks = 0, []
+    for block in _blocks_of(prompt[: len(prompt) // BLOCK_BYTES * BLOCK_BYTES]):
+        before = hash((before, block))
+        blocks.append(before)
+    return blocks
 
 
 class _Held:

@@ -112,19 +112,22 @@ class Hybrid:
 
 def _warmest(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> str | None:
     """The cheapest that holds nearly the most of the prompt and can bear it."""
-    tokens, cached = request.prompt_tokens, request.cached_tokens
-    holders = [i for i in instances if i in cached and _has_room(i)]
-    longest = max([cached[i] for i in holders]) if holders else 0
+    tokens, longest, holders = request.prompt_tokens, 0, []
+    for i, held in request.cached_tokens.items():
+        limit = i.max_concurrent_requests
+        if i in instances and (not limit or i.active_requests < limit):
+            holders.append((i, held))
+            if held > longest:
+                longest = held
     if longest < WORTH * tokens:
         return None
     chosen, least = None, INFINITE
     nearly = NEARLY * longest
-    for i in holders:
-        held = cached[i]
+    for i, held in holders:
         if held < nearly:
             continue
         load, running = i.load, i.active_requests
-        backlog = backlog_now_ms(load, now)
+        backlog = backlog_now_ms(load, now) if load.pending_tokens else 0.0
         cost = backlog + load.ms_per_token * (tokens - held + DECODE_TOKENS * running)
         # Within these no instance is crowded or late, whatever the others are.
         bears = running <= SPARE and backlog <= LATER_MS

@@ -9,7 +9,8 @@ MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand toke
 _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
-_ESCAPES = 64  # bytes of what is mostly escapes have one, and finding one in more takes longer than all the rest
+# Text that is mostly escapes has one in so many bytes, and to seek one in more takes longer than all the rest.
+_ESCAPES = 64
 _SEVEN_BITS = bytes(range(128))
 _IDS = b"[]0123456789, \n"
 _MODELS = 512

@@ -166,7 +166,7 @@ class RunningGateway:
 
     async def _pulse(self) -> None:
         """Once a second: what is counted by time, and a sign of life."""
-        trimming = Trimming()
+        trimming = Trimming(self.gateway.shrink)
         while True:
             self.gateway.tick()
             self.hooks.watchdog()

@@ -147,7 +147,7 @@ class RequestMetadata(msgspec.Struct, gc=False):
     embedding_texts: list[str] | None = None
     embedding_model: str | None = None
     embedding_batch_size: int | None = None
-    tags: Mapping[str, str] = {}  # a new one each
+    tags: Mapping[str, str] = MappingProxyType({})
     arrived: float = msgspec.field(default_factory=time.monotonic)
     streams: bool = False
     session: str = ""

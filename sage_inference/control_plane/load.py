@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sage_inference.types import (
     ExecutionInstance,
     InstanceLoad,
     RequestMetadata,
+    RequestType,
     SchedulingDecision,
     Usage,
 )
@@ -28,36 +31,40 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 PROMPT_SHARE = 0.6
 
 
-class Placement:
+_NO_REQUEST = RequestMetadata("", RequestType.LLM_CHAT, "", arrived=0.0)
+_NO_DECISION = SchedulingDecision("", "", "")
+
+
+class Placement(msgspec.Struct, gc=False, eq=False):
     """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
 
     It is the attempt's record as well: times are the manager's, None is what did not happen (yet). The manager
-    sets ``request``, ``decision`` and, where somebody watches, ``seen``: the instances it was chosen among, as
-    they then were.
+    gives ``request``, ``decision`` and, where somebody watches, ``seen``: the instances it was chosen among, as
+    they then were. A struct, for a thousand of them are kept.
     """
 
-    request: RequestMetadata
-    decision: SchedulingDecision
+    instance: ExecutionInstance
+    tokens: int
+    pushed_at: float
+    request: RequestMetadata = msgspec.field(default_factory=lambda: _NO_REQUEST)
+    decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
-    pending = True
+    pending: bool = True
     shared: SharedGPU | None = None  # with work of the other kind
-    expected_at = math.inf
-    late = False
+    expected_at: float = math.inf
+    late: bool = False
     answered_at: float | None = None  # when its first byte came
     ended_at: float | None = None
     outcome: str | None = None
     status: int | None = None
     usage: Usage | None = None
 
-    def __init__(self, instance: ExecutionInstance, tokens: int, now: float) -> None:
-        self.instance = instance
-        self.tokens = tokens
-        self.pushed_at = now
-        load = instance.load
+    def __post_init__(self) -> None:
+        load = self.instance.load
         if not load.pending_tokens:
-            load.progress_at = now
-        load.pending_tokens += tokens
-        instance.active_requests += 1
+            load.progress_at = self.pushed_at
+        load.pending_tokens += self.tokens
+        self.instance.active_requests += 1
 
     def expect(self, now: float) -> float:
         """When its prompt will likely be done: for answers whose first byte does not tell."""
@@ -113,10 +120,13 @@ class Placement:
 
 def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
     """Them as they are now."""
-    return [
-        (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
-        for i in instances
-    ]
+    # Many of them are kept: a tuple is little more than half as large as a list.
+    return tuple(
+        [
+            (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
+            for i in instances
+        ]
+    )
 
 
 def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:

@@ -288,8 +288,7 @@ class ControlPlaneManager:
         if need < 1:
             need = 1
         seen = () if self.on_placed is None else as_seen(group)
-        placement = ticket.load = Placement(instance, need, now)
-        placement.request, placement.decision, placement.seen = request, decision, seen
+        placement = ticket.load = Placement(instance, need, now, request, decision, seen)
         if late:
             placement.count_as_late()
         if self.on_placed is not None:

@@ -16,6 +16,9 @@ MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
 _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
+# Of which each connection would else have its own, for as long as a stream goes on.
+_NO_HEADERS: list[Header] = []  # never added to: once a head is complete, what follows is no header of it
+_NO_NAMES: frozenset[bytes] = frozenset()
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 _MOST_KNOWN = 512
@@ -203,7 +206,7 @@ class EngineConnection(asyncio.Protocol):
     def _begin_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
-        self._named: frozenset[bytes] = frozenset()  # headers that Connection declares to be for this hop
+        self._named = _NO_NAMES  # headers that Connection declares to be for this hop
         self._length: int | None = None
         self._chunked = self._coded = self._answered = self._complete = self._surplus = False
         self._keep_alive = False
@@ -269,7 +272,7 @@ class EngineConnection(asyncio.Protocol):
             self._surplus = True
             return
         self._headers = []
-        self._named = frozenset()
+        self._named = _NO_NAMES
         self._length = None
         self._chunked = False
 
@@ -314,12 +317,12 @@ class EngineConnection(asyncio.Protocol):
             self._chunked = False
         receiver = self._receiver
         if receiver is not None:
-            headers = self._headers
+            headers, self._headers = self._headers, _NO_HEADERS
             if self._named:
                 headers = [header for header in headers if header[0] not in self._named]
+                self._named = _NO_NAMES
             make = _shared_answer if self._head_bytes <= _LONGEST else Answer
             self._answer = make(status, tuple(headers))
-            self._headers = []
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:

@@ -7,10 +7,12 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import ECONNRESET
+from functools import partial
 
 from sage_inference.engines.connection import EngineConnection
 
 MAX_IDLE = 256
+_FEW_IDLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ssl = ssl.create_default_context() if address.tls else None
         self._closed = False
+        self._made = partial(EngineConnection, self._release, self._lost)
 
     @property
     def idle(self) -> int:
@@ -85,7 +88,7 @@ class Pool:
         address = self.address
         try:
             _, connection = await self._loop.create_connection(
-                lambda: EngineConnection(self._release, self._lost),
+                self._made,
                 address.host,
                 address.port,
                 ssl=self._ssl,
@@ -109,6 +112,12 @@ class Pool:
     def _lost(self, connection: EngineConnection) -> None:
         self._open.discard(connection)
         self._idle.pop(connection, None)
+
+    def shrink(self) -> None:
+        """Close the idle ones but for the newest few."""
+        for connection in list(self._idle)[:-_FEW_IDLE]:
+            del self._idle[connection]
+            connection.discard()
 
     def drop_idle(self) -> None:
         """Close what is idle: after a refusal, none of it is of use."""

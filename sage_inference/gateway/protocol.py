@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.flow import Flow
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 
@@ -32,6 +36,9 @@ _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-conn
 # Requests, and bytes of one, that are read while another is answered. Who is not read from is not seen to leave.
 _PIPELINED = 8
 _AHEAD = 65536
+
+
+_NOBODY: deque[Any] = deque()  # the pipeline of those who never had two requests under way
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -67,12 +74,13 @@ class GatewayProtocol(HttpToolsProtocol):
         "wakes_at",
         "wheel",
         "write",
-        "writelines",
     )
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.parser = None  # type: ignore[assignment] # made when needed: it takes a kilobyte
+        # Made when needed: each takes as much as all the rest.
+        self.parser = None  # type: ignore[assignment]
+        self.pipeline = _NOBODY
         self.gateway: Gateway = config.gateway  # type: ignore[attr-defined]
         self.wheel = self.gateway.wheel
         self.deadline = math.inf
@@ -97,8 +105,11 @@ class GatewayProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.write, self.writelines = transport.write, transport.writelines
+        # uvicorn's own asks the system for addresses that only an application's scope tells: see ``_begin_scope``.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = Flow(transport)  # type: ignore[assignment]
+        self.write = transport.write
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.limits.connections:
@@ -281,6 +292,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if self.running is None:
                 self.arm(math.inf)
             self._begin_scope()
+            self._line_up()
             super().on_headers_complete()
             if 0 < len(self.pipeline) < _PIPELINED:
                 self.flow.resume_reading()
@@ -364,6 +376,10 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin_scope(self) -> None:
         """What uvicorn prepares at a message's begin, made only for the requests that need it."""
+        if self.scheme is None:
+            transport = self.transport
+            self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
+            self.scheme = "https" if is_ssl(transport) else "http"
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
@@ -384,6 +400,11 @@ class GatewayProtocol(HttpToolsProtocol):
         exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
         exchange.pieces = []
         self._enqueue(exchange)
+
+    def _line_up(self) -> None:
+        """Another request comes, maybe before the one ahead of it was answered."""
+        if self.pipeline is _NOBODY:
+            self.pipeline = deque()
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
         http10 = self.parser.get_http_version() == "1.0"
@@ -418,6 +439,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_exchange(exchange)
         else:
+            self._line_up()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
             if len(self.pipeline) >= _PIPELINED:
                 self.flow.pause_reading()
@@ -459,6 +481,9 @@ class GatewayProtocol(HttpToolsProtocol):
     def arm(self, seconds: float) -> None:
         """One deadline a connection: whatever it waits for now must come within ``seconds``."""
         self.wheel.set(self, seconds)
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        self.transport.writelines(pieces)
 
     def ended(self, exchange: Exchange, close: bool) -> None:
         if exchange is self.running:

@@ -279,6 +279,11 @@ class Gateway:
         for engine in self.engines.values():
             engine.recent_ttfb.tick()
 
+    def shrink(self) -> None:
+        """A crowd has left: let go of the connections to engines that only it needed."""
+        for engine in self.engines.values():
+            engine.pool.shrink()
+
     def _wake_at(self, when: float) -> None:
         """The manager can place something then, though nothing else may happen."""
         if self._waking is not None:  # else each that goes off would have another set, for ever

@@ -1,4 +1,4 @@
-"""Gives memory back to the system after a crowd of callers has left: the C library keeps it for the next one."""
+"""Gives memory back to the system after a crowd of callers has left, which is else kept for the next one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,24 @@ def _trimmer() -> Callable[[int], int] | None:
 
 
 class Trimming:
-    """``tick`` is called about once a second, with the number of connections there are."""
+    """``tick`` is called about once a second, with the number of connections there are.
 
-    def __init__(self, trim: Callable[[int], int] | None = None) -> None:
+    When a crowd has left, ``shrink`` lets go of what only it needed; a tick later, when that is freed, the C
+    library is asked to give back what it holds.
+    """
+
+    def __init__(self, shrink: Callable[[], None], trim: Callable[[int], int] | None = None) -> None:
+        self._shrink = shrink
         self._trim = trim or _trimmer()
         self._most = 0
+        self._shrunk = False
 
     def tick(self, connections: int) -> None:
-        self._most = max(self._most, connections)
-        if self._trim is not None and self._most >= _CROWD and connections * 2 <= self._most:
-            self._most = connections
+        if self._shrunk and self._trim is not None:
             self._trim(0)
+        self._shrunk = False
+        self._most = max(self._most, connections)
+        if self._most >= _CROWD and connections * 2 <= self._most:
+            self._most = connections
+            self._shrink()
+            self._shrunk = True

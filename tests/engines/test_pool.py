@@ -40,3 +40,29 @@ def test_a_connection_that_is_closed_as_soon_as_it_is_made_counts_as_refused(
 
     made, failed = asyncio.run(main())
     assert (made, [type(error) for error in failed]) == ([], [ConnectionResetError])
+
+
+def test_a_pool_shrinks_to_the_newest_of_its_idle_connections() -> None:
+    async def main() -> tuple[int, list[bool]]:
+        with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+            pool = Pool(Address("127.0.0.1", server.getsockname()[1]))
+            made: list[EngineConnection] = []
+            all_made = asyncio.Event()
+
+            def note(connection: EngineConnection) -> None:
+                made.append(connection)
+                if len(made) == 20:
+                    all_made.set()
+
+            for _ in range(20):
+                pool.connect(note, lambda error: pytest.fail(str(error)))
+            await asyncio.wait_for(all_made.wait(), 5)
+            for connection in made:
+                pool._release(connection)
+            pool.shrink()
+            left, closed = pool.idle, [connection.is_closed for connection in made]
+            pool.close()
+            return left, closed
+
+    left, closed = asyncio.run(main())
+    assert (left, closed) == (16, [True] * 4 + [False] * 16)

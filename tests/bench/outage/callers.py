@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from tests.bench.errors import BenchError
 from tests.bench.outage.heard import Ask, Heard
 
 STREAMED = 0.75  # of all requests
@@ -36,14 +37,20 @@ class Callers:
         await asyncio.gather(*self._tasks)
 
     async def until(self, fact: Callable[[Heard], bool], seconds: float) -> Heard:
-        """The first caller of whom this is true, as soon as it is. Raises ``TimeoutError``."""
-        async with asyncio.timeout(seconds):
-            while True:
-                self._news.clear()
-                found = next((one for one in self.heard if fact(one)), None)
-                if found is not None:
-                    return found
-                await self._news.wait()
+        """The first caller of whom this is true, as soon as it is. Raises ``BenchError``."""
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    self._news.clear()
+                    found = next((one for one in self.heard if fact(one)), None)
+                    if found is not None:
+                        return found
+                    await self._news.wait()
+        except TimeoutError:
+            raise BenchError(
+                f"within {seconds:.0f} s no caller came to the engine that is to fail: where hardly any come, "
+                "the fastest engine gets them all; give a higher --rate"
+            ) from None
 
     async def _arrive(self, start: float) -> None:
         for number, (due, streamed) in enumerate(self._arrivals(start)):

@@ -10,7 +10,7 @@ from typing import Protocol
 import httptools
 
 from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
-from sage_inference.engines.known_heads import KnownHeads
+from sage_inference.engines.known_heads import LONGEST, KnownHeads
 
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
@@ -23,7 +23,6 @@ JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 _MOST_KNOWN = 512
 _known: KnownHeads[Answer] = KnownHeads(_MOST_KNOWN)
-_LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
 
 
 class Broken(Enum):
@@ -321,7 +320,7 @@ class EngineConnection(asyncio.Protocol):
             if self._named:
                 headers = [header for header in headers if header[0] not in self._named]
                 self._named = _NO_NAMES
-            make = _shared_answer if self._head_bytes <= _LONGEST else Answer
+            make = _shared_answer if self._head_bytes <= LONGEST else Answer
             self._answer = make(status, tuple(headers))
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 

@@ -13,7 +13,7 @@ _Known = tuple[
     bytes, bytes, T
 ]  # what stands before the digits of the length, what behind them, and what is known
 
-_LONGEST = 4096
+LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
 _MOST_DIGITS = 15
 
 
@@ -32,9 +32,9 @@ class KnownHeads(Generic[T]):
         """
         known = self._last
         if known is None or not data.startswith(known[0]):  # mostly it is the same as the last
-            start = data.find(b"\r\nContent-Length: ", 0, _LONGEST)
+            start = data.find(b"\r\nContent-Length: ", 0, LONGEST)
             if start < 0:
-                start = data.find(b"\r\ncontent-length: ", 0, _LONGEST)
+                start = data.find(b"\r\ncontent-length: ", 0, LONGEST)
             known = self._known.get(data[: start + 18])
             if known is None:
                 return None
@@ -49,7 +49,7 @@ class KnownHeads(Generic[T]):
 
     def remember(self, data: bytes, length: int, what: T) -> bool:
         """``data`` begins with a whole head of this Content-Length. False: it is none that can be recalled."""
-        end = data.find(b"\r\n\r\n", 0, _LONGEST)
+        end = data.find(b"\r\n\r\n", 0, LONGEST)
         start = data[:end].lower().find(b"\r\ncontent-length: ") + 18
         if end < 0 or start < 18:
             return False

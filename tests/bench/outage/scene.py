@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from tests.bench.errors import BenchError
 from tests.bench.outage.callers import Callers
 from tests.bench.outage.engines import NAMES, Engines, How
 from tests.bench.outage.heard import End, Heard
@@ -101,18 +102,22 @@ class _Stage:
         document: dict[str, Any] = (await self.client.get("/admin/status")).raise_for_status().json()
         return document
 
-    async def until(self, fact: Callable[[dict[str, Any]], bool], seconds: float = _PATIENCE_S) -> float:
-        """The moment from which the gateway says so. Raises ``TimeoutError``."""
-        async with asyncio.timeout(seconds):
-            while not fact(await self.status()):
-                await asyncio.sleep(_POLL_S)
+    async def until_ready(self, ready: bool) -> float:
+        """The moment from which the gateway says so of the engine that goes. Raises ``BenchError``."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while await self._is_ready() is not ready:
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            wanted = "ready" if ready else "out of service"
+            raise BenchError(
+                f"within {_PATIENCE_S:.0f} s the gateway did not call {VICTIM} {wanted}"
+            ) from None
         return time.monotonic()
 
-    async def until_ready(self, ready: bool) -> float:
-        def said(status: dict[str, Any]) -> bool:
-            return any((i["state"] == "ready") is ready for i in status["instances"] if i["name"] == VICTIM)
-
-        return await self.until(said)
+    async def _is_ready(self) -> bool:
+        instances = (await self.status())["instances"]
+        return any(i["state"] == "ready" for i in instances if i["name"] == VICTIM)
 
     async def end(self, moments: Moments | None = None) -> Scene:
         await self.callers.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 import httptools
 
 from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
+from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.known_heads import LONGEST, KnownHeads
 
 MAX_HEAD_BYTES = 65536
@@ -58,12 +60,14 @@ class EngineConnection(asyncio.Protocol):
                         │ any other head
                         └─▶ parsing ─end of message─▶ idle, or closed where that was not clean
 
-    A known head with a length needs no parser: its body is counted (``_left``). All else is llhttp's work.
+    A known head with a length needs no parser: its body is counted (``_left``). Nor does a chunk that comes alone
+    and whole, the most frequent event of all: see ``pass_whole_chunks``. All else is llhttp's work.
     """
 
     __slots__ = (
         "_answer",
         "_answered",
+        "_between",
         "_body",
         "_chunked",
         "_coded",
@@ -77,15 +81,21 @@ class EngineConnection(asyncio.Protocol):
         "_on_idle",
         "_on_lost",
         "_parser",
+        "_pass",
         "_pieces",
         "_receiver",
         "_surplus",
+        "_take",
         "on_body",
+        "on_chunk_complete",
+        "on_chunk_header",
         "served",
         "transport",
     )
 
     transport: asyncio.Transport
+    _take: _Takes | None  # who gets chunks as they came
+    _pass: _Takes | None  # the same where the next byte is the first of a chunk
 
     def __init__(self, on_idle: _Told, on_lost: _Told) -> None:
         self._on_idle = on_idle
@@ -94,7 +104,11 @@ class EngineConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._left = 0
         self._body: list[bytes] = []
-        self.on_body = self._body.append  # called by the parser, once a chunk: not a frame of ours
+        self._take = self._pass = None
+        # Called by the parser, once a chunk: no frames of ours. ``_between`` is turned round at both ends of a chunk.
+        self.on_body = self._body.append
+        self._between = [True, False]
+        self.on_chunk_header = self.on_chunk_complete = self._between.reverse
         # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
         self.served = 0
 
@@ -119,9 +133,17 @@ class EngineConnection(asyncio.Protocol):
         """What is still to come of the answer under way goes to another receiver."""
         self._receiver = receiver
 
+    def pass_whole_chunks(self, take: Callable[[bytes], None]) -> None:
+        """From now on a chunk of this answer that comes alone and whole goes to ``take`` as it came, framing and all.
+
+        Its size and its end stand where they must: that is seen without the parser, which never hears of it.
+        """
+        if self._chunked:
+            self._take = take
+
     def discard(self) -> None:
         """Close at once and tell no one: the engine sees its caller leave."""
-        self._receiver = None
+        self._receiver = self._take = self._pass = None
         self.transport.abort()
 
     def engine_is_silent(self) -> None:
@@ -144,6 +166,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
+        self._take = self._pass = None
         receiver, self._receiver = self._receiver, None
         parser, self._parser = self._parser, None  # it points back here: freed at once, not by the collector
         if receiver is None:
@@ -157,6 +180,10 @@ class EngineConnection(asyncio.Protocol):
             )
 
     def data_received(self, data: bytes) -> None:
+        pass_ = self._pass
+        if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
+            pass_(data)
+            return
         receiver = self._receiver
         if receiver is None:
             self.discard()  # an idle engine has nothing to say: whatever this is, it answers no request
@@ -238,6 +265,9 @@ class EngineConnection(asyncio.Protocol):
             piece = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
             receiver.engine_sends(piece, False)
+        if self._take is not None:
+            # A line that has begun and not ended is the size of the next chunk.
+            self._pass = self._take if self._between[0] and data.endswith(b"\r\n") else None
 
     def _end(self, receiver: Receiver, data: bytes) -> None:
         """The message ended within ``data``."""
@@ -255,7 +285,7 @@ class EngineConnection(asyncio.Protocol):
         receiver.engine_failed(Broken.GARBAGE, detail)
 
     def _recycle(self, clean: bool) -> None:
-        self._receiver = None
+        self._receiver = self._take = self._pass = None
         self._parser = None
         self.served += 1
         # An early answer leaves part of its request unsent: whatever came behind might never be read.
@@ -345,6 +375,9 @@ def _ends_once(data: bytes) -> bool:
 
 def _size(headers: list[Header]) -> int:
     return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+_Takes = Callable[[bytes], None]
 
 
 class _Told(Protocol):

@@ -109,7 +109,7 @@ class Exchange:
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
     start: bytes  # the head of the answer, until it is written
-    chunks: int  # of a stream; ``last`` is the last of them
+    chunks: int  # of a stream; ``last`` is the last of them, as it was written
     last: bytes
     length: int | None
     fresh: bool  # whether the connection was made for this request
@@ -241,15 +241,8 @@ class Exchange:
         if self.phase is _DELIVERING:
             if end or not self.chunked:
                 self._deliver(piece, end)
-            else:  # a token of a stream, by far the most frequent event: one write, and no timer is moved
-                self.caller.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                self.chunks = chunks = self.chunks + 1
-                self.last = piece
-                if chunks >= self.look_at:
-                    self.look_at = self.gateway.coalescer.look(self)
-                if self.paced:
-                    self._note_gap()
-                self.caller.deadline = self.wheel.now + self.idle_s
+            else:
+                self._pass_on(b"%x\r\n%b\r\n" % (len(piece), piece))
         elif self.held is not None:
             self.held.append(piece)
             if end:
@@ -265,6 +258,19 @@ class Exchange:
             if self.status < 400:
                 gateway.manager.first_byte(self)
             self._let_go(piece, end)
+
+    def _pass_on(self, chunk: bytes) -> None:
+        """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
+        caller = self.caller
+        write = caller.write  # Python is slow to call what lies in a slot as if it were a method
+        write(chunk)
+        caller.deadline = self.wheel.now + self.idle_s
+        self.last = chunk
+        self.chunks = chunks = self.chunks + 1
+        if chunks >= self.look_at:
+            self.look_at = self.gateway.coalescer.look(self)
+        if self.paced:
+            self._note_gap()
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
@@ -365,6 +371,8 @@ class Exchange:
             self.paced = gateway.manager.watches_gaps(self.instance)
             self.piece_at = self.looked_at = 0.0
             self.look_at = self.holds = 0
+            if self.chunked and self.connection is not None:
+                self.connection.pass_whole_chunks(self._pass_on)
         self._deliver(piece, end)
         if not end and self.caller.reads_slowly:  # of an answer before this one
             self.pause()
@@ -401,7 +409,7 @@ class Exchange:
             # It is in the pool again: a caller that reads slowly must not pause it for the next request.
             self.connection = None
             if self.gateway.manager.wants_usage():
-                self.usage = reported(self.last + piece if self.last else piece)
+                self.usage = reported(_unframed(self.last) + piece)
         if self.chunked:
             if piece:
                 piece = b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -533,6 +541,10 @@ class Exchange:
             if usage is None and left is _DELIVERING and self.chunks and self.route.type.is_llm:
                 usage = Usage(0, self.chunks)  # an engine that tells none is taken to send a token a chunk
             self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
+
+
+def _unframed(chunk: bytes) -> bytes:
+    return chunk[chunk.find(b"\n") + 1 : -2]
 
 
 def _reason(error: OSError) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement, as_seen, teaches
-from sage_inference.control_plane.placing import Placer, healthy, prefill_ms
+from sage_inference.control_plane.load import Placement, as_seen, is_open, teaches
+from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import Rates, retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -91,8 +91,12 @@ class ControlPlaneManager:
 
     # What the relay calls
 
-    def submit(self, ticket: Ticket) -> None:
-        """Place the request now, or queue it. Raises ``Refusal`` when neither is possible."""
+    def submit(self, ticket: Ticket, measure: Callable[[], None] | None = None) -> None:
+        """Place the request now, or queue it. Raises ``Refusal`` when neither is possible.
+
+        ``measure`` tells the request what its prompt is like; until then only ``prompt_bytes`` is known. It is
+        called before anything is decided by that: where nothing is, when the request was sent already.
+        """
         self.rates.submitted += 1
         request = ticket.request
         now = self._clock()
@@ -102,6 +106,12 @@ class ControlPlaneManager:
         group = self.registry.group(model, request.route)
         if not group:
             raise unserved(self.registry, request)
+        if measure is not None:
+            if len(group) == 1 and self._fits_anyhow(request, group[0]):
+                decision = SchedulingDecision(request.request_id, group[0].instance_id, ONLY)
+                self._put(ticket, decision, group[0], 1, group, now, measure=measure)
+                return
+            measure()
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)
@@ -264,6 +274,13 @@ class ControlPlaneManager:
             self._serve(waiting.lane, now)
         self._set_alarm(now)
 
+    def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
+        """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
+        if self._queue.requests or self._placer.shared or request.slo_deadline_ms is not None:
+            return False
+        most = request.prompt_bytes
+        return is_open(only, most) and most * only.load.ms_per_token <= SOON_MS
+
     def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:
         """Whether it is late from the start, and so takes what can be spared; the lane sees to that."""
         order = ORDERS[self._order(ticket)]
@@ -281,29 +298,35 @@ class ControlPlaneManager:
         group: Group,
         now: float,
         late: bool = False,
+        measure: Callable[[], None] | None = None,
     ) -> None:
-        request, rates, placer = ticket.request, self.rates, self._placer
-        rates.prompt_tokens += request.prompt_tokens
-        rates.uncached_tokens += need
-        if need < 1:
-            need = 1
+        request, placer = ticket.request, self._placer
+        is_llm = request.request_type.is_llm
         seen = () if self.on_placed is None else as_seen(group)
-        placement = ticket.load = Placement(instance, need, now, request, decision, seen)
+        placement = ticket.load = Placement(instance, need if need > 0 else 1, now, request, decision, seen)
         if late:
             placement.count_as_late()
+        if placer.shared and (shared := placer.shared.get(instance)):
+            placement.shared = shared
+            shared.began(placement, is_llm)
+        # What is written down is written down while the engine is at work already.
+        ticket.placed(instance, decision)
+        if measure is not None:
+            measure()
+            request.cached_tokens = cached = placer.prefixes.match(request)
+            need = request.prompt_tokens - cached.get(instance, 0)
+            placement.resize(need if need > 0 else 1)
         if self.on_placed is not None:
             self.on_placed(placement)
-        is_llm = request.request_type.is_llm
         if request.prompt_blocks:
             placer.prefixes.add(instance, request)
         if is_llm and not request.streams:
             # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
             heapq.heappush(self._presumed, (placement.expect(now), next(self._pushes), placement))
-        self.tenants.charge(request.tenant, need)
-        if placer.shared and (shared := placer.shared.get(instance)):
-            placement.shared = shared
-            shared.began(placement, is_llm)
-        ticket.placed(instance, decision)
+        rates = self.rates
+        rates.prompt_tokens += request.prompt_tokens
+        rates.uncached_tokens += need
+        self.tenants.charge(request.tenant, need if need > 0 else 1)
 
     def _serve_waiting(self, now: float) -> None:
         """Place from every lane what can be."""

@@ -14,6 +14,7 @@ from sage_inference.control_plane.waiting.orders import slo_s
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
 
 _READY = EngineState.READY
+ONLY = "only instance"  # why it was chosen
 
 # Decision (None: it is held, the instance is closed), instance, and the tokens of the prompt it has not cached.
 Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
@@ -88,7 +89,7 @@ class Placer:
         need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
         if not is_open(only, need):
             return None
-        return SchedulingDecision(request.request_id, only.instance_id, "only instance"), only, need
+        return SchedulingDecision(request.request_id, only.instance_id, ONLY), only, need
 
     def _spare_streams(
         self, request: RequestMetadata, candidates: list[ExecutionInstance], now: float

@@ -15,7 +15,7 @@ from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measured
+from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -42,6 +42,7 @@ from sage_inference.types import (
     ExecutionInstance,
     RequestMetadata,
     RequestPriority,
+    RequestType,
 )
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -49,6 +50,7 @@ BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
 TEI_BATCH_TOKENS = 16384
 SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
 MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
+_TOKENIZE = RequestType.TOKENIZE  # as a global: an enum's members are looked up by a Python call
 _VECTOR_ROUTES = frozenset(
     {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
 )
@@ -325,7 +327,10 @@ class Gateway:
         return b""
 
     def classify(self, exchange: Exchange) -> RequestMetadata:
-        """What the request asks for. Its body is changed only where it names an alias or no model."""
+        """What the request asks for, but for what ``measure`` tells.
+
+        Its body is changed only where it names an alias or no model.
+        """
         head = exchange.head
         route, kind = head.route, head.route.type
         asked = read(route, exchange.body)
@@ -337,22 +342,26 @@ class Gateway:
             model = self.registry.resolve(model)
         if model != named and (named is not None or route.names_model):
             exchange.body = with_model(route, exchange.body, model)
-        request = measured(
-            asked.prompt,
-            self.manager.estimates,
+        exchange.prompt = prompt = asked.prompt
+        request = RequestMetadata(
             exchange.request_id.decode("latin-1"),
             kind,
             model,
             route.path,
-            arrived=exchange.queued_at,
-            shortest=self._shortest,
-            streams=asked.streams,
             tenant=head.tenant or asked.user,
+            arrived=exchange.queued_at,
+            streams=asked.streams,
             session=asked.user,
+            prompt_bytes=0 if kind is _TOKENIZE else len(prompt),  # text that is only tokenized is no work
         )
         if self._key_priority or head.asks is not None:
             self._heed_headers(request, head)
         return request
+
+    def measure(self, exchange: Exchange) -> None:
+        """What the prompt tells; none of it is needed where there is nothing to decide."""
+        prompt, exchange.prompt = exchange.prompt, b""
+        measure(exchange.request, prompt, self.manager.estimates, self._shortest)
 
     def _heed_headers(self, request: RequestMetadata, head: RequestHead) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""

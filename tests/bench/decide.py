@@ -1,7 +1,8 @@
 """What a scheduling decision costs: ``python -m tests.bench.decide``.
 
 A decision is everything from the prompt's bytes to the instance: script, estimate, block hashes, prefix index,
-policy, counters; then the first byte and the release, timed apart.
+policy, counters, and of it the part that the request waits for before it is sent; then the first byte and the
+release, timed apart.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import random
 import statistics
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measured
+from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.registry import Registry
@@ -41,8 +43,10 @@ class Ticket:
         self.size = 0
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None
+        self.sent_ns = 0
 
-    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        self.sent_ns = time.perf_counter_ns()
 
     def refused(self, refusal: Refusal) -> None: ...
 
@@ -61,26 +65,25 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
     manager = manager_of(instances, policy)
     rng = random.Random(1)
     shared = [rng.randbytes(4 * tokens // 2) for _ in range(8)]
-    decide, after = [], []
+    decide, waited, after = [], [], []
     running: list[Ticket] = []
     for number in range(ROUNDS):
         half = shared[rng.randrange(8)] if number % 2 else rng.randbytes(4 * tokens // 2)
         prompt = (half + rng.randbytes(4 * tokens // 2)).translate(_PRINTABLE)
         start = time.perf_counter_ns()
-        ticket = Ticket(
-            measured(
-                prompt,
-                manager.estimates,
-                str(number),
-                RequestType.LLM_CHAT,
-                "m",
-                CHAT,
-                arrived=0.0,
-                streams=True,
-            )
+        request = RequestMetadata(
+            str(number),
+            RequestType.LLM_CHAT,
+            "m",
+            CHAT,
+            arrived=0.0,
+            streams=True,
+            prompt_bytes=len(prompt),
         )
-        manager.submit(ticket)
+        ticket = Ticket(request)
+        manager.submit(ticket, partial(measure, request, prompt, manager.estimates))
         decide.append(time.perf_counter_ns() - start)
+        waited.append(ticket.sent_ns - start)
         running.append(ticket)
         if len(running) > 8:
             ended = running.pop(0)
@@ -90,6 +93,7 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
             after.append(time.perf_counter_ns() - start)
     return {
         "decide_us": statistics.median(decide) / 1000,
+        "sent_after_us": statistics.median(waited) / 1000,
         "decide_p99_us": statistics.quantiles(decide, n=100)[98] / 1000,
         "first_byte_and_release_us": statistics.median(after) / 1000,
     }

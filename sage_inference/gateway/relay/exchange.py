@@ -89,6 +89,7 @@ class Exchange:
         "phase",
         "piece_at",
         "pieces",
+        "prompt",
         "queued_at",
         "request",
         "request_id",
@@ -108,6 +109,7 @@ class Exchange:
     request: RequestMetadata
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
+    prompt: bytes  # until it is measured
     start: bytes  # the head of the answer, until it is written
     chunks: int  # of a stream; ``last`` is the last of them, as it was written
     last: bytes
@@ -172,7 +174,10 @@ class Exchange:
 
     def submit(self) -> None:
         """Ask for an instance. Raises ``Refusal``."""
-        self.gateway.manager.submit(self)
+        self.gateway.manager.submit(self, self.measure)
+
+    def measure(self) -> None:
+        self.gateway.measure(self)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""

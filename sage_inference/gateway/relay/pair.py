@@ -75,9 +75,10 @@ class PairedExchange(Exchange):
             fields = read_fields(self.body, model)
             if path in SPLIT and registry.is_paired(model, path):
                 self.fields = fields
+        self.measure()
         if self.fields is not None:
             self.request = prefill_leg(self.entire)
-        super().submit()
+        self.gateway.manager.submit(self)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         kind, route, fields = instance.instance_type, self.request.route, self.fields

@@ -188,8 +188,8 @@ class ControlPlaneManager:
 
     def watches_gaps(self, instance: ExecutionInstance) -> bool:
         """Whether embedding work on the instance's GPU is paced by its streams."""
-        shared = self._placer.shared
-        return bool(shared) and instance in shared
+        shared = self._placer.shared.get(instance)
+        return shared is not None and shared.goes_by_gaps
 
     def release(
         self, ticket: Ticket, usage: Usage | None = None, outcome: str = "ended", status: int = 0
@@ -276,7 +276,7 @@ class ControlPlaneManager:
 
     def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
-        if self._queue.requests or self._placer.shared or request.slo_deadline_ms is not None:
+        if self._queue.requests or request.slo_deadline_ms is not None or not self._placer.is_free(request):
             return False
         most = request.prompt_bytes
         return is_open(only, most) and most * only.load.ms_per_token <= SOON_MS

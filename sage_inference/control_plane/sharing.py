@@ -37,6 +37,11 @@ class SharedGPU:
         self._solo_s: float | None = None  # a token, alone
         self._least_s: float | None = None  # a token, the least seen in company
 
+    @property
+    def goes_by_gaps(self) -> bool:
+        """Whether it is of use to tell how its streams fare."""
+        return self.ratio is None
+
     def may_embed(self, now: float) -> bool:
         return not self.llm or (not self.embedding and now >= self.resumes_at)
 

@@ -147,6 +147,17 @@ def test_instances_on_gpus_of_their_own_share_nothing() -> None:
     assert not m.watches_gaps(m.registry.instances["llm"])
 
 
+def test_gaps_of_streams_are_watched_only_where_the_pause_goes_by_them() -> None:
+    m, _ = pair(Clock())
+    submit(m, request("stream"))
+    llm = m.registry.instances["llm"]
+    assert not m.watches_gaps(llm)
+    m.llm_share = None
+    m.registry.changed()
+    m.dispatch()
+    assert m.watches_gaps(llm)
+
+
 def mixed(name: str) -> ExecutionInstance:
     made = instance(name)
     made.instance_type = ExecutionInstanceType.LLM_EMBEDDING

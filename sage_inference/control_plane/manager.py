@@ -100,8 +100,8 @@ class ControlPlaneManager:
         self.rates.submitted += 1
         request = ticket.request
         now = self._clock()
-        if self.registry.version != self._seen or self._presumed:
-            self._catch_up(now)
+        if self.registry.version != self._seen:
+            self._regroup(now)
         model = request.model if request.embedding_model is None else request.effective_model_name
         group = self.registry.group(model, request.route)
         if not group:
@@ -110,8 +110,12 @@ class ControlPlaneManager:
             if len(group) == 1 and self._fits_anyhow(request, group[0]):
                 decision = SchedulingDecision(request.request_id, group[0].instance_id, ONLY)
                 self._put(ticket, decision, group[0], 1, group, now, measure=measure)
+                if self._presumed:
+                    self._catch_up(now)
                 return
             measure()
+        if self._presumed:
+            self._catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)

@@ -211,8 +211,6 @@ class Exchange:
     def _send(self, connection: EngineConnection) -> None:
         engine, head, body, gateway = self.engine, self.head, self.body, self.gateway
         assert engine is not None
-        self._move(_SENT)
-        self.connecting = None
         self.connection = connection
         lines = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             engine.starts.get(head) or engine.start_of(head),
@@ -220,8 +218,10 @@ class Exchange:
             len(body),
         )
         self.sent_at = gateway.clock()
-        gateway.wheel.set(self.caller, gateway.timeouts.first_byte_s)
         connection.send(self, lines, body)
+        self.connecting = None
+        self._move(_SENT)
+        gateway.wheel.set(self.caller, gateway.timeouts.first_byte_s)
 
     # What the engine says
 
@@ -257,12 +257,7 @@ class Exchange:
         elif piece or end:
             # Not at the head: vLLM sends that at once, and the first token much later. Until then the
             # request may still go elsewhere.
-            assert self.engine is not None
-            gateway = self.gateway
-            self.engine.ttfb.observe(gateway.clock() - self.sent_at)
-            if self.status < 400:
-                gateway.manager.first_byte(self)
-            self._let_go(piece, end)
+            self._let_go(piece, end, self.gateway.clock() - self.sent_at)
 
     def _pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
@@ -354,16 +349,21 @@ class Exchange:
 
     # What the caller gets
 
-    def _let_go(self, piece: bytes, end: bool) -> None:
-        """From here on the caller gets what the engine sends, and no other engine is asked."""
+    def _let_go(self, piece: bytes, end: bool, took: float | None = None) -> None:
+        """From here on the caller gets what the engine sends, and no other engine is asked.
+
+        ``took``: seconds to the first byte, where that tells of the engine; it is noted when the byte was sent on.
+        """
         self.held = None
         assert self.answer is not None
         start = self._head(self.answer, self.length)
         if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
             self.connection = None
+            self.caller.write(start + piece)  # one packet, one system call
+            if took is not None:
+                self._note_first_byte(took)
             if self.gateway.manager.wants_usage():
                 self.usage = reported(piece)
-            self.caller.write(start + piece)  # one packet, one system call
             self._move(_DONE)
             return
         self.start, self.last, self.chunks = start, b"", 0
@@ -378,9 +378,21 @@ class Exchange:
             self.look_at = self.holds = 0
             if self.chunked and self.connection is not None:
                 self.connection.pass_whole_chunks(self._pass_on)
-        self._deliver(piece, end)
-        if not end and self.caller.reads_slowly:  # of an answer before this one
-            self.pause()
+            self._deliver(piece, False)
+            if took is not None:
+                self._note_first_byte(took)
+            if self.caller.reads_slowly:  # of an answer before this one
+                self.pause()
+            return
+        if took is not None:
+            self._note_first_byte(took)
+        self._deliver(piece, True)
+
+    def _note_first_byte(self, took: float) -> None:
+        assert self.engine is not None
+        self.engine.ttfb.observe(took)
+        if self.status < 400:
+            self.gateway.manager.first_byte(self)
 
     def _head(self, answer: Answer, length: int | None) -> bytes:
         if length is not None:

@@ -129,7 +129,7 @@ class PairedExchange(Exchange):
                 return
         super()._judge(body)
 
-    def _let_go(self, piece: bytes, end: bool) -> None:
+    def _let_go(self, piece: bytes, end: bool, took: float | None = None) -> None:
         if self.leg is PREFILL and self.held is not None and not end and len(piece) <= MAX_ANSWER:
             self.held = [piece]
             return
@@ -145,7 +145,7 @@ class PairedExchange(Exchange):
             if connection is not None and not end:
                 connection.discard()
             return
-        super()._let_go(piece, end)
+        super()._let_go(piece, end, took)
 
     def _hand_over(self, engine: Engine, answer: bytes) -> None:
         """The prompt is done: on to the decoding instance."""

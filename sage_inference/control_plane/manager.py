@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import time
 from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement, as_seen, is_open, teaches
+from sage_inference.control_plane.load import Placement, as_seen, teaches
 from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms
 from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.presumed import Presumed
 from sage_inference.control_plane.rates import Rates, retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
@@ -65,9 +64,7 @@ class ControlPlaneManager:
         self._queue = Queue(self.tenants)
         self._clock = clock
         self._alarm_at = math.inf
-        # Requests whose first byte tells nothing: when their prompts should be done.
-        self._presumed: list[tuple[float, int, Placement]] = []
-        self._pushes = itertools.count()
+        self._presumed = Presumed()
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
         self.reads_all_usage = False
@@ -108,13 +105,10 @@ class ControlPlaneManager:
             raise unserved(self.registry, request)
         if measure is not None:
             if len(group) == 1 and self._fits_anyhow(request, group[0]):
-                decision = SchedulingDecision(request.request_id, group[0].instance_id, ONLY)
-                self._put(ticket, decision, group[0], 1, group, now, measure=measure)
-                if self._presumed:
-                    self._catch_up(now)
+                self._send_first(ticket, group[0], group, now, measure)
                 return
             measure()
-        if self._presumed:
+        if self._presumed.heap:
             self._catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
@@ -280,10 +274,15 @@ class ControlPlaneManager:
 
     def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
-        if self._queue.requests or request.slo_deadline_ms is not None or not self._placer.is_free(request):
-            return False
-        most = request.prompt_bytes
-        return is_open(only, most) and most * only.load.ms_per_token <= SOON_MS
+        most, load, limit = request.prompt_bytes, only.load, only.max_concurrent_requests
+        return (
+            load.pending_tokens + most <= load.window_tokens
+            and most * load.ms_per_token <= SOON_MS
+            and not (limit and only.active_requests >= limit)
+            and not self._queue.requests
+            and request.slo_deadline_ms is None
+            and self._placer.is_free(request)
+        )
 
     def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:
         """Whether it is late from the start, and so takes what can be spared; the lane sees to that."""
@@ -292,6 +291,25 @@ class ControlPlaneManager:
 
     def _order(self, ticket: Ticket) -> str:
         return self._placer.policy_for(ticket.request).order
+
+    def _send_first(
+        self,
+        ticket: Ticket,
+        only: ExecutionInstance,
+        group: Group,
+        now: float,
+        measure: Callable[[], None],
+    ) -> None:
+        """There is nothing to decide: what is to be known and written down can wait until the engine is at work."""
+        request = ticket.request
+        decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
+        ticket.placed(only, decision)
+        measure()
+        cached = request.cached_tokens = self._placer.prefixes.match(request)
+        need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+        self._write_down(self._count(ticket, decision, only, need, group, now), need, now)
+        if self._presumed.heap:
+            self._catch_up(now)
 
     def _put(
         self,
@@ -302,35 +320,44 @@ class ControlPlaneManager:
         group: Group,
         now: float,
         late: bool = False,
-        measure: Callable[[], None] | None = None,
     ) -> None:
-        request, placer = ticket.request, self._placer
-        is_llm = request.request_type.is_llm
-        seen = () if self.on_placed is None else as_seen(group)
-        placement = ticket.load = Placement(instance, need if need > 0 else 1, now, request, decision, seen)
+        placement = self._count(ticket, decision, instance, need, group, now)
         if late:
             placement.count_as_late()
-        if placer.shared and (shared := placer.shared.get(instance)):
-            placement.shared = shared
-            shared.began(placement, is_llm)
-        # What is written down is written down while the engine is at work already.
         ticket.placed(instance, decision)
-        if measure is not None:
-            measure()
-            request.cached_tokens = cached = placer.prefixes.match(request)
-            need = request.prompt_tokens - cached.get(instance, 0)
-            placement.resize(need if need > 0 else 1)
-        if self.on_placed is not None:
-            self.on_placed(placement)
-        if request.prompt_blocks:
-            placer.prefixes.add(instance, request)
-        if is_llm and not request.streams:
-            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
-            heapq.heappush(self._presumed, (placement.expect(now), next(self._pushes), placement))
-        rates = self.rates
+        self._write_down(placement, need, now)
+
+    def _count(
+        self,
+        ticket: Ticket,
+        decision: SchedulingDecision,
+        instance: ExecutionInstance,
+        need: int,
+        group: Group,
+        now: float,
+    ) -> Placement:
+        """From here on it is load of the instance."""
+        request, gpus = ticket.request, self._placer.shared
+        seen = () if self.on_placed is None else as_seen(group)
+        placement = ticket.load = Placement(instance, need if need > 0 else 1, now, request, decision, seen)
+        if gpus and (shared := gpus.get(instance)):
+            placement.shared = shared
+            shared.began(placement, request.request_type.is_llm)
+        return placement
+
+    def _write_down(self, placement: Placement, need: int, now: float) -> None:
+        """What nobody waits for."""
+        request, rates = placement.request, self.rates
         rates.prompt_tokens += request.prompt_tokens
         rates.uncached_tokens += need
-        self.tenants.charge(request.tenant, need if need > 0 else 1)
+        self.tenants.charge(request.tenant, placement.tokens)
+        if request.prompt_blocks:
+            self._placer.prefixes.add(placement.instance, request)
+        if request.request_type.is_llm and not request.streams:
+            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
+            self._presumed.add(placement, now)
+        if self.on_placed is not None:
+            self.on_placed(placement)
 
     def _serve_waiting(self, now: float) -> None:
         """Place from every lane what can be."""
@@ -379,11 +406,7 @@ class ControlPlaneManager:
         """Take note of what changed without a call: instances, and prompts that should be done by now."""
         if self.registry.version != self._seen:
             self._regroup(now)
-        presumed = self._presumed
-        while presumed and presumed[0][0] <= now:
-            placement = heapq.heappop(presumed)[2]
-            if placement.pending:
-                placement.presumed_begun()
+        self._presumed.catch_up(now)
 
     def _regroup(self, now: float) -> None:
         self._seen = self.registry.version
@@ -428,11 +451,7 @@ class ControlPlaneManager:
     def _set_alarm(self, now: float) -> None:
         if self.alarm is None or not self._queue.requests:
             return
-        presumed = self._presumed
-        while presumed and not presumed[0][2].pending:
-            heapq.heappop(presumed)
-        at = presumed[0][0] if presumed else math.inf
-        at = min(at, self._queue.deadlines.first_key(), self._placer.resumes_at(now))
+        at = min(self._presumed.next_at(), self._queue.deadlines.first_key(), self._placer.resumes_at(now))
         at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
         if at < self._alarm_at:
             self._alarm_at = at

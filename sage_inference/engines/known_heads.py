@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_Known = tuple[
-    bytes, bytes, T
-]  # what stands before the digits of the length, what behind them, and what is known
+# What stands before the digits of the length, where they start, what behind them, how long that is, up to where it
+# must end, and what is known.
+_Known = tuple[bytes, int, bytes, int, int, T]
 
 LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
 _MOST_DIGITS = 15
@@ -39,12 +39,11 @@ class KnownHeads(Generic[T]):
             if known is None:
                 return None
             self._last = known
-        before, rest, what = known
-        start = len(before)
-        stop = data.find(b"\r", start, start + _MOST_DIGITS + 1)
+        _, start, rest, size, end, what = known
+        stop = data.find(rest, start, end)
         digits = data[start:stop]
-        if digits.isdigit() and data.startswith(rest, stop):
-            return what, int(digits), stop + len(rest)
+        if stop > 0 and digits.isdigit():
+            return what, int(digits), stop + size
         return None
 
     def remember(self, data: bytes, length: int, what: T) -> bool:
@@ -59,5 +58,7 @@ class KnownHeads(Generic[T]):
         if len(self._known) >= self._most:
             self._known.clear()
         before = data[:start]
-        self._known[before] = self._last = before, data[stop : end + 4], what
+        rest = data[stop : end + 4]
+        known = before, start, rest, len(rest), start + _MOST_DIGITS + len(rest), what
+        self._known[before] = self._last = known
         return True

@@ -69,7 +69,7 @@ class Pool:
         while idle:
             # LIFO: the newest is the least likely to be closed by the engine's idle timer.
             connection, _ = idle.popitem()
-            if not connection.is_closed:
+            if not connection.transport.is_closing():
                 return connection
         return None
 

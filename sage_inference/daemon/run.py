@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -136,6 +137,7 @@ class _Run:
             self._update(phase="running")
             log.info("serving on %s, pid %d", status["address"], os.getpid())
             self.notifier.ready(f"serving on {status['address']}")
+            gc.freeze()  # a full collection, which stops everything, need not look at what the start made
             if on_ready is not None:
                 on_ready(status)
 

@@ -178,16 +178,10 @@ class ControlPlaneManager:
         """Whether it is of use to look for usage in an answer: for tenants always, for estimates now and then."""
         return self.reads_all_usage or self.tenants.several or self.estimates.due()
 
-    def streamed(self, ticket: Ticket, gap_s: float) -> None:
-        """A stream had a chunk ``gap_s`` after the one before; of interest where ``watches_gaps``."""
-        placement = ticket.load
-        if isinstance(placement, Placement) and placement.shared is not None:
-            placement.shared.streamed(gap_s)
-
-    def watches_gaps(self, instance: ExecutionInstance) -> bool:
-        """Whether embedding work on the instance's GPU is paced by its streams."""
+    def gap_listener(self, instance: ExecutionInstance) -> Callable[[float], None] | None:
+        """Who is to be told the seconds between two chunks of the instance's streams; mostly nobody."""
         shared = self._placer.shared.get(instance)
-        return shared is not None and shared.goes_by_gaps
+        return shared.streamed if shared is not None and shared.goes_by_gaps else None
 
     def release(
         self, ticket: Ticket, usage: Usage | None = None, outcome: str = "ended", status: int = 0

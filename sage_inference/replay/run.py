@@ -29,12 +29,14 @@ class Replayed:
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None
+        self.tell_gap: Callable[[float], None] | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         outcome = self.outcome
         job = outcome.job
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
+        self.tell_gap = self.run.manager.gap_listener(instance)
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
             engine.submit(Generation(job.prompt, job.output, job.blocks, self))
@@ -51,7 +53,8 @@ class Replayed:
         self.run.manager.first_byte(self)
 
     def streamed(self, gap_ms: float) -> None:
-        self.run.manager.streamed(self, gap_ms / 1000)
+        if self.tell_gap is not None:
+            self.tell_gap(gap_ms / 1000)
 
     def finished(self) -> None:
         outcome = self.outcome

@@ -113,8 +113,10 @@ def test_the_adaptive_pause_grows_while_gaps_are_long_and_shrinks_after() -> Non
     stream = submit(m, request("stream"))
 
     def pauses(gap_s: float) -> float:
+        tell = m.gap_listener(stream.where)  # type: ignore[arg-type]
+        assert tell is not None
         for _ in range(30):
-            m.streamed(stream, gap_s)
+            tell(gap_s)
         call = embed(m, "call")
         clock.now += 0.010
         end(m, call)
@@ -144,18 +146,18 @@ def test_instances_on_gpus_of_their_own_share_nothing() -> None:
     m = manager(instance("llm"), instance("embedder", model="e", route=EMBED))
     submit(m, request("stream"))
     assert all(embed(m, str(n)).where for n in range(5))
-    assert not m.watches_gaps(m.registry.instances["llm"])
+    assert not m.gap_listener(m.registry.instances["llm"])
 
 
 def test_gaps_of_streams_are_watched_only_where_the_pause_goes_by_them() -> None:
     m, _ = pair(Clock())
     submit(m, request("stream"))
     llm = m.registry.instances["llm"]
-    assert not m.watches_gaps(llm)
+    assert not m.gap_listener(llm)
     m.llm_share = None
     m.registry.changed()
     m.dispatch()
-    assert m.watches_gaps(llm)
+    assert m.gap_listener(llm)
 
 
 def mixed(name: str) -> ExecutionInstance:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -13,10 +12,10 @@ from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnecti
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.delivery import Caller, Delivery
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
-from sage_inference.gateway.relay.wheel import Timed, Wheel
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
 
@@ -26,19 +25,6 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({429, 502, 503})
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
 _JSON = [(b"content-type", b"application/json")]
-
-
-class Caller(Timed, Protocol):
-    """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
-
-    def write(self, data: bytes, /) -> None: ...
-
-    def writelines(self, pieces: Iterable[bytes], /) -> None: ...
-
-    def ended(self, exchange: Exchange, close: bool) -> None: ...
-
-    @property
-    def reads_slowly(self) -> bool: ...
 
 
 class Event:
@@ -66,28 +52,21 @@ class Exchange:
         "body",
         "caller",
         "chunked",
-        "chunks",
         "connecting",
         "connection",
+        "delivery",
         "disconnected",
         "engine",
         "fresh",
         "gateway",
         "head",
         "held",
-        "holds",
         "hoped",
-        "idle_s",
         "instance",
         "keep_alive",
-        "last",
         "length",
         "load",
-        "look_at",
-        "looked_at",
-        "paced",
         "phase",
-        "piece_at",
         "pieces",
         "prompt",
         "queued_at",
@@ -96,12 +75,10 @@ class Exchange:
         "response_complete",
         "sent_at",
         "size",
-        "start",
         "status",
         "tried",
         "usage",
         "waited_ms",
-        "wheel",
         "whole",
     )
 
@@ -110,21 +87,12 @@ class Exchange:
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
     prompt: bytes  # until it is measured
-    start: bytes  # the head of the answer, until it is written
-    chunks: int  # of a stream; ``last`` is the last of them, as it was written
-    last: bytes
     length: int | None
     fresh: bool  # whether the connection was made for this request
     disconnected: bool
     queued_at: float
     sent_at: float
-    piece_at: float
-    look_at: int  # the count of chunks at which to look whether it is a fast stream: see ``coalescing``
-    looked_at: float
-    holds: int
-    wheel: Wheel
-    idle_s: float
-    paced: bool  # whether embeddings on its GPU go by the gaps of its stream
+    delivery: Delivery  # of an answer that comes in pieces
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         # Only what is read before it is set in the course of things: this runs for every request.
@@ -244,10 +212,10 @@ class Exchange:
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if self.phase is _DELIVERING:
-            if end or not self.chunked:
-                self._deliver(piece, end)
+            if end:
+                self._finish(piece)
             else:
-                self._pass_on(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.delivery.send(piece)
         elif self.held is not None:
             self.held.append(piece)
             if end:
@@ -258,19 +226,6 @@ class Exchange:
             # Not at the head: vLLM sends that at once, and the first token much later. Until then the
             # request may still go elsewhere.
             self._let_go(piece, end, self.gateway.clock() - self.sent_at)
-
-    def _pass_on(self, chunk: bytes) -> None:
-        """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
-        caller = self.caller
-        write = caller.write  # Python is slow to call what lies in a slot as if it were a method
-        write(chunk)
-        caller.deadline = self.wheel.now + self.idle_s
-        self.last = chunk
-        self.chunks = chunks = self.chunks + 1
-        if chunks >= self.look_at:
-            self.look_at = self.gateway.coalescer.look(self)
-        if self.paced:
-            self._note_gap()
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
@@ -366,27 +321,34 @@ class Exchange:
                 self.usage = reported(piece)
             self._move(_DONE)
             return
-        self.start, self.last, self.chunks = start, b"", 0
-        if not end:
-            self._move(_DELIVERING)
-            self.body = b""  # it goes nowhere else any more, and may be long
-            gateway = self.gateway
-            self.wheel, self.idle_s = gateway.wheel, gateway.timeouts.stream_idle_s
-            assert self.instance is not None
-            self.paced = gateway.manager.watches_gaps(self.instance)
-            self.piece_at = self.looked_at = 0.0
-            self.look_at = self.holds = 0
-            if self.chunked and self.connection is not None:
-                self.connection.pass_whole_chunks(self._pass_on)
-            self._deliver(piece, False)
+        instance, connection = self.instance, self.connection
+        assert instance is not None
+        self.delivery = delivery = Delivery(
+            self.gateway, instance, connection, self.caller, start, self.chunked
+        )
+        if end:
             if took is not None:
                 self._note_first_byte(took)
-            if self.caller.reads_slowly:  # of an answer before this one
-                self.pause()
+            self._finish(piece)
             return
+        self._move(_DELIVERING)
+        self.body = b""  # it goes nowhere else any more, and may be long
+        if self.chunked and connection is not None:
+            connection.pass_whole_chunks(delivery.pass_on)
+        delivery.send(piece)
         if took is not None:
             self._note_first_byte(took)
-        self._deliver(piece, True)
+        if self.caller.reads_slowly:  # of an answer before this one
+            self.pause()
+
+    def _finish(self, piece: bytes) -> None:
+        """The last piece of an answer came."""
+        # It is in the pool again: a caller that reads slowly must not pause it for the next request.
+        self.connection = None
+        self.delivery.end(piece)
+        if self.gateway.manager.wants_usage():
+            self.usage = reported(self.delivery.last + piece)
+        self._move(_DONE)
 
     def _note_first_byte(self, took: float) -> None:
         assert self.engine is not None
@@ -421,32 +383,6 @@ class Exchange:
     def _why(self) -> str:
         return why(self.load)
 
-    def _deliver(self, piece: bytes, end: bool) -> None:
-        if end:
-            # It is in the pool again: a caller that reads slowly must not pause it for the next request.
-            self.connection = None
-            if self.gateway.manager.wants_usage():
-                self.usage = reported(_unframed(self.last) + piece)
-        if self.chunked:
-            if piece:
-                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-            if end:
-                piece += b"0\r\n\r\n"
-        if self.start:
-            start, self.start = self.start, b""
-            if len(piece) < JOIN_BYTES:
-                piece = start + piece
-            else:
-                # One system call for both, and the piece is not copied.
-                self.caller.writelines((start, piece))
-                piece = b""
-        if piece:
-            self.caller.write(piece)
-        if end:
-            self._move(_DONE)
-        else:
-            self._arm(self.idle_s)
-
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
         body = error.body()
@@ -463,9 +399,7 @@ class Exchange:
         # Into a body of a told length no event fits: it would fill it up to a whole-looking one.
         if self.answer is not None and self.answer.streams and self.length is None:
             error = errors.cut_short(self._at, detail)
-            event = b"data: %b\n\n" % error.body()
-            start, self.start = self.start, b""
-            self.caller.write(start + (b"%x\r\n%b\r\n" % (len(event), event) if self.chunked else event))
+            self.delivery.cut(b"data: %b\n\n" % error.body())
         self._move(Phase.CUT)
 
     # What the caller and the clock do
@@ -507,15 +441,6 @@ class Exchange:
         if self.connection is not None:
             self.connection.resume()
 
-    def hold(self) -> None:
-        """It is faster than anyone reads: let its chunks gather in the socket."""
-        self.chunks += max(0, self.last.count(b"\n\n") - 1)  # each event of a piece may be a token
-        self.pause()
-
-    def release(self) -> None:
-        if not self.caller.reads_slowly:
-            self.resume()
-
     def _abandon(self) -> None:
         """Let go of queue place, connection attempt and connection, whichever there is."""
         if self.phase is Phase.QUEUED:
@@ -530,12 +455,6 @@ class Exchange:
     def _arm(self, seconds: float) -> None:
         """One deadline: whatever it waits for now must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
-
-    def _note_gap(self) -> None:
-        now = self.gateway.clock()
-        if self.piece_at:
-            self.gateway.manager.streamed(self, now - self.piece_at)
-        self.piece_at = now
 
     @property
     def _at(self) -> str:
@@ -555,13 +474,10 @@ class Exchange:
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
         if effect & RELEASES:
             usage = self.usage
-            if usage is None and left is _DELIVERING and self.chunks and self.route.type.is_llm:
-                usage = Usage(0, self.chunks)  # an engine that tells none is taken to send a token a chunk
+            if usage is None and left is _DELIVERING and self.delivery.chunks and self.route.type.is_llm:
+                # An engine that tells none is taken to send a token a chunk.
+                usage = Usage(0, self.delivery.chunks)
             self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
-
-
-def _unframed(chunk: bytes) -> bytes:
-    return chunk[chunk.find(b"\n") + 1 : -2]
 
 
 def _reason(error: OSError) -> str:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.estimates import TokenEstimates
+from sage_inference.control_plane.books import Books
 from sage_inference.control_plane.load import Placement, as_seen, teaches
 from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms
 from sage_inference.control_plane.policies.base import SchedulingPolicy
-from sage_inference.control_plane.presumed import Presumed
-from sage_inference.control_plane.rates import Rates, retry_after_s
+from sage_inference.control_plane.rates import retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed, shared_gpus
@@ -23,7 +22,6 @@ from sage_inference.control_plane.waiting.lane import Lane
 from sage_inference.control_plane.waiting.orders import ORDERS
 from sage_inference.control_plane.waiting.patience import HOLD_S, hold_s
 from sage_inference.control_plane.waiting.queue import Group, Queue
-from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -53,9 +51,8 @@ class ControlPlaneManager:
     ) -> None:
         self.registry = registry
         self.limits = limits
-        self.rates = Rates()
-        self.estimates = TokenEstimates()
-        self.tenants = TenantCounters()
+        self.books = books = Books()
+        self.rates, self.estimates, self.tenants = books.rates, books.estimates, books.tenants
         self.on_placed: Callable[[Placement], None] | None = None
         self.on_end: Callable[[Placement], None] | None = None
         self.alarm: Callable[[float], None] | None = None
@@ -64,10 +61,8 @@ class ControlPlaneManager:
         self._queue = Queue(self.tenants)
         self._clock = clock
         self._alarm_at = math.inf
-        self._presumed = Presumed()
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
-        self.reads_all_usage = False
 
     @property
     def queued(self) -> int:
@@ -108,7 +103,7 @@ class ControlPlaneManager:
                 self._send_first(ticket, group[0], group, now, measure)
                 return
             measure()
-        if self._presumed.heap:
+        if self.books.presumed.heap:
             self._catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
@@ -174,10 +169,6 @@ class ControlPlaneManager:
             self._catch_up(now)
             self._serve_waiting(now)
 
-    def wants_usage(self) -> bool:
-        """Whether it is of use to look for usage in an answer: for tenants always, for estimates now and then."""
-        return self.reads_all_usage or self.tenants.several or self.estimates.due()
-
     def gap_listener(self, instance: ExecutionInstance) -> Callable[[float], None] | None:
         """Who is to be told the seconds between two chunks of the instance's streams; mostly nobody."""
         shared = self._placer.shared.get(instance)
@@ -198,8 +189,7 @@ class ControlPlaneManager:
         if placement.shared is not None:
             placement.shared.ended(placement, placement.request.request_type.is_llm, now)
         if usage is not None:
-            placement.usage = usage
-            self._account(placement.request, usage)
+            self.books.used(placement, usage)
         if self.on_end is not None:
             self.on_end(placement)
         if self._queue.requests:
@@ -302,7 +292,7 @@ class ControlPlaneManager:
         cached = request.cached_tokens = self._placer.prefixes.match(request)
         need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
         self._write_down(self._count(ticket, decision, only, need, group, now), need, now)
-        if self._presumed.heap:
+        if self.books.presumed.heap:
             self._catch_up(now)
 
     def _put(
@@ -341,15 +331,9 @@ class ControlPlaneManager:
 
     def _write_down(self, placement: Placement, need: int, now: float) -> None:
         """What nobody waits for."""
-        request, rates = placement.request, self.rates
-        rates.prompt_tokens += request.prompt_tokens
-        rates.uncached_tokens += need
-        self.tenants.charge(request.tenant, placement.tokens)
-        if request.prompt_blocks:
-            self._placer.prefixes.add(placement.instance, request)
-        if request.request_type.is_llm and not request.streams:
-            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
-            self._presumed.add(placement, now)
+        self.books.placed(placement, need, now)
+        if placement.request.prompt_blocks:
+            self._placer.prefixes.add(placement.instance, placement.request)
         if self.on_placed is not None:
             self.on_placed(placement)
 
@@ -400,7 +384,7 @@ class ControlPlaneManager:
         """Take note of what changed without a call: instances, and prompts that should be done by now."""
         if self.registry.version != self._seen:
             self._regroup(now)
-        self._presumed.catch_up(now)
+        self.books.presumed.catch_up(now)
 
     def _regroup(self, now: float) -> None:
         self._seen = self.registry.version
@@ -436,16 +420,12 @@ class ControlPlaneManager:
         message = f"no instance was free within the deadline of {waiting.request.slo_deadline_ms:.0f} ms"
         waiting.ticket.refused(Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after()))
 
-    def _account(self, request: RequestMetadata, usage: Usage) -> None:
-        self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
-        self.estimates.learn(
-            request.effective_model_name, request.script, request.prompt_bytes, usage.prompt_tokens
-        )
-
     def _set_alarm(self, now: float) -> None:
         if self.alarm is None or not self._queue.requests:
             return
-        at = min(self._presumed.next_at(), self._queue.deadlines.first_key(), self._placer.resumes_at(now))
+        at = min(
+            self.books.presumed.next_at(), self._queue.deadlines.first_key(), self._placer.resumes_at(now)
+        )
         at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
         if at < self._alarm_at:
             self._alarm_at = at

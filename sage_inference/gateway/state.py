@@ -250,7 +250,7 @@ class Gateway:
         manager.limits = settings.limits
         manager.llm_share = llm_share(scheduling)
         self.decisions.record_to(scheduling.record_file)
-        manager.reads_all_usage = scheduling.record_file is not None
+        manager.books.reads_all_usage = scheduling.record_file is not None
         manager.tenants.weights = {key.name: key.weight for key in settings.api_keys}
         self._key_priority = {
             key.name: RequestPriority[key.priority.upper()] for key in settings.api_keys if key.priority

@@ -13,7 +13,7 @@ from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, InstanceSettings, SchedulingSettings, Settings
 from sage_inference.types import EngineState, RequestPriority
 from tests.support.inprocess import InProcess, gateway
-from tests.support.rogue import RogueEngine, Wire, ok, sse
+from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
 from tests.support.wire import Caller
 
 
@@ -105,6 +105,29 @@ def test_specialised_instances_go_before_mixed_ones_only_where_that_is_preferred
                 gate.turns.release()
             assert [caller.reply().status for caller in callers] == [200] * 4
     assert busy == where
+
+
+@pytest.mark.parametrize("wanted", [True, False], ids=["adaptive", "normal"])
+def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) -> None:
+    def answer(wire: Wire) -> None:
+        wire.send(sse("first"))
+        for _ in range(3):
+            assert wire.engine.go.wait(20)
+            wire.engine.go.clear()
+            wire.send(chunk(b"data: more\n\n"))
+        wire.send(b"0\r\n\r\n")
+
+    scheduling = SchedulingSettings(embedding_priority="adaptive" if wanted else "normal")
+    with RogueEngine(answer) as engine, gateway(engine, scheduling=scheduling) as g, Caller(g.port) as caller:
+        caller.chat(stream=True)
+        caller.head()
+        assert caller.chunk() == b"data: first\n\n"
+        for _ in range(3):
+            engine.go.set()
+            assert caller.chunk() == b"data: more\n\n"
+        assert caller.chunk() == b""
+        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.manager._gpus.values()])
+    assert [gap > 0 for gap in told] == [wanted]
 
 
 def test_the_engine_is_not_told_of_what_was_asked_of_the_scheduler() -> None:

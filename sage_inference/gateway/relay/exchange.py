@@ -317,7 +317,7 @@ class Exchange:
             self.caller.write(start + piece)  # one packet, one system call
             if took is not None:
                 self._note_first_byte(took)
-            if self.gateway.manager.wants_usage():
+            if self.gateway.manager.books.wants_usage():
                 self.usage = reported(piece)
             self._move(_DONE)
             return
@@ -346,7 +346,7 @@ class Exchange:
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         self.connection = None
         self.delivery.end(piece)
-        if self.gateway.manager.wants_usage():
+        if self.gateway.manager.books.wants_usage():
             self.usage = reported(self.delivery.last + piece)
         self._move(_DONE)
 

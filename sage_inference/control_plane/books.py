@@ -1,0 +1,44 @@
+"""What is written down of attempts: nobody waits for it, and later decisions go by it."""
+
+from __future__ import annotations
+
+from sage_inference.control_plane.estimates import TokenEstimates
+from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.presumed import Presumed
+from sage_inference.control_plane.rates import Rates
+from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
+from sage_inference.types import Usage
+
+
+class Books:
+    """How fast work comes and goes, what each tenant had, what prompts took, and which should be done by now."""
+
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.estimates = TokenEstimates()
+        self.tenants = TenantCounters()
+        self.presumed = Presumed()
+        self.reads_all_usage = False
+
+    def placed(self, placement: Placement, need: int, now: float) -> None:
+        """``need``: tokens of its prompt that the instance has not cached."""
+        request, rates = placement.request, self.rates
+        rates.prompt_tokens += request.prompt_tokens
+        rates.uncached_tokens += need
+        self.tenants.charge(request.tenant, placement.tokens)
+        if request.request_type.is_llm and not request.streams:
+            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
+            self.presumed.add(placement, now)
+
+    def wants_usage(self) -> bool:
+        """Whether it is of use to look for usage in an answer: for tenants always, for estimates now and then."""
+        return self.reads_all_usage or self.tenants.several or self.estimates.due()
+
+    def used(self, placement: Placement, usage: Usage) -> None:
+        """What an engine says that an attempt took."""
+        placement.usage = usage
+        request = placement.request
+        self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
+        self.estimates.learn(
+            request.effective_model_name, request.script, request.prompt_bytes, usage.prompt_tokens
+        )

@@ -51,6 +51,30 @@ class Receiver(Protocol):
     def engine_is_silent(self) -> None: ...
 
 
+class ChunkTaker(Protocol):
+    """Who takes chunks of an answer as they came."""
+
+    def pass_on(self, chunk: bytes) -> None: ...
+
+
+class Gathered:
+    """What a parser tells while it is fed, gathered by C code: not a frame of ours a chunk.
+
+    One does for all connections of a loop, since to feed one never leads to feeding another.
+    """
+
+    __slots__ = ("add", "pieces", "turn", "turns")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []  # of bodies
+        self.add = self.pieces.append
+        self.turns = [
+            True,
+            False,
+        ]  # turned round at both ends of a chunk; first: whether it stands between two
+        self.turn = self.turns.reverse
+
+
 class EngineConnection(asyncio.Protocol):
     """HTTP/1.1 to one engine, one exchange at a time.
 
@@ -68,10 +92,10 @@ class EngineConnection(asyncio.Protocol):
         "_answer",
         "_answered",
         "_between",
-        "_body",
         "_chunked",
         "_coded",
         "_complete",
+        "_gathered",
         "_head_bytes",
         "_headers",
         "_keep_alive",
@@ -86,29 +110,23 @@ class EngineConnection(asyncio.Protocol):
         "_receiver",
         "_surplus",
         "_take",
-        "on_body",
-        "on_chunk_complete",
-        "on_chunk_header",
         "served",
         "transport",
     )
 
     transport: asyncio.Transport
-    _take: _Takes | None  # who gets chunks as they came
-    _pass: _Takes | None  # the same where the next byte is the first of a chunk
+    _take: ChunkTaker | None
+    _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
+    _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told) -> None:
+    def __init__(self, on_idle: _Told, on_lost: _Told, gathered: Gathered) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._left = 0
-        self._body: list[bytes] = []
         self._take = self._pass = None
-        # Called by the parser, once a chunk: no frames of ours. ``_between`` is turned round at both ends of a chunk.
-        self.on_body = self._body.append
-        self._between = [True, False]
-        self.on_chunk_header = self.on_chunk_complete = self._between.reverse
+        self._gathered = gathered
         # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
         self.served = 0
 
@@ -133,13 +151,13 @@ class EngineConnection(asyncio.Protocol):
         """What is still to come of the answer under way goes to another receiver."""
         self._receiver = receiver
 
-    def pass_whole_chunks(self, take: Callable[[bytes], None]) -> None:
-        """From now on a chunk of this answer that comes alone and whole goes to ``take`` as it came, framing and all.
+    def pass_whole_chunks(self, taker: ChunkTaker) -> None:
+        """From now on a chunk of this answer that comes alone and whole is passed on as it came, framing and all.
 
         Its size and its end stand where they must: that is seen without the parser, which never hears of it.
         """
         if self._chunked:
-            self._take = take
+            self._take = taker
 
     def discard(self) -> None:
         """Close at once and tell no one: the engine sees its caller leave."""
@@ -182,7 +200,7 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         pass_ = self._pass
         if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
-            pass_(data)
+            pass_.pass_on(data)
             return
         receiver = self._receiver
         if receiver is None:
@@ -237,10 +255,15 @@ class EngineConnection(asyncio.Protocol):
         self._chunked = self._coded = self._answered = self._complete = self._surplus = False
         self._keep_alive = False
         self._head_bytes = 0
-        self._body.clear()
+        self._between = True
 
     def _parse(self, receiver: Receiver, data: bytes) -> None:
         assert self._parser is not None
+        gathered = self._gathered
+        body = gathered.pieces
+        body.clear()
+        if gathered.turns[0] is not self._between:
+            gathered.turn()
         if not self._answered:
             self._head_bytes += len(data)
         try:
@@ -258,21 +281,18 @@ class EngineConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(receiver, _HUGE_HEAD)
             return
-        body = self._body
         if self._complete:
-            self._end(receiver, data)
-        elif body:
-            piece = body[0] if len(body) == 1 else b"".join(body)
-            body.clear()
-            receiver.engine_sends(piece, False)
+            self._end(receiver, data, b"".join(body[: self._pieces]))  # what lies behind them is surplus
+            return
+        self._between = gathered.turns[0]
+        if body:
+            receiver.engine_sends(body[0] if len(body) == 1 else b"".join(body), False)
         if self._take is not None:
             # A line that has begun and not ended is the size of the next chunk.
-            self._pass = self._take if self._between[0] and data.endswith(b"\r\n") else None
+            self._pass = self._take if self._between and data.endswith(b"\r\n") else None
 
-    def _end(self, receiver: Receiver, data: bytes) -> None:
-        """The message ended within ``data``."""
-        piece = b"".join(self._body[: self._pieces])  # what lies behind them is surplus
-        self._body.clear()
+    def _end(self, receiver: Receiver, data: bytes, piece: bytes) -> None:
+        """The message ended within ``data``, and ``piece`` is the last of its body."""
         # llhttp swallows empty lines behind a message: by its end one sees that there were some.
         ends = data.endswith(piece[-64:]) if self._length else _ends_once(data)
         framed = self._chunked or self._length is not None
@@ -295,6 +315,16 @@ class EngineConnection(asyncio.Protocol):
             self.transport.abort()
 
     # httptools callbacks
+
+    @property
+    def on_body(self) -> Callable[[bytes], None]:
+        return self._gathered.add
+
+    @property
+    def on_chunk_header(self) -> Callable[[], None]:
+        return self._gathered.turn
+
+    on_chunk_complete = on_chunk_header
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -357,7 +387,7 @@ class EngineConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._answered and not self._complete:
             self._complete = True
-            self._pieces = len(self._body)
+            self._pieces = len(self._gathered.pieces)
 
 
 @lru_cache(_MOST_KNOWN)
@@ -375,9 +405,6 @@ def _ends_once(data: bytes) -> bool:
 
 def _size(headers: list[Header]) -> int:
     return sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-_Takes = Callable[[bytes], None]
 
 
 class _Told(Protocol):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_inference.engines.answer import Answer
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import Broken, EngineConnection, Gathered
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LINES = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n")
@@ -39,9 +39,9 @@ class Sink(asyncio.Transport):
 class Taker:
     """Asks for whole chunks once it has a first piece; ``pieces`` are the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, gathered: Gathered | None = None) -> None:
         self.idle: list[EngineConnection] = []
-        self.connection = EngineConnection(self.idle.append, lambda lost: None)
+        self.connection = EngineConnection(self.idle.append, lambda lost: None, gathered or Gathered())
         self.connection.connection_made(Sink())
         self.got: list[bytes] = []
         self.whole: list[bytes] = []
@@ -59,11 +59,11 @@ class Taker:
 
     def engine_sends(self, piece: bytes, end: bool) -> None:
         if not self.got:
-            self.connection.pass_whole_chunks(self.take)
+            self.connection.pass_whole_chunks(self)
         self.got.append(piece)
         self.ended = end
 
-    def take(self, chunk: bytes) -> None:
+    def pass_on(self, chunk: bytes) -> None:
         self.whole.append(chunk)
         line, _, rest = chunk.partition(b"\r\n")
         text = rest[:-2]
@@ -109,6 +109,22 @@ def test_the_next_whole_chunk_passes_again_after_one_in_parts_or_several_at_once
     taker.read(FIRST, one[:4], one[4:], two, one + two, two, one + two[:3], two[3:], one)
     assert taker.whole == [two, two, one]
     assert b"".join(taker.got) == b"first" + b"one" + b"two" + b"onetwo" + b"two" + b"onetwo" + b"one"
+
+
+def test_streams_side_by_side_know_each_where_its_own_chunks_end() -> None:
+    gathered = Gathered()
+    one, other = Taker(gathered), Taker(gathered)
+    for taker in (one, other):
+        taker.send()
+        taker.read(FIRST)
+    chunk = framed(b"x" * 20)
+    one.read(chunk[:8])
+    other.read(chunk, chunk + chunk, chunk)
+    one.read(framed(b"y"))  # all within its chunk
+    one.read(chunk[14:], chunk)
+    assert (one.whole, other.whole) == ([chunk], [chunk, chunk])
+    assert b"".join(one.got) == b"first" + b"x" * 4 + framed(b"y") + chunk[14:-2] + b"x" * 20
+    assert b"".join(other.got) == b"first" + b"x" * 80
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Protocol
 
 RATE = 500.0  # chunks/s from which a stream is held: nobody reads so fast
 LOOK = 8  # chunks over which its rate is taken
-HOLD_S = 0.004
+HOLD_S = 0.008  # one frame of a fast display
 HOLDS = 64  # pieces that a fast stream is held for, before its rate is looked at anew
 
 

@@ -334,7 +334,7 @@ class Exchange:
         self._move(_DELIVERING)
         self.body = b""  # it goes nowhere else any more, and may be long
         if self.chunked and connection is not None:
-            connection.pass_whole_chunks(delivery.pass_on)
+            connection.pass_whole_chunks(delivery)
         delivery.send(piece)
         if took is not None:
             self._note_first_byte(took)

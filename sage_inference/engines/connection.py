@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Protocol
@@ -12,6 +11,7 @@ import httptools
 
 from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
+from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.known_heads import LONGEST, KnownHeads
 
 MAX_HEAD_BYTES = 65536
@@ -57,24 +57,6 @@ class ChunkTaker(Protocol):
     def pass_on(self, chunk: bytes) -> None: ...
 
 
-class Gathered:
-    """What a parser tells while it is fed, gathered by C code: not a frame of ours a chunk.
-
-    One does for all connections of a loop, since to feed one never leads to feeding another.
-    """
-
-    __slots__ = ("add", "pieces", "turn", "turns")
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []  # of bodies
-        self.add = self.pieces.append
-        self.turns = [
-            True,
-            False,
-        ]  # turned round at both ends of a chunk; first: whether it stands between two
-        self.turn = self.turns.reverse
-
-
 class EngineConnection(asyncio.Protocol):
     """HTTP/1.1 to one engine, one exchange at a time.
 
@@ -95,7 +77,7 @@ class EngineConnection(asyncio.Protocol):
         "_chunked",
         "_coded",
         "_complete",
-        "_gathered",
+        "_feeding",
         "_head_bytes",
         "_headers",
         "_keep_alive",
@@ -119,14 +101,14 @@ class EngineConnection(asyncio.Protocol):
     _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
     _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told, gathered: Gathered) -> None:
+    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: Feeding) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._left = 0
         self._take = self._pass = None
-        self._gathered = gathered
+        self._feeding = feeding
         # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
         self.served = 0
 
@@ -186,7 +168,7 @@ class EngineConnection(asyncio.Protocol):
         self._on_lost(self)
         self._take = self._pass = None
         receiver, self._receiver = self._receiver, None
-        parser, self._parser = self._parser, None  # it points back here: freed at once, not by the collector
+        parser, self._parser = self._parser, None
         if receiver is None:
             return
         unframed = parser is not None and self._answered and not self._chunked and self._length is None
@@ -248,7 +230,7 @@ class EngineConnection(asyncio.Protocol):
     # Any other answer
 
     def _begin_parsing(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self._feeding)
         self._headers: list[Header] = []
         self._named = _NO_NAMES  # headers that Connection declares to be for this hop
         self._length: int | None = None
@@ -259,11 +241,9 @@ class EngineConnection(asyncio.Protocol):
 
     def _parse(self, receiver: Receiver, data: bytes) -> None:
         assert self._parser is not None
-        gathered = self._gathered
-        body = gathered.pieces
-        body.clear()
-        if gathered.turns[0] is not self._between:
-            gathered.turn()
+        feeding = self._feeding
+        feeding.begin(self, self._between)
+        body = feeding.pieces
         if not self._answered:
             self._head_bytes += len(data)
         try:
@@ -284,7 +264,7 @@ class EngineConnection(asyncio.Protocol):
         if self._complete:
             self._end(receiver, data, b"".join(body[: self._pieces]))  # what lies behind them is surplus
             return
-        self._between = gathered.turns[0]
+        self._between = feeding.between
         if body:
             receiver.engine_sends(body[0] if len(body) == 1 else b"".join(body), False)
         if self._take is not None:
@@ -314,17 +294,7 @@ class EngineConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
-    # httptools callbacks
-
-    @property
-    def on_body(self) -> Callable[[bytes], None]:
-        return self._gathered.add
-
-    @property
-    def on_chunk_header(self) -> Callable[[], None]:
-        return self._gathered.turn
-
-    on_chunk_complete = on_chunk_header
+    # What the parser tells
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -387,7 +357,7 @@ class EngineConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._answered and not self._complete:
             self._complete = True
-            self._pieces = len(self._gathered.pieces)
+            self._pieces = len(self._feeding.pieces)
 
 
 @lru_cache(_MOST_KNOWN)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from errno import ECONNRESET
 from functools import partial
 
-from sage_inference.engines.connection import EngineConnection, Gathered
+from sage_inference.engines.connection import EngineConnection
+from sage_inference.engines.feeding import Feeding
 
 MAX_IDLE = 256
 _FEW_IDLE = 16
@@ -57,7 +58,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ssl = ssl.create_default_context() if address.tls else None
         self._closed = False
-        self._made = partial(EngineConnection, self._release, self._lost, Gathered())
+        self._made = partial(EngineConnection, self._release, self._lost, Feeding())
 
     @property
     def idle(self) -> int:

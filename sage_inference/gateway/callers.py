@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from sage_inference.engines.answer import Answer, Headers
-from sage_inference.engines.connection import Broken, EngineConnection, Gathered
+from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.feeding import Feeding
 from sage_inference.gateway.pipe import HIGH_WATER, join
 
 
@@ -102,7 +103,7 @@ class Callers:
     def __init__(self, accept: Callable[[], asyncio.Protocol]) -> None:
         self._accept = accept
         self._idle: list[EngineConnection] = []
-        self._gathered = Gathered()
+        self._feeding = Feeding()
 
     def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Reply:
         """``target`` is path and query; ``headers`` has none of framing. The answer comes through the reply."""
@@ -120,7 +121,7 @@ class Callers:
             connection = self._idle.pop()
             if not connection.is_closed:
                 return connection
-        connection = EngineConnection(self._idle.append, self._lost, self._gathered)
+        connection = EngineConnection(self._idle.append, self._lost, self._feeding)
         join(self._accept(), connection, asyncio.get_running_loop())
         return connection
 

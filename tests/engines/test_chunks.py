@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sage_inference.engines.answer import Answer
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
-from sage_inference.engines.connection import Broken, EngineConnection, Gathered
+from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.feeding import Feeding
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LINES = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n")
@@ -39,9 +40,9 @@ class Sink(asyncio.Transport):
 class Taker:
     """Asks for whole chunks once it has a first piece; ``pieces`` are the others."""
 
-    def __init__(self, gathered: Gathered | None = None) -> None:
+    def __init__(self, feeding: Feeding | None = None) -> None:
         self.idle: list[EngineConnection] = []
-        self.connection = EngineConnection(self.idle.append, lambda lost: None, gathered or Gathered())
+        self.connection = EngineConnection(self.idle.append, lambda lost: None, feeding or Feeding())
         self.connection.connection_made(Sink())
         self.got: list[bytes] = []
         self.whole: list[bytes] = []
@@ -112,8 +113,8 @@ def test_the_next_whole_chunk_passes_again_after_one_in_parts_or_several_at_once
 
 
 def test_streams_side_by_side_know_each_where_its_own_chunks_end() -> None:
-    gathered = Gathered()
-    one, other = Taker(gathered), Taker(gathered)
+    feeding = Feeding()
+    one, other = Taker(feeding), Taker(feeding)
     for taker in (one, other):
         taker.send()
         taker.read(FIRST)

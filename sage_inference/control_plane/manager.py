@@ -292,8 +292,7 @@ class ControlPlaneManager:
         cached = request.cached_tokens = self._placer.prefixes.match(request)
         need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
         self._write_down(self._count(ticket, decision, only, need, group, now), need, now)
-        if self.books.presumed.heap:
-            self._catch_up(now)
+        self.books.presumed.catch_up(now)
 
     def _put(
         self,

@@ -15,7 +15,6 @@ from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -303,7 +302,7 @@ class Gateway:
     def _track_prompts(self) -> None:
         """Where nobody can choose, it is of no use to know which short prompts are cached, but for a record."""
         matters = self.registry.offers_choice or self.settings.scheduling.record_file
-        self._shortest = 0 if matters else SHORT_BYTES
+        self.shortest = 0 if matters else SHORT_BYTES
 
     # For the relay
 
@@ -327,7 +326,7 @@ class Gateway:
         return b""
 
     def classify(self, exchange: Exchange) -> RequestMetadata:
-        """What the request asks for, but for what ``measure`` tells.
+        """What the request asks for, but for what ``Exchange.measure`` tells.
 
         Its body is changed only where it names an alias or no model.
         """
@@ -357,11 +356,6 @@ class Gateway:
         if self._key_priority or head.asks is not None:
             self._heed_headers(request, head)
         return request
-
-    def measure(self, exchange: Exchange) -> None:
-        """What the prompt tells; none of it is needed where there is nothing to decide."""
-        prompt, exchange.prompt = exchange.prompt, b""
-        measure(exchange.request, prompt, self.manager.estimates, self._shortest)
 
     def _heed_headers(self, request: RequestMetadata, head: RequestHead) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import Answer
@@ -145,7 +146,10 @@ class Exchange:
         self.gateway.manager.submit(self, self.measure)
 
     def measure(self) -> None:
-        self.gateway.measure(self)
+        """What its prompt tells; none of it is needed where there is nothing to decide."""
+        gateway = self.gateway
+        measure(self.request, self.prompt, gateway.manager.estimates, gateway.shortest)
+        self.prompt = b""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for it: send it there."""

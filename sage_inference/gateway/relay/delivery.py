@@ -71,9 +71,8 @@ class Delivery:
         self._passed_at = 0.0
         self._last = b""  # the last chunk, as it was written
         self.chunks = 0
-        self._look_at = (
-            0  # the count of chunks at which to look whether it is a fast stream: see ``coalescing``
-        )
+        # The count of chunks at which to look whether it is a fast stream: see ``coalescing``.
+        self._look_at = 0
         self.holds, self.looked_at = 0, 0.0
 
     def send(self, piece: bytes) -> None:

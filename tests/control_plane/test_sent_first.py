@@ -1,0 +1,133 @@
+"""What can be sent before anything of its prompt is known, and what can't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.measure import measure
+from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
+
+PROMPT = b'"' + b"a b c d " * 50 + b'"'
+
+
+class Sent(Ticket):
+    """Notes whether it was measured when it was sent."""
+
+    measured = False
+    measured_when_sent: bool | None = None
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        super().placed(instance, decision)
+        self.measured_when_sent = self.measured
+
+
+def send(m: ControlPlaneManager, asked: RequestMetadata, prompt: bytes = PROMPT) -> Sent:
+    asked.prompt_tokens, asked.prompt_bytes = 0, len(prompt)
+    ticket = Sent(asked)
+
+    def told() -> None:
+        measure(asked, prompt, m.estimates)
+        ticket.measured = True
+
+    m.submit(ticket, told)
+    return ticket
+
+
+def test_where_one_instance_serves_a_request_is_sent_before_it_is_measured_and_then_counted() -> None:
+    m = manager(instance("only"))
+    ticket = send(m, request(tokens=0))
+    assert ticket.measured_when_sent is False
+    only = m.registry.instances["only"]
+    assert ticket.where is only
+    assert ticket.request.prompt_tokens == len(PROMPT) // 4
+    assert (only.active_requests, only.load.pending_tokens) == (1, len(PROMPT) // 4)
+    assert m.rates.prompt_tokens == m.rates.uncached_tokens == len(PROMPT) // 4
+    m.first_byte(ticket)
+    m.release(ticket)
+    assert (only.active_requests, only.load.pending_tokens) == (0, 0)
+
+
+def test_what_its_instance_has_cached_is_not_counted_again() -> None:
+    m = manager(instance("only"))
+    send(m, request("first", 0))
+    again = send(m, request("again", 0))
+    held = again.request.cached_tokens[m.registry.instances["only"]]
+    assert held >= 64
+    assert again.load.tokens == len(PROMPT) // 4 - held
+
+
+def test_the_record_has_its_instance_as_it_was_before() -> None:
+    m = manager(instance("only"))
+    attempts: list[Placement] = []
+    m.on_placed = attempts.append
+    first, second = send(m, request("first", 0)), send(m, request("second", 0))
+    assert [attempt.request for attempt in attempts] == [first.request, second.request]
+    assert [[(seen[1], seen[2]) for seen in attempt.seen] for attempt in attempts] == [
+        [(0, 0)],
+        [(1, len(PROMPT) // 4)],
+    ]
+
+
+def full(m: ControlPlaneManager) -> None:
+    submit(m, request("before"))
+
+
+def waiting(m: ControlPlaneManager) -> None:
+    submit(m, request("before", 4000))
+    submit(m, request("waits", 8000))
+
+
+def slow(m: ControlPlaneManager) -> None:
+    m.registry.instances["only"].load.ms_per_token = 10.0
+
+
+def nothing(m: ControlPlaneManager) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("before", "limit", "window", "deadline_ms", "sent"),
+    [
+        (full, 1, 8192, None, False),  # no slot
+        (full, 2, 8192, None, True),
+        (full, 0, 110, None, False),  # beyond the window, by tokens too
+        (full, 0, 300, None, True),  # beyond it only if each byte were a token: measured, and then sent
+        (waiting, 0, 8192, None, False),  # others came before it
+        (slow, 0, 8192, None, True),  # by its pace the prompt may take long
+        (nothing, 0, 8192, 5000.0, True),  # a deadline that is to be checked
+    ],
+)
+def test_what_depends_on_its_prompt_is_measured_first(
+    before: Callable[[ControlPlaneManager], None],
+    limit: int,
+    window: float,
+    deadline_ms: float | None,
+    sent: bool,
+) -> None:
+    m = manager(instance("only", limit, window=window))
+    before(m)
+    ticket = send(m, request("it", 0, deadline_ms=deadline_ms))
+    assert ticket.measured
+    assert (ticket.where is not None) == sent
+    if sent and not limit:
+        assert ticket.measured_when_sent
+
+
+def test_where_there_is_a_choice_it_is_measured_first() -> None:
+    m = manager(instance("one"), instance("other"))
+    assert send(m, request(tokens=0)).measured_when_sent
+
+
+def test_embeddings_wait_for_streams_on_their_gpu_and_streams_for_nobody() -> None:
+    clock = Clock()
+    m = manager(
+        instance("llm", gpu="cuda:0"), instance("embedder", model="e", route=EMBED, gpu="cuda:0"), clock=clock
+    )
+    assert send(m, request("stream", 0)).measured_when_sent is False
+    assert send(m, request("call", 0, model="e", route=EMBED)).measured_when_sent
+    assert send(m, request("next", 0, model="e", route=EMBED)).where is None
+    assert send(m, request("another", 0)).measured  # an embedding waits: it is asked which lane is its own

@@ -24,6 +24,7 @@ _LIMITS = (
 # It says nothing of these (its refusal of more texts does), makes batches of all calls together, and pads them.
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
+_ROUTES = "/openapi.json"
 
 
 class DetectError(Exception):
@@ -56,12 +57,13 @@ class Detected:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the server said to each question; None where it had no such route."""
+    """What the server said to each question; None where it had no such route, or did not say (``silent_on``)."""
 
     models: Any
     info: Any
     version: Any
     openapi: Any
+    silent_on: frozenset[str] = frozenset()
 
 
 async def detect(
@@ -85,6 +87,9 @@ async def detect(
     except TimeoutError:
         raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
     which = EngineKind(engine) if engine != "auto" else _engine_of(answers)
+    if which is EngineKind.VLLM and kind == "auto" and _ROUTES in answers.silent_on:
+        # It works that out when first asked, and under load that takes seconds: to guess would be wrong.
+        raise DetectError(f"did not answer {_ROUTES} in time, which tells what it serves")
     found = _tei(answers, model) if which is EngineKind.TEI else _openai_like(which, answers, model)
     return found if kind == "auto" else _as_told(found, ExecutionInstanceType(kind))
 
@@ -93,7 +98,7 @@ async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | No
     async def document(path: str) -> tuple[int, Any]:
         return await ask(client, base_url + path, api_key)
 
-    paths = ("/v1/models", "/info", "/version", "/openapi.json")
+    paths = ("/v1/models", "/info", "/version", _ROUTES)
     replies = await asyncio.gather(*map(document, paths), return_exceptions=True)
     first = replies[0]
     if isinstance(first, BaseException):
@@ -105,7 +110,8 @@ async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | No
         raise DetectError(
             f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info"
         )
-    return _Answers(*said)
+    silent = [path for path, r in zip(paths, replies, strict=True) if isinstance(r, BaseException)]
+    return _Answers(said[0], said[1], said[2], said[3], frozenset(silent))
 
 
 def _engine_of(answers: _Answers) -> EngineKind:

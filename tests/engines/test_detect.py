@@ -67,6 +67,13 @@ def test_vllm_that_hides_its_routes_may_serve_both() -> None:
     assert (vllm.engine, vllm.kind) == (EngineKind.VLLM, MIXED)
 
 
+def test_vllm_that_is_too_busy_to_tell_its_routes_is_asked_again() -> None:
+    silent: Answers = {"/v1/models": recorded("vllm/002_models"), "/openapi.json": None}
+    with pytest.raises(DetectError, match="/openapi"):
+        found(silent)
+    assert found(silent, kind="llm").kind is LLM
+
+
 def test_tei() -> None:
     tei = found({"/info": recorded("tei/002_info")})
     assert (tei.engine, tei.kind, tei.version) == (EngineKind.TEI, EMBEDDING, "1.9.3")

@@ -100,11 +100,10 @@ class ControlPlaneManager:
             raise unserved(self.registry, request)
         if measure is not None:
             if len(group) == 1 and self._fits_anyhow(request, group[0]):
-                self._send_first(ticket, group[0], group, now, measure)
+                self._send_first(ticket, group, now, measure)
                 return
             measure()
-        if self.books.presumed.heap:
-            self._catch_up(now)
+        self.books.presumed.catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)
@@ -276,21 +275,13 @@ class ControlPlaneManager:
     def _order(self, ticket: Ticket) -> str:
         return self._placer.policy_for(ticket.request).order
 
-    def _send_first(
-        self,
-        ticket: Ticket,
-        only: ExecutionInstance,
-        group: Group,
-        now: float,
-        measure: Callable[[], None],
-    ) -> None:
+    def _send_first(self, ticket: Ticket, group: Group, now: float, measure: Callable[[], None]) -> None:
         """There is nothing to decide: what is to be known and written down can wait until the engine is at work."""
-        request = ticket.request
+        request, only = ticket.request, group[0]
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
         ticket.placed(only, decision)
         measure()
-        cached = request.cached_tokens = self._placer.prefixes.match(request)
-        need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+        need = self._placer.uncached(request, only)
         self._write_down(self._count(ticket, decision, only, need, group, now), need, now)
         self.books.presumed.catch_up(now)
 

@@ -88,9 +88,13 @@ class Placer:
         """When the next of the paused shared GPUs takes embeddings again; infinite where none is paused."""
         return min((each.resumes_at for each in self.shared.values() if each.resumes_at > now), default=inf)
 
-    def _only(self, request: RequestMetadata, only: ExecutionInstance) -> Choice | None:
+    def uncached(self, request: RequestMetadata, only: ExecutionInstance) -> int:
+        """Tokens of its prompt that the only instance has to work off."""
         cached = request.cached_tokens = self.prefixes.match(request)
-        need = request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+        return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+
+    def _only(self, request: RequestMetadata, only: ExecutionInstance) -> Choice | None:
+        need = self.uncached(request, only)
         if not is_open(only, need):
             return None
         return SchedulingDecision(request.request_id, only.instance_id, ONLY), only, need

@@ -57,13 +57,16 @@ class Detected:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the server said to each question; None where it had no such route, or did not say (``silent_on``)."""
+    """What the server said to each question; None where it had no such route, or did not say.
+
+    ``silent_on_routes``: it did not say which routes it has.
+    """
 
     models: Any
     info: Any
     version: Any
     openapi: Any
-    silent_on: frozenset[str] = frozenset()
+    silent_on_routes: bool
 
 
 async def detect(
@@ -87,7 +90,7 @@ async def detect(
     except TimeoutError:
         raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
     which = EngineKind(engine) if engine != "auto" else _engine_of(answers)
-    if which is EngineKind.VLLM and kind == "auto" and _ROUTES in answers.silent_on:
+    if which is EngineKind.VLLM and kind == "auto" and answers.silent_on_routes:
         # It works that out when first asked, and under load that takes seconds: to guess would be wrong.
         raise DetectError(f"did not answer {_ROUTES} in time, which tells what it serves")
     found = _tei(answers, model) if which is EngineKind.TEI else _openai_like(which, answers, model)
@@ -110,8 +113,7 @@ async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | No
         raise DetectError(
             f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info"
         )
-    silent = [path for path, r in zip(paths, replies, strict=True) if isinstance(r, BaseException)]
-    return _Answers(said[0], said[1], said[2], said[3], frozenset(silent))
+    return _Answers(said[0], said[1], said[2], said[3], isinstance(replies[3], BaseException))
 
 
 def _engine_of(answers: _Answers) -> EngineKind:

@@ -319,8 +319,7 @@ class Exchange:
         if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
             self.connection = None
             self.caller.write(start + piece)  # one packet, one system call
-            if took is not None:
-                self._note_first_byte(took)
+            self._note_first_byte(took)
             if self.gateway.manager.books.wants_usage():
                 self.usage = reported(piece)
             self._move(_DONE)
@@ -331,8 +330,7 @@ class Exchange:
             self.gateway, instance, connection, self.caller, start, self.chunked
         )
         if end:
-            if took is not None:
-                self._note_first_byte(took)
+            self._note_first_byte(took)
             self._finish(piece)
             return
         self._move(_DELIVERING)
@@ -340,8 +338,7 @@ class Exchange:
         if self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
         delivery.send(piece)
-        if took is not None:
-            self._note_first_byte(took)
+        self._note_first_byte(took)
         if self.caller.reads_slowly:  # of an answer before this one
             self.pause()
 
@@ -354,7 +351,9 @@ class Exchange:
             self.usage = reported(self.delivery.last + piece)
         self._move(_DONE)
 
-    def _note_first_byte(self, took: float) -> None:
+    def _note_first_byte(self, took: float | None) -> None:
+        if took is None:
+            return
         assert self.engine is not None
         self.engine.ttfb.observe(took)
         if self.status < 400:

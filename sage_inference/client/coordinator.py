@@ -53,7 +53,7 @@ class ExecutionCoordinator:
         return self._running.gateway
 
     async def start(self) -> None:
-        """Returns when the instances registered so far were looked at, or after a second."""
+        """Returns when the instances registered so far were looked at; after a second, as soon as one serves."""
         if self._running is None:
             running = RunningGateway(self._settings)
             await self._stack.enter_async_context(running.working())

@@ -21,7 +21,7 @@ from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
 log = logging.getLogger("sage_inference.fleet")
 
-FIRST_LOOK_S = 1.0  # how long a start waits for engines to say what they are
+FIRST_LOOK_S = 1.0  # how long a start waits for the rest of the engines where some can serve
 RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
 EMBEDDINGS = "/v1/embeddings"
 SHORTEST_REST_S = 0.05
@@ -53,16 +53,20 @@ class Fleet:
         self._agreement = VectorAgreement()
 
     async def start(self, settings: Settings) -> None:
-        """Add the configured instances; returns when all were looked at, or after a second."""
+        """Add the configured instances; returns as ``looked`` does."""
         self.apply(settings)
         await self.looked()
 
     async def looked(self) -> None:
-        """Returns when every instance was looked at once, or after a second."""
-        if all(event.is_set() for event in self._looked.values()):
-            return
-        waits = [asyncio.ensure_future(event.wait()) for event in self._looked.values()]
-        _, late = await asyncio.wait(waits, timeout=FIRST_LOOK_S)
+        """Returns when every instance was looked at once; after a second, as soon as one can serve.
+
+        A look ends within ``detect``'s own limit.
+        """
+        late = {asyncio.ensure_future(e.wait()) for e in self._looked.values() if not e.is_set()}
+        if late:
+            _, late = await asyncio.wait(late, timeout=FIRST_LOOK_S)
+        while late and not self.gateway.can_serve:  # to go on would help nobody
+            _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
         for wait in late:
             wait.cancel()
 
@@ -148,7 +152,7 @@ class Fleet:
         self.gateway.manager.instance_down(engine.instance)
         self._agreement.forget(name)
         self._watchers.pop(name).cancel()
-        self._looked.pop(name, None)
+        self._looked.pop(name).set()  # nobody waits for it any more
         self._configured.pop(name, None)
         self._leaving.discard(name)
         engine.pool.close()

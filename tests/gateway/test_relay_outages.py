@@ -164,3 +164,20 @@ def test_an_engine_that_says_it_drains_and_whose_successor_is_never_missed_is_us
             assert g.ask(lambda r: r.gateway.engines["a"].instance.state) is EngineState.DRAINING
             g.until(lambda r: r.gateway.engines["a"].instance.state is EngineState.READY)
             assert {caller.chat().reply().body for _ in range(4)} == {b"a", b"b"}
+
+
+def test_a_start_waits_for_the_only_engine_to_say_what_it_is() -> None:
+    with RogueEngine(ok("good")) as engine:
+        engine.slow_s = 0.8  # what it is, and whether it is well
+        with gateway(engine) as g, Caller(g.port) as caller:
+            assert g.ask(lambda r: r.gateway.engines["e0"].instance.state) is EngineState.READY
+            assert caller.chat().reply().body == b"good"
+
+
+def test_a_start_does_not_wait_for_an_engine_that_hangs_where_another_can_serve() -> None:
+    with RogueEngine(ok("good")) as engine, RogueEngine(hang) as hangs:
+        hangs.silent = True
+        with gateway(engine, hangs, health=HealthSettings(timeout_s=10)) as g, Caller(g.port) as caller:
+            late = g.ask(lambda r: r.gateway.engines["e1"])
+            assert (late.instance.state, late.last_error) == (EngineState.STARTING, None)
+            assert caller.chat().reply().body == b"good"

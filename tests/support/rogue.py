@@ -6,6 +6,7 @@ import json
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,7 @@ class RogueEngine:
         self.go = threading.Event()  # for answers that wait until the test lets them go on
         self.connections = 0
         self.silent = False  # it answers no GET
+        self.slow_s = 0.0  # so long it takes to answer a GET
         self.loading = False  # GET /health answers 503
         self._socks: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -153,6 +155,7 @@ class RogueEngine:
                 head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
                 if head.startswith(b"GET"):
                     if not self.silent:
+                        time.sleep(self.slow_s)
                         sock.sendall(self._get(head.split()[1].decode()))
                     continue
                 if not self._probed and PROBE_TEXT[:30].encode() in body:

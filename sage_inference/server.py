@@ -96,7 +96,7 @@ class RunningGateway:
         self.wheel = Wheel(asyncio.get_running_loop())
         self.gateway = Gateway(self._with_extra(settings), self.wheel, admin_token)
         self.fleet = Fleet(self.gateway)
-        self.callers = Callers(self._accept)
+        self.callers = Callers(self._accept, self.gateway.turn)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
         self.server = _Server(_Config(self.gateway, self.app), self._started)
 

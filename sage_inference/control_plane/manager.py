@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
@@ -30,6 +31,8 @@ from sage_inference.types import (
     Usage,
 )
 
+_Sent = tuple[Ticket, SchedulingDecision, Group, float, Callable[[], None]]
+
 SOON_MS = 1000.0  # a prompt that takes no longer is in time for all but the tightest deadlines
 
 
@@ -39,7 +42,8 @@ class ControlPlaneManager:
     A placed request counts as load of its instance until ``release``. Waiting requests leave by being placed,
     refused, or by ``withdraw``; the caller times them. ``alarm`` is asked to have ``dispatch`` called at a
     time of the clock, instead of at the time it was told before: some requests can be placed then though nothing
-    else happens. ``on_placed`` and ``on_end`` are told of attempts.
+    else happens. ``on_placed`` and ``on_end`` are told of attempts. ``later`` puts off what nobody waits for, for
+    no longer than what has arrived already takes.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class ControlPlaneManager:
         self.on_placed: Callable[[Placement], None] | None = None
         self.on_end: Callable[[Placement], None] | None = None
         self.alarm: Callable[[float], None] | None = None
+        self.later: Callable[[Callable[[], None]], None] = _at_once
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
         self._queue = Queue(self.tenants)
@@ -63,6 +68,8 @@ class ControlPlaneManager:
         self._alarm_at = math.inf
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
+        self._sent: deque[_Sent] = deque()  # and not counted yet
+        self._sent_bytes = 0  # of their prompts
 
     @property
     def queued(self) -> int:
@@ -103,6 +110,7 @@ class ControlPlaneManager:
                 self._send_first(ticket, group, now, measure)
                 return
             measure()
+        self.settle()
         self.books.presumed.catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
@@ -154,6 +162,8 @@ class ControlPlaneManager:
 
     def first_byte(self, ticket: Ticket) -> None:
         """The first byte of an answer's body came."""
+        if self._sent:
+            self.settle()
         placement = ticket.load
         if not isinstance(placement, Placement):
             return
@@ -177,6 +187,8 @@ class ControlPlaneManager:
         self, ticket: Ticket, usage: Usage | None = None, outcome: str = "ended", status: int = 0
     ) -> None:
         """The attempt ended, as ``outcome`` says: what it took of its instance is free again."""
+        if self._sent:
+            self.settle()
         placement = ticket.load
         if not isinstance(placement, Placement):
             return
@@ -259,9 +271,9 @@ class ControlPlaneManager:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
         most, load, limit = request.prompt_bytes, only.load, only.max_concurrent_requests
         return (
-            load.pending_tokens + most <= load.window_tokens
+            load.pending_tokens + self._sent_bytes + most <= load.window_tokens
             and most * load.ms_per_token <= SOON_MS
-            and not (limit and only.active_requests >= limit)
+            and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
             and self._placer.is_free(request)
@@ -280,9 +292,22 @@ class ControlPlaneManager:
         request, only = ticket.request, group[0]
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
         ticket.placed(only, decision)
-        measure()
-        need = self._placer.uncached(request, only)
-        self._write_down(self._count(ticket, decision, only, need, group, now), need, now)
+        self._sent.append((ticket, decision, group, now, measure))
+        self._sent_bytes += request.prompt_bytes
+        if len(self._sent) == 1:
+            self.later(self.settle)
+
+    def settle(self) -> None:
+        """Count what was sent first: before anything else is decided, or looked at."""
+        sent = self._sent
+        if not sent:
+            return
+        while sent:
+            ticket, decision, group, now, measure = sent.popleft()
+            measure()
+            need = self._placer.uncached(ticket.request, group[0])
+            self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
+        self._sent_bytes = 0
         self.books.presumed.catch_up(now)
 
     def _put(
@@ -371,7 +396,8 @@ class ControlPlaneManager:
     # Books
 
     def _catch_up(self, now: float) -> None:
-        """Take note of what changed without a call: instances, and prompts that should be done by now."""
+        """Take note of what changed without a call: instances, prompts that should be done by now, what was sent."""
+        self.settle()
         if self.registry.version != self._seen:
             self._regroup(now)
         self.books.presumed.catch_up(now)
@@ -420,3 +446,7 @@ class ControlPlaneManager:
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)
+
+
+def _at_once(note: Callable[[], None]) -> None:
+    note()

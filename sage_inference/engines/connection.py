@@ -13,6 +13,7 @@ from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.known_heads import LONGEST, KnownHeads
+from sage_inference.engines.turn import Turn
 
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
@@ -92,6 +93,7 @@ class EngineConnection(asyncio.Protocol):
         "_receiver",
         "_surplus",
         "_take",
+        "_turn",
         "served",
         "transport",
     )
@@ -101,7 +103,7 @@ class EngineConnection(asyncio.Protocol):
     _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
     _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: Feeding) -> None:
+    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: Feeding, turn: Turn) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
@@ -109,6 +111,7 @@ class EngineConnection(asyncio.Protocol):
         self._left = 0
         self._take = self._pass = None
         self._feeding = feeding
+        self._turn = turn
         # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
         self.served = 0
 
@@ -124,10 +127,10 @@ class EngineConnection(asyncio.Protocol):
         """Start an exchange on a connection that is idle."""
         self._receiver = receiver
         if len(body) < JOIN_BYTES:
-            self.transport.write(head + body)  # one packet, one system call
+            self._turn.write(self.transport, head + body)  # one packet, one system call
         else:
-            self.transport.write(head)
-            self.transport.write(body)
+            self._turn.write(self.transport, head)
+            self._turn.write(self.transport, body)
 
     def hand_to(self, receiver: Receiver) -> None:
         """What is still to come of the answer under way goes to another receiver."""

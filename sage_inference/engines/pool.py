@@ -11,6 +11,7 @@ from functools import partial
 
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.feeding import Feeding
+from sage_inference.engines.turn import Turn
 
 MAX_IDLE = 256
 _FEW_IDLE = 16
@@ -50,15 +51,15 @@ class Connecting:
 class Pool:
     """Connections to one engine. Idle ones are kept for the next request, newest first."""
 
-    def __init__(self, address: Address, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, address: Address, turn: Turn) -> None:
         self.address = address
-        self._loop = loop or asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._idle: dict[EngineConnection, None] = {}
         self._open: set[EngineConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ssl = ssl.create_default_context() if address.tls else None
         self._closed = False
-        self._made = partial(EngineConnection, self._release, self._lost, Feeding())
+        self._made = partial(EngineConnection, self._release, self._lost, Feeding(), turn)
 
     @property
     def idle(self) -> int:

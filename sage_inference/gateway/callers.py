@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from sage_inference.engines.answer import Answer, Headers
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
+from sage_inference.engines.turn import Turn
 from sage_inference.gateway.pipe import HIGH_WATER, join
 
 
@@ -100,8 +101,9 @@ class Reply:
 class Callers:
     """Connections to one gateway from within its process; for use on its event loop."""
 
-    def __init__(self, accept: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, accept: Callable[[], asyncio.Protocol], turn: Turn) -> None:
         self._accept = accept
+        self._turn = turn
         self._idle: list[EngineConnection] = []
         self._feeding = Feeding()
 
@@ -121,7 +123,7 @@ class Callers:
             connection = self._idle.pop()
             if not connection.is_closed:
                 return connection
-        connection = EngineConnection(self._idle.append, self._lost, self._feeding)
+        connection = EngineConnection(self._idle.append, self._lost, self._feeding, self._turn)
         join(self._accept(), connection, asyncio.get_running_loop())
         return connection
 

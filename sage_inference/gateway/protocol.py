@@ -7,6 +7,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from sage_inference.control_plane.routes import ROUTES, Route
+from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.flow import Flow
@@ -109,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)  # type: ignore[assignment]
-        self.write = transport.write
+        self.write = partial(Turn.write, self.gateway.turn, transport)
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.limits.connections:
@@ -450,7 +452,7 @@ class GatewayProtocol(HttpToolsProtocol):
             exchange.begin(b"".join(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:
             # Not before its turn: it would stand in the midst of the answer to the request before it.
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""
@@ -483,7 +485,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.wheel.set(self, seconds)
 
     def writelines(self, pieces: Iterable[bytes]) -> None:
-        self.transport.writelines(pieces)
+        self.gateway.turn.writelines(self.transport, pieces)
 
     def ended(self, exchange: Exchange, close: bool) -> None:
         if exchange is self.running:
@@ -492,7 +494,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refused = True
             self._missing = 0
             self.wheel.remove(self)
-            self.transport.close()
+            self.gateway.turn.close(self.transport)
         elif self.pipeline or self._in_head or self.flow.read_paused:
             self.on_response_complete()
         else:
@@ -516,7 +518,7 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.disconnected = True  # what the application has to say comes too late
             self._refuse(errors.request_timeout("body", timeouts.body_s))
         else:
-            self.transport.close()
+            self.gateway.turn.close(self.transport)
 
     @property
     def _answering(self) -> bool:
@@ -541,7 +543,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         body = error.body()
-        self.transport.write(
+        self.write(
             STATUS_LINES[error.status]
             + b"".join(b"%b: %b\r\n" % header for header in error.headers)
             + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -549,4 +551,4 @@ class GatewayProtocol(HttpToolsProtocol):
         )
         if running is not None:
             running.caller_left()
-        self.transport.close()
+        self.gateway.turn.close(self.transport)

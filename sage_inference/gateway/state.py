@@ -25,6 +25,7 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.engines.turn import Turn
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
 from sage_inference.gateway.guard import Guard
@@ -68,7 +69,7 @@ class Engine:
         self.settings = settings
         self.instance = instance
         self.address = address
-        self.pool = Pool(address)
+        self.pool = Pool(address, gateway.turn)
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
@@ -205,6 +206,7 @@ class Gateway:
     def __init__(self, settings: Settings, wheel: Wheel, admin_token: str | None = None) -> None:
         self.wheel = wheel
         self._loop = asyncio.get_running_loop()
+        self.turn = Turn(self._loop.call_soon)
         self.clock = time.monotonic
         self.coalescer = Coalescer(self._loop, self.clock)
         self.started_at = time.time()
@@ -215,6 +217,7 @@ class Gateway:
             self.registry, self.new_policy(settings.scheduling.policy), settings.limits
         )
         self.manager.alarm = self._wake_at
+        self.manager.later = self.turn.later
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
         self.engines: dict[str, Engine] = {}

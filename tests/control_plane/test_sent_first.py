@@ -73,6 +73,84 @@ def test_the_record_has_its_instance_as_it_was_before() -> None:
     ]
 
 
+Notes = list[Callable[[], None]]
+
+
+def putting_off(limit: int = 0, window: float = 8192) -> tuple[ControlPlaneManager, ExecutionInstance, Notes]:
+    """A manager in the midst of a turn of the event loop, and what it has left for its end."""
+    m = manager(instance("only", limit, window=window))
+    notes: Notes = []
+    m.later = notes.append
+    return m, m.registry.instances["only"], notes
+
+
+def test_all_that_was_sent_in_one_turn_is_counted_at_its_end() -> None:
+    m, only, notes = putting_off()
+    tickets = [send(m, request(f"r{n}", 0)) for n in range(3)]
+    assert [ticket.where for ticket in tickets] == [only] * 3
+    assert (len(notes), only.active_requests, tickets[0].measured) == (1, 0, False)
+    notes[0]()
+    # What the first leaves in the cache, those after it need not work off.
+    held = tickets[1].request.cached_tokens[only]
+    assert (only.active_requests, only.load.pending_tokens) == (3, 3 * (len(PROMPT) // 4) - 2 * held)
+    send(m, request("of the next turn", 0))
+    assert len(notes) == 2
+
+
+def test_a_turn_sends_no_more_than_there_are_slots() -> None:
+    m, only, _ = putting_off(limit=2)
+    tickets = [send(m, request(f"r{n}", 0)) for n in range(4)]
+    assert [ticket.where for ticket in tickets] == [only, only, None, None]
+    assert (only.active_requests, m.queued) == (2, 2)
+    m.release(tickets[0])
+    assert (only.active_requests, m.queued) == (2, 1)
+
+
+def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
+    m, only, _ = putting_off(window=2 * len(PROMPT))
+    for n in range(3):
+        send(m, request(f"r{n}", 0))
+    assert only.active_requests == 3  # the third was measured first, and so all were
+    only.load.window_tokens = only.load.pending_tokens + 2 * len(PROMPT)
+    assert not send(m, request("of the next turn", 0)).measured
+
+
+def leaves(m: ControlPlaneManager, ticket: Ticket) -> None:
+    m.release(ticket, outcome="cancelled")
+    assert ticket.load is None
+    assert m.registry.instances["only"].active_requests == 0
+
+
+def answers(m: ControlPlaneManager, ticket: Ticket) -> None:
+    m.first_byte(ticket)
+    assert ticket.load.answered_at is not None
+    assert m.registry.instances["only"].load.pending_tokens == 0
+
+
+def another_comes(m: ControlPlaneManager, ticket: Ticket) -> None:
+    submit(m, request("another"))
+    assert m.registry.instances["only"].active_requests == 2
+
+
+def another_goes_on(m: ControlPlaneManager, ticket: Ticket) -> None:
+    m.go_on(Ticket(request("another")))
+    assert m.registry.instances["only"].active_requests == 2
+
+
+@pytest.mark.parametrize("what", [leaves, answers, another_comes, another_goes_on])
+def test_what_was_sent_is_counted_before_anything_else_is_looked_at(
+    what: Callable[[ControlPlaneManager, Ticket], None],
+) -> None:
+    m, only, notes = putting_off()
+    ticket = send(m, request("sent", 0))
+    assert only.active_requests == 0
+    what(m, ticket)
+    assert ticket.measured
+    before = only.active_requests
+    notes[0]()
+    assert only.active_requests == before
+
+
 def full(m: ControlPlaneManager) -> None:
     submit(m, request("before"))
 

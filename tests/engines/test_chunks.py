@@ -13,6 +13,7 @@ from sage_inference.engines.answer import Answer
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
+from sage_inference.engines.turn import Turn
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LINES = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n")
@@ -42,7 +43,9 @@ class Taker:
 
     def __init__(self, feeding: Feeding | None = None) -> None:
         self.idle: list[EngineConnection] = []
-        self.connection = EngineConnection(self.idle.append, lambda lost: None, feeding or Feeding())
+        self.connection = EngineConnection(
+            self.idle.append, lambda lost: None, feeding or Feeding(), Turn(lambda end: None)
+        )
         self.connection.connection_made(Sink())
         self.got: list[bytes] = []
         self.whole: list[bytes] = []

@@ -65,6 +65,7 @@ class Exchange:
         "hoped",
         "instance",
         "keep_alive",
+        "last",
         "length",
         "load",
         "phase",
@@ -77,8 +78,8 @@ class Exchange:
         "sent_at",
         "size",
         "status",
+        "took",
         "tried",
-        "usage",
         "waited_ms",
         "whole",
     )
@@ -93,6 +94,8 @@ class Exchange:
     disconnected: bool
     queued_at: float
     sent_at: float
+    took: float | None  # seconds to the first byte of the answer's body, until that is noted
+    last: bytes  # the end of an answer, where an engine tells what the request took
     delivery: Delivery  # of an answer that comes in pieces
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
@@ -113,7 +116,8 @@ class Exchange:
         self.instance: ExecutionInstance | None = None
         self.answer: Answer | None = None
         self.held: list[bytes] | None = None
-        self.usage: Usage | None = None
+        self.took = None
+        self.last = b""
         self.chunked = self.hoped = False
         self.waited_ms = -1.0
 
@@ -311,7 +315,7 @@ class Exchange:
     def _let_go(self, piece: bytes, end: bool, took: float | None = None) -> None:
         """From here on the caller gets what the engine sends, and no other engine is asked.
 
-        ``took``: seconds to the first byte, where that tells of the engine; it is noted when the byte was sent on.
+        ``took``: seconds to the first byte, where that tells of the engine.
         """
         self.held = None
         assert self.answer is not None
@@ -319,9 +323,7 @@ class Exchange:
         if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
             self.connection = None
             self.caller.write(start + piece)  # one packet, one system call
-            self._note_first_byte(took)
-            if self.gateway.manager.books.wants_usage():
-                self.usage = reported(piece)
+            self.took, self.last = took, piece
             self._move(_DONE)
             return
         instance, connection = self.instance, self.connection
@@ -329,8 +331,8 @@ class Exchange:
         self.delivery = delivery = Delivery(
             self.gateway, instance, connection, self.caller, start, self.chunked
         )
+        self.took = took
         if end:
-            self._note_first_byte(took)
             self._finish(piece)
             return
         self._move(_DELIVERING)
@@ -338,7 +340,7 @@ class Exchange:
         if self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
         delivery.send(piece)
-        self._note_first_byte(took)
+        self.gateway.turn.later(self._note_first_byte)
         if self.caller.reads_slowly:  # of an answer before this one
             self.pause()
 
@@ -347,11 +349,11 @@ class Exchange:
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         self.connection = None
         self.delivery.end(piece)
-        if self.gateway.manager.books.wants_usage():
-            self.usage = reported(self.delivery.last + piece)
+        self.last = self.delivery.last + piece
         self._move(_DONE)
 
-    def _note_first_byte(self, took: float | None) -> None:
+    def _note_first_byte(self) -> None:
+        took, self.took = self.took, None
         if took is None:
             return
         assert self.engine is not None
@@ -464,7 +466,7 @@ class Exchange:
         return self.instance.instance_id if self.instance is not None else "?"
 
     def _move(self, to: Phase) -> None:
-        """The one place where the phase changes, and where a slot is given back."""
+        """The one place where the phase changes."""
         left = self.phase
         effect = EFFECTS[left][to]
         assert effect, f"{left.name} to {to.name}"
@@ -473,14 +475,26 @@ class Exchange:
             return
         if effect & ENDS:
             self.response_complete = True
-            self.gateway.stats.ended(self, to)
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
-        if effect & RELEASES:
-            usage = self.usage
-            if usage is None and left is _DELIVERING and self.delivery.chunks and self.route.type.is_llm:
-                # An engine that tells none is taken to send a token a chunk.
-                usage = Usage(0, self.delivery.chunks)
-            self.gateway.manager.release(self, usage, OUTCOMES[to], self.status)
+        if to is _DONE:  # the caller has what it wanted, and the slot is wanted only by who comes next
+            self.gateway.turn.later(self._account, left, to, effect)
+        else:
+            self._account(left, to, effect)
+
+    def _account(self, left: Phase, to: Phase, effect: int) -> None:
+        """The one place where a slot is given back."""
+        gateway = self.gateway
+        if effect & ENDS:
+            gateway.stats.ended(self, to)
+        if not effect & RELEASES:
+            return
+        self._note_first_byte()
+        last, self.last = self.last, b""
+        usage = reported(last) if last and gateway.manager.books.wants_usage() else None
+        if usage is None and left is _DELIVERING and self.delivery.chunks and self.route.type.is_llm:
+            # An engine that tells none is taken to send a token a chunk.
+            usage = Usage(0, self.delivery.chunks)
+        gateway.manager.release(self, usage, OUTCOMES[to], self.status)
 
 
 def _reason(error: OSError) -> str:

@@ -35,7 +35,6 @@ from sage_inference.gateway.relay.legs import (
     uncoded,
 )
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.gateway.relay.usage import reported
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
 
@@ -156,11 +155,11 @@ class PairedExchange(Exchange):
         self._prefill = self.load
         self._prefill_s += took
         self.prefilled_by = engine
-        self.usage = reported(answer)
+        self.last = answer
         self.params = handed_over(answer)
         self.held = self.connection = None
         self._move(Phase.QUEUED)
-        self.answer = self.usage = None
+        self.answer = None
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)

@@ -1,0 +1,77 @@
+"""One turn of the event loop: what arrived is handled, then what was written is sent, then the books are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_MOST_BYTES = 262144  # gathered, before they are sent in the midst of a turn
+_LONG = 65536  # a piece that long is worth its own system call anywhere
+
+
+class Turn:
+    """Gathers work of one kind, to do it in a row.
+
+    What nobody waits for is left for the turn's end by ``later``; from then on what is written waits for that, too.
+    A processor does forty writes and then forty notes in two thirds of the time that it takes to go through both
+    forty times, for each finds its code and data in the caches (cohort scheduling: Larus and Parkes, "Using Cohort
+    Scheduling to Enhance Server Performance", USENIX 2002). The first write of a turn goes out at once: a request
+    that comes alone waits for nothing.
+    """
+
+    __slots__ = ("_call_soon", "_gathered", "_notes", "_writes")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon  # the event loop's
+        self._notes: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._writes: deque[tuple[asyncio.WriteTransport, bytes]] = deque()
+        self._gathered = 0
+
+    def later(self, note: Callable[..., None], *arguments: Any) -> None:
+        """Call ``note`` at the end of the turn, after what was noted before."""
+        if not self._notes:
+            self._call_soon(self._end)
+        self._notes.append((note, arguments))
+
+    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Write within this turn, in the order of the calls; lost if the transport is closed otherwise than here."""
+        if not self._notes:
+            transport.write(data)
+            return
+        self._writes.append((transport, data))
+        self._gathered += len(data)
+        if self._gathered > _MOST_BYTES or len(data) > _LONG:
+            self.flush()
+
+    def writelines(self, transport: asyncio.WriteTransport, pieces: Iterable[bytes]) -> None:
+        """The same for much at once, which is not gathered."""
+        self.flush()
+        transport.writelines(pieces)
+
+    def close(self, transport: asyncio.WriteTransport) -> None:
+        """Close it once all that was written is on its way."""
+        self.flush()
+        transport.close()
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        writes = self._writes
+        self._gathered = 0
+        while writes:
+            transport, data = writes.popleft()
+            transport.write(data)
+
+    def _end(self) -> None:
+        notes = self._notes
+        try:
+            self.flush()
+            while notes:
+                note, arguments = notes.popleft()
+                note(*arguments)
+        finally:
+            if notes:  # one of them failed: that is no reason to lose the others
+                self._call_soon(self._end)
+            else:
+                self.flush()

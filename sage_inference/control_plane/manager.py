@@ -270,9 +270,12 @@ class ControlPlaneManager:
     def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
         most, load, limit = request.prompt_bytes, only.load, only.max_concurrent_requests
+        if load.pending_tokens + self._sent_bytes + most > load.window_tokens:
+            self.settle()  # what was sent has fewer tokens than bytes
+            if load.pending_tokens + most > load.window_tokens:
+                return False
         return (
-            load.pending_tokens + self._sent_bytes + most <= load.window_tokens
-            and most * load.ms_per_token <= SOON_MS
+            most * load.ms_per_token <= SOON_MS
             and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None

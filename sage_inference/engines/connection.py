@@ -168,6 +168,7 @@ class EngineConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._turn.read_on()
         self._on_lost(self)
         self._take = self._pass = None
         receiver, self._receiver = self._receiver, None
@@ -183,6 +184,11 @@ class EngineConnection(asyncio.Protocol):
             )
 
     def data_received(self, data: bytes) -> None:
+        turn = self._turn
+        # Not of an idle one: that must be closed before anybody takes it.
+        if turn.holds_reads and self._receiver is not None:
+            turn.hold(self, data)
+            return
         pass_ = self._pass
         if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
             pass_.pass_on(data)
@@ -293,6 +299,7 @@ class EngineConnection(asyncio.Protocol):
         self.served += 1
         # An early answer leaves part of its request unsent: whatever came behind might never be read.
         if clean and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.transport.resume_reading()  # it was paused, perhaps, when the end of its answer was held already
             self._on_idle(self)
         else:
             self.transport.abort()

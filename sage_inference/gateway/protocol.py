@@ -120,6 +120,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.arm(gateway.timeouts.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gateway.turn.read_on()
         self.gateway.connections -= 1
         self.wheel.remove(self)
         running, self.running = self.running, None
@@ -129,7 +130,10 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment] # it points back here: freed at once, not by the collector
 
     def data_received(self, data: bytes) -> None:
-        if self._missing:
+        turn = self.gateway.turn
+        if turn.holds_reads:
+            turn.hold(self, data)
+        elif self._missing:
             self._continue(data)
         elif self._refused:
             return

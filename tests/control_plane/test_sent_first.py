@@ -108,10 +108,15 @@ def test_a_turn_sends_no_more_than_there_are_slots() -> None:
 
 def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     m, only, _ = putting_off(window=2 * len(PROMPT))
-    for n in range(3):
-        send(m, request(f"r{n}", 0))
-    assert only.active_requests == 3  # the third was measured first, and so all were
-    only.load.window_tokens = only.load.pending_tokens + 2 * len(PROMPT)
+    tickets = [send(m, request(f"r{n}", 0)) for n in range(3)]
+    assert (
+        only.active_requests == 2
+    )  # beside their bytes there was no room for the third, beside their tokens there is
+    assert [ticket.measured for ticket in tickets] == [True, True, False]
+    m.settle()
+    only.load.window_tokens = only.load.pending_tokens + len(PROMPT) - 1
+    assert send(m, request("not sure to fit", 0)).measured
+    only.load.window_tokens = only.load.pending_tokens + len(PROMPT)
     assert not send(m, request("of the next turn", 0)).measured
 
 

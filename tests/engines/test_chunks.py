@@ -37,6 +37,8 @@ class Sink(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def resume_reading(self) -> None: ...
+
 
 class Taker:
     """Asks for whole chunks once it has a first piece; ``pieces`` are the others."""

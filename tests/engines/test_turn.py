@@ -9,13 +9,16 @@ from contextlib import ExitStack
 
 import pytest
 
+from sage_inference.engines.answer import Answer
+from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.turn import Turn
 from sage_inference.server import new_event_loop
 
 Log = list[str]
 
 
-class Reader:
+class Ends:
     """Both ends of a connection: a transport to write to, and what arrived at the other side."""
 
     def __init__(self, transport: asyncio.Transport, end: socket.socket) -> None:
@@ -30,14 +33,14 @@ class Reader:
             return b""
 
 
-def run(test: Callable[[Turn, Reader], Awaitable[None]]) -> None:
+def run(test: Callable[[Turn, Ends], Awaitable[None]]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             near, far = (stack.enter_context(end) for end in socket.socketpair())
             far.setblocking(False)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-            await test(Turn(loop.call_soon), Reader(transport, far))
+            await test(Turn(loop.call_soon), Ends(transport, far))
             transport.abort()
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -45,53 +48,53 @@ def run(test: Callable[[Turn, Reader], Awaitable[None]]) -> None:
 
 
 def test_a_write_alone_goes_out_at_once() -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
-        turn.write(reader.transport, b"one")
-        assert reader.got() == b"one"
+    async def test(turn: Turn, ends: Ends) -> None:
+        turn.write(ends.transport, b"one")
+        assert ends.got() == b"one"
 
     run(test)
 
 
 def test_writes_wait_for_the_end_of_a_turn_that_has_notes_and_go_before_them_in_order() -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         seen: list[bytes] = []
-        turn.later(lambda text: seen.append(text + reader.got()), b"note: ")
-        turn.write(reader.transport, b"one ")
-        turn.write(reader.transport, b"two")
-        assert (reader.got(), seen) == (b"", [])
+        turn.later(lambda text: seen.append(text + ends.got()), b"note: ")
+        turn.write(ends.transport, b"one ")
+        turn.write(ends.transport, b"two")
+        assert (ends.got(), seen) == (b"", [])
         await asyncio.sleep(0)
         assert seen == [b"note: one two"]
-        turn.write(reader.transport, b"at once")
-        assert reader.got() == b"at once"
+        turn.write(ends.transport, b"at once")
+        assert ends.got() == b"at once"
 
     run(test)
 
 
 def test_notes_are_made_in_order_and_what_they_write_and_note_is_not_forgotten() -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         log: Log = []
 
         def first() -> None:
             log.append("first")
-            turn.write(reader.transport, b"1")
+            turn.write(ends.transport, b"1")
             turn.later(log.append, "third")
 
         turn.later(first)
         turn.later(log.append, "second")
         await asyncio.sleep(0)
-        assert (log, reader.got()) == (["first", "second", "third"], b"1")
+        assert (log, ends.got()) == (["first", "second", "third"], b"1")
 
     run(test)
 
 
 def test_a_note_that_fails_takes_no_other_with_it() -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         log: Log = []
         crashes: list[BaseException] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: crashes.append(what["exception"]))
 
         def fails() -> None:
-            turn.write(reader.transport, b"said")
+            turn.write(ends.transport, b"said")
             raise LookupError
 
         for note in (fails, fails, lambda: log.append("made")):
@@ -99,50 +102,166 @@ def test_a_note_that_fails_takes_no_other_with_it() -> None:
         while not log:
             await asyncio.sleep(0)
         assert [type(crash) for crash in crashes] == [LookupError, LookupError]
-        assert reader.got() == b"saidsaid"
+        assert ends.got() == b"saidsaid"
 
     run(test)
 
 
 @pytest.mark.parametrize("how", ["flush", "writelines", "close"])
 def test_what_was_gathered_goes_before_what_cannot_wait_and_the_notes_stay(how: str) -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         log: Log = []
         turn.later(log.append, "made")
-        turn.write(reader.transport, b"one")
+        turn.write(ends.transport, b"one")
         if how == "flush":
             turn.flush()
         elif how == "writelines":
-            turn.writelines(reader.transport, (b" two", b" three"))
+            turn.writelines(ends.transport, (b" two", b" three"))
         else:
-            turn.close(reader.transport)
-            assert reader.transport.is_closing()
-        assert (reader.got(), log) == (b"one two three" if how == "writelines" else b"one", [])
+            turn.close(ends.transport)
+            assert ends.transport.is_closing()
+        assert (ends.got(), log) == (b"one two three" if how == "writelines" else b"one", [])
         await asyncio.sleep(0)
-        assert (reader.got(), log) == (b"", ["made"])
+        assert (ends.got(), log) == (b"", ["made"])
 
     run(test)
 
 
 def test_what_is_written_to_a_transport_that_closes_first_is_dropped() -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         log: Log = []
         turn.later(log.append, "made")
-        turn.write(reader.transport, b"one")
-        reader.transport.abort()
+        turn.write(ends.transport, b"one")
+        ends.transport.abort()
         await asyncio.sleep(0)
-        assert (reader.got(), log) == (b"", ["made"])
+        assert (ends.got(), log) == (b"", ["made"])
 
     run(test)
 
 
 @pytest.mark.parametrize(("size", "count"), [(65537, 1), (32768, 9)])
 def test_much_is_not_gathered_so_that_a_slow_reader_is_noticed_in_time(size: int, count: int) -> None:
-    async def test(turn: Turn, reader: Reader) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
         turn.later(lambda: None)
-        turn.write(reader.transport, b"first ")
+        turn.write(ends.transport, b"first ")
         for _ in range(count):
-            turn.write(reader.transport, b"x" * size)
-        assert reader.got().startswith(b"first xxx")
+            turn.write(ends.transport, b"x" * size)
+        assert ends.got().startswith(b"first xxx")
+
+    run(test)
+
+
+class Echo(asyncio.Protocol):
+    """Says what it read; ``b"fail"`` it does not understand."""
+
+    def __init__(self, turn: Turn, transport: asyncio.Transport) -> None:
+        self.turn = turn
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"fail":
+            raise LookupError
+        self.turn.write(self.transport, data)
+
+
+def test_what_is_held_is_read_in_order_before_writes_are_sent_and_notes_made() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        seen: list[bytes] = []
+        echo = Echo(turn, ends.transport)
+        assert not turn.holds_reads
+        turn.later(lambda: seen.append(ends.got()))
+        assert turn.holds_reads
+        turn.write(ends.transport, b"zero ")
+        turn.hold(echo, b"one ")
+        turn.hold(echo, b"two")
+        await asyncio.sleep(0)
+        assert seen == [b"zero one two"]
+        assert not turn.holds_reads
+
+    run(test)
+
+
+def test_a_reader_that_fails_loses_its_connection_and_takes_nothing_else_with_it() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        log: Log = []
+        with ExitStack() as stack:
+            near, _far = (stack.enter_context(end) for end in socket.socketpair())
+            other, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
+            turn.later(log.append, "made")
+            turn.hold(Echo(turn, other), b"fail")
+            turn.hold(Echo(turn, ends.transport), b"read")
+            while not log:
+                await asyncio.sleep(0)
+            assert other.is_closing()
+            assert (ends.got(), ends.transport.is_closing()) == (b"read", False)
+
+    run(test)
+
+
+class Receives:
+    """What is told of an answer."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        self.told.append(answer.status)
+
+    def engine_sends(self, piece: bytes, end: bool) -> None:
+        self.told.append((piece, end))
+
+    def engine_failed(self, how: Broken, detail: str) -> None:
+        self.told.append(how)
+
+    def engine_is_silent(self) -> None: ...
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood"
+
+
+def connection(turn: Turn, ends: Ends) -> EngineConnection:
+    made = EngineConnection(lambda idle: None, lambda lost: None, Feeding(), turn)
+    made.connection_made(ends.transport)
+    return made
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_answer_is_read_at_the_end_of_the_turn_or_before_its_connection_is_lost(is_lost: bool) -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        engine, receiver = connection(turn, ends), Receives()
+        engine.send(receiver, b"", b"")
+        turn.later(lambda: None)
+        engine.data_received(ANSWER)
+        assert receiver.told == []
+        if is_lost:
+            engine.connection_lost(None)
+        else:
+            await asyncio.sleep(0)
+        assert receiver.told == [200, (b"good", True)]
+
+    run(test)
+
+
+def test_a_connection_that_was_paused_before_the_end_of_its_answer_was_read_is_read_again() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        engine, receiver = connection(turn, ends), Receives()
+        engine.send(receiver, b"", b"")
+        turn.later(lambda: None)
+        engine.data_received(ANSWER)
+        engine.pause()
+        turn.read_on()
+        assert receiver.told == [200, (b"good", True)]
+        assert ends.transport.is_reading()
+
+    run(test)
+
+
+def test_an_idle_connection_that_says_something_is_closed_before_anybody_takes_it() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        engine = connection(turn, ends)
+        turn.later(lambda: None)
+        engine.data_received(b"surplus")
+        assert engine.is_closed
 
     run(test)

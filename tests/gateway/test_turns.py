@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from sage_inference.config.settings import InstanceSettings
+from sage_inference.gateway.pipe import join
+from sage_inference.server import RunningGateway
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, ok
 from tests.support.wire import CHAT, Caller, chat, post
@@ -131,3 +134,25 @@ def test_pipelined_requests_are_answered_in_order_though_only_some_need_an_engin
             replies = [caller.reply() for _ in range(4)]
             assert [reply.status for reply in replies] == [200, 404, 200, 404]
             assert [reply.body for reply in replies[::2]] == [b"good %b" % tagged(number)[-12:]] * 2
+
+
+class Hasty(asyncio.Protocol):
+    """Asks, and does not wait for an answer."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(post(CHAT, tagged(0)))
+        transport.close()
+
+
+def test_a_caller_within_the_process_that_closes_as_it_has_asked_leaves_nothing_behind() -> None:
+    """What it sent is still held when its connection is lost: over a pipe that is told at once."""
+    with RogueEngine(Together()) as engine, gateway(engine) as g:
+
+        def ask_and_close(running: RunningGateway) -> None:
+            join(running.callers._accept(), Hasty(), asyncio.get_running_loop())
+            running.gateway.turn.later(lambda: None)
+
+        g.ask(ask_and_close)
+        g.until(lambda r: r.gateway.connections == 0 and r.gateway.in_flight == 0)
+        assert g.ask(lambda r: r.gateway.stats.cancelled) == 1

@@ -31,7 +31,7 @@ class Turn:
     handled and written at once: a request that comes alone waits for nothing.
     """
 
-    __slots__ = ("_call_soon", "_gathered", "_notes", "_reads", "_writes", "holds_reads")
+    __slots__ = ("_call_soon", "_gathered", "_notes", "_reads", "_writes", "holds_reads", "is_open")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon  # the event loop's
@@ -40,11 +40,12 @@ class Turn:
         self._gathered = 0
         self._reads: deque[tuple[Reader, bytes]] = deque()
         self.holds_reads = False  # whether what arrives is to be given to ``hold``
+        self.is_open = False  # whether what is written waits; where not, ``write`` may be passed by
 
     def later(self, note: Callable[..., None], *arguments: Any) -> None:
         """Call ``note`` at the end of the turn, after what was noted before."""
-        if not self._notes:
-            self.holds_reads = True
+        if not self.is_open:
+            self.is_open = self.holds_reads = True
             self._call_soon(self._end)
         self._notes.append((note, arguments))
 
@@ -66,7 +67,7 @@ class Turn:
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Write within this turn, in the order of the calls; lost if the transport is closed otherwise than here."""
-        if not self._notes:
+        if not self.is_open:
             transport.write(data)
             return
         self._writes.append((transport, data))
@@ -104,4 +105,5 @@ class Turn:
             if notes:  # one of them failed: that is no reason to lose the others
                 self._call_soon(self._end)
             else:
+                self.is_open = False
                 self.flush()

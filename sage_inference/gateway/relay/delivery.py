@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 class Caller(Timed, Protocol):
     """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
+
+    transport: asyncio.Transport
 
     def write(self, data: bytes, /) -> None: ...
 
@@ -88,9 +91,11 @@ class Delivery:
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
-        caller = self._caller
-        write = caller.write  # Python is slow to call what lies in a slot as if it were a method
-        write(chunk)
+        caller, turn = self._caller, self._gateway.turn
+        if turn.is_open:
+            turn.write(caller.transport, chunk)
+        else:
+            caller.transport.write(chunk)
         caller.deadline = self._wheel.now + self._idle_s
         self._last = chunk
         self.chunks = chunks = self.chunks + 1

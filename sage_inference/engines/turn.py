@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+# What is long goes through at once: it is worth its own system calls, and would be out of the caches at the turn's end.
+_LONG = 16384
 _MOST_BYTES = 262144  # gathered, before they are sent in the midst of a turn
-_LONG = 65536  # a piece that long is worth its own system call anywhere
 
 
 class Reader(Protocol):
@@ -50,8 +51,15 @@ class Turn:
         self._notes.append((note, arguments))
 
     def hold(self, protocol: Reader, data: bytes) -> None:
-        """``protocol`` gets the data at the end of the turn, or by ``read_on``."""
-        self._reads.append((protocol, data))
+        """``protocol`` gets the data at the end of the turn, or before by ``read_on``; much of it gets it now."""
+        if len(data) <= _LONG or any(waits is protocol for waits, _ in self._reads):
+            self._reads.append((protocol, data))
+            return
+        self.holds_reads = False
+        try:
+            protocol.data_received(data)
+        finally:
+            self.holds_reads = True
 
     def read_on(self) -> None:
         """Hand out what arrived: before anyone is told that its connection is lost."""
@@ -61,9 +69,9 @@ class Turn:
             protocol, data = reads.popleft()
             try:
                 protocol.data_received(data)
-            except Exception:
-                protocol.transport.abort()  # as the event loop does
-                raise
+            except Exception as error:  # as the event loop does; whose turn it is has no part in it
+                protocol.transport.abort()
+                self.later(_report, error)
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Write within this turn, in the order of the calls; lost if the transport is closed otherwise than here."""
@@ -107,3 +115,7 @@ class Turn:
             else:
                 self.is_open = False
                 self.flush()
+
+
+def _report(error: Exception) -> None:
+    raise error

@@ -139,7 +139,7 @@ def test_what_is_written_to_a_transport_that_closes_first_is_dropped() -> None:
     run(test)
 
 
-@pytest.mark.parametrize(("size", "count"), [(65537, 1), (32768, 9)])
+@pytest.mark.parametrize(("size", "count"), [(16385, 1), (16000, 17)])
 def test_much_is_not_gathered_so_that_a_slow_reader_is_noticed_in_time(size: int, count: int) -> None:
     async def test(turn: Turn, ends: Ends) -> None:
         turn.later(lambda: None)
@@ -181,9 +181,26 @@ def test_what_is_held_is_read_in_order_before_writes_are_sent_and_notes_made() -
     run(test)
 
 
+def test_much_is_not_held_but_behind_what_is_of_its_own_connection() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        held, not_held = Echo(turn, ends.transport), Echo(turn, ends.transport)
+        turn.later(lambda: None)
+        turn.hold(held, b"one ")
+        turn.hold(not_held, b"x" * 16385)
+        assert ends.got() == b"x" * 16385
+        turn.hold(held, b"y" * 16385)
+        assert ends.got() == b""
+        assert turn.holds_reads
+        await asyncio.sleep(0)
+        assert ends.got() == b"one " + b"y" * 16385
+
+    run(test)
+
+
 def test_a_reader_that_fails_loses_its_connection_and_takes_nothing_else_with_it() -> None:
     async def test(turn: Turn, ends: Ends) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        crashes: list[BaseException] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: crashes.append(what["exception"]))
         log: Log = []
         with ExitStack() as stack:
             near, _far = (stack.enter_context(end) for end in socket.socketpair())
@@ -195,6 +212,9 @@ def test_a_reader_that_fails_loses_its_connection_and_takes_nothing_else_with_it
                 await asyncio.sleep(0)
             assert other.is_closing()
             assert (ends.got(), ends.transport.is_closing()) == (b"read", False)
+            while not crashes:
+                await asyncio.sleep(0)
+            assert [type(crash) for crash in crashes] == [LookupError]
 
     run(test)
 

@@ -88,8 +88,7 @@ class Lane:
 
     def drop_whole(self, job: Job) -> None:
         """Its call ended, and it was whole to the end."""
-        for raw in job.raws:
-            del self.wholes[raw]
+        deque(map(self.wholes.__delitem__, job.raws), maxlen=0)
         job.whole = False
         job.state, job.batch = TextState.GONE, None
 

@@ -7,7 +7,7 @@ import re
 from sage_inference.types import Usage
 
 # A text can't hold this: in JSON its quotes would stand behind backslashes.
-_MARK = b'"usage":'
+MARK = b'"usage":'
 # As vLLM writes it: one match instead of three searches.
 _USUAL = re.compile(
     rb'"usage": ?\{"prompt_tokens": ?(\d+), ?"total_tokens": ?\d+, ?"completion_tokens": ?(\d+)'
@@ -20,7 +20,7 @@ _CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
 
 def reported(piece: bytes) -> Usage | None:
     """The last usage in a piece of an answer; None where there is none, or one cut off."""
-    start = piece.rfind(_MARK)
+    start = piece.rfind(MARK)
     if start < 0 or piece.find(b"}", start) < 0:
         return None
     cached = _CACHED.search(piece, start) if piece.find(b"cached_tokens", start) > 0 else None

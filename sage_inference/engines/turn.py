@@ -99,7 +99,8 @@ class Turn:
         self._gathered = 0
         while writes:
             transport, data = writes.popleft()
-            transport.write(data)
+            if not transport.is_closing():  # else uvloop may raise, and the others would wait
+                transport.write(data)
 
     def _end(self) -> None:
         notes = self._notes

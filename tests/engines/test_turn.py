@@ -139,6 +139,22 @@ def test_what_is_written_to_a_transport_that_closes_first_is_dropped() -> None:
     run(test)
 
 
+def test_a_write_to_a_connection_that_is_gone_keeps_no_other_from_going_out() -> None:
+    async def test(turn: Turn, ends: Ends) -> None:
+        near, far = socket.socketpair()
+        far.close()
+        gone, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
+        gone.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        turn.later(lambda: turn.write(gone, b"lost"))
+        turn.later(lambda: turn.write(ends.transport, b"sent"))
+        await asyncio.sleep(0)
+        assert ends.got() == b"sent"
+
+    run(test)
+
+
 @pytest.mark.parametrize(("size", "count"), [(16385, 1), (16000, 17)])
 def test_much_is_not_gathered_so_that_a_slow_reader_is_noticed_in_time(size: int, count: int) -> None:
     async def test(turn: Turn, ends: Ends) -> None:

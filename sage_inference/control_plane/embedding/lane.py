@@ -88,7 +88,7 @@ class Lane:
 
     def drop_whole(self, job: Job) -> None:
         """Its call ended, and it was whole to the end."""
-        deque(map(self.wholes.__delitem__, job.raws), maxlen=0)
+        deque(map(self.wholes.__delitem__, job.raws), maxlen=0)  # a loop in C
         job.whole = False
         job.state, job.batch = TextState.GONE, None
 

@@ -109,9 +109,8 @@ def test_a_turn_sends_no_more_than_there_are_slots() -> None:
 def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     m, only, _ = putting_off(window=2 * len(PROMPT))
     tickets = [send(m, request(f"r{n}", 0)) for n in range(3)]
-    assert (
-        only.active_requests == 2
-    )  # beside their bytes there was no room for the third, beside their tokens there is
+    # Beside the bytes of two there was no room for the third; beside their tokens there is.
+    assert only.active_requests == 2
     assert [ticket.measured for ticket in tickets] == [True, True, False]
     m.settle()
     only.load.window_tokens = only.load.pending_tokens + len(PROMPT) - 1

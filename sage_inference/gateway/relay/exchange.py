@@ -16,7 +16,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.delivery import Caller, Delivery
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
-from sage_inference.gateway.relay.usage import MARK, reported
+from sage_inference.gateway.relay.usage import reported, telling
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
 
@@ -95,7 +95,7 @@ class Exchange:
     queued_at: float
     sent_at: float
     took: float | None  # seconds to the first byte of the answer's body, until that is noted
-    last: bytes  # the end of an answer, from where an engine tells what it took: all of it could be long
+    last: bytes  # of an answer: where an engine tells what it took
     delivery: Delivery  # of an answer that comes in pieces
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
@@ -323,7 +323,7 @@ class Exchange:
         if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
             self.connection = None
             self.caller.write(start + piece)  # one packet, one system call
-            self.took, self.last = took, piece[piece.rfind(MARK) :]
+            self.took, self.last = took, telling(piece)
             self._move(_DONE)
             return
         instance, connection = self.instance, self.connection
@@ -349,8 +349,7 @@ class Exchange:
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         self.connection = None
         self.delivery.end(piece)
-        last = self.delivery.last + piece
-        self.last = last[last.rfind(MARK) :]
+        self.last = telling(self.delivery.last + piece)
         self._move(_DONE)
 
     def _note_first_byte(self) -> None:

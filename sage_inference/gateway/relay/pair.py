@@ -35,6 +35,7 @@ from sage_inference.gateway.relay.legs import (
     uncoded,
 )
 from sage_inference.gateway.relay.phase import Phase
+from sage_inference.gateway.relay.usage import telling
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
 
@@ -155,7 +156,7 @@ class PairedExchange(Exchange):
         self._prefill = self.load
         self._prefill_s += took
         self.prefilled_by = engine
-        self.last = answer
+        self.last = telling(answer)
         self.params = handed_over(answer)
         self.held = self.connection = None
         self._move(Phase.QUEUED)

@@ -7,7 +7,7 @@ import re
 from sage_inference.types import Usage
 
 # A text can't hold this: in JSON its quotes would stand behind backslashes.
-MARK = b'"usage":'
+_MARK = b'"usage":'
 # As vLLM writes it: one match instead of three searches.
 _USUAL = re.compile(
     rb'"usage": ?\{"prompt_tokens": ?(\d+), ?"total_tokens": ?\d+, ?"completion_tokens": ?(\d+)'
@@ -18,9 +18,15 @@ _OUTPUT = re.compile(rb'"(?:completion|output)_tokens": ?(\d+)')
 _CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
 
 
+def telling(piece: bytes) -> bytes:
+    """What of a piece tells its usage, to be kept for ``reported``: all of it could be long."""
+    start = piece.rfind(_MARK)
+    return piece[start:] if start >= 0 else b""
+
+
 def reported(piece: bytes) -> Usage | None:
     """The last usage in a piece of an answer; None where there is none, or one cut off."""
-    start = piece.rfind(MARK)
+    start = piece.rfind(_MARK)
     if start < 0 or piece.find(b"}", start) < 0:
         return None
     cached = _CACHED.search(piece, start) if piece.find(b"cached_tokens", start) > 0 else None

@@ -22,6 +22,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 
+# Of a body. If a long one begins in the same read as its head, the first piece is a view of what is not head.
+Piece = bytes | memoryview
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
 

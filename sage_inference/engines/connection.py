@@ -9,7 +9,7 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header
+from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header, Piece
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.known_heads import LONGEST, KnownHeads
@@ -37,7 +37,7 @@ class Broken(Enum):
 
 
 class Receiver(Protocol):
-    """Who gets an answer: its head, then pieces of its body, the last one with ``end``.
+    """Who gets an answer: its head, then pieces of its body, the last one, bytes always, with ``end``.
 
     ``engine_failed`` comes instead of what is missing. ``length`` is None where the body's end is not
     told in advance. ``engine_is_silent``: the engine answers nobody, and it is up to the receiver to leave.
@@ -45,7 +45,7 @@ class Receiver(Protocol):
 
     def engine_answers(self, answer: Answer, length: int | None) -> None: ...
 
-    def engine_sends(self, piece: bytes, end: bool) -> None: ...
+    def engine_sends(self, piece: Piece, end: bool) -> None: ...
 
     def engine_failed(self, how: Broken, detail: str) -> None: ...
 
@@ -216,10 +216,12 @@ class EngineConnection(asyncio.Protocol):
         receiver.engine_answers(answer, length)
         if self._receiver is receiver:  # else it was discarded from within
             self._left = length
-            if len(data) > begin:
+            if JOIN_BYTES < len(data) < begin + length:
+                self._count(receiver, memoryview(data)[begin:])
+            elif len(data) > begin:
                 self._count(receiver, data[begin:])
 
-    def _count(self, receiver: Receiver, piece: bytes) -> None:
+    def _count(self, receiver: Receiver, piece: Piece) -> None:
         left = self._left - len(piece)
         if left > 0:
             self._left = left

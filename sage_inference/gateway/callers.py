@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from sage_inference.engines.answer import Answer, Headers
+from sage_inference.engines.answer import Answer, Headers, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.turn import Turn
@@ -24,7 +24,7 @@ class Reply:
         self.status = 0
         self.headers: Headers = ()
         self.length: int | None = None
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[Piece] = deque()
         self._size = 0
         self._ended = False
         self._failure: CutShortError | None = None
@@ -80,7 +80,7 @@ class Reply:
         self.status, self.headers, self.length = answer.status, answer.headers, length
         self._wake()
 
-    def engine_sends(self, piece: bytes, end: bool) -> None:
+    def engine_sends(self, piece: Piece, end: bool) -> None:
         if piece:
             self._pieces.append(piece)
             self._size += len(piece)

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from sage_inference.control_plane.routes import ROUTES, Route
+from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
@@ -488,7 +489,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """One deadline a connection: whatever it waits for now must come within ``seconds``."""
         self.wheel.set(self, seconds)
 
-    def writelines(self, pieces: Iterable[bytes]) -> None:
+    def writelines(self, pieces: Iterable[Piece]) -> None:
         self.gateway.turn.writelines(self.transport, pieces)
 
     def ended(self, exchange: Exchange, close: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
@@ -63,10 +63,10 @@ class Taker:
 
     def engine_answers(self, answer: Answer, length: int | None) -> None: ...
 
-    def engine_sends(self, piece: bytes, end: bool) -> None:
+    def engine_sends(self, piece: Piece, end: bool) -> None:
         if not self.got:
             self.connection.pass_whole_chunks(self)
-        self.got.append(piece)
+        self.got.append(bytes(piece))
         self.ended = end
 
     def pass_on(self, chunk: bytes) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.turn import Turn
@@ -244,7 +244,7 @@ class Receives:
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         self.told.append(answer.status)
 
-    def engine_sends(self, piece: bytes, end: bool) -> None:
+    def engine_sends(self, piece: Piece, end: bool) -> None:
         self.told.append((piece, end))
 
     def engine_failed(self, how: Broken, detail: str) -> None:

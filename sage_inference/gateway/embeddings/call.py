@@ -22,7 +22,7 @@ from sage_inference.control_plane.embedding import EmbeddingBatch, Room
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.routes import ROUTES
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.engines.pool import Connecting
@@ -83,7 +83,7 @@ class EmbeddingCall:
     answer: Answer | None
     length: int | None
     engine: Engine
-    pieces: list[bytes]
+    pieces: list[Piece]
     instance: ExecutionInstance
     room: Room
 
@@ -192,7 +192,7 @@ class EmbeddingCall:
         self.answer, self.length = answer, length
         self.engine.answered(answer.status)
 
-    def engine_sends(self, piece: bytes, end: bool) -> None:
+    def engine_sends(self, piece: Piece, end: bool) -> None:
         assert self.answer is not None
         if not self.pieces:
             if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
@@ -211,7 +211,7 @@ class EmbeddingCall:
         else:
             self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
 
-    def _hand_over(self, caller: EmbeddingExchange, piece: bytes, end: bool) -> None:
+    def _hand_over(self, caller: EmbeddingExchange, piece: Piece, end: bool) -> None:
         assert self.connection is not None
         if not end:  # else it is in the pool again
             self.connection.hand_to(caller)

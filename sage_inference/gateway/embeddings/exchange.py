@@ -148,7 +148,7 @@ class EmbeddingExchange(Exchange):
             body = dialect.wrapped_error(error.status, self.route.path, error.body)
         self.engine = error.engine
         if body is None:
-            self._write(error.head, error.pieces)
+            self._write(error.head, [error.body])
         else:
             self._write(Answer(error.status, [_JSON]), [body])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine
@@ -21,14 +21,14 @@ class EngineAnswer:
     """``pieces``: its body as it came."""
 
     head: Answer
-    pieces: list[bytes]
+    pieces: list[Piece]
     engine: Engine
 
     @property
     def body(self) -> bytes:
         if len(self.pieces) > 1:
             self.pieces[:] = [b"".join(self.pieces)]
-        return self.pieces[0]
+        return bytes(self.pieces[0])
 
     @property
     def status(self) -> int:

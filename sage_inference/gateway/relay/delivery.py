@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from sage_inference.engines.answer import Piece
 from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.gateway.relay.wheel import Timed
 
@@ -21,9 +22,9 @@ class Caller(Timed, Protocol):
 
     transport: asyncio.Transport
 
-    def write(self, data: bytes, /) -> None: ...
+    def write(self, data: Piece, /) -> None: ...
 
-    def writelines(self, pieces: Iterable[bytes], /) -> None: ...
+    def writelines(self, pieces: Iterable[Piece], /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
 
@@ -78,16 +79,16 @@ class Delivery:
         self._look_at = 0
         self.holds, self.looked_at = 0, 0.0
 
-    def send(self, piece: bytes) -> None:
+    def send(self, piece: Piece) -> None:
         """A piece that is not the last."""
         if self._start:
             self._write_first(self._framed(piece))
             self._wheel.set(self._caller, self._idle_s)
-        elif self.chunked:
-            self.pass_on(self._framed(piece))
-        else:
+        elif not self.chunked:
             self._caller.write(piece)
             self._wheel.set(self._caller, self._idle_s)
+        elif piece:  # else it would be taken for the last chunk
+            self.pass_on(_chunk(piece))
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
@@ -107,12 +108,11 @@ class Delivery:
                 self._tell_gap(now - self._passed_at)
             self._passed_at = now
 
-    def end(self, piece: bytes) -> None:
+    def end(self, piece: Piece) -> None:
         """The last piece, or nothing more."""
         self._connection = None  # it may serve another already
-        piece = self._framed(piece)
         if self.chunked:
-            piece += b"0\r\n\r\n"
+            piece = (_chunk(piece) if piece else b"") + b"0\r\n\r\n"
         if self._start:
             self._write_first(piece)
         elif piece:
@@ -137,12 +137,16 @@ class Delivery:
         """What the last chunk said, for an end that belongs to it."""
         return self._last[self._last.find(b"\n") + 1 : -2]
 
-    def _framed(self, piece: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if piece and self.chunked else piece
+    def _framed(self, piece: Piece) -> Piece:
+        return _chunk(piece) if piece and self.chunked else piece
 
-    def _write_first(self, piece: bytes) -> None:
+    def _write_first(self, piece: Piece) -> None:
         start, self._start = self._start, b""
         if len(piece) < JOIN_BYTES:
             self._caller.write(start + piece)
         else:  # one system call for both, and the piece is not copied
             self._caller.writelines((start, piece))
+
+
+def _chunk(piece: Piece) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece))

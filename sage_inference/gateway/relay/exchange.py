@@ -8,7 +8,7 @@ from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Route
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
@@ -115,7 +115,7 @@ class Exchange:
         self.engine: Engine | None = None
         self.instance: ExecutionInstance | None = None
         self.answer: Answer | None = None
-        self.held: list[bytes] | None = None
+        self.held: list[Piece] | None = None
         self.took = None
         self.last = b""
         self.chunked = self.hoped = False
@@ -218,7 +218,7 @@ class Exchange:
         elif engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
             self.held = []
 
-    def engine_sends(self, piece: bytes, end: bool) -> None:
+    def engine_sends(self, piece: Piece, end: bool) -> None:
         if self.phase is _DELIVERING:
             if end:
                 self._finish(piece)
@@ -312,7 +312,7 @@ class Exchange:
 
     # What the caller gets
 
-    def _let_go(self, piece: bytes, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
         """From here on the caller gets what the engine sends, and no other engine is asked.
 
         ``took``: seconds to the first byte, where that tells of the engine.
@@ -344,7 +344,7 @@ class Exchange:
         if self.caller.reads_slowly:  # of an answer before this one
             self.pause()
 
-    def _finish(self, piece: bytes) -> None:
+    def _finish(self, piece: Piece) -> None:
         """The last piece of an answer came."""
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         self.connection = None

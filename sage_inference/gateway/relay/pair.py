@@ -21,7 +21,7 @@ import msgspec
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.pairs import DECODE, PREFILL, SPLIT, decode_leg, prefill_leg
 from sage_inference.control_plane.refusal import Refusal
-from sage_inference.engines.answer import Answer
+from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
@@ -129,7 +129,7 @@ class PairedExchange(Exchange):
                 return
         super()._judge(body)
 
-    def _let_go(self, piece: bytes, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
         if self.leg is PREFILL and self.held is not None and not end and len(piece) <= MAX_ANSWER:
             self.held = [piece]
             return
@@ -141,7 +141,7 @@ class PairedExchange(Exchange):
             )
             return
         connection = self.connection
-        if self.leg is DECODE and piece.startswith(_STREAMED_ERROR) and self._whole_instead():
+        if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._whole_instead():
             if connection is not None and not end:
                 connection.discard()
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sage_inference.engines.answer import Piece
 from sage_inference.types import Usage
 
 # A text can't hold this: in JSON its quotes would stand behind backslashes.
@@ -18,8 +19,9 @@ _OUTPUT = re.compile(rb'"(?:completion|output)_tokens": ?(\d+)')
 _CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
 
 
-def telling(piece: bytes) -> bytes:
-    """What of a piece tells its usage, to be kept for ``reported``: all of it could be long."""
+def telling(piece: Piece) -> bytes:
+    """What of a last piece tells its usage, to be kept for ``reported``: all of it could be long."""
+    assert isinstance(piece, bytes)
     start = piece.rfind(_MARK)
     return piece[start:] if start >= 0 else b""
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
 from sage_inference.control_plane.body import read, with_model
-from sage_inference.control_plane.embedding import AggregationRules
+from sage_inference.control_plane.embedding import AggregationRules, Room
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
@@ -26,6 +26,7 @@ from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.turn import Turn
+from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
 from sage_inference.gateway.guard import Guard
@@ -73,6 +74,7 @@ class Engine:
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
+        self.room = Room(limits_of(None, self.dialect))  # for embedding calls
         self.last_error: str | None = None
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change what is thought of it
@@ -116,8 +118,10 @@ class Engine:
     def adopt(self, detected: Detected) -> None:
         """Take over what the engine said it is."""
         instance = self.instance
-        self.detected = detected
+        changed, self.detected = detected != self.detected, detected
         self.dialect = dialect_of(detected.engine)
+        if changed:  # else what its refusals taught still holds
+            self.room.limits = limits_of(detected, self.dialect)
         self.starts.clear()
         instance.engine = detected.engine
         instance.instance_type = detected.kind

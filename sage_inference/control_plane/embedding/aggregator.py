@@ -104,6 +104,11 @@ class Aggregator:
 
     # Calls
 
+    @property
+    def waits(self) -> bool:
+        """Whether a text has not been sent yet."""
+        return any(lane.waiting for lane in self.lanes.values())
+
     def waiting_lanes(self, now: float) -> list[Lane]:
         """Those with texts to send, in the order of their turn."""
         lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]

@@ -14,7 +14,6 @@ it is whole.
 from __future__ import annotations
 
 import math
-import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 RETRYABLE = frozenset({429, 502, 503})
 MAX_ANSWER_BYTES = 1 << 28
 _JSON = b"content-type: application/json\r\n"
-_ACCEPT_ENCODING = re.compile(rb"accept-encoding: [^\r]*\r\n")
 
 
 class State(IntEnum):
@@ -75,7 +73,6 @@ class EmbeddingCall:
         "service",
         "size",
         "state",
-        "target",
         "wakes_at",
     )
 
@@ -122,7 +119,7 @@ class EmbeddingCall:
         service = self.service
         self.instance = instance
         self.engine = service.gateway.engines[instance.instance_id]
-        self.room = service.room_of(self.engine)
+        self.room = self.engine.room
         self.state = State.CONNECTING
         if not service.fill(self):
             self._end()
@@ -149,35 +146,27 @@ class EmbeddingCall:
         self.connecting = self.engine.pool.connect(self._send, self._not_connected)
 
     def _send(self, connection: EngineConnection) -> None:
-        gateway, engine = self.service.gateway, self.engine
+        gateway = self.service.gateway
         assert self.batch is not None
         self.connecting, self.connection = None, connection
         self.state = State.SENT
         self._clear()
-        lines, body = self._message(self.batch)
-        head = b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            engine.request_prefix(ROUTES[self.route], self.target),
-            lines,
-            self.request_id,
-            len(body),
-        )
+        start, body = self._message(self.batch)
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (start, self.request_id, len(body))
         self.sent_at = gateway.clock()
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
 
     def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
-        """What is sent: a caller's own request where the call is just that, else one made of many."""
-        callers = self.service.callers(batch)
+        """How its request starts, and its body: a caller's own where the call is just that, else made of many."""
+        engine = self.engine
         alone = self.alone = self.service.alone(batch)
         if alone is not None:
             self.request_id = alone.request_id
             self.route = alone.route.path
-            self.target = alone.head.target
-            lines = alone.head.keyed_lines if self.engine.keeps_callers_key else alone.head.lines
-            # The answer may have to be read, if others come to share it.
-            return _ACCEPT_ENCODING.sub(b"", lines), alone.body
+            return engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
         self.route = self.lane.route
-        self.target = self.route.encode()
+        callers = self.service.callers(batch)
         one = callers[0]
         body = call_body(
             self.route,
@@ -186,7 +175,8 @@ class EmbeddingCall:
             one.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )
-        return _JSON + one.credentials if self.engine.keeps_callers_key else _JSON, body
+        start = engine.request_prefix(ROUTES[self.route], self.route.encode()) + _JSON
+        return start + one.credentials if engine.keeps_callers_key else start, body
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         self.answer, self.length = answer, length

@@ -88,7 +88,7 @@ class EmbeddingExchange(Exchange):
 
     def _may_be_cut(self) -> bool:
         """Whether an engine might cut a text without a word: a text has no more tokens than bytes."""
-        most = self.gateway.embeddings.cuts_after(self.request.model, self.route.path)
+        most = self.gateway.embeddings.text_limits(self.request.model, self.route.path).cuts_after
         if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
             return False
         return most_tokens(self.wanted.texts) > most

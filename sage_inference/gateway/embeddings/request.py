@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import itemgetter
 
 import msgspec
@@ -17,7 +16,7 @@ _OPTIONS = {
     OPENAI_ROUTE: frozenset({"dimensions", "truncate_prompt_tokens", "add_special_tokens", "normalize"}),
     NATIVE_ROUTE: frozenset({"dimensions", "truncate", "truncation_direction", "prompt_name", "normalize"}),
 }
-_IGNORED = {OPENAI_ROUTE: frozenset({"model", "user", "encoding_format"}), NATIVE_ROUTE: frozenset({"model"})}
+_IGNORED = {OPENAI_ROUTE: frozenset({"model", "user"}), NATIVE_ROUTE: frozenset({"model"})}
 _INPUT = {OPENAI_ROUTE: "input", NATIVE_ROUTE: "inputs"}
 _DEFAULTS = {
     ("normalize", b"true"),
@@ -32,8 +31,7 @@ _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingRequest:
+class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
     """``texts`` are JSON: strings, or lists of token ids. ``base64``: how the caller wants its vectors."""
 
     texts: list[bytes]
@@ -45,11 +43,13 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
     """What can be merged; None for all else, be it wrong or merely unknown: the engine says it better."""
     try:
         fields = _read_fields(body)
-        texts = _texts(bytes(fields[_INPUT[route]])) if _INPUT[route] in fields else None
+        texts = _texts(bytes(fields.pop(_INPUT[route], b"")))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if not texts:
         return None
+    if fields.keys() <= _IGNORED[route]:
+        return EmbeddingRequest(texts, ())
     options: list[tuple[str, bytes]] = []
     base64 = False
     for name, raw in fields.items():
@@ -61,7 +61,7 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
         elif name in _OPTIONS[route]:
             if value != b"null" and not (route == NATIVE_ROUTE and (name, value) in _DEFAULTS):
                 options.append((name, value))
-        elif name != _INPUT[route] and name not in _IGNORED[route]:
+        elif name not in _IGNORED[route]:
             return None
     return EmbeddingRequest(texts, tuple(sorted(options)), base64)
 

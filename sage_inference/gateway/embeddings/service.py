@@ -19,6 +19,7 @@ from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
+from sage_inference.gateway.embeddings.limits import TextLimits
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.embeddings.request import are_ids, token_counts
 from sage_inference.gateway.errors import ApiError
@@ -26,7 +27,7 @@ from sage_inference.types import EngineState, ExecutionInstance
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
-    from sage_inference.gateway.state import Engine, Gateway
+    from sage_inference.gateway.state import Gateway
 
 _READY = EngineState.READY
 MAX_OVERLOADS = 6  # answers in a row that say "overloaded" before a caller is told
@@ -39,9 +40,10 @@ class EmbeddingService:
         self.gateway = gateway
         self.aggregator = Aggregator(rules)
         self._loop = asyncio.get_running_loop()
-        self._rooms: dict[str, tuple[Engine, object, Room]] = {}
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
         self._asking: dict[Lane, EmbeddingCall] = {}  # waiting in the manager for a slot
+        self._limits: dict[tuple[str, str], TextLimits] = {}
+        self._limits_seen = -1  # the registry's version
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,31 +81,37 @@ class EmbeddingService:
 
     def _check_fit(self, job: Job, counts: list[int], caller: EmbeddingExchange) -> None:
         """What no instance could ever take is refused before one is asked."""
-        rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in self._group_of(caller)]
-        size = max(map(len, job.raws))
-        payload = max((room.size or size for room in rooms), default=size)
-        if size > payload:
-            message = f"a text of {size} bytes fits no call: the engine takes {payload} bytes"
+        limits = self.text_limits(caller.request.model, caller.wire_route)
+        if limits.size is not None and (size := max(map(len, job.raws))) > limits.size:
+            message = f"a text of {size} bytes fits no call: the engine takes {limits.size} bytes"
             raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
-        if not are_ids(job.raws) or any(room.truncates for room in rooms):
+        if limits.tokens is None or not are_ids(job.raws):
             return
-        longest = max((room.text_tokens or 1 << 60 for room in rooms), default=1 << 60)
         for place, tokens in enumerate(counts):
-            if tokens > longest:
-                message = f"text {place} has {tokens} tokens; the model takes {longest}"
+            if tokens > limits.tokens:
+                message = f"text {place} has {tokens} tokens; the model takes {limits.tokens}"
                 raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
 
-    def cuts_after(self, model: str, route: str) -> int | None:
-        """The tokens of a text that an instance of the group would silently cut; None if none would."""
-        group = self.gateway.registry.group(model, route)
-        rooms = [self.room_of(self.gateway.engines[i.instance_id]).limits for i in group]
-        return min((room.text_tokens for room in rooms if room.truncates and room.text_tokens), default=None)
+    def text_limits(self, model: str, route: str) -> TextLimits:
+        """What the instances of a model take, as long as none of them comes, goes, or learns."""
+        registry = self.gateway.registry
+        if self._limits_seen != registry.version:
+            self._limits.clear()
+            self._limits_seen = registry.version
+        key = (model, route)
+        found = self._limits.get(key)
+        if found is None:
+            group = registry.group(model, route)
+            found = TextLimits.of(self.gateway.engines[i.instance_id].room.limits for i in group)
+            if group:  # callers could fill memory with invented names
+                self._limits[key] = found
+        return found
 
     # Sending
 
     def pump_soon(self) -> None:
         """Send what can be sent, when all that has arrived by now is read: those may share a call."""
-        if not self._soon:
+        if not self._soon and self.aggregator.waits:
             self._soon = True
             self._loop.call_soon(self._pump)
 
@@ -136,7 +144,7 @@ class EmbeddingService:
 
     def _has_room(self, lane: Lane, instance: ExecutionInstance, now: float) -> bool:
         engine = self.gateway.engines.get(instance.instance_id)
-        return engine is not None and self.aggregator.has_room(lane, self.room_of(engine), now)
+        return engine is not None and self.aggregator.has_room(lane, engine.room, now)
 
     def _group(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
         return self.gateway.registry.group(lane.model, lane.route)
@@ -146,28 +154,16 @@ class EmbeddingService:
 
     def _wake_at(self, now: float) -> None:
         """Come back when a wait that was asked for, or a pause after an overload, is over."""
-        times = [self.aggregator.next_due(now)]
-        if any(lane.waiting for lane in self.aggregator.lanes.values()):
-            times += [room.closed_until for _, _, room in self._rooms.values() if room.closed_until > now]
-        due = min((time for time in times if time is not None), default=None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if due is not None:
-            self._timer = self._loop.call_later(max(0.0, due - now), self._pump)
-
-    def room_of(self, engine: Engine) -> Room:
-        """The instance's room; its limits are what the engine said of itself, and what its refusals taught."""
-        name = engine.instance.instance_id
-        known = self._rooms.get(name)
-        if known is not None and known[0] is engine:
-            if known[1] is not engine.detected and known[1] != engine.detected:
-                known[2].limits = _limits_of(engine)
-                self._rooms[name] = (engine, engine.detected, known[2])
-            return known[2]
-        room = Room(_limits_of(engine))
-        self._rooms[name] = (engine, engine.detected, room)
-        return room
+        if not self.aggregator.waits:
+            return
+        times = [e.room.closed_until for e in self.gateway.engines.values() if e.room.closed_until > now]
+        if (due := self.aggregator.next_due(now)) is not None:
+            times.append(due)
+        if times:
+            self._timer = self._loop.call_later(max(0.0, min(times) - now), self._pump)
 
     def fill(self, call: EmbeddingCall) -> bool:
         """The call was placed: give it its texts. False if there is nothing left to send."""
@@ -178,6 +174,7 @@ class EmbeddingService:
         else:
             self._calls.pop(call.batch, None)
             batch = self.aggregator.resend(call.batch, call.room)
+            self.pump_soon()  # what of it did not fit waits again
         call.batch = batch
         if batch is not None:
             self._calls[batch] = call
@@ -240,10 +237,10 @@ class EmbeddingService:
         assert batch is not None
         texts = answer.texts_allowed
         if texts and texts < len(batch):
-            room.limits = room.limits.learn(texts=texts)
+            self._learn(room, room.limits.learn(texts=texts))
             self._again(batch)
         elif answer.too_many_bytes and len(batch) > 1:
-            room.limits = room.limits.learn(size=batch.size // 2)
+            self._learn(room, room.limits.learn(size=batch.size // 2))
             self._again(batch)
         elif answer.may_blame_a_text and (halves := self.aggregator.halve(batch)):
             del self._calls[batch]
@@ -251,6 +248,10 @@ class EmbeddingService:
                 self._send_half(half)
         else:
             self.failed(call, answer)
+
+    def _learn(self, room: Room, limits: CallLimits) -> None:
+        room.limits = limits
+        self._limits.clear()
 
     def _again(self, batch: EmbeddingBatch) -> None:
         del self._calls[batch]
@@ -315,14 +316,3 @@ class EmbeddingService:
             if call is not None:
                 call.cancel()
                 self.aggregator.abandon(batch)
-
-
-def _limits_of(engine: Engine) -> CallLimits:
-    detected, dialect = engine.detected, engine.dialect
-    facts = dict(detected.limits) if detected is not None else {}
-    if detected is not None and "max_input_length" not in facts:
-        lengths = [model.max_model_len for model in detected.models if model.max_model_len]
-        facts["max_input_length"] = max(lengths, default=0)
-    return CallLimits.told(
-        facts, size=dialect.payload_bytes, serial=dialect.serial and not facts.get("batches_calls")
-    )

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
 from sage_inference.gateway.relay.asks import asked_of_scheduler
+from sage_inference.types import RequestType
 
 # Made anew for the engine, or of no concern to it.
 _NOT_SENT = HOP_BY_HOP | {
@@ -81,6 +82,8 @@ class RequestHead:
         self.request_id = given_id(headers)
         self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
+        if route.type is RequestType.EMBEDDING:  # its answer may have to be read, if others come to share it
+            dropped |= {b"accept-encoding"}
         lines, keyed = [], []
         for name, value in headers:
             if name not in dropped:

@@ -69,7 +69,7 @@ def embed(*texts: str, **more: object) -> bytes:
 def nothing_left(g: InProcess) -> None:
     g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.aggregator.jobs)
     assert aggregator(g).lanes == {}
-    rooms = [g.running.gateway.embeddings.room_of(engine) for engine in g.running.gateway.engines.values()]
+    rooms = [engine.room for engine in g.running.gateway.engines.values()]
     assert [(room.texts, room.tokens, room.batches) for room in rooms] == [(0, 0, set())] * len(rooms)
 
 
@@ -350,6 +350,6 @@ def test_an_answer_ends_an_engines_time_of_being_busy() -> None:
     busy = ok("{}", status="429 Too Many Requests")
     with RogueEngine(busy, busy, answering) as engine, gateway(engine) as g, Caller(g.port) as caller:
         assert caller.send(embed("a")).reply().body == vectors("a")
-        room = g.running.gateway.embeddings.room_of(g.running.gateway.engines["e0"])
+        room = g.running.gateway.engines["e0"].room
         assert len(engine.requests) == 3
         assert (room.overloads, room.closed_until) == (0, 0.0)

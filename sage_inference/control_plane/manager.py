@@ -69,7 +69,7 @@ class ControlPlaneManager:
         self._gpus: dict[str, SharedGPU] = {}
         self._seen = -1  # the registry's version
         self._sent: deque[_Sent] = deque()  # and not counted yet
-        self._sent_bytes = 0  # of their prompts
+        self._sent_tokens = 0  # of their prompts, at the most
 
     @property
     def queued(self) -> int:
@@ -115,6 +115,17 @@ class ControlPlaneManager:
         if request.slo_deadline_ms is not None:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)
+
+    def goes_at_once(self, request: RequestMetadata, group: Group) -> bool:
+        """Whether it can be sent to the only instance that there is, with nothing to decide: see ``send``."""
+        return (
+            len(group) == 1 and self.registry.version == self._seen and self._fits_anyhow(request, group[0])
+        )
+
+    def send(self, ticket: Ticket, group: Group, measure: Callable[[], None]) -> None:
+        """Place the request; it has just been said that it goes at once."""
+        self.rates.submitted += 1
+        self._send_first(ticket, group, self._clock(), measure)
 
     def prefer_specialized(self, wanted: bool) -> None:
         """Whether instances for one kind of work go before mixed ones."""
@@ -268,18 +279,24 @@ class ControlPlaneManager:
         self._set_alarm(now)
 
     def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
-        """Whether it goes to its only instance at once, even if each byte of its prompt is a token."""
-        most, load, limit = request.prompt_bytes, only.load, only.max_concurrent_requests
-        if load.pending_tokens + self._sent_bytes + most > load.window_tokens:
+        """Whether it goes to its only instance at once, even if each byte of its prompt is a token.
+
+        Where its tokens are known already, they count instead.
+        """
+        most = request.prompt_tokens or request.prompt_bytes
+        load, limit = only.load, only.max_concurrent_requests
+        if load.pending_tokens + self._sent_tokens + most > load.window_tokens:
             self.settle()  # what was sent has fewer tokens than bytes
             if load.pending_tokens + most > load.window_tokens:
                 return False
+        if self._placer.shared and not request.request_type.is_llm:
+            self.settle()  # there may be LLM work on the same GPU among it
         return (
             most * load.ms_per_token <= SOON_MS
             and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
-            and self._placer.is_free(request)
+            and self._placer.is_free(request, only)
         )
 
     def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:
@@ -296,7 +313,7 @@ class ControlPlaneManager:
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
         ticket.placed(only, decision)
         self._sent.append((ticket, decision, group, now, measure))
-        self._sent_bytes += request.prompt_bytes
+        self._sent_tokens += request.prompt_tokens or request.prompt_bytes
         if len(self._sent) == 1:
             self.later(self.settle)
 
@@ -310,7 +327,7 @@ class ControlPlaneManager:
             measure()
             need = self._placer.uncached(ticket.request, group[0])
             self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
-        self._sent_bytes = 0
+        self._sent_tokens = 0
         self.books.presumed.catch_up(now)
 
     def _put(

@@ -36,9 +36,12 @@ class Placer:
             return self.policy
         return self.by_model.get(request.effective_model_name, self.policy)
 
-    def is_free(self, request: RequestMetadata) -> bool:
+    def is_free(self, request: RequestMetadata, instance: ExecutionInstance) -> bool:
         """Whether it need not wait for work of the other kind."""
-        return not self.shared or request.request_type.is_llm
+        if not self.shared or request.request_type.is_llm:
+            return True
+        shared = self.shared.get(instance)
+        return shared is None or not shared.llm
 
     def choose(
         self,
@@ -53,7 +56,7 @@ class Placer:
         One that is ``late`` gets only what an instance can spare.
         """
         request = ticket.request
-        if len(group) == 1 and self.is_free(request):  # healthy or not, there is no other
+        if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
             return None if late and not can_spare(group[0], now) else self._only(request, group[0])
         candidates = [i for i in group if i.state is _READY]
         if not candidates or ticket.tried:
@@ -109,7 +112,7 @@ class Placer:
                 slo_s(request) * 1000
             ):
                 candidates = special
-        if not self.is_free(request):
+        if self.shared and not request.request_type.is_llm:
             shared = self.shared
             return [i for i in candidates if i not in shared or shared[i].may_embed(now)]
         return candidates

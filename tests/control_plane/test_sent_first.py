@@ -9,7 +9,7 @@ import pytest
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.measure import measure
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
 from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 
 PROMPT = b'"' + b"a b c d " * 50 + b'"'
@@ -213,3 +213,15 @@ def test_embeddings_wait_for_streams_on_their_gpu_and_streams_for_nobody() -> No
     assert send(m, request("call", 0, model="e", route=EMBED)).measured_when_sent
     assert send(m, request("next", 0, model="e", route=EMBED)).where is None
     assert send(m, request("another", 0)).measured  # an embedding waits: it is asked which lane is its own
+
+
+def test_an_embedding_call_takes_note_of_what_was_sent_to_its_gpu_in_the_same_turn() -> None:
+    m, only, _ = putting_off()
+    only.instance_type = ExecutionInstanceType.LLM_EMBEDDING
+    only.routes |= {EMBED}
+    m.registry.changed()
+    m.dispatch()
+    call = request("call", route=EMBED)
+    assert m.goes_at_once(call, (only,))
+    send(m, request("chat", 0))
+    assert not m.goes_at_once(call, (only,))

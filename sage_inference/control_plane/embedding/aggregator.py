@@ -51,10 +51,13 @@ class Aggregator:
 
     # Callers
 
-    def submit(
+    def enter(
         self, job: Job, key: Hashable, model: str, route: str, tokens: Sequence[int], now: float
     ) -> None:
-        """Take in a request. ``tokens`` are estimates, text by text. It may end at once, from the cache."""
+        """Take in a request. ``tokens`` are estimates, text by text.
+
+        It may end at once, from the cache. Else ``line_up`` comes next, or ``send_whole`` if it may.
+        """
         if not self.rules.merges:
             key = (key, id(job))
         lane = self.lanes.get(key)
@@ -69,11 +72,29 @@ class Aggregator:
         if self.cache.max_bytes or not lane.enter_whole(job):
             for place, raw in enumerate(job.raws):
                 self._want(job, place, raw, tokens[place], now)
-        if job.whole or job.pending:
-            lane.queue(job)
-        self._tidy(lane)
-        if not job.missing:
-            self._finish([job])
+            self._tidy(lane)
+            if not job.missing:
+                self._finish([job])
+
+    def line_up(self, job: Job) -> None:
+        """What of it has not ended, and waits with no other, waits."""
+        if job.lane is not None:
+            job.lane.queue(job)
+
+    def may_send_whole(self, job: Job, room: Room, now: float) -> bool:
+        """Whether it is a full call as it is, and may go to the instance with this room before it lines up."""
+        rules = self.rules
+        return job.whole and room.takes_whole(job, now, rules.max_texts, rules.merges) and not self.waits
+
+    def send_whole(self, job: Job, room: Room) -> EmbeddingBatch:
+        """Its call."""
+        assert job.lane is not None
+        job.state = TextState.SENT
+        batch = EmbeddingBatch(job.lane, job, full=True)
+        room.sent(batch)
+        self.counters.calls += 1
+        self.counters.sent_texts += len(job.raws)
+        return batch
 
     def leave(self, job: Job) -> list[EmbeddingBatch]:
         """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""

@@ -60,14 +60,13 @@ class Lane:
         return self.texts.get(raw)
 
     def enter_whole(self, job: Job) -> bool:
-        """Its texts wait, as one. False: one of them is there already, or twice in it."""
+        """Its texts are there, as one. False: one of them is already, or twice in it."""
         raws = dict.fromkeys(job.raws, job)
         known = len(raws) < len(job.raws)
         if known or not (self.wholes.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
             return False
         self.wholes |= raws
         job.whole = True
-        self._count_whole(job, 1)
         return True
 
     def divide(self, job: Job) -> None:
@@ -114,7 +113,11 @@ class Lane:
         job.pending.append(text)
 
     def queue(self, job: Job) -> None:
-        """The job's pending texts stand in line."""
+        """The job stands in line, with all of its texts or with those pending."""
+        if job.whole:
+            self._count_whole(job, 1)
+        elif not job.pending:
+            return
         (self._interactive if job.interactive else self._bulk).append(job)
 
     def drop(self, text: Text) -> None:

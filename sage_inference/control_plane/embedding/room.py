@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.job import Job
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
 from sage_inference.control_plane.embedding.padding import CallCost
@@ -45,6 +46,28 @@ class Room:
 
     def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
+        if not self.takes_full(now, interactive=bool(lane.waiting_interactive), merges=merges):
+            return False
+        if not self.batches or not merges or self.partial < WINDOW_CALLS:
+            return True
+        if self.limits.pads:
+            return False
+        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
+
+    def takes_whole(self, job: Job, now: float, max_texts: int, merges: bool = True) -> bool:
+        """Whether a job fills a call of ``max_texts`` at the most, neither more nor less, and may be sent now."""
+        limits, texts, left = self.limits, len(job.raws), self._texts_left()
+        return (
+            texts == (min(limits.texts, max_texts) if limits.texts else max_texts)
+            and (left is None or texts <= left)
+            and limits.admit(texts, job.estimate, job.size + texts)
+            and not limits.pads
+            and self.takes_full(now, interactive=job.interactive, merges=merges)
+        )
+
+    def takes_full(self, now: float, *, interactive: bool, merges: bool = True) -> bool:
+        """Whether a call that could not grow may be sent now; ``interactive``: somebody waits for it."""
         if now < self.closed_until:
             return False
         if not self.batches:
@@ -55,14 +78,7 @@ class Room:
             return True
         if self.limits.serial:
             return False
-        if not self.takes_bulk and (not lane.waiting_interactive or self.tokens >= 2 * self.limits.tokens):
-            return False
-        if self.partial < WINDOW_CALLS:
-            return True
-        if self.limits.pads:
-            return False
-        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
-        return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
+        return self.takes_bulk or (interactive and self.tokens < 2 * self.limits.tokens)
 
     @property
     def takes_bulk(self) -> bool:

@@ -8,7 +8,7 @@ A call that was not made for certain texts takes them when it is placed: what wa
 
 An answer that concerns one caller only is that caller's from its first byte on: the call ends, and its slot and
 its connection go over to the caller's exchange, which relays the answer like any other. All else is held until
-it is whole.
+it is whole. A request that fills a call needs none of this: see ``EmbeddingExchange.relay``, and ``take_over``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.phase import Phase
 from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class EmbeddingCall:
     def _connect(self) -> None:
         self.fresh = True
         self.service.gateway.wheel.set(self, self.service.gateway.timeouts.connect_s)
-        self.connecting = self.engine.pool.connect(self._send, self._not_connected)
+        self.connecting = self.engine.pool.connect(self._send, self.not_connected)
 
     def _send(self, connection: EngineConnection) -> None:
         gateway = self.service.gateway
@@ -156,6 +157,28 @@ class EmbeddingCall:
         self.sent_at = gateway.clock()
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
+
+    def take_over(self, caller: EmbeddingExchange) -> None:
+        """What ``caller`` had sent itself concerns others too, or went wrong: go on with it."""
+        assert caller.engine is not None
+        assert caller.instance is not None
+        self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
+        self.engine, self.instance, self.room = caller.engine, caller.instance, caller.engine.room
+        self.load, caller.load = caller.load, None
+        self.fresh = caller.fresh
+        self.connection, caller.connection = caller.connection, None
+        if caller.phase is Phase.SENT:
+            self.state = State.SENT
+            self.sent_at = caller.sent_at
+            self.service.gateway.wheel.set(self, caller.caller.deadline - self.service.gateway.wheel.now)
+            if self.connection is not None and not self.connection.is_closed:
+                self.connection.hand_to(self)
+            return
+        self.state = State.CONNECTING
+        if caller.connecting is not None:
+            caller.connecting.cancel()
+            caller.connecting = None
+            self._connect()
 
     def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
         """How its request starts, and its body: a caller's own where the call is just that, else made of many."""
@@ -232,7 +255,7 @@ class EmbeddingCall:
             self._abandon()
             self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
 
-    def _not_connected(self, error: OSError) -> None:
+    def not_connected(self, error: OSError) -> None:
         self.connecting = None
         self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.embedding import Job
+from sage_inference.control_plane.embedding import EmbeddingBatch, Job
 from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.engines.answer import Answer
-from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.control_plane.waiting.queue import Group
+from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
@@ -36,9 +37,12 @@ class EmbeddingExchange(Exchange):
     """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
 
     ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``adopt``).
+    ``batch`` is that of a call which it makes itself (``relay``): none but its own texts have room in it. As soon as
+    others want some of them too, or something goes wrong, a call like all others goes on with it (``_hand_over``).
     """
 
     job: Job | None = None
+    batch: EmbeddingBatch | None = None
     wanted: EmbeddingRequest
     wire_route: str
     model_name: str
@@ -124,6 +128,66 @@ class EmbeddingExchange(Exchange):
             headers.append((b"x-compute-tokens", b"%d" % tokens))
         self._write(Answer(200, headers), body)
 
+    # A call of its own
+
+    def relay(self, batch: EmbeddingBatch, group: Group) -> None:
+        """Send it to the only instance like any other request: as it came it is the call for ``batch``."""
+        self.batch = batch
+        self._sent = True
+        self.gateway.manager.send(self, group, self.measure)
+
+    def measure(self) -> None:
+        if not self.request.prompt_tokens:  # else its texts have been counted
+            super().measure()
+
+    def _hand_over(self) -> EmbeddingCall:
+        """Its call from here on, which holds slot and connection."""
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        call = self.gateway.embeddings.taken_over(batch, self)
+        self._move(Phase.QUEUED)
+        self._arm(math.inf)  # the call watches the time
+        return call
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        if self.batch is None or answer.status == 200:
+            super().engine_answers(answer, length)
+        else:  # to be judged with its body
+            self.answer, self.length = answer, length
+
+    def engine_sends(self, piece: Piece, end: bool) -> None:
+        if self.batch is not None:
+            answer = self.answer
+            assert answer is not None
+            if answer.status != 200 or not self.gateway.embeddings.passed(self.batch, self):
+                if end:
+                    self.connection = None  # it is in the pool again
+                call = self._hand_over()
+                call.engine_answers(answer, self.length)
+                call.engine_sends(piece, end)
+                return
+            self.batch = self.job = None
+        super().engine_sends(piece, end)
+
+    def engine_failed(self, how: Broken, detail: str) -> None:
+        if self.batch is None:
+            super().engine_failed(how, detail)
+        else:
+            self._hand_over().engine_failed(how, detail)
+
+    def engine_is_silent(self) -> None:
+        if self.batch is None:
+            super().engine_is_silent()
+        else:
+            self._hand_over().engine_is_silent()
+
+    def _refused(self, error: OSError) -> None:
+        if self.batch is None:
+            super()._refused(error)
+        else:
+            self.connecting = None
+            self._hand_over().not_connected(error)
+
     def adopt(self, call: EmbeddingCall) -> None:
         """The answer to ``call`` is for this caller alone: it is relayed, and the call's slot is held for that."""
         assert call.answer is not None
@@ -196,6 +260,9 @@ class EmbeddingExchange(Exchange):
             super().resume()
 
     def timed_out(self) -> None:
+        if self.batch is not None:
+            self._hand_over().timed_out()
+            return
         if self.job is None or self.phase is not Phase.QUEUED:
             super().timed_out()
             return
@@ -217,6 +284,8 @@ class EmbeddingExchange(Exchange):
         return math.inf if deadline_ms is None else self.queued_at + deadline_ms / 1000 - self.gateway.clock()
 
     def _abandon(self) -> None:
+        if self.batch is not None:
+            self._hand_over()
         if self.job is None:
             super()._abandon()
         else:

@@ -53,9 +53,11 @@ class EmbeddingService:
         """Take in a caller's texts. Raises ``Refusal`` where too much waits already, or one never fits."""
         counts = token_counts(job.raws)
         self._check_fit(job, counts, caller)
-        self.aggregator.submit(
-            job, caller.lane_key, caller.request.model, caller.wire_route, counts, self.gateway.clock()
-        )
+        request, now = caller.request, self.gateway.clock()
+        self.aggregator.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
+        if self._relayed(job, caller, now):
+            return
+        self.aggregator.line_up(job)
         self.pump_soon()
         if self._too_much_waits():
             self._pump()  # it may be that nothing has been sent since the last turn of the loop
@@ -63,6 +65,20 @@ class EmbeddingService:
                 self.leave(job)
                 message = f"{self.in_line} embedding requests wait already; try again later"
                 raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.gateway.manager.retry_after())
+
+    def _relayed(self, job: Job, caller: EmbeddingExchange, now: float) -> bool:
+        """Whether it is on its way: a full call that waits for nothing is made by its caller's exchange."""
+        group, aggregator = self._group_of(caller), self.aggregator
+        if len(group) != 1 or caller.guarded:
+            return False
+        room = self.gateway.engines[group[0].instance_id].room
+        if not aggregator.may_send_whole(job, room, now):
+            return False
+        caller.request.prompt_tokens = job.estimate
+        if not self.gateway.manager.goes_at_once(caller.request, group):
+            return False
+        caller.relay(aggregator.send_whole(job, room), group)
+        return True
 
     def leave(self, job: Job) -> None:
         """Its caller is gone: only its own texts leave a forming call."""
@@ -196,6 +212,23 @@ class EmbeddingService:
         if call.batch is not None:
             call.room.ended(call.batch)
         self.pump_soon()
+
+    def passed(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> bool:
+        """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
+        if batch.whole is None or self.aggregator.cache.max_bytes:
+            return False
+        assert caller.engine is not None
+        caller.engine.room.ended(batch)
+        caller.engine.room.answered(batch, caller.sent_at, self.gateway.clock())
+        self.aggregator.passed(batch, batch.whole)
+        self.pump_soon()
+        return True
+
+    def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> EmbeddingCall:
+        """A call that ``caller`` made itself, made like any other from here on."""
+        call = self._calls[batch] = EmbeddingCall(self, batch.lane, batch)
+        call.take_over(caller)
+        return call
 
     def sole_caller(self, call: EmbeddingCall) -> EmbeddingExchange | None:
         """Who alone gets the call's answer, as it comes; None where its vectors have to be looked at.

@@ -44,7 +44,7 @@ _INSTANCES = st.lists(_LIMITS, min_size=1, max_size=3)
 
 
 def _world(limits: list[CallLimits], rules: AggregationRules, callers: list[tuple]) -> World:  # type: ignore[type-arg]
-    world = World({f"i{n}": one for n, one in enumerate(limits)}, rules)
+    world = World({f"i{n}": one for n, one in enumerate(limits)}, rules, at_once=len(limits) == 1)
     for number, (at, texts, lane, stays, bad) in enumerate(callers):
         # A bad text is one caller's own: nobody else is to blame for it.
         caller = SimulatedCaller([*texts, f"bad {number}"] if bad else texts, bad)

@@ -46,6 +46,19 @@ def test_a_request_alone_is_never_divided() -> None:
     assert not world.aggregator.lanes
 
 
+def test_a_full_call_passes_nobody_who_waits() -> None:
+    rules = AggregationRules(max_texts=2)
+    world = World({"only": CallLimits(tokens=10**6)}, rules, at_once=True)
+    full = _arrive(world, "a", "b")
+    assert full.job.batch is not None
+    for text in ("c", "d", "e"):  # two calls that could grow are out then, and the third waits
+        _arrive(world, text)
+        world.pump()
+    late = _arrive(world, "f", "g")
+    assert late.job.batch is None
+    assert _take(world).raws == [b'"e"', b'"f"']
+
+
 def test_a_full_call_leaves_the_next_request_whole() -> None:
     world = _world(max_texts=2)
     one, other = _arrive(world, "a", "b"), _arrive(world, "c", "d")

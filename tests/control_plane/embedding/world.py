@@ -65,11 +65,19 @@ class Sent:
 class World:
     """Every instance answers a call after ``seconds``; a call with a bad text is refused as a whole."""
 
-    def __init__(self, limits: dict[str, CallLimits], rules: AggregationRules, seconds: float = 0.01) -> None:
+    def __init__(
+        self,
+        limits: dict[str, CallLimits],
+        rules: AggregationRules,
+        seconds: float = 0.01,
+        *,
+        at_once: bool = False,  # whether a full request goes before it lines up, as it does to an only instance
+    ) -> None:
         self.now = 0.0
         self.aggregator = Aggregator(rules)
         self.rooms = {name: Room(one) for name, one in limits.items()}
         self.seconds = seconds
+        self.at_once = at_once
         self.sent: list[Sent] = []
         self.computed: list[bytes] = []
         self.callers: list[SimulatedCaller] = []
@@ -88,7 +96,12 @@ class World:
         raws = caller.job.raws
         if caller.bad:
             self.bad.add(raws[-1])
-        self.aggregator.submit(caller.job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
+        job, (name, room) = caller.job, next(iter(self.rooms.items()))
+        self.aggregator.enter(job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
+        if self.at_once and self.aggregator.may_send_whole(job, room, self.now):
+            self._send(self.aggregator.send_whole(job, room), name)
+        else:
+            self.aggregator.line_up(job)
 
     def leave(self, caller: SimulatedCaller) -> None:
         if not caller.ended:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import psutil
 import pytest
 
-from sage_inference.config.settings import InstanceSettings, TimeoutSettings
+from sage_inference.config.settings import InstanceSettings, SchedulingSettings, TimeoutSettings
 from sage_inference.control_plane.load import Placement
 from tests.gateway.embeddings.callers import aggregator
 from tests.support.gateway import running_gateway
@@ -16,9 +19,22 @@ from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw
 from tests.support.wire import Caller, post
 
+Door = Callable[..., AbstractContextManager[InProcess]]
+
 MANY = 10_000  # numbers of a vector, so that an answer is not one packet
 PIECE = 65536
 OFFERED = 64 << 20
+
+
+@pytest.fixture(params=["a call makes it", "its caller makes it"])
+def door(request: pytest.FixtureRequest) -> Door:
+    """A gateway for requests of so many texts; where that fills a call, the caller's exchange makes the call."""
+
+    def opened(texts: int, *engines: Any, **settings: Any) -> AbstractContextManager[InProcess]:
+        most = 32 if request.param == "a call makes it" else texts
+        return gateway(*engines, scheduling=SchedulingSettings(embedding_batch_size=most), **settings)
+
+    return opened
 
 
 def vectors(*texts: str) -> bytes:
@@ -83,8 +99,8 @@ def begun(caller: Caller, size: int = 1000) -> None:
     caller.take(size)
 
 
-def test_the_first_half_is_here_before_the_engine_sends_the_second() -> None:
-    with RogueEngine(in_two) as engine, gateway(engine) as g, Caller(g.port) as caller:
+def test_the_first_half_is_here_before_the_engine_sends_the_second(door: Door) -> None:
+    with RogueEngine(in_two) as engine, door(2, engine) as g, Caller(g.port) as caller:
         reply = caller.send(embed("a", "bb")).head()
         expected = vectors("a", "bb")
         assert reply.headers["content-length"] == str(len(expected))
@@ -97,7 +113,7 @@ def test_the_first_half_is_here_before_the_engine_sends_the_second() -> None:
 
 
 @pytest.mark.parametrize("then", ["reset", "close"])
-def test_an_engine_that_dies_midway_leaves_an_answer_that_is_seen_to_be_cut(then: str) -> None:
+def test_an_engine_that_dies_midway_leaves_an_answer_that_is_seen_to_be_cut(door: Door, then: str) -> None:
     with (
         RogueEngine(half(then), answering) as engine,
         gateway(one_slot(engine)) as g,
@@ -113,7 +129,7 @@ def test_an_engine_that_dies_midway_leaves_an_answer_that_is_seen_to_be_cut(then
             assert other.send(embed("b")).reply().status == 200
 
 
-def test_an_engine_silent_midway_is_cut_and_told() -> None:
+def test_an_engine_silent_midway_is_cut_and_told(door: Door) -> None:
     timeouts = TimeoutSettings(stream_idle_s=0.2)
     with RogueEngine(half("silent"), answering) as engine, gateway(one_slot(engine), timeouts=timeouts) as g:
         with Caller(g.port) as caller:
@@ -122,7 +138,7 @@ def test_an_engine_silent_midway_is_cut_and_told() -> None:
         nothing_left(g)
 
 
-def test_a_caller_that_leaves_midway_frees_its_engine() -> None:
+def test_a_caller_that_leaves_midway_frees_its_engine(door: Door) -> None:
     with RogueEngine(half("silent"), answering) as engine, gateway(one_slot(engine)) as g:
         with Caller(g.port) as caller:
             begun(caller.send(embed("a")))
@@ -137,7 +153,7 @@ def piece(number: int) -> bytes:
     return number.to_bytes(8, "big") * (PIECE // 8)
 
 
-def test_an_answer_that_was_held_up_arrives_whole_once_it_is_read() -> None:
+def test_an_answer_that_was_held_up_arrives_whole_once_it_is_read(door: Door) -> None:
     pieces = 400  # 26 MB: more than all buffers on the way
 
     def flood(wire: Wire) -> None:
@@ -147,7 +163,7 @@ def test_an_answer_that_was_held_up_arrives_whole_once_it_is_read() -> None:
             if number == pieces // 2:
                 wire.engine.go.set()
 
-    with RogueEngine(flood) as engine, gateway(engine) as g, Caller(g.port) as caller:
+    with RogueEngine(flood) as engine, door(1, engine) as g, Caller(g.port) as caller:
         assert caller.send(embed("a")).head().status == 200
         assert not engine.go.wait(1.0)  # stuck: nobody reads
         got, expected = hashlib.sha256(), hashlib.sha256()
@@ -189,12 +205,12 @@ def test_answers_that_nobody_reads_cost_little_memory_and_hold_up_nobody_else() 
             caller.sock.close()
 
 
-def test_who_joins_before_the_first_byte_shares_the_call() -> None:
+def test_who_joins_before_the_first_byte_shares_the_call(door: Door) -> None:
     def answer(wire: Wire) -> None:
         wire.engine.go.wait(20)
         answering(wire)
 
-    with RogueEngine(answer) as engine, gateway(engine) as g, Caller(g.port) as one, Caller(g.port) as other:
+    with RogueEngine(answer) as engine, door(2, engine) as g, Caller(g.port) as one, Caller(g.port) as other:
         one.send(embed("same", "mine"))
         engine.arrived.get(timeout=5)
         other.send(embed("same"))
@@ -207,10 +223,10 @@ def test_who_joins_before_the_first_byte_shares_the_call() -> None:
         nothing_left(g)
 
 
-def test_who_comes_with_the_same_text_after_the_first_byte_gets_it_computed_anew() -> None:
+def test_who_comes_with_the_same_text_after_the_first_byte_gets_it_computed_anew(door: Door) -> None:
     with (
         RogueEngine(in_two, answering) as engine,
-        gateway(engine) as g,
+        door(2, engine) as g,
         Caller(g.port) as one,
         Caller(g.port) as other,
     ):
@@ -236,8 +252,10 @@ def _until_the_end(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("answer", [_chunked, _until_the_end], ids=["chunked", "until the end"])
-def test_an_answer_whose_length_is_not_told_arrives_whole_and_costs_no_output_tokens(answer: Answer) -> None:
-    with RogueEngine(answer) as engine, gateway(engine) as g, Caller(g.port) as caller:
+def test_an_answer_whose_length_is_not_told_arrives_whole_and_costs_no_output_tokens(
+    door: Door, answer: Answer
+) -> None:
+    with RogueEngine(answer) as engine, door(2, engine) as g, Caller(g.port) as caller:
         reply = caller.send(embed("a", "b")).reply()
         assert (reply.complete, reply.body) == (True, vectors("a", "b"))
         nothing_left(g)
@@ -288,8 +306,8 @@ def test_an_engine_that_dies_before_the_first_byte_of_a_body_is_replaced(failure
     _is_made_good_elsewhere(failure)
 
 
-def test_a_verdict_in_pieces_is_passed_on_whole() -> None:
-    with RogueEngine(_refusing("400 Bad Request")) as engine, gateway(engine) as g, Caller(g.port) as caller:
+def test_a_verdict_in_pieces_is_passed_on_whole(door: Door) -> None:
+    with RogueEngine(_refusing("400 Bad Request")) as engine, door(1, engine) as g, Caller(g.port) as caller:
         reply = caller.send(embed("a")).reply()
         assert (reply.status, reply.body) == (400, b"x" * 200_000)
         assert reply.headers["content-length"] == "200000"
@@ -301,9 +319,9 @@ def test_a_verdict_in_pieces_is_passed_on_whole() -> None:
     [(answering, "done", 2), (_chunked, "done", 2), (half("close"), "cut", None)],
     ids=["whole", "chunked", "cut"],
 )
-def test_its_attempt_is_on_record(answer: Answer, outcome: str, tokens: int | None) -> None:
+def test_its_attempt_is_on_record(door: Door, answer: Answer, outcome: str, tokens: int | None) -> None:
     kept: list[Placement] = []
-    with RogueEngine(answer) as engine, gateway(engine) as g, Caller(g.port) as caller:
+    with RogueEngine(answer) as engine, door(2, engine) as g, Caller(g.port) as caller:
         g.ask(lambda r: setattr(r.gateway.manager, "on_end", kept.append))
         caller.send(embed("a", "b")).reply()
         nothing_left(g)
@@ -312,7 +330,7 @@ def test_its_attempt_is_on_record(answer: Answer, outcome: str, tokens: int | No
         assert told == ([] if tokens is None else [(tokens, 0)])
 
 
-def test_pieces_of_an_answer_that_tells_no_usage_are_not_taken_for_tokens() -> None:
+def test_pieces_of_an_answer_that_tells_no_usage_are_not_taken_for_tokens(door: Door) -> None:
     start = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 
     def answer(wire: Wire) -> None:
@@ -321,14 +339,14 @@ def test_pieces_of_an_answer_that_tells_no_usage_are_not_taken_for_tokens() -> N
             wire.engine.go.wait(0.1)
 
     kept: list[Placement] = []
-    with RogueEngine(answer) as engine, gateway(engine) as g, Caller(g.port) as caller:
+    with RogueEngine(answer) as engine, door(1, engine) as g, Caller(g.port) as caller:
         g.ask(lambda r: setattr(r.gateway.manager, "on_end", kept.append))
         assert caller.send(embed("a")).reply().body == b'{"data":[]}'
         nothing_left(g)
         assert [one.usage for one in kept] == [None]
 
 
-def test_what_an_engine_says_behind_its_whole_answer_reaches_nobody() -> None:
+def test_what_an_engine_says_behind_its_whole_answer_reaches_nobody(door: Door) -> None:
     body = b'{"data":["first"]}'
 
     def twice(wire: Wire) -> None:
@@ -336,7 +354,7 @@ def test_what_an_engine_says_behind_its_whole_answer_reaches_nobody() -> None:
         wire.engine.go.wait(5)
         wire.send(head(len(body)) + body)
 
-    with RogueEngine(twice, answering) as engine, gateway(engine) as g, Caller(g.port) as caller:
+    with RogueEngine(twice, answering) as engine, door(1, engine) as g, Caller(g.port) as caller:
         assert caller.send(embed("a")).reply().body == body
         pool = g.running.gateway.engines["e0"].pool
         assert pool.idle == 1
@@ -346,10 +364,12 @@ def test_what_an_engine_says_behind_its_whole_answer_reaches_nobody() -> None:
         nothing_left(g)
 
 
-def test_an_answer_ends_an_engines_time_of_being_busy() -> None:
+def test_an_answer_ends_an_engines_time_of_being_busy(door: Door) -> None:
     busy = ok("{}", status="429 Too Many Requests")
-    with RogueEngine(busy, busy, answering) as engine, gateway(engine) as g, Caller(g.port) as caller:
-        assert caller.send(embed("a")).reply().body == vectors("a")
+    with RogueEngine(busy, busy, answering) as engine, door(1, engine) as g, Caller(g.port) as caller:
+        reply = caller.send(embed("a")).reply()
+        assert reply.body == vectors("a")
+        assert "x-sage-queue-ms" not in reply.headers  # it did not stand in line
         room = g.running.gateway.engines["e0"].room
         assert len(engine.requests) == 3
         assert (room.overloads, room.closed_until) == (0, 0.0)

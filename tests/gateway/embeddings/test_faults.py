@@ -220,8 +220,11 @@ def test_a_full_queue_refuses_and_forgets(tei: SimulatedEngine) -> None:
 LONG = "long " * 700
 
 
-def test_a_caller_is_told_that_the_engine_cut_its_text(tei: SimulatedEngine, door: InProcess) -> None:
-    cut = embed(door, input=["short", LONG])
+@pytest.mark.parametrize("texts_a_call", [32, 2])
+def test_a_caller_is_told_that_the_engine_cut_its_text(tei: SimulatedEngine, texts_a_call: int) -> None:
+    settings = SchedulingSettings(embedding_batch_size=texts_a_call)
+    with gateway(InstanceSettings(url=tei.url, name="tei"), scheduling=settings) as door:
+        cut = embed(door, input=["short", LONG])
     with tei.client() as client:
         direct = client.post("/v1/embeddings", json={"model": MODEL, "input": ["short", LONG]})
     assert cut.headers["x-sage-truncated"] == "true"

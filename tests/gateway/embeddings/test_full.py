@@ -1,0 +1,338 @@
+"""A request that fills a call is made one by its caller's own exchange, until it concerns others or goes wrong."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+
+from sage_inference.config.settings import (
+    HealthSettings,
+    InstanceSettings,
+    SchedulingSettings,
+    TimeoutSettings,
+)
+from sage_inference.control_plane.embedding import CallLimits
+from sage_inference.server import RunningGateway
+from sage_inference.types import EngineState
+from tests.gateway.embeddings.callers import aggregator
+from tests.gateway.embeddings.test_alone import answering, asked, embed, nothing_left, vectors
+from tests.support.deaf import deaf
+from tests.support.inprocess import InProcess, gateway
+from tests.support.rogue import RogueEngine, Wire, ok, raw
+from tests.support.wire import Caller
+
+FULL = 2  # texts
+RARELY = HealthSettings(interval_s=60)
+
+
+def door(*engines: Any, **settings: Any) -> AbstractContextManager[InProcess]:
+    return gateway(*engines, scheduling=SchedulingSettings(embedding_batch_size=FULL), **settings)
+
+
+def when_told(wire: Wire) -> None:
+    wire.engine.go.wait(20)
+    answering(wire)
+
+
+def silent(wire: Wire) -> None:
+    wire.wait_for_peer_to_leave()
+
+
+def by_calls(g: InProcess) -> int:
+    """Calls under way that no caller's exchange makes."""
+    return g.ask(lambda r: len(r.gateway.embeddings._calls))
+
+
+def test_its_caller_makes_the_call_and_gets_the_answer_as_it_is() -> None:
+    with RogueEngine(when_told) as engine, door(engine) as g, Caller(g.port) as caller:
+        caller.send(embed("a", "bb"))
+        assert asked(engine.arrived.get(timeout=5)) == ["a", "bb"]
+        assert by_calls(g) == 0
+        engine.go.set()
+        assert caller.reply().body == vectors("a", "bb")
+        counters = aggregator(g).counters
+        assert (counters.requests, counters.calls, counters.texts, counters.sent_texts) == (1, 1, 2, 2)
+        nothing_left(g)
+
+
+@pytest.mark.parametrize(
+    "texts", [("a",), ("a", "b", "c"), ("a", "a")], ids=["less", "more", "twice the same"]
+)
+def test_what_is_not_a_full_call_as_it_is_waits_for_its_calls(texts: tuple[str, ...]) -> None:
+    with RogueEngine(when_told) as engine, door(engine) as g, Caller(g.port) as caller:
+        caller.send(embed(*texts))
+        engine.arrived.get(timeout=5)
+        assert by_calls(g) >= 1
+        engine.go.set()
+        assert len(json.loads(caller.reply().body)["data"]) == len(texts)
+        nothing_left(g)
+
+
+def test_no_coding_is_offered_for_an_answer_that_others_may_come_to_share() -> None:
+    with RogueEngine(answering) as engine, door(engine) as g, Caller(g.port) as caller:
+        request = embed("a", "b").replace(
+            b"\r\n\r\n", b"\r\naccept-encoding: gzip\r\nx-other: kept\r\n\r\n", 1
+        )
+        assert caller.send(request).reply().status == 200
+        assert b"accept-encoding" not in engine.requests[0].lower()
+        assert b"x-other: kept" in engine.requests[0]
+
+
+def test_it_does_not_pass_those_who_wait() -> None:
+    with RogueEngine(when_told) as engine:
+        instance = InstanceSettings(url=engine.url, name="e0", kind="embedding", max_concurrent_requests=1)
+        with door(instance) as g, Caller(g.port) as one, Caller(g.port) as two, Caller(g.port) as three:
+            one.send(embed("a", "b"))
+            engine.arrived.get(timeout=5)
+            two.send(embed("c"))
+            g.until(lambda r: r.gateway.embeddings.aggregator.waits)
+            three.send(embed("d", "e"))
+            g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 3)
+            assert g.ask(lambda r: r.gateway.in_flight) == 1
+            engine.go.set()
+            assert [caller.reply().status for caller in (one, two, three)] == [200] * 3
+            assert b'"c"' in engine.requests[1]
+            nothing_left(g)
+
+
+def test_while_an_llm_streams_on_its_gpu_it_is_the_managers_to_place() -> None:
+    """One embedding call at a time, then (see ``control_plane.sharing``)."""
+
+    def answer(wire: Wire) -> None:
+        if b"/v1/chat" in wire.head:
+            silent(wire)
+        else:
+            wire.engine.go.wait(20)
+            answering(wire)
+
+    with RogueEngine(answer) as engine, door(engine) as g, Caller(g.port) as chat:
+        chat.chat()
+        engine.arrived.get(timeout=5)
+        with Caller(g.port) as one, Caller(g.port) as two:
+            one.send(embed("a", "b"))
+            engine.arrived.get(timeout=5)
+            two.send(embed("c", "d"))
+            g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 2)
+            with pytest.raises(queue.Empty):
+                engine.arrived.get(timeout=0.1)
+            engine.go.set()
+            assert one.reply().body == vectors("a", "b")
+            assert two.reply().body == vectors("c", "d")
+
+
+# It goes wrong
+
+
+@pytest.mark.parametrize(
+    "broken", [raw(b"", then="reset"), raw(b"SSH-2.0\r\n\r\n")], ids=["reset", "garbage"]
+)
+def test_an_engine_that_fails_before_the_first_byte_is_told(
+    broken: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RogueEngine(broken, answering) as engine, door(engine) as g, Caller(g.port) as caller:
+        reply = caller.send(embed("a", "b")).reply()
+        assert (reply.status, reply.error["type"]) == (502, "upstream_error")
+        nothing_left(g)
+        g.until(lambda r: r.gateway.in_flight == 0)
+        assert caller.send(embed("a", "b")).reply().body == vectors("a", "b")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []  # it failed once
+
+
+def test_a_connection_that_was_closed_as_the_request_crossed_is_replaced() -> None:
+    def closes_unseen(wire: Wire) -> None:
+        wire.close()
+
+    with (
+        RogueEngine(answering, closes_unseen, answering) as engine,
+        door(engine) as g,
+        Caller(g.port) as caller,
+    ):
+        assert caller.send(embed("a", "b")).reply().body == vectors("a", "b")
+        assert caller.send(embed("c", "d")).reply().body == vectors("c", "d")
+        assert engine.connections == 2
+        nothing_left(g)
+
+
+def test_an_engine_that_refuses_connections_is_told() -> None:
+    with RogueEngine(answering) as engine, door(engine, health=RARELY) as g, Caller(g.port) as caller:
+        engine.refuse()
+        reply = caller.send(embed("a", "b")).reply()
+        assert reply.status == 502
+        assert "refused the connection" in reply.error["message"]
+        nothing_left(g)
+
+
+def test_an_engine_that_accepts_no_connection_is_told_in_time() -> None:
+    timeouts = TimeoutSettings(connect_s=0.2)
+    with RogueEngine(answering) as engine, door(engine, timeouts=timeouts, health=RARELY) as g:
+        engine.refuse()
+        with deaf(engine.port), Caller(g.port) as caller:
+            reply = caller.send(embed("a", "b")).reply()
+            assert (reply.status, reply.error["type"]) == (504, "upstream_timeout")
+            assert "0.2 s" in reply.error["message"]
+        nothing_left(g)
+
+
+def test_an_engine_silent_before_the_first_byte_is_told_in_time() -> None:
+    timeouts = TimeoutSettings(first_byte_s=0.2)
+    with RogueEngine(silent) as engine, door(engine, timeouts=timeouts, health=RARELY) as g:
+        with Caller(g.port) as caller:
+            reply = caller.send(embed("a", "b")).reply()
+            assert (reply.status, reply.error["type"]) == (504, "upstream_timeout")
+        engine.left.get(timeout=5)
+        nothing_left(g)
+
+
+def test_what_an_engine_says_behind_its_refusal_concerns_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(wire: Wire) -> None:
+        ok("{}", status="400 Bad Request")(wire)
+        wire.engine.go.wait(20)
+        wire.close()
+
+    with RogueEngine(refuses) as engine, door(engine) as g, Caller(g.port) as caller:
+        assert caller.send(embed("a", "b")).reply().status == 400
+        engine.go.set()
+        g.until(lambda r: r.gateway.engines["e0"].pool.idle == 0)
+        nothing_left(g)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_what_does_not_fit_into_the_call_it_is_repeated_in_is_sent_at_once_in_another() -> None:
+    def fails(wire: Wire) -> None:
+        wire.engine.go.wait(20)
+        wire.reset()
+
+    with RogueEngine(fails) as bad, RogueEngine(when_told) as good, door(bad, good, health=RARELY) as g:
+
+        def use(state: EngineState) -> None:
+            def change(r: RunningGateway) -> None:
+                r.gateway.engines["e1"].instance.state = state
+                r.gateway.engines["e1"].room.limits = CallLimits(texts=1)
+                r.gateway.instances_changed()
+
+            g.ask(change)
+
+        use(EngineState.STOPPED)
+        with Caller(g.port) as caller:
+            caller.send(embed("a", "bb"))
+            bad.arrived.get(timeout=5)
+            use(EngineState.READY)
+            bad.go.set()
+            assert [asked(good.arrived.get(timeout=5)) for _ in range(2)] == [["a"], ["bb"]]
+            good.go.set()
+            assert len(json.loads(caller.reply().body)["data"]) == 2
+        nothing_left(g)
+
+
+def test_a_text_longer_than_what_was_learned_is_refused_without_asking_again() -> None:
+    def small(wire: Wire) -> None:
+        if len(wire.body) > 1000:
+            ok("length limit exceeded", status="413 Payload Too Large")(wire)
+        else:
+            answering(wire)
+
+    with RogueEngine(small) as engine, door(engine) as g, Caller(g.port) as caller:
+        reply = caller.send(embed("a" * 600, "b" * 600)).reply()
+        assert [len(item["embedding"]) for item in json.loads(reply.body)["data"]] == [10_000] * 2
+        before = len(engine.requests)
+        reply = caller.send(embed("c" * 2000)).reply()
+        assert (reply.status, len(engine.requests)) == (400, before)
+        assert "fits no call" in reply.error["message"]
+        nothing_left(g)
+
+
+def test_limits_are_those_of_the_instances_there_are() -> None:
+    def tell(r: RunningGateway) -> None:
+        r.gateway.engines["e0"].room.limits = CallLimits(size=100)
+        r.gateway.instances_changed()
+
+    with RogueEngine(answering) as engine, door(engine) as g, Caller(g.port) as caller:
+        assert caller.send(embed("a" * 200)).reply().status == 200
+        g.ask(tell)
+        assert "the engine takes 100 bytes" in caller.send(embed("a" * 200)).reply().error["message"]
+
+
+# Others, and who leaves
+
+
+def _shared(g: InProcess, engine: RogueEngine, one: Caller, other: Caller) -> None:
+    one.send(embed("same", "mine"))
+    engine.arrived.get(timeout=5)
+    other.send(embed("same"))
+    g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 2)
+
+
+def test_who_leaves_before_the_first_byte_takes_the_call_along() -> None:
+    with RogueEngine(silent) as engine, door(engine) as g:
+        with Caller(g.port) as caller:
+            caller.send(embed("a", "b"))
+            engine.arrived.get(timeout=5)
+        engine.left.get(timeout=5)
+        nothing_left(g)
+        assert g.ask(lambda r: r.gateway.stats.cancelled) == 1
+
+
+def test_what_is_not_http_behind_a_request_ends_both() -> None:
+    with RogueEngine(silent) as engine, door(engine) as g, Caller(g.port) as caller:
+        caller.send(embed("a", "b") + b"garbage\r\n\r\n")
+        assert caller.closed()
+        nothing_left(g)
+
+
+def test_who_leaves_while_others_share_the_call_leaves_it_to_them() -> None:
+    with RogueEngine(when_told) as engine, door(engine) as g, Caller(g.port) as other:
+        with Caller(g.port) as one:
+            _shared(g, engine, one, other)
+        g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 1)
+        engine.go.set()
+        assert json.loads(other.reply().body)["data"] == json.loads(vectors("same"))["data"]
+        assert len(engine.requests) == 1
+        nothing_left(g)
+
+
+def test_who_leaves_while_the_connection_is_made_leaves_nothing_behind() -> None:
+    with RogueEngine(answering) as engine, door(engine, health=RARELY) as g:
+        engine.refuse()
+        with deaf(engine.port):
+            with Caller(g.port) as caller:
+                caller.send(embed("a", "b"))
+                g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 1)
+            nothing_left(g)
+            g.until(lambda r: not r.gateway.engines["e0"].pool._tasks)
+
+
+def test_a_failure_is_told_to_all_who_share_the_call() -> None:
+    def fails(wire: Wire) -> None:
+        wire.engine.go.wait(20)
+        wire.reset()
+
+    with RogueEngine(fails) as engine, door(engine) as g, Caller(g.port) as one, Caller(g.port) as other:
+        _shared(g, engine, one, other)
+        engine.go.set()
+        assert [caller.reply().status for caller in (one, other)] == [502, 502]
+        nothing_left(g)
+
+
+def test_many_at_once_each_get_their_own() -> None:
+    def ask(number: int) -> None:
+        with Caller(g.port) as caller:
+            for turn in range(5):
+                texts = ("x" * (number + 1), "y" * (turn + 20))
+                replies[number] = replies.get(number, True) and (
+                    caller.send(embed(*texts)).reply().body == vectors(*texts)
+                )
+
+    replies: dict[int, bool] = {}
+    with RogueEngine(answering) as engine, door(engine) as g:
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(replies) == list(range(8))
+        nothing_left(g)

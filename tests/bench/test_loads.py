@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.load import leave, starts, streams
+from tests.bench.load import idle, leave, starts, streams
 from tests.bench.load.connection import BROKEN, Call, connect, request
 from tests.bench.mock import stream, vectors
 from tests.bench.mock.frames import whole_body
@@ -89,3 +89,12 @@ def test_a_crowd_that_leaves_is_gone(engine: str) -> None:
     figures = asyncio.run(leave.run_at_once(engine, stream.MODEL, engine, callers=20, has_status=False))
     assert figures == {"arrived": 20, "left_at_engine": 0}
     assert seen(engine)["open"] == 0
+
+
+def test_a_crowd_comes_and_goes_and_those_who_are_active_are_timed_with_it_and_without(engine: str) -> None:
+    before = seen(engine)["requests"]
+    result = asyncio.run(idle.run(engine, connections=20, rate=20, seconds=0.2))
+    assert (result["held"], result["failures"], result["before_failures"]) == (20, 0, 0)
+    assert result["latency_p99_us"]
+    assert result["before_latency_p99_us"]
+    assert seen(engine)["requests"] - before >= idle.TURNS * 2 * 20  # each of them answers before and after

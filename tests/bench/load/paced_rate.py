@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 
 from tests.bench.figures import summary
 from tests.bench.load.connection import BROKEN, Connection, Result, connect, request
@@ -28,8 +29,30 @@ class _Timed(Connection):
             self._free.append(self)
 
 
-async def run(url: str, rate: int, seconds: float) -> Result:
+@dataclass
+class Paced:
     """``missed``: requests that no connection was free for."""
+
+    taken_ns: list[float] = field(default_factory=list)
+    missed: int = 0
+    failures: int = 0
+
+    def __iadd__(self, other: Paced) -> Paced:
+        self.taken_ns += other.taken_ns
+        self.missed += other.missed
+        self.failures += other.failures
+        return self
+
+    def result(self) -> Result:
+        counts: Result = {"missed": self.missed, "failures": self.failures}
+        return counts | summary(self.taken_ns, "latency")
+
+
+async def run(url: str, rate: int, seconds: float) -> Result:
+    return (await paced(url, rate, seconds)).result()
+
+
+async def paced(url: str, rate: int, seconds: float) -> Paced:
     asked = request(url, "/v1/chat/completions", plain.request())
     free: list[_Timed] = []
     taken_ns: list[float] = []
@@ -50,4 +73,4 @@ async def run(url: str, rate: int, seconds: float) -> Result:
     for connection in every:
         connection.transport.close()
     failures = sum(connection.failures for connection in every)
-    return {"missed": missed, "failures": failures} | summary(taken_ns, "latency")
+    return Paced(taken_ns, missed, failures)

@@ -134,6 +134,7 @@ class EmbeddingExchange(Exchange):
         """Send it to the only instance like any other request: as it came it is the call for ``batch``."""
         self.batch = batch
         self._sent = True
+        self.request.tenant = ""  # no call costs a tenant's LLM requests their turn
         self.gateway.manager.send(self, group, self.measure)
 
     def measure(self) -> None:

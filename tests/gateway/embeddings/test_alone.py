@@ -314,6 +314,13 @@ def test_a_verdict_in_pieces_is_passed_on_whole(door: Door) -> None:
         nothing_left(g)
 
 
+def test_it_costs_no_tenant_a_turn_of_its_llm_requests(door: Door) -> None:
+    with RogueEngine(answering) as engine, door(2, engine) as g, Caller(g.port) as caller:
+        assert caller.send(embed("a", "b", user="x")).reply().status == 200
+        nothing_left(g)
+        assert g.ask(lambda r: r.gateway.manager.tenants.of("x")) == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "outcome", "tokens"),
     [(answering, "done", 2), (_chunked, "done", 2), (half("close"), "cut", None)],

@@ -289,14 +289,15 @@ class ControlPlaneManager:
             self.settle()  # what was sent has fewer tokens than bytes
             if load.pending_tokens + most > load.window_tokens:
                 return False
-        if self._placer.shared and not request.request_type.is_llm:
+        heeds_streams = self._placer.heeds_streams(request)
+        if heeds_streams:
             self.settle()  # there may be LLM work on the same GPU among it
         return (
             most * load.ms_per_token <= SOON_MS
             and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
-            and self._placer.is_free(request, only)
+            and not (heeds_streams and not self._placer.is_free(request, only))
         )
 
     def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:

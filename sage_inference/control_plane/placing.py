@@ -36,9 +36,13 @@ class Placer:
             return self.policy
         return self.by_model.get(request.effective_model_name, self.policy)
 
+    def heeds_streams(self, request: RequestMetadata) -> bool:
+        """Whether it may have to wait for LLM work on the GPU it goes to."""
+        return bool(self.shared) and not request.request_type.is_llm
+
     def is_free(self, request: RequestMetadata, instance: ExecutionInstance) -> bool:
         """Whether it need not wait for work of the other kind."""
-        if not self.shared or request.request_type.is_llm:
+        if not self.heeds_streams(request):
             return True
         shared = self.shared.get(instance)
         return shared is None or not shared.llm
@@ -112,7 +116,7 @@ class Placer:
                 slo_s(request) * 1000
             ):
                 candidates = special
-        if self.shared and not request.request_type.is_llm:
+        if self.heeds_streams(request):
             shared = self.shared
             return [i for i in candidates if i not in shared or shared[i].may_embed(now)]
         return candidates

@@ -91,9 +91,7 @@ class Aggregator:
         assert job.lane is not None
         job.state = TextState.SENT
         batch = EmbeddingBatch(job.lane, job, full=True)
-        room.sent(batch)
-        self.counters.calls += 1
-        self.counters.sent_texts += len(job.raws)
+        self._count(batch, room)
         return batch
 
     def leave(self, job: Job) -> list[EmbeddingBatch]:
@@ -273,10 +271,13 @@ class Aggregator:
         text.wanted.append((job, place))
         job.texts.append(text)
 
-    def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
+    def _count(self, batch: EmbeddingBatch, room: Room) -> None:
         room.sent(batch)
         self.counters.calls += 1
         self.counters.sent_texts += len(batch)
+
+    def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
+        self._count(batch, room)
         for job in batch.jobs:
             job.owner.progressed()
         return batch

@@ -53,7 +53,7 @@ class CallLimits:
 
     def learn(self, *, texts: int = 0, size: int = 0) -> CallLimits:
         """The same after a refusal that told of a tighter limit."""
-        return replace(self, texts=_least(self.texts, texts), size=_least(self.size, size))
+        return replace(self, texts=least(self.texts, texts), size=least(self.size, size))
 
     def admit(self, texts: int, tokens: int, size: int) -> bool:
         """Whether a call may hold so much."""
@@ -66,8 +66,9 @@ class CallLimits:
 
 @lru_cache(maxsize=1024)
 def _capped(limits: CallLimits, texts: int) -> CallLimits:
-    return replace(limits, texts=_least(limits.texts, texts))
+    return replace(limits, texts=least(limits.texts, texts))
 
 
-def _least(one: int, other: int) -> int:
+def least(one: int, other: int) -> int:
+    """The tighter of two limits, where 0 is none."""
     return min(one, other) if one and other else one or other

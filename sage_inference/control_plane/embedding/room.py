@@ -5,7 +5,7 @@ from __future__ import annotations
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.job import Job
 from sage_inference.control_plane.embedding.lane import Lane
-from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.limits import CallLimits, least
 from sage_inference.control_plane.embedding.padding import CallCost
 
 WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
@@ -59,7 +59,7 @@ class Room:
         """Whether a job fills a call of ``max_texts`` at the most, neither more nor less, and may be sent now."""
         limits, texts, left = self.limits, len(job.raws), self._texts_left()
         return (
-            texts == (min(limits.texts, max_texts) if limits.texts else max_texts)
+            texts == least(limits.texts, max_texts)
             and (left is None or texts <= left)
             and limits.admit(texts, job.estimate, job.size + texts)
             and not limits.pads

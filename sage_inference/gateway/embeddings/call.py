@@ -17,7 +17,7 @@ import math
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from sage_inference.control_plane.embedding import EmbeddingBatch, Room
+from sage_inference.control_plane.embedding import EmbeddingBatch
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.routes import ROUTES
@@ -68,7 +68,6 @@ class EmbeddingCall:
         "pieces",
         "request",
         "request_id",
-        "room",
         "route",
         "sent_at",
         "service",
@@ -83,7 +82,6 @@ class EmbeddingCall:
     engine: Engine
     pieces: list[Piece]
     instance: ExecutionInstance
-    room: Room
 
     def __init__(self, service: EmbeddingService, lane: Lane, batch: EmbeddingBatch | None = None) -> None:
         self.service = service
@@ -120,7 +118,6 @@ class EmbeddingCall:
         service = self.service
         self.instance = instance
         self.engine = service.gateway.engines[instance.instance_id]
-        self.room = self.engine.room
         self.state = State.CONNECTING
         if not service.fill(self):
             self._end()
@@ -163,7 +160,7 @@ class EmbeddingCall:
         assert caller.engine is not None
         assert caller.instance is not None
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
-        self.engine, self.instance, self.room = caller.engine, caller.instance, caller.engine.room
+        self.engine, self.instance = caller.engine, caller.instance
         self.load, caller.load = caller.load, None
         self.fresh = caller.fresh
         self.connection, caller.connection = caller.connection, None
@@ -235,7 +232,7 @@ class EmbeddingCall:
 
     def _note_answer(self) -> None:
         assert self.batch is not None
-        self.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
+        self.engine.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None

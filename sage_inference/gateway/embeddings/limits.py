@@ -37,13 +37,12 @@ class TextLimits(NamedTuple):
         every = list(limits)
         cutting = [one.text_tokens for one in every if one.truncates]
         return cls(
-            size=_most(one.size for one in every),
-            tokens=None if cutting else _most(one.text_tokens for one in every),
+            size=_most([one.size for one in every]),
+            tokens=None if cutting else _most([one.text_tokens for one in every]),
             cuts_after=min(filter(None, cutting), default=None),
         )
 
 
-def _most(limits: Iterable[int]) -> int | None:
+def _most(limits: list[int]) -> int | None:
     """The widest, where 0 is none at all."""
-    every = list(limits)
-    return max(every) if all(every) and every else None
+    return max(limits) if limits and all(limits) else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
-
 import msgspec
 
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
@@ -24,8 +22,6 @@ _DEFAULTS = {
     ("truncation_direction", b'"Right"'),
 }
 _BYTES_PER_TOKEN = 4
-_first_byte = itemgetter(0)
-_QUOTE, _BRACKET = set(b'"'), set(b"[")
 
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -89,11 +85,11 @@ def _texts(value: bytes) -> list[bytes] | None:
         return [value]
     if value[:1] != b"[":
         return None
-    items = list(map(bytes, _read_list(value)))
-    firsts = set(map(_first_byte, items))
-    if firsts == _QUOTE:
+    items = [bytes(item) for item in _read_list(value)]
+    firsts = {item[:1] for item in items}
+    if firsts == {b'"'}:
         return items
-    if firsts == _BRACKET:
+    if firsts == {b"["}:
         return items if all(map(_is_ids, items)) else None
     return [value] if items and _is_ids(value) else None
 

@@ -68,8 +68,8 @@ class EmbeddingService:
 
     def _relayed(self, job: Job, caller: EmbeddingExchange, now: float) -> bool:
         """Whether it is on its way: a full call that waits for nothing is made by its caller's exchange."""
-        group, aggregator = self._group_of(caller), self.aggregator
-        if len(group) != 1 or caller.guarded:
+        lane, aggregator = job.lane, self.aggregator
+        if lane is None or caller.guarded or len(group := self._group(lane)) != 1:
             return False
         room = self.gateway.engines[group[0].instance_id].room
         if not aggregator.may_send_whole(job, room, now):
@@ -165,9 +165,6 @@ class EmbeddingService:
     def _group(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
         return self.gateway.registry.group(lane.model, lane.route)
 
-    def _group_of(self, caller: EmbeddingExchange) -> tuple[ExecutionInstance, ...]:
-        return self.gateway.registry.group(caller.request.model, caller.wire_route)
-
     def _wake_at(self, now: float) -> None:
         """Come back when a wait that was asked for, or a pause after an overload, is over."""
         if self._timer is not None:
@@ -186,10 +183,10 @@ class EmbeddingService:
         if self._asking.get(call.lane) is call:
             del self._asking[call.lane]
         if call.batch is None:
-            batch = self.aggregator.take(call.lane, call.room, self.gateway.clock())
+            batch = self.aggregator.take(call.lane, call.engine.room, self.gateway.clock())
         else:
             self._calls.pop(call.batch, None)
-            batch = self.aggregator.resend(call.batch, call.room)
+            batch = self.aggregator.resend(call.batch, call.engine.room)
             self.pump_soon()  # what of it did not fit waits again
         call.batch = batch
         if batch is not None:
@@ -210,7 +207,7 @@ class EmbeddingService:
     def left(self, call: EmbeddingCall) -> None:
         """It holds no room any more; told before its outcome is."""
         if call.batch is not None:
-            call.room.ended(call.batch)
+            call.engine.room.ended(call.batch)
         self.pump_soon()
 
     def passed(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> bool:
@@ -266,7 +263,7 @@ class EmbeddingService:
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         """The engine did not like it: too much in one call, a bad text, or all of it."""
-        batch, room = call.batch, call.room
+        batch, room = call.batch, call.engine.room
         assert batch is not None
         texts = answer.texts_allowed
         if texts and texts < len(batch):
@@ -320,7 +317,7 @@ class EmbeddingService:
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
         """No other instance is left. An engine that is merely busy is asked again, for a while."""
-        batch, room = call.batch, call.room
+        batch, room = call.batch, call.engine.room
         assert batch is not None
         if isinstance(error, EngineAnswer) and error.status == 429 and room.overloads < MAX_OVERLOADS:
             room.overloaded(self.gateway.clock())

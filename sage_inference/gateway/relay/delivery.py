@@ -84,11 +84,11 @@ class Delivery:
         if self._start:
             self._write_first(self._framed(piece))
             self._wheel.set(self._caller, self._idle_s)
-        elif not self.chunked:
+        elif self.chunked:
+            self.pass_on(_chunk(piece))
+        else:
             self._caller.write(piece)
             self._wheel.set(self._caller, self._idle_s)
-        elif piece:  # else it would be taken for the last chunk
-            self.pass_on(_chunk(piece))
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
@@ -112,7 +112,7 @@ class Delivery:
         """The last piece, or nothing more."""
         self._connection = None  # it may serve another already
         if self.chunked:
-            piece = (_chunk(piece) if piece else b"") + b"0\r\n\r\n"
+            piece = _chunk(piece) + b"0\r\n\r\n"
         if self._start:
             self._write_first(piece)
         elif piece:
@@ -138,7 +138,7 @@ class Delivery:
         return self._last[self._last.find(b"\n") + 1 : -2]
 
     def _framed(self, piece: Piece) -> Piece:
-        return _chunk(piece) if piece and self.chunked else piece
+        return _chunk(piece) if self.chunked else piece
 
     def _write_first(self, piece: Piece) -> None:
         start, self._start = self._start, b""
@@ -149,4 +149,5 @@ class Delivery:
 
 
 def _chunk(piece: Piece) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece))
+    """Nothing of nothing: an empty chunk is the last."""
+    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""

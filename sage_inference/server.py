@@ -16,6 +16,8 @@ import uvicorn
 
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.engines.processes.simulated import SimulatorError as SimulatorError  # ``run`` raises it
+from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.status import status_document
 from sage_inference.gateway.callers import Callers
@@ -212,12 +214,11 @@ async def run(
 
     SIGTERM drains, SIGINT drains and a second one ends at once, SIGHUP calls ``load`` and takes over what
     it returns. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
+    Raises ``SimulatorError`` where one does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
         extra: list[InstanceSettings] = []
         if simulate:
-            from sage_inference.engines.processes.simulated import simulated_engines
-
             extra = await stack.enter_async_context(simulated_engines())
         running = RunningGateway(
             settings, load=load, admin_token=admin_token, hooks=hooks, extra_instances=tuple(extra)

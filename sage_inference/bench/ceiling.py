@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from sage_inference.bench.slo import Slo
 from sage_inference.bench.tally import total
 from sage_inference.bench.target import Target
 from sage_inference.bench.workload import Workload
+from sage_inference.interpreter import command, environment
 
 SECONDS = 1.0
 _WARM_UP_S = 0.2
@@ -61,7 +61,8 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
 def echo() -> Iterator[int]:
     """The port of an echo server in a process, and so on a core, of its own."""
     process = subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "sage_inference.bench.echo"],
+        command("sage_inference.bench.echo"),
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C is for us alone

@@ -20,6 +20,7 @@ from sage_inference.config.settings import Flags, LoggingSettings, Settings
 from sage_inference.daemon import logfile, pidfile
 from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.errors import LOG_HINT, DaemonError
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
 from sage_inference.daemon.order import has_literal_key, recordable
@@ -107,17 +108,19 @@ class _Run:
         _allow_open_files()
         from sage_inference import server
 
-        with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
-            runner.run(
-                server.run(
-                    settings,
-                    sock=sock,
-                    load=self._load,
-                    admin_token=token,
-                    simulate=self.flags.simulate,
-                    hooks=self._hooks(on_ready),
-                )
-            )
+        serving = server.run(
+            settings,
+            sock=sock,
+            load=self._load,
+            admin_token=token,
+            simulate=self.flags.simulate,
+            hooks=self._hooks(on_ready),
+        )
+        try:
+            with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
+                runner.run(serving)
+        except server.SimulatorError as error:
+            raise DaemonError(str(error), LOG_HINT) from error
         log.info("stopped")
 
     def _load(self) -> Settings:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import sage_inference
 from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import lock
@@ -19,6 +17,7 @@ from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, UNEXPECTED, AlreadyRunning, StartFailed, StartTimeout
 from sage_inference.daemon.order import Order
 from sage_inference.daemon.readiness import await_report, reported_error
+from sage_inference.interpreter import command, environment
 
 _END_S = 5.0
 _LARGEST_OUTPUT = 1 << 20
@@ -74,14 +73,13 @@ def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
-            # -P: what happens to lie in the current directory must not be imported.
-            [sys.executable, "-P", "-m", "sage_inference.daemon", "--ready-fd", str(writing)],
+            command("sage_inference.daemon", "--ready-fd", str(writing)),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             pass_fds=(writing,),
             start_new_session=True,
-            env=_environment(),
+            env=environment(),
         )
     except BaseException:
         os.close(reading)
@@ -131,16 +129,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if _reap(process) is None:
         process.kill()
         process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Ours; where the package isn't installed but lies in a checkout, the way to it is added."""
-    environ = dict(os.environ)
-    root = Path(sage_inference.__file__).resolve().parents[1]
-    if root.name not in ("site-packages", "dist-packages"):
-        known = environ.get("PYTHONPATH")
-        environ["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else str(root)
-    return environ
 
 
 @contextlib.contextmanager

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import sage_inference
 from sage_inference.config.settings import InstanceSettings
+from sage_inference.interpreter import command, environment
 
 READY_S = 15.0
 STOP_S = 5.0
@@ -46,15 +44,10 @@ class SimulatedEngine:
 async def start(kind: str, options: Sequence[str] = ()) -> SimulatedEngine:
     """A simulated ``vllm`` or ``tei`` that answers. Raises ``SimulatorError``."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "sage_inference.simulator",
-        kind,
-        "--exit-with-parent",
-        *options,
+        *command("sage_inference.simulator", kind, "--exit-with-parent", *options),
         stdin=PIPE,
         stdout=PIPE,
-        env=_environment(),
+        env=environment(),
         # Ctrl-C in the terminal is for the gateway, which still needs its engines while it drains.
         start_new_session=True,
     )
@@ -89,16 +82,47 @@ async def _all_started(stack: AsyncExitStack, kinds: Sequence[str]) -> list[Simu
 
 
 async def _ready_line(kind: str, process: Process) -> dict[str, Any]:
+    """The line that reports readiness. Lines before it, as a ``sitecustomize`` prints, are passed over."""
+    printed: list[str] = []
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                line = await _line(process)
+        except TimeoutError:
+            late = f"the simulated {kind} was not ready within {READY_S:g} s{_quoted(printed)}"
+            raise SimulatorError(late) from None
+        if not line:
+            status = await process.wait()
+            ended = f"the simulated {kind} ended with status {status} before it was ready{_quoted(printed)}"
+            raise SimulatorError(ended)
+        ready = _ready(line)
+        if ready is not None:
+            return ready
+        printed.append(line.decode("utf-8", "replace").strip())
+
+
+async def _line(process: Process) -> bytes:
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), READY_S)
-    except TimeoutError:
-        raise SimulatorError(f"the simulated {kind} was not ready within {READY_S:g} s") from None
-    if not line:
-        status = await process.wait()
-        raise SimulatorError(f"the simulated {kind} ended with status {status} before it was ready")
-    ready: dict[str, Any] = json.loads(line)
-    return ready
+        return await process.stdout.readline()
+    except ValueError:  # longer than the reader's limit; what was read of it is dropped
+        return b"(a line that is too long)"
+
+
+def _ready(line: bytes) -> dict[str, Any] | None:
+    """The document of a line that reports readiness; None for any other line."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_ready = isinstance(found, dict) and isinstance(found.get("url"), str)
+    return found if is_ready and isinstance(found.get("models"), list) else None
+
+
+def _quoted(printed: Sequence[str]) -> str:
+    said = [line for line in printed if line]
+    return f"; it printed {said[-1][:200]!r}" if said else ""
 
 
 async def _ended(process: Process, seconds: float) -> int:
@@ -107,10 +131,3 @@ async def _ended(process: Process, seconds: float) -> int:
     except TimeoutError:
         process.kill()
         return await process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, in which the child finds this very package wherever we were started from."""
-    home = str(Path(sage_inference.__file__).resolve().parent.parent)
-    already = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": f"{home}{os.pathsep}{already}" if already else home}

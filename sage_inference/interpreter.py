@@ -1,0 +1,30 @@
+"""The command that runs a module of this package in another Python interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_LAUNCHER = Path(__file__).resolve().parent / "_launch.py"
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs ``module`` of this very package, wherever it was imported from.
+
+    ``-P`` and the launcher keep the current directory and our parent directory off ``sys.path``: a file
+    there named like a module of Python (``random.py``) would be imported in its stead, and executed.
+    """
+    return [sys.executable, "-P", str(_LAUNCHER), module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Our environment, without the entries of PYTHONPATH that mean the current directory.
+
+    ``PYTHONPATH=$PYTHONPATH:/mine`` begins with an empty entry where the variable was not set.
+    """
+    environ = dict(os.environ)
+    if "PYTHONPATH" in environ:
+        entries = environ["PYTHONPATH"].split(os.pathsep)
+        environ["PYTHONPATH"] = os.pathsep.join(each for each in entries if each and Path(each) != Path())
+    return environ

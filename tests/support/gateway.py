@@ -94,10 +94,14 @@ class Gateway:
                 return
         raise NotReadyError(f"no {word} within {seconds:g} s:\n{self.log()}")
 
-    def instances(self) -> list[dict[str, Any]]:
+    def status(self) -> dict[str, Any]:
         with self.client(timeout=5) as client:
-            found: list[dict[str, Any]] = client.get("/admin/status").raise_for_status().json()["instances"]
-            return found
+            document: dict[str, Any] = client.get("/admin/status").raise_for_status().json()
+            return document
+
+    def instances(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.status()["instances"]
+        return found
 
     def wait_instances(
         self, state: str = "ready", *, name: str | None = None, seconds: float = READY_S

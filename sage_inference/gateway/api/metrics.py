@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.requests import Request
@@ -24,6 +25,7 @@ def exposition(gateway: Gateway) -> str:
     page.gauge("sage_info", "The gateway's version.", [({"version": __version__}, 1)])
     page.gauge("sage_uptime_seconds", "Time since the start.", [({}, time.time() - gateway.started_at)])
     page.gauge("sage_connections", "Open connections of callers.", [({}, gateway.connections)])
+    page.gauge("sage_event_loop_tasks", "Tasks of the event loop.", [({}, len(asyncio.all_tasks()))])
     page.counter(
         "sage_requests_total",
         "Relayed requests that ended, by route and status; status 0: the caller left first.",

@@ -27,8 +27,9 @@ class How(StrEnum):
 class Engines:
     """Simulated engines by name, each with a port that its successor gets."""
 
-    def __init__(self, stack: ExitStack, names: tuple[str, ...], *options: str) -> None:
+    def __init__(self, stack: ExitStack, names: tuple[str, ...], *options: str, kind: str = "vllm") -> None:
         self._stack = stack
+        self._kind = kind
         self._options = options
         self.by_name: dict[str, SimulatedEngine] = {}
         for name in names:
@@ -65,6 +66,6 @@ class Engines:
                 await asyncio.sleep(_POLL_S)
 
     def _start(self, name: str, port: int = 0) -> None:
-        engine = SimulatedEngine("vllm", ("--port", str(port), *self._options))
+        engine = SimulatedEngine(self._kind, ("--port", str(port), *self._options))
         self._stack.callback(engine.close)
         self.by_name[name] = engine

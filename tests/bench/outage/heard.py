@@ -32,8 +32,9 @@ class Ask:
             words[i % len(words)] for i in range(self.prompt_words)
         )
 
-    def request(self) -> bytes:
-        body = json.dumps(
+    def document(self) -> bytes:
+        """The request's body."""
+        return json.dumps(
             {
                 "model": MODEL,
                 "messages": [{"role": "user", "content": self.text}],
@@ -42,6 +43,9 @@ class Ask:
                 "stream": self.streamed,
             }
         ).encode()
+
+    def request(self) -> bytes:
+        body = self.document()
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

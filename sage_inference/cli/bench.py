@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -128,7 +127,7 @@ def bench(
     with Progress() as progress:
         report = run(plan, progress)
     if as_json:
-        terminal.say(json.dumps(document(plan, report, simulated=found.simulated), ensure_ascii=False))
+        terminal.say_json(document(plan, report, simulated=found.simulated))
     else:
         show(plan, report, simulated=bool(found.simulated))
     if report.interrupted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +31,7 @@ class Progress:
         if not self._live:
             terminal.talk(text)
             return
-        sys.stderr.write(f"\r{text}\x1b[K")
-        sys.stderr.flush()
+        terminal.rewrite(text)
 
     def __enter__(self) -> Progress:
         return self
@@ -42,8 +40,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            terminal.rewrite("")
 
 
 def _line(progress: Any) -> str:

@@ -30,4 +30,4 @@ def completion(
 
     check_choice("shell", shell, SHELLS)
     check_choice("program", program, PROGRAMS)
-    terminal.say(script(shell, program).rstrip("\n"))
+    terminal.say_made(script(shell, program).rstrip("\n"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_inference.cli.exit_codes import ExitCode
+from sage_inference.visible import visible_json
 
 
 @dataclass
@@ -102,4 +103,4 @@ def _from_config(error: Any) -> Failure:
 def document(failure: Failure) -> str:
     """The failure for a script."""
     error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
-    return json.dumps({"schema": 1, "error": error}, ensure_ascii=False)
+    return visible_json(json.dumps({"schema": 1, "error": error}, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +34,7 @@ def explain(
 
     found = ask(Paths.resolve(), request_id)
     if as_json:
-        terminal.say(json.dumps(found))
+        terminal.say_json(found)
         return
     _show_request(found["attempts"][-1])
     for number, attempt in enumerate(found["attempts"], 1):
@@ -69,7 +68,7 @@ def _show(number: int, attempt: dict[str, Any]) -> None:
         for each in attempt["candidates"]
     ]
     styles = ["green" if each["chosen"] else None for each in attempt["candidates"]]
-    terminal.say(table.render(_HEADERS, rows, styles=styles, styled_column=0))
+    terminal.say_made(table.render(_HEADERS, rows, styles=styles, styled_column=0))
     terminal.say(_outcome(attempt))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -67,16 +66,15 @@ def _at_least(level: str | None) -> Fits:
 
 
 def _show_json(document: dict[str, Any]) -> None:
-    terminal.say(json.dumps({"schema": 1, **document}, ensure_ascii=False))
+    terminal.say_json({"schema": 1, **document})
 
 
 def _show(document: dict[str, Any]) -> None:
     """One line, and a traceback's lines below it. No value can forge a line or steer the terminal."""
-    from sage_inference.daemon.logfile import escaped
-
     level = str(document.get("level") or "")
     moment = str(document.get("time") or "")[:19].replace("T", " ")
-    words = [escaped(part) for part in (moment, level, str(document.get("message", ""))) if part]
+    words = [part for part in (moment, level, str(document.get("message", ""))) if part]
     terminal.say(" ".join(words), style=_COLOURS.get(level))
-    for line in str(document.get("exception", "")).splitlines():
-        terminal.say(f"  {escaped(line)}")
+    trace = document.get("exception")
+    for line in str(trace).split("\n") if trace else ():
+        terminal.say(f"  {line}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
@@ -20,7 +18,7 @@ def reload(as_json: Json = False, no_color: NoColor = False) -> None:
     outcome = control.reload(Paths.resolve())
     parts = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
     if as_json:
-        terminal.say(json.dumps({"schema": 1, **parts}, ensure_ascii=False))
+        terminal.say_json({"schema": 1, **parts})
         return
     said = [f"{word} {', '.join(names)}" for word, names in parts.items() if names]
     terminal.say(f"reloaded: {'; '.join(said) or 'no instance changed'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,7 +84,7 @@ def replay(
         slo = Slo(slo_ttft_ms, slo_tpot_ms)
         found = compare(workload, policy, instances, slo, progress)
     if as_json:
-        terminal.say(json.dumps(document(workload, found, instances, speed, slo)))
+        terminal.say_json(document(workload, found, instances, speed, slo))
     else:
         _show(workload, found, instances)
 
@@ -119,7 +118,7 @@ def _show(workload: Workload, found: dict[str, Summary], instances: int) -> None
         ]
         for name, summary in found.items()
     ]
-    terminal.say(table.render(_HEADERS, rows))
+    terminal.say_made(table.render(_HEADERS, rows))
     if workload.left_out:
         terminal.talk(
             f"left out: {workload.left_out:,} requests that are no text, or whose output is unknown"

@@ -156,14 +156,14 @@ def curl_line(status: dict[str, Any]) -> str | None:
     ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
     for each in ready:
         if each["kind"] != "embedding":
-            body = f'{{"model": "{each["models"][0]}", "messages": [{{"role": "user", "content": "hello"}}]}}'
-            return _curl(status, "/v1/chat/completions", body)
+            message = {"role": "user", "content": "hello"}
+            return _curl(status, "/v1/chat/completions", {"model": each["models"][0], "messages": [message]})
     for each in ready:
-        return _curl(status, "/v1/embeddings", f'{{"model": "{each["models"][0]}", "input": "hello"}}')
+        return _curl(status, "/v1/embeddings", {"model": each["models"][0], "input": "hello"})
     return None
 
 
-def _curl(status: dict[str, Any], path: str, body: str) -> str:
+def _curl(status: dict[str, Any], path: str, body: dict[str, Any]) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if status.get("needs_key") else ""
-    quoted = body.replace("'", "'\\''")
+    quoted = terminal.json_text(body).replace("'", "'\\''")
     return f"curl {status['address']}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"

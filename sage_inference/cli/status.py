@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import typer
@@ -28,7 +27,7 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
 
     state = control.inspect(Paths.resolve())
     if as_json:
-        terminal.say(json.dumps(document(state), ensure_ascii=False))
+        terminal.say_json(document(state))
     else:
         _show(state)
     raise typer.Exit(state.exit_code)
@@ -89,7 +88,7 @@ def _show(state: Any) -> None:
         terminal.say("")
         rows = [_row(i) for i in live["instances"]]
         styles = [_COLOURS.get(i["state"]) for i in live["instances"]]
-        terminal.say(
+        terminal.say_made(
             table.render(_HEADERS, rows, width=table.width_of_terminal(), styles=styles, styled_column=3)
         )
     for each in live["instances"]:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import typer
 
+from sage_inference.visible import visible
+
 GAP = 2
 NARROWEST = 16  # a last column narrower than this is left to the terminal to wrap
 
@@ -29,7 +31,8 @@ def render(
     styles: Sequence[str | None] = (),
     styled_column: int | None = None,
 ) -> str:
-    """The table as text. The last column is wrapped to ``width``; ``styles`` colour one cell a row."""
+    """The table as text, its cells made visible. The last column is wrapped to ``width``; ``styles`` colour one cell a row."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
     before = sum(widths[:-1]) + GAP * (len(widths) - 1)
     last = None if width is None or width - before < NARROWEST else width - before

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 import typer
+
+from sage_inference.visible import visible, visible_json
 
 PROGRESS_AFTER_S = 0.3
 
@@ -26,26 +30,50 @@ def colour_choice(args: Sequence[str], environ: Mapping[str, str] | None = None)
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Part of the answer: a line on stdout."""
+    """Part of the answer: one line on stdout. Its control characters are shown, not obeyed."""
+    text = visible(text)
     typer.echo(typer.style(text, fg=style) if style else text)
+
+
+def say_json(document: Any, *, indent: int | None = None) -> None:
+    """An answer for a script, on stdout."""
+    typer.echo(json_text(document, indent=indent))
+
+
+def say_made(text: str) -> None:
+    """Lines that we made, with their line breaks and colours. Text from outside in them must be ``visible``."""
+    typer.echo(text)
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """JSON as people read it, without characters that steer a terminal."""
+    return visible_json(json.dumps(document, indent=indent, ensure_ascii=False))
 
 
 def talk(text: str) -> None:
     """About the answer: a line on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(visible(text), err=True)
 
 
 def warn(text: str, hint: str | None = None) -> None:
-    typer.echo(f"{typer.style('warning:', fg='yellow', bold=True)} {text}", err=True)
-    if hint:
-        typer.echo(f"{typer.style('hint:', bold=True)} {hint}", err=True)
+    _remark("warning:", "yellow", text, hint, None)
 
 
 def fail(message: str, hint: str | None, colour: bool | None) -> None:
     """The last words of a command that failed. Outside any command, so the colour choice is handed in."""
-    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)
+    _remark("error:", "red", message, hint, colour)
+
+
+def _remark(label: str, fg: str, text: str, hint: str | None, colour: bool | None) -> None:
+    typer.echo(f"{typer.style(label, fg=fg, bold=True)} {visible(text)}", err=True, color=colour)
     if hint:
-        typer.echo(f"{typer.style('hint:', bold=True)} {hint}", err=True, color=colour)
+        typer.echo(f"{typer.style('hint:', bold=True)} {visible(hint)}", err=True, color=colour)
+
+
+def rewrite(text: str) -> None:
+    """Show ``text`` in place of the line that stderr, a terminal, shows now; empty text removes it."""
+    sys.stderr.write(f"\r{visible(text)}\x1b[K")
+    sys.stderr.flush()
 
 
 def is_live(environ: Mapping[str, str] | None = None) -> bool:
@@ -78,12 +106,9 @@ class Waiting:
             talk(f"{self._what}: {time.monotonic() - self._started:.1f} s")
             return
         while True:
-            line = f"{self._what} ({time.monotonic() - self._started:.0f} s)"
-            sys.stderr.write(f"\r{line}\x1b[K")
-            sys.stderr.flush()
+            rewrite(f"{self._what} ({time.monotonic() - self._started:.0f} s)")
             if self._done.wait(0.2):
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
+                rewrite("")
                 return
 
     def __enter__(self) -> Waiting:

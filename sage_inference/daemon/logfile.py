@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from sage_inference.config.settings import LoggingSettings
+from sage_inference.visible import visible
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
@@ -107,10 +108,10 @@ class HumanFormatter(logging.Formatter):
         if self._colour and (code := _COLOURS.get(record.levelno)):
             level = f"\x1b[{code}m{level}\x1b[0m"
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{clock} {level} {escaped(record.getMessage())}"
+        line = f"{clock} {level} {visible(record.getMessage())}"
         if record.exc_info and record.exc_info[0] is not None:
-            trace = self.formatException(record.exc_info).splitlines()
-            line = "\n".join([line, *(f"  {escaped(part)}" for part in trace)])
+            trace = self.formatException(record.exc_info).split("\n")
+            line = "\n".join([line, *(f"  {visible(part)}" for part in trace)])
         return line
 
 
@@ -130,13 +131,6 @@ class JsonLinesFile(RotatingFileHandler):
         super().doRollover()
         if self._keeps_none:
             Path(f"{self.baseFilename}.1").unlink(missing_ok=True)
-
-
-def escaped(text: str) -> str:
-    """``text`` with control characters, line breaks and other unprintables spelled out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def wants_colour(stream: TextIO) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +42,6 @@ def get(
             raise Failure(f"{key} is not set", code="not_set") from None
     value = plain(found)
     if as_json:
-        terminal.say(json.dumps({"schema": 1, "key": key, "value": value}, ensure_ascii=False))
+        terminal.say_json({"schema": 1, "key": key, "value": value})
     else:
-        terminal.say(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        terminal.say(value if isinstance(value, str) else terminal.json_text(value))

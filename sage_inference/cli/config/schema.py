@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import NoColor
@@ -16,4 +14,4 @@ def schema(no_color: NoColor = False) -> None:
     """Print the JSON schema of the file, for editors."""
     from sage_inference.config.document import json_schema
 
-    terminal.say(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    terminal.say_json(json_schema(), indent=2)

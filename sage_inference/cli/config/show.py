@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +48,7 @@ def show_effective(file: str | None, output: str) -> None:
         found = [
             (row.key, _word(row.value), _word(row.default)) for row in rows(settings) if "[]" not in row.key
         ]
-        terminal.say(table.render(("KEY", "VALUE", "DEFAULT"), found, width=table.width_of_terminal()))
+        terminal.say_made(table.render(("KEY", "VALUE", "DEFAULT"), found, width=table.width_of_terminal()))
     else:
         _document({"config_path": str(paths.config_file), "config": masked(settings)}, output)
 
@@ -64,7 +63,7 @@ def show_defaults(output: str) -> None:
         from sage_inference.cli import table
 
         found = [(row.key, row.type, _word(row.default), _help(row)) for row in rows()]
-        terminal.say(
+        terminal.say_made(
             table.render(("KEY", "TAKES", "DEFAULT", "HELP"), found, width=table.width_of_terminal())
         )
     else:
@@ -79,14 +78,21 @@ def _help(row: Any) -> str:
 def _word(value: Any) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else terminal.json_text(value)
 
 
 def _document(document: dict[str, Any], output: str) -> None:
     if output == "json":
-        terminal.say(json.dumps({"schema": 1, **document}, ensure_ascii=False))
+        terminal.say_json({"schema": 1, **document})
         return
+    terminal.say_made(_yaml(document.get("config", document)))
+
+
+def _yaml(document: Any) -> str:
+    """YAML as people read it; where that had characters that steer a terminal, in YAML's escapes."""
     import yaml
 
-    plain = document.get("config", document)
-    terminal.say(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip()
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=False).rstrip()

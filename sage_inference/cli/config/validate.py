@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
@@ -22,6 +20,6 @@ def validate(file: ConfigFile = None, as_json: Json = False, no_color: NoColor =
     check(load(path, required=file is not None))
     if as_json:
         found = {"schema": 1, "valid": True, "config_path": str(path), "exists": path.exists()}
-        terminal.say(json.dumps(found, ensure_ascii=False))
+        terminal.say_json(found)
         return
     terminal.say(f"{path}: valid" if path.exists() else f"{path}: not there; the defaults hold")

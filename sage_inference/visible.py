@@ -1,0 +1,29 @@
+"""Text from outside, made safe to print: control characters are spelled out."""
+
+from __future__ import annotations
+
+
+def visible(text: str) -> str:
+    """``text`` on one line, with each unprintable character as an escape such as ``\\x1b``.
+
+    Unprintable are C0 and C1 controls, line breaks, directional overrides and other invisible formats,
+    spaces other than ``" "``, and surrogates: all that could steer a terminal or forge a line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def visible_json(text: str) -> str:
+    """A JSON text with unprintable characters in JSON's own escapes. Its line breaks stay.
+
+    Such characters stand only in strings, where ``\\uXXXX`` means the same.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

@@ -11,7 +11,11 @@ MAX_BYTES = 1 << 20
 
 
 class AskError(Exception):
-    """The server could not be reached or did not answer; the message says how."""
+    """The server could not be reached or did not answer; the message says how. ``refused``: nobody listens."""
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
@@ -26,8 +30,14 @@ async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: An
 async def ask_bytes(
     client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None
 ) -> tuple[int, bytes]:
-    """As ``ask``, with the answer as it came."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    """As ``ask``, with the answer as it came.
+
+    Every question has a connection of its own. Questions come at the same intervals at which engines close idle
+    connections (vLLM after 5 s), so a kept one would often be closed just as the next question is sent.
+    """
+    headers = {"connection": "close"}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
     body = bytearray()
     try:
         async with client.stream("POST" if post else "GET", url, headers=headers, json=post) as response:
@@ -38,16 +48,18 @@ async def ask_bytes(
     except httpx.TimeoutException:
         raise AskError("does not answer in time") from None
     except httpx.ConnectError as error:
-        raise AskError(f"cannot be reached: {_reason(error)}") from None
+        refused, reason = _reason(error)
+        raise AskError(f"cannot be reached: {reason}", refused) from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise AskError(f"does not speak HTTP properly: {type(error).__name__}") from None
     return response.status_code, bytes(body)
 
 
-def _reason(error: httpx.ConnectError) -> str:
+def _reason(error: httpx.ConnectError) -> tuple[bool, str]:
+    """Whether the connection was refused, and in words what happened."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError):
-            return "connection refused"
+            return True, "connection refused"
         cause = cause.__cause__ or cause.__context__
-    return "no connection" if "attempts failed" in str(error) else str(error)
+    return False, "no connection" if "attempts failed" in str(error) else str(error)

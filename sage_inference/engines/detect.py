@@ -28,7 +28,15 @@ _ROUTES = "/openapi.json"
 
 
 class DetectError(Exception):
-    """The server cannot be asked, or is no engine; the message says how."""
+    """The server cannot be asked, or is no engine; the message says how.
+
+    ``refused``: nobody listens. ``definite``: it answered, and not as an engine that may be used.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False, definite: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+        self.definite = definite
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ async def detect(
         async with asyncio.timeout(_TIMEOUT_S):
             answers = await _interview(client, base_url, api_key)
     except AskError as error:
-        raise DetectError(str(error)) from None
+        raise DetectError(str(error), refused=error.refused) from None
     except TimeoutError:
         raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
     which = EngineKind(engine) if engine != "auto" else _engine_of(answers)
@@ -107,11 +115,12 @@ async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | No
     if isinstance(first, BaseException):
         raise first
     if first[0] in (401, 403):
-        raise DetectError(f"answers {first[0]}: it wants another api_key")
+        raise DetectError(f"answers {first[0]}: it wants another api_key", definite=True)
     said = [None if isinstance(r, BaseException) or r[0] != 200 else r[1] for r in replies]
     if said[0] is None and not isinstance(said[1], dict):
         raise DetectError(
-            f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info"
+            f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info",
+            definite=first[0] < 500 and first[0] != 429,
         )
     return _Answers(said[0], said[1], said[2], said[3], isinstance(replies[3], BaseException))
 

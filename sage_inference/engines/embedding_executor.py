@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -114,10 +114,8 @@ class EmbeddingExecutor:
 
     async def health_check(self, instance: ExecutionInstance) -> bool:
         """Whether it answers its health route with 200."""
-        await self.initialize()
-        assert self._client is not None
         try:
-            answer = await self._client.get(f"{_url(instance)}/health", timeout=min(5.0, self._timeout_s))
+            answer = await self._ask("GET", f"{_url(instance)}/health", timeout=min(5.0, self._timeout_s))
         except httpx.HTTPError:
             return False
         return answer.status_code == 200
@@ -177,13 +175,11 @@ class EmbeddingExecutor:
         return results
 
     async def _call(self, texts: list[bytes], instance: ExecutionInstance, model: str) -> Embedded:
-        await self.initialize()
-        assert self._client is not None
         body = call_body(OPENAI_ROUTE, model, texts, (), base64=True)
         self._metrics = replace(self._metrics, calls=self._metrics.calls + 1)
         name = instance.instance_id
         try:
-            answer = await self._client.post(_url(instance) + OPENAI_ROUTE, content=body)
+            answer = await self._ask("POST", _url(instance) + OPENAI_ROUTE, content=body)
             if answer.status_code in _UNAVAILABLE:
                 raise EmbeddingInstanceUnavailableError(name, f"answered {answer.status_code}")
             if answer.status_code != 200:
@@ -202,6 +198,15 @@ class EmbeddingExecutor:
         except EmbeddingExecutorError:
             self._failed()
             raise
+
+    async def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
+        """The request is repeated once where its connection breaks: engines close idle ones just as it is sent."""
+        await self.initialize()
+        assert self._client is not None
+        try:
+            return await self._client.request(method, url, **options)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return await self._client.request(method, url, **options)
 
     def _failed(self) -> None:
         self._metrics = replace(self._metrics, failures=self._metrics.failures + 1)

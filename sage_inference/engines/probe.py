@@ -17,11 +17,12 @@ _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """``error`` says why there is no status."""
+    """``error`` says why there is no status. ``refused``: nobody listens."""
 
     ok: bool
     status: int | None
     error: str | None = None
+    refused: bool = False
 
 
 async def probe(
@@ -32,7 +33,7 @@ async def probe(
         async with asyncio.timeout(timeout_s):
             status, _ = await ask(client, base_url + dialect.health_path, api_key)
     except AskError as error:
-        return ProbeResult(False, None, str(error))
+        return ProbeResult(False, None, str(error), error.refused)
     except TimeoutError:
         return ProbeResult(False, None, f"did not answer {dialect.health_path} within {timeout_s:g} s")
     return ProbeResult(status < 300 or status == 404, status)

@@ -216,9 +216,9 @@ class Fleet:
                 model=settings.model,
             )
         except DetectError as error:
-            engine.last_error = str(error)
-            engine.health.probe_failed(time.monotonic())
+            self._not_detected(engine, error)
             return False
+        engine.health.confirmed()
         before = engine.detected
         engine.adopt(detected)
         ok = await self._probe(engine)
@@ -231,6 +231,16 @@ class Fleet:
         if before != detected:
             self.gateway.instances_changed()
         return ok
+
+    def _not_detected(self, engine: Engine, error: DetectError) -> None:
+        """What is known of an engine that is well holds until it says something else."""
+        now = time.monotonic()
+        if engine.health.state is not EngineState.READY or error.refused:
+            engine.last_error = str(error)
+            engine.health.probe_failed(now, error.refused)
+        elif error.definite:
+            engine.last_error = str(error)
+            engine.health.contradicted(now)
 
     async def _compare_vectors(self, engine: Engine) -> None:
         """Let it serve embeddings only while its vectors are those of the others that serve the model."""
@@ -269,7 +279,7 @@ class Fleet:
             engine.health.probe_ok(time.monotonic())
             engine.last_error = engine.differs
         else:
-            engine.health.probe_failed(time.monotonic())
+            engine.health.probe_failed(time.monotonic(), result.refused)
             engine.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
 

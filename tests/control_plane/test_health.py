@@ -41,8 +41,42 @@ def test_five_consecutive_errors_eject_and_four_do_not() -> None:
     assert health.state is EJECTED
 
 
+def test_one_failed_probe_is_repeated_soon_and_two_in_a_row_eject() -> None:
+    health = healthy()
+    for now in (10.0, 20.0, 30.0):
+        health.probe_failed(now)
+        assert health.state is READY
+        assert health.next_probe_at(now) == now + 0.5
+        health.probe_ok(now + 0.5)
+    health.probe_failed(40.0)
+    health.probe_failed(40.5)
+    assert health.state is EJECTED
+
+
+def test_a_refused_probe_ejects_at_once_and_so_does_any_where_it_is_not_ready() -> None:
+    health = healthy()
+    health.probe_failed(1.0, refused=True)
+    assert health.state is EJECTED
+    starting = Health(HealthSettings(interval_s=5, failures=5))
+    starting.probe_failed(1.0)
+    assert starting.state is EJECTED
+
+
+def test_what_it_says_of_itself_must_be_contradicted_twice_in_a_row() -> None:
+    health = healthy()
+    health.contradicted(1.0)
+    health.confirmed()
+    health.contradicted(2.0)
+    assert health.state is READY
+    assert health.next_probe_at(2.0) == 2.5
+    health.probe_ok(2.5)  # it is well, and that is another matter
+    health.contradicted(2.5)
+    assert health.state is EJECTED
+
+
 def test_the_back_off_doubles_from_one_second_to_five() -> None:
     health, now, waits = healthy(), 100.0, []
+    health.probe_failed(now)
     for _ in range(5):
         health.probe_failed(now)
         waits.append(health.next_probe_at(now) - now)
@@ -147,24 +181,29 @@ def test_a_successor_that_was_up_before_a_probe_missed_the_one_that_drained_is_t
     assert health.state is DRAINING
 
 
-EVENTS = st.sampled_from(["probe_ok", "probe_failed", "refused", "draining", "ok", "error"])
+EVENTS = st.sampled_from(
+    ["probe_ok", "probe_failed", "refused", "draining", "contradicted", "confirmed", "ok", "error"]
+)
 
 
 def tell(health: Health, event: str, now: float) -> None:
     if event in ("ok", "error"):
         health.answered(200 if event == "ok" else 500, now)
+    elif event == "confirmed":
+        health.confirmed()
     else:
         getattr(health, event)(now)
 
 
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
 def test_the_next_probe_is_never_past_nor_over_six_seconds_away(events: list[tuple[str, float]]) -> None:
-    health, now = healthy(), 0.0
+    health, now, failed = healthy(), 0.0, 0
     for event, later in events:
         now += later
         tell(health, event, now)
         assert 0 <= health.next_probe_at(now) - now <= 6
-        if event in ("probe_failed", "refused"):
+        failed = failed + 1 if event == "probe_failed" else 0
+        if event == "refused" or failed > 1:
             assert health.state is EJECTED
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +20,7 @@ from sage_inference.engines.embedding_executor import (
 from sage_inference.simulator import vectors
 from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType
 from tests.support.gateway import free_port
+from tests.support.probed import ProbedEngine, well
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
 MODEL = "simulated-embedding"
@@ -109,3 +113,23 @@ def test_one_that_is_not_there_is_unhealthy_and_unavailable() -> None:
                 await executor.execute_embedding(["x"], nobody)
 
     asyncio.run(run())
+
+
+def test_calls_never_fail_because_the_engine_closes_the_connection_of_the_one_before() -> None:
+    """Each comes as that would happen, give or take two milliseconds."""
+
+    async def calls(port: int) -> None:
+        rng = random.Random(7)
+        instance = ExecutionInstance("e", "127.0.0.1", port, model_name="m")
+        async with EmbeddingExecutor() as executor:
+            for _ in range(100):
+                assert await executor.health_check(instance)
+                await asyncio.sleep(0.01 + rng.uniform(-0.002, 0.002))
+
+    def closes(sock: socket.socket) -> bool:
+        well(sock)
+        time.sleep(0.01)
+        return False
+
+    with ProbedEngine(closes) as engine:
+        asyncio.run(calls(engine.port))

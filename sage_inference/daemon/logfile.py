@@ -8,18 +8,21 @@ import os
 import sys
 import threading
 import time
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from sage_inference.config.settings import LoggingSettings
+from sage_inference.daemon.log_writer import LogWriter
 from sage_inference.visible import visible
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# color_message is uvicorn's: the message again, with a terminal's escapes.
+_LEFT_OUT = _STANDARD | {"color_message"}
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
-# They tell of every probe and connection at info.
+# These log every probe and connection, at info and at debug: at no level of ours is that wanted.
 _CHATTY = ("httpx", "httpcore", "uvicorn", "asyncio")
 
 
@@ -28,32 +31,30 @@ def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = 
 
     What was logged earlier stays: lines are appended.
     """
-    handlers: list[logging.Handler] = [JsonLinesFile(path, settings.max_bytes, settings.backups)]
-    if stream is not None:
-        terminal = logging.StreamHandler(stream)
-        terminal.setFormatter(HumanFormatter(colour=wants_colour(stream)))
-        handlers.append(terminal)
     root = logging.getLogger()
-    old, root.handlers[:] = (
-        [h for h in root.handlers if getattr(h, "_sage", False)],
-        [
-            *(h for h in root.handlers if not getattr(h, "_sage", False)),
-            *handlers,
-        ],
-    )
-    for handler in handlers:
-        handler._sage = True  # type: ignore[attr-defined]
-    for handler in old:
-        handler.close()
-    level = settings.level.upper()
-    root.setLevel(level)
+    ours = [handler for handler in root.handlers if isinstance(handler, (JsonLinesFile, Terminal))]
+    handlers: list[logging.Handler] = [_file(path, settings, ours)]
+    if stream is not None:
+        handlers.append(Terminal(stream))
+    root.handlers[:] = [*(handler for handler in root.handlers if handler not in ours), *handlers]
+    for handler in ours:
+        if handler not in handlers:
+            handler.close()
+    root.setLevel(settings.level.upper())
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(
-            max(logging.WARNING, root.level) if level != "DEBUG" else logging.INFO
-        )
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     # A full disk or a closed terminal must not turn each line into a traceback.
     logging.raiseExceptions = False
+
+
+def _file(path: Path, settings: LoggingSettings, known: Sequence[logging.Handler]) -> JsonLinesFile:
+    """The handler that writes to ``path`` already, which may have lost lines to report; or a new one."""
+    for handler in known:
+        if isinstance(handler, JsonLinesFile) and handler.writer.path == path:
+            handler.writer.max_bytes, handler.writer.backups = settings.max_bytes, settings.backups
+            return handler
+    return JsonLinesFile(path, settings.max_bytes, settings.backups)
 
 
 def log_uncaught() -> None:
@@ -90,7 +91,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        document.update((k, v) for k, v in vars(record).items() if k not in _STANDARD and k not in document)
+        document.update((k, v) for k, v in vars(record).items() if k not in _LEFT_OUT and k not in document)
         if record.exc_info and record.exc_info[0] is not None:
             document["exception"] = self.formatException(record.exc_info)
         return json.dumps(document, default=str).replace("\x7f", "\\u007f")
@@ -115,22 +116,71 @@ class HumanFormatter(logging.Formatter):
         return line
 
 
-class JsonLinesFile(RotatingFileHandler):
-    """Rotates by size; only its owner may read it. Zero backups keep the current file alone."""
+class Terminal(logging.StreamHandler[TextIO]):
+    """Shows each record to the person who started the gateway in the foreground."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(HumanFormatter(colour=wants_colour(stream)))
+
+
+class JsonLinesFile(logging.Handler):
+    """Appends each record to the log as a line of JSON.
+
+    Lines that cannot be written are counted. The first one is reported on standard error, and the number
+    of lost lines is the first line of the log as soon as it takes lines again.
+    """
 
     def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
-        self._keeps_none = backups == 0
-        super().__init__(path, maxBytes=max_bytes, backupCount=max(1, backups), encoding="utf-8", delay=True)
+        super().__init__()
+        self.writer = LogWriter(path, max_bytes, backups)
+        self.lost = 0
+        self._reason = ""
         self.setFormatter(JsonFormatter())
 
-    def _open(self) -> TextIOWrapper:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return open(os.open(self.baseFilename, flags, 0o600), "a", encoding="utf-8")  # noqa: PTH123, SIM115
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self._line(record)
+        except Exception:
+            self.handleError(record)
+            return
+        try:
+            if self.lost:
+                message = "%d log lines were lost while they could not be written: %s"
+                self.writer.append(self._line(_warning(message, self.lost, self._reason)))
+                self.lost = 0
+            self.writer.append(line)
+        except OSError as error:
+            self._lose(error)
+        else:
+            self._report_rotation()
 
-    def doRollover(self) -> None:  # noqa: N802 - the name is logging's
-        super().doRollover()
-        if self._keeps_none:
-            Path(f"{self.baseFilename}.1").unlink(missing_ok=True)
+    def close(self) -> None:
+        self.writer.close()
+        super().close()
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode("ascii", "backslashreplace") + b"\n"
+
+    def _lose(self, error: OSError) -> None:
+        self._reason = f"{error.filename}: {error.strerror}"
+        if not self.lost:
+            # What standard error is, a full disk perhaps, is not for a handler of logs to fail by.
+            with suppress(OSError, ValueError, AttributeError):
+                print(visible(f"log lines are lost: {self._reason}"), file=sys.stderr, flush=True)
+        self.lost += 1
+
+    def _report_rotation(self) -> None:
+        error, self.writer.rotation_error = self.writer.rotation_error, None
+        if error is not None:
+            message = "the log grows beyond logging.max_bytes, it cannot be rotated: %s: %s"
+            with suppress(OSError):
+                self.writer.append(self._line(_warning(message, self.writer.path, error.strerror)))
+
+
+def _warning(message: str, *values: Any) -> logging.LogRecord:
+    name = "sage_inference.daemon.log"
+    return logging.LogRecord(name, logging.WARNING, __file__, 0, message, values, None)
 
 
 def wants_colour(stream: TextIO) -> bool:

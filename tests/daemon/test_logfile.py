@@ -115,8 +115,21 @@ def test_a_full_disk_stops_nobody_and_floods_nothing(
 ) -> None:
     (tmp_path / "log").symlink_to("/dev/full")
     logfile.configure(tmp_path / "log", LoggingSettings())
-    logging.getLogger("x").error("lost")
-    assert capfd.readouterr().err == ""
+    for _ in range(100):
+        logging.getLogger("x").error("lost")
+    assert capfd.readouterr().err == f"log lines are lost: {tmp_path / 'log'}: No space left on device\n"
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "error"])
+def test_libraries_that_log_every_request_are_heard_from_warnings_on(tmp_path: Path, level: str) -> None:
+    path = tmp_path / "log"
+    logfile.configure(path, LoggingSettings(level=level))
+    for name in ("httpx", "httpcore.connection", "uvicorn.error", "asyncio"):
+        logging.getLogger(name).info("HTTP Request: GET /health", extra={"color_message": "\x1b[1mGET"})
+        logging.getLogger(name).debug("connect_tcp.started")
+        logging.getLogger(name).error("failed", extra={"color_message": "\x1b[1mfailed", "port": 1})
+    assert [entry["message"] for entry in entries(path)] == ["failed"] * 4
+    assert all(entry["port"] == 1 and "color_message" not in entry for entry in entries(path))
 
 
 @pytest.mark.parametrize("thread", [False, True])

@@ -1,0 +1,105 @@
+"""Appends lines to a log that rotates by size, and that others may move, remove, truncate or fill up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from pathlib import Path
+
+MOST_PARTS = 100  # of a log; a file whose name ends in a larger number is not ours
+
+_ROTATE_AGAIN_S = 60.0  # after a failure
+
+# Nonblocking: a FIFO that nobody reads must not stop the gateway. It changes nothing for files.
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class LogWriter:
+    """The file at ``path``, readable by its owner alone, and its parts ``path.1`` … ``path.N``, the newest first.
+
+    Each append looks whether the path still names the open file, so a log that was renamed or removed is
+    there again with the next line, and so is its directory. Where the path is a symbolic link, the parts
+    lie beside its target. Not for several threads at once.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self.backups = backups
+        self._descriptor = -1
+        self._identity = (0, 0)
+        self._rotates_from = 0.0
+        self.rotation_error: OSError | None = (
+            None  # of the last attempt; the handler reports it and sets None
+        )
+
+    def append(self, line: bytes) -> None:
+        """Write the whole line, or raise ``OSError``, which names the file, and leave nothing of it."""
+        try:
+            found = self._current()
+            if stat.S_ISREG(found.st_mode) and found.st_size and found.st_size + len(line) > self.max_bytes:
+                self._rotate()
+                found = self._current()
+            self._write(line, found.st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            # Some file systems report here what they could not write; the next append reports it again.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _current(self) -> os.stat_result:
+        """The open file's status, after it was opened anew if the path names another one or none."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    found = self.path.stat()
+                except PermissionError:  # what is open can still be written
+                    return os.fstat(self._descriptor)
+                if (found.st_dev, found.st_ino) == self._identity:
+                    return found
+            self.close()
+        try:
+            self._descriptor = os.open(self.path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            Path(os.path.realpath(self.path)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, _FLAGS, 0o600)
+        found = os.fstat(self._descriptor)
+        self._identity = (found.st_dev, found.st_ino)
+        return found
+
+    def _write(self, line: bytes, size: int) -> None:
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+        except OSError:
+            if written:  # half a line would swallow the next one
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, size)
+            raise
+
+    def _rotate(self) -> None:
+        """Make room under the path. A log that cannot be renamed grows on, which loses less than no log."""
+        if time.monotonic() < self._rotates_from:
+            return
+        path = os.path.realpath(self.path)
+        try:
+            for number in range(self.backups + 1, MOST_PARTS + 1):  # kept when more were wanted
+                Path(f"{path}.{number}").unlink(missing_ok=True)
+            for number in range(self.backups - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{path}.{number}").replace(f"{path}.{number + 1}")
+            with contextlib.suppress(FileNotFoundError):
+                if self.backups:
+                    Path(path).replace(f"{path}.1")
+                else:
+                    Path(path).unlink()
+        except OSError as error:
+            self._rotates_from = time.monotonic() + _ROTATE_AGAIN_S
+            self.rotation_error = error

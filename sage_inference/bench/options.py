@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_inference.bench import distribution, mix, slo, trace
-from sage_inference.bench.errors import OptionConflict, OptionError
+from sage_inference.bench.errors import BenchError, OptionConflict, OptionError
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.mix import Mix
 from sage_inference.bench.plan import Closed, Open, Plan, Replay
@@ -95,10 +95,17 @@ def check(given: Given) -> Checked:
 
 def _load(given: Given) -> Closed | Open | Replay:
     if given.trace is not None:
-        return Replay(trace.read(Path(given.trace).expanduser()), given.speedup or 1.0)
+        return Replay(trace.read(_path(given.trace)), given.speedup or 1.0)
     if given.rate is not None:
         return Open(given.rate)
     return Closed(given.concurrency or CONCURRENCY)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BenchError(f"trace {text} cannot be read: there is no such home directory") from None
 
 
 def _check_numbers(given: Given) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sage_inference.cli import complete, terminal
+from sage_inference.cli import complete, standard_streams, terminal
 from sage_inference.cli.errors import Failure, document, from_exception
 from sage_inference.cli.exit_codes import EPILOG, ExitCode
 from sage_inference.cli.inference import InferenceGroup
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     program = program or _program_name(sys.argv[0])
     args = _arguments(program, list(sys.argv[1:] if argv is None else argv))
     colour = terminal.colour_choice(args)
+    standard_streams.open_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name of a file may hold bytes that are no text: shown escaped, not an error.
         if hasattr(stream, "reconfigure"):
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         sys.stdout.flush()
         return int(status or 0)
     except BrokenPipeError:
-        # The reader of our output has had enough (`| head`). Python would complain again while it exits.
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - lives until exit
+        # The reader of our output has had enough (`| head`).
+        standard_streams.give_up_output()
         return ExitCode.FAILED
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         if complete.asked(program):
             return ExitCode.DONE
         return _failed(error, args, colour)
+    finally:
+        standard_streams.give_up_broken_output()
 
 
 def _program_name(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -129,7 +130,12 @@ def _in_background(paths: Any, flags: Any, required: bool) -> None:
 def _here(paths: Any, flags: Any, required: bool) -> None:
     from sage_inference.daemon.run import run
 
-    run(paths, flags, config_required=required, on_ready=lambda status: announce(status, paths.log_file))
+    def ready(status: dict[str, Any]) -> None:
+        # Nobody has to read what a gateway prints: `start | head -1`, a full disk, a closed terminal.
+        with suppress(OSError):
+            announce(status, paths.log_file)
+
+    run(paths, flags, config_required=required, on_ready=ready)
 
 
 def announce(status: dict[str, Any], log_file: Any) -> None:

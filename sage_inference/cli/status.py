@@ -7,6 +7,8 @@ from typing import Any
 import typer
 
 from sage_inference.cli import table, terminal
+from sage_inference.cli.errors import from_exception
+from sage_inference.cli.exit_codes import ExitCode
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
 
@@ -25,7 +27,13 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import control
 
-    state = control.inspect(Paths.resolve())
+    try:
+        state = control.inspect(Paths.resolve())
+    except Exception as error:
+        # Exit 1 would mean a gateway that died and left its files.
+        failure = from_exception(error)
+        failure.exit_code = ExitCode.UNKNOWN
+        raise failure from None
     if as_json:
         terminal.say_json(document(state))
     else:

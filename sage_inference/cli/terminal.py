@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -32,17 +33,26 @@ def colour_choice(args: Sequence[str], environ: Mapping[str, str] | None = None)
 def say(text: str, *, style: str | None = None) -> None:
     """Part of the answer: one line on stdout. Its control characters are shown, not obeyed."""
     text = visible(text)
-    typer.echo(typer.style(text, fg=style) if style else text)
+    _print(typer.style(text, fg=style) if style else text)
 
 
 def say_json(document: Any, *, indent: int | None = None) -> None:
     """An answer for a script, on stdout."""
-    typer.echo(json_text(document, indent=indent))
+    _print(json_text(document, indent=indent))
 
 
 def say_made(text: str) -> None:
     """Lines that we made, with their line breaks and colours. Text from outside in them must be ``visible``."""
-    typer.echo(text)
+    _print(text)
+
+
+def _print(text: str) -> None:
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
@@ -52,11 +62,14 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 
 def talk(text: str) -> None:
     """About the answer: a line on stderr."""
-    typer.echo(visible(text), err=True)
+    # A full or closed stderr must not change what the command does.
+    with contextlib.suppress(OSError):
+        typer.echo(visible(text), err=True)
 
 
 def warn(text: str, hint: str | None = None) -> None:
-    _remark("warning:", "yellow", text, hint, None)
+    with contextlib.suppress(OSError):
+        _remark("warning:", "yellow", text, hint, None)
 
 
 def fail(message: str, hint: str | None, colour: bool | None) -> None:

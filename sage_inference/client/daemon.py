@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sage_inference.client.endpoint import Endpoint
+from sage_inference.config.errors import ConfigError
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import lock, pidfile
 from sage_inference.daemon.errors import DaemonError
@@ -14,10 +15,10 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
     """Where it listens, or why there is none."""
-    paths = Paths.resolve(environ=environ)
     try:
+        paths = Paths.resolve(environ=environ)
         held = lock.look(paths.lock_file).held
-    except DaemonError as error:
+    except (ConfigError, DaemonError) as error:
         return str(error)
     info = pidfile.read(paths.pid_file)
     if not held:

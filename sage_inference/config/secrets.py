@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from sage_inference.config.paths import expanded
 
 
 class SecretError(Exception):
@@ -37,7 +38,7 @@ class Secret:
         else:
             name = f'file "{where}"'
             try:
-                value = Path(where).expanduser().read_text(encoding="utf-8")
+                value = expanded(where).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not text"
                 raise SecretError(f"{name} is not readable: {reason}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
 
 
 def _not_held(paths: Paths, holding: lock.Holding, info: PidInfo | None) -> DaemonState:
-    if not holding.left_behind and not paths.pid_file.exists():
+    if not holding.left_behind and not os.path.lexists(paths.pid_file):
         return DaemonState("stopped")
     process = holding.holder or (info.process if info else None)
     who = f"pid {process.pid}" if process else "the gateway"

@@ -7,6 +7,8 @@ import os
 from sage_inference.config.paths import Paths
 from sage_inference.daemon.errors import DaemonError
 
+HOME_HINT = "SAGE_INFERENCE_HOME names another folder for the gateway's files"
+
 
 def ensure(paths: Paths) -> None:
     """Make those that are missing, for their owner only. Raises ``DaemonError``."""
@@ -18,12 +20,8 @@ def ensure(paths: Paths) -> None:
                 usable = os.access(directory, os.W_OK | os.X_OK)
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise DaemonError(
-                    f"directory {directory} cannot be made: {reason}", "SAGE_INFERENCE_HOME puts it elsewhere"
-                ) from None
+                raise DaemonError(f"directory {directory} cannot be made: {reason}", HOME_HINT) from None
             if not usable:
-                raise DaemonError(
-                    f"directory {directory} is not writable", "SAGE_INFERENCE_HOME puts it elsewhere"
-                )
+                raise DaemonError(f"directory {directory} is not writable", HOME_HINT)
     finally:
         os.umask(before)

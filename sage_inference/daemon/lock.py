@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from sage_inference.daemon.process import Process
 # microseconds, and a winner writes its pid right after locking: both pass well within this.
 _INTRODUCTION_S = 2.0
 _RETRY_S = 0.005
+# What network and user space file systems answer that cannot lock.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,10 @@ class Lock:
     @classmethod
     def take(cls, path: Path) -> Lock:
         """Raises ``AlreadyRunning`` with the holder's pid."""
-        descriptor = _open(path)
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             deadline = time.monotonic() + _INTRODUCTION_S
-            while not _try(descriptor, fcntl.LOCK_EX):
+            while not _try(path, descriptor, fcntl.LOCK_EX):
                 holder = _read(descriptor)
                 if holder is not None and holder.alive:
                     raise AlreadyRunning(holder.pid)
@@ -73,14 +76,12 @@ class Lock:
 def look(path: Path) -> Holding:
     """Who holds the lock now, without disturbing them."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return Holding(False, None)
-    except OSError as error:
-        raise _unusable(path, error) from None
     try:
         # Shared: two that look don't see each other, and a start that meets us tries again.
-        held = not _try(descriptor, fcntl.LOCK_SH)
+        held = not _try(path, descriptor, fcntl.LOCK_SH)
         return Holding(held, _read(descriptor))
     finally:
         os.close(descriptor)
@@ -88,9 +89,9 @@ def look(path: Path) -> Holding:
 
 def clean_up(path: Path, then: Callable[[], object]) -> bool:
     """Wipe what a dead holder left and do ``then`` while nobody can start. False if it is held."""
-    descriptor = _open(path)
+    descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
-        if not _try(descriptor, fcntl.LOCK_EX):
+        if not _try(path, descriptor, fcntl.LOCK_EX):
             return False
         then()
         os.ftruncate(descriptor, 0)
@@ -99,31 +100,43 @@ def clean_up(path: Path, then: Callable[[], object]) -> bool:
         os.close(descriptor)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, flags: int) -> int:
+    """Raises ``FileNotFoundError`` if the flags make no file, ``DaemonError`` if it cannot be a lock."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise _unusable(path, error) from None
+        # Without O_NONBLOCK a pipe that lies there would be waited for.
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except FileNotFoundError:
+        if flags & os.O_CREAT:
+            raise _unusable(path, "its directory is missing") from None
+        raise
+    except (OSError, ValueError) as error:
+        raise _unusable(path, getattr(error, "strerror", None) or str(error)) from None
+    # A directory opens for reading, and can even be locked.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unusable(path, "it is not a regular file")
+    return descriptor
 
 
-def _unusable(path: Path, error: OSError) -> DaemonError:
+def _unusable(path: Path, reason: str) -> DaemonError:
     return DaemonError(
-        f"lock file {path} cannot be opened: {error.strerror}", "SAGE_INFERENCE_HOME puts it elsewhere"
+        f"lock file {path} cannot be opened: {reason}",
+        "remove it if it is in the way; SAGE_INFERENCE_HOME names another folder for the gateway's files",
     )
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try(path: Path, descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno == errno.ENOLCK:
-            raise DaemonError(
-                "the file system of the state directory has no locks",
-                "SAGE_INFERENCE_HOME puts it on a local one",
-            ) from None
-        raise
+        missing = error.errno in _NO_LOCKS
+        reason = "its file system has no locks" if missing else error.strerror
+        raise DaemonError(
+            f"lock file {path} cannot be locked: {reason}",
+            "SAGE_INFERENCE_HOME names another folder for the gateway's files, such as one on a local disk",
+        ) from None
     return True
 
 

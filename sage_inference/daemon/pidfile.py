@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sage_inference.daemon.errors import DaemonError
 from sage_inference.daemon.process import Process
 
 Phase = Literal["starting", "running", "stopping"]
@@ -21,6 +22,19 @@ _TYPES: dict[str, Any] = {
     "dict[str, Any]": dict,
     "Phase": str,
 }
+
+
+class PidfileError(DaemonError):
+    """The pidfile cannot be written or removed; mostly because something else lies in its place."""
+
+    code = "pidfile"
+
+    def __init__(self, path: Path, deed: str, error: OSError) -> None:
+        super().__init__(
+            f"pidfile {path} cannot be {deed}: {error.strerror}",
+            "remove what is in its place, or name another folder in SAGE_INFERENCE_HOME",
+        )
+        self.reason = error.strerror
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +65,21 @@ class PidInfo:
 
 
 def write(path: Path, info: PidInfo) -> None:
-    """Atomically, readable for the owner only: it holds the run's admin token."""
+    """Atomically, readable for the owner only: it holds the run's admin token. Raises ``PidfileError``."""
     # Only the holder of the lock writes, so one name is enough; what a killed one left is overwritten.
     draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(info), file)
-        draft.replace(path)
-    except BaseException:
         draft.unlink(missing_ok=True)
-        raise
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(asdict(info), file)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PidfileError(path, "written", error) from None
 
 
 def read(path: Path) -> PidInfo | None:
@@ -94,7 +111,11 @@ def parse(raw: bytes) -> PidInfo | None:
 
 
 def remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    """Raises ``PidfileError``."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise PidfileError(path, "removed", error) from None
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -56,7 +56,7 @@ def run(
             _Run(paths, flags, notifier, background, config_required).serve(on_ready)
         finally:
             # In this order: who sees the lock free finds nothing left behind.
-            with suppress(OSError):
+            with suppress(DaemonError):
                 pidfile.remove(paths.pid_file)
             lock.release()
 
@@ -187,8 +187,8 @@ class _Run:
         assert self.info is not None
         try:
             self._note(replace(self.info, **changes))
-        except OSError as error:
-            log.warning("pidfile %s cannot be written: %s", self.paths.pid_file, error.strerror)
+        except DaemonError as error:
+            log.warning("%s", error)
 
 
 @contextmanager

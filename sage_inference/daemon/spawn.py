@@ -13,8 +13,15 @@ from typing import IO, Any
 from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import lock
-from sage_inference.daemon.directories import ensure
-from sage_inference.daemon.errors import LOG_HINT, UNEXPECTED, AlreadyRunning, StartFailed, StartTimeout
+from sage_inference.daemon.directories import HOME_HINT, ensure
+from sage_inference.daemon.errors import (
+    LOG_HINT,
+    UNEXPECTED,
+    AlreadyRunning,
+    DaemonError,
+    StartFailed,
+    StartTimeout,
+)
 from sage_inference.daemon.order import Order
 from sage_inference.daemon.readiness import await_report, reported_error
 from sage_inference.interpreter import command, environment
@@ -138,7 +145,10 @@ def _output_file(paths: Paths) -> Iterator[IO[bytes]]:
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _LARGEST_OUTPUT:
             path.replace(path.with_suffix(".err.1"))
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DaemonError(f"{path} cannot be opened: {error.strerror}", HOME_HINT) from None
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         yield file
 

@@ -10,12 +10,12 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
 from sage_inference.config.errors import ConfigError
-from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.config.settings import InstanceSettings, ServerSettings, Settings
 from sage_inference.engines.processes.simulated import SimulatorError as SimulatorError  # ``run`` raises it
 from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
@@ -27,10 +27,23 @@ from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 
+SETTLE_S = 1.0  # a shell may forward SIGHUP a little before its terminal is gone
+
 log = logging.getLogger("sage_inference.server")
 
 
 def _nothing(*_: Any) -> None: ...
+
+
+class Hangup(Protocol):
+    """The meaning of a SIGHUP."""
+
+    @property
+    def ignored(self) -> bool:
+        """True if SIGHUP is to have no effect."""
+
+    def terminal_is_gone(self) -> bool:
+        """True if SIGHUP came because the gateway's terminal was closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class RunHooks:
     ready: Callable[[dict[str, Any]], None] = _nothing
     stopping: Callable[[], None] = _nothing
     reloading: Callable[[], None] = _nothing
+    configured: Callable[[Settings], None] = _nothing  # after a reload that took settings over
     reloaded: Callable[[], None] = _nothing
     watchdog: Callable[[], None] = _nothing
 
@@ -149,10 +163,13 @@ class RunningGateway:
         """Read the configuration again and take it over. Raises ``ConfigError`` and changes nothing."""
         self.hooks.reloading()
         try:
-            settings = self._with_extra(self._load())
-            self._check_address(settings)
+            loaded = self._load()
+            settings = self._with_extra(loaded)
+            before = self.gateway.settings.server
             self.gateway.configure(settings)
             changes = self.fleet.apply(settings)
+            self._note_address(before, settings.server)
+            self.hooks.configured(loaded)
             log.info(
                 "reloaded: added %s, removed %s, changed %s",
                 *(", ".join(part) or "none" for part in (changes.added, changes.removed, changes.changed)),
@@ -161,8 +178,7 @@ class RunningGateway:
         finally:
             self.hooks.reloaded()
 
-    def _check_address(self, settings: Settings) -> None:
-        old, new = self.gateway.settings.server, settings.server
+    def _note_address(self, old: ServerSettings, new: ServerSettings) -> None:
         if (old.host, old.port) != (new.host, new.port):
             log.warning("server.host and server.port take effect at the next restart")
 
@@ -179,7 +195,7 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def _signals(running: RunningGateway) -> AsyncIterator[None]:
+async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
@@ -191,7 +207,21 @@ async def _signals(running: RunningGateway) -> AsyncIterator[None]:
         except ConfigError as error:
             log.error("configuration not taken over, the old one holds: %s", error)
 
-    handlers = {signal.SIGTERM: running.stop, signal.SIGINT: interrupt, signal.SIGHUP: reload}
+    def stop_without_terminal() -> bool:
+        gone = hangup is not None and hangup.terminal_is_gone()
+        if gone:
+            log.info("the terminal was closed")
+            running.stop()
+        return gone
+
+    def hang_up() -> None:
+        if not stop_without_terminal():
+            reload()
+            loop.call_later(SETTLE_S, stop_without_terminal)
+
+    handlers = {signal.SIGTERM: running.stop, signal.SIGINT: interrupt, signal.SIGHUP: hang_up}
+    if hangup is not None and hangup.ignored:
+        del handlers[signal.SIGHUP]
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
@@ -209,11 +239,12 @@ async def run(
     admin_token: str | None = None,
     simulate: bool = False,
     hooks: RunHooks | None = None,
+    hangup: Hangup | None = None,
 ) -> None:
     """Serve on ``sock`` until SIGTERM or SIGINT.
 
     SIGTERM drains, SIGINT drains and a second one ends at once, SIGHUP calls ``load`` and takes over what
-    it returns. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
+    it returns. SIGHUP drains if it comes from a terminal that was closed. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
     Raises ``SimulatorError`` where one does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -223,7 +254,7 @@ async def run(
         running = RunningGateway(
             settings, load=load, admin_token=admin_token, hooks=hooks, extra_instances=tuple(extra)
         )
-        async with _signals(running):
+        async with _signals(running, hangup):
             await running.serve(sock)
 
 

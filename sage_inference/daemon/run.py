@@ -21,6 +21,7 @@ from sage_inference.daemon import logfile, pidfile
 from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError
+from sage_inference.daemon.hangup import Hangup
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
 from sage_inference.daemon.order import has_literal_key, recordable
@@ -50,10 +51,11 @@ def run(
     """
     notifier = Notifier.from_environ(os.environ)
     ensure(paths)
-    with _ends_in_order():
+    hangup = Hangup(background=background)
+    with _ends_in_order(hangup):
         lock = Lock.take(paths.lock_file)
         try:
-            _Run(paths, flags, notifier, background, config_required).serve(on_ready)
+            _Run(paths, flags, notifier, background, config_required, hangup).serve(on_ready)
         finally:
             # In this order: who sees the lock free finds nothing left behind.
             with suppress(DaemonError):
@@ -75,13 +77,20 @@ class _Run:
     """What one run remembers; ``info`` is what the pidfile says."""
 
     def __init__(
-        self, paths: Paths, flags: Flags, notifier: Notifier, background: bool, config_required: bool
+        self,
+        paths: Paths,
+        flags: Flags,
+        notifier: Notifier,
+        background: bool,
+        config_required: bool,
+        hangup: Hangup,
     ) -> None:
         self.paths = paths
         self.flags = flags
         self.notifier = notifier
         self.background = background
         self.config_required = config_required
+        self.hangup = hangup
         self.info: PidInfo | None = None
 
     def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
@@ -89,6 +98,7 @@ class _Run:
         logfile.log_uncaught()
         try:
             settings = self._load()
+            self._log_to(settings.logging)
             sock = bind(settings.server.host, settings.server.port)
         except Exception as error:
             if self.background:  # in the foreground it is shown anyway
@@ -115,6 +125,7 @@ class _Run:
             admin_token=token,
             simulate=self.flags.simulate,
             hooks=self._hooks(on_ready),
+            hangup=self.hangup,
         )
         try:
             with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
@@ -124,11 +135,7 @@ class _Run:
         log.info("stopped")
 
     def _load(self) -> Settings:
-        settings = load_settings(self.paths, self.flags, config_required=self.config_required)
-        self._log_to(settings.logging)
-        if self.info is not None and self.info.drain_s != settings.timeouts.drain_s:
-            self._update(drain_s=settings.timeouts.drain_s)
-        return settings
+        return load_settings(self.paths, self.flags, config_required=self.config_required)
 
     def _log_to(self, settings: LoggingSettings) -> None:
         logfile.configure(self.paths.log_file, settings, stream=None if self.background else sys.stderr)
@@ -148,12 +155,22 @@ class _Run:
             self._update(phase="stopping")
             self.notifier.stopping("finishing running requests")
 
+        def configured(settings: Settings) -> None:
+            self._log_to(settings.logging)
+            if self.info is not None and self.info.drain_s != settings.timeouts.drain_s:
+                self._update(drain_s=settings.timeouts.drain_s)
+
+        def each_second() -> None:
+            self.notifier.watchdog()
+            self.hangup.look()
+
         return RunHooks(
             ready=ready,
             stopping=stopping,
             reloading=self.notifier.reloading,
+            configured=configured,
             reloaded=self.notifier.ready,
-            watchdog=self.notifier.watchdog,
+            watchdog=each_second,
         )
 
     def _describe(self, sock: socket.socket, settings: Settings, token: str) -> PidInfo:
@@ -192,7 +209,7 @@ class _Run:
 
 
 @contextmanager
-def _ends_in_order() -> Iterator[None]:
+def _ends_in_order(hangup: Hangup) -> Iterator[None]:
     """Until the server handles signals itself, and after: SIGTERM unwinds instead of killing."""
 
     def end(number: int, _: object) -> None:
@@ -200,10 +217,15 @@ def _ends_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
+    def hang_up(number: int, frame: object) -> None:
+        # Otherwise there is nothing to reload yet.
+        if hangup.terminal_is_gone():
+            end(number, frame)
+
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGTERM, end)
-    # A reload that comes before there is anything to reload.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if not hangup.ignored:
+        signal.signal(signal.SIGHUP, hang_up)
     try:
         yield
     finally:

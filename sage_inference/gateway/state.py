@@ -235,11 +235,17 @@ class Gateway:
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Take over new settings; requests under way finish under the old ones."""
+        """Take over new settings; requests under way finish under the old ones.
+
+        Raises ``ConfigError``, ``SecretError``, and then changes nothing.
+        """
+        # First all that can fail.
+        record_file = self.decisions.file_at(settings.scheduling.record_file)
+        guard = Guard(settings, self._id_start.decode())
         self.settings = settings
         # Requests' heads that were parsed and found good; a new guard may judge anew.
         self.known_heads: KnownHeads[RequestHead] = KnownHeads(MOST_KNOWN)
-        self.guard = Guard(settings, self._id_start.decode())
+        self.guard = guard
         self.timeouts = settings.timeouts
         self.limits = settings.limits
         self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
@@ -248,6 +254,7 @@ class Gateway:
         self.registry.changed()
         self._track_prompts()
         self.embeddings.aggregator.configure(_rules(settings))
+        self.decisions.record_to(record_file)
         self._schedule(settings)
 
     def _schedule(self, settings: Settings) -> None:
@@ -255,7 +262,6 @@ class Gateway:
         manager, scheduling = self.manager, settings.scheduling
         manager.limits = settings.limits
         manager.llm_share = llm_share(scheduling)
-        self.decisions.record_to(scheduling.record_file)
         manager.books.reads_all_usage = scheduling.record_file is not None
         manager.tenants.weights = {key.name: key.weight for key in settings.api_keys}
         self._key_priority = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.paths import expanded
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.telemetry.decision_document import document
 from sage_inference.telemetry.decision_file import DecisionFile
@@ -26,14 +27,28 @@ class Watcher(DecisionLog):
         """A request's attempts, as far as they are still kept."""
         return [document(attempt, self._epoch) for attempt in self.of(request_id)]
 
-    def record_to(self, path: str | None) -> None:
+    def file_at(self, path: str | None) -> DecisionFile | None:
+        """The file to write to from now on, for ``record_to``. Raises ``ConfigError`` if it cannot be written."""
+        if path is None:
+            return None
+        try:
+            wanted = expanded(path)
+            file = self._file
+            if file is None or file.path != wanted:
+                file = DecisionFile(wanted, self._epoch)
+            file.touch()
+        except OSError as error:
+            problem = f"scheduling.record_file {path} cannot be written: {error.strerror}"
+            raise ConfigError(problem, key="scheduling.record_file") from None
+        return file
+
+    def record_to(self, file: DecisionFile | None) -> None:
         """Write attempts that end to this file from now on, or to none."""
-        wanted = None if path is None else Path(path).expanduser()
-        if self._file is not None and self._file.path == wanted:
+        if file is self._file:
             return
         self.write()
-        self._file = None if wanted is None else DecisionFile(wanted, self._epoch)
-        self._manager.on_end = None if self._file is None else self._file.add
+        self._file = file
+        self._manager.on_end = None if file is None else file.add
 
     @property
     def unwritten(self) -> bool:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections import deque
 from pathlib import Path
+from typing import TextIO
 
 from sage_inference.control_plane.load import Placement
 from sage_inference.telemetry.decision_document import document
@@ -30,6 +31,11 @@ class DecisionFile:
         self.held: deque[Placement] = deque(maxlen=_MOST_HELD)
         self._failed = False
 
+    def touch(self) -> None:
+        """Make the file, if it is not there. Raises ``OSError`` if it cannot be written."""
+        with self._opened():
+            pass
+
     def add(self, attempt: Placement) -> None:
         self.held.append(attempt)
 
@@ -48,10 +54,14 @@ class DecisionFile:
             self._failed = False
 
     def _append(self, text: str) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and self.path.stat().st_size + len(text) > self._largest:
             self.path.replace(self.path.with_name(self.path.name + ".1"))
-        # Who asks what how much is nobody else's business.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+        with self._opened() as file:
             file.write(text)
+
+    def _opened(self) -> TextIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # For the owner alone: the file shows who asks for how much. Without O_NONBLOCK a pipe that
+        # nobody reads would stop the gateway.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.fdopen(os.open(self.path, flags, 0o600), "a", encoding="utf-8")

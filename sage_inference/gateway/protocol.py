@@ -547,6 +547,12 @@ class GatewayProtocol(HttpToolsProtocol):
                 running.caller_left()
             self.transport.abort()
             return
+        if running is not None:
+            running.status = error.status
+        elif self.gateway.stats.access is not None:
+            begun = self.parser is not None and self._in_message and self.url
+            method = self.parser.get_method() if begun else b""
+            self.gateway.stats.access.refused(method, self.url if begun else b"", error.status)
         body = error.body()
         self.write(
             STATUS_LINES[error.status]

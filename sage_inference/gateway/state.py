@@ -26,6 +26,7 @@ from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.turn import Turn
+from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
@@ -250,6 +251,7 @@ class Gateway:
         self.limits = settings.limits
         self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
         self.retries = settings.scheduling.retries
+        self.stats.access = AccessLog() if settings.logging.access else None
         self.registry.aliases = dict(settings.aliases)
         self.registry.changed()
         self._track_prompts()

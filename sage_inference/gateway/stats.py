@@ -8,6 +8,7 @@ from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.metrics import Histogram
 
 if TYPE_CHECKING:
+    from sage_inference.gateway.access_log import AccessLog
     from sage_inference.gateway.relay.exchange import Exchange
 
 
@@ -28,6 +29,7 @@ class Stats:
         self.cut = 0
         self.handed_over = self.handover_failures = 0
         self.waits = Histogram(_WAITS)
+        self.access: AccessLog | None = None
 
     @property
     def total(self) -> int:
@@ -43,3 +45,5 @@ class Stats:
                 self.cut += 1
         outcomes, key = self.outcomes, (exchange.head.route.path, status)
         outcomes[key] = outcomes.get(key, 0) + 1
+        if self.access is not None:
+            self.access.ended(exchange, phase)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
+from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.errors import ApiError
@@ -25,6 +26,28 @@ from sage_inference.gateway.state import Gateway
 def error_response(error: ApiError) -> Response:
     headers = {name.decode(): value.decode() for name, value in error.headers}
     return Response(error.body(), error.status, headers, media_type="application/json")
+
+
+class CorsMiddleware:
+    """Answers browsers for the origins that the settings name now: a reload may change them."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._origins: tuple[str, ...] = ()
+        self._cors = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._gateway.settings.server.cors_origins
+        if origins != self._origins:
+            self._origins = origins
+            self._cors = self._for(origins) if origins else self._app
+        await self._cors(scope, receive, send)
+
+    def _for(self, origins: tuple[str, ...]) -> ASGIApp:
+        # As the guard compares them. Browsers send origins in lower case and without a slash.
+        allowed = [origin.rstrip("/").lower() for origin in origins]
+        return CORSMiddleware(self._app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
 
 
 class GuardMiddleware:
@@ -46,7 +69,7 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            self.gateway.guard.check(scope["path"], scope["headers"])
+            scope[TENANT] = self.gateway.guard.check(scope["path"], scope["headers"]) or None
         except ApiError as error:
             await error_response(error)(scope, receive, stamped)
         else:
@@ -81,13 +104,11 @@ def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[
 
     The gateway's own server takes the relayed routes before they come here; any other finds them here too.
     """
-    middleware = [Middleware(GuardMiddleware, gateway=gateway)]
-    origins = gateway.settings.server.cors_origins
-    if origins:
-        cors = Middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
-        )
-        middleware.insert(0, cors)
+    middleware = [
+        Middleware(AccessMiddleware, gateway=gateway),
+        Middleware(CorsMiddleware, gateway=gateway),
+        Middleware(GuardMiddleware, gateway=gateway),
+    ]
     app = Starlette(
         routes=[
             Route("/", health.info),

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
+from sage_inference.gateway.api.access import RELAYED
 from sage_inference.gateway.callers import Callers, CutShortError, Reply
 from sage_inference.gateway.state import Gateway
 
@@ -27,6 +28,7 @@ class Relayed:
         body = await _body(receive, self._gateway.limits.body_bytes)
         if body is None:
             return
+        scope[RELAYED] = True
         route, query = self._route, scope.get("query_string", b"")
         target = route.path.encode() + (b"?" + query if query else b"")
         reply = self._callers.send(route.method.encode(), target, _headers(scope), body)

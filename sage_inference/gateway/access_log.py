@@ -1,0 +1,96 @@
+"""The access log: one line a request when ``logging.access`` is on, written after its answer.
+
+Sizes, times and names; never texts, keys or queries.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.control_plane.load import Placement
+from sage_inference.gateway.relay.phase import OUTCOMES, Phase
+from sage_inference.gateway.relay.usage import reported
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.relay.exchange import Exchange
+
+log = logging.getLogger("sage_inference.access")
+# The setting alone decides: a level of warning, say, for all else does not silence it.
+log.setLevel(logging.INFO)
+
+
+class AccessLog:
+    """Writes the lines of one gateway. A gateway whose setting is off has none."""
+
+    def ended(self, exchange: Exchange, phase: Phase) -> None:
+        """A relayed request ended. To be called before its attempt's notes are given back."""
+        request = getattr(exchange, "request", None)
+        began = getattr(exchange, "queued_at", None)
+        now = exchange.gateway.clock()
+        instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
+        usage = reported(exchange.last) if exchange.last else None
+        write(
+            exchange.request_id.decode("latin-1"),
+            exchange.route.method,
+            exchange.route.path,
+            exchange.status,
+            outcome(exchange.status, OUTCOMES[phase], placed=instance is not None),
+            tenant=exchange.head.tenant or None,
+            model=request.effective_model_name if request is not None else None,
+            instance=None if instance is None else instance.instance_id,
+            first_byte_ms=_ms(began, _first_byte(exchange)),
+            total_ms=_ms(began, now),
+            request_bytes=exchange.size,
+            response_bytes=getattr(exchange, "length", None),
+            prompt_tokens=usage.prompt_tokens if usage is not None else None,
+            completion_tokens=usage.completion_tokens if usage is not None else None,
+        )
+
+    def refused(self, method: bytes, target: bytes, status: int) -> None:
+        """A connection was refused, or a request before its head was read; both may be unknown."""
+        path = target.partition(b"?")[0].decode("latin-1") or "-"
+        write(None, method.decode("latin-1") or "-", path, status, "refused")
+
+
+def outcome(status: int, ended: str, *, placed: bool) -> str:
+    """``done``, ``failed``, ``refused`` (no engine was asked), ``cut`` or ``cancelled`` (the caller left first)."""
+    if status < 400 or ended == "cut":
+        return ended
+    return "failed" if placed else "refused"
+
+
+def write(
+    request_id: str | None, method: str, path: str, status: int, outcome: str, **facts: str | float | None
+) -> None:
+    """One line. A status of 0 means that there was no answer."""
+    known: dict[str, Any] = {
+        "request_id": request_id,
+        "method": method,
+        "path": path,
+        "status": status or None,
+        "outcome": outcome,
+        **facts,
+    }
+    took = facts.get("total_ms")
+    log.info(
+        "%s %s %s%s%s",
+        method,
+        path,
+        status or "-",
+        "" if outcome == "done" else f" {outcome}",
+        "" if took is None else f" in {took:.1f} ms",
+        extra=known,
+    )
+
+
+def _first_byte(exchange: Exchange) -> float | None:
+    """The clock's time when the first byte of the engine's answer came."""
+    if exchange.took is not None:
+        return exchange.sent_at + exchange.took
+    attempt = exchange.load
+    return attempt.answered_at if isinstance(attempt, Placement) else None
+
+
+def _ms(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round((end - start) * 1000, 3)

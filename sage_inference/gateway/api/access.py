@@ -1,0 +1,58 @@
+"""The access log's lines of requests that the application answers itself."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sage_inference.gateway.access_log import outcome, write
+from sage_inference.gateway.state import Gateway
+
+RELAYED = "sage.relayed"  # in a scope: the relay writes the line of this request
+TENANT = "sage.tenant"  # in a scope: the name of the caller's key
+
+
+class AccessMiddleware:
+    """Outermost, so that refusals of the guard and answers to preflights are logged as well."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._gateway.stats.access is None:
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status, sent, request_id, complete = 0, 0, None, False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, sent, request_id, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = dict(message.get("headers", ())).get(b"x-request-id")
+                request_id = None if given is None else given.decode("latin-1")
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            status = status or 500
+            raise
+        finally:
+            if not scope.get(RELAYED):
+                ended = "done" if complete else "cut" if status else "cancelled"
+                write(
+                    request_id,
+                    scope["method"],
+                    scope["path"],
+                    status,
+                    outcome(status, ended, placed=False),
+                    tenant=scope.get(TENANT),
+                    total_ms=round((time.monotonic() - began) * 1000, 3),
+                    response_bytes=sent,
+                )

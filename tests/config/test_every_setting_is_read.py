@@ -1,0 +1,57 @@
+"""A setting that no code reads does nothing: each one is read somewhere outside ``config``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sage_inference
+from sage_inference.config.document import rows
+
+PACKAGE = Path(sage_inference.__file__).parent
+OTHERS = {PACKAGE / "config", PACKAGE / "simulator", PACKAGE / "bench"}
+# What the code calls the object that holds a section's settings, beside the section's own name.
+OWNERS = {
+    "": {"settings"},
+    "instances": {"settings"},
+    "api_keys": {"key", "entry"},
+    "scheduling": {"settings"},
+    "health": {"_settings"},
+    "logging": {"settings"},
+}
+CHECKED = {"server.insecure"}  # a rule of the configuration alone
+
+
+def read() -> Iterator[tuple[str, str]]:
+    """Each ``owner.attribute`` that the product reads, by the last name of the owner."""
+    for file in PACKAGE.rglob("*.py"):
+        if OTHERS & set(file.parents):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                if isinstance(owner, ast.Attribute):
+                    yield owner.attr, node.attr
+                elif isinstance(owner, ast.Name):
+                    yield owner.id, node.attr
+
+
+@pytest.fixture(scope="module")
+def found() -> set[tuple[str, str]]:
+    return set(read())
+
+
+@pytest.mark.parametrize("key", [row.key for row in rows()])
+def test_setting_is_read(key: str, found: set[tuple[str, str]]) -> None:
+    section, _, name = key.rpartition(".")
+    section = section.removesuffix("[]")
+    owners = OWNERS.get(section, set()) | {section}
+    assert key in CHECKED or any((owner, name) in found for owner in owners), f"nobody reads {key}"
+
+
+def test_a_setting_that_nobody_reads_would_be_found(found: set[tuple[str, str]]) -> None:
+    assert not any((owner, "no_such_setting") in found for owner in ("settings", "logging"))
+    assert ("logging", "access") in found

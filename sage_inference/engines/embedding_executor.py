@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import msgspec
 
 from sage_inference.engines.embeddings.usage import shares
-from sage_inference.engines.embeddings.vectors import as_base64
+from sage_inference.engines.embeddings.vectors import VectorError, as_base64, packed_bytes
 from sage_inference.engines.embeddings.wire import (
     OPENAI_ROUTE,
     BadAnswerError,
@@ -155,7 +154,7 @@ class EmbeddingExecutor:
         for start in range(0, len(texts), self.batch_size):
             part = texts[start : start + self.batch_size]
             found = await self._call(part, instance, model)
-            vectors += [_floats(vector) for vector in found.vectors]
+            vectors += self._floats(found, instance)
             tokens += shares(found.tokens or 0, [len(text) for text in part])
         took_ms = (time.monotonic() - began) * 1000
         self._metrics = replace(
@@ -208,6 +207,15 @@ class EmbeddingExecutor:
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
             return await self._client.request(method, url, **options)
 
+    def _floats(self, found: Embedded, instance: ExecutionInstance) -> list[list[float]]:
+        try:
+            return [_floats(vector) for vector in found.vectors]
+        except VectorError as error:
+            self._failed()
+            raise EmbeddingRequestError(
+                instance.instance_id, f"answered with a vector {error}", 200
+            ) from None
+
     def _failed(self) -> None:
         self._metrics = replace(self._metrics, failures=self._metrics.failures + 1)
 
@@ -224,5 +232,5 @@ def _url(instance: ExecutionInstance) -> str:
 
 
 def _floats(vector: bytes | memoryview) -> list[float]:
-    packed = msgspec.json.decode(as_base64(vector), type=bytes)
+    packed = packed_bytes(as_base64(vector))
     return list(struct.unpack(f"<{len(packed) // 4}f", packed))

@@ -32,7 +32,7 @@ class _Tei(Dialect):
         document: Any
         try:
             document = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = {"message": body.decode("utf-8", "replace").strip()}
         if not isinstance(document, dict) or isinstance(document.get("error"), dict):
             return None
@@ -49,7 +49,7 @@ class _Tei(Dialect):
     def native_error(self, body: bytes) -> bytes | None:
         try:
             document = msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         if "error" in document or "message" not in document:
             return None
@@ -62,5 +62,5 @@ TEI = _Tei(
     embedding_routes=ROUTES_BY_TYPE["embedding"],
     payload_bytes=2_000_000,
     too_long=b"must have less than",
-    batch_limit=re.compile(rb"maximum allowed batch size (\d+)"),
+    batch_limit=re.compile(rb"maximum allowed batch size (\d{1,9})"),
 )

@@ -10,6 +10,7 @@ dependencies.
 from __future__ import annotations
 
 import binascii
+import math
 import struct
 
 import msgspec
@@ -17,8 +18,14 @@ import msgspec
 Vector = bytes | memoryview  # a view into an engine's answer is not copied before it is written
 
 _floats = msgspec.json.Decoder(list[float]).decode
+_floats_or_null = msgspec.json.Decoder(list[float | None]).decode
+_bytes = msgspec.json.Decoder(bytes).decode
 _QUOTE = ord('"')
 _encode = msgspec.json.Encoder().encode
+
+
+class VectorError(ValueError):
+    """A vector cannot take the other form; the message says why."""
 
 
 def is_base64(vector: Vector) -> bool:
@@ -26,20 +33,46 @@ def is_base64(vector: Vector) -> bool:
 
 
 def as_floats(vector: Vector) -> Vector:
-    """As an array. Each number is printed with the digits that give back the same float32, read as double."""
+    """As an array. Each number is printed with the digits that give back the same float32, read as double.
+
+    JSON has no NaN and no infinity: both become null. Raises ``VectorError``.
+    """
     if not is_base64(vector):
         return vector
-    packed = binascii.a2b_base64(vector)
+    packed = packed_bytes(vector)
     return _encode(struct.unpack(f"<{len(packed) // 4}f", packed))
 
 
+def packed_bytes(vector: Vector) -> bytes:
+    """The float32 numbers of a base64 vector. Raises ``VectorError``."""
+    try:
+        packed = _bytes(vector)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise VectorError(f"that is no base64: {error}") from None
+    if len(packed) % 4:
+        raise VectorError(f"whose {len(packed)} bytes are no float32 numbers")
+    return packed
+
+
 def as_base64(vector: Vector) -> Vector:
-    """As base64. Numbers are rounded to the nearest float32. Raises ``ValueError`` for what is no vector."""
+    """As base64. Numbers are rounded to the nearest float32, and null is NaN. Raises ``VectorError``."""
     if is_base64(vector):
         return vector
-    numbers = _floats(vector)
+    numbers = _numbers(vector)
     try:
         packed = struct.pack(f"<{len(numbers)}f", *numbers)
     except OverflowError:
-        raise ValueError("a number is too large for float32") from None
+        raise VectorError("with a number too large for float32") from None
     return b'"%b"' % binascii.b2a_base64(packed, newline=False)
+
+
+def _numbers(vector: Vector) -> list[float]:
+    try:
+        return _floats(vector)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass  # rare, and so not a slower decoder for all
+    try:
+        # Engines whose JSON has no NaN print it as null.
+        return [math.nan if number is None else number for number in _floats_or_null(vector)]
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise VectorError(f"that is no list of numbers: {error}") from None

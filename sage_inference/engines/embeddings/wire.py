@@ -12,6 +12,8 @@ from sage_inference.engines.embeddings.vectors import Vector
 OPENAI_ROUTE = "/v1/embeddings"
 NATIVE_ROUTE = "/embed"
 
+_MOST_TOKENS = 1 << 53  # beyond, a count is nonsense
+
 Options = tuple[tuple[str, bytes], ...]  # names and JSON values
 
 
@@ -43,6 +45,11 @@ class _List(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
+class _Bare(msgspec.Struct, gc=False):
+    data: list[_Item]
+
+
+_read_bare = msgspec.json.Decoder(_Bare).decode
 _read_list = msgspec.json.Decoder(_List).decode
 _read_arrays = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -63,12 +70,12 @@ def read_answer(route: str, body: bytes, headers: Sequence[tuple[bytes, bytes]],
         if route == NATIVE_ROUTE:
             return _native(body, headers, count)
         return _openai(body, count)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadAnswerError(f"answered no list of embeddings: {error}") from None
 
 
 def _openai(body: bytes, count: int) -> Embedded:
-    answer = _read_list(body)
+    answer = _read(body)
     vectors: list[Vector] = [b""] * count
     for place, item in enumerate(answer.data):
         at = place if item.index is None else item.index
@@ -76,14 +83,27 @@ def _openai(body: bytes, count: int) -> Embedded:
             raise BadAnswerError(f"answered with index {at} for {count} texts")
         vectors[at] = memoryview(item.embedding)
     _check(vectors, len(answer.data), count)
-    return Embedded(vectors, answer.usage.prompt_tokens if answer.usage else None, answer.model)
+    return Embedded(vectors, _count(answer.usage.prompt_tokens) if answer.usage else None, answer.model)
+
+
+def _read(body: bytes) -> _List:
+    """The answer; its model and usage only where they are what they should be: vectors are of use without."""
+    try:
+        return _read_list(body)
+    except msgspec.ValidationError:
+        return _List(_read_bare(body).data)
+
+
+def _count(tokens: int | None) -> int | None:
+    return tokens if tokens is not None and 0 <= tokens <= _MOST_TOKENS else None
 
 
 def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
     vectors: list[Vector] = [memoryview(one) for one in _read_arrays(body)]
     _check(vectors, len(vectors), count)
     told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
-    return Embedded(vectors, int(told) if told.isdigit() else None)
+    # A number of thousands of digits is not converted: that takes long, and int() refuses it.
+    return Embedded(vectors, _count(int(told)) if told.isdigit() and len(told) < 20 else None)
 
 
 def _check(vectors: list[Vector], found: int, count: int) -> None:

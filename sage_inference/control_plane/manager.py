@@ -43,7 +43,8 @@ class ControlPlaneManager:
     refused, or by ``withdraw``; the caller times them. ``alarm`` is asked to have ``dispatch`` called at a
     time of the clock, instead of at the time it was told before: some requests can be placed then though nothing
     else happens. ``on_placed`` and ``on_end`` are told of attempts. ``later`` puts off what nobody waits for, for
-    no longer than what has arrived already takes.
+    no longer than what has arrived already takes. ``report`` gets exceptions that concern one request, or none, while
+    the manager is at others.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ControlPlaneManager:
         self.on_end: Callable[[Placement], None] | None = None
         self.alarm: Callable[[float], None] | None = None
         self.later: Callable[[Callable[[], None]], None] = _at_once
+        self.report: Callable[[Exception], None] = _raise
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
         self._queue = Queue(self.tenants)
@@ -325,9 +327,12 @@ class ControlPlaneManager:
             return
         while sent:
             ticket, decision, group, now, measure = sent.popleft()
-            measure()
-            need = self._placer.uncached(ticket.request, group[0])
-            self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
+            try:
+                measure()
+                need = self._placer.uncached(ticket.request, group[0])
+                self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
+            except Exception as error:
+                self.report(error)
         self._sent_tokens = 0
         self.books.presumed.catch_up(now)
 
@@ -345,7 +350,10 @@ class ControlPlaneManager:
         if late:
             placement.count_as_late()
         ticket.placed(instance, decision)
-        self._write_down(placement, need, now)
+        try:
+            self._write_down(placement, need, now)
+        except Exception as error:
+            self.report(error)  # it is on its way all the same
 
     def _count(
         self,
@@ -396,7 +404,11 @@ class ControlPlaneManager:
         """Place a waiting request, or hold it; False: it stays where it is, and so do those behind it."""
         lane, request = waiting.lane, waiting.request
         late = waiting.late and request.request_type.is_llm
-        choice = self._placer.choose(waiting.ticket, group, now, waiting.patient, late)
+        try:
+            choice = self._placer.choose(waiting.ticket, group, now, waiting.patient, late)
+        except Exception as error:
+            self._drop(waiting, error)
+            return True
         if choice is None:
             untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
             if not untried or waiting.held_for is not None:
@@ -457,6 +469,15 @@ class ControlPlaneManager:
         message = f"no instance was free within the deadline of {waiting.request.slo_deadline_ms:.0f} ms"
         waiting.ticket.refused(Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after()))
 
+    def _drop(self, waiting: Waiting, error: Exception) -> None:
+        """The policy failed at it: those behind it may do better."""
+        self._queue.remove(waiting)
+        message = (
+            f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log says why"
+        )
+        waiting.ticket.refused(Refusal(Why.FAILED, message))
+        self.report(error)
+
     def _set_alarm(self, now: float) -> None:
         if self.alarm is None or not self._queue.requests:
             return
@@ -467,6 +488,10 @@ class ControlPlaneManager:
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _at_once(note: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ class Why(Enum):
     QUEUE_FULL = auto()
     QUEUE_TIMEOUT = auto()
     DEADLINE = auto()
+    FAILED = auto()  # an exception while it was decided where it goes
 
 
 @dataclass(eq=False)

@@ -41,6 +41,7 @@ class Receiver(Protocol):
 
     ``engine_failed`` comes instead of what is missing. ``length`` is None where the body's end is not
     told in advance. ``engine_is_silent``: the engine answers nobody, and it is up to the receiver to leave.
+    ``broke`` gets what these raise: it is no fault of the engine's.
     """
 
     def engine_answers(self, answer: Answer, length: int | None) -> None: ...
@@ -50,6 +51,8 @@ class Receiver(Protocol):
     def engine_failed(self, how: Broken, detail: str) -> None: ...
 
     def engine_is_silent(self) -> None: ...
+
+    def broke(self, error: Exception) -> None: ...
 
 
 class ChunkTaker(Protocol):
@@ -151,8 +154,12 @@ class EngineConnection(asyncio.Protocol):
 
     def engine_is_silent(self) -> None:
         """Tell who waits for an answer, if anybody does."""
-        if self._receiver is not None:
-            self._receiver.engine_is_silent()
+        receiver = self._receiver
+        if receiver is not None:
+            try:
+                receiver.engine_is_silent()
+            except Exception as error:
+                self._broke(receiver, error)
 
     def pause(self) -> None:
         if not self.transport.is_closing():
@@ -176,12 +183,17 @@ class EngineConnection(asyncio.Protocol):
         if receiver is None:
             return
         unframed = parser is not None and self._answered and not self._chunked and self._length is None
-        if unframed and exc is None:
-            receiver.engine_sends(b"", True)  # a body that ends with its connection (RFC 9112 section 6.3)
-        else:
-            receiver.engine_failed(
-                Broken.CLOSED, "closed the connection" if exc is None else "reset the connection"
-            )
+        try:
+            if unframed and exc is None:
+                receiver.engine_sends(
+                    b"", True
+                )  # a body that ends with its connection (RFC 9112 section 6.3)
+            else:
+                receiver.engine_failed(
+                    Broken.CLOSED, "closed the connection" if exc is None else "reset the connection"
+                )
+        except Exception as error:
+            receiver.broke(error)
 
     def data_received(self, data: bytes) -> None:
         turn = self._turn
@@ -189,19 +201,29 @@ class EngineConnection(asyncio.Protocol):
         if turn.holds_reads and self._receiver is not None:
             turn.hold(self, data)
             return
-        pass_ = self._pass
-        if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
-            pass_.pass_on(data)
-            return
-        receiver = self._receiver
-        if receiver is None:
-            self.discard()  # an idle engine has nothing to say: whatever this is, it answers no request
-        elif self._left:
-            self._count(receiver, data)
-        elif self._parser is None:
-            self._begin(receiver, data)
-        else:
-            self._parse(receiver, data)
+        pass_, receiver = self._pass, self._receiver
+        try:
+            if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
+                pass_.pass_on(data)
+            elif receiver is None:
+                self.discard()  # an idle engine has nothing to say: whatever this is, it answers no request
+            elif self._left:
+                self._count(receiver, data)
+            elif self._parser is None:
+                self._begin(receiver, data)
+            else:
+                self._parse(receiver, data)
+        except Exception as error:
+            if receiver is None:
+                raise
+            self._broke(receiver, error)
+
+    def _broke(self, receiver: Receiver, error: Exception) -> None:
+        """The receiver failed at what it was given: that is neither the engine's fault nor another request's."""
+        if self._receiver is receiver:  # otherwise the answer had ended, and the connection may serve another
+            self.discard()
+            self._on_lost(self)
+        receiver.broke(error)
 
     # A head that is known, and a body that is counted
 

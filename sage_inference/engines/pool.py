@@ -76,13 +76,32 @@ class Pool:
         return None
 
     def connect(
-        self, made: Callable[[EngineConnection], None], failed: Callable[[OSError], None]
+        self,
+        made: Callable[[EngineConnection], None],
+        failed: Callable[[OSError], None],
+        broke: Callable[[Exception], None] | None = None,
     ) -> Connecting:
-        """Open a connection; one of the two is called later, unless cancelled before."""
-        task = self._loop.create_task(self._connect(made, failed))
+        """Open a connection; one of the first two is called later, unless cancelled before.
+
+        ``broke`` gets whatever else is raised, also by these two: nobody waits for the task that calls them.
+        """
+        task = self._loop.create_task(self._guarded(made, failed, broke))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Connecting(task)
+
+    async def _guarded(
+        self,
+        made: Callable[[EngineConnection], None],
+        failed: Callable[[OSError], None],
+        broke: Callable[[Exception], None] | None,
+    ) -> None:
+        try:
+            await self._connect(made, failed)
+        except Exception as error:
+            if broke is None:
+                raise
+            broke(error)
 
     async def _connect(
         self, made: Callable[[EngineConnection], None], failed: Callable[[OSError], None]

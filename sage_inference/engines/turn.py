@@ -101,8 +101,12 @@ class Turn:
         self._gathered = 0
         while writes:
             transport, data = writes.popleft()
-            if not transport.is_closing():  # else uvloop may raise, and the others would wait
-                transport.write(data)
+            try:
+                if not transport.is_closing():  # else uvloop may raise, and the others would wait
+                    transport.write(data)
+            except Exception as error:  # what it misses, nothing behind it makes whole
+                transport.abort()
+                self.later(_report, error)
 
     def _end(self) -> None:
         notes = self._notes

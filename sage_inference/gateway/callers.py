@@ -10,6 +10,7 @@ from sage_inference.engines.answer import Answer, Headers, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.turn import Turn
+from sage_inference.gateway.isolation import report
 from sage_inference.gateway.pipe import HIGH_WATER, join
 
 
@@ -96,6 +97,11 @@ class Reply:
 
     def engine_is_silent(self) -> None:
         """No engine is at the other end."""
+
+    def broke(self, error: Exception) -> None:
+        report(error, "an answer to a caller in this process")
+        self._failure = CutShortError("the gateway failed at passing on the answer")
+        self._wake()
 
 
 class Callers:

@@ -46,6 +46,7 @@ _REFUSALS: dict[Why, tuple[int, str, str | None]] = {
     Why.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
     Why.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
     Why.DEADLINE: (429, "rate_limit_error", "deadline_exceeded"),
+    Why.FAILED: (500, "internal_error", "internal_error"),
     Why.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
 }
 
@@ -69,6 +70,13 @@ def cut_short(instance: str, detail: str) -> ApiError:
     return ApiError(
         502, f"instance {instance} {detail} before its answer ended", "upstream_error", "upstream_error"
     )
+
+
+def internal(request_id: bytes) -> ApiError:
+    """An exception of the gateway's own; its log has the traceback."""
+    name = request_id.decode("latin-1")
+    message = f"the gateway failed at this request; its log says why, under the request's id {name}"
+    return ApiError(500, message, "internal_error", "internal_error")
 
 
 def bad_framing() -> ApiError:

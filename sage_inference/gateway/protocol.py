@@ -20,6 +20,7 @@ from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.flow import Flow
+from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 
@@ -524,6 +525,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(errors.request_timeout("body", timeouts.body_s))
         else:
             self.gateway.turn.close(self.transport)
+
+    def broke(self, error: Exception) -> None:
+        """An exception of our own in ``timed_out``: it ends this connection's request, or the connection."""
+        if self.running is not None and self.running.whole:
+            self.running.broke(error)
+        else:
+            report(error, "a connection")
+            self.transport.abort()
 
     @property
     def _answering(self) -> bool:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from urllib.parse import quote
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
@@ -31,6 +32,7 @@ from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
 from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
@@ -223,6 +225,7 @@ class Gateway:
         )
         self.manager.alarm = self._wake_at
         self.manager.later = self.turn.later
+        self.manager.report = partial(report, what="the manager")
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
         self.engines: dict[str, Engine] = {}

@@ -76,6 +76,9 @@ class Taker:
         assert (int(line, 16), rest[-2:]) == (len(text), b"\r\n")
         self.got.append(text)
 
+    def broke(self, error: Exception) -> None:
+        raise error
+
     def engine_failed(self, how: Broken, detail: str) -> None:
         self.failed = True
 

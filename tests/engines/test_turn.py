@@ -247,6 +247,9 @@ class Receives:
     def engine_sends(self, piece: Piece, end: bool) -> None:
         self.told.append((piece, end))
 
+    def broke(self, error: Exception) -> None:
+        raise error
+
     def engine_failed(self, how: Broken, detail: str) -> None:
         self.told.append(how)
 

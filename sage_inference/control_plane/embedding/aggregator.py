@@ -199,7 +199,6 @@ class Aggregator:
         finished: list[Job] = []
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
             lane.drop(text)
-            self.cache.put(lane.key, text.raw, vector, cost)
             for job, place in text.wanted:
                 job.give(place, vector, cost)
                 if not job.missing:
@@ -207,8 +206,11 @@ class Aggregator:
         self._tidy(lane)
         self._finish(finished)
         for job in batch.jobs:
-            if job.missing:
+            if job.missing and job.lane is not None:
                 job.owner.progressed()
+        if self.cache.max_bytes:
+            for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
+                self.cache.put(lane.key, text.raw, vector, cost)
 
     def passed(self, batch: EmbeddingBatch, job: Job) -> None:
         """The engine's answer went to its only caller as it was."""
@@ -229,9 +231,17 @@ class Aggregator:
         self._tidy(batch.lane)
 
     def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
-        """All who want any of it fail with ``error``. Calls now unwanted are returned."""
-        unwanted = self._fail(batch.texts, error)
-        self.abandon(batch)
+        """All who still want any of it fail with ``error``. Calls now unwanted are returned.
+
+        It may have ended in part: what has its vector, waits again, or is in another call is left alone.
+        """
+        if batch.whole is not None and batch.whole.batch is not batch:
+            return []
+        texts = [text for text in batch.texts if text.batch is batch]
+        unwanted = self._fail(texts, error)
+        for text in texts:
+            batch.lane.drop(text)
+        self._tidy(batch.lane)
         return [other for other in unwanted if other is not batch]
 
     def abandon(self, batch: EmbeddingBatch) -> None:
@@ -285,8 +295,9 @@ class Aggregator:
     def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
         unwanted: list[EmbeddingBatch] = []
         for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
-            unwanted += self.leave(job)
-            job.owner.failed(error)
+            if job.lane is not None:  # otherwise what became of another has ended it, too
+                unwanted += self.leave(job)
+                job.owner.failed(error)
         return unwanted
 
     def _finish(self, jobs: Iterable[Job]) -> None:

@@ -48,7 +48,10 @@ class Text:
 
 
 class Owner(Protocol):
-    """Who asked; told once how it ended, and of progress in between."""
+    """The caller's side: called once for how it ended, and for progress in between.
+
+    None of these may raise: others' jobs are next.
+    """
 
     def finished(self) -> None: ...
 

@@ -31,6 +31,7 @@ class Room:
         "partial",
         "texts",
         "tokens",
+        "unusable",
     )
 
     def __init__(self, limits: CallLimits) -> None:
@@ -41,6 +42,7 @@ class Room:
         self.tokens = 0
         self.closed_until = 0.0
         self.overloads = 0  # in a row, that no call of ours was to blame for
+        self.unusable = 0  # answers in a row without vectors in them
         self.cost = CallCost()  # of an engine that pads
         self.last_answer = 0.0
 

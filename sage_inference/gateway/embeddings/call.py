@@ -28,6 +28,7 @@ from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
 
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 RETRYABLE = frozenset({429, 502, 503})
 MAX_ANSWER_BYTES = 1 << 28
-_JSON = b"content-type: application/json\r\n"
+# An answer to it is read here: without the second line any coding would be allowed (RFC 9110 section 12.5.3).
+_READ_HERE = b"content-type: application/json\r\naccept-encoding: identity\r\n"
 
 
 class State(IntEnum):
@@ -116,32 +118,38 @@ class EmbeddingCall:
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """It has a slot: now is the time to say which texts go."""
         service = self.service
-        self.instance = instance
-        self.engine = service.gateway.engines[instance.instance_id]
-        self.state = State.CONNECTING
-        if not service.fill(self):
-            self._end()
-            return
-        assert self.batch is not None
-        service.gateway.manager.resized(self, self.batch.tokens)
-        connection = self.engine.pool.acquire()
-        self.fresh = False
-        if connection is None:
-            self._connect()
-        else:
-            self._send(connection)
+        try:  # the manager may be at others' requests beside this one
+            self.instance = instance
+            self.engine = service.gateway.engines[instance.instance_id]
+            self.state = State.CONNECTING
+            if not service.fill(self):
+                self._end()
+                return
+            assert self.batch is not None
+            service.gateway.manager.resized(self, self.batch.tokens)
+            connection = self.engine.pool.acquire()
+            self.fresh = False
+            if connection is None:
+                self._connect()
+            else:
+                self._send(connection)
+        except Exception as error:
+            self.broke(error)
 
     def refused(self, refusal: Refusal) -> None:
         """It waited for a slot, and there will be none."""
         self.state = State.ENDED
-        self.service.refused(self, errors.from_refusal(refusal))
+        try:
+            self.service.refused(self, errors.from_refusal(refusal))
+        except Exception as error:
+            self.broke(error)
 
     # The engine
 
     def _connect(self) -> None:
         self.fresh = True
         self.service.gateway.wheel.set(self, self.service.gateway.timeouts.connect_s)
-        self.connecting = self.engine.pool.connect(self._send, self.not_connected)
+        self.connecting = self.engine.pool.connect(self._send, self.not_connected, self.broke)
 
     def _send(self, connection: EngineConnection) -> None:
         gateway = self.service.gateway
@@ -195,7 +203,7 @@ class EmbeddingCall:
             one.options,
             base64=any(caller.wanted.base64 for caller in callers),
         )
-        start = engine.request_prefix(ROUTES[self.route], self.route.encode()) + _JSON
+        start = engine.request_prefix(ROUTES[self.route], self.route.encode()) + _READ_HERE
         return start + one.credentials if engine.keeps_callers_key else start, body
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
@@ -203,6 +211,12 @@ class EmbeddingCall:
         self.engine.answered(answer.status)
 
     def engine_sends(self, piece: Piece, end: bool) -> None:
+        try:
+            self._take_in(piece, end)
+        except Exception as error:
+            self.broke(error)
+
+    def _take_in(self, piece: Piece, end: bool) -> None:
         assert self.answer is not None
         if not self.pieces:
             if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
@@ -214,7 +228,8 @@ class EmbeddingCall:
         self.pieces.append(piece)
         if end:
             self.connection = None
-            self._answered(EngineAnswer(self.answer, self.pieces, self.engine))
+            assert self.batch is not None
+            self._answered(EngineAnswer.of(self.answer, self.pieces, self.engine, len(self.batch)))
         elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
             self._abandon()
             self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
@@ -228,13 +243,22 @@ class EmbeddingCall:
         self._note_answer()
         caller.adopt(self)
         self._end()
-        caller.engine_sends(piece, end)
+        try:
+            caller.engine_sends(piece, end)
+        except Exception as error:
+            caller.broke(error)  # the call is over, and others' may wait for its end
 
     def _note_answer(self) -> None:
         assert self.batch is not None
         self.engine.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
+        try:
+            self._lose(how, detail)
+        except Exception as error:
+            self.broke(error)
+
+    def _lose(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
         stale = connection is not None and connection.served and not self.fresh
         if how is Broken.CLOSED and stale and not self.pieces:
@@ -248,15 +272,27 @@ class EmbeddingCall:
         """It hangs: a healthy one may do the work instead, long before our own time is up."""
         gateway, gone = self.service.gateway, self.instance
         may_leave = len({*self.failed_at, gone}) <= gateway.retries
-        if self.state is State.SENT and may_leave and gateway.manager.is_lost(self, gone):
-            self._abandon()
-            self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
+        try:
+            if self.state is State.SENT and may_leave and gateway.manager.is_lost(self, gone):
+                self._abandon()
+                self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
+        except Exception as error:
+            self.broke(error)
 
     def not_connected(self, error: OSError) -> None:
         self.connecting = None
-        self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")
+        try:
+            self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")
+        except Exception as another:
+            self.broke(another)
 
     def timed_out(self) -> None:
+        try:
+            self._time_out()
+        except Exception as error:
+            self.broke(error)
+
+    def _time_out(self) -> None:
         timeouts = self.service.gateway.timeouts
         if self.state is State.ASKING:
             self.service.gateway.manager.withdraw(self)
@@ -286,6 +322,23 @@ class EmbeddingCall:
         elif self.state is not State.ENDED:
             self._abandon()
             self._end()
+
+    def broke(self, error: Exception) -> None:
+        """An exception of our own, while something was done for this call: it ends, and so do its callers'."""
+        report_of(self.request_id, error)
+        gateway = self.service.gateway
+        if self.state is State.ASKING:
+            gateway.manager.withdraw(self)
+        try:
+            self._abandon()
+            if self.state is not State.ENDED:
+                self._end()
+        except Exception as another:
+            report_of(self.request_id, another)
+            self.state = State.ENDED
+        gateway.wheel.remove(self)
+        self.service.broke(self, errors.internal(self.request_id))
+        gateway.turn.later(gateway.manager.release, self)
 
     def _answered(self, answer: EngineAnswer) -> None:
         if answer.status == 200:

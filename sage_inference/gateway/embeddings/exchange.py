@@ -11,6 +11,7 @@ from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.waiting.queue import Group
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import JOIN_BYTES, Broken
+from sage_inference.engines.embeddings.vectors import VectorError
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
@@ -105,28 +106,37 @@ class EmbeddingExchange(Exchange):
 
     def progressed(self) -> None:
         """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""
-        assert self.job is not None
-        if not self._sent:
-            self._sent = True
-            waited = (self.gateway.clock() - self.queued_at) * 1000
-            self.waited_ms = waited if waited >= 1 else -1.0
-        self._arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
+        try:
+            assert self.job is not None
+            if not self._sent:
+                self._sent = True
+                waited = (self.gateway.clock() - self.queued_at) * 1000
+                self.waited_ms = waited if waited >= 1 else -1.0
+            self._arm(self.gateway.timeouts.queue_s if self.job.waits else math.inf)
+        except Exception as error:
+            self.broke(error)
 
     def served_by(self, engine: Engine, model: str | None) -> None:
         self.engine = engine
         self.model_name = model or self.model_name
 
     def finished(self) -> None:
-        job = self.job
-        assert job is not None
-        tokens = sum(job.tokens)
-        body = answers.pieces(
-            self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
-        )
-        headers = [_JSON]
-        if self.route.path == NATIVE_ROUTE:
-            headers.append((b"x-compute-tokens", b"%d" % tokens))
-        self._write(Answer(200, headers), body)
+        try:
+            job = self.job
+            assert job is not None
+            tokens = sum(job.tokens)
+            body = answers.pieces(
+                self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
+            )
+            headers = [_JSON]
+            if self.route.path == NATIVE_ROUTE:
+                headers.append((b"x-compute-tokens", b"%d" % tokens))
+            self._write(Answer(200, headers), body)
+        except VectorError as bad:
+            name = "?" if self.engine is None else self.engine.instance.instance_id
+            self.failed(errors.upstream_unreachable(name, f"answered with a vector {bad}"))
+        except Exception as error:
+            self.broke(error)
 
     # A call of its own
 
@@ -200,9 +210,16 @@ class EmbeddingExchange(Exchange):
         self._move(Phase.SENT)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:
-        if isinstance(error, ApiError):
-            self.fail(error)
-            return
+        try:
+            if isinstance(error, ApiError):
+                self.fail(error)
+            else:
+                self._fail_as(error)
+        except Exception as another:
+            self.broke(another)
+
+    def _fail_as(self, error: EngineAnswer) -> None:
+        """Pass on the engine's error, in the shape of the route that was asked."""
         if self.guarded and error.says_too_long and self._allows_cutting:
             self._enter_again()
             return
@@ -255,10 +272,13 @@ class EmbeddingExchange(Exchange):
     # What the caller and the clock do
 
     def resume(self) -> None:
-        if self._rest is not None and not FINAL[self.phase]:
-            self._pour()
-        else:
+        if self._rest is None or FINAL[self.phase]:
             super().resume()
+            return
+        try:
+            self._pour()
+        except Exception as error:
+            self.broke(error)
 
     def timed_out(self) -> None:
         if self.batch is not None:
@@ -283,6 +303,10 @@ class EmbeddingExchange(Exchange):
     def _left_s(self) -> float:
         deadline_ms = self.request.slo_deadline_ms
         return math.inf if deadline_ms is None else self.queued_at + deadline_ms / 1000 - self.gateway.clock()
+
+    @property
+    def _began(self) -> bool:
+        return self._rest is not None
 
     def _abandon(self) -> None:
         if self.batch is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.coding import CodingError, coding_of, decoded, uncoded
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine
@@ -13,16 +14,31 @@ if TYPE_CHECKING:
 # The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
 # not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).
 _OF_A_TEXT = frozenset({400, 413, 422, 424, 500})
+# What a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
+FEWEST_BYTES, BYTES_A_TEXT = 1 << 20, 1 << 19
 _TOO_MANY_BYTES = b"length limit exceeded"
 
 
 @dataclass(eq=False, slots=True)
 class EngineAnswer:
-    """``pieces``: its body as it came."""
+    """``pieces``: its body, decoded where it came compressed. ``unread`` says why that was not possible."""
 
     head: Answer
     pieces: list[Piece]
     engine: Engine
+    unread: CodingError | None = None
+
+    @classmethod
+    def of(cls, head: Answer, pieces: list[Piece], engine: Engine, texts: int) -> EngineAnswer:
+        """``texts`` bounds what a compressed body may hold: so many vectors, and no more than a moment takes."""
+        coding = coding_of(head)
+        if not coding:
+            return cls(head, pieces, engine)
+        try:
+            body = decoded(coding, b"".join(pieces), FEWEST_BYTES + BYTES_A_TEXT * texts)
+        except CodingError as error:
+            return cls(head, pieces, engine, error)
+        return cls(uncoded(head), [body], engine)
 
     @property
     def body(self) -> bytes:

@@ -40,7 +40,7 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
     try:
         fields = _read_fields(body)
         texts = _texts(bytes(fields.pop(_INPUT[route], b"")))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if not texts:
         return None

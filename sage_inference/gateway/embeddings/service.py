@@ -15,6 +15,7 @@ from sage_inference.control_plane.embedding import (
 )
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.engines.coding import UnknownCodingError
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sage_inference.gateway.state import Gateway
 
 _READY = EngineState.READY
+# Answers in a row without vectors from which no text is taken to be the cause: to find one of 512 takes ten.
+MAX_UNUSABLE = 16
 MAX_OVERLOADS = 6  # answers in a row that say "overloaded" before a caller is told
 
 
@@ -147,6 +150,8 @@ class EmbeddingService:
         except Refusal as refusal:
             del self._asking[lane]
             self._cancel(self.aggregator.refuse(lane, errors.from_refusal(refusal)))
+        except Exception as error:
+            call.broke(error)
 
     def _may_ask(self, lane: Lane, now: float) -> bool:
         group = self._group(lane)
@@ -245,16 +250,30 @@ class EmbeddingService:
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         batch = call.batch
         assert batch is not None
+        if answer.unread is not None:
+            known = not isinstance(answer.unread, UnknownCodingError)
+            self._unusable(call, str(answer.unread), may_blame_a_text=known)
+            return
         try:
             found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
         except BadAnswerError as error:
-            self.failed(call, errors.upstream_unreachable(call.instance.instance_id, str(error)))
+            self._unusable(call, str(error), may_blame_a_text=True)
             return
         self._hand_out(call, found)
+
+    def _unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool) -> None:
+        """The engine's answer has no vectors in it: one text may be to blame, as for a refusal."""
+        batch, room = call.batch, call.engine.room
+        assert batch is not None
+        room.unusable += 1
+        if may_blame_a_text and room.unusable <= MAX_UNUSABLE and self._halve(batch):
+            return
+        self.failed(call, errors.upstream_unreachable(call.instance.instance_id, how))
 
     def _hand_out(self, call: EmbeddingCall, found: Embedded) -> None:
         batch = call.batch
         assert batch is not None
+        call.engine.room.unusable = 0
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.served_by(call.engine, found.model)
@@ -272,12 +291,18 @@ class EmbeddingService:
         elif answer.too_many_bytes and len(batch) > 1:
             self._learn(room, room.limits.learn(size=batch.size // 2))
             self._again(batch)
-        elif answer.may_blame_a_text and (halves := self.aggregator.halve(batch)):
-            del self._calls[batch]
-            for half in halves:
-                self._send_half(half)
-        else:
+        elif not (answer.may_blame_a_text and self._halve(batch)):
             self.failed(call, answer)
+
+    def _halve(self, batch: EmbeddingBatch) -> bool:
+        """Send it again in two calls; False if all of it is the same callers'."""
+        halves = self.aggregator.halve(batch)
+        if halves is None:
+            return False
+        del self._calls[batch]
+        for half in halves:
+            self._send_half(half)
+        return True
 
     def _learn(self, room: Room, limits: CallLimits) -> None:
         room.limits = limits
@@ -295,6 +320,8 @@ class EmbeddingService:
             self.gateway.manager.submit(call)
         except Refusal as refusal:
             self.failed(call, errors.from_refusal(refusal))
+        except Exception as error:
+            call.broke(error)  # the other half has no part in it
         else:
             self._await_slot(call)
 
@@ -331,6 +358,14 @@ class EmbeddingService:
         assert batch is not None
         self._calls.pop(batch, None)
         self._cancel(self.aggregator.fail(batch, error))
+
+    def broke(self, call: EmbeddingCall, error: ApiError) -> None:
+        """Whoever of its callers has no answer yet gets this one."""
+        if call.batch is None:
+            if self._asking.get(call.lane) is call:
+                self.refused(call, error)
+        else:
+            self.failed(call, error)
 
     def refused(self, call: EmbeddingCall, error: ApiError) -> None:
         """The manager has no instance for it any more."""

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from sage_inference.gateway.isolation import report
+
 RATE = 500.0  # chunks/s from which a stream is held: nobody reads so fast
 LOOK = 8  # chunks over which its rate is taken
 HOLD_S = 0.008  # one frame of a fast display
@@ -64,4 +66,7 @@ class Coalescer:
     def _release(self) -> None:
         held, self._held = self._held, []
         for stream in held:
-            stream.release()
+            try:
+                stream.release()
+            except Exception as error:  # the others must be read again all the same
+                report(error, "reading on from a fast stream")

@@ -9,10 +9,12 @@ from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.delivery import Caller, Delivery
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 RETRYABLE = frozenset({429, 502, 503})
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
+MAX_ERROR = 1 << 20  # bytes of it, decoded
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -139,6 +142,8 @@ class Exchange:
             self.submit()
         except Refusal as refusal:
             self.fail(errors.from_refusal(refusal))
+        except Exception as error:
+            self.broke(error)
         else:
             if self.phase is _READING:
                 self._move(_QUEUED)
@@ -165,24 +170,30 @@ class Exchange:
         self.instance = instance
         if instance.state is _READY:
             self.hoped = True
-        self.engine = engine = gateway.engines[decision.target_instance_id]
-        connection = engine.pool.acquire()
-        if connection is None:
-            self._connect()
-        else:
-            self.fresh = False
-            self._send(connection)
+        try:  # the manager may be at others' requests beside this one
+            self.engine = engine = gateway.engines[decision.target_instance_id]
+            connection = engine.pool.acquire()
+            if connection is None:
+                self._connect()
+            else:
+                self.fresh = False
+                self._send(connection)
+        except Exception as error:
+            self.broke(error)
 
     def refused(self, refusal: Refusal) -> None:
         """It waited, and what it waited for is gone."""
-        self.fail(errors.from_refusal(refusal))
+        try:
+            self.fail(errors.from_refusal(refusal))
+        except Exception as error:
+            self.broke(error)
 
     def _connect(self) -> None:
         assert self.engine is not None
         self._move(Phase.CONNECTING)
         self.fresh = True
         self._arm(self.gateway.timeouts.connect_s)
-        self.connecting = self.engine.pool.connect(self._send, self._refused)
+        self.connecting = self.engine.pool.connect(self._send, self._refused, self.broke)
 
     def _send(self, connection: EngineConnection) -> None:
         engine, head, body, gateway = self.engine, self.head, self.body, self.gateway
@@ -300,6 +311,15 @@ class Exchange:
         engine = self.engine
         assert engine is not None
         self.held = None
+        answer = self.answer
+        assert answer is not None
+        sent = body
+        if coding := coding_of(answer):
+            try:
+                body = decoded(coding, body, MAX_ERROR)
+            except CodingError:  # the caller may read it all the same
+                self._let_go(sent, True)
+                return
         if engine.dialect.means_draining(self.status, body):
             engine.draining()
             if self._may_retry():
@@ -308,7 +328,7 @@ class Exchange:
         wrapped = engine.dialect.wrapped_error(self.status, self.route.path, body)
         if wrapped is not None:
             self.answer, self.length = Answer(self.status, _JSON), len(wrapped)
-        self._let_go(body if wrapped is None else wrapped, True)
+        self._let_go(sent if wrapped is None else wrapped, True)
 
     # What the caller gets
 
@@ -407,14 +427,43 @@ class Exchange:
             self.delivery.cut(b"data: %b\n\n" % error.body())
         self._move(Phase.CUT)
 
+    def broke(self, error: Exception) -> None:
+        """An exception of our own, while something was done for this request: it ends, and no other does."""
+        report_of(self.request_id, error)
+        if FINAL[self.phase]:
+            return
+        try:
+            self._abandon()
+            if self.phase is _DELIVERING:
+                self._cut("gave an answer that could not be relayed")
+            elif self._began:
+                self.caller.transport.abort()  # its end must not look like an answer's
+                self._move(Phase.CANCELLED)
+            else:
+                self.fail(errors.internal(self.request_id))
+        except Exception as another:
+            report_of(self.request_id, another)
+            self.phase, self.response_complete = Phase.CANCELLED, True
+            self.caller.transport.abort()
+        # At the end of the turn: until then the manager may not have counted what it placed.
+        self.gateway.turn.later(self.gateway.manager.release, self)
+
+    @property
+    def _began(self) -> bool:
+        """Whether bytes of an answer were written, in another phase than DELIVERING."""
+        return False
+
     # What the caller and the clock do
 
     def caller_left(self) -> None:
         """The caller closed its connection: nobody wants the answer."""
         if FINAL[self.phase]:
             return
-        self._abandon()
-        self._move(Phase.CANCELLED)
+        try:
+            self._abandon()
+            self._move(Phase.CANCELLED)
+        except Exception as error:
+            self.broke(error)
 
     def timed_out(self) -> None:
         """The current phase took too long."""

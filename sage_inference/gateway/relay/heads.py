@@ -21,6 +21,7 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-why",
     b"via",
 }
+UNCODED = b"accept-encoding: identity\r\n"  # of what is read here
 KEYS = frozenset({b"authorization", b"x-api-key"})
 _MAX_ID = 200
 
@@ -82,9 +83,11 @@ class RequestHead:
         self.request_id = given_id(headers)
         self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
+        lines, keyed = [], []
         if route.type is RequestType.EMBEDDING:  # its answer may have to be read, if others come to share it
             dropped |= {b"accept-encoding"}
-        lines, keyed = [], []
+            lines.append(UNCODED)
+            keyed.append(UNCODED)
         for name, value in headers:
             if name not in dropped:
                 line = b"%b: %b\r\n" % (name, value)

@@ -6,6 +6,7 @@ import msgspec
 
 from sage_inference.control_plane.body import read_leniently
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.gateway.relay.heads import UNCODED
 
 PARAMS = "kv_transfer_params"
 _ASK = msgspec.Raw(
@@ -40,7 +41,7 @@ def read_fields(body: bytes, model: str) -> Fields | None:
     try:
         fields: Fields | None = _decode(body)
         own = fields is not None and _raw(fields, PARAMS) not in _UNSET
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         document = read_leniently(body, error)
         own = isinstance(document, dict) and document.get(PARAMS) is not None
         fields = None
@@ -82,12 +83,12 @@ def handed_over(answer: bytes) -> msgspec.Raw | None:
     """What a prefilling engine says of where the blocks are; None where it says nothing."""
     try:
         params = _decode_answer(answer).kv_transfer_params
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return params if isinstance(params, msgspec.Raw) and bytes(params)[:1] == b"{" else None
 
 
 def uncoded(lines: bytes) -> bytes:
-    """Header lines without an offer of codings: this answer is for the gateway to read."""
+    """Header lines that ask for no content coding: this answer is for the gateway to read."""
     kept = [line for line in lines.split(b"\r\n") if not line.startswith(b"accept-encoding:")]
-    return b"\r\n".join(kept)
+    return UNCODED + b"\r\n".join(kept)

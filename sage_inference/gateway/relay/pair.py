@@ -22,6 +22,7 @@ from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.pairs import DECODE, PREFILL, SPLIT, decode_leg, prefill_leg
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
@@ -156,6 +157,7 @@ class PairedExchange(Exchange):
         self._prefill = self.load
         self._prefill_s += took
         self.prefilled_by = engine
+        answer = self._decoded(answer)
         self.last = telling(answer)
         self.params = handed_over(answer)
         self.held = self.connection = None
@@ -169,6 +171,15 @@ class PairedExchange(Exchange):
             gateway.stats.handed_over += 1
             self.request = decode_leg(self.entire)
         self._go_on()
+
+    def _decoded(self, body: bytes) -> bytes:
+        """Nobody asked for a coding; an engine's answer that cannot be read names no blocks."""
+        assert self.answer is not None
+        coding = coding_of(self.answer)
+        try:
+            return decoded(coding, body, MAX_ANSWER) if coding else body
+        except CodingError:
+            return b""
 
     def _go_on(self) -> None:
         gateway = self.gateway

@@ -6,6 +6,8 @@ import asyncio
 import math
 from typing import Protocol
 
+from sage_inference.gateway.isolation import report
+
 TICK_S = 0.05
 _LATE = 2  # ticks from a deadline to its bucket's turn: ``now`` is up to a tick old
 
@@ -17,6 +19,9 @@ class Timed(Protocol):
     wakes_at: float  # the wheel's own: the soonest deadline its bucket is for, 0 while it is in none
 
     def timed_out(self) -> None: ...
+
+    def broke(self, error: Exception) -> None:
+        """It gets what its own ``timed_out`` raised."""
 
 
 class Wheel:
@@ -65,6 +70,13 @@ class Wheel:
         if bucket is not None:
             bucket.discard(timed)
 
+    def _broke(self, timed: Timed, error: Exception) -> None:
+        """Others' deadlines are next, and must not be lost with it."""
+        try:
+            timed.broke(error)
+        except Exception as another:
+            report(another, "a time-out")
+
     def _tick(self) -> None:
         self.now = now = self._loop.time()
         self._handle = self._loop.call_later(TICK_S, self._tick)
@@ -76,6 +88,9 @@ class Wheel:
                     continue
                 if timed.deadline <= now:
                     timed.deadline = math.inf
-                    timed.timed_out()
+                    try:
+                        timed.timed_out()
+                    except Exception as error:
+                        self._broke(timed, error)
                 else:
                     self._enter(timed, max(int(timed.deadline / TICK_S) + 1, self._turn + 1))

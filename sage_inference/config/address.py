@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 
 from sage_inference.config.errors import ConfigError, Invalid, quote
@@ -18,6 +19,9 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?")
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _PORTS = {"http": 80, "https": 443}
+# The forms that inet_aton takes: one to four numbers, decimal, octal or hexadecimal.
+_SHORT_IPV4 = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _FORM = "must be http://host:port[/v1] or host:port"
 
 
@@ -32,7 +36,7 @@ class Backend:
 
     @property
     def netloc(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return netloc(self.host, self.port)
 
     @property
     def base_url(self) -> str:
@@ -110,23 +114,61 @@ def check_origin(text: str) -> None:
     _port(parts["port"], 0)
 
 
-def is_loopback(host: str) -> bool:
-    """True where only this machine's own programs can reach ``host``."""
-    bare = host.strip("[]").rstrip(".").lower()
-    if bare == "localhost" or bare.endswith(".localhost"):
-        return True
+def canonical_host(text: str) -> str:
+    """A host as it is compared: in lower case, without brackets, zone and final dot; addresses in one form.
+
+    An IPv4 address may be written as the system's resolver reads it (``127.1``, ``0x7f000001``) or within an
+    IPv6 one (``::ffff:127.0.0.1``): a listener or a browser means the same by all of them.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text
+    bare = bare.lower().removesuffix(".")
     try:
-        return ipaddress.ip_address(bare).is_loopback
+        if _SHORT_IPV4.fullmatch(bare):
+            return socket.inet_ntoa(socket.inet_aton(bare))
+        address = ipaddress.ip_address(bare.partition("%")[0])
+    except (OSError, ValueError):
+        return bare
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def is_address(host: str) -> bool:
+    """True for an IP address, False for a name."""
+    try:
+        ipaddress.ip_address(canonical_host(host))
     except ValueError:
         return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine's own programs can reach ``host``."""
+    name = canonical_host(host)
+    if _is_localhost(name):
+        return True
+    return is_address(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_localhost(name: str) -> bool:
+    # Browsers and resolvers answer these names themselves (RFC 6761), so no foreign name server is asked.
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def netloc(host: str, port: int) -> str:
+    """``host:port`` as it stands in a URL, IPv6 in brackets."""
+    bare = host.removeprefix("[").removesuffix("]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def reaches(backend: Backend, host: str, port: int) -> bool:
     """True where a connection to ``backend`` would arrive at a listener on ``host`` and ``port``."""
     if backend.port != port:
         return False
-    listens, asked = host.strip("[]").lower(), backend.host.lower().rstrip(".")
-    if listens in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return is_loopback(asked) or asked in ("0.0.0.0", "::")  # noqa: S104
-    same = {"localhost": {"127.0.0.1", "::1", "localhost"}}
-    return bool(same.get(listens, {listens}) & same.get(asked, {asked}))
+    if canonical_host(host) in _ALL_ADDRESSES:
+        return is_loopback(backend.host) or canonical_host(backend.host) in _ALL_ADDRESSES
+    return bool(_addresses(host) & _addresses(backend.host))
+
+
+def _addresses(host: str) -> set[str]:
+    """What a connection to ``host`` may arrive at; a name other than localhost stands for itself."""
+    name = canonical_host(host)
+    return {"127.0.0.1", "::1"} if _is_localhost(name) else {name}

@@ -1,54 +1,51 @@
-"""Who may call: the Host and Origin of a request, its key, and what browsers are told of it."""
+"""The checks on a request's Host, Origin and key, and the origins that browsers may call from."""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
+import hmac
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
+from sage_inference.config.address import canonical_host, is_address, is_loopback
 from sage_inference.config.settings import Settings
 from sage_inference.gateway.errors import ApiError, loop_detected
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CACHE = 1024
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 class Guard:
-    """The rules of one configuration. Keys are held and compared as SHA-256 digests."""
+    """The rules of one configuration. Keys are held and compared as SHA-256 digests.
 
-    def __init__(self, settings: Settings, gateway_id: str) -> None:
+    ``admin_token`` is the run's own credential for ``/admin``, beside ``admin_key``.
+    """
+
+    def __init__(self, settings: Settings, gateway_id: str, admin_token: str | None = None) -> None:
         self.via = f"sage-{gateway_id}".encode()
         server = settings.server
-        # On a loopback address only a page in the user's own browser can carry a foreign name here
-        # (DNS rebinding, CVE-2024-28224); elsewhere the machine may have names we don't know.
-        self._checks_names = is_loopback(server.host)
-        self._names = frozenset({*_LOOPBACK_NAMES, *(name.lower() for name in server.allowed_hosts)})
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in server.cors_origins)
-        self._any_origin = "*" in self._origins
+        # On a loopback address only a page in the user's own browser can carry a foreign name
+        # (DNS rebinding, CVE-2024-28224). Elsewhere the machine may have names that are not configured.
+        self._is_local = is_loopback(server.host)
+        self._names = frozenset(canonical_host(name) for name in (server.host, *server.allowed_hosts))
+        origins = {origin.rstrip("/").lower() for origin in server.cors_origins}
+        self._any_origin = "*" in origins
+        self._origins = frozenset(origins - {"*"})
         self._known_hosts: set[bytes] = set()
         self._keys = {_digest(entry.key.reveal()): entry.name for entry in settings.api_keys}
-        self._admin = _digest(settings.admin_key.reveal()) if settings.admin_key else None
+        self._admin_key = _digest(settings.admin_key.reveal()) if settings.admin_key else None
+        self._admin_token = _digest(admin_token) if admin_token else None
 
     @property
     def has_keys(self) -> bool:
         return bool(self._keys)
 
     def check(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """The name of the caller's key, "" where none is asked for. Raises ``ApiError`` for who may not."""
-        host = origin = key = b""
+        """The name of the caller's key, "" where none is needed. Raises ``ApiError`` for a refused request."""
+        host: bytes | None = None
+        origin = key = b""
         for name, value in headers:
             if name == b"host":
                 host = value
@@ -60,31 +57,36 @@ class Guard:
                 origin = value
             elif name == b"via" and self.via in value:
                 raise loop_detected()
-        if self._checks_names and host not in self._known_hosts:
+        is_admin = path.startswith("/admin/")
+        # A request without Host is no browser's: HTTP/1.0 allows it, and the parser refuses it in HTTP/1.1.
+        if host is not None and host not in self._known_hosts and (self._is_local or is_admin):
             self._check_host(host)
         if origin:
-            self._check_origin(origin)
-        # /admin has rules of its own (see api.admin): this machine's user needs no caller's key.
-        if not self._keys or path in OPEN_PATHS or path.startswith("/admin/"):
+            self._check_origin(origin, is_admin)
+        # /admin has credentials of its own: see ``is_admin`` and api.admin.
+        if not self._keys or path in OPEN_PATHS or is_admin:
             return ""
         found = self._keys.get(_digest(key)) if key else None
-        if found is None and not (self._admin and key and _digest(key) == self._admin):
+        if found is None and not (key and self._admin_key and _same(_digest(key), self._admin_key)):
             raise _unauthorized(bool(key))
         return found or "admin"
 
     def is_admin(self, key: bytes) -> bool:
-        return self._admin is not None and _digest(key) == self._admin
+        """True for ``admin_key`` and the run's token. A caller's key gives no such right."""
+        shown = _digest(key)
+        return any(_same(shown, known) for known in (self._admin_key, self._admin_token) if known)
 
     def allowed_origin(self, origin: bytes) -> bytes | None:
-        """What to answer in ``access-control-allow-origin``, if anything."""
+        """The value of ``access-control-allow-origin`` in the answer, if any."""
         if self._any_origin:
             return b"*"
         return origin if origin.decode("latin-1").lower() in self._origins else None
 
     def _check_host(self, host: bytes) -> None:
-        name = host.decode("latin-1").lower()
-        bare = name.rpartition(":")[0] if not name.endswith("]") and ":" in name else name
-        if bare in self._names or is_loopback(bare):
+        text = host.decode("latin-1")
+        name = canonical_host(text.rpartition(":")[0] if not text.endswith("]") and ":" in text else text)
+        # An address cannot be rebound. On a loopback bind, though, it would be a forwarded port's.
+        if name in self._names or is_loopback(name) or (is_address(name) and not self._is_local):
             if len(self._known_hosts) < _CACHE:
                 self._known_hosts.add(host)
             return
@@ -94,11 +96,20 @@ class Guard:
             "permission_error",
         )
 
-    def _check_origin(self, origin: bytes) -> None:
-        if not self._checks_names or self.allowed_origin(origin) is not None:
-            return
+    def _check_origin(self, origin: bytes, is_admin: bool) -> None:
         text = origin.decode("latin-1").lower()
-        name = _hostname(text)
+        if text in self._origins:
+            return
+        if is_admin:
+            # Not even a page of this machine, nor one that ``*`` lets call the API.
+            message = (
+                f"Origin {text[:100]!r}: a web page may not call /admin; "
+                f"list its origin by name in server.cors_origins if it must"
+            )
+            raise ApiError(403, message, "permission_error")
+        if not self._is_local or self._any_origin:
+            return
+        name = canonical_host(_hostname(text))
         if name not in self._names and not is_loopback(name):
             message = f"Origin {text[:100]!r} may not call this gateway; allow it with server.cors_origins"
             raise ApiError(403, message, "permission_error")
@@ -106,10 +117,13 @@ class Guard:
 
 def _hostname(origin: str) -> str:
     try:
-        name = urlsplit(origin).hostname or ""
+        return urlsplit(origin).hostname or ""
     except ValueError:
         return ""
-    return f"[{name}]" if ":" in name else name
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    return hmac.compare_digest(one, other)
 
 
 def _digest(key: str | bytes) -> bytes:

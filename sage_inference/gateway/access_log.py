@@ -47,10 +47,10 @@ class AccessLog:
             completion_tokens=usage.completion_tokens if usage is not None else None,
         )
 
-    def refused(self, method: bytes, target: bytes, status: int) -> None:
-        """A connection was refused, or a request before its head was read; both may be unknown."""
+    def refused(self, request_id: bytes, method: bytes, target: bytes, status: int) -> None:
+        """A connection was refused, or a request before its head was read: method and target may be unknown."""
         path = target.partition(b"?")[0].decode("latin-1") or "-"
-        write(None, method.decode("latin-1") or "-", path, status, "refused")
+        write(request_id.decode("latin-1"), method.decode("latin-1") or "-", path, status, "refused")
 
 
 def outcome(status: int, ended: str, *, placed: bool) -> str:
@@ -61,7 +61,7 @@ def outcome(status: int, ended: str, *, placed: bool) -> str:
 
 
 def write(
-    request_id: str | None, method: str, path: str, status: int, outcome: str, **facts: str | float | None
+    request_id: str, method: str, path: str, status: int, outcome: str, **facts: str | float | None
 ) -> None:
     """One line. A status of 0 means that there was no answer."""
     known: dict[str, Any] = {

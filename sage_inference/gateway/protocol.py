@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -22,7 +23,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.flow import Flow
 from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
+from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead, given_id
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -377,6 +378,12 @@ class GatewayProtocol(HttpToolsProtocol):
             if url.schema.lower() not in (b"http", b"https") or not url.host:
                 raise errors.bad_framing()
             path = url.path or b"/"
+            # The target's host counts, not that of the header (RFC 9112 section 3.2.2).
+            host = b"[%b]" % url.host if b":" in url.host else url.host
+            self.headers = [header for header in self.headers if header[0] != b"host"]
+            self.headers.append((b"host", host if url.port is None else b"%b:%d" % (host, url.port)))
+        if b"%" in path:  # the application reads escapes, and a path must not have two meanings
+            path = unquote_to_bytes(path)
         route = _HOT.get(path)
         if route is None or self.parser.get_method() != route.method.encode():
             return None
@@ -392,6 +399,9 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
+        if not given_id(headers):
+            # Here, not in the application: a refusal while its body arrives must carry the same id.
+            self.headers.append((b"x-request-id", self.gateway.new_id()))
 
     def _begin_exchange(self, route: Route) -> None:
         gateway = self.gateway
@@ -556,19 +566,30 @@ class GatewayProtocol(HttpToolsProtocol):
                 running.caller_left()
             self.transport.abort()
             return
+        request_id = self._id_of(running)
         if running is not None:
             running.status = error.status
         elif self.gateway.stats.access is not None:
             begun = self.parser is not None and self._in_message and self.url
             method = self.parser.get_method() if begun else b""
-            self.gateway.stats.access.refused(method, self.url if begun else b"", error.status)
+            self.gateway.stats.access.refused(request_id, method, self.url if begun else b"", error.status)
         body = error.body()
-        self.write(
-            STATUS_LINES[error.status]
-            + b"".join(b"%b: %b\r\n" % header for header in error.headers)
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-            + body
-        )
+        headers = [
+            *error.headers,
+            (b"content-type", b"application/json"),
+            (b"connection", b"close"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.write(b"%b%b\r\n%b" % (STATUS_LINES[error.status], lines, body))
         if running is not None:
             running.caller_left()
         self.gateway.turn.close(self.transport)
+
+    def _id_of(self, running: Exchange | None) -> bytes:
+        """The id of the request that is refused: its own, so far as its head was read, or a new one."""
+        if running is not None:
+            return running.request_id
+        given = given_id(self.headers) if self._in_message else b""
+        return given or self.gateway.new_id()

@@ -35,7 +35,7 @@ from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import RequestHead, given_id
+from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.watching import Watcher
@@ -328,10 +328,6 @@ class Gateway:
         """An id for a request whose caller gave none."""
         self._ids += 1
         return b"req-%b%08x" % (self._id_start, self._ids)
-
-    def request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """The caller's ``x-request-id``, or a new one."""
-        return given_id(headers) or self.new_id()
 
     def cors_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if not self.settings.server.cors_origins:

@@ -7,6 +7,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_inference.gateway.access_log import outcome, write
+from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
 RELAYED = "sage.relayed"  # in a scope: the relay writes the line of this request
@@ -14,7 +15,7 @@ TENANT = "sage.tenant"  # in a scope: the name of the caller's key
 
 
 class AccessMiddleware:
-    """Outermost, so that refusals of the guard and answers to preflights are logged as well."""
+    """Outermost but for ``Identified``, so that refusals of the guard and answers to preflights are logged as well."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
@@ -25,14 +26,12 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        status, sent, request_id, complete = 0, 0, None, False
+        status, sent, complete = 0, 0, False
 
         async def watched(message: Message) -> None:
-            nonlocal status, sent, request_id, complete
+            nonlocal status, sent, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = dict(message.get("headers", ())).get(b"x-request-id")
-                request_id = None if given is None else given.decode("latin-1")
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
@@ -47,7 +46,7 @@ class AccessMiddleware:
             if not scope.get(RELAYED):
                 ended = "done" if complete else "cut" if status else "cancelled"
                 write(
-                    request_id,
+                    given_id(scope["headers"]).decode("latin-1"),
                     scope["method"],
                     scope["path"],
                     status,

@@ -20,6 +20,7 @@ from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Changes, Fleet
+from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
 
@@ -50,8 +51,12 @@ class CorsMiddleware:
         return CORSMiddleware(self._app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
 
 
-class GuardMiddleware:
-    """Checks who calls, as the relay does for its routes, and stamps the request id on every answer."""
+class Identified:
+    """Gives each request one id, and each answer that id, whichever part of the application makes it.
+
+    It stands outside of the application, so that preflights and crashes have one too. A relayed route below
+    finds the id in the request's headers and sends the same one to the engine.
+    """
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self.app = app
@@ -61,19 +66,44 @@ class GuardMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = self.gateway.request_id(scope["headers"])
+        request_id = given_id(scope["headers"])
+        if not request_id:
+            request_id = self.gateway.new_id()
+            scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", request_id)]}
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                others = [h for h in message.get("headers", ()) if h[0].lower() != b"x-request-id"]
+                message["headers"] = [*others, (b"x-request-id", request_id)]
             await send(message)
 
+        await self.app(scope, receive, stamped)
+
+
+class GuardMiddleware:
+    """Checks the caller, as the relay does for its routes."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self.app = app
+        self.gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         try:
-            scope[TENANT] = self.gateway.guard.check(scope["path"], scope["headers"]) or None
+            scope[TENANT] = self.gateway.guard.check(_path(scope), scope["headers"]) or None
         except ApiError as error:
-            await error_response(error)(scope, receive, stamped)
+            await error_response(error)(scope, receive, send)
         else:
-            await self.app(scope, receive, stamped)
+            await self.app(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """The path as the routes see it: where the application is mounted, without the prefix."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -99,7 +129,7 @@ async def _crashed(request: Request, error: Exception) -> Response:
     return error_response(ApiError(500, "the gateway failed on this request; see its log", "internal_error"))
 
 
-def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Changes]) -> Starlette:
+def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Changes]) -> ASGIApp:
     """``reload`` reads the configuration again and applies it; raises ``ConfigError``.
 
     The gateway's own server takes the relayed routes before they come here; any other finds them here too.
@@ -128,4 +158,4 @@ def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[
     app.state.fleet = fleet
     app.state.reload = reload
     app.router.redirect_slashes = False
-    return app
+    return Identified(app, gateway)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -110,7 +111,9 @@ class RunningGateway:
         self._load = load or (lambda: settings)
         self._extra = extra_instances
         self.wheel = Wheel(asyncio.get_running_loop())
-        self.gateway = Gateway(self._with_extra(settings), self.wheel, admin_token)
+        # A token that nobody knows is better than none: only ``admin_key`` opens /admin then.
+        token = admin_token or secrets.token_urlsafe(32)
+        self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
         self.fleet = Fleet(self.gateway)
         self.callers = Callers(self._accept, self.gateway.turn)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)

@@ -227,7 +227,9 @@ class Settings:
         doc="Other names for served models.", factory=dict, example="{gpt-4o: qwen2.5-7b}"
     )
     api_keys: tuple[ApiKeySettings, ...] = setting((), doc="Keys callers must show; none = open.")
-    admin_key: Secret | None = setting(None, doc="Key for /admin from other machines; none = loopback only.")
+    admin_key: Secret | None = setting(
+        None, doc="Key for /admin, beside the token of each run; a key of api_keys does not open it."
+    )
     scheduling: SchedulingSettings = setting(doc="Choice of an instance.", factory=SchedulingSettings)
     timeouts: TimeoutSettings = setting(doc="Timeouts, in seconds.", factory=TimeoutSettings)
     limits: LimitSettings = setting(doc="Limits.", factory=LimitSettings)

@@ -72,6 +72,10 @@ class Reloaded:
 
 def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
     """How the gateway is. Takes ``timeout_s`` at most, which only one that hangs needs."""
+    foreign = _foreign_file(paths)
+    if foreign is not None:
+        reason = f"{foreign} is another user's: ask as the user who runs the gateway"
+        return DaemonState("unknown", reason=reason)
     holding = lock.look(paths.lock_file)
     info = pidfile.read(paths.pid_file)
     if not holding.held:
@@ -89,6 +93,18 @@ def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
     if info is None or info.process != process:
         info = None
     return _living(process, info, timeout_s)
+
+
+def _foreign_file(paths: Paths) -> Path | None:
+    """The first of the gateway's files that this user may not read; it holds the token, so nothing can be asked."""
+    for path in (paths.lock_file, paths.pid_file):
+        try:
+            path.open("rb").close()
+        except PermissionError:
+            return path
+        except OSError:
+            continue
+    return None
 
 
 def _not_held(paths: Paths, holding: lock.Holding, info: PidInfo | None) -> DaemonState:

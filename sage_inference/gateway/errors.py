@@ -104,6 +104,31 @@ def too_many_connections() -> ApiError:
     )
 
 
+_ADMIN_HELP = (
+    "send this run's token or the admin_key as 'Authorization: Bearer KEY'; on the gateway's machine its user "
+    "calls: sage inference admin-header | curl -H @- URL"
+)
+
+
+def no_admin_key() -> ApiError:
+    return ApiError(
+        401,
+        f"/admin needs a credential: {_ADMIN_HELP}",
+        "authentication_error",
+        "no_admin_key",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )
+
+
+def wrong_admin_key() -> ApiError:
+    message = f"this key gives no right to /admin (a caller's key never does): {_ADMIN_HELP}"
+    return ApiError(403, message, "permission_error", "wrong_admin_key")
+
+
+def admin_body_too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body of an /admin request must not exceed {limit} bytes")
+
+
 def no_healthy_instance(model: str, detail: str) -> ApiError:
     message = f'no healthy instance serves model "{model}" now: {detail}'
     return ApiError(503, message, "service_unavailable", "no_healthy_instance", headers=retry_after(5))

@@ -217,7 +217,7 @@ class Gateway:
         self.clock = time.monotonic
         self.coalescer = Coalescer(self._loop, self.clock)
         self.started_at = time.time()
-        self.admin_token = admin_token
+        self._admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self._llm_fallback = settings.scheduling.llm_fallback_policy
         self.manager = ControlPlaneManager(
@@ -245,7 +245,7 @@ class Gateway:
         """
         # First all that can fail.
         record_file = self.decisions.file_at(settings.scheduling.record_file)
-        guard = Guard(settings, self._id_start.decode())
+        guard = Guard(settings, self._id_start.decode(), self._admin_token)
         self.settings = settings
         # Requests' heads that were parsed and found good; a new guard may judge anew.
         self.known_heads: KnownHeads[RequestHead] = KnownHeads(MOST_KNOWN)

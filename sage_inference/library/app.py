@@ -18,8 +18,9 @@ class GatewayApp:
     it starts when first called, and ends with ``aclose`` or with its event loop.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, admin_token: str | None = None) -> None:
         self._settings = settings
+        self._admin_token = admin_token
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: _Work | None = None
 
@@ -45,7 +46,8 @@ class GatewayApp:
         loop = asyncio.get_running_loop()
         if self._work is None or self._loop is not loop:
             # Of another loop nothing can be used: its owner has ended it, or will.
-            self._loop, self._work = loop, _Work(RunningGateway(self._settings))
+            self._loop = loop
+            self._work = _Work(RunningGateway(self._settings, admin_token=self._admin_token))
         return self._work
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
+from sage_inference.config.address import netloc
 from sage_inference.config.settings import Settings
 from sage_inference.daemon.bind import bind
 from sage_inference.gateway.api.status import status_document
@@ -25,20 +27,21 @@ class UnifiedAPIServer:
     """One gateway in this process: ``with UnifiedAPIServer(config) as server: …``, or ``async with``.
 
     ``app`` is the same gateway as an ASGI application, to be mounted elsewhere; it needs no start.
+    ``admin_token`` opens ``/admin`` of both, as ``Authorization: Bearer``; it is new for each server object.
     """
 
     def __init__(self, config: UnifiedServerConfig | None = None) -> None:
         """Raises ``ConfigError`` for settings that no gateway could run with."""
         self.config = config or UnifiedServerConfig()
         self.settings: Settings = self.config.settings()
-        self.app = GatewayApp(self.settings)
+        self.admin_token = secrets.token_urlsafe(32)
+        self.app = GatewayApp(self.settings, self.admin_token)
         self._run: _Run | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self.settings.server.host, self.settings.server.port
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{netloc(self.settings.server.host, self.settings.server.port)}"
 
     def start(self, block: bool = True) -> None:
         """Serve until SIGINT, SIGTERM or ``stop``; with ``block=False`` on a thread, and return once ready.
@@ -120,14 +123,16 @@ class UnifiedAPIServer:
         if self._run is not None:
             raise RuntimeError(f"this server runs already, at {self.url}")
         logging.getLogger("sage_inference").setLevel(self.settings.logging.level.upper())
-        self._run = _Run(self.settings, bind(self.settings.server.host, self.settings.server.port))
+        self._run = _Run(
+            self.settings, self.admin_token, bind(self.settings.server.host, self.settings.server.port)
+        )
         return self._run
 
 
 class _Run:
     """One gateway on one socket, from start to stop; on a thread or in a task."""
 
-    def __init__(self, settings: Settings, sock: socket.socket) -> None:
+    def __init__(self, settings: Settings, admin_token: str, sock: socket.socket) -> None:
         self.ready = threading.Event()
         self.began = asyncio.Event()  # the same, for the loop it runs on
         self.failure: BaseException | None = None
@@ -136,6 +141,7 @@ class _Run:
         self.task: asyncio.Task[None] | None = None
         self.gateway: RunningGateway | None = None
         self._settings = settings
+        self._admin_token = admin_token
         self._sock = sock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwanted = False  # told to stop before it had begun
@@ -151,7 +157,8 @@ class _Run:
 
     async def serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.gateway = RunningGateway(self._settings, hooks=RunHooks(ready=self._started))
+        hooks = RunHooks(ready=self._started)
+        self.gateway = RunningGateway(self._settings, admin_token=self._admin_token, hooks=hooks)
         try:
             await self.gateway.serve(self._sock)
         finally:

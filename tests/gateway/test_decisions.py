@@ -12,7 +12,7 @@ from sage_inference.config.settings import InstanceSettings, SchedulingSettings
 from sage_inference.replay.workload import read_workload
 from tests.cli.shape import mistakes
 from tests.support.decisions import attempts
-from tests.support.inprocess import gateway
+from tests.support.inprocess import ADMIN, gateway
 from tests.support.rogue import RogueEngine, ok, raw, sse
 from tests.support.wire import Caller
 
@@ -93,7 +93,7 @@ def test_a_broken_stream_was_cut_and_a_caller_that_left_cancelled() -> None:
 
 def test_an_unknown_request_is_a_404_that_says_what_is_kept() -> None:
     with RogueEngine(ok()) as a, gateway(a) as g, httpx.Client(trust_env=False) as client:
-        answer = client.get(f"{g.url}/admin/decisions/nope")
+        answer = client.get(f"{g.url}/admin/decisions/nope", headers=ADMIN)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "decision_not_found")
         assert "the last 1024" in answer.json()["error"]["message"]
 

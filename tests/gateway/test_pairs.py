@@ -14,7 +14,7 @@ import pytest
 from sage_inference.cli.schemas import ATTEMPT
 from sage_inference.config.settings import InstanceSettings, TimeoutSettings
 from tests.cli.shape import mistakes
-from tests.support.inprocess import InProcess, gateway
+from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw, sse
 from tests.support.wire import CHAT, Caller, post
 
@@ -79,7 +79,8 @@ def body_of(request: bytes) -> dict[str, Any]:
 
 def attempts(g: InProcess, request_id: str) -> list[tuple[str, str | None, str, int]]:
     with httpx.Client(trust_env=False) as client:
-        found = client.get(f"{g.url}/admin/decisions/{request_id}").raise_for_status().json()["attempts"]
+        answer = client.get(f"{g.url}/admin/decisions/{request_id}", headers=ADMIN)
+        found = answer.raise_for_status().json()["attempts"]
     assert [mistakes(each, ATTEMPT) for each in found] == [[]] * len(found)
     return [(each["instance"], each["leg"], each["outcome"], each["status"]) for each in found]
 

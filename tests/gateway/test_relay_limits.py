@@ -13,7 +13,7 @@ from sage_inference.config.settings import HealthSettings, InstanceSettings, Lim
 from sage_inference.types import EngineState
 from tests.support.deaf import deaf
 from tests.support.gateway import running_gateway
-from tests.support.inprocess import gateway
+from tests.support.inprocess import ADMIN, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw, sse
 from tests.support.wire import CHAT, Caller, chat, post
 
@@ -122,8 +122,10 @@ def test_a_body_that_stops_half_way_is_408_after_body_s(known: bool, pipelined: 
         body_came_too_late(caller)
 
 
-POLICY = post("/admin/policy", b'{"policy":"random"}').replace(b"POST", b"PUT")
-CHUNKED = b"PUT /admin/policy HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n13\r\n{"
+TOKEN = f"authorization: {ADMIN['authorization']}"
+POLICY = post("/admin/policy", b'{"policy":"random"}', TOKEN).replace(b"POST", b"PUT")
+CHUNKED = POLICY.partition(b"\r\n\r\n")[0].replace(b"content-length: 19", b"transfer-encoding: chunked")
+CHUNKED += b"\r\n\r\n13\r\n{"
 
 
 @pytest.mark.parametrize("pipelined", [b"", post(CHAT, chat()), POLICY], ids=["alone", "relayed", "answered"])

@@ -15,7 +15,7 @@ import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings
 from sage_inference.types import EngineState
-from tests.support.inprocess import InProcess, gateway
+from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
 from tests.support.wire import Caller
 
@@ -189,7 +189,7 @@ def test_responses_and_messages_are_done_by_one_instance() -> None:
 def test_status_and_metrics_tell_of_the_pair() -> None:
     with pairs("p", "d") as fleet, httpx.Client(base_url=fleet.g.url, trust_env=False) as client:
         fleet.post("/v1/completions", prompt="hello").raise_for_status()
-        status = client.get("/admin/status").json()
+        status = client.get("/admin/status", headers=ADMIN).json()
         assert {i["name"]: i["kind"] for i in status["instances"]} == {"p": "prefilling", "d": "decoding"}
         assert status["requests"]["total"] == 1
         metrics = client.get("/metrics").text

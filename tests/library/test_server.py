@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -278,6 +279,34 @@ def test_limits_and_keys_hold_where_it_is_mounted(http: str) -> None:
         big = b"x" * 67_200_000
         answer = httpx.post(f"{outer.url}{CHAT}", content=big, headers=headers, trust_env=False, timeout=60)
         assert answer.status_code == 413
+
+
+def test_health_is_open_and_admin_is_shut_where_it_is_mounted(http: str) -> None:
+    server = si.UnifiedAPIServer(config(api_keys=["k"]))
+    token = {"authorization": f"Bearer {server.admin_token}"}
+    with Mounted(server, http=http) as outer, httpx.Client(base_url=outer.url, trust_env=False) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/admin/status").status_code == 401
+        assert client.get("/admin/status", headers={"x-api-key": "k"}).status_code == 403
+        assert client.get("/admin/status", headers={**token, "host": "evil.example"}).status_code == 403
+        assert client.get("/admin/status", headers=token).json()["state"] == "running"
+        assert client.get("/v1/models", headers=token).status_code == 401
+
+
+def test_a_mounted_request_has_one_id(http: str) -> None:
+    with RogueEngine(ok()) as engine, mounted(engine, http=http) as outer, Caller(outer.port) as caller:
+        answer = caller.send(post(f"/llm{CHAT}", chat(), "connection: close")).rest()
+        [found] = re.findall(rb"x-request-id: ([^\r]+)", answer)
+        assert b"x-request-id: %b\r\n" % found in engine.requests[0]
+
+
+def test_a_server_opens_admin_to_its_own_program() -> None:
+    server = si.UnifiedAPIServer(config())
+    with server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        assert client.get("/admin/status").status_code == 401
+        token = {"authorization": f"Bearer {server.admin_token}"}
+        assert client.put("/admin/policy", json={"policy": "random"}, headers=token).status_code == 200
+    assert server.admin_token != si.UnifiedAPIServer(config()).admin_token
 
 
 def test_a_mounted_gateway_reads_no_faster_than_its_caller(http: str) -> None:

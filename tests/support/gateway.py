@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from sage_inference.config.paths import Paths
+from sage_inference.daemon import pidfile
 
 READY_S = 30.0
 
@@ -73,6 +74,13 @@ class Gateway:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def admin(self) -> dict[str, str]:
+        """What /admin asks for, from the pidfile."""
+        info = pidfile.read(self.paths.pid_file)
+        assert info is not None
+        return {"authorization": f"Bearer {info.admin_token}"}
+
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(**{"base_url": self.url, "trust_env": False, "timeout": 60, **options})
 
@@ -95,7 +103,7 @@ class Gateway:
         raise NotReadyError(f"no {word} within {seconds:g} s:\n{self.log()}")
 
     def status(self) -> dict[str, Any]:
-        with self.client(timeout=5) as client:
+        with self.client(timeout=5, headers=self.admin) as client:
             document: dict[str, Any] = client.get("/admin/status").raise_for_status().json()
             return document
 

@@ -15,6 +15,10 @@ from sage_inference.server import RunHooks, RunningGateway, new_event_loop
 T = TypeVar("T")
 
 
+ADMIN_TOKEN = "token-of-the-test"
+ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}  # what /admin of an ``InProcess`` asks for
+
+
 class InProcess:
     """A running gateway, and a way to ask its event loop for facts."""
 
@@ -72,7 +76,9 @@ class InProcess:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             hooks = RunHooks(ready=lambda _: self._ready.set())
-            self._running = RunningGateway(self._settings, load=lambda: self.settings_to_load, hooks=hooks)
+            self._running = RunningGateway(
+                self._settings, load=lambda: self.settings_to_load, admin_token=ADMIN_TOKEN, hooks=hooks
+            )
             await self._running.serve(self._sock)
 
         try:

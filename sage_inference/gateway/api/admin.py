@@ -1,14 +1,13 @@
-"""``/admin``: instances, policy and reload at run time, for this machine's user or the admin key."""
+"""``/admin``: status, instances, policy and reload, for holders of the run's token or the admin key."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -16,43 +15,73 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import POLICIES
+from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet, name_of
-from sage_inference.gateway.guard import is_loopback
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.decisions import KEPT
 
-# A proxy on this machine speaks for somebody else: its requests are not this machine's own.
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_BODY_BYTES = 1 << 20
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def authorize(request: Request) -> None:
-    """Raises ``ApiError`` 403 for who may not: needs a local caller, the admin key, or this run's token."""
+    """Raises ``ApiError`` unless the request carries the run's token or the admin key.
+
+    The peer's address proves nothing: another user's program and a reverse proxy on this machine come from
+    loopback too, and a plain proxy adds no header by which it could be recognised.
+    """
     gateway: Gateway = request.app.state.gateway
-    key = request.headers.get("authorization", "").removeprefix("Bearer ").strip().encode()
-    if key and gateway.guard.is_admin(key):
-        return
-    if key and gateway.admin_token and hmac.compare_digest(key, gateway.admin_token.encode()):
-        return
-    local = request.client is None or is_loopback(request.client.host)
-    headers = request.headers
-    # A browser sends Origin: pages, even this machine's own, have no business here without a key.
-    if local and "origin" not in headers and not any(name in headers for name in _FORWARDED):
-        return
-    raise ApiError(
-        403, "/admin is for this machine only, or for the admin key (admin_key)", "permission_error"
-    )
+    shown = list(_credentials(request))
+    if not shown:
+        raise errors.no_admin_key()
+    if not any(gateway.guard.is_admin(key) for key in shown):
+        raise errors.wrong_admin_key()
+
+
+def _credentials(request: Request) -> Iterator[bytes]:
+    """The keys that a request carries. A proxy's own ``Authorization: Basic`` is none and hides none."""
+    for name, value in request.headers.raw:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            value = value[7:].strip()
+        elif name != b"x-api-key":
+            continue
+        if value:
+            yield value
 
 
 def guarded(handler: Handler) -> Handler:
+    """The handler for admins only. It finds the whole body, of at most 1 MiB, in ``request.state.body``."""
+
     async def checked(request: Request) -> Response:
         authorize(request)
+        request.state.body = await _body(request)
         return await handler(request)
 
     return checked
+
+
+async def _body(request: Request) -> bytes:
+    """Raises ``ApiError`` 413 as soon as the body is known to be too long; what follows is read and dropped."""
+    # The parser has checked it, but not every server that mounts the application does.
+    told = request.headers.get("content-length", "")
+    size = int(told) if told.isdecimal() else 0
+    pieces: list[bytes] = []
+    try:
+        if size <= _BODY_BYTES:
+            size = 0
+            async for piece in request.stream():
+                size += len(piece)
+                if size > _BODY_BYTES:
+                    break
+                pieces.append(piece)
+    except ClientDisconnect:
+        raise ApiError(400, "the caller left before its request ended") from None
+    if size > _BODY_BYTES:
+        raise errors.admin_body_too_large(_BODY_BYTES)
+    return b"".join(pieces)
 
 
 async def status(request: Request) -> Response:
@@ -75,7 +104,7 @@ async def list_instances(request: Request) -> Response:
 async def add_instance(request: Request) -> Response:
     fleet: Fleet = request.app.state.fleet
     try:
-        settings = parse_instance(await _json(request))
+        settings = parse_instance(_json(request))
     except ConfigError as error:
         raise ApiError(400, str(error), param=error.key) from None
     name = name_of(settings)
@@ -107,7 +136,7 @@ async def get_policy(request: Request) -> Response:
 
 async def put_policy(request: Request) -> Response:
     """``{"policy": NAME}`` for all, with ``"model"`` for one; ``{"model": M, "policy": null}`` ends M's own."""
-    document = await _json(request)
+    document = _json(request)
     asked = document if isinstance(document, dict) else {}
     name, model = asked.get("policy"), asked.get("model")
     if model is not None and not isinstance(model, str):
@@ -143,9 +172,9 @@ async def explain(request: Request) -> Response:
     return JSONResponse({"schema": 1, "request_id": request_id, "attempts": attempts})
 
 
-async def _json(request: Request) -> Any:
+def _json(request: Request) -> Any:
     try:
-        return msgspec.json.decode(await request.body())
+        return msgspec.json.decode(request.state.body)
     except msgspec.DecodeError as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from sage_inference import __version__
-from sage_inference.engines.pool import Address
+from sage_inference.config.address import netloc
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineState, ExecutionInstanceType
@@ -27,7 +27,7 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "uptime_s": round(time.time() - gateway.started_at, 1),
-        "address": f"http://{Address(server.host, server.port).authority}",
+        "address": f"http://{netloc(server.host, server.port)}",
         "needs_key": gateway.guard.has_keys,
         "policy": gateway.manager.policy.name,
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),

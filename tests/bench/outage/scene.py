@@ -136,7 +136,9 @@ async def _stage(names: tuple[str, ...], shape: Shape) -> AsyncIterator[_Stage]:
     with ExitStack() as stack:
         engines = Engines(stack, names, "--speed", str(shape.speed))
         gateway = stack.enter_context(running_gateway(config={"instances": engines.settings}))
-        async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(
+            base_url=gateway.url, headers=gateway.admin, trust_env=False, timeout=10
+        ) as client:
             callers = Callers(gateway.port, shape.per_s, shape.prompt_words, shape.output_tokens)
             callers.come()
             yield _Stage(gateway, engines, callers, client, time.monotonic())

@@ -30,6 +30,7 @@ def ours(name: str = "sage-inference", tree: Path | None = None, slots: int = 0)
             "server": {"port": port},
             "instances": instances,
             "api_keys": [{"key": KEY, "name": "bench"}],
+            "admin_key": KEY,
         }
         configuration.write_text(json.dumps(settings))
         start = ["-m", "sage_inference", "inference", "start", "--config", str(configuration)]

@@ -57,7 +57,7 @@ def _line(job: Job) -> str:
 
 
 def _measure(gateway: Gateway, policy: str, trace: Path, seed: int) -> Live:
-    with gateway.client() as client:
+    with gateway.client(headers=gateway.admin) as client:
         client.put("/admin/policy", json={"policy": policy}).raise_for_status()
     command = [
         "bench",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from sage_inference.control_plane.density import LARGE, check_density
+from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.multipart import model_field
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import ROUTES, Body, Route
 
 _PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
 _BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
 _READ = (*_PROMPTS, *_BEFORE, "stream", "user")
-_FIELDS = ("model", *_READ)
 _USER = 200  # bytes of a user that tell tenants apart
+_MODEL = 1024  # characters of a model's name: it is looked up, logged and quoted
 _UNSET, _RAW = msgspec.UNSET, msgspec.Raw
 _JSON = Body.JSON
 _Absent = msgspec.UnsetType
@@ -24,29 +26,26 @@ _Absent = msgspec.UnsetType
 _Head = msgspec.defstruct(
     "_Head",
     [
-        ("model", str | None | _Absent, _UNSET),
+        ("model", Annotated[str, msgspec.Meta(max_length=_MODEL)] | None | _Absent, _UNSET),
         *((name, msgspec.Raw | _Absent, _UNSET) for name in _READ),
     ],
     gc=False,
 )
-_Loose = msgspec.defstruct(
-    "_Loose",
-    [
-        ("model", str | None | _Absent, _UNSET),
-        *((name, Any | _Absent, _UNSET) for name in _READ),
-    ],
-)
 _decode_head = msgspec.json.Decoder(_Head).decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _RawModel(msgspec.Struct, gc=False):
+    model: msgspec.Raw | msgspec.UnsetType = _UNSET
+
+
+_decode_raw_model = msgspec.json.Decoder(_RawModel).decode
 # What of a body is looked at in the usual case: for each route its first prompt, and all that is read beside it.
 _usual = {
     route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user")
     for route in ROUTES.values()
 }
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
-_MULTIPART_MODEL = re.compile(
-    rb'content-disposition: form-data; name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n', re.I
-)
+_MOST_PLACES = 3  # in a body that look like its model
 
 
 class Asked(msgspec.Struct, gc=False):
@@ -61,6 +60,8 @@ class Asked(msgspec.Struct, gc=False):
 def read(route: Route, body: bytes) -> Asked:
     """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
     if route.body is _JSON:
+        if len(body) > LARGE:
+            check_density(body)
         head = _decode(body)
         first, tools, system, instructions, model, stream, user = _usual[route.path](head)
         if type(first) is _RAW and tools is system is instructions is _UNSET:
@@ -70,12 +71,16 @@ def read(route: Route, body: bytes) -> Asked:
         return Asked(
             None if model is _UNSET else model or None,
             prompt,
-            stream is not _UNSET and _raw(stream) == b"true",
-            "" if user is _UNSET else _text(_raw(user)),
+            stream is not _UNSET and bytes(stream) == b"true",
+            "" if user is _UNSET else _text(user),
         )
-    match = _MULTIPART_MODEL.search(body) if route.body is Body.MULTIPART else None
+    place = model_field(body) if route.body is Body.MULTIPART else None
+    if place is None:
+        return Asked(None)
+    if place[1] - place[0] > _MODEL:
+        raise Refusal(Why.BAD_REQUEST, f"'model' is longer than {_MODEL} characters", "model")
     # Sound: how many bytes it has tells nothing of the work.
-    return Asked(match[1].decode("utf-8", "replace") if match else None)
+    return Asked(body[place[0] : place[1]].decode("utf-8", "replace"))
 
 
 def _prompt(route: Route, head: Any, body: bytes) -> bytes:
@@ -95,17 +100,20 @@ def _prompt(route: Route, head: Any, body: bytes) -> bytes:
 
 
 def _raw(value: Any) -> bytes:
-    """The JSON of a field; empty where it is absent or was read leniently."""
+    """The JSON of a field; empty where it is absent."""
     return bytes(value) if type(value) is _RAW else b""
 
 
-def _text(raw: bytes) -> str:
-    return raw[1:-1][:_USER].decode("utf-8", "replace") if raw[:1] == b'"' else ""
+def _text(value: Any) -> str:
+    """The begin of a text; "" for what is none."""
+    raw = memoryview(value)
+    begin = bytes(raw[: min(len(raw) - 1, _USER + 1)])
+    return begin[1:].decode("utf-8", "replace") if begin[:1] == b'"' else ""
 
 
 def _decode(body: bytes) -> Any:
     try:
-        return _decode_head(body)
+        return decoded(_decode_head, body)
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         said = str(error)[: where.start()] if where else str(error)
@@ -113,41 +121,34 @@ def _decode(body: bytes) -> Any:
         place = f"'{field}'" if field else "the body"
         message = f"{place}: {said[0].lower()}{said[1:]}".replace("`", "")
         raise Refusal(Why.BAD_REQUEST, message, field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _decode_leniently(body, error)
-
-
-def _decode_leniently(body: bytes, error: Exception) -> Any:
-    document = read_leniently(body, error)
-    if isinstance(document, dict):  # msgspec can't look at names that are half a surrogate pair
-        document = {name: document[name] for name in _FIELDS if name in document}
-    try:
-        return msgspec.convert(document, _Loose)
-    except msgspec.ValidationError:
-        raise Refusal(Why.BAD_REQUEST, "'model' must be a string, and the body an object", "model") from None
-
-
-def read_leniently(body: bytes, error: Exception) -> Any:
-    """Python's own reader takes what msgspec is too strict for, such as half a surrogate pair."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        # A text may hold the caller's data; msgspec's positions do not.
-        said = str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
-        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {said}") from None
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
-    """The body naming ``model``; every other value keeps its bytes."""
+    """The body naming ``model``; every other byte stays as it came."""
     if route.body is Body.MULTIPART:
-        match = _MULTIPART_MODEL.search(body)
-        if match is None:
-            return body
-        return body[: match.start(1)] + model.encode() + body[match.end(1) :]
-    try:
-        fields = _decode_raw(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # What was skipped when only the head was read: names of fields that are no UTF-8, for one.
-        return json.dumps({**read_leniently(body, error), "model": model}, ensure_ascii=True).encode()
-    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
-    return msgspec.json.encode(fields)
+        place = model_field(body)
+        return body if place is None else body[: place[0]] + model.encode() + body[place[1] :]
+    named = decoded(_decode_raw_model, body).model
+    name = msgspec.json.encode(model)
+    if isinstance(named, msgspec.UnsetType):
+        start = body.index(b"{") + 1
+        rest = body[start:].lstrip()
+        return b'%b"model":%b%b%b' % (body[:start], name, b"" if rest[:1] == b"}" else b",", body[start:])
+    replaced = _replaced(body, bytes(named), name)
+    if replaced is None:
+        message = "'model' can't be replaced by the name it stands for; write it as the body's first field"
+        raise Refusal(Why.BAD_REQUEST, message, "model")
+    return replaced
+
+
+def _replaced(body: bytes, named: bytes, name: bytes) -> bytes | None:
+    """The body with ``name`` as its model in place of ``named``; None where that is not found.
+
+    Fields of other objects may look the same. Which is the body's own shows by what it then names.
+    """
+    looks = re.compile(rb'"model"\s*:\s*(%b)(?=[\s,}])' % re.escape(named))
+    for found, _ in zip(looks.finditer(body), range(_MOST_PLACES), strict=False):
+        changed = body[: found.start(1)] + name + body[found.end(1) :]
+        if decoded(_decode_raw_model, changed).model == msgspec.Raw(name):
+            return changed
+    return None

@@ -9,6 +9,7 @@ MEDIA_BYTES_PER_TOKEN = 512.0  # a megabyte of picture is some two thousand toke
 _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
+_MEDIA_BEGINS = 1 << 20  # within so many bytes of a prompt that is mostly media
 # Text that is mostly escapes has one in so many bytes, and to seek one in more takes longer than all the rest.
 _ESCAPES = 64
 _SEVEN_BITS = bytes(range(128))
@@ -38,7 +39,10 @@ def script_of(prompt: bytes) -> int:
     size = len(prompt)
     if size > _LARGE:
         pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
-        if sum([b" " not in piece for piece in pieces]) * 2 > _PIECES and b";base64," in prompt:
+        if (
+            sum([b" " not in piece for piece in pieces]) * 2 > _PIECES
+            and prompt.find(b";base64,", 0, _MEDIA_BEGINS) >= 0
+        ):
             return _MEDIA
         prompt = b"".join(pieces)
     elif size > _SAMPLE:

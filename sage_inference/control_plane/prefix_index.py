@@ -10,6 +10,7 @@ from sage_inference.types import NOTHING_CACHED, ExecutionInstance, RequestMetad
 
 BLOCK_BYTES = 256  # about 64 tokens
 _blocks_of = Struct(f"{BLOCK_BYTES}s").iter_unpack  # cuts them faster than slices would
+_MOST_BLOCKS = 16384  # of one prompt, a million tokens: what follows is no prefix that another prompt shares
 _SLACK = 1 / 32  # of the bound is freed at once: a dict gives up its first entries cheaply only in bulk
 
 
@@ -19,7 +20,8 @@ def prompt_blocks(prompt: bytes) -> list[int]:
     Python's own keyed hash: the key is drawn anew by each process, so a recorded hash gives no text away.
     """
     before, blocks = 0, []
-    for block in _blocks_of(prompt[: len(prompt) // BLOCK_BYTES * BLOCK_BYTES]):
+    count = min(len(prompt) // BLOCK_BYTES, _MOST_BLOCKS)
+    for block in _blocks_of(prompt[: count * BLOCK_BYTES]):
         before = hash((before, block))
         blocks.append(before)
     return blocks

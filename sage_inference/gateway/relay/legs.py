@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from sage_inference.control_plane.body import read_leniently
+from sage_inference.control_plane.fields import read_fields as all_fields
+from sage_inference.control_plane.lenient import decoded
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.gateway.relay.heads import UNCODED
 
@@ -22,10 +23,11 @@ _SPLIT_WITH = {"n": b"1", "best_of": b"1", "use_beam_search": b"false", "echo": 
 _NEVER_SPLIT_WITH = ("prompt_logprobs", "prompt_embeds")
 
 Fields = dict[str, msgspec.Raw]
-_decode = msgspec.json.Decoder(Fields).decode
 
 
 class _Prefilled(msgspec.Struct):
+    """An engine's answer to a prompt alone, or a body of which only this field matters."""
+
     kv_transfer_params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -38,13 +40,9 @@ def read_fields(body: bytes, model: str) -> Fields | None:
     Raises ``Refusal`` where it has ``kv_transfer_params`` of its own: they would make an engine fetch from
     wherever the caller likes, other callers' prompts among it.
     """
-    try:
-        fields: Fields | None = _decode(body)
-        own = fields is not None and _raw(fields, PARAMS) not in _UNSET
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        document = read_leniently(body, error)
-        own = isinstance(document, dict) and document.get(PARAMS) is not None
-        fields = None
+    params = decoded(_decode_answer, body).kv_transfer_params
+    own = not isinstance(params, msgspec.UnsetType) and bytes(params) not in _UNSET
+    fields = all_fields(body)
     if own:
         message = f"'{PARAMS}' of model \"{model}\" are the gateway's own: leave them out"
         raise Refusal(Why.BAD_REQUEST, message, PARAMS)

@@ -118,8 +118,10 @@ class RunningGateway:
         self.callers = Callers(self._accept, self.gateway.turn)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
         self.server = _Server(_Config(self.gateway, self.app), self._started)
+        self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
 
     def _started(self) -> None:
+        self.gateway.descriptors.renew()  # all that is open for as long as it runs is open now
         self.hooks.ready(status_document(self.gateway))
 
     def _with_extra(self, settings: Settings) -> Settings:

@@ -110,8 +110,9 @@ class InstanceLoad:
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
     ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
-    it last went out of service; an answer to what was sent before teaches nothing, for who was given one after a
-    minute's hang would look too slow to be given anything more. ``late``: those in flight that were placed too
+    it last went out of service; ``stalled_at``: when this process last went on after it had not run for a while. An
+    answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
+    slow for any more work. ``late``: those in flight that were placed too
     late to be in time. ``spares_from``: when prompts will have taken no more of its time than leaves its streams
     their pace; see ``control_plane.load.can_spare``.
     """
@@ -123,6 +124,7 @@ class InstanceLoad:
     busy_tokens: float = 20000.0
     window_tokens: float = 8192
     lost_at: float = -math.inf
+    stalled_at: float = -math.inf
     late: int = 0
     spares_from: float = 0.0
 

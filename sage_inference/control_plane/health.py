@@ -88,6 +88,10 @@ class Health:
         """It is what it was thought to be."""
         self._contradictions = 0
 
+    def not_probed(self, now: float) -> None:
+        """The probe could not be sent, which tells nothing of the instance: probe it again soon."""
+        self._next_probe = now + self._shortest
+
     def refused(self, now: float) -> None:
         self._eject(now)
 

@@ -79,8 +79,9 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         """
         if self.pending:
             took = self._no_longer_pending(now)
-            if teaches and self.pushed_at > self.instance.load.lost_at:
-                learn(self.instance.load, self.tokens, took * 1000)
+            load = self.instance.load
+            if teaches and self.pushed_at > load.lost_at and self.pushed_at > load.stalled_at:
+                learn(load, self.tokens, took * 1000)
 
     def resize(self, tokens: int) -> None:
         """It was not known how many tokens would go, and now it is."""

@@ -249,6 +249,15 @@ class ControlPlaneManager:
         self._placer.prefixes.clear(instance)
         instance.load.lost_at = self._clock()
 
+    def stalled(self, lost_s: float) -> None:
+        """The process did not run for so long: that time is not the instances', and teaches nothing."""
+        now = self._clock()
+        for instance in self.registry.instances.values():
+            load = instance.load
+            load.stalled_at = now
+            if load.pending_tokens:
+                load.progress_at = min(now, load.progress_at + lost_s)
+
     def use(self, policy: SchedulingPolicy, by_model: dict[str, SchedulingPolicy] | None = None) -> None:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""
         self._placer.policy = policy

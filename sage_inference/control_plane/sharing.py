@@ -11,6 +11,7 @@ from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 TIME_SLICED = 0.45  # two processes on one GPU run at about so much of their own speed (one H100, measured)
 TPOT_SLO_S = 0.05
 _GAP_KEPT = 0.8
+_LONGEST_GAP_S = 1.0  # one pause, of whatever cause, must not outweigh a hundred chunks
 _STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
 
 
@@ -64,14 +65,15 @@ class SharedGPU:
             return
         self.embedding -= 1
         took = now - placement.pushed_at
-        if placement is self._first:  # the others' time is partly that of those before them
+        timed = placement.pushed_at > placement.instance.load.stalled_at
+        if placement is self._first and timed:  # the others' time is partly that of those before them
             self._learn(placement, took / placement.tokens)
         if self.llm:
             self.resumes_at = now + self._pause(placement.tokens, took)
 
     def streamed(self, gap_s: float) -> None:
         """A stream on this GPU had a chunk so long after the one before."""
-        self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * gap_s
+        self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
 
     def _pause(self, tokens: int, took: float) -> float:
         if self.ratio is None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from sage_inference.engines.lack import lack
+
 MAX_BYTES = 1 << 20
 
 
@@ -16,6 +18,10 @@ class AskError(Exception):
     def __init__(self, message: str, refused: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+
+
+class NotAskedError(AskError):
+    """This machine lacks what a question takes: nothing is known of the server. The message names the lack."""
 
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
@@ -47,10 +53,12 @@ async def ask_bytes(
                     raise AskError(f"answers {url} with more than {MAX_BYTES} bytes")
     except httpx.TimeoutException:
         raise AskError("does not answer in time") from None
-    except httpx.ConnectError as error:
-        refused, reason = _reason(error)
-        raise AskError(f"cannot be reached: {reason}", refused) from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        if (lacking := lack(error)) is not None:
+            raise NotAskedError(f"not asked: {lacking.what}") from None
+        if isinstance(error, httpx.ConnectError):
+            refused, reason = _reason(error)
+            raise AskError(f"cannot be reached: {reason}", refused) from None
         raise AskError(f"does not speak HTTP properly: {type(error).__name__}") from None
     return response.status_code, bytes(body)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 
-from sage_inference.engines.ask import AskError, ask
+from sage_inference.engines.ask import AskError, NotAskedError, ask
 from sage_inference.engines.dialects import dialect_of
 from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE
+from sage_inference.engines.patience import REAL_TIME, Patience
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"
@@ -30,13 +31,17 @@ _ROUTES = "/openapi.json"
 class DetectError(Exception):
     """The server cannot be asked, or is no engine; the message says how.
 
-    ``refused``: nobody listens. ``definite``: it answered, and not as an engine that may be used.
+    ``refused``: nobody listens. ``definite``: it answered, and not as an engine that may be used. ``asked`` is
+    False where this machine lacked what a question takes: nothing is known of the server.
     """
 
-    def __init__(self, message: str, *, refused: bool = False, definite: bool = False) -> None:
+    def __init__(
+        self, message: str, *, refused: bool = False, definite: bool = False, asked: bool = True
+    ) -> None:
         super().__init__(message)
         self.refused = refused
         self.definite = definite
+        self.asked = asked
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,20 @@ async def detect(
     engine: str = "auto",
     kind: str = "auto",
     model: str | None = None,
+    question_s: float = _TIMEOUT_S,
+    patience: Patience = REAL_TIME,
 ) -> Detected:
     """What serves at ``base_url``. What the caller knows (``engine``, ``kind``) is not asked.
 
-    ``model`` is assumed where the engine names none. Raises ``DetectError`` only.
+    ``model`` is assumed where the engine names none. Each question has ``question_s``, all have five seconds.
+    Raises ``DetectError`` only.
     """
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            answers = await _interview(client, base_url, api_key)
+        answers = await patience.within(
+            _TIMEOUT_S, _interview(client, base_url, api_key, question_s, patience)
+        )
+    except NotAskedError as error:
+        raise DetectError(str(error), asked=False) from None
     except AskError as error:
         raise DetectError(str(error), refused=error.refused) from None
     except TimeoutError:
@@ -105,12 +116,20 @@ async def detect(
     return found if kind == "auto" else _as_told(found, ExecutionInstanceType(kind))
 
 
-async def _interview(client: httpx.AsyncClient, base_url: str, api_key: str | None) -> _Answers:
+async def _interview(
+    client: httpx.AsyncClient, base_url: str, api_key: str | None, question_s: float, patience: Patience
+) -> _Answers:
     async def document(path: str) -> tuple[int, Any]:
-        return await ask(client, base_url + path, api_key)
+        try:
+            return await patience.within(question_s, ask(client, base_url + path, api_key))
+        except TimeoutError:
+            raise AskError("does not answer in time") from None
 
     paths = ("/v1/models", "/info", "/version", _ROUTES)
     replies = await asyncio.gather(*map(document, paths), return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, NotAskedError):  # half of the answers would make it look like another engine
+            raise reply
     first = replies[0]
     if isinstance(first, BaseException):
         raise first

@@ -10,11 +10,15 @@ from errno import ECONNRESET
 from functools import partial
 
 from sage_inference.engines.connection import EngineConnection
+from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.feeding import Feeding
+from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.turn import Turn
 
 MAX_IDLE = 256
 _FEW_IDLE = 16
+# Waits while this machine lacks what a connection takes. A second in all: then the caller should come back later.
+LACK_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,19 @@ class Address:
 
 
 class Connecting:
-    """A connection being made, which its caller may give up."""
+    """A connection being made, which its caller may give up.
 
-    __slots__ = ("_task",)
+    ``lacks`` is what this machine lacked when last tried, while that is waited for.
+    """
 
-    def __init__(self, task: asyncio.Task[None]) -> None:
+    __slots__ = ("_task", "lacks")
+
+    _task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.lacks: LackError | None = None
+
+    def begin(self, task: asyncio.Task[None]) -> None:
         self._task = task
 
     def cancel(self) -> None:
@@ -51,8 +63,9 @@ class Connecting:
 class Pool:
     """Connections to one engine. Idle ones are kept for the next request, newest first."""
 
-    def __init__(self, address: Address, turn: Turn) -> None:
+    def __init__(self, address: Address, turn: Turn, descriptors: Descriptors | None = None) -> None:
         self.address = address
+        self._descriptors = descriptors or Descriptors()
         self._loop = asyncio.get_running_loop()
         self._idle: dict[EngineConnection, None] = {}
         self._open: set[EngineConnection] = set()
@@ -85,28 +98,60 @@ class Pool:
 
         ``broke`` gets whatever else is raised, also by these two: nobody waits for the task that calls them.
         """
-        task = self._loop.create_task(self._guarded(made, failed, broke))
+        connecting = Connecting()
+        task = self._loop.create_task(self._guarded(connecting, made, failed, broke))
+        connecting.begin(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return Connecting(task)
+        return connecting
 
     async def _guarded(
         self,
+        connecting: Connecting,
         made: Callable[[EngineConnection], None],
         failed: Callable[[OSError], None],
         broke: Callable[[Exception], None] | None,
     ) -> None:
         try:
-            await self._connect(made, failed)
+            await self._connect(connecting, made, failed)
         except Exception as error:
             if broke is None:
                 raise
             broke(error)
 
     async def _connect(
-        self, made: Callable[[EngineConnection], None], failed: Callable[[OSError], None]
+        self,
+        connecting: Connecting,
+        made: Callable[[EngineConnection], None],
+        failed: Callable[[OSError], None],
     ) -> None:
+        lacks: LackError | None = None
+        for pause in LACK_PAUSES_S:
+            # While this one waited, another request may have done with its connection.
+            connection = self.acquire() if lacks is not None else None
+            if connection is None and (lacks := self._descriptors.shortage()) is None:
+                try:
+                    connection = await self._connection()
+                except OSError as error:
+                    lacks = lack(error)
+                    if lacks is None:
+                        failed(error)
+                        return
+            if connection is not None:
+                made(connection)
+                return
+            connecting.lacks = lacks
+            # What nobody uses is given up for it, and is free in a moment.
+            self._descriptors.make_room()
+            await asyncio.sleep(pause)
+        assert lacks is not None
+        self._descriptors.report(f"no connection to an engine: {lacks.what}")
+        failed(lacks)
+
+    async def _connection(self) -> EngineConnection:
         address = self.address
+        self._descriptors.to_engines += 1
+        kept = False
         try:
             _, connection = await self._loop.create_connection(
                 self._made,
@@ -115,14 +160,14 @@ class Pool:
                 ssl=self._ssl,
                 server_hostname=address.host if self._ssl else None,
             )
-        except OSError as error:
-            failed(error)
-        else:
-            if connection.is_closed:  # already: it will never tell that it was lost
-                failed(ConnectionResetError(ECONNRESET, "closed as soon as it was made"))
-                return
+            if connection.is_closed:  # already: it will never report that it was lost
+                raise ConnectionResetError(ECONNRESET, "closed as soon as it was made")
             self._open.add(connection)
-            made(connection)
+            kept = True
+        finally:
+            if not kept:
+                self._descriptors.to_engines -= 1
+        return connection
 
     def _release(self, connection: EngineConnection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE:
@@ -131,7 +176,9 @@ class Pool:
             self._idle[connection] = None
 
     def _lost(self, connection: EngineConnection) -> None:
-        self._open.discard(connection)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._descriptors.to_engines -= 1
         self._idle.pop(connection, None)
 
     def shrink(self) -> None:
@@ -139,6 +186,14 @@ class Pool:
         for connection in list(self._idle)[:-_FEW_IDLE]:
             del self._idle[connection]
             connection.discard()
+
+    def give_up_one(self) -> bool:
+        """Close the idle connection that was used least recently; False where none is idle."""
+        for connection in self._idle:
+            del self._idle[connection]
+            connection.discard()
+            return True
+        return False
 
     def drop_idle(self) -> None:
         """Close what is idle: after a refusal, none of it is of use."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import dataclass
 
 import httpx
 
-from sage_inference.engines.ask import AskError, ask, ask_bytes
+from sage_inference.engines.ask import AskError, NotAskedError, ask, ask_bytes
 from sage_inference.engines.dialects import Dialect
+from sage_inference.engines.patience import REAL_TIME, Patience
 
 _CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)
 _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block_size)="(\d+)"')
@@ -17,21 +17,31 @@ _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """``error`` says why there is no status. ``refused``: nobody listens."""
+    """``error`` says why there is no status. ``refused``: nobody listens.
+
+    ``asked`` is False where this machine lacked what a question takes.
+    """
 
     ok: bool
     status: int | None
     error: str | None = None
     refused: bool = False
+    asked: bool = True
 
 
 async def probe(
-    client: httpx.AsyncClient, base_url: str, dialect: Dialect, api_key: str | None, timeout_s: float
+    client: httpx.AsyncClient,
+    base_url: str,
+    dialect: Dialect,
+    api_key: str | None,
+    timeout_s: float,
+    patience: Patience = REAL_TIME,
 ) -> ProbeResult:
     """GET the engine's health path. 404 counts as well: some servers answer, but have no such route."""
     try:
-        async with asyncio.timeout(timeout_s):
-            status, _ = await ask(client, base_url + dialect.health_path, api_key)
+        status, _ = await patience.within(timeout_s, ask(client, base_url + dialect.health_path, api_key))
+    except NotAskedError as error:
+        return ProbeResult(False, None, str(error), asked=False)
     except AskError as error:
         return ProbeResult(False, None, str(error), error.refused)
     except TimeoutError:
@@ -40,13 +50,19 @@ async def probe(
 
 
 async def probe_vector(
-    client: httpx.AsyncClient, base_url: str, model: str, text: str, api_key: str | None, timeout_s: float
+    client: httpx.AsyncClient,
+    base_url: str,
+    model: str,
+    text: str,
+    api_key: str | None,
+    timeout_s: float,
+    patience: Patience = REAL_TIME,
 ) -> list[float] | None:
     """The vector the engine gives a text; None where it gives none."""
     body = {"model": model, "input": text, "encoding_format": "float"}
     try:
-        async with asyncio.timeout(timeout_s):
-            status, document = await ask(client, f"{base_url}/v1/embeddings", api_key, body)
+        question = ask(client, f"{base_url}/v1/embeddings", api_key, body)
+        status, document = await patience.within(timeout_s, question)
         vector = document["data"][0]["embedding"] if status == 200 else None
     except (AskError, TimeoutError, LookupError, TypeError):
         return None
@@ -55,12 +71,16 @@ async def probe_vector(
 
 
 async def kv_cache_tokens(
-    client: httpx.AsyncClient, base_url: str, api_key: str | None, timeout_s: float
+    client: httpx.AsyncClient,
+    base_url: str,
+    api_key: str | None,
+    timeout_s: float,
+    patience: Patience = REAL_TIME,
 ) -> int | None:
     """How many tokens the engine's prefix cache holds, by vLLM's metrics; None where they do not say."""
     try:
-        async with asyncio.timeout(timeout_s):
-            status, page = await ask_bytes(client, f"{base_url}/metrics", api_key)
+        question = ask_bytes(client, f"{base_url}/metrics", api_key)
+        status, page = await patience.within(timeout_s, question)
     except (AskError, TimeoutError):
         return None
     line = _CACHE_LINE.search(page) if status == 200 else None

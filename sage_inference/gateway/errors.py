@@ -97,8 +97,8 @@ def request_timeout(what: str, seconds: float) -> ApiError:
     )
 
 
-def too_many_connections() -> ApiError:
-    message = "too many connections (limits.connections); try again later"
+def too_many_connections(limit: str) -> ApiError:
+    message = f"too many connections: {limit}; try again later"
     return ApiError(
         503, message, "service_unavailable", "too_many_connections", headers=retry_after(5), close=True
     )
@@ -127,6 +127,12 @@ def wrong_admin_key() -> ApiError:
 
 def admin_body_too_large(limit: int) -> ApiError:
     return ApiError(413, f"the body of an /admin request must not exceed {limit} bytes")
+
+
+def out_of_resources(what: str) -> ApiError:
+    """This machine lacks what sending the request takes; no engine is to blame."""
+    message = f"the gateway cannot reach an engine now: {what}"
+    return ApiError(503, message, "service_unavailable", "out_of_resources", headers=retry_after(2))
 
 
 def no_healthy_instance(model: str, detail: str) -> ApiError:

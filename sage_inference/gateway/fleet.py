@@ -14,6 +14,7 @@ from sage_inference.config.address import parse_backend
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.agreement import PROBE_TEXT, VectorAgreement
 from sage_inference.engines.detect import DetectError, detect
+from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.gateway.state import Engine, Gateway
@@ -42,9 +43,9 @@ class Fleet:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._client = httpx.AsyncClient(
-            timeout=gateway.settings.health.timeout_s, follow_redirects=False, trust_env=False
-        )
+        # Its own timeouts would count time in which this process did not run; ``Patience`` limits each question.
+        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113
+        self._patience = Patience(lambda: gateway.wheel.now)
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
         self._configured: dict[str, InstanceSettings] = {}
@@ -214,9 +215,14 @@ class Fleet:
                 engine=settings.engine,
                 kind=settings.kind,
                 model=settings.model,
+                question_s=self.gateway.settings.health.timeout_s,
+                patience=self._patience,
             )
         except DetectError as error:
-            self._not_detected(engine, error)
+            if error.asked:
+                self._not_detected(engine, error)
+            else:
+                self._not_asked(engine, str(error))
             return False
         engine.health.confirmed()
         before = engine.detected
@@ -224,7 +230,9 @@ class Fleet:
         ok = await self._probe(engine)
         if ok and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
-            held = await kv_cache_tokens(self._client, engine.address.url, engine.api_key, timeout_s)
+            held = await kv_cache_tokens(
+                self._client, engine.address.url, engine.api_key, timeout_s, self._patience
+            )
             engine.instance.kv_tokens = held or engine.instance.kv_tokens
         if ok and EMBEDDINGS in detected.routes:
             await self._compare_vectors(engine)
@@ -257,6 +265,8 @@ class Fleet:
                 self._agreement.check(card.id, name, vector)
             if vector := await self._vector(engine, card.id):
                 differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
+            else:  # it gave none, or we could not ask: what is known holds
+                differs = differs or engine.differs
         if differs != engine.differs:
             engine.withhold_embeddings(differs)
             self.gateway.instances_changed()
@@ -264,7 +274,7 @@ class Fleet:
     async def _vector(self, engine: Engine, model: str) -> list[float] | None:
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
-            self._client, engine.address.url, model, PROBE_TEXT, engine.api_key, timeout_s
+            self._client, engine.address.url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
         )
 
     async def _probe(self, engine: Engine) -> bool:
@@ -274,14 +284,24 @@ class Fleet:
             engine.dialect,
             engine.api_key,
             self.gateway.settings.health.timeout_s,
+            self._patience,
         )
-        if result.ok:
+        if not result.asked:
+            self._not_asked(engine, str(result.error))
+        elif result.ok:
             engine.health.probe_ok(time.monotonic())
             engine.last_error = engine.differs
         else:
             engine.health.probe_failed(time.monotonic(), result.refused)
             engine.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
+
+    def _not_asked(self, engine: Engine, why: str) -> None:
+        """We lacked what a probe takes: the engine is as it was."""
+        engine.health.not_probed(time.monotonic())
+        if engine.health.state is not EngineState.READY:
+            engine.last_error = why
+        self.gateway.descriptors.report(f"instance {engine.instance.instance_id} was {why}")
 
     def _say(self, engine: Engine) -> None:
         state = engine.instance.state

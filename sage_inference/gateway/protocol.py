@@ -19,6 +19,7 @@ from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
+from sage_inference.gateway.connection_limit import HEAD_S
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.flow import Flow
 from sage_inference.gateway.isolation import report
@@ -60,6 +61,7 @@ class GatewayProtocol(HttpToolsProtocol):
     __slots__ = (
         "_begun",
         "_chunked",
+        "_extra",
         "_fed",
         "_head_bytes",
         "_host",
@@ -103,6 +105,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._offers = False  # another protocol: the head is parsed a second time, without the offer
         self._refused = False
         self._slow = False
+        self._extra = False  # beyond the limit of connections: see ``connection_limit``
         self._in_message = False
         self._missing = 0  # bytes of a body that is counted, not parsed
         self._received = b""  # what is being fed to the parser, where a message began with it
@@ -117,8 +120,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self.write = partial(Turn.write, self.gateway.turn, transport)
         gateway = self.gateway
         gateway.connections += 1
-        if gateway.connections > gateway.limits.connections:
-            self._refuse(errors.too_many_connections())
+        if gateway.connections > gateway.connection_limit.most and not gateway.connection_limit.admit(self):
+            self._extra = self._in_message = True  # its head is parsed, not recalled
+            self.arm(min(HEAD_S, gateway.timeouts.header_s))
         else:
             self.arm(gateway.timeouts.header_s)
 
@@ -126,6 +130,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.gateway.turn.read_on()
         self.gateway.connections -= 1
         self.wheel.remove(self)
+        if self._extra:
+            self.gateway.connection_limit.forget(self)
         running, self.running = self.running, None
         if running is not None:
             running.caller_left()
@@ -296,6 +302,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if len(self.headers) > self.gateway.limits.headers:
             raise errors.headers_too_large(f"{self.gateway.limits.headers} headers")
         self._check_head()
+        if self._extra:
+            self._let_in()
         route = self._route()
         if route is None:
             if self.running is None:
@@ -303,6 +311,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._begin_scope()
             self._line_up()
             super().on_headers_complete()
+            if self._extra and self.cycle is not None:
+                self.cycle.keep_alive = False
             if 0 < len(self.pipeline) < _PIPELINED:
                 self.flow.resume_reading()
         else:
@@ -370,6 +380,15 @@ class GatewayProtocol(HttpToolsProtocol):
                 cycle.begin(b"".join(cycle.pieces))
 
     # Requests
+
+    def _let_in(self) -> None:
+        """Raises ``ApiError`` where the connection is still one too many for this request."""
+        gateway = self.gateway
+        if gateway.connections <= gateway.connection_limit.most:
+            self._extra = False
+            gateway.connection_limit.forget(self)
+        elif not gateway.connection_limit.allows(self.url):
+            raise gateway.connection_limit.error()
 
     def _route(self) -> Route | None:
         path, _, _ = self.url.partition(b"?")
@@ -524,7 +543,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def timed_out(self) -> None:
         timeouts, running, cycle = self.gateway.timeouts, self.running, self.cycle
-        if running is not None and running.whole:
+        if self._extra and cycle is None:
+            self._refuse(self.gateway.connection_limit.error())
+        elif running is not None and running.whole:
             running.timed_out()
         elif running is not None:
             running.fail(errors.request_timeout("body", timeouts.body_s))
@@ -543,6 +564,31 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             report(error, "a connection")
             self.transport.abort()
+
+    # What the limit of connections asks
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it began to wait for a request, on the wheel's clock; None while it has one."""
+        cycle = self.cycle
+        if self._in_message or self._refused or self.running is not None or self.deadline == math.inf:
+            return None
+        if cycle is not None and not cycle.response_complete:
+            return None
+        timeouts = self.gateway.timeouts
+        return self.deadline - (timeouts.header_s if cycle is None else timeouts.keep_alive_s)
+
+    def close_idle(self) -> None:
+        self._refused = True
+        self.gateway.turn.close(self.transport)
+
+    def turn_away(self, error: ApiError) -> bool:
+        """Refuse a request that was not let in yet. False where one is being answered."""
+        if self.cycle is not None:
+            return False
+        self.gateway.connection_limit.forget(self)
+        self._refuse(error)
+        return True
 
     @property
     def _answering(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import time
@@ -22,12 +23,14 @@ from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.connection import Broken
+from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway.access_log import AccessLog
+from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
 from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
@@ -54,10 +57,14 @@ BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
 TEI_BATCH_TOKENS = 16384
 SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
 MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
+STALL_S = 0.3  # time in which the loop did not run, from which what was under way is not measured
+NOTABLE_STALL_S = 1.0  # from which it is logged
 _TOKENIZE = RequestType.TOKENIZE  # as a global: an enum's members are looked up by a Python call
 _VECTOR_ROUTES = frozenset(
     {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
 )
+
+log = logging.getLogger("sage_inference.gateway")
 
 
 class Engine:
@@ -73,7 +80,7 @@ class Engine:
         self.settings = settings
         self.instance = instance
         self.address = address
-        self.pool = Pool(address, gateway.turn)
+        self.pool = Pool(address, gateway.turn, gateway.descriptors)
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
@@ -215,8 +222,10 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self.turn = Turn(self._loop.call_soon)
         self.clock = time.monotonic
+        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
+        wheel.on_stall = self._stalled
         self.coalescer = Coalescer(self._loop, self.clock)
-        self.started_at = time.time()
+        self._started_at = time.monotonic()
         self._admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self._llm_fallback = settings.scheduling.llm_fallback_policy
@@ -234,6 +243,9 @@ class Gateway:
         self.stats = Stats()
         self.draining = False
         self.connections = 0
+        self.descriptors = Descriptors(lambda: self.connections, self._give_up_one)
+        self.callers: set[Connection] = set()  # the server's; it adds and removes them
+        self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)
         self._id_start = os.urandom(6).hex().encode()
         self._ids = 0
         self.configure(settings)
@@ -252,6 +264,7 @@ class Gateway:
         self.guard = guard
         self.timeouts = settings.timeouts
         self.limits = settings.limits
+        self.connection_limit.configured = settings.limits.connections
         self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
         self.retries = settings.scheduling.retries
         self.stats.access = AccessLog() if settings.logging.access else None
@@ -295,13 +308,40 @@ class Gateway:
     def tick(self) -> None:
         """To be called about once a second."""
         self.manager.rates.tick(self.clock())
+        self.descriptors.renew()
         for engine in self.engines.values():
             engine.recent_ttfb.tick()
+
+    def _stalled(self, lost_s: float) -> None:
+        """The event loop did not run for so long: nobody is judged by that time, and nothing is learned from it."""
+        if lost_s < STALL_S:
+            return
+        self.stalled_at = self.clock()
+        self.manager.stalled(lost_s)
+        for engine in self.engines.values():
+            engine.room.stalled_at = self.stalled_at
+        if lost_s >= NOTABLE_STALL_S:
+            log.warning(
+                "this process did not run for %.1f s (suspended, or held up): all deadlines move by that time",
+                lost_s,
+            )
+
+    @property
+    def uptime_s(self) -> float:
+        """Since the start; the wall clock may be set meanwhile."""
+        return time.monotonic() - self._started_at
 
     def shrink(self) -> None:
         """A crowd has left: let go of the connections to engines that only it needed."""
         for engine in self.engines.values():
             engine.pool.shrink()
+
+    def _give_up_one(self) -> bool:
+        """Descriptors are short: close a connection that nobody uses, of an engine rather than of a caller."""
+        pools = [engine.pool for engine in self.engines.values()]
+        if pools and max(pools, key=lambda pool: pool.idle).give_up_one():
+            return True
+        return self.connection_limit.close_one()
 
     def _wake_at(self, when: float) -> None:
         """The manager can place something then, though nothing else may happen."""

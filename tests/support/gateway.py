@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,10 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"SAGE_INFERENCE_HOME": str(home)} | more
 
 
+def _limit_open_files(most: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class NotReadyError(Exception):
     """The gateway ended or did not become ready; the text has all it wrote."""
 
@@ -51,7 +57,14 @@ class NotReadyError(Exception):
 class Gateway:
     """A running ``sage inference start``."""
 
-    def __init__(self, home: Path, port: int, args: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        open_files: int | None = None,
+    ) -> None:
         self.home = home
         self.port = port
         environ = clean_environment(home, NOTIFY_SOCKET=str(home / "notify"), **env)
@@ -68,6 +81,7 @@ class Gateway:
                 env=environ,
                 cwd=home,
                 start_new_session=True,
+                preexec_fn=None if open_files is None else partial(_limit_open_files, open_files),
             )
 
     @property
@@ -162,6 +176,7 @@ def running_gateway(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     await_instances: bool = True,
+    open_files: int | None = None,
 ) -> Iterator[Gateway]:
     """A gateway before ``engine_urls``, ready, with all its instances unless told not to wait for them.
 
@@ -172,7 +187,7 @@ def running_gateway(
     document = dict(config or {})
     document["instances"] = [*({"url": url} for url in engine_urls), *document.get("instances", ())]
     (home / "config.yaml").write_text(json.dumps(document))  # JSON is YAML
-    gateway = Gateway(home, free_port(), args, env or {})
+    gateway = Gateway(home, free_port(), args, env or {}, open_files)
     try:
         gateway.wait_notified("READY=1")
         if await_instances and document["instances"]:

@@ -29,6 +29,7 @@ class Room:
         "limits",
         "overloads",
         "partial",
+        "stalled_at",
         "texts",
         "tokens",
         "unusable",
@@ -45,6 +46,7 @@ class Room:
         self.unusable = 0  # answers in a row without vectors in them
         self.cost = CallCost()  # of an engine that pads
         self.last_answer = 0.0
+        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
 
     def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
@@ -110,7 +112,8 @@ class Room:
         self.closed_until = 0.0
         self.overloads = 0
         if self.limits.pads:
-            self.cost.learn(batch.padded_tokens, now - max(sent_at, self.last_answer))
+            if sent_at > self.stalled_at:
+                self.cost.learn(batch.padded_tokens, now - max(sent_at, self.last_answer))
             self.last_answer = now
 
     def overloaded(self, now: float) -> None:

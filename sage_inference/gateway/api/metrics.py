@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +22,7 @@ def exposition(gateway: Gateway) -> str:
     page = Exposition()
     engines = gateway.engines
     page.gauge("sage_info", "The gateway's version.", [({"version": __version__}, 1)])
-    page.gauge("sage_uptime_seconds", "Time since the start.", [({}, time.time() - gateway.started_at)])
+    page.gauge("sage_uptime_seconds", "Time since the start.", [({}, gateway.uptime_s)])
     page.gauge("sage_connections", "Open connections of callers.", [({}, gateway.connections)])
     page.gauge("sage_event_loop_tasks", "Tasks of the event loop.", [({}, len(asyncio.all_tasks()))])
     page.counter(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 from sage_inference import __version__
@@ -26,7 +25,7 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         "state": "draining" if gateway.draining else "running",
         "version": __version__,
         "pid": os.getpid(),
-        "uptime_s": round(time.time() - gateway.started_at, 1),
+        "uptime_s": round(gateway.uptime_s, 1),
         "address": f"http://{netloc(server.host, server.port)}",
         "needs_key": gateway.guard.has_keys,
         "policy": gateway.manager.policy.name,

@@ -24,6 +24,7 @@ from sage_inference.control_plane.routes import ROUTES
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
+from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.refused import EngineAnswer
@@ -250,6 +251,7 @@ class EmbeddingCall:
 
     def _note_answer(self) -> None:
         assert self.batch is not None
+        self.service.gateway.wheel.advance()
         self.engine.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -282,9 +284,18 @@ class EmbeddingCall:
     def not_connected(self, error: OSError) -> None:
         self.connecting = None
         try:
-            self._failed(Broken.REFUSED, f"refused the connection: {error.strerror or type(error).__name__}")
+            if isinstance(error, LackError):
+                self._lacks(error)
+            else:
+                reason = error.strerror or type(error).__name__
+                self._failed(Broken.REFUSED, f"refused the connection: {reason}")
         except Exception as another:
             self.broke(another)
+
+    def _lacks(self, lack: LackError) -> None:
+        """Elsewhere it would lack the same."""
+        self._end()
+        self.service.failed(self, errors.out_of_resources(lack.what))
 
     def timed_out(self) -> None:
         try:
@@ -300,7 +311,11 @@ class EmbeddingCall:
             self.service.failed(self, self.service.queue_timeout())
             return
         connecting, answering = self.state is State.CONNECTING, bool(self.pieces)
+        lacks = None if self.connecting is None else self.connecting.lacks
         self._abandon()
+        if lacks is not None:
+            self._lacks(lacks)
+            return
         name = self.instance.instance_id
         if connecting:
             self.engine.failed(Broken.REFUSED)

@@ -220,8 +220,11 @@ class EmbeddingService:
         if batch.whole is None or self.aggregator.cache.max_bytes:
             return False
         assert caller.engine is not None
-        caller.engine.room.ended(batch)
-        caller.engine.room.answered(batch, caller.sent_at, self.gateway.clock())
+        room = caller.engine.room
+        if room.limits.pads:  # it learns from the time that the call took
+            self.gateway.wheel.advance()
+        room.ended(batch)
+        room.answered(batch, caller.sent_at, self.gateway.clock())
         self.aggregator.passed(batch, batch.whole)
         self.pump_soon()
         return True

@@ -104,7 +104,7 @@ class Delivery:
             self._look_at = self._gateway.coalescer.look(self)
         if self._tell_gap is not None:
             now = self._gateway.clock()
-            if self._passed_at:
+            if self._passed_at > self._gateway.stalled_at:
                 self._tell_gap(now - self._passed_at)
             self._passed_at = now
 

@@ -11,6 +11,7 @@ from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
+from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
@@ -276,6 +277,9 @@ class Exchange:
     def _refused(self, error: OSError) -> None:
         assert self.engine is not None
         self.connecting = None
+        if isinstance(error, LackError):
+            self.fail(errors.out_of_resources(error.what))
+            return
         self.engine.failed(Broken.REFUSED)
         self._elsewhere_or(errors.upstream_unreachable(self._at, f"refused the connection: {_reason(error)}"))
 
@@ -377,7 +381,8 @@ class Exchange:
         if took is None:
             return
         assert self.engine is not None
-        self.engine.ttfb.observe(took)
+        if self.sent_at > self.gateway.stalled_at:
+            self.engine.ttfb.observe(took)
         if self.status < 400:
             self.gateway.manager.first_byte(self)
 
@@ -474,8 +479,13 @@ class Exchange:
             wait = self.gateway.manager.retry_after()
             self.fail(errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait)))
         elif self.phase is Phase.CONNECTING:
-            self._abandon()
             assert self.engine is not None
+            assert self.connecting is not None
+            lacks = self.connecting.lacks
+            self._abandon()
+            if lacks is not None:
+                self.fail(errors.out_of_resources(lacks.what))
+                return
             self.engine.failed(Broken.REFUSED)
             self._elsewhere_or(errors.upstream_timeout(self._at, timeouts.connect_s))
         elif self.phase is Phase.SENT:

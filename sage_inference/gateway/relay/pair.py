@@ -64,7 +64,7 @@ class PairedExchange(Exchange):
     leg: str | None = None
     prefilled_by: Engine | None = None
     _prefill: Placement | None = None
-    _prefill_s = 0.0  # what prompts took of the time to the first byte
+    _first_byte_s: float | None = None  # both legs share one time; what the first left of it
     _waited_ms = -1.0  # what the legs before waited
 
     # What moves it forward
@@ -104,8 +104,8 @@ class PairedExchange(Exchange):
 
     def _send(self, connection: EngineConnection) -> None:
         super()._send(connection)
-        if self._prefill_s:  # one time for both legs
-            self._arm(max(0.0, self.gateway.timeouts.first_byte_s - self._prefill_s))
+        if self._first_byte_s is not None:
+            self._arm(self._first_byte_s)
 
     # What the engine says
 
@@ -151,11 +151,11 @@ class PairedExchange(Exchange):
     def _hand_over(self, engine: Engine, answer: bytes) -> None:
         """The prompt is done: on to the decoding instance."""
         gateway = self.gateway
-        took = gateway.clock() - self.sent_at
-        engine.ttfb.observe(took)
+        if self.sent_at > gateway.stalled_at:
+            engine.ttfb.observe(gateway.clock() - self.sent_at)
         gateway.manager.first_byte(self)
         self._prefill = self.load
-        self._prefill_s += took
+        self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
         self.prefilled_by = engine
         answer = self._decoded(answer)
         self.last = telling(answer)

@@ -1,0 +1,83 @@
+"""How many open files the system grants, and how callers and connections to engines share them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from sage_inference.engines.lack import LackError, lack, open_files_limit
+
+log = logging.getLogger("sage_inference.descriptors")
+
+KEPT = 16  # for /admin, probes, the log and names that are looked up, whatever callers do
+CALLERS_SHARE = 0.75  # of the rest; connections to engines may take what callers leave
+FEW = 256  # connections, below which our own files are counted anew: to list many takes milliseconds
+_REPORT_S = 10.0
+_OWN = 16  # files of the process itself, until they are counted
+
+
+class Descriptors:
+    """The budget of one process. ``callers`` returns how many connections of callers there are.
+
+    ``make_room`` gives up one connection that nobody uses, and returns whether there was one.
+    """
+
+    def __init__(
+        self,
+        callers: Callable[[], int] = lambda: 0,
+        make_room: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._callers = callers
+        self.make_room = make_room
+        self._clock = clock
+        self.to_engines = 0  # connections, made or being made
+        self._own = _OWN
+        self._reported_at = -_REPORT_S
+        self.granted = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Ask the system what it grants; the limit of a running process can be changed."""
+        self.granted = open_files_limit()
+        connections = self._callers() + self.to_engines
+        if connections < FEW and (opened := _open_files()) is not None:
+            # Slowly downwards: some that were closed by chance will be open again.
+            self._own = max(1, self._own - 1, opened - connections)
+
+    @property
+    def shared(self) -> int:
+        """What callers and connections to engines have together."""
+        return max(4, self.granted - self._own - KEPT)
+
+    @property
+    def most_callers(self) -> int:
+        shared = self.shared
+        return max(2, min(int(shared * CALLERS_SHARE), shared - self.to_engines))
+
+    @property
+    def left(self) -> int:
+        """How many connections to engines may be made now."""
+        return self.shared - self._callers() - self.to_engines
+
+    def shortage(self) -> LackError | None:
+        """Why no connection to an engine may be made now, or None where one may."""
+        return lack(OSError(errno.EMFILE, "")) if self.left <= 0 else None
+
+    def report(self, what: str) -> None:
+        """Log that something is lacking, once in a while."""
+        now = self._clock()
+        if now - self._reported_at >= _REPORT_S:
+            self._reported_at = now
+            log.warning("%s", what)
+
+
+def _open_files() -> int | None:
+    """How many this process has open; None where that cannot be counted, as when no more can be opened."""
+    try:
+        return len(os.listdir("/dev/fd")) - 1  # noqa: PTH208 - the one that lists is among them
+    except OSError:
+        return None

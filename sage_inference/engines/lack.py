@@ -1,0 +1,105 @@
+"""What this machine runs out of while a connection is made; no engine is to blame for that."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+
+_ALWAYS_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+# Ours, unless another address of the same engine answered: a name may have an address of a kind that this
+# machine does not use, such as ::1 where IPv6 is off.
+_OURS_ALONE = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE})
+# Event loops put the failures of several addresses into one text.
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+_NO_LIMIT = 1 << 31
+_RESOLVER_FILES = 3  # descriptors that resolving a name takes at once
+
+
+class LackError(OSError):
+    """No connection was made because this machine lacks something; ``what`` names it, and how to get more."""
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(number, what)
+        self.what = what
+
+
+def lack(error: BaseException) -> LackError | None:
+    """What is lacking, or None where the failure is the other side's.
+
+    A local firewall (EPERM, EACCES) is not a lack: waiting does not help, and another instance may be reachable.
+    """
+    if isinstance(error, LackError):
+        return error
+    numbers: set[int] = set()
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            # The resolver reports a file that it could not open as a name that is not known.
+            if not descriptors_are_left(_RESOLVER_FILES):
+                numbers.add(errno.EMFILE)
+        elif isinstance(cause, OSError):
+            numbers |= {cause.errno} if cause.errno else {int(n) for n in _NUMBER.findall(str(cause))}
+    ours = numbers & _ALWAYS_OURS
+    if not ours and numbers and numbers <= _OURS_ALONE:
+        ours = numbers
+    if not ours:
+        return None
+    number = min(ours, key=lambda one: (one != errno.EMFILE, one))
+    return LackError(number, _named(number))
+
+
+def descriptors_are_left(count: int) -> bool:
+    """Whether this process can open so many files now."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.EMFILE, errno.ENFILE)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
+
+
+def open_files_limit() -> int:
+    """How many descriptors the system grants this process now."""
+    try:
+        import resource
+    except ImportError:  # Windows, where only clients run, has no such limit
+        return _NO_LIMIT
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _NO_LIMIT if soft == resource.RLIM_INFINITY else soft
+
+
+def _named(number: int) -> str:
+    if number == errno.EMFILE:
+        return (
+            f"the limit of {open_files_limit()} open files is reached; raise it with ulimit -n,"
+            " or with LimitNOFILE= in the service's unit"
+        )
+    if number == errno.ENFILE:
+        return "the limit of open files of the whole machine is reached; raise it with sysctl fs.file-max"
+    if number in (errno.ENOBUFS, errno.ENOMEM):
+        return "the machine has no memory left for another socket"
+    return (
+        "no local port is free for another connection;"
+        " widen the range with sysctl net.ipv4.ip_local_port_range"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and the members of groups among them."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions

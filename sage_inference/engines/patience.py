@@ -1,0 +1,42 @@
+"""How long to wait for an engine's answer, by a clock that counts only time in which this process ran."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_SHORTEST_S = 0.01
+_TURNS = 10  # of the event loop, in which an answer that already lies in the socket is read to its end
+
+
+class Patience:
+    """Limits a wait by ``clock``. A suspended process must not take its own absence for the engine's silence."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+
+    async def within(self, seconds: float, question: Coroutine[Any, Any, T]) -> T:
+        """The result of ``question``. Raises ``TimeoutError``, once the question is cancelled."""
+        task = asyncio.ensure_future(question)
+        until = self._clock() + seconds
+        try:
+            while not task.done() and (left := until - self._clock()) > 0:
+                await asyncio.wait({task}, timeout=max(left, _SHORTEST_S))
+            for _ in range(_TURNS):
+                if task.done():
+                    break
+                await asyncio.sleep(0)
+            if task.done():
+                return task.result()
+            raise TimeoutError
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+REAL_TIME = Patience()

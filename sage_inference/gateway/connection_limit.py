@@ -1,0 +1,108 @@
+"""How many callers are connected at a time, and who is still let in beyond that."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from sage_inference.engines.descriptors import Descriptors
+from sage_inference.gateway import errors
+from sage_inference.gateway.errors import ApiError
+
+# Connections beyond the limit, for /admin and /health; they fit into what ``descriptors.KEPT`` keeps.
+EXTRA = 6
+HEAD_S = 2.0  # in which one of these has to send its request's head
+IDLE_S = 0.25  # a connection that has been idle for less may have a request on its way
+_OPEN_PATHS = ("/admin/", "/health")
+
+
+class Connection(Protocol):
+    """A caller's connection, as the limit sees it."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it began to wait for a request, on the wheel's clock; None while it has one."""
+
+    def close_idle(self) -> None: ...
+
+    def turn_away(self, error: ApiError) -> bool:
+        """Refuse a request that was not let in yet. False where one is being answered."""
+
+
+class ConnectionLimit:
+    """Counts callers' connections. The limit is ``configured``, or less where the system grants less open files.
+
+    Where open files are short, idle connections to engines are closed, and then those of callers that wait for a
+    request, the longest idle first, as nginx does with its keep-alive connections. Where there is none, a few more are accepted, and only /admin and /health are
+    answered there: the machine's user must be able to look, and to stop the gateway.
+    """
+
+    def __init__(
+        self,
+        connections: Callable[[], Iterable[Connection]],
+        now: Callable[[], float],
+        descriptors: Descriptors,
+    ) -> None:
+        self.configured = 0
+        self._connections = connections
+        self._now = now
+        self._descriptors = descriptors
+        self._idle: deque[Connection] = deque()
+        self._looked_at = -1.0
+        self._extra: dict[Connection, None] = {}
+
+    @property
+    def most(self) -> int:
+        """How many callers may be connected."""
+        return min(self.configured, self._descriptors.most_callers)
+
+    @property
+    def by_system(self) -> bool:
+        """Whether the system's limit is the lower one."""
+        return self._descriptors.most_callers < self.configured
+
+    def close_one(self) -> bool:
+        """Close the connection that has waited longest for a request; False where none waits."""
+        before = self._now() - IDLE_S
+        if not self._idle and self._looked_at != self._now():  # a look takes a while where there are many
+            self._looked_at = self._now()
+            found = [(since, one) for one in self._connections() if (since := one.idle_since) is not None]
+            found.sort(key=lambda pair: pair[0])
+            self._idle.extend(one for since, one in found if since <= before)
+        while self._idle:
+            one = self._idle.popleft()
+            since = one.idle_since
+            if since is not None and since <= before:
+                one.close_idle()
+                return True
+        return False
+
+    def admit(self, newcomer: Connection) -> bool:
+        """Whether a connection beyond the limit is let in like any other. If not, it is one of the extra ones."""
+        if self.by_system and self._descriptors.make_room():
+            return True
+        self._descriptors.report(self.error().message)
+        if len(self._extra) >= EXTRA and not any(one.turn_away(self.error()) for one in list(self._extra)):
+            newcomer.turn_away(self.error())
+        else:
+            self._extra[newcomer] = None
+        return False
+
+    def forget(self, one: Connection) -> None:
+        """The connection is closed, or is about to be."""
+        self._extra.pop(one, None)
+
+    def allows(self, path: bytes) -> bool:
+        """Whether a request is answered on one of the extra connections."""
+        return path.decode("latin-1").startswith(_OPEN_PATHS)
+
+    def error(self) -> ApiError:
+        if self.by_system:
+            limit = (
+                f"{self.most} are the most for a limit of {self._descriptors.granted} open files;"
+                " raise it with ulimit -n, or with LimitNOFILE= in the service's unit"
+            )
+        else:
+            limit = f"{self.most} are allowed (limits.connections)"
+        return errors.too_many_connections(limit)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sage_inference.engines.origin_headers import acts_on_origin
+
 # What each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
 HOP_BY_HOP = frozenset(
     {
@@ -44,7 +46,9 @@ class Answer:
         lines = [
             b"%b: %b\r\n" % header
             for header in self.headers
-            if header[0] != b"x-request-id" and not header[0].startswith(b"x-sage-")
+            if not (
+                header[0] == b"x-request-id" or header[0].startswith(b"x-sage-") or acts_on_origin(header[0])
+            )
         ]
         streams = any(
             name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers

@@ -122,6 +122,7 @@ class GatewayProtocol(HttpToolsProtocol):
         gateway.connections += 1
         if gateway.connections > gateway.connection_limit.most and not gateway.connection_limit.admit(self):
             self._extra = self._in_message = True  # its head is parsed, not recalled
+            self.headers = []
             self.arm(min(HEAD_S, gateway.timeouts.header_s))
         else:
             self.arm(gateway.timeouts.header_s)

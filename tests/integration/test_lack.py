@@ -134,6 +134,7 @@ def test_status_answers_while_silent_callers_take_all_they_can(sent: bytes) -> N
                     time.sleep(0.3)
                 spent = cpu_s(gateway.process.pid) - began[0]
                 assert spent < 0.5 * (time.monotonic() - began[1]) + 0.3
+                assert "Traceback" not in gateway.log()
             with Caller(gateway.port) as late:
                 assert late.chat().reply().status == 200
 

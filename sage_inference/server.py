@@ -15,14 +15,17 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from sage_inference.config.changes import changed_keys, restart_keys, until_restart
+from sage_inference.config.check import check_reach
 from sage_inference.config.errors import ConfigError
-from sage_inference.config.settings import InstanceSettings, ServerSettings, Settings
+from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.engines.processes.simulated import SimulatorError as SimulatorError  # ``run`` raises it
 from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
-from sage_inference.gateway.api.status import status_document
+from sage_inference.gateway.api.reloading import Reloaded
+from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.callers import Callers
-from sage_inference.gateway.fleet import Changes, Fleet
+from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
@@ -59,6 +62,10 @@ class RunHooks:
     watchdog: Callable[[], None] = _nothing
 
 
+def _drain_s(settings: Settings) -> int:
+    return max(1, round(settings.timeouts.drain_s))
+
+
 class _Config(uvicorn.Config):
     """uvicorn's settings, with the gateway that its protocol instances work for."""
 
@@ -74,7 +81,7 @@ class _Config(uvicorn.Config):
             date_header=False,
             proxy_headers=False,
             backlog=4096,
-            timeout_graceful_shutdown=max(1, round(gateway.timeouts.drain_s)),
+            timeout_graceful_shutdown=_drain_s(gateway.settings),
         )
         self.gateway = gateway
 
@@ -164,28 +171,38 @@ class RunningGateway:
         if at_once:
             self.server.force_exit = True
 
-    def reload(self) -> Changes:
+    def reload(self) -> Reloaded:
         """Read the configuration again and take it over. Raises ``ConfigError`` and changes nothing."""
         self.hooks.reloading()
         try:
             loaded = self._load()
             settings = self._with_extra(loaded)
-            before = self.gateway.settings.server
-            self.gateway.configure(settings)
-            changes = self.fleet.apply(settings)
-            self._note_address(before, settings.server)
+            outcome = self._take_over(settings)
             self.hooks.configured(loaded)
-            log.info(
-                "reloaded: added %s, removed %s, changed %s",
-                *(", ".join(part) or "none" for part in (changes.added, changes.removed, changes.changed)),
-            )
-            return changes
+            log.info("reloaded: %s", outcome)
+            return outcome
         finally:
             self.hooks.reloaded()
 
-    def _note_address(self, old: ServerSettings, new: ServerSettings) -> None:
-        if (old.host, old.port) != (new.host, new.port):
-            log.warning("server.host and server.port take effect at the next restart")
+    def _take_over(self, wanted: Settings) -> Reloaded:
+        before, guard = self.gateway.settings, self.gateway.guard
+        settings = until_restart(before, wanted)
+        check_reach(settings)  # the address that it listens on now, with the new keys
+        self.gateway.configure(settings)
+        instances = self.fleet.apply(settings)
+        self.server.config.timeout_graceful_shutdown = _drain_s(settings)
+        changed = changed_keys(before, wanted)
+        if not self.gateway.guard.has_keys_of(guard) and not {"api_keys", "admin_key"} & set(changed):
+            changed.append("api_keys")  # the same entries, with other keys in their files
+        late = restart_keys()
+        return Reloaded(
+            instances.added,
+            instances.removed,
+            instances.changed,
+            [key for key in changed if key not in late],
+            [key for key in changed if key in late],
+            address_of(self.gateway),
+        )
 
     async def _pulse(self) -> None:
         """Once a second: what is counted by time, and a sign of life."""

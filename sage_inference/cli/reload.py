@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
@@ -16,9 +18,18 @@ def reload(as_json: Json = False, no_color: NoColor = False) -> None:
     from sage_inference.daemon import control
 
     outcome = control.reload(Paths.resolve())
-    parts = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
     if as_json:
-        terminal.say_json({"schema": 1, **parts})
+        terminal.say_json({"schema": 1, **asdict(outcome)})
         return
+    parts = {
+        "added": outcome.added,
+        "removed": outcome.removed,
+        "changed": outcome.changed,
+        "settings": outcome.settings,
+    }
     said = [f"{word} {', '.join(names)}" for word, names in parts.items() if names]
-    terminal.say(f"reloaded: {'; '.join(said) or 'no instance changed'}")
+    terminal.say(f"reloaded: {'; '.join(said) or 'nothing to take over'}")
+    if outcome.needs_restart:
+        takes = "takes" if len(outcome.needs_restart) == 1 else "take"
+        late = f"{', '.join(outcome.needs_restart)} {takes} effect only at a restart"
+        terminal.warn(f"{late}; until then the gateway stays at {outcome.address}", "sage inference restart")

@@ -98,7 +98,14 @@ STATUS = _answer(
     log_path=_TEXT_OR_NULL,
 )
 
-RELOAD = _answer(added=_list(_TEXT), removed=_list(_TEXT), changed=_list(_TEXT))
+RELOAD = _answer(
+    added=_list(_TEXT),
+    removed=_list(_TEXT),
+    changed=_list(_TEXT),
+    settings=_list(_TEXT),
+    needs_restart=_list(_TEXT),
+    address=_TEXT_OR_NULL,
+)
 
 # One a line; a line of the log that is no record has its text as message, and null for the rest.
 LOG_RECORD = _answer(time=_TEXT_OR_NULL, level=_TEXT_OR_NULL, message=_TEXT)

@@ -18,6 +18,11 @@ def check(settings: Settings, environ: Mapping[str, str] | None = None, *, liste
     _instances(settings, listens)
     _aliases(settings)
     _secrets(settings, environ)
+    check_reach(settings)
+
+
+def check_reach(settings: Settings) -> None:
+    """Raises ``ConfigError`` where other machines reach a gateway that asks for no key."""
     if not (is_loopback(settings.server.host) or settings.api_keys or settings.server.insecure):
         raise ConfigError(
             f"server.host {settings.server.host} is reachable from other machines, and there are no api_keys",

@@ -40,9 +40,11 @@ def setting(
     format: str | None = None,
     example: str | None = None,
     factory: Any = None,
+    restart: bool = False,
 ) -> Any:
     """A field of the schema: its default (``...`` = required), one line of help, and what values it takes.
 
+    ``restart``: a gateway reads it only when it starts.
     ``format`` names a form that text must have (see ``formats.py``); of a list, that each entry must have.
     """
     metadata = {
@@ -52,6 +54,7 @@ def setting(
         "maximum": maximum,
         "format": format,
         "example": example,
+        "restart": restart,
     }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
@@ -63,9 +66,12 @@ def setting(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     host: str = setting(
-        "127.0.0.1", doc="Address to listen on; other than loopback needs api_keys.", format="host"
+        "127.0.0.1",
+        doc="Address to listen on; other than loopback needs api_keys.",
+        format="host",
+        restart=True,
     )
-    port: int = setting(8000, doc="Port to listen on.", minimum=1, maximum=65535)
+    port: int = setting(8000, doc="Port to listen on.", minimum=1, maximum=65535, restart=True)
     insecure: bool = setting(False, doc="Allow a non-loopback address without api_keys.")
     allowed_hosts: tuple[str, ...] = setting(
         (),

@@ -53,6 +53,11 @@ class Health:
         """Whether two probes in a row failed, and it has answered nothing else since: it is more than busy."""
         return self._failed_probes > 1
 
+    def use(self, settings: HealthSettings, now: float) -> None:
+        """Go by other settings; the next probe comes no later than they say."""
+        self._settings = settings
+        self._next_probe = min(self._next_probe, now + settings.interval_s)
+
     def probe_ok(self, now: float) -> None:
         self._failed_probes = 0
         if self.state is EngineState.DRAINING and now < self._drains_until:

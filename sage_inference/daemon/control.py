@@ -63,11 +63,17 @@ class StopOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """Names of the instances that came, went and changed."""
+    """Names of the instances that came, went and changed, and keys of settings.
 
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
+    ``needs_restart``: keys that the running gateway, at ``address``, did not take over.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+    address: str | None = None
 
 
 def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
@@ -238,11 +244,23 @@ def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
     try:
         status, document = admin.ask(info, "POST", "/admin/reload", timeout_s=timeout_s)
         if status == 200:
-            return Reloaded(*(tuple(document[part]) for part in ("added", "removed", "changed")))
+            return _reloaded(document)
         problem = str(document["error"]["message"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unresponsive(f"pid {info.pid} did not answer the reload: {error}", _FORCE) from None
     raise ReloadFailed(problem, "nothing was changed; the old configuration holds")
+
+
+def _reloaded(document: dict[str, Any]) -> Reloaded:
+    """A gateway of an older version reports instances alone."""
+    return Reloaded(
+        added=tuple(document["added"]),
+        removed=tuple(document["removed"]),
+        changed=tuple(document["changed"]),
+        settings=tuple(document.get("settings", ())),
+        needs_restart=tuple(document.get("needs_restart", ())),
+        address=document.get("address"),
+    )
 
 
 def running(paths: Paths) -> PidInfo:

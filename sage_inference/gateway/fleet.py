@@ -80,21 +80,29 @@ class Fleet:
 
     def apply(self, settings: Settings) -> Changes:
         """Make the instances what the settings say; those added through the API stay."""
+        self._client.timeout = httpx.Timeout(settings.health.timeout_s)
         wanted = {name_of(entry): entry for entry in settings.instances}
         gone = [name for name in self._configured if name not in wanted]
-        changed = [n for n, entry in wanted.items() if self._configured.get(n, entry) != entry]
+        changed = [n for n, entry in wanted.items() if n in self._configured and self._differs(n, entry)]
         added = [name for name in wanted if name not in self._configured]
         for name in (*changed, *added):
             known = self.gateway.engines.get(name)  # its former self; or one added by hand, or still leaving
             self._leaving.discard(name)
             if known is None:
                 self.add(wanted[name])
-            elif known.settings != wanted[name]:
+            elif self._differs(name, wanted[name]):
                 self.remove(name)
                 self.add(wanted[name], known)
         self._configured = wanted
         self._let_go(gone, added)
         return Changes(added, gone, changed)
+
+    def _differs(self, name: str, wanted: InstanceSettings) -> bool:
+        """Whether a running instance has other settings, or another key behind the same ``file:`` or ``env:``."""
+        known = self.gateway.engines.get(name)
+        if known is None:
+            return self._configured.get(name) != wanted
+        return known.settings != wanted or known.api_key != (wanted.api_key and wanted.api_key.reveal())
 
     def _let_go(self, gone: list[str], added: list[str]) -> None:
         """Remove instances, but not before those that come in their stead were looked at."""

@@ -42,6 +42,10 @@ class Guard:
     def has_keys(self) -> bool:
         return bool(self._keys)
 
+    def has_keys_of(self, other: Guard) -> bool:
+        """Whether both let the same callers in."""
+        return self._keys == other._keys and self._admin_key == other._admin_key
+
     def check(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The name of the caller's key, "" where none is needed. Raises ``ApiError`` for a refused request."""
         host: bytes | None = None

@@ -99,8 +99,6 @@ class Engine:
         self._on_loss = gateway.manager.instance_down
         key = settings.api_key.reveal() if settings.api_key else None
         self.api_key = key
-        # The caller's own key goes on only where neither we nor the engine were given one.
-        self.keeps_callers_key = key is None and not gateway.guard.has_keys
         self._own_headers = b" HTTP/1.1\r\nhost: %b\r\nvia: 1.1 %b\r\n" % (
             address.authority.encode(),
             gateway.guard.via,
@@ -108,6 +106,16 @@ class Engine:
         if key is not None:
             self._own_headers += b"authorization: Bearer %b\r\n" % key.encode()
         self.starts: dict[RequestHead, bytes] = {}  # see ``start_of``
+        self.configure()
+
+    def configure(self) -> None:
+        """Take over what the gateway's settings say of all instances."""
+        gateway = self._gateway
+        # The caller's own key goes on only where neither we nor the engine were given one.
+        self.keeps_callers_key = self.api_key is None and not gateway.guard.has_keys
+        self.starts.clear()
+        self.health.use(gateway.settings.health, time.monotonic())
+        self.lost.set()  # its watcher looks anew when the next probe is due
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -274,6 +282,8 @@ class Gateway:
         self.embeddings.aggregator.configure(_rules(settings))
         self.decisions.record_to(record_file)
         self._schedule(settings)
+        for engine in self.engines.values():
+            engine.configure()
 
     def _schedule(self, settings: Settings) -> None:
         """Tell the manager what the settings say of scheduling."""

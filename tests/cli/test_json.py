@@ -86,7 +86,8 @@ def test_answers_of_a_running_gateway(home: Path) -> None:
 
 
 def test_the_checker_finds_what_is_wrong() -> None:
-    right = {"schema": 1, "added": [], "removed": [], "changed": ["a"]}
+    right = {"schema": 1, "added": [], "removed": [], "changed": ["a"], "settings": [], "needs_restart": []}
+    right["address"] = None
     assert mistakes(right, ANSWERS["reload"]) == []
     assert mistakes(right | {"schema": 2}, ANSWERS["reload"])
     assert mistakes(right | {"added": [1]}, ANSWERS["reload"])

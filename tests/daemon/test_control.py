@@ -143,7 +143,8 @@ def test_a_running_request_is_finished_unless_forced(paths: Paths) -> None:
 def test_a_reload_says_what_is_wrong_and_takes_a_new_drain_time_over(paths: Paths) -> None:
     running(paths)
     paths.config_file.write_text("timeouts: {drain_s: 7}\n")
-    assert control.reload(paths) == control.Reloaded((), (), ())
+    reloaded = control.reload(paths)
+    assert (reloaded.settings, reloaded.needs_restart) == (("timeouts.drain_s",), ())
     info = pidfile.read(paths.pid_file)
     assert info is not None
     assert (info.drain_s, info.phase) == (7, "running")

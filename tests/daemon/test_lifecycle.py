@@ -48,7 +48,7 @@ def test_start_status_reload_restart_stop(home: Path) -> None:
         assert "curl http" in started.stdout
         running = status(home)
         assert (running["state"], running["schema"]) == ("running", 1)
-        assert sage(home, "reload").stdout == "reloaded: no instance changed\n"
+        assert sage(home, "reload").stdout == "reloaded: nothing to take over\n"
         restarted = sage(home, "restart")
         assert restarted.returncode == 0, restarted.stderr
         again = status(home)

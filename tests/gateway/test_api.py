@@ -162,7 +162,15 @@ def test_a_reload_adds_and_removes_instances_and_says_which() -> None:
     with RogueEngine(ok("old")) as old, RogueEngine(ok("new")) as new, gateway(old) as g, client(g) as c:
         added = InstanceSettings(url=new.url, name="new", kind="llm")
         g.settings_to_load = replace(g.settings_to_load, instances=(*g.settings_to_load.instances, added))
-        assert c.post("/admin/reload").json() == {"ok": True, "added": ["new"], "removed": [], "changed": []}
+        assert c.post("/admin/reload").json() == {
+            "ok": True,
+            "added": ["new"],
+            "removed": [],
+            "changed": [],
+            "settings": [],
+            "needs_restart": [],
+            "address": "http://127.0.0.1:8000",
+        }
         g.until(lambda r: r.gateway.engines["new"].instance.state is EngineState.READY)
         g.settings_to_load = replace(g.settings_to_load, instances=(added,))
         assert c.post("/admin/reload").json()["removed"] == ["e0"]

@@ -26,7 +26,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        status, sent, complete = 0, 0, False
+        status, sent, complete, crashed = 0, 0, False, False
 
         async def watched(message: Message) -> None:
             nonlocal status, sent, complete
@@ -40,7 +40,7 @@ class AccessMiddleware:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            status = status or 500
+            crashed, status = True, status or 500
             raise
         finally:
             if not scope.get(RELAYED):
@@ -50,7 +50,7 @@ class AccessMiddleware:
                     scope["method"],
                     scope["path"],
                     status,
-                    outcome(status, ended, placed=False),
+                    "failed" if crashed else outcome(status, ended, placed=False),
                     tenant=scope.get(TENANT),
                     total_ms=round((time.monotonic() - began) * 1000, 3),
                     response_bytes=sent,

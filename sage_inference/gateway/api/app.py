@@ -17,9 +17,10 @@ from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.relayed import Relayed
+from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.fleet import Changes, Fleet
+from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
@@ -129,7 +130,7 @@ async def _crashed(request: Request, error: Exception) -> Response:
     return error_response(ApiError(500, "the gateway failed on this request; see its log", "internal_error"))
 
 
-def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Changes]) -> ASGIApp:
+def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Reloaded]) -> ASGIApp:
     """``reload`` reads the configuration again and applies it; raises ``ConfigError``.
 
     The gateway's own server takes the relayed routes before they come here; any other finds them here too.

@@ -17,16 +17,21 @@ _KINDS = {
 }
 
 
+def address_of(gateway: Gateway) -> str:
+    """Where it is reached: the address that it was started with."""
+    server = gateway.settings.server
+    return f"http://{netloc(server.host, server.port)}"
+
+
 def status_document(gateway: Gateway) -> dict[str, Any]:
     """Facts only, units in names, None for what is not known; additions only while ``schema`` is 1."""
-    server = gateway.settings.server
     return {
         "schema": 1,
         "state": "draining" if gateway.draining else "running",
         "version": __version__,
         "pid": os.getpid(),
         "uptime_s": round(gateway.uptime_s, 1),
-        "address": f"http://{netloc(server.host, server.port)}",
+        "address": address_of(gateway),
         "needs_key": gateway.guard.has_keys,
         "policy": gateway.manager.policy.name,
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),

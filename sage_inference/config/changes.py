@@ -1,0 +1,50 @@
+"""The difference between two configurations, and what of it a running gateway cannot take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from sage_inference.config.settings import Settings
+
+
+def changed_keys(old: Settings, new: Settings) -> list[str]:
+    """The dotted keys whose values differ, in the schema's order. Of instances, more is known elsewhere."""
+    return [key for key, differs, _ in _compared(old, new, "") if differs and key != "instances"]
+
+
+def restart_keys() -> list[str]:
+    """The keys that a gateway reads only when it starts."""
+    return [key for key, _, needs_restart in _compared(Settings(), Settings(), "") if needs_restart]
+
+
+def until_restart(running: Settings, new: Settings) -> Settings:
+    """``new``, with the running gateway's values of the keys that need a restart."""
+    kept: Settings = _kept(running, new)
+    return kept
+
+
+def _compared(old: Any, new: Any, prefix: str) -> Iterator[tuple[str, bool, bool]]:
+    for field in fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if _is_section(before):
+            yield from _compared(before, after, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", before != after, bool(field.metadata.get("restart"))
+
+
+def _kept(running: Any, new: Any) -> Any:
+    values = {}
+    for field in fields(new):
+        value = getattr(new, field.name)
+        if field.metadata.get("restart"):
+            values[field.name] = getattr(running, field.name)
+        elif _is_section(value):
+            values[field.name] = _kept(getattr(running, field.name), value)
+    return replace(new, **values)
+
+
+def _is_section(value: Any) -> bool:
+    """Whether its fields are settings; those of a secret are not."""
+    return is_dataclass(value) and all("doc" in field.metadata for field in fields(value))

@@ -95,6 +95,7 @@ class EngineState(StrEnum):
 
     STARTING = "starting"  # not yet seen healthy
     READY = "ready"
+    ASLEEP = "asleep"  # well, and answers no request until it is woken
     EJECTED = "ejected"  # failing; tried again after a back-off
     DRAINING = "draining"  # finishes what it has, takes nothing new
     STOPPED = "stopped"

@@ -13,7 +13,13 @@ from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
 
 app = plain_app()
-_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "ejected": "red"}
+_COLOURS = {
+    "ready": "green",
+    "starting": "yellow",
+    "asleep": "yellow",
+    "draining": "yellow",
+    "ejected": "red",
+}
 _HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
 
 

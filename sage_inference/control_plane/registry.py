@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from sage_inference.control_plane.pairs import PREFILL, has_halves, path_of, takers
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
-_GONE = (EngineState.DRAINING, EngineState.STOPPED)
+_LEAVING = (EngineState.DRAINING, EngineState.STOPPED)
+_TAKES_NOTHING = (*_LEAVING, EngineState.ASLEEP)
 
 
 class Registry:
@@ -67,7 +68,11 @@ class Registry:
 
     def serving(self, route: str) -> list[ExecutionInstance]:
         """All that serve ``route`` and still take work."""
-        return [i for i in self.instances.values() if route in i.routes and i.state not in _GONE]
+        return [i for i in self.instances.values() if route in i.routes and i.state not in _TAKES_NOTHING]
+
+    def staying(self, route: str) -> list[ExecutionInstance]:
+        """All that serve ``route`` and are not about to leave; some may be asleep."""
+        return [i for i in self.instances.values() if route in i.routes and i.state not in _LEAVING]
 
     def has_halves(self, model: str) -> bool:
         """Whether a prefilling or a decoding instance serves the model."""

@@ -17,6 +17,7 @@ from sage_inference.engines.detect import DetectError, detect
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
+from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
@@ -27,6 +28,7 @@ RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it 
 EMBEDDINGS = "/v1/embeddings"
 SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # models come and go on a running engine (adapters)
+_SETTLED = (EngineState.READY, EngineState.ASLEEP)  # it is known what the engine serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Fleet:
         gateway.engines[instance.instance_id] = engine
         if known is not None and known.detected is not None and known.settings.url == settings.url:
             engine.adopt(known.detected)
+            engine.sleep = known.sleep
             engine.health.probe_ok(time.monotonic())
             engine.sync()
         self._looked[instance.instance_id] = asyncio.Event()
@@ -184,13 +187,13 @@ class Fleet:
         while True:
             engine.lost.clear()
             now = time.monotonic()
-            due = engine.instance.state is not EngineState.READY or now - refreshed >= REFRESH_S
+            due = engine.instance.state not in _SETTLED or now - refreshed >= REFRESH_S
             if await self._may_be_asked(engine) and due and await self._look(engine):
                 refreshed = now
             engine.sync()
             self._say(engine)
             self._looked[name].set()
-            if engine.health.is_silent:
+            if engine.health.is_silent or engine.instance.state is EngineState.ASLEEP:
                 engine.pool.engine_is_silent()
             await self._rest(engine)
 
@@ -235,14 +238,17 @@ class Fleet:
         engine.health.confirmed()
         before = engine.detected
         engine.adopt(detected)
+        if before is None or engine.instance.state not in _SETTLED:  # a successor may have other routes
+            engine.sleep = SleepProbe(*engine.dialect.sleep_paths)
         ok = await self._probe(engine)
-        if ok and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
+        awake = ok and not engine.sleep.asleep  # asleep, it would answer none of these
+        if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
             held = await kv_cache_tokens(
                 self._client, engine.address.url, engine.api_key, timeout_s, self._patience
             )
             engine.instance.kv_tokens = held or engine.instance.kv_tokens
-        if ok and EMBEDDINGS in detected.routes:
+        if awake and EMBEDDINGS in detected.routes:
             await self._compare_vectors(engine)
         if before != detected:
             self.gateway.instances_changed()
@@ -286,19 +292,16 @@ class Fleet:
         )
 
     async def _probe(self, engine: Engine) -> bool:
-        result = await probe(
-            self._client,
-            engine.address.url,
-            engine.dialect,
-            engine.api_key,
-            self.gateway.settings.health.timeout_s,
-            self._patience,
+        url, key, timeout_s = engine.address.url, engine.api_key, self.gateway.settings.health.timeout_s
+        result, _ = await asyncio.gather(
+            probe(self._client, url, engine.dialect, key, timeout_s, self._patience),
+            engine.sleep.ask(self._client, url, key, timeout_s, self._patience),
         )
         if not result.asked:
             self._not_asked(engine, str(result.error))
         elif result.ok:
             engine.health.probe_ok(time.monotonic())
-            engine.last_error = engine.differs
+            engine.last_error = engine.withheld
         else:
             engine.health.probe_failed(time.monotonic(), result.refused)
             engine.last_error = result.error or f"/health answered {result.status}"
@@ -313,9 +316,10 @@ class Fleet:
 
     def _say(self, engine: Engine) -> None:
         state = engine.instance.state
-        if state is engine.said:
+        said = (state, state is EngineState.STARTING and engine.lists_nothing)
+        if said == engine.said:
             return
-        engine.said = state
+        engine.said = said
         name = engine.instance.instance_id
         if state is EngineState.READY:
             models = ", ".join(engine.instance.models)

@@ -22,12 +22,14 @@ from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with,
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.routes import Route
+from sage_inference.control_plane.unserved import unserved_route
 from sage_inference.engines.connection import Broken
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.engines.sleep import SleepProbe
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
@@ -84,11 +86,12 @@ class Engine:
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
+        self.sleep = SleepProbe()
         self.room = Room(limits_of(None, self.dialect))  # for embedding calls
         self.last_error: str | None = None
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change what is thought of it
-        self.said = instance.state  # what was last logged
+        self.said = (instance.state, False)  # what was last logged: see ``Fleet``
         self.lost = asyncio.Event()  # it went out of service since its watcher last looked
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
@@ -151,6 +154,18 @@ class Engine:
         instance.simulated = detected.simulated
         self.set_window(self._gateway.settings.scheduling.late_binding)
 
+    @property
+    def lists_nothing(self) -> bool:
+        """Whether it was asked what it is, and named no model."""
+        return self.detected is not None and not self.detected.models
+
+    @property
+    def withheld(self) -> str | None:
+        """Why it gets no work, or not all that it could do, though it is well."""
+        if self.sleep.asleep:
+            return f"POST {self.address.url}/wake_up wakes it"
+        return "lists no model yet" if self.lists_nothing else self.differs
+
     def embeds(self, model: str) -> bool:
         """Whether it serves the model's vectors, and is well."""
         instance = self.instance
@@ -212,8 +227,13 @@ class Engine:
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
             return
         state = self.health.state
-        if self.differs and state is EngineState.READY and not instance.instance_type.serves_llm:
-            state = EngineState.EJECTED
+        if state is EngineState.READY:
+            if self.sleep.asleep:
+                state = EngineState.ASLEEP
+            elif self.lists_nothing:
+                state = EngineState.STARTING
+            elif self.differs and not instance.instance_type.serves_llm:
+                state = EngineState.EJECTED
         if instance.state is not state:
             instance.state = state
             if state is not EngineState.READY:
@@ -437,7 +457,7 @@ class Gateway:
 
     def _implied_model(self, route: Route) -> str:
         settings = self.settings
-        serving = self.registry.serving(route.path)
+        serving = self.registry.staying(route.path)
         default = settings.embedding_model if not route.type.is_llm else settings.llm_model
         served = self.registry.models(serving)
         if default is not None:
@@ -448,11 +468,7 @@ class Gateway:
             return served[0]
         if served:
             raise Refusal(Why.BAD_REQUEST, f"'model' is needed; served: {', '.join(served)}", "model")
-        waiting = [e.instance.instance_id for e in self.engines.values() if e.detected is None]
-        if waiting:
-            message = f"no instance serves {route.path} yet; not reached so far: {', '.join(waiting)}"
-            raise Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=5)
-        raise Refusal(Why.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {route.path}")
+        raise unserved_route(self.registry, route.path)
 
     @property
     def can_serve(self) -> bool:

@@ -44,6 +44,7 @@ class Encoder:
         self._on_batch = on_batch
         self._serial = serial
         self._wake = asyncio.Event()
+        self._paused = False
 
     async def encode(self, tokens: Sequence[int]) -> EncoderCall:
         """Wait until texts of so many tokens each have gone through."""
@@ -52,7 +53,7 @@ class Encoder:
         self.tokens += sum(tokens)
         loop = asyncio.get_running_loop()
         call = EncoderCall(len(tokens), loop.time(), loop.create_future())
-        if self._clock.instant or not tokens:
+        if (self._clock.instant and not self._paused) or not tokens:
             call.queued_s = 0.0
             self._on_batch(len(tokens), sum(tokens))
             return call
@@ -64,11 +65,19 @@ class Encoder:
             call.aborted = True  # if the caller left, its waiting texts are passed over
         return call
 
+    def pause(self) -> None:
+        """Make no batch until ``resume``."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._wake.set()
+
     async def run(self) -> None:
         """Make batches for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            if not self.waiting:
+            while self._paused or not self.waiting:
                 self._wake.clear()
                 await self._wake.wait()
                 self._clock.start()

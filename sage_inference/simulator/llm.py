@@ -104,6 +104,7 @@ class LLM:
         self._clock = clock
         self._tell = observers or Observers()
         self._wake = asyncio.Event()
+        self._paused = False
 
     @property
     def kv_usage(self) -> float:
@@ -111,7 +112,7 @@ class LLM:
 
     def submit(self, prompt: int, output: int, blocks: Sequence[int] = (), fetched: int = 0) -> Generation:
         generation = Generation(prompt, output, blocks, fetched)
-        if self._clock.instant:
+        if self._clock.instant and not self._paused:
             self._enter(generation)
             self._prefilled(generation)
             self.generated_tokens += output - 1
@@ -130,11 +131,20 @@ class LLM:
         elif generation in self.waiting:
             self.waiting.remove(generation)
 
+    def pause(self) -> None:
+        """Make no step until ``resume``, and forget the prefix cache."""
+        self._paused = True
+        self.cache.clear()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._wake.set()
+
     async def run(self) -> None:
         """Make steps for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            if not self.running and not self.waiting:
+            while self._paused or not (self.running or self.waiting):
                 self._wake.clear()
                 await self._wake.wait()
                 self._clock.start()

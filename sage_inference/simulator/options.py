@@ -83,6 +83,11 @@ def _vllm_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--block-size", type=int, default=16)
     parser.add_argument("--text-only", action="store_true", help="refuse images")
     parser.add_argument(
+        "--dev-mode",
+        action="store_true",
+        help="have /sleep, /wake_up and /is_sleeping, as vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1",
+    )
+    parser.add_argument(
         "--kv-transfer-config",
         type=_transfer,
         help='hand prompts over to other engines, as vLLM with {"kv_connector": "NixlConnector"}',
@@ -120,6 +125,7 @@ def _vllm(given: argparse.Namespace) -> SimulatedEngine:
         text_only=given.text_only,
         transfer=given.kv_transfer_config,
         host=given.host,
+        dev_mode=given.dev_mode,
     )
     return SimulatedVLLM(options, given.speed)
 

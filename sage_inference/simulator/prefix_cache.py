@@ -26,6 +26,9 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        self._kept.clear()
+
     def leading(self, keys: Sequence[int]) -> int:
         """How many blocks from the first on are kept; they count as used now."""
         for number, key in enumerate(keys):

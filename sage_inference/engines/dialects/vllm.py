@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sage_inference.engines.dialects.base import Dialect
+from sage_inference.engines.sleep import IS_SLEEPING, METRICS
 from sage_inference.types import EngineKind
 
 _COMMON = frozenset({"/tokenize", "/detokenize"})
@@ -19,5 +20,6 @@ VLLM = Dialect(
     },
     embedding_routes=_COMMON
     | {"/v1/embeddings", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"},
+    sleep_paths=(IS_SLEEPING, METRICS),
     draining=b"cannot schedule new futures after shutdown",
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_inference import __version__
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.state import Gateway
+from sage_inference.types import EngineState
 
 
 async def live(request: Request) -> Response:
@@ -18,14 +21,24 @@ async def live(request: Request) -> Response:
 async def health(request: Request) -> Response:
     """200 while at least one instance takes requests, else 503."""
     gateway: Gateway = request.app.state.gateway
-    healthy = [i.instance_id for i in gateway.registry.instances.values() if i.is_available]
-    document = {
-        "status": "ok" if healthy else "no healthy instance",
-        "instances": {"healthy": len(healthy), "total": len(gateway.engines)},
+    instances = gateway.registry.instances.values()
+    healthy = sum(i.is_available for i in instances)
+    document: dict[str, Any] = {
+        "status": _status(gateway),
+        "instances": {"healthy": healthy, "total": len(gateway.engines)},
     }
+    if asleep := [i.instance_id for i in instances if i.state is EngineState.ASLEEP]:
+        document["asleep"] = asleep
     if healthy:
         return JSONResponse(document)
     return JSONResponse(document, 503, {"retry-after": "5"})
+
+
+def _status(gateway: Gateway) -> str:
+    if gateway.can_serve:
+        return "ok"
+    states = {i.state for i in gateway.registry.instances.values()}
+    return "every instance is asleep" if states == {EngineState.ASLEEP} else "no healthy instance"
 
 
 async def ready(request: Request) -> Response:
@@ -44,7 +57,7 @@ async def info(request: Request) -> Response:
         {
             "name": "sage-inference",
             "version": __version__,
-            "status": "ok" if gateway.can_serve else "no healthy instance",
+            "status": _status(gateway),
             "models": registry.models(available),
             "serves": {
                 "llm": registry.models(i for i in available if i.instance_type.serves_llm),

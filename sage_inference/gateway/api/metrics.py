@@ -11,6 +11,7 @@ from sage_inference import __version__
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.metrics import CONTENT_TYPE, Exposition
+from sage_inference.types import EngineState
 
 
 async def metrics(request: Request) -> Response:
@@ -74,6 +75,11 @@ def exposition(gateway: Gateway) -> str:
         "sage_instance_ready",
         "1 while an instance takes requests.",
         [({"instance": n}, int(e.instance.is_available)) for n, e in engines.items()],
+    )
+    page.gauge(
+        "sage_instance_asleep",
+        "1 while an instance is well and sleeps: it takes no requests until it is woken.",
+        [({"instance": n}, int(e.instance.state is EngineState.ASLEEP)) for n, e in engines.items()],
     )
     page.histogram(
         "sage_time_to_first_byte_seconds",

@@ -21,6 +21,7 @@ from sage_inference.control_plane.embedding import EmbeddingBatch
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.routes import ROUTES
+from sage_inference.control_plane.unserved import asleep
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
@@ -271,15 +272,23 @@ class EmbeddingCall:
         self._failed(how, detail)
 
     def engine_is_silent(self) -> None:
-        """It hangs: a healthy one may do the work instead, long before our own time is up."""
+        """It hangs or sleeps: a healthy one may do the work instead, long before our own time is up."""
+        if self.state is State.SENT:
+            try:
+                self._leave_silent()
+            except Exception as error:
+                self.broke(error)
+
+    def _leave_silent(self) -> None:
         gateway, gone = self.service.gateway, self.instance
         may_leave = len({*self.failed_at, gone}) <= gateway.retries
-        try:
-            if self.state is State.SENT and may_leave and gateway.manager.is_lost(self, gone):
-                self._abandon()
-                self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
-        except Exception as error:
-            self.broke(error)
+        if may_leave and gateway.manager.is_lost(self, gone):
+            self._abandon()
+            self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
+        elif refusal := asleep(self.request.effective_model_name, (gone,)):
+            self._abandon()
+            self._end()
+            self.service.failed(self, errors.from_refusal(refusal))
 
     def not_connected(self, error: OSError) -> None:
         self.connecting = None

@@ -8,6 +8,7 @@ from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Route
+from sage_inference.control_plane.unserved import asleep
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
@@ -268,11 +269,16 @@ class Exchange:
         self._elsewhere_or(errors.upstream_unreachable(self._at, detail))
 
     def engine_is_silent(self) -> None:
-        """It hangs: nothing came yet, so a healthy one may do the work instead, long before our own time is up."""
+        """It hangs or sleeps: nothing came yet, so a healthy one may do the work instead, long before our own time is up."""
         assert self.instance is not None
-        if self.phase is _SENT and self.gateway.manager.is_lost(self, self.instance) and self._may_retry():
+        if self.phase is not _SENT:
+            return
+        if self.gateway.manager.is_lost(self, self.instance) and self._may_retry():
             self._abandon()
             self._retry()
+        elif refusal := asleep(self.request.effective_model_name, (self.instance,)):
+            self._abandon()
+            self.fail(errors.from_refusal(refusal))
 
     def _refused(self, error: OSError) -> None:
         assert self.engine is not None

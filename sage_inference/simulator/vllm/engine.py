@@ -24,6 +24,7 @@ from sage_inference.simulator.vllm.metrics import CONTENT_TYPE, VLLMMetrics
 from sage_inference.simulator.vllm.pooling import Pooling
 from sage_inference.simulator.vllm.responses import Responses
 from sage_inference.simulator.vllm.schema import read
+from sage_inference.simulator.vllm.sleep import Sleep
 from sage_inference.simulator.vllm.transfer import KVTransfer, TransferConfig
 
 _OWNER = "sage-simulator"
@@ -34,6 +35,7 @@ class VLLMOptions:
     """``runner``: ``generate`` or ``pooling``; ``mixed`` serves both kinds, which no real vLLM does.
 
     ``transfer``: how prompts are handed over between engines; None: they are not. ``host`` is where that happens.
+    ``dev_mode``: whether it has the routes that make it sleep and wake.
     """
 
     models: tuple[str, ...]
@@ -45,6 +47,7 @@ class VLLMOptions:
     text_only: bool = False
     transfer: TransferConfig | None = None
     host: str = "127.0.0.1"
+    dev_mode: bool = False
 
 
 class SimulatedVLLM:
@@ -64,7 +67,8 @@ class SimulatedVLLM:
         self._metrics = metrics
         self._llm = LLM(limits, Clock(speed), metrics.observers())
         self._encoder = Encoder(limits.max_num_batched_tokens, Clock(speed))
-        metrics.watch(self._llm, self._encoder)
+        self._sleep = Sleep(self._llm, self._encoder)
+        metrics.watch(self._llm, self._encoder, self._sleep)
         self._transfer = (
             KVTransfer(options.transfer, options.host, Clock(speed), limits.block_size)
             if options.transfer
@@ -162,6 +166,8 @@ class SimulatedVLLM:
             routes.update(self._generate_routes())
         if self._options.runner != "generate":
             routes.update(self._pooling_routes())
+        if self._options.dev_mode:
+            routes.update(self._sleep.routes())
         return routes
 
     def _generate_routes(self) -> dict[str, dict[str, Handler]]:

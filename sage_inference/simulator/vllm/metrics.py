@@ -7,6 +7,7 @@ from collections import Counter
 from sage_inference.simulator.encoder import Encoder
 from sage_inference.simulator.llm import LLM, Observers
 from sage_inference.simulator.metrics import Page
+from sage_inference.simulator.vllm.sleep import Sleep
 
 CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
 _TTFT = (
@@ -48,7 +49,7 @@ class VLLMMetrics:
         self.outputs = page.histogram("vllm:request_generation_tokens", "New tokens a request.", _TOKENS)
         return Observers(ttft.observe, itl.observe, steps.observe)
 
-    def watch(self, llm: LLM, encoder: Encoder) -> None:
+    def watch(self, llm: LLM, encoder: Encoder, sleep: Sleep) -> None:
         """Declares what is read from the engines when asked for."""
         page = self.page
 
@@ -67,6 +68,13 @@ class VLLMMetrics:
             "vllm:num_requests_waiting_by_reason",
             "Number of waiting requests by reason.",
             lambda: [({"reason": "capacity"}, waiting()), ({"reason": "deferred"}, 0)],
+        )
+        page.numbers(
+            "gauge",
+            "vllm:engine_sleep_state",
+            "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; "
+            "weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.",
+            sleep.states,
         )
         page.number(
             "gauge", "vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100%.", lambda: llm.kv_usage

@@ -1,0 +1,79 @@
+"""Asking an engine whether it sleeps: its weights are not on the GPU, and it answers no request until it wakes.
+
+A sleeping vLLM answers ``/health`` with 200. ``/is_sleeping`` is there in its development mode only; the metric
+always is, but says "awake" as soon as a part of the engine woke.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import httpx
+
+from sage_inference.engines.ask import AskError, ask_bytes
+from sage_inference.engines.patience import REAL_TIME, Patience
+
+IS_SLEEPING, METRICS = "/is_sleeping", "/metrics"
+_STATE = re.compile(rb"^vllm:engine_sleep_state\{(.*)\}[ \t]+(\S+)", re.M)
+_AWAKE = re.compile(rb'(?:^|,)\s*sleep_state="awake"')
+
+
+class SleepProbe:
+    """Whether one engine sleeps. ``paths`` are those that may tell; those that it does not have are asked once."""
+
+    def __init__(self, *paths: str) -> None:
+        self._paths = list(paths)
+        self.asleep = False
+
+    async def ask(
+        self,
+        client: httpx.AsyncClient,
+        base_url: str,
+        api_key: str | None,
+        timeout_s: float,
+        patience: Patience = REAL_TIME,
+    ) -> None:
+        """What was known holds where it does not answer: it does not while it falls asleep or wakes."""
+        while self._paths:
+            path = self._paths[0]
+            try:
+                status, body = await patience.within(timeout_s, ask_bytes(client, base_url + path, api_key))
+            except (AskError, TimeoutError):
+                return
+            said = _says(path, body) if status == 200 else None
+            if said is not None:
+                self.asleep = said
+                return
+            if status >= 500 or status == 429:
+                return
+            del self._paths[0]
+        self.asleep = False
+
+
+def _says(path: str, body: bytes) -> bool | None:
+    """Whether it sleeps; None where the answer does not tell."""
+    if path == METRICS:
+        return sleeps_by_metrics(body)
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    said = document.get("is_sleeping") if isinstance(document, dict) else None
+    return said if isinstance(said, bool) else None
+
+
+def sleeps_by_metrics(page: bytes) -> bool | None:
+    """By ``vllm:engine_sleep_state``: with several engines behind one server, one that sleeps is enough.
+
+    The server divides requests between them, so some would hang.
+    """
+    awake = [value for labels, value in _STATE.findall(page) if _AWAKE.search(labels)]
+    return any(_is_zero(value) for value in awake) if awake else None
+
+
+def _is_zero(value: bytes) -> bool:
+    try:
+        return float(value) == 0
+    except ValueError:
+        return False

@@ -149,7 +149,9 @@ class RunningGateway:
         finally:
             pulse.cancel()
             for connection in list(self.server.server_state.connections):
-                connection.transport.abort()  # only callers of this process are left
+                assert isinstance(connection, GatewayProtocol)
+                connection.gateway_stops()
+            await asyncio.sleep(0)  # lets the last bytes out
             await self.fleet.close()
             self.wheel.stop()
             self.gateway.decisions.write()

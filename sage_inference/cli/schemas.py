@@ -222,7 +222,9 @@ ATTEMPT = _object(
     predicted_first_byte_ms=_NUMBER_OR_NULL,
     first_byte_ms=_NUMBER_OR_NULL,
     duration_ms=_NUMBER_OR_NULL,
-    outcome={"enum": ["done", "cut", "cancelled", "retried", "prefilled", "ended", None]},
+    outcome={
+        "enum": ["done", "aborted", "failed", "cut", "cancelled", "retried", "prefilled", "ended", None]
+    },
     status=_COUNT_OR_NULL,
     prompt_tokens=_COUNT,
     prompt_tokens_estimated=_FLAG,

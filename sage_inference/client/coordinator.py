@@ -143,7 +143,8 @@ class ExecutionCoordinator:
         gateway = self.gateway
         outcomes, rates = gateway.stats.outcomes, gateway.manager.rates
         ttfts = [e.ttft_ms for e in gateway.engines.values() if e.ttft_ms is not None]
-        failed = sum(count for (_, status), count in outcomes.items() if status >= 400) + gateway.stats.cut
+        failed = sum(count for (_, status), count in outcomes.items() if status >= 400)
+        failed += gateway.stats.cut + gateway.stats.engine_failures
         total = gateway.stats.total
         return PerformanceMetrics(
             total_requests=total,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from sage_inference.engines.origin_headers import acts_on_origin
 
@@ -30,17 +31,27 @@ Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
 
 
+_JSON_LINES = frozenset(
+    {b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"}
+)
+
+
+class StreamFormat(Enum):
+    """How a body is divided, for whoever has something to add to it."""
+
+    OPAQUE = auto()  # not at all, or compressed: no byte can be added
+    EVENTS = auto()  # text/event-stream
+    JSON_LINES = auto()  # a document a line, as Ollama streams
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``headers`` are in lower case and end to end only. ``lines``: those that go on, as they go on.
-
-    ``streams``: it is an event stream.
-    """
+    """``headers`` are in lower case and end to end only. ``lines``: those that go on, as they go on."""
 
     status: int
     headers: Headers
     lines: bytes = field(init=False)
-    streams: bool = field(init=False)
+    stream: StreamFormat = field(init=False)
 
     def __post_init__(self) -> None:
         lines = [
@@ -50,8 +61,19 @@ class Answer:
                 header[0] == b"x-request-id" or header[0].startswith(b"x-sage-") or acts_on_origin(header[0])
             )
         ]
-        streams = any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in self.headers
-        )
         object.__setattr__(self, "lines", b"".join(lines))
-        object.__setattr__(self, "streams", streams)
+        object.__setattr__(self, "stream", _stream_format(self.headers))
+
+
+def _stream_format(headers: Headers) -> StreamFormat:
+    kind, coding = b"", b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding":
+            coding = value.strip().lower()
+    if coding not in (b"", b"identity"):
+        return StreamFormat.OPAQUE
+    if kind == b"text/event-stream":
+        return StreamFormat.EVENTS
+    return StreamFormat.JSON_LINES if kind in _JSON_LINES else StreamFormat.OPAQUE

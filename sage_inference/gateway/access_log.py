@@ -9,8 +9,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.load import Placement
-from sage_inference.gateway.relay.phase import OUTCOMES, Phase
-from sage_inference.gateway.relay.usage import reported
 
 if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
@@ -23,19 +21,19 @@ log.setLevel(logging.INFO)
 class AccessLog:
     """Writes the lines of one gateway. A gateway whose setting is off has none."""
 
-    def ended(self, exchange: Exchange, phase: Phase) -> None:
+    def ended(self, exchange: Exchange, ended: str) -> None:
         """A relayed request ended. To be called before its attempt's notes are given back."""
         request = getattr(exchange, "request", None)
         began = getattr(exchange, "queued_at", None)
         now = exchange.gateway.clock()
         instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
-        usage = reported(exchange.last) if exchange.last else None
+        usage = exchange.reported() if exchange.last else None
         write(
             exchange.request_id.decode("latin-1"),
             exchange.route.method,
             exchange.route.path,
             exchange.status,
-            outcome(exchange.status, OUTCOMES[phase], placed=instance is not None),
+            outcome(exchange.status, ended, placed=instance is not None),
             tenant=exchange.head.tenant or None,
             model=request.effective_model_name if request is not None else None,
             instance=None if instance is None else instance.instance_id,
@@ -54,7 +52,9 @@ class AccessLog:
 
 
 def outcome(status: int, ended: str, *, placed: bool) -> str:
-    """``done``, ``failed``, ``refused`` (no engine was asked), ``cut`` or ``cancelled`` (the caller left first)."""
+    """``done``, ``failed``, ``aborted`` (by the engine), ``refused`` (no engine was asked), ``cut``, or ``cancelled``
+    (the caller left first).
+    """
     if status < 400 or ended == "cut":
         return ended
     return "failed" if placed else "refused"

@@ -1,11 +1,8 @@
-"""The API's error shape, and the words and status for each way a request can fail."""
+"""The words and status for each way a request can fail; ``error_formats`` has their shapes."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-
-import msgspec
 
 from sage_inference.control_plane.refusal import Refusal, Why
 
@@ -14,7 +11,7 @@ INVALID = "invalid_request_error"
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """One answer in OpenAI's shape. ``close``: the connection can't be used again."""
+    """One answer of the gateway's own. ``close``: the connection can't be used again."""
 
     status: int
     message: str
@@ -23,16 +20,6 @@ class ApiError(Exception):
     param: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     close: bool = False
-
-    def body(self) -> bytes:
-        document = {"error": self.document()}
-        try:
-            return msgspec.json.encode(document)
-        except UnicodeEncodeError:  # it quotes half a surrogate pair of the caller's
-            return json.dumps(document).encode()
-
-    def document(self) -> dict[str, str | None]:
-        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
 def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
@@ -77,6 +64,13 @@ def internal(request_id: bytes) -> ApiError:
     name = request_id.decode("latin-1")
     message = f"the gateway failed at this request; its log says why, under the request's id {name}"
     return ApiError(500, message, "internal_error", "internal_error")
+
+
+def gateway_stopped() -> ApiError:
+    message = "the gateway stopped before the answer ended"
+    return ApiError(
+        503, message, "service_unavailable", "gateway_stopped", headers=retry_after(5), close=True
+    )
 
 
 def bad_framing() -> ApiError:

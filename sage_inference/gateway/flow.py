@@ -1,8 +1,22 @@
-"""How an application's answer waits for a caller that reads slowly."""
+"""Flow control of a caller's connection, and its forced end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close the connection so that its peer sees an error, not an end: TCP's RST instead of FIN."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:  # else it is a pipe within this process
+        with contextlib.suppress(OSError):  # it is closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
 
 
 class Flow:

@@ -20,8 +20,9 @@ from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.connection_limit import HEAD_S
+from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.flow import Flow
+from sage_inference.gateway.flow import Flow, reset
 from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead, given_id
@@ -268,6 +269,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self.running.keep_alive = False
         else:
             super().shutdown()
+
+    def gateway_stops(self) -> None:
+        """Nothing goes on from here."""
+        if self.running is not None:
+            self.running.gateway_stops()
+        if not self.transport.is_closing():
+            self.transport.abort()
 
     # The parser
 
@@ -536,6 +544,11 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self.wheel.set(self, self.gateway.timeouts.keep_alive_s)
 
+    def reset(self) -> None:
+        """Break the connection off: without a length and without chunks any other end would look regular."""
+        self.gateway.turn.flush()
+        reset(self.transport)
+
     @property
     def reads_slowly(self) -> bool:
         return self._slow
@@ -611,7 +624,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if answering:  # another answer would be taken for the one under way
             if running is not None:
                 running.caller_left()
-            self.transport.abort()
+            if running is not None and running.head.http10:
+                self.reset()
+            else:  # answers before this one may still be on their way
+                self.transport.abort()
             return
         request_id = self._id_of(running)
         if running is not None:
@@ -620,9 +636,12 @@ class GatewayProtocol(HttpToolsProtocol):
             begun = self.parser is not None and self._in_message and self.url
             method = self.parser.get_method() if begun else b""
             self.gateway.stats.access.refused(request_id, method, self.url if begun else b"", error.status)
-        body = error.body()
+        target = self.url if running is None else running.head.target
+        shape = format_of(target.decode("latin-1"))
+        body = shape.body(error, request_id)
         headers = [
             *error.headers,
+            *shape.headers(request_id),
             (b"content-type", b"application/json"),
             (b"connection", b"close"),
             (b"content-length", b"%d" % len(body)),

@@ -215,6 +215,12 @@ class Engine:
             self.last_error = "closed a connection" if how is Broken.CLOSED else "sent no valid HTTP"
         self.sync()
 
+    def broke_off(self, outcome: str) -> None:
+        """It gave up an answer that had begun: counted like one that it did not give."""
+        self.health.answered(502, time.monotonic())
+        self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
+        self.sync()
+
     def draining(self) -> None:
         self.health.draining(time.monotonic())
         self.last_error = "is shutting down"

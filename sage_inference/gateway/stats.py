@@ -19,6 +19,7 @@ _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 class Stats:
     """Totals since the start. ``outcomes`` is keyed by (route, status); 0 is a caller that left first.
 
+    ``engine_failures``: answers that came to their end, in which the engine reports that it gave them up.
     ``handed_over``: prompts that a decoding instance got from a prefilling one; ``handover_failures``: requests
     that were to be split, and were then sent whole.
     """
@@ -27,6 +28,7 @@ class Stats:
         self.outcomes: dict[tuple[str, int], int] = {}
         self.cancelled = 0
         self.cut = 0
+        self.engine_failures = 0
         self.handed_over = self.handover_failures = 0
         self.waits = Histogram(_WAITS)
         self.access: AccessLog | None = None
@@ -35,7 +37,7 @@ class Stats:
     def total(self) -> int:
         return sum(self.outcomes.values())
 
-    def ended(self, exchange: Exchange, phase: Phase) -> None:
+    def ended(self, exchange: Exchange, phase: Phase, outcome: str) -> None:
         status = exchange.status
         if phase is not _DONE:
             if phase is Phase.CANCELLED:
@@ -46,4 +48,4 @@ class Stats:
         outcomes, key = self.outcomes, (exchange.head.route.path, status)
         outcomes[key] = outcomes.get(key, 0) + 1
         if self.access is not None:
-            self.access.ended(exchange, phase)
+            self.access.ended(exchange, outcome)

@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sage_inference.control_plane.agreement import PROBE_TEXT
@@ -90,9 +90,17 @@ def chunk(data: bytes) -> bytes:
 class RogueEngine:
     """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats."""
 
-    def __init__(self, *answers: Answer, model: str = "m", early: int = 0, probed: bool = False) -> None:
+    def __init__(
+        self,
+        *answers: Answer,
+        model: str = "m",
+        early: int = 0,
+        probed: bool = False,
+        routes: Sequence[str] = (),
+    ) -> None:
         self.answers = list(answers)
         self.model = model
+        self._routes = routes  # those that it names, as vLLM does; without any it has no /openapi.json
         self._probed = probed  # whether the gateway's probe of vectors is answered as any request
         self._early = early  # so many POSTs are answered before their bodies are read
         self.requests: list[bytes] = []  # heads and bodies of POSTs, as received
@@ -179,9 +187,18 @@ class RogueEngine:
             "/health": {},
             "/v1/models": {
                 "object": "list",
-                "data": [{"id": self.model, "object": "model", "created": 1, "owned_by": "rogue"}],
+                "data": [
+                    {
+                        "id": self.model,
+                        "object": "model",
+                        "created": 1,
+                        "owned_by": "vllm" if self._routes else "rogue",
+                    }
+                ],
             },
         }
+        if self._routes:
+            documents["/openapi.json"] = {"paths": {route: {"post": {}} for route in self._routes}}
         status = "200 OK" if path in documents else "404 Not Found"
         if path == "/health" and self.loading:
             status = "503 Service Unavailable"

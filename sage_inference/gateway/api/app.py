@@ -19,15 +19,20 @@ from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.callers import Callers
+from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
+_REQUEST_ID = "sage_request_id"  # its place in a request's scope
 
-def error_response(error: ApiError) -> Response:
-    headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(error.body(), error.status, headers, media_type="application/json")
+
+def error_response(error: ApiError, scope: Scope) -> Response:
+    shape, request_id = format_of(_path(scope)), scope.get(_REQUEST_ID, b"")
+    pairs = (*error.headers, *shape.headers(request_id))
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return Response(shape.body(error, request_id), error.status, headers, media_type="application/json")
 
 
 class CorsMiddleware:
@@ -71,6 +76,7 @@ class Identified:
         if not request_id:
             request_id = self.gateway.new_id()
             scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", request_id)]}
+        scope[_REQUEST_ID] = request_id
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -95,7 +101,7 @@ class GuardMiddleware:
         try:
             scope[TENANT] = self.gateway.guard.check(_path(scope), scope["headers"]) or None
         except ApiError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -109,7 +115,7 @@ def _path(scope: Scope) -> str:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -123,11 +129,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         mended = ApiError(405, message, code="method_not_allowed", headers=((b"allow", allow.encode()),))
     else:
         mended = ApiError(error.status_code, error.detail)
-    return error_response(mended)
+    return error_response(mended, request.scope)
 
 
 async def _crashed(request: Request, error: Exception) -> Response:
-    return error_response(ApiError(500, "the gateway failed on this request; see its log", "internal_error"))
+    failed = ApiError(500, "the gateway failed on this request; see its log", "internal_error")
+    return error_response(failed, request.scope)
 
 
 def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Reloaded]) -> ASGIApp:

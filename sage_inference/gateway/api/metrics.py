@@ -34,6 +34,11 @@ def exposition(gateway: Gateway) -> str:
     page.counter("sage_requests_cancelled_total", "Callers that left first.", [({}, gateway.stats.cancelled)])
     page.counter("sage_requests_cut_total", "Answers that broke off.", [({}, gateway.stats.cut)])
     page.counter(
+        "sage_requests_failed_by_engine_total",
+        "Answers that ended in order, with an engine's error or its finish reason abort.",
+        [({}, gateway.stats.engine_failures)],
+    )
+    page.counter(
         "sage_retries_total", "Requests sent to another instance.", [({}, gateway.manager.rates.retried)]
     )
     page.counter(

@@ -6,15 +6,20 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from sage_inference.engines.answer import Piece
+from sage_inference.engines.answer import Piece, StreamFormat
 from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.gateway.relay.usage import PlainUsage, reported
 from sage_inference.gateway.relay.wheel import Timed
 
 if TYPE_CHECKING:
     from sage_inference.engines.connection import EngineConnection
     from sage_inference.gateway.relay.exchange import Exchange
     from sage_inference.gateway.state import Gateway
-    from sage_inference.types import ExecutionInstance
+    from sage_inference.types import ExecutionInstance, Usage
+
+
+TAIL_BYTES = 1024  # of a stream, kept to be read at its end: its last events, its usage among them
+_TAIL_PIECES = 8
 
 
 class Caller(Timed, Protocol):
@@ -27,6 +32,8 @@ class Caller(Timed, Protocol):
     def writelines(self, pieces: Iterable[Piece], /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
+
+    def reset(self) -> None: ...
 
     @property
     def reads_slowly(self) -> bool: ...
@@ -43,14 +50,19 @@ class Delivery:
         "_connection",
         "_gateway",
         "_idle_s",
-        "_last",
+        "_keep",
         "_look_at",
+        "_opening",
         "_passed_at",
+        "_plain",
         "_start",
+        "_tail",
+        "_tail_limit",
         "_tell_gap",
         "_wheel",
         "chunked",
         "chunks",
+        "from_start",
         "holds",
         "looked_at",
     )
@@ -73,7 +85,13 @@ class Delivery:
         self._idle_s = gateway.timeouts.stream_idle_s
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
-        self._last = b""  # the last chunk, as it was written
+        # The last pieces, as they were written. References: nothing is copied while a stream goes on.
+        self._tail: list[Piece] = []
+        self._keep = self._tail.append
+        self._tail_limit = _TAIL_PIECES
+        self.from_start = True  # whether the tail is all that was sent
+        self._opening: Piece = b""  # the first piece, of an event stream
+        self._plain: PlainUsage | None = None  # of an answer that is no stream
         self.chunks = 0
         # The count of chunks at which to look whether it is a fast stream: see ``coalescing``.
         self._look_at = 0
@@ -81,14 +99,21 @@ class Delivery:
 
     def send(self, piece: Piece) -> None:
         """A piece that is not the last."""
+        if self._plain is not None:
+            self._plain.add(piece)
         if self._start:
-            self._write_first(self._framed(piece))
+            piece = self._framed(piece)
+            self._keep(piece)
+            self._write_first(piece)
             self._wheel.set(self._caller, self._idle_s)
         elif self.chunked:
             self.pass_on(_chunk(piece))
         else:
+            self._keep(piece)
             self._caller.write(piece)
             self._wheel.set(self._caller, self._idle_s)
+        if len(piece) >= TAIL_BYTES or len(self._tail) > self._tail_limit:
+            self._trim()
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
@@ -98,10 +123,12 @@ class Delivery:
         else:
             caller.transport.write(chunk)
         caller.deadline = self._wheel.now + self._idle_s
-        self._last = chunk
+        self._keep(chunk)
         self.chunks = chunks = self.chunks + 1
         if chunks >= self._look_at:
             self._look_at = self._gateway.coalescer.look(self)
+            if len(self._tail) > self._tail_limit:
+                self._trim()
         if self._tell_gap is not None:
             now = self._gateway.clock()
             if self._passed_at > self._gateway.stalled_at:
@@ -111,8 +138,14 @@ class Delivery:
     def end(self, piece: Piece) -> None:
         """The last piece, or nothing more."""
         self._connection = None  # it may serve another already
+        if self._plain is not None:
+            self._plain.add(piece)
         if self.chunked:
-            piece = _chunk(piece) + b"0\r\n\r\n"
+            piece = _chunk(piece)
+            self._keep(piece)
+            piece += b"0\r\n\r\n"
+        else:
+            self._keep(piece)
         if self._start:
             self._write_first(piece)
         elif piece:
@@ -124,7 +157,8 @@ class Delivery:
 
     def hold(self) -> None:
         """It is faster than anyone reads: let its chunks gather in the socket."""
-        self.chunks += max(0, self._last.count(b"\n\n") - 1)  # each event of a piece may be a token
+        # Each event of a piece may be a token.
+        self.chunks += max(0, bytes(self._tail[-1]).count(b"\n\n") - 1)
         if self._connection is not None:
             self._connection.pause()
 
@@ -132,10 +166,46 @@ class Delivery:
         if self._connection is not None and not self._caller.reads_slowly:
             self._connection.resume()
 
-    @property
-    def last(self) -> bytes:
-        """What the last chunk said, for an end that belongs to it."""
-        return self._last[self._last.find(b"\n") + 1 : -2]
+    def seek_usage(self, stream: StreamFormat, opening: Piece) -> bool:
+        """Whether every piece must be seen to find what the answer took; ``opening`` is the first."""
+        if stream is StreamFormat.OPAQUE:
+            self._plain = PlainUsage()
+            return True
+        if len(opening) <= TAIL_BYTES:
+            self._opening = opening
+        return False
+
+    def reported(self, last: bytes) -> Usage | None:
+        """The usage that the answer reports; ``last`` is its end, see ``sent``."""
+        usage = reported(last)
+        if usage is None:
+            return reported(self._plain.text) if self._plain is not None else None
+        if not usage.prompt_tokens and self._opening:
+            # Anthropic's streams report the prompt in their first event, and the output in their last.
+            opening = reported(bytes(self._opening))
+            if opening is not None:
+                usage = opening._replace(completion_tokens=usage.completion_tokens)
+        return usage
+
+    def sent(self) -> bytes:
+        """The last bytes of the body: ``TAIL_BYTES``, or as many more as the pieces have that hold them."""
+        if self.chunked:  # each is one chunk: its size, its data, CRLF
+            return b"".join([chunk[chunk.find(b"\n") + 1 : -2] for chunk in self._tail])  # type: ignore[union-attr]
+        return b"".join(self._tail)
+
+    def _trim(self) -> None:
+        """Let go of the pieces before the last ``TAIL_BYTES``."""
+        tail, size, kept = self._tail, 0, 0
+        for piece in reversed(tail):
+            kept += 1
+            size += len(piece)
+            if size >= TAIL_BYTES:
+                break
+        if kept < len(tail):
+            del tail[:-kept]
+            self.from_start = False
+        # Not before as many more came: a piece is walked over a bounded number of times.
+        self._tail_limit = 2 * kept + 2
 
     def _framed(self, piece: Piece) -> Piece:
         return _chunk(piece) if self.chunked else piece

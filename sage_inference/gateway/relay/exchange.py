@@ -15,14 +15,23 @@ from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnecti
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
+from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
+from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.delivery import Caller, Delivery
+from sage_inference.gateway.relay.ending import failure_of
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
-from sage_inference.gateway.relay.usage import reported, telling
+from sage_inference.gateway.relay.usage import reported
 from sage_inference.telemetry.decision_document import why
-from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision, Usage
+from sage_inference.types import (
+    EngineState,
+    ExecutionInstance,
+    RequestMetadata,
+    SchedulingDecision,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine, Gateway
@@ -100,8 +109,8 @@ class Exchange:
     queued_at: float
     sent_at: float
     took: float | None  # seconds to the first byte of the answer's body, until that is noted
-    last: bytes  # of an answer: where an engine tells what it took
-    delivery: Delivery  # of an answer that comes in pieces
+    last: Piece  # the end of an answer, or all of it
+    delivery: Delivery  # of an answer that comes in pieces; None until then
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         # Only what is read before it is set in the course of things: this runs for every request.
@@ -120,6 +129,7 @@ class Exchange:
         self.engine: Engine | None = None
         self.instance: ExecutionInstance | None = None
         self.answer: Answer | None = None
+        self.delivery = None  # type: ignore[assignment]
         self.held: list[Piece] | None = None
         self.took = None
         self.last = b""
@@ -251,7 +261,7 @@ class Exchange:
     def engine_failed(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
         if self.phase is Phase.DELIVERING:
-            self._cut(detail)
+            self._cut(errors.cut_short(self._at, detail))
             return
         self.held = None
         if (
@@ -353,7 +363,7 @@ class Exchange:
         if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
             self.connection = None
             self.caller.write(start + piece)  # one packet, one system call
-            self.took, self.last = took, telling(piece)
+            self.took, self.last = took, piece
             self._move(_DONE)
             return
         instance, connection = self.instance, self.connection
@@ -367,7 +377,9 @@ class Exchange:
             return
         self._move(_DELIVERING)
         self.body = b""  # it goes nowhere else any more, and may be long
-        if self.chunked and connection is not None:
+        if self.route.type.is_llm and delivery.seek_usage(self.answer.stream, piece):
+            pass  # in each piece
+        elif self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
         delivery.send(piece)
         self.gateway.turn.later(self._note_first_byte)
@@ -379,7 +391,7 @@ class Exchange:
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         self.connection = None
         self.delivery.end(piece)
-        self.last = telling(self.delivery.last + piece)
+        self.last = self.delivery.sent()
         self._move(_DONE)
 
     def _note_first_byte(self) -> None:
@@ -421,21 +433,28 @@ class Exchange:
 
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
-        body = error.body()
+        shape = format_of(self.route.path)
+        body = shape.body(error, self.request_id)
         self.status = error.status
         if error.close:
             self.keep_alive = False
-        head = self._head(Answer(error.status, [*_JSON, *error.headers]), len(body))
+        headers = [*_JSON, *error.headers, *shape.headers(self.request_id)]
+        head = self._head(Answer(error.status, headers), len(body))
         self.caller.write(head + body)
         self._move(_DONE)
 
-    def _cut(self, detail: str) -> None:
+    def _cut(self, error: ApiError) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
         self.keep_alive = False
-        # Into a body of a told length no event fits: it would fill it up to a whole-looking one.
-        if self.answer is not None and self.answer.streams and self.length is None:
-            error = errors.cut_short(self._at, detail)
-            self.delivery.cut(b"data: %b\n\n" % error.body())
+        # With a Content-Length an error event would count as body and could fill it up: a short count shows the cut.
+        if self.answer is not None and self.length is None:
+            delivery, shape = self.delivery, format_of(self.route.path)
+            sent = delivery.sent()
+            words = last_words(self.answer.stream, shape, error, self.request_id, sent, delivery.from_start)
+            if words:
+                delivery.cut(words)
+            elif self.head.http10:  # a body of any kind ends with its connection: only a reset shows the cut
+                self.caller.reset()
         self._move(Phase.CUT)
 
     def broke(self, error: Exception) -> None:
@@ -446,7 +465,7 @@ class Exchange:
         try:
             self._abandon()
             if self.phase is _DELIVERING:
-                self._cut("gave an answer that could not be relayed")
+                self._cut(errors.cut_short(self._at, "gave an answer that could not be relayed"))
             elif self._began:
                 self.caller.transport.abort()  # its end must not look like an answer's
                 self._move(Phase.CANCELLED)
@@ -500,7 +519,13 @@ class Exchange:
             self.fail(errors.upstream_timeout(self._at, timeouts.first_byte_s))
         elif self.phase is Phase.DELIVERING:
             self._abandon()
-            self._cut(f"was silent for {timeouts.stream_idle_s:g} s")
+            self._cut(errors.cut_short(self._at, f"was silent for {timeouts.stream_idle_s:g} s"))
+
+    def gateway_stops(self) -> None:
+        """The time to finish is over: an answer under way must not look whole."""
+        if self.phase is Phase.DELIVERING:
+            self._abandon()
+            self._cut(errors.gateway_stopped())
 
     def pause(self) -> None:
         """The caller reads slowly: so do we, from the engine."""
@@ -549,17 +574,39 @@ class Exchange:
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """The one place where a slot is given back."""
         gateway = self.gateway
+        outcome, is_llm = OUTCOMES[to], self.route.type.is_llm
+        if left is _DELIVERING and to is not _DONE:
+            self.last = self.delivery.sent()
+        elif is_llm and self.last and to is _DONE and self.status < 400:
+            outcome = self._outcome()
         if effect & ENDS:
-            gateway.stats.ended(self, to)
+            gateway.stats.ended(self, to, outcome)
         if not effect & RELEASES:
             return
         self._note_first_byte()
-        last, self.last = self.last, b""
-        usage = reported(last) if last and gateway.manager.books.wants_usage() else None
-        if usage is None and left is _DELIVERING and self.delivery.chunks and self.route.type.is_llm:
+        usage = self.reported() if self.last and gateway.manager.books.wants_usage() else None
+        self.last = b""
+        if usage is None and left is _DELIVERING and self.delivery.chunks and is_llm:
             # An engine that tells none is taken to send a token a chunk.
             usage = Usage(0, self.delivery.chunks)
-        gateway.manager.release(self, usage, OUTCOMES[to], self.status)
+        gateway.manager.release(self, usage, outcome, self.status)
+
+    def reported(self) -> Usage | None:
+        """What the engine reported that the attempt took; asked while its end is being noted."""
+        last = bytes(self.last)
+        return reported(last) if self.delivery is None else self.delivery.reported(last)
+
+    def _outcome(self) -> str:
+        """How an answer ended that came to its end: its engine may have given it up."""
+        assert self.answer is not None
+        from_start = self.delivery is None or self.delivery.from_start
+        failure = failure_of(self.answer.stream, self.route.type, bytes(self.last), from_start)
+        if failure is None:
+            return "done"
+        self.gateway.stats.engine_failures += 1
+        if failure.status >= 500 and self.engine is not None:
+            self.engine.broke_off(failure.outcome)
+        return failure.outcome
 
 
 def _reason(error: OSError) -> str:

@@ -36,7 +36,6 @@ from sage_inference.gateway.relay.legs import (
     uncoded,
 )
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.gateway.relay.usage import telling
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
 
@@ -158,7 +157,7 @@ class PairedExchange(Exchange):
         self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
         self.prefilled_by = engine
         answer = self._decoded(answer)
-        self.last = telling(answer)
+        self.last = answer
         self.params = handed_over(answer)
         self.held = self.connection = None
         self._move(Phase.QUEUED)

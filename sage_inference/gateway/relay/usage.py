@@ -1,41 +1,97 @@
-"""What an engine says a request took, found in the bytes of its answer."""
+"""What an engine reports that a request took, found in the bytes of its answer."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from sage_inference.engines.answer import Piece
+import msgspec
+
 from sage_inference.types import Usage
 
-# A text can't hold this: in JSON its quotes would stand behind backslashes.
-_MARK = b'"usage":'
-# As vLLM writes it: one match instead of three searches.
+# A text cannot hold this: in JSON its quotes would stand behind backslashes.
+_MARK = b'"usage"'
+_LONGEST = 4096  # bytes that are kept of a usage object and what follows it
+# As vLLM writes it, with nothing behind: one match instead of a decoding.
 _USUAL = re.compile(
     rb'"usage": ?\{"prompt_tokens": ?(\d+), ?"total_tokens": ?\d+, ?"completion_tokens": ?(\d+)'
+    rb'(?:, ?"prompt_tokens_details": ?(?:null|\{"cached_tokens": ?(\d+)[^{}]*\}))?'
+    rb'(?:, ?"completion_tokens_details": ?null)?\}'
 )
-# OpenAI's names; those of /v1/responses and /v1/messages beside them.
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens": ?(\d+)')
-_OUTPUT = re.compile(rb'"(?:completion|output)_tokens": ?(\d+)')
-_CACHED = re.compile(rb'"cached_tokens": ?(\d+)')
+_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
-def telling(piece: Piece) -> bytes:
-    """What of a last piece tells its usage, to be kept for ``reported``: all of it could be long."""
-    assert isinstance(piece, bytes)
-    start = piece.rfind(_MARK)
-    return piece[start:] if start >= 0 else b""
+def reported(text: bytes) -> Usage | None:
+    """The last usage in an answer or a part of it; None where there is none, or none that is whole.
+
+    With ``continuous_usage_stats`` each event has one, and servers end streams with ``"usage": null``.
+    """
+    at = len(text)
+    while (at := text.rfind(_MARK, 0, at)) >= 0:
+        usual = _USUAL.match(text, at)
+        if usual:
+            return Usage(int(usual[1]), int(usual[2]), int(usual[3]) if usual[3] else None)
+        found = _OBJECT.match(text, at)
+        usage = _decoded(found[1]) if found else None
+        if usage is not None:
+            return usage
+    return None
 
 
-def reported(piece: bytes) -> Usage | None:
-    """The last usage in a piece of an answer; None where there is none, or one cut off."""
-    start = piece.rfind(_MARK)
-    if start < 0 or piece.find(b"}", start) < 0:
+class PlainUsage:
+    """Finds the usage in a plain answer that comes in pieces, wherever it stands; keeps only what is around it."""
+
+    __slots__ = ("_around", "_edge")
+
+    def __init__(self) -> None:
+        self._around = b""
+        self._edge = b""  # the end of the piece before
+
+    def add(self, piece: bytes | memoryview) -> None:
+        data = bytes(piece)
+        joint = self._edge + data[: len(_MARK)]
+        at = data.rfind(_MARK)
+        if at >= 0:
+            self._around = data[at : at + _LONGEST]
+        elif (crossing := joint.rfind(_MARK)) >= 0:
+            self._around = joint[crossing:] + data[len(_MARK) : _LONGEST]
+        elif self._around:
+            self._around += data[: _LONGEST - len(self._around)]
+        self._edge = (
+            (self._edge + data)[1 - len(_MARK) :] if len(data) < len(_MARK) else data[1 - len(_MARK) :]
+        )
+
+    @property
+    def text(self) -> bytes:
+        """What ``reported`` finds the usage in."""
+        return self._around
+
+
+def _decoded(text: bytes) -> Usage | None:
+    """A usage object in OpenAI's names, or in those of /v1/responses and /v1/messages."""
+    try:
+        usage = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    cached = _CACHED.search(piece, start) if piece.find(b"cached_tokens", start) > 0 else None
-    held = int(cached[1]) if cached else None
-    usual = _USUAL.match(piece, start)
-    if usual:
-        return Usage(int(usual[1]), int(usual[2]), held)
-    prompt = _PROMPT.search(piece, start)
-    output = _OUTPUT.search(piece, start)
-    return Usage(int(prompt[1]), int(output[1]) if output else 0, held) if prompt else None
+    if not isinstance(usage, dict):
+        return None
+    prompt = _count(usage, "prompt_tokens", "input_tokens")
+    output = _count(usage, "completion_tokens", "output_tokens")
+    if prompt is None and output is None:
+        return None
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
+    apart = _count(usage, "cache_read_input_tokens")
+    if cached is None and apart is not None:
+        # Anthropic's input_tokens leave out what was read from the cache, and what was written to it.
+        cached = apart
+        prompt = (prompt or 0) + apart + (_count(usage, "cache_creation_input_tokens") or 0)
+    return Usage(prompt or 0, output or 0, cached)
+
+
+def _count(usage: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = usage.get(name)
+        if type(value) is int and value >= 0:
+            return value
+    return None

@@ -1,0 +1,124 @@
+"""What the end of an answer tells of its engine: whether it was finished, given up, or failed.
+
+Engines end what they give up like what they finish, with ``[DONE]`` or the last byte of a Content-Length. vLLM, told to
+stop, ends its requests early with the finish reason ``abort``; where its core dies, streams end with an error event.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sage_inference.engines.answer import StreamFormat
+from sage_inference.types import RequestType
+
+_ABORT = b'"abort"'
+# Of a plain answer the finish reason stands near the end. The end alone is searched: answers may be long.
+_PLAIN_END = 1024
+_RESPONSES = RequestType.RESPONSES
+_EVENTS = StreamFormat.EVENTS
+_STATUSES = {"failed": "failed", "cancelled": "aborted"}  # of a response
+_ABORTED_CHOICE = re.compile(rb'"finish_reason"\s*:\s*"abort"')
+_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class Failure(NamedTuple):
+    """How an answer that looks whole failed.
+
+    ``outcome`` is ``aborted``, by its engine, or ``failed``, by an error that it reported. ``status`` is that error's;
+    from 500 on it is the engine's fault.
+    """
+
+    outcome: str
+    status: int
+
+
+_ABORTED = Failure("aborted", 502)
+
+
+def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> Failure | None:
+    """How an answer failed that came to its end; None for one that is whole, as far as its end tells.
+
+    ``last`` is the end of its body, or all of it: ``from_start``.
+    """
+    if stream is _EVENTS:
+        return _failure_of_events(last, type_, from_start)
+    if stream is StreamFormat.JSON_LINES:
+        return _failure_of_lines(last)
+    return _failure_of_plain(last, type_, from_start)
+
+
+def _failure_of_plain(body: bytes, type_: RequestType, from_start: bool) -> Failure | None:
+    if type_ is _RESPONSES:
+        suspect = any(b'"%b"' % status.encode() in body for status in _STATUSES)
+    else:
+        suspect = body.rfind(_ABORT, -_PLAIN_END) >= 0
+    if not suspect:
+        return None
+    if from_start:
+        return _failure_in(_decoded(body))
+    # In a text its quotes would stand behind backslashes.
+    return _ABORTED if _ABORTED_CHOICE.search(body) else None
+
+
+def _failure_of_events(text: bytes, type_: RequestType, from_start: bool) -> Failure | None:
+    if (
+        text.rfind(b'"error') < 0
+        and text.rfind(_ABORT) < 0
+        and not (type_ is _RESPONSES and (b'"failed"' in text or b'"cancelled"' in text))
+    ):
+        return None
+    events = _EVENT_END.split(text)
+    for event in reversed(events if from_start else events[1:]):
+        lines = _LINE_END.split(event)
+        data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+        failure = _failure_in(_decoded(data))
+        if failure is not None:
+            return failure
+    return None
+
+
+def _failure_of_lines(text: bytes) -> Failure | None:
+    last = text.strip().rpartition(b"\n")[2]
+    return _failure_in(_decoded(last)) if last.startswith(b'{"error"') else None
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _failure_in(document: Any) -> Failure | None:
+    if not isinstance(document, dict):
+        return None
+    choices = document.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
+            return _ABORTED
+    response = document.get("response")
+    if not isinstance(response, dict):
+        response = document if document.get("object") == "response" else {}
+    error = document.get("error") or response.get("error")
+    if error or "error" in (document.get("type"), document.get("object")):
+        return Failure("failed", _status_of(error if isinstance(error, dict) else document))
+    status = response.get("status")
+    if isinstance(status, str) and status in _STATUSES:
+        return Failure(_STATUSES[status], 502)
+    return None
+
+
+def _status_of(error: dict[str, Any]) -> int:
+    """The HTTP status that an error stands for; 500 where it does not say."""
+    for name in ("code", "status", "status_code"):
+        value = error.get(name)
+        if isinstance(value, str) and value.isdecimal() and len(value) == 3:
+            value = int(value)
+        if type(value) is int and 400 <= value < 600:
+            return value
+    kind = str(error.get("type")).lower().replace("_", "")
+    return 400 if kind.startswith(("invalidrequest", "badrequest")) else 500

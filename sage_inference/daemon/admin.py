@@ -10,6 +10,7 @@ import socket
 import time
 from typing import Any
 
+from sage_inference.config.address import netloc
 from sage_inference.daemon.pidfile import PidInfo
 
 _LARGEST = 1 << 24
@@ -37,10 +38,9 @@ def reachable(host: str) -> str:
 
 def _request(host: str, info: PidInfo, method: str, path: str, body: Any) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
-    authority = f"[{host}]:{info.port}" if ":" in host else f"{host}:{info.port}"
     lines = [
         f"{method} {path} HTTP/1.1",
-        f"host: {authority}",
+        f"host: {netloc(host, info.port)}",
         f"authorization: Bearer {info.admin_token}",
         f"content-length: {len(content)}",
         "content-type: application/json",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from sage_inference.config.address import canonical_host, is_address, is_loopback
 from sage_inference.config.settings import Settings
 from sage_inference.gateway.errors import ApiError, loop_detected
+from sage_inference.gateway.relay.heads import KEYS
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
@@ -49,14 +50,13 @@ class Guard:
     def check(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The name of the caller's key, "" where none is needed. Raises ``ApiError`` for a refused request."""
         host: bytes | None = None
-        origin = key = b""
+        origin = b""
+        shown: tuple[bytes, ...] = ()
         for name, value in headers:
             if name == b"host":
                 host = value
-            elif name == b"authorization":
-                key = value[7:].strip() if value[:7].lower() == b"bearer " else b"?"
-            elif name == b"x-api-key":
-                key = key or value
+            elif name in KEYS:
+                shown += _credential(name, value)
             elif name == b"origin":
                 origin = value
             elif name == b"via" and self.via in value:
@@ -70,10 +70,17 @@ class Guard:
         # /admin has credentials of its own: see ``is_admin`` and api.admin.
         if not self._keys or path in OPEN_PATHS or is_admin:
             return ""
-        found = self._keys.get(_digest(key)) if key else None
-        if found is None and not (key and self._admin_key and _same(_digest(key), self._admin_key)):
-            raise _unauthorized(bool(key))
-        return found or "admin"
+        return self._owner(shown)
+
+    def _owner(self, shown: tuple[bytes, ...]) -> str:
+        """The name of the first key that is right; a wrong one beside it, such as a proxy's, does no harm."""
+        for key in shown:
+            digest = _digest(key)
+            if digest in self._keys:
+                return self._keys[digest]
+            if self._admin_key and _same(digest, self._admin_key):
+                return "admin"
+        raise _unauthorized(bool(shown))
 
     def is_admin(self, key: bytes) -> bool:
         """True for ``admin_key`` and the run's token. A caller's key gives no such right."""
@@ -117,6 +124,18 @@ class Guard:
         if name not in self._names and not is_loopback(name):
             message = f"Origin {text[:100]!r} may not call this gateway; allow it with server.cors_origins"
             raise ApiError(403, message, "permission_error")
+
+
+def credentials(headers: Headers) -> list[bytes]:
+    """The keys that a request carries."""
+    return [key for name, value in headers if name in KEYS for key in _credential(name, value)]
+
+
+def _credential(name: bytes, value: bytes) -> tuple[bytes, ...]:
+    """The key in a header, or nothing. A proxy's own ``Authorization: Basic`` is none."""
+    if name == b"authorization":
+        value = value[7:].strip() if value[:7].lower() == b"bearer " else b""
+    return (value,) if value else ()
 
 
 def _hostname(origin: str) -> str:

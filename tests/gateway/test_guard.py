@@ -8,6 +8,7 @@ import pytest
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, ServerSettings
 from tests.support.inprocess import ADMIN, InProcess, gateway
+from tests.support.rogue import RogueEngine, ok
 from tests.support.wire import CHAT, Caller, chat, post
 
 KEYS = (ApiKeySettings(key=Secret("k")),)
@@ -109,3 +110,30 @@ def test_an_ipv6_address_is_shown_with_one_pair_of_brackets(host: str) -> None:
     with gateway(server=ServerSettings(host=host), api_keys=KEYS) as g:
         shown = httpx.get(f"{g.url}/admin/status", headers=ADMIN, trust_env=False).json()["address"]
     assert shown == f"http://[{host.strip('[]')}]:8000"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (["authorization: Bearer k"], 200),
+        (["authorization: bearer   k "], 200),
+        (["x-api-key: k"], 200),
+        (["x-api-key: k", "authorization: Basic dTpw"], 200),
+        (["authorization: Bearer dummy", "x-api-key: k"], 200),
+        (["x-api-key: dummy", "authorization: Bearer k"], 200),
+        (["authorization: Digest x", "authorization: Bearer k"], 200),
+        (["authorization: Bearer adm", "x-api-key: dummy"], 200),
+        (["authorization: Bearer dummy", "x-api-key: other"], 401),
+        (["authorization: Basic dTpw"], 401),
+        (["authorization: k"], 401),
+        (["authorization: Bearer ", "x-api-key:"], 401),
+    ],
+    ids=str,
+)
+def test_one_right_key_among_several_is_enough(headers: list[str], expected: int) -> None:
+    with RogueEngine(ok()) as engine, gateway(engine, api_keys=KEYS, admin_key=Secret("adm")) as g:
+        with Caller(g.port) as caller:
+            assert caller.send(post(CHAT, chat(), *headers)).reply().status == expected
+            lines = ["GET /v1/models HTTP/1.1", "host: localhost", *headers, "", ""]
+            if expected == 200:  # a relayed request that is refused ends its connection
+                assert caller.send("\r\n".join(lines).encode()).reply().status == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet, name_of
+from sage_inference.gateway.guard import credentials
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.decisions import KEPT
 
@@ -34,22 +35,11 @@ def authorize(request: Request) -> None:
     loopback too, and a plain proxy adds no header by which it could be recognised.
     """
     gateway: Gateway = request.app.state.gateway
-    shown = list(_credentials(request))
+    shown = credentials(request.headers.raw)
     if not shown:
         raise errors.no_admin_key()
     if not any(gateway.guard.is_admin(key) for key in shown):
         raise errors.wrong_admin_key()
-
-
-def _credentials(request: Request) -> Iterator[bytes]:
-    """The keys that a request carries. A proxy's own ``Authorization: Basic`` is none and hides none."""
-    for name, value in request.headers.raw:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            value = value[7:].strip()
-        elif name != b"x-api-key":
-            continue
-        if value:
-            yield value
 
 
 def guarded(handler: Handler) -> Handler:

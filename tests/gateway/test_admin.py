@@ -163,6 +163,21 @@ def test_every_admin_route_has_that_bound() -> None:
                 assert reply.status == 413, (method, path)
 
 
+def test_an_odd_body_is_400() -> None:
+    with gateway() as g, Caller(g.port) as caller:
+        for body in (
+            b"",
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+            b'{"policy":"\xff"}',
+            b"\0",
+            b"[]",
+            b"5",
+            b"9" * 9999,
+        ):
+            assert put(caller, body).status == 400, body[:20]
+
+
 def test_a_stranger_is_refused_before_its_body_is_read() -> None:
     with gateway() as g, Caller(g.port) as caller:
         head = "PUT /admin/policy HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500000000\r\n\r\n"

@@ -165,7 +165,7 @@ async def explain(request: Request) -> Response:
 def _json(request: Request) -> Any:
     try:
         return msgspec.json.decode(request.state.body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
 
 

@@ -1,19 +1,23 @@
-"""The lines of a log that rotates by size: its last ones, and those being written."""
+"""The lines of a log that rotates, is truncated or removed: its last ones, and those being written."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from sage_inference.cli.logparts import Part, snapshot
 
 Fits = Callable[[bytes], bool]
-_POLL_S = 0.1
+Pause = Callable[[float], None]
+_IDLE_S = 0.1  # between two looks
+_BUSY_S = 0.005  # while lines come
+_BUSY_FOR_S = 0.5
 
 
 def record(line: bytes) -> dict[str, Any]:
@@ -27,75 +31,123 @@ def record(line: bytes) -> dict[str, Any]:
 
 
 class Log:
-    """The log at ``path`` and its rotated parts ``path.1``, ``path.2`` …, the higher the older."""
+    """The log at ``path`` and its rotated parts. It reads one file at a time, and knows which are newer.
+
+    A file is read to its end before the next one. Nothing is read twice, and nothing is left out that is on
+    disk when the log is looked at.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: BinaryIO | None = None
+        self._reading: Part | None = None
+        self._newer: deque[Part] = deque()  # in the order in which they were written
+        self._read: set[object] = set()  # fingerprints of the parts that were read, or shown no more of
         self._partial = b""
 
     def __enter__(self) -> Log:
-        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        for part in (self._reading, *self._newer):
+            if part is not None:
+                part.close()
 
     def last(self, count: int, fits: Fits) -> list[bytes]:
         """The last ``count`` lines that fit, oldest first. ``follow`` goes on just behind them."""
         count = min(count, sys.maxsize)  # what a deque can count to
-        found = list(deque((line for line in self._new_lines() if fits(line)), count))
-        for part in self._older():
-            if len(found) >= count:
-                break
-            # A part can vanish while the log rotates: it was the oldest.
-            with suppress(FileNotFoundError), part.open("rb") as file:
-                found[:0] = deque((line for line in file if fits(line)), count - len(found))
+        parts = snapshot(self._path)
+        self._read = {part.fingerprint for part in parts if part.rotated}
+        found: list[bytes] = []
+        for part in reversed(parts):
+            if self._reading is None:
+                self._reading = part
+                found = list(deque(filter(fits, self._lines()), count))
+                continue
+            if len(found) < count:
+                lines, rest = _split(part.read())
+                whole = [*lines, rest] if rest else lines  # nobody will complete it any more
+                found[:0] = deque(filter(fits, whole), count - len(found))
+            part.close()
         return found
 
-    def follow(self, fits: Fits) -> Iterator[bytes]:
-        """Lines as they are written, for ever. A rotated file is read to its end before the new one."""
+    def follow(self, fits: Fits, pause: Pause = time.sleep) -> Iterator[bytes]:
+        """Lines as they are written, for ever. ``pause`` waits for so many seconds."""
+        busy_until = 0.0
         while True:
-            # Asked before reading: all that was written until it rotated is then still read.
-            rotated = self._is_rotated()
-            yield from filter(fits, self._new_lines())
-            if rotated:
-                self._open()
+            # Asked before reading: all that was written until the log rotated is then still read.
+            current = self._is_current()
+            for line in self._lines():
+                busy_until = time.monotonic() + _BUSY_FOR_S
+                if fits(line):
+                    yield line
+            if not current and not self._newer:
+                self._look()
+            if self._newer:
+                yield from filter(fits, self._turn_over())
             else:
-                time.sleep(_POLL_S)
+                pause(_BUSY_S if time.monotonic() < busy_until else _IDLE_S)
 
-    def _new_lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         """Whole lines written since the last time; half a line waits for its other half."""
-        for piece in self._file or ():
-            self._partial += piece
-            if piece.endswith(b"\n"):
-                line, self._partial = self._partial, b""
-                yield line
+        data = self._reading.read() if self._reading is not None else b""
+        lines, self._partial = _split(self._partial + data)
+        yield from lines
 
-    def _open(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-        with suppress(FileNotFoundError):
-            self._file = self._path.open("rb")
-
-    def _is_rotated(self) -> bool:
-        """Whether the log's name stands for another file than the one we read."""
+    def _is_current(self) -> bool:
+        """Whether the log's name stands for the file that is being read, and that file was not truncated."""
+        part = self._reading
+        if part is None or self._newer:
+            return False
         try:
-            return not self._reads(self._path)
-        except FileNotFoundError:
-            return False  # between two renames, or not written yet
+            status = self._path.stat()
+        except OSError:
+            return False
+        return part.identity == (status.st_dev, status.st_ino) and part.is_whole()
 
-    def _reads(self, path: Path) -> bool:
-        there = path.stat()
-        here = os.fstat(self._file.fileno()) if self._file is not None else None
-        return here is not None and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+    def _look(self) -> None:
+        """Find out what is newer than the file that is being read."""
+        parts = snapshot(self._path)
+        known = self._read
+        self._read = {part.fingerprint for part in parts if part.rotated}
+        at = self._place(parts)
+        for number, part in enumerate(parts):
+            if number > at if at is not None else part.fingerprint not in known:
+                self._newer.append(part)
+            elif number == at and self._reading is not None and part.identity != self._reading.identity:
+                # The copy that was made before a truncation: its rest is what was not read.
+                part.offset = self._reading.offset
+                self._reading.close()
+                self._reading = part
+            else:
+                part.close()
 
-    def _older(self) -> Iterator[Path]:
-        """Rotated parts, the newest first, without the one that we hold if it rotated just now."""
-        parts = [p for p in self._path.parent.glob(f"{self._path.name}.*") if p.suffix[1:].isdecimal()]
-        for part in sorted(parts, key=lambda part: int(part.suffix[1:])):
-            with suppress(FileNotFoundError):
-                if not self._reads(part):
-                    yield part
+    def _place(self, parts: list[Part]) -> int | None:
+        """Which of the parts is the file that is being read, or a copy of it; None if it is gone."""
+        ours = self._reading
+        if ours is None:
+            return None
+        for number, part in enumerate(parts):
+            if part.identity == ours.identity and part.holds(ours):
+                return number
+        if ours.is_whole() or not ours.offset:
+            return None
+        for number, part in enumerate(parts):
+            if part.rotated and part.holds(ours):
+                return number
+        return None
+
+    def _turn_over(self) -> Iterator[bytes]:
+        """Read the rest of the file that is being read, and go on with the next one."""
+        yield from self._lines()
+        if self._partial:  # its other half will not come
+            rest, self._partial = self._partial, b""
+            yield rest
+        if self._reading is not None:
+            self._reading.close()
+        self._reading = self._newer.popleft()
+
+
+def _split(data: bytes) -> tuple[list[bytes], bytes]:
+    """Whole lines, and what stands behind the last line break."""
+    *lines, rest = data.split(b"\n")
+    return [line + b"\n" for line in lines], rest

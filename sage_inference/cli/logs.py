@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -50,8 +52,22 @@ def logs(
         for line in found:
             show(record(line))
         if follow:
-            for line in log.follow(fits):
+            for line in log.follow(fits, _pause):
                 show(record(line))
+
+
+def _pause(seconds: float) -> None:
+    """Sleep, unless the reader of our output has left (`| head`): then nobody would ever see another line."""
+    import select
+
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # no file: output of a test, or closed
+        time.sleep(seconds)
+        return
+    if poll.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def _at_least(level: str | None) -> Fits:

@@ -54,6 +54,7 @@ class Hangup(Protocol):
 class RunHooks:
     """What the surroundings want to be told while a server runs."""
 
+    serving: Callable[[RunningGateway], None] = _nothing  # before ``ready``
     ready: Callable[[dict[str, Any]], None] = _nothing
     stopping: Callable[[], None] = _nothing
     reloading: Callable[[], None] = _nothing
@@ -128,6 +129,7 @@ class RunningGateway:
         self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
 
     def _started(self) -> None:
+        self.hooks.serving(self)
         self.gateway.descriptors.renew()  # all that is open for as long as it runs is open now
         self.hooks.ready(status_document(self.gateway))
 
@@ -138,6 +140,23 @@ class RunningGateway:
         """Run until ``stop``; returns when all that ran has ended or its drain time is over."""
         async with self.working():
             await self.server.serve(sockets=[sock])
+
+    async def serve_when_ready(self, listen: Callable[[], socket.socket]) -> None:
+        """As ``serve``; ``listen`` is called on a thread of its own when all but the socket is ready."""
+        async with self.working():
+            self.sock = await asyncio.to_thread(listen)
+            await self.server.serve(sockets=[self.sock])
+
+    def release(self) -> None:
+        """Close the listening socket, and nothing else."""
+        for server in self.server.servers:
+            server.close()
+        self.server.servers.clear()
+
+    async def resume(self, sock: socket.socket) -> None:
+        """Listen again, on another socket."""
+        loop = asyncio.get_running_loop()
+        self.server.servers.append(await loop.create_server(self._accept, sock=sock))
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -258,14 +277,14 @@ async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncItera
 async def run(
     settings: Settings,
     *,
-    sock: socket.socket,
+    listen: Callable[[], socket.socket],
     load: Callable[[], Settings],
     admin_token: str | None = None,
     simulate: bool = False,
     hooks: RunHooks | None = None,
     hangup: Hangup | None = None,
 ) -> None:
-    """Serve on ``sock`` until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns when all else is ready.
 
     SIGTERM drains, SIGINT drains and a second one ends at once, SIGHUP calls ``load`` and takes over what
     it returns. SIGHUP drains if it comes from a terminal that was closed. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
@@ -279,7 +298,7 @@ async def run(
             settings, load=load, admin_token=admin_token, hooks=hooks, extra_instances=tuple(extra)
         )
         async with _signals(running, hangup):
-            await running.serve(sock)
+            await running.serve_when_ready(listen)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

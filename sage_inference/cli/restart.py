@@ -1,4 +1,4 @@
-"""``restart``: stop the gateway and start it again as it was started."""
+"""``restart``: put a new gateway in the place of the running one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ def restart(
     force: Annotated[bool, typer.Option("--force", help="Kill it once the drain time is over.")] = False,
     no_color: NoColor = False,
 ) -> None:
-    """Stop the gateway and start it again.
+    """Replace the running gateway by a new one.
 
-    It keeps the configuration file and the options that the running gateway was started with.
+    The new one keeps the configuration file and the options of the running one, and takes over its socket
+    when it is ready. If it cannot start, the running one goes on.
     """
     from sage_inference.cli.start import announce
     from sage_inference.config.paths import Paths
-    from sage_inference.daemon import control
+    from sage_inference.daemon.restart import restart as replace
 
     with terminal.Waiting("waiting for running requests, and for the new gateway"):
-        started = control.restart(Paths.resolve(), api_key=api_key, force=force)
-    announce(started.status, started.log_file)
+        restarted = replace(Paths.resolve(), api_key=api_key, force=force)
+    announce(restarted.started.status, restarted.started.log_file)
+    if restarted.still_ending is not None:
+        terminal.warn(
+            f"the old gateway (pid {restarted.still_ending}) still finishes requests",
+            f"kill {restarted.still_ending} ends it",
+        )

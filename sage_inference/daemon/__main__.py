@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 
 from sage_inference.config.errors import ConfigError
 from sage_inference.daemon.errors import UNEXPECTED, DaemonError
+from sage_inference.daemon.handover import Takeover
 from sage_inference.daemon.order import Order
 from sage_inference.daemon.readiness import Reporter
 from sage_inference.daemon.run import run
@@ -21,11 +23,15 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         reporter = Reporter(int(arguments[1]))
-        order = Order.from_json(sys.stdin.buffer.read())
+        order = Order.from_json(sys.stdin.buffer.readline())
     except (OSError, ValueError) as error:
         print(f"no order was given: {error}", file=sys.stderr)
         return 2
-    _leave_standard_input()
+    takeover = None
+    if order.relieves is None:
+        _leave_standard_input()
+    else:
+        takeover = Takeover(order.relieves, order.paths.state_dir, lambda: _commit(reporter))
     try:
         run(
             order.paths,
@@ -33,6 +39,7 @@ def main(arguments: list[str]) -> int:
             background=True,
             config_required=order.config_required,
             on_ready=reporter.ready,
+            takeover=takeover,
         )
     except Exception as error:
         reporter.failed(_told(error))
@@ -52,6 +59,15 @@ def _told(error: Exception) -> DaemonError:
     told = DaemonError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     told.code = UNEXPECTED
     return told
+
+
+def _commit(reporter: Reporter) -> None:
+    """Ask the parent whether to go on. It may be gone, or given up: then the predecessor is left alone."""
+    with suppress(OSError):
+        reporter.may_commit()
+    if sys.stdin.buffer.readline() != b"go\n":
+        raise DaemonError("the restart was given up")
+    _leave_standard_input()
 
 
 def _leave_standard_input() -> None:

@@ -13,7 +13,7 @@ _BACKLOG = 4096
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on ``host:port``. Raises ``PortTaken`` naming who has it, or ``BindError``."""
-    family, address = _resolve(host, port)
+    family, address = resolve(host, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections of the last run in TIME_WAIT must not keep the next one from starting.
@@ -28,7 +28,8 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """The one address that ``bind`` takes. Raises ``BindError``."""
     bare = host.removeprefix("[").removesuffix("]")
     try:
         found = socket.getaddrinfo(bare or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

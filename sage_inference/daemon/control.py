@@ -1,24 +1,20 @@
-"""The gateway from outside: how it is, and telling it to stop, reload or restart."""
+"""The gateway from outside: its state, and stopping and reloading it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import admin, lock, pidfile
-from sage_inference.daemon.errors import DaemonError, NotRunning, ReloadFailed, StopFailed, Unresponsive
+from sage_inference.daemon.errors import NotRunning, ReloadFailed, StopFailed, Unresponsive
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
-
-if TYPE_CHECKING:
-    from sage_inference.daemon.spawn import Started
 
 State = Literal["running", "stopped", "dead", "starting", "stopping", "unresponsive", "unknown"]
 # LSB: 0 running, 1 dead with files left, 3 not running, 4 can't tell.
@@ -29,6 +25,7 @@ _MARGIN_S = 5.0  # after the drain time, before we say that it doesn't end
 _LOOK_S = 0.02
 _TELL_S = 0.1
 _BUSY_S = 0.25
+_HANDOVER_S = 1.0
 
 Progress = Callable[[float], None]
 
@@ -78,6 +75,23 @@ class Reloaded:
 
 def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
     """How the gateway is. Takes ``timeout_s`` at most, which only one that hangs needs."""
+    deadline = time.monotonic() + _HANDOVER_S
+    while True:
+        try:
+            return _inspect(paths, timeout_s)
+        except _AnsweredByAnotherError as answered:
+            # The files name the other gateway in a moment, if it is a successor.
+            if time.monotonic() > deadline:
+                return answered.state
+            time.sleep(_LOOK_S)
+
+
+class _AnsweredByAnotherError(Exception):
+    def __init__(self, state: DaemonState) -> None:
+        self.state = state
+
+
+def _inspect(paths: Paths, timeout_s: float) -> DaemonState:
     foreign = _foreign_file(paths)
     if foreign is not None:
         reason = f"{foreign} is another user's: ask as the user who runs the gateway"
@@ -97,7 +111,7 @@ def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
             "unknown", reason=f"{paths.lock_file} is held by a process that is not the gateway"
         )
     if info is None or info.process != process:
-        info = None
+        info = pidfile.read_of(process)
     return _living(process, info, timeout_s)
 
 
@@ -127,9 +141,16 @@ def _living(process: Process, info: PidInfo | None, timeout_s: float) -> DaemonS
     if info is not None and info.phase != "running":
         # It may accept connections already, or still, and answer none of them.
         timeout_s = min(timeout_s, _BUSY_S)
-    live = None if info is None or process.suspended else _ask_status(info, timeout_s)
+    live, another = (None, False) if info is None or process.suspended else _ask_status(info, timeout_s)
     if live is not None:
         return DaemonState("running", process, info, live)
+    state = _silent(process, info)
+    if another and state.state == "unresponsive":
+        raise _AnsweredByAnotherError(state)
+    return state
+
+
+def _silent(process: Process, info: PidInfo | None) -> DaemonState:
     if process.suspended:
         reason = f"pid {process.pid} is suspended and does not answer; {_FORCE}, kill -CONT wakes it"
         return DaemonState("unresponsive", process, info, reason=reason)
@@ -141,14 +162,15 @@ def _living(process: Process, info: PidInfo | None, timeout_s: float) -> DaemonS
     return DaemonState("unresponsive", process, info, reason=f"pid {process.pid} does not answer; {_FORCE}")
 
 
-def _ask_status(info: PidInfo, timeout_s: float) -> dict[str, Any] | None:
+def _ask_status(info: PidInfo, timeout_s: float) -> tuple[dict[str, Any] | None, bool]:
+    """The status document; and whether some other program answered instead."""
     try:
         status, document = admin.ask(info, "GET", "/admin/status", timeout_s=timeout_s)
     except (OSError, ValueError):
-        return None
-    # Another program may answer on the port of one that hasn't bound it yet.
+        return None, False
+    # Another program may answer on the port of one that hasn't bound it yet, or has passed it on.
     ours = status == 200 and isinstance(document, dict) and document.get("pid") == info.pid
-    return document if ours else None
+    return (document, False) if ours else (None, True)
 
 
 def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = None) -> StopOutcome:
@@ -179,7 +201,7 @@ def _end(
     if hangs and process.suspended and not force:
         raise StopFailed(f"pid {process.pid} is suspended and cannot stop", _FORCE)
     drain_s = state.info.drain_s if state.info else 30.0
-    engines = _children(process) if force else []
+    engines = children(process) if force else []
     if not (hangs and force):
         _signal(process, signal.SIGTERM)
         if _gone(paths, process, drain_s if force else drain_s + _MARGIN_S, on_progress):
@@ -217,7 +239,7 @@ def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress 
         time.sleep(_LOOK_S)
 
 
-def _children(process: Process) -> list[Process]:
+def children(process: Process) -> list[Process]:
     """The engines that the gateway started; a killed one cannot stop them itself."""
     import psutil
 
@@ -272,65 +294,3 @@ def running(paths: Paths) -> PidInfo:
         raise Unresponsive(str(state.reason))
     assert state.info is not None
     return state.info
-
-
-def restart(
-    paths: Paths,
-    *,
-    api_key: str | None = None,
-    force: bool = False,
-    on_progress: Progress | None = None,
-    on_wait: Progress | None = None,
-) -> Started:
-    """Stop, and start in the background with the same configuration file, flags and directory.
-
-    A stopped one is just started. The configuration is checked first: a mistake in it must not
-    take down a gateway that serves. ``api_key`` is needed again if it was a literal.
-    """
-    from sage_inference.config.settings import Flags
-    from sage_inference.daemon.order import flags_from
-    from sage_inference.daemon.run import load_settings
-    from sage_inference.daemon.spawn import start_background
-
-    state = inspect(paths)
-    if state.state in ("stopped", "dead"):
-        return start_background(paths, Flags(api_key=api_key), on_wait=on_wait)
-    info = _restartable(state, api_key)
-    flags = flags_from(info.flags)
-    if api_key is not None:
-        flags = replace(flags, api_key=api_key)
-    paths = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
-    with _inside(info.directory):
-        load_settings(paths, flags)
-        stop(paths, force=force, on_progress=on_progress)
-        return start_background(paths, flags, on_wait=on_wait)
-
-
-def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
-    info = state.info
-    if info is None:
-        raise DaemonError(
-            f"how the gateway was started is not known: {state.reason or 'its pidfile is missing'}",
-            "stop it and start it",
-        )
-    if info.supervised:
-        raise DaemonError(
-            f"pid {info.pid} runs under a supervisor, which would start another one",
-            "restart it there, such as with: systemctl --user restart sage-inference",
-        )
-    if info.needs_api_key and api_key is None:
-        raise DaemonError(
-            "the gateway was started with a literal --api-key, which is written nowhere",
-            "give it again: sage inference restart --api-key KEY",
-        )
-    return info
-
-
-@contextlib.contextmanager
-def _inside(directory: str | None) -> Any:
-    """Relative paths in flags and configuration mean what they meant when it was started."""
-    if directory is None or not Path(directory).is_dir():
-        yield
-        return
-    with contextlib.chdir(directory):
-        yield

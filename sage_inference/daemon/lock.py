@@ -9,10 +9,12 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sage_inference.daemon.errors import AlreadyRunning, DaemonError
+from sage_inference.daemon.presence import Presence, holder
 from sage_inference.daemon.process import Process
 
 # How long a start waits for the holder to say who it is. `status` holds a shared lock for
@@ -39,16 +41,37 @@ class Holding:
 class Lock:
     """Held from ``take`` to ``release``, or until the process ends however it ends.
 
-    The file is never removed: a lock on a removed file excludes nobody. Its descriptor is closed
+    We never remove the file, because a lock on a removed file excludes nobody. ``put_back`` makes up for
+    others who do, and the holder's ``Presence`` excludes a second one until then. The descriptor is closed
     on exec, so that no engine started by us keeps the lock when we are gone.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, presence: Presence | None) -> None:
+        self._path = path
         self._descriptor = descriptor
+        self.presence = presence
 
     @classmethod
     def take(cls, path: Path) -> Lock:
         """Raises ``AlreadyRunning`` with the holder's pid."""
+        descriptor = cls._locked(path)
+        try:
+            presence = Presence.take(path.parent)
+            _write(descriptor, Process.current())
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, presence)
+
+    @classmethod
+    def adopt(cls, path: Path, descriptor: int, presence: int | None) -> Lock:
+        """The lock that its holder passed to this process."""
+        taken = cls(path, descriptor, None if presence is None else Presence.adopt(presence))
+        _write(descriptor, Process.current())
+        return taken
+
+    @staticmethod
+    def _locked(path: Path) -> int:
         descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             deadline = time.monotonic() + _INTRODUCTION_S
@@ -59,18 +82,55 @@ class Lock:
                 if time.monotonic() > deadline:
                     raise AlreadyRunning(None)
                 time.sleep(_RETRY_S)
-            _write(descriptor, Process.current())
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        return descriptor
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that a successor needs for ``adopt``."""
+        return [self._descriptor, *([self.presence.sock.fileno()] if self.presence else [])]
+
+    @property
+    def in_place(self) -> bool:
+        """False if the file was removed or replaced."""
+        try:
+            there = self._path.lstat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
+    def put_back(self) -> bool:
+        """Make the file anew and lock it; False while somebody else holds a lock on the one that is there.
+
+        That is a ``start`` that is about to find our ``Presence``, or ``status`` for a moment.
+        """
+        descriptor = _open(self._path, os.O_RDWR | os.O_CREAT)
+        if not _try(self._path, descriptor, fcntl.LOCK_EX):
+            os.close(descriptor)
+            return False
+        with suppress(OSError):
+            os.fchmod(descriptor, 0o600)  # somebody else may have made it
+        _write(descriptor, Process.current())
+        old, self._descriptor = self._descriptor, descriptor
+        os.close(old)
+        return True
 
     def release(self) -> None:
         """Let go and say so: an empty file is one nobody died over."""
+        if self.presence:
+            self.presence.close()  # first, so that one who gets the lock gets the name
         try:
             os.ftruncate(self._descriptor, 0)
         finally:
             os.close(self._descriptor)
+
+    def leave(self) -> None:
+        """Let go of a lock that a successor has adopted."""
+        if self.presence:
+            self.presence.close()
+        os.close(self._descriptor)
 
 
 def look(path: Path) -> Holding:
@@ -78,20 +138,30 @@ def look(path: Path) -> Holding:
     try:
         descriptor = _open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return Holding(False, None)
+        return _by_name(path)
     try:
         # Shared: two that look don't see each other, and a start that meets us tries again.
         held = not _try(path, descriptor, fcntl.LOCK_SH)
-        return Holding(held, _read(descriptor))
+        found = Holding(held, _read(descriptor))
     finally:
         os.close(descriptor)
+    if found.held:
+        return found
+    named = _by_name(path)
+    return named if named.held else found
+
+
+def _by_name(path: Path) -> Holding:
+    """Who holds the lock on a file that lay here, and was removed or replaced."""
+    process = holder(path.parent)
+    return Holding(process is not None, process)
 
 
 def clean_up(path: Path, then: Callable[[], object]) -> bool:
     """Wipe what a dead holder left and do ``then`` while nobody can start. False if it is held."""
     descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
-        if not _try(path, descriptor, fcntl.LOCK_EX):
+        if not _try(path, descriptor, fcntl.LOCK_EX) or holder(path.parent) is not None:
             return False
         then()
         os.ftruncate(descriptor, 0)

@@ -11,18 +11,29 @@ from typing import Any
 from sage_inference.config.paths import Paths
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import Flags
+from sage_inference.daemon.predecessor import Predecessor
+from sage_inference.daemon.process import Process
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
+    """``relieves`` is the gateway whose place the process takes over, once it is ready to serve."""
+
     paths: Paths
     flags: Flags
     config_required: bool = False
+    relieves: Predecessor | None = None
 
     def to_json(self) -> bytes:
         places = {field.name: str(getattr(self.paths, field.name)) for field in fields(Paths)}
-        document = {"paths": places, "flags": asdict(self.flags), "config_required": self.config_required}
-        return json.dumps(document).encode()
+        relieves = None if self.relieves is None else asdict(self.relieves)
+        document = {
+            "paths": places,
+            "flags": asdict(self.flags),
+            "config_required": self.config_required,
+            "relieves": relieves,
+        }
+        return json.dumps(document).encode() + b"\n"
 
     @classmethod
     def from_json(cls, raw: bytes) -> Order:
@@ -30,7 +41,10 @@ class Order:
         try:
             document = json.loads(raw)
             paths = Paths(**{name: Path(place) for name, place in document["paths"].items()})
-            return cls(paths, flags_from(document["flags"]), bool(document["config_required"]))
+            relieves = document["relieves"]
+            if relieves is not None:
+                relieves = Predecessor(**{**relieves, "process": Process(**relieves["process"])})
+            return cls(paths, flags_from(document["flags"]), bool(document["config_required"]), relieves)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an order: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,22 @@ def read(path: Path) -> PidInfo | None:
             return parse(file.read(_LARGEST))
     except OSError:
         return None
+
+
+def read_of(process: Process) -> PidInfo | None:
+    """The pidfile that ``process`` wrote and has open still, after somebody removed or replaced it."""
+    try:
+        descriptors = list(os.scandir(f"/proc/{process.pid}/fd"))
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            # Without "(deleted)" it lies in a folder that was moved.
+            if "/inference.json" in os.readlink(descriptor):  # noqa: PTH115 - may be no path
+                info = read(Path(descriptor.path))
+                if info is not None and info.process == process:
+                    return info
+    return None
 
 
 def parse(raw: bytes) -> PidInfo | None:

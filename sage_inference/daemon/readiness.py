@@ -25,6 +25,11 @@ class Reporter:
     def ready(self, status: dict[str, Any]) -> None:
         self._report({"ready": status})
 
+    def may_commit(self) -> None:
+        """Report that everything but the predecessor's place is there; the answer comes another way."""
+        if self._descriptor is not None:
+            os.write(self._descriptor, json.dumps({"commit": True}).encode() + b"\n")
+
     def failed(self, error: DaemonError) -> None:
         document: dict[str, Any] = {"error": error.problem, "hint": error.hint, "code": error.code}
         if isinstance(error, AlreadyRunning):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from sage_inference import __version__
 from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags, LoggingSettings, Settings
-from sage_inference.daemon import logfile, pidfile
+from sage_inference.daemon import logfile
 from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError
+from sage_inference.daemon.handover import Takeover
 from sage_inference.daemon.hangup import Hangup
+from sage_inference.daemon.keeper import Keeper
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
 from sage_inference.daemon.order import has_literal_key, recordable
@@ -29,12 +32,13 @@ from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
 
 if TYPE_CHECKING:
-    from sage_inference.server import RunHooks
+    from sage_inference.server import RunHooks, RunningGateway
 
 log = logging.getLogger("sage_inference.daemon")
 
 # Each relayed request takes two descriptors; many systems start a process with 1024 and allow more.
 _OPEN_FILES = 65536
+_LOOP_S = 10.0  # for the event loop to do a thing that another thread asks for
 
 
 def run(
@@ -44,8 +48,11 @@ def run(
     background: bool = False,
     config_required: bool = False,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
+    takeover: Takeover | None = None,
 ) -> None:
     """Serve until told to stop. ``on_ready`` gets the status document, once, when it answers.
+
+    With ``takeover``, the lock and perhaps the socket come from the gateway that is relieved.
 
     Raises ``AlreadyRunning``, ``ConfigError``, ``BindError`` or another ``DaemonError`` before that.
     """
@@ -53,14 +60,12 @@ def run(
     ensure(paths)
     hangup = Hangup(background=background)
     with _ends_in_order(hangup):
-        lock = Lock.take(paths.lock_file)
+        keeper = Keeper(paths, None if takeover else Lock.take(paths.lock_file))
         try:
-            _Run(paths, flags, notifier, background, config_required, hangup).serve(on_ready)
+            run = _Run(paths, flags, notifier, background, config_required, hangup, keeper, takeover)
+            run.serve(on_ready)
         finally:
-            # In this order: who sees the lock free finds nothing left behind.
-            with suppress(DaemonError):
-                pidfile.remove(paths.pid_file)
-            lock.release()
+            keeper.close()
 
 
 def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) -> Settings:
@@ -84,6 +89,8 @@ class _Run:
         background: bool,
         config_required: bool,
         hangup: Hangup,
+        keeper: Keeper,
+        takeover: Takeover | None,
     ) -> None:
         self.paths = paths
         self.flags = flags
@@ -91,6 +98,9 @@ class _Run:
         self.background = background
         self.config_required = config_required
         self.hangup = hangup
+        self.keeper = keeper
+        self.takeover = takeover
+        self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
 
     def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
@@ -99,30 +109,46 @@ class _Run:
         try:
             settings = self._load()
             self._log_to(settings.logging)
-            sock = bind(settings.server.host, settings.server.port)
+            listen = self._listener(settings)
         except Exception as error:
             if self.background:  # in the foreground it is shown anyway
                 log.error("not started: %s", error)
             raise
-        with sock:
-            self._serve_on(sock, settings, on_ready)
+        self._serve_on(listen, settings, on_ready)
+
+    def _listener(self, settings: Settings) -> Callable[[], socket.socket]:
+        """Bind all that can be bound now; what is returned has the socket when all else is ready."""
+        host, port = settings.server.host, settings.server.port
+        if self.takeover is None:
+            sock = bind(host, port)
+            self._note(self._describe(sock, settings))
+            return lambda: sock
+        takeover = self.takeover
+        takeover.bind(host, port)
+
+        def taken() -> socket.socket:
+            sock = takeover.listen()
+            self._note(self._describe(sock, settings))
+            return sock
+
+        return taken
 
     def _serve_on(
-        self, sock: socket.socket, settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None
+        self,
+        listen: Callable[[], socket.socket],
+        settings: Settings,
+        on_ready: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         import asyncio
-        import secrets
 
-        token = secrets.token_urlsafe(32)
-        self._note(self._describe(sock, settings, token))
         _allow_open_files()
         from sage_inference import server
 
         serving = server.run(
             settings,
-            sock=sock,
+            listen=listen,
             load=self._load,
-            admin_token=token,
+            admin_token=self.token,
             simulate=self.flags.simulate,
             hooks=self._hooks(on_ready),
             hangup=self.hangup,
@@ -143,6 +169,11 @@ class _Run:
     def _hooks(self, on_ready: Callable[[dict[str, Any]], None] | None) -> RunHooks:
         from sage_inference.server import RunHooks
 
+        def serving(running: RunningGateway) -> None:
+            if self.takeover is not None:
+                self.keeper.adopt(Lock.adopt(self.paths.lock_file, *self.takeover.done()))
+            self.keeper.keep(_Listening(running))
+
         def ready(status: dict[str, Any]) -> None:
             self._update(phase="running")
             log.info("serving on %s, pid %d", status["address"], os.getpid())
@@ -152,6 +183,7 @@ class _Run:
                 on_ready(status)
 
         def stopping() -> None:
+            self.keeper.refuse()
             self._update(phase="stopping")
             self.notifier.stopping("finishing running requests")
 
@@ -165,6 +197,7 @@ class _Run:
             self.hangup.look()
 
         return RunHooks(
+            serving=serving,
             ready=ready,
             stopping=stopping,
             reloading=self.notifier.reloading,
@@ -173,7 +206,7 @@ class _Run:
             watchdog=each_second,
         )
 
-    def _describe(self, sock: socket.socket, settings: Settings, token: str) -> PidInfo:
+    def _describe(self, sock: socket.socket, settings: Settings) -> PidInfo:
         me = Process.current()
         host, port = sock.getsockname()[:2]
         return PidInfo(
@@ -185,19 +218,19 @@ class _Run:
             log_path=str(self.paths.log_file),
             version=__version__,
             started_at=time.time(),
-            admin_token=token,
+            admin_token=self.token,
             drain_s=settings.timeouts.drain_s,
             simulate=self.flags.simulate,
             background=self.background,
-            supervised=self.notifier.listened_to and not self.background,
+            supervised=not self.background and (self.notifier.listened_to or _started_by_systemd()),
             directory=_directory(),
             flags=recordable(self.flags),
             needs_api_key=has_literal_key(self.flags),
         )
 
     def _note(self, info: PidInfo) -> None:
-        pidfile.write(self.paths.pid_file, info)
         self.info = info
+        self.keeper.note(info)
 
     def _update(self, **changes: Any) -> None:
         """A full disk must not stop a gateway that serves."""
@@ -206,6 +239,37 @@ class _Run:
             self._note(replace(self.info, **changes))
         except DaemonError as error:
             log.warning("%s", error)
+
+
+def _started_by_systemd() -> bool:
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
+class _Listening:
+    """The running gateway's socket, for other threads."""
+
+    def __init__(self, running: RunningGateway) -> None:
+        import asyncio
+
+        self.sock = running.sock
+        self._running = running
+        self._loop = asyncio.get_running_loop()
+        self._address = self.sock.getsockname()[:2]
+
+    def release(self) -> None:
+        self._await(self._release())
+
+    def resume(self) -> None:
+        self.sock = bind(*self._address)
+        self._await(self._running.resume(self.sock))
+
+    async def _release(self) -> None:
+        self._running.release()
+
+    def _await(self, work: Coroutine[Any, Any, None]) -> None:
+        import asyncio
+
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(_LOOP_S)
 
 
 @contextmanager

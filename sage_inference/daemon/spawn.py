@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sage_inference.daemon.errors import (
     StartTimeout,
 )
 from sage_inference.daemon.order import Order
+from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.readiness import await_report, reported_error
 from sage_inference.interpreter import command, environment
 
@@ -44,8 +46,9 @@ def start_background(
     config_required: bool = False,
     timeout_s: float = 60.0,
     on_wait: Callable[[float], None] | None = None,
+    relieves: Predecessor | None = None,
 ) -> Started:
-    """Start it, and wait until it answers.
+    """Start it, and wait until it answers. It takes the place of the running gateway that it ``relieves``.
 
     Raises ``ConfigError`` before anything is started, ``AlreadyRunning``, ``StartFailed``,
     ``StartTimeout``, or the ``DaemonError`` that the background process reported. On any of them,
@@ -54,7 +57,7 @@ def start_background(
     from sage_inference.daemon.run import load_settings
 
     holding = lock.look(paths.lock_file)
-    if holding.held and holding.holder is not None and holding.holder.alive:
+    if relieves is None and holding.held and holding.holder is not None and holding.holder.alive:
         raise AlreadyRunning(holding.holder.pid)
     load_settings(paths, flags, config_required=config_required)
     ensure(paths)
@@ -62,8 +65,10 @@ def start_background(
         begin = output.seek(0, os.SEEK_END)
         process, pipe = _spawn(output)
         try:
-            _give(process, Order(paths, flags, config_required))
+            _give(process, Order(paths, flags, config_required, relieves))
             report = await_report(pipe, timeout_s, on_wait)
+            if report is not None and "commit" in report:
+                report = _commit(process, pipe, timeout_s)
             status = _accepted(report, process, lambda: _last_line(output, begin))
         except TimeoutError:
             raise StartTimeout(timeout_s) from None
@@ -102,8 +107,40 @@ def _give(process: subprocess.Popen[bytes], order: Order) -> None:
     # It may be dead already; its report, or the lack of one, says more than a broken pipe.
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(order.to_json())
+        process.stdin.flush()
+    # One that relieves another waits for a second word, and takes the end for a no.
+    if order.relieves is None:
+        _close(process)
+
+
+def _commit(process: subprocess.Popen[bytes], pipe: int, timeout_s: float) -> dict[str, Any] | None:
+    """Let it take over. From here until it reports, to give up could leave no gateway at all."""
+    assert process.stdin is not None
+    with _uninterrupted():
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        _close(process)
+        return await_report(pipe, timeout_s)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: it gets no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _accepted(
@@ -130,6 +167,7 @@ def _reap(process: subprocess.Popen[bytes]) -> int | None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Nothing that was begun in vain is left, unless ``returncode`` says it is done with."""
+    _close(process)
     if process.poll() is not None:
         return
     process.terminate()

@@ -22,6 +22,7 @@ from sage_inference.daemon.errors import NotRunning, ReloadFailed, StopFailed, U
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
+from sage_inference.daemon.restart import restart
 from sage_inference.daemon.spawn import start_background
 from tests.daemon.test_lock import FLOCK, holder, said
 from tests.daemon.test_pidfile import INFO
@@ -163,7 +164,7 @@ def test_a_restart_is_refused_before_anything_is_stopped_if_the_configuration_is
     info = running(paths)
     paths.config_file.write_text("nonsense: 1\n")
     with pytest.raises(Exception, match="unknown key nonsense"):
-        control.restart(paths)
+        restart(paths)
     assert control.inspect(paths).pid == info.pid
 
 

@@ -1,0 +1,149 @@
+"""Keeps what a running gateway has on this machine: its lock, its pidfile, its name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+
+from sage_inference.config.paths import Paths
+from sage_inference.daemon import handover, pidfile
+from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.errors import DaemonError
+from sage_inference.daemon.handover import Listening
+from sage_inference.daemon.lock import Lock
+from sage_inference.daemon.pidfile import PidInfo
+
+log = logging.getLogger("sage_inference.daemon")
+
+_LOOK_S = 1.0
+
+
+class Keeper:
+    """Puts the files back if somebody removes them, and passes its place to a successor.
+
+    On a thread of its own: neither a file system that hangs nor a successor may hold up the event loop.
+    ``lock`` is None until a successor has taken it over.
+    """
+
+    def __init__(self, paths: Paths, lock: Lock | None) -> None:
+        self._paths = paths
+        self._lock = lock
+        self._info: PidInfo | None = None
+        self._pidfile: int | None = None  # open: it can be read through /proc after its removal
+        self._mutex = threading.Lock()
+        self._listening: Listening | None = None
+        self._left = False
+        self._complained = ""
+        self._woken, self._wake = socket.socketpair()
+        self._thread: threading.Thread | None = None
+
+    def note(self, info: PidInfo) -> None:
+        """Write the pidfile, unless it is a predecessor's still, or a successor's already."""
+        with self._mutex:
+            self._info = info
+            if self._lock is not None and not self._left:
+                self._write()
+
+    def adopt(self, lock: Lock) -> None:
+        """What a predecessor passed on."""
+        with self._mutex:
+            self._lock = lock
+            with contextlib.suppress(DaemonError):  # the thread tries again
+                self._write()
+
+    def keep(self, listening: Listening) -> None:
+        """Begin; a successor may take ``listening`` over from now on."""
+        self._listening = listening
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def refuse(self) -> None:
+        """No successor can take over from now on."""
+        self._listening = None
+
+    def close(self) -> None:
+        """Let go in order. One who then finds the lock free finds nothing left behind."""
+        if self._thread is not None:
+            self._wake.close()
+            self._thread.join(_LOOK_S)
+        with self._mutex:
+            lock, self._lock = self._lock, None
+            if lock is None or self._left:
+                return
+            with contextlib.suppress(DaemonError):
+                pidfile.remove(self._paths.pid_file)
+            lock.release()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        name = self._lock.presence if self._lock else None
+        if name is not None:
+            poll.register(name.sock, select.POLLIN)
+        while True:
+            ready = {number for number, _ in poll.poll(1000 * _LOOK_S)}
+            if self._woken.fileno() in ready:
+                return
+            if name is not None and name.sock.fileno() in ready and self._answer(name.sock):
+                return
+            self._look()
+
+    def _answer(self, sock: socket.socket) -> bool:
+        """True if the place is passed on."""
+        try:
+            connection, _ = sock.accept()
+        except OSError:
+            return False
+        with connection:
+            lock, listening = self._lock, self._listening
+            if lock is None or listening is None:
+                return False
+            if not handover.give(connection, lock.descriptors, listening, self._leave):
+                return False
+        log.info("a successor has taken over")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    def _leave(self) -> None:
+        with self._mutex:
+            if self._lock is None:
+                raise OSError("the gateway has ended meanwhile")
+            self._left = True
+            self._lock.leave()
+
+    def _look(self) -> None:
+        with self._mutex:
+            if self._lock is None or self._left or (self._lock.in_place and self._pidfile_in_place()):
+                return
+            try:
+                ensure(self._paths)
+                if self._lock.in_place or self._lock.put_back():
+                    self._write()
+                    log.warning("files in %s were removed or replaced; they are back", self._paths.state_dir)
+                    self._complained = ""
+            except (DaemonError, OSError) as error:
+                if str(error) != self._complained:
+                    log.warning(
+                        "files in %s are gone and cannot be put back: %s", self._paths.state_dir, error
+                    )
+                self._complained = str(error)
+
+    def _pidfile_in_place(self) -> bool:
+        try:
+            there = self._paths.pid_file.lstat()
+        except OSError:
+            return False
+        return self._pidfile is not None and os.path.samestat(there, os.fstat(self._pidfile))
+
+    def _write(self) -> None:
+        if self._info is None:
+            return
+        pidfile.write(self._paths.pid_file, self._info)
+        old, self._pidfile = self._pidfile, os.open(self._paths.pid_file, os.O_RDONLY | os.O_CLOEXEC)
+        if old is not None:
+            os.close(old)

@@ -1,0 +1,115 @@
+"""The gateway's name in the kernel: a second lock, which no cleaner of folders can remove.
+
+The lock file excludes others only while it lies in its folder. A name of Linux's abstract socket namespace
+is bound to a process, not to a folder, and shows who bound it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+from sage_inference.daemon.errors import AlreadyRunning
+from sage_inference.daemon.process import Process, create_time
+
+_EXISTS = sys.platform == "linux"
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+# A process that is being killed may let go of the lock file a moment before the name.
+_ENDING_S = 0.5
+_RETRY_S = 0.005
+
+
+class Presence:
+    """A name that is held until ``close``, or until every process that holds it has ended."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    @classmethod
+    def take(cls, folder: Path) -> Presence | None:
+        """Take the name of the gateway whose files lie in ``folder``.
+
+        None where the system has no such names, or another user holds it. Raises ``AlreadyRunning``.
+        """
+        if not _EXISTS:
+            return None
+        deadline = time.monotonic() + _ENDING_S
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.bind(_name(folder))
+                return cls._listening(sock)
+            except OSError as error:
+                sock.close()
+                if error.errno != errno.EADDRINUSE:
+                    return None
+            if time.monotonic() > deadline:
+                found = holder(folder)
+                if found is None:
+                    return None  # another user's
+                raise AlreadyRunning(found.pid)
+            time.sleep(_RETRY_S)
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> Presence:
+        """One that its holder passed to this process, which becomes the one that others see."""
+        return cls._listening(socket.socket(fileno=descriptor))
+
+    @classmethod
+    def _listening(cls, sock: socket.socket) -> Presence:
+        sock.listen(64)  # from now on this process is the one that ``holder`` reports
+        sock.setblocking(False)
+        return cls(sock)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def holder(folder: Path) -> Process | None:
+    """The process that holds the name, if it belongs to this user or to root."""
+    if not _EXISTS:
+        return None
+    sock = connect(folder)
+    if sock is None:
+        return None
+    with sock:
+        return peer(sock)
+
+
+def connect(folder: Path) -> socket.socket | None:
+    """A connection to the holder of the name; None where there is none."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(0)
+    try:
+        sock.connect(_name(folder))
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+def peer(sock: socket.socket) -> Process | None:
+    """The process at the other end, if it belongs to this user or to root."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    if uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+        return None
+    began = create_time(pid)
+    return None if began is None else Process(pid, began)
+
+
+def _name(folder: Path) -> str:
+    """Not the path itself: the kernel takes 107 bytes. Containers with files of their own differ by it."""
+    from hashlib import sha256
+
+    try:
+        files = os.readlink("/proc/self/ns/mnt")  # noqa: PTH115 - not a path
+    except OSError:
+        files = ""
+    where = os.path.realpath(folder)
+    return "\0sage-inference/" + sha256(os.fsencode(f"{files}:{where}")).hexdigest()[:40]

@@ -1,0 +1,207 @@
+"""Replaces the running gateway by a new one, and never leaves less than it found."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sage_inference.config.errors import ConfigError
+from sage_inference.config.paths import Paths
+from sage_inference.config.settings import Flags
+from sage_inference.daemon import handover
+from sage_inference.daemon.bind import bind, resolve
+from sage_inference.daemon.control import DaemonState, Progress, children, inspect, stop
+from sage_inference.daemon.errors import DaemonError, PortTaken
+from sage_inference.daemon.order import flags_from
+from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.daemon.predecessor import Predecessor
+from sage_inference.daemon.process import Process
+from sage_inference.daemon.spawn import Started, start_background
+
+_MARGIN_S = 5.0  # after the drain time
+_LOOK_S = 0.02
+_TELL_S = 0.1
+
+
+class RestartFailed(DaemonError):
+    """No new gateway runs; the message says what runs now."""
+
+    code = "restart_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """``still_ending`` is the old gateway's pid if it has not finished its requests in its drain time."""
+
+    started: Started
+    still_ending: int | None = None
+
+
+def restart(
+    paths: Paths,
+    *,
+    api_key: str | None = None,
+    force: bool = False,
+    on_progress: Progress | None = None,
+    on_wait: Progress | None = None,
+) -> Restarted:
+    """Start a new gateway with the same configuration file, flags and directory, and end the old one.
+
+    The new one starts beside the old one and takes over its socket when it is ready, so no connection is
+    refused, and the old one goes on if the new one cannot start. A stopped one is just started.
+    ``api_key`` is needed again if it was a literal. Raises ``RestartFailed``, ``StopFailed``, ``ConfigError``.
+    """
+    state = inspect(paths)
+    if state.state in ("stopped", "dead"):
+        return Restarted(start_background(paths, Flags(api_key=api_key), on_wait=on_wait))
+    info = _restartable(state, api_key)
+    flags = flags_from(info.flags)
+    if api_key is not None:
+        flags = replace(flags, api_key=api_key)
+    paths = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
+    with _inside(info.directory):
+        if state.state == "unresponsive" or info.phase == "stopping":
+            return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
+        started = _side_by_side(paths, flags, info, on_wait)
+        if started is None:
+            return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
+        return Restarted(started, _ended(info, force, on_progress))
+
+
+def _side_by_side(paths: Paths, flags: Flags, info: PidInfo, on_wait: Progress | None) -> Started | None:
+    """None if the old gateway cannot pass on its place."""
+    relieves = Predecessor(info.process, info.host, info.port)
+    try:
+        return start_background(paths, flags, on_wait=on_wait, relieves=relieves)
+    except (DaemonError, ConfigError, OSError) as error:
+        if isinstance(error, DaemonError) and error.code == handover.NoHandoverError.code:
+            return None
+        now = inspect(paths)
+        if now.state in ("stopped", "dead"):
+            return _come_back(paths, flags, info, error, on_wait)
+        raise _failed(
+            error, f"pid {now.pid} goes on as before" if now.pid == info.pid else _runs(now)
+        ) from error
+
+
+def _one_after_the_other(
+    paths: Paths,
+    flags: Flags,
+    info: PidInfo,
+    force: bool,
+    on_progress: Progress | None,
+    on_wait: Progress | None,
+) -> Restarted:
+    """For a gateway that hangs, ends already, or is of a version that cannot pass on its place."""
+    _check(paths, flags, info)
+    stop(paths, force=force, on_progress=on_progress)
+    try:
+        return Restarted(start_background(paths, flags, on_wait=on_wait))
+    except (DaemonError, ConfigError, OSError) as error:
+        return Restarted(_come_back(paths, flags, info, error, on_wait))
+
+
+def _check(paths: Paths, flags: Flags, info: PidInfo) -> None:
+    """All that can be known before the old one is stopped. Raises ``ConfigError``, ``BindError``."""
+    from sage_inference.daemon.run import load_settings
+
+    server = load_settings(paths, flags).server
+    if _same_address(paths, flags, info):
+        return
+    try:
+        bind(server.host, server.port).close()
+    except PortTaken:
+        if server.port != info.port:  # otherwise the old one may be in the way
+            raise
+
+
+def _same_address(paths: Paths, flags: Flags, info: PidInfo) -> bool:
+    from sage_inference.daemon.run import load_settings
+
+    server = load_settings(paths, flags).server
+    return resolve(server.host, server.port)[1][:2] == (info.host, info.port)
+
+
+def _come_back(
+    paths: Paths, flags: Flags, info: PidInfo, error: Exception, on_wait: Progress | None
+) -> Started:
+    """Start again where the old one listened. Raises ``RestartFailed`` in any case."""
+    try:
+        if not _same_address(paths, flags, info):
+            flags = replace(flags, host=info.host, port=info.port)
+        again = start_background(paths, flags, on_wait=on_wait)
+    except (DaemonError, ConfigError, OSError):
+        now = inspect(paths)
+        raise _failed(error, _runs(now)) from error
+    raise _failed(error, f"it runs again at {again.status['address']} (pid {again.pid})") from error
+
+
+def _runs(now: DaemonState) -> str:
+    return "no gateway runs now" if now.state in ("stopped", "dead") else f"pid {now.pid} runs now"
+
+
+def _failed(error: Exception, now: str) -> RestartFailed:
+    problem = error.problem if isinstance(error, DaemonError) else str(error)
+    return RestartFailed(f"not restarted: {problem}; {now}", getattr(error, "hint", None))
+
+
+def _ended(info: PidInfo, force: bool, on_progress: Progress | None) -> int | None:
+    """Wait for the old one, which finishes its requests. Its pid if it is there still."""
+    process = info.process
+    engines = children(process) if force else []
+    if _gone(process, info.drain_s if force else info.drain_s + _MARGIN_S, on_progress):
+        return None
+    if force:
+        process.send(signal.SIGKILL)
+        for engine in engines:
+            engine.send(signal.SIGKILL)
+        if _gone(process, _MARGIN_S, None):
+            return None
+    return info.pid
+
+
+def _gone(process: Process, limit_s: float, on_progress: Progress | None) -> bool:
+    began = told = time.monotonic()
+    while process.alive:
+        now = time.monotonic()
+        if now - began > limit_s:
+            return False
+        if on_progress is not None and now - told >= _TELL_S:
+            told = now
+            on_progress(now - began)
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
+    info = state.info
+    if info is None:
+        raise DaemonError(
+            f"how the gateway was started is not known: {state.reason or 'its pidfile is missing'}",
+            "stop it and start it",
+        )
+    if info.supervised:
+        raise DaemonError(
+            f"pid {info.pid} runs under a supervisor, which would start another one",
+            "restart it there, such as with: systemctl --user restart sage-inference",
+        )
+    if info.needs_api_key and api_key is None:
+        raise DaemonError(
+            "the gateway was started with a literal --api-key, which is written nowhere",
+            "give it again: sage inference restart --api-key KEY",
+        )
+    return info
+
+
+@contextlib.contextmanager
+def _inside(directory: str | None) -> Any:
+    """Relative paths in flags and configuration mean what they meant when it was started."""
+    if directory is None or not Path(directory).is_dir():
+        yield
+        return
+    with contextlib.chdir(directory):
+        yield

@@ -34,6 +34,7 @@ class Health:
         self._rng = rng or random.Random()
         self.state = EngineState.STARTING
         self._errors = 0
+        self.given_up = 0  # answers in a row that began well and that it gave up
         self._failed_probes = 0  # in a row
         self._contradictions = 0  # in a row
         self._backoff = 0.0
@@ -111,6 +112,17 @@ class Health:
         self._errors += 1
         if self._errors >= self._settings.failures:
             self._eject(now)
+
+    def gave_up(self, now: float) -> None:
+        """It ended an answer early, or with an error. To be cleared by an answer that it finished: set ``given_up`` to 0.
+
+        The good head of the next such answer says nothing against it.
+        """
+        self.given_up += 1
+        if self.given_up >= self._settings.failures:
+            self._eject(now)
+        else:
+            self.answered(502, now)
 
     def draining(self, now: float) -> None:
         """It said it is shutting down: nothing new until a probe finds its successor.

@@ -215,9 +215,9 @@ class Engine:
             self.last_error = "closed a connection" if how is Broken.CLOSED else "sent no valid HTTP"
         self.sync()
 
-    def broke_off(self, outcome: str) -> None:
-        """It gave up an answer that had begun: counted like one that it did not give."""
-        self.health.answered(502, time.monotonic())
+    def gave_up(self, outcome: str) -> None:
+        """It ended an answer early, or with an error: see ``relay.ending``."""
+        self.health.gave_up(time.monotonic())
         self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
         self.sync()
 

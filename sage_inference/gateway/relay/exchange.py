@@ -601,11 +601,14 @@ class Exchange:
         assert self.answer is not None
         from_start = self.delivery is None or self.delivery.from_start
         failure = failure_of(self.answer.stream, self.route.type, bytes(self.last), from_start)
+        engine = self.engine
         if failure is None:
+            if engine is not None and engine.health.given_up:
+                engine.health.given_up = 0
             return "done"
         self.gateway.stats.engine_failures += 1
-        if failure.status >= 500 and self.engine is not None:
-            self.engine.broke_off(failure.outcome)
+        if failure.status >= 500 and engine is not None:
+            engine.gave_up(failure.outcome)
         return failure.outcome
 
 

@@ -10,7 +10,8 @@ import msgspec
 from sage_inference.types import Usage
 
 # A text cannot hold this: in JSON its quotes would stand behind backslashes.
-_MARK = b'"usage"'
+_MARK = b'"usage":'
+_SPACED_MARK = b'"usage" :'
 _LONGEST = 4096  # bytes that are kept of a usage object and what follows it
 # As vLLM writes it, with nothing behind: one match instead of a decoding.
 _USUAL = re.compile(
@@ -26,8 +27,12 @@ def reported(text: bytes) -> Usage | None:
 
     With ``continuous_usage_stats`` each event has one, and servers end streams with ``"usage": null``.
     """
+    return _last(text, _MARK) or _last(text, _SPACED_MARK)
+
+
+def _last(text: bytes, mark: bytes) -> Usage | None:
     at = len(text)
-    while (at := text.rfind(_MARK, 0, at)) >= 0:
+    while (at := text.rfind(mark, 0, at)) >= 0:
         usual = _USUAL.match(text, at)
         if usual:
             return Usage(int(usual[1]), int(usual[2]), int(usual[3]) if usual[3] else None)

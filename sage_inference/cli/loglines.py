@@ -18,6 +18,7 @@ Pause = Callable[[float], None]
 _IDLE_S = 0.1  # between two looks
 _BUSY_S = 0.005  # while lines come
 _BUSY_FOR_S = 0.5
+_MOST_HELD = 200  # parts in hand
 
 
 def record(line: bytes) -> dict[str, Any]:
@@ -80,7 +81,8 @@ class Log:
                 busy_until = time.monotonic() + _BUSY_FOR_S
                 if fits(line):
                     yield line
-            if not current and not self._newer:
+            # With newer parts in hand as well: those after them could be rotated out while these are shown.
+            if not current and len(self._newer) < _MOST_HELD:
                 self._look()
             if self._newer:
                 yield from filter(fits, self._turn_over())
@@ -105,36 +107,27 @@ class Log:
         return part.identity == (status.st_dev, status.st_ino) and part.is_whole()
 
     def _look(self) -> None:
-        """Find out what is newer than the file that is being read."""
+        """Open what is newer than the newest part in hand."""
+        newest = self._newer[-1] if self._newer else self._reading
         parts = snapshot(self._path)
         known = self._read
         self._read = {part.fingerprint for part in parts if part.rotated}
-        at = self._place(parts)
+        at = _place(newest, parts)
         for number, part in enumerate(parts):
             if number > at if at is not None else part.fingerprint not in known:
                 self._newer.append(part)
-            elif number == at and self._reading is not None and part.identity != self._reading.identity:
+            elif (
+                newest is not None
+                and number == at
+                and newest is self._reading
+                and part.identity != newest.identity
+            ):
                 # The copy that was made before a truncation: its rest is what was not read.
-                part.offset = self._reading.offset
-                self._reading.close()
+                part.offset = newest.offset
+                newest.close()
                 self._reading = part
             else:
                 part.close()
-
-    def _place(self, parts: list[Part]) -> int | None:
-        """Which of the parts is the file that is being read, or a copy of it; None if it is gone."""
-        ours = self._reading
-        if ours is None:
-            return None
-        for number, part in enumerate(parts):
-            if part.identity == ours.identity and part.holds(ours):
-                return number
-        if ours.is_whole() or not ours.offset:
-            return None
-        for number, part in enumerate(parts):
-            if part.rotated and part.holds(ours):
-                return number
-        return None
 
     def _turn_over(self) -> Iterator[bytes]:
         """Read the rest of the file that is being read, and go on with the next one."""
@@ -151,3 +144,18 @@ def _split(data: bytes) -> tuple[list[bytes], bytes]:
     """Whole lines, and what stands behind the last line break."""
     *lines, rest = data.split(b"\n")
     return [line + b"\n" for line in lines], rest
+
+
+def _place(ours: Part | None, parts: list[Part]) -> int | None:
+    """Which of the parts is our file, or a copy of it; None if it is gone."""
+    if ours is None:
+        return None
+    for number, part in enumerate(parts):
+        if part.identity == ours.identity and part.holds(ours):
+            return number
+    if ours.is_whole() or not ours.offset:
+        return None
+    for number, part in enumerate(parts):
+        if part.rotated and part.holds(ours):
+            return number
+    return None

@@ -186,7 +186,7 @@ def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
         )
     if info.supervised:
         raise DaemonError(
-            f"pid {info.pid} runs under a supervisor, which would start another one",
+            f"pid {info.pid} runs under a supervisor, which would start another one, or is what a container runs",
             "restart it there, such as with: systemctl --user restart sage-inference",
         )
     if info.needs_api_key and api_key is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sage_inference import __version__
 from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags, LoggingSettings, Settings
-from sage_inference.daemon import logfile
+from sage_inference.daemon import init, logfile
 from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError
@@ -56,6 +56,9 @@ def run(
 
     Raises ``AlreadyRunning``, ``ConfigError``, ``BindError`` or another ``DaemonError`` before that.
     """
+    is_first = init.needed()
+    if is_first:
+        init.stand_in()
     notifier = Notifier.from_environ(os.environ)
     ensure(paths)
     hangup = Hangup(background=background)
@@ -63,6 +66,7 @@ def run(
         keeper = Keeper(paths, None if takeover else Lock.take(paths.lock_file))
         try:
             run = _Run(paths, flags, notifier, background, config_required, hangup, keeper, takeover)
+            run.supervised = not background and (is_first or notifier.listened_to or _started_by_systemd())
             run.serve(on_ready)
         finally:
             keeper.close()
@@ -100,6 +104,7 @@ class _Run:
         self.hangup = hangup
         self.keeper = keeper
         self.takeover = takeover
+        self.supervised = False  # somebody would start another one, or end the container
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
 
@@ -222,7 +227,7 @@ class _Run:
             drain_s=settings.timeouts.drain_s,
             simulate=self.flags.simulate,
             background=self.background,
-            supervised=not self.background and (self.notifier.listened_to or _started_by_systemd()),
+            supervised=self.supervised,
             directory=_directory(),
             flags=recordable(self.flags),
             needs_api_key=has_literal_key(self.flags),

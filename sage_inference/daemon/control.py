@@ -116,7 +116,7 @@ def _inspect(paths: Paths, timeout_s: float) -> DaemonState:
 
 
 def _foreign_file(paths: Paths) -> Path | None:
-    """The first of the gateway's files that this user may not read; it holds the token, so nothing can be asked."""
+    """The first of the gateway's files that this user may not read. Without the token it answers nothing."""
     for path in (paths.lock_file, paths.pid_file):
         try:
             path.open("rb").close()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from sage_inference.engines.origin_headers import acts_on_origin
+from sage_inference.engines.origin_headers import is_gateways_own
 
 # What each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
 HOP_BY_HOP = frozenset(
@@ -54,13 +54,7 @@ class Answer:
     stream: StreamFormat = field(init=False)
 
     def __post_init__(self) -> None:
-        lines = [
-            b"%b: %b\r\n" % header
-            for header in self.headers
-            if not (
-                header[0] == b"x-request-id" or header[0].startswith(b"x-sage-") or acts_on_origin(header[0])
-            )
-        ]
+        lines = [b"%b: %b\r\n" % header for header in self.headers if not is_gateways_own(header[0])]
         object.__setattr__(self, "lines", b"".join(lines))
         object.__setattr__(self, "stream", _stream_format(self.headers))
 

@@ -1,4 +1,4 @@
-"""Response headers of engines that would act on the gateway's own origin, and so do not reach callers.
+"""Response headers that the gateway alone may send, and that therefore do not reach callers from engines.
 
 Through the gateway an engine answers in the gateway's name. A browser applies some headers not to the one response
 but to the whole origin: it stores a cookie or a policy, wipes its data, lets other origins read, or goes elsewhere.
@@ -8,8 +8,11 @@ Cache-Control, WWW-Authenticate, Link) and those that API clients read (openai-*
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _NAMES = frozenset(
     {
+        b"x-request-id",
         # State and policies that a browser keeps for the origin.
         b"set-cookie",
         b"set-cookie2",
@@ -45,9 +48,10 @@ _NAMES = frozenset(
         b"x-sendfile",
     }
 )
-_PREFIXES = (b"access-control-", b"cross-origin-", b"attribution-reporting-", b"ad-auction-")
+_PREFIXES = (b"x-sage-", b"access-control-", b"cross-origin-", b"attribution-reporting-", b"ad-auction-")
 
 
-def acts_on_origin(name: bytes) -> bool:
-    """``name`` in lower case."""
+@lru_cache(1024)  # heads that differ in one value, such as a time, are read each time; their names repeat
+def is_gateways_own(name: bytes) -> bool:
+    """True for a header that only the gateway may send. ``name`` is in lower case."""
     return name in _NAMES or name.startswith(_PREFIXES)

@@ -81,6 +81,10 @@ def headers_too_large(limit: str) -> ApiError:
     return ApiError(431, f"the request's headers exceed {limit}", close=True)
 
 
+def chunks_too_small() -> ApiError:
+    return ApiError(400, "the request's body comes in too many small chunks; send larger ones", close=True)
+
+
 def body_too_large(limit: int) -> ApiError:
     return ApiError(413, f"the request's body exceeds {limit} bytes (limits.body_bytes)", close=True)
 

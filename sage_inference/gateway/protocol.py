@@ -40,9 +40,16 @@ _EXTRA_BYTES = 16384
 _VERSIONS = ("1.0", "1.1")
 # What llhttp heeds even in a trailer, after all was decided.
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
-# Requests, and bytes of one, that are read while another is answered. Who is not read from is not seen to leave.
-_PIPELINED = 8
+# Small chunks cost a call each, so each takes as many bytes of this, and each byte of the body gives one back.
+_GRAIN_BYTES = 64
+_GRAINS = 16384 * _GRAIN_BYTES
+# Bytes that are read while a request is being answered. Do not lower it to 0: a client that is not read from
+# cannot be seen to disconnect.
 _AHEAD = 65536
+# Bytes that are parsed at once of a head, and of a body in chunks.
+_HEAD_SLICE, _CHUNK_SLICE = 4096, 1024
+_BLANK_LINES = re.compile(rb"[\r\n]*")
+_HEAD_END = b"\r\n\r\n"
 
 
 _NOBODY: deque[Any] = deque()  # the pipeline of those who never had two requests under way
@@ -62,19 +69,25 @@ class GatewayProtocol(HttpToolsProtocol):
     __slots__ = (
         "_begun",
         "_chunked",
+        "_due",
         "_extra",
         "_fed",
+        "_grain",
         "_head_bytes",
         "_host",
         "_in_head",
         "_in_message",
+        "_left",
         "_length",
         "_missing",
         "_offers",
+        "_parsed",
+        "_queued",
         "_received",
         "_refused",
         "_slow",
         "_spare",
+        "_unread",
         "deadline",
         "gateway",
         "running",
@@ -102,6 +115,12 @@ class GatewayProtocol(HttpToolsProtocol):
         self._fed = 0  # bytes being fed to the parser
         self._begun = 0  # messages that began in them
         self._spare = 0  # bytes that the framing of a chunked body may still cost
+        self._grain = 0  # what its small chunks may still cost
+        self._left = 0  # bytes of a body of known length that are still to be parsed
+        self._unread = b""  # what was read and, from ``_parsed`` on, is not parsed yet
+        self._parsed = 0
+        self._queued = False  # whether it waits in the backlog
+        self._due = False  # whether the first of the pipeline is to begin
         self._chunked = False
         self._offers = False  # another protocol: the head is parsed a second time, without the offer
         self._refused = False
@@ -129,6 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.arm(gateway.timeouts.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._unread = b""
         self.gateway.turn.read_on()
         self.gateway.connections -= 1
         self.wheel.remove(self)
@@ -148,8 +168,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._continue(data)
         elif self._refused:
             return
-        elif self._in_message or not ((cycle := self.cycle) is None or cycle.response_complete):
+        elif self._unread:
+            self._keep(self._unread[self._parsed :] + data, 0)
+        elif self._in_message:
             self._parse(data)
+        elif not ((cycle := self.cycle) is None or cycle.response_complete):
+            self._keep(data, 0)
         elif not self._begin_known(data):  # nothing is under way: the first byte is the first of a request
             self._received = data
             self._parse(data)
@@ -193,7 +217,63 @@ class GatewayProtocol(HttpToolsProtocol):
         if rest:
             self.data_received(rest)
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes, start: int = 0) -> None:
+        """Parse one request to its end. What comes behind it waits for its answer."""
+        size = len(data)
+        while True:
+            end = self._end_of_slice(data, start)
+            self._feed(data if start == 0 and end >= size else memoryview(data)[start:end])
+            start = end
+            if start >= size or self._refused or self.transport.is_closing():
+                self._unread = b""
+                return
+            if not self._in_message or (self._begun and not self._received):
+                break
+            self._received = b""
+        self._keep(data, start)
+        if self._in_message or self.cycle is None or self.cycle.response_complete:
+            self._await_turn()
+
+    def _end_of_slice(self, data: bytes, start: int) -> int:
+        """The rest of a body of known length, or little more than a head: no two requests begin in it."""
+        if self._left > 0:
+            return start + self._left
+        if self._chunked:
+            return start + _CHUNK_SLICE
+        if not self._in_message:
+            start = _BLANK_LINES.match(data, start).end()  # type: ignore[union-attr]
+        found = data.find(_HEAD_END, start, start + _HEAD_SLICE)
+        return start + _HEAD_SLICE if found < 0 else found + 4
+
+    def _keep(self, data: bytes, parsed: int) -> None:
+        """Requests that were sent before the one ahead of them was answered."""
+        self._unread, self._parsed = data, parsed
+        if len(data) - parsed > _AHEAD:
+            self.flow.pause_reading()
+
+    def _await_turn(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self.gateway.backlog.add(self)
+
+    def go_on(self) -> None:
+        """Begin the next request of those that wait here."""
+        self._queued = False
+        if self._refused or self.transport.is_closing():
+            self._unread = b""
+            return
+        if self._slow:  # its answers would only gather
+            return
+        if self._due:
+            self._due = False
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        if self._unread and (self._in_message or self.cycle.response_complete):
+            self._parse(self._unread, self._parsed)
+        if len(self._unread) - self._parsed <= _AHEAD and not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _feed(self, data: bytes | memoryview) -> None:
         if self.parser is None:
             self._renew_parser()
         self._fed = len(data)
@@ -215,8 +295,8 @@ class GatewayProtocol(HttpToolsProtocol):
             )
         else:
             running = self.running
-            if self._chunked and self._spare < 0:
-                self._refuse(errors.bad_framing())
+            if self._chunked and (self._spare < 0 or self._grain < 0):
+                self._refuse(errors.chunks_too_small() if self._grain < 0 else errors.bad_framing())
             elif running is None:
                 if self._in_head:
                     self._await_head()
@@ -262,6 +342,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._slow = False
         if self.running is not None:
             self.running.resume()
+        if self._due or self._unread:
+            self._await_turn()
         super().resume_writing()
 
     def shutdown(self) -> None:
@@ -286,6 +368,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_message = True
         self._in_head = True
         self._chunked = False
+        self._left = 0
         self._head_bytes = 0
         self.url = b""
         self.headers = []
@@ -322,7 +405,7 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             if self._extra and self.cycle is not None:
                 self.cycle.keep_alive = False
-            if 0 < len(self.pipeline) < _PIPELINED:
+            if self.pipeline:
                 self.flow.resume_reading()
         else:
             self._begin_exchange(route)
@@ -350,21 +433,27 @@ class GatewayProtocol(HttpToolsProtocol):
             raise errors.bad_framing()
         if size > self.gateway.limits.header_bytes:
             raise errors.headers_too_large(f"{self.gateway.limits.header_bytes} bytes")
+        self._left = self._length
         if self._chunked:
+            self._grain = _GRAINS
             # Of several messages in one piece it cannot be told which bytes are whose.
             self._spare = _EXTRA_BYTES + size - (self._fed if self._begun == 1 else 0)
 
     def on_chunk_header(self) -> None:
         self._spare += _CHUNK_BYTES
+        self._grain -= _GRAIN_BYTES
 
     def on_body(self, body: bytes) -> None:
-        self._spare += len(body)
+        size = len(body)
+        self._spare += size
+        self._grain += size
+        self._left -= size
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
         elif not cycle.response_complete:
             cycle.pieces.append(body)
-            cycle.size += len(body)
+            cycle.size += size
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
             if cycle.size > _AHEAD and cycle is not self.running:
@@ -487,8 +576,6 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self._line_up()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
-            if len(self.pipeline) >= _PIPELINED:
-                self.flow.pause_reading()
 
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange
@@ -513,11 +600,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self.pipeline or self._unread:
+            self._due = bool(self.pipeline)
+            self.arm(self.gateway.timeouts.keep_alive_s)  # a caller that reads none of its answers
+            self._await_turn()
+            return
         self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        elif self._in_head:
+        if self._in_head:
             self.arm(self.gateway.timeouts.header_s)
         else:
             self.arm(self.gateway.timeouts.keep_alive_s)
@@ -539,7 +628,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._missing = 0
             self.wheel.remove(self)
             self.gateway.turn.close(self.transport)
-        elif self.pipeline or self._in_head or self.flow.read_paused:
+        elif self.pipeline or self._unread or self._in_head or self.flow.read_paused:
             self.on_response_complete()
         else:
             self.wheel.set(self, self.gateway.timeouts.keep_alive_s)

@@ -23,6 +23,7 @@ from sage_inference.control_plane.waiting.lane import Lane
 from sage_inference.control_plane.waiting.orders import ORDERS
 from sage_inference.control_plane.waiting.patience import HOLD_S, hold_s
 from sage_inference.control_plane.waiting.queue import Group, Queue
+from sage_inference.control_plane.waiting.shares import DISPLACED
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -279,15 +280,28 @@ class ControlPlaneManager:
                 choice = None
         else:
             ticket.request.cached_tokens = self._placer.prefixes.match(ticket.request)
+        displaced: list[Waiting] | None = []
         if not self._queue.has_room(ticket, self.limits):
-            message = f"{self._queue.requests} requests wait already; try again later"
-            raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
+            displaced = self._queue.make_room(ticket, self.limits)
+            if displaced is None:
+                message = f"{self._queue.requests} requests wait already; try again later"
+                raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
         waiting = self._queue.add(ticket, group, self._order(ticket), prefill_ms(ticket.request, group), now)
         if choice is not None:
             waiting.lane.hold(waiting, choice[1], now + hold_s(ticket.request, group, now))
         else:
             self._serve(waiting.lane, now)
+        if displaced:
+            self._turn_away(displaced, now)
         self._set_alarm(now)
+
+    def _turn_away(self, displaced: list[Waiting], now: float) -> None:
+        """Refuse those who left the queue for others, once all is in order again: it may bring new requests."""
+        for lane in {waiting.lane: None for waiting in displaced}:
+            self._serve(lane, now)  # who stood behind them may need less
+        wait_s = self.retry_after()
+        for waiting in displaced:
+            waiting.ticket.refused(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
 
     def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token.

@@ -11,6 +11,7 @@ from sage_inference.config.address import canonical_host, is_address, is_loopbac
 from sage_inference.config.settings import Settings
 from sage_inference.gateway.errors import ApiError, loop_detected
 from sage_inference.gateway.relay.heads import KEYS
+from sage_inference.gateway.tenants import tenants
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
@@ -35,7 +36,7 @@ class Guard:
         self._any_origin = "*" in origins
         self._origins = frozenset(origins - {"*"})
         self._known_hosts: set[bytes] = set()
-        self._keys = {_digest(entry.key.reveal()): entry.name for entry in settings.api_keys}
+        self._keys = {_digest(key.key.reveal()): name for name, key in tenants(settings.api_keys)}
         self._admin_key = _digest(settings.admin_key.reveal()) if settings.admin_key else None
         self._admin_token = _digest(admin_token) if admin_token else None
 

@@ -44,6 +44,7 @@ from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.stats import Stats
+from sage_inference.gateway.tenants import tenants
 from sage_inference.gateway.watching import Watcher
 from sage_inference.telemetry.metrics import Histogram, RecentMean
 from sage_inference.types import (
@@ -319,9 +320,11 @@ class Gateway:
         manager.limits = settings.limits
         manager.llm_share = llm_share(scheduling)
         manager.books.reads_all_usage = scheduling.record_file is not None
-        manager.tenants.weights = {key.name: key.weight for key in settings.api_keys}
+        manager.tenants.weights = {name: key.weight for name, key in tenants(settings.api_keys)}
         self._key_priority = {
-            key.name: RequestPriority[key.priority.upper()] for key in settings.api_keys if key.priority
+            name: RequestPriority[key.priority.upper()]
+            for name, key in tenants(settings.api_keys)
+            if key.priority
         }
         for engine in self.engines.values():
             engine.set_window(scheduling.late_binding)

@@ -14,6 +14,8 @@ from sage_inference.control_plane.embedding.job import Job, Text, TextState
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.embedding.limits import CallLimits
 from sage_inference.control_plane.embedding.room import Room
+from sage_inference.control_plane.waiting.shares import Shares
+from sage_inference.control_plane.waiting.tenants import TenantCounters
 
 BULK_EVERY = 4  # of so many calls, at least one takes bulk requests first
 
@@ -35,13 +37,14 @@ class Aggregator:
     It never waits where there is room, unless ``min_texts`` says so. Times come from the caller, in seconds.
     """
 
-    def __init__(self, rules: AggregationRules) -> None:
+    def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
         self.counters = Counters()
         self.lanes: dict[Hashable, Lane] = {}
         self.jobs = 0  # under way
         self.size = 0  # bytes of their texts
         self.cache = VectorCache(rules.cache_bytes)
         self.rules = rules
+        self.shares: Shares[Job] = Shares(tenants or TenantCounters())  # of jobs of which no text was sent
         self._turn = 0
 
     def configure(self, rules: AggregationRules) -> None:
@@ -289,6 +292,7 @@ class Aggregator:
     def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
         self._count(batch, room)
         for job in batch.jobs:
+            self.shares.remove(job)
             job.owner.progressed()
         return batch
 
@@ -308,6 +312,7 @@ class Aggregator:
 
     def _forget(self, job: Job) -> None:
         job.lane = None
+        self.shares.remove(job)
         job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
         self.jobs -= 1
         self.size -= job.size

@@ -10,6 +10,7 @@ from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.heap import Heap
 from sage_inference.control_plane.waiting.lane import Lane
 from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.waiting.shares import Shares
 from sage_inference.control_plane.waiting.tenants import TenantCounters
 from sage_inference.types import ExecutionInstance
 
@@ -25,9 +26,19 @@ class Queue:
         self.lanes: dict[tuple[Group, str], Lane] = {}
         self.deadlines: Heap[Waiting] = Heap()
         self._counters = counters
+        self._shares: Shares[Waiting] = Shares(counters)
 
     def has_room(self, ticket: Ticket, limits: LimitSettings) -> bool:
         return self.requests < limits.queue_requests and self.bytes + ticket.size <= limits.queue_bytes
+
+    def make_room(self, ticket: Ticket, limits: LimitSettings) -> list[Waiting] | None:
+        """Take out those who have to leave for ``ticket``; None where nobody has to: there is no room for it."""
+        over_requests = self.requests + 1 - limits.queue_requests
+        over_bytes = self.bytes + ticket.size - limits.queue_bytes
+        leave = self._shares.displaced(ticket.request.tenant, ticket.size, over_requests, over_bytes)
+        for waiting in leave or ():
+            self.remove(waiting)
+        return leave
 
     def lane(self, group: Group, order: str) -> Lane | None:
         """Where requests of this group already wait, if any do."""
@@ -42,10 +53,13 @@ class Queue:
         if deadline_ms is not None:
             waiting.deadline = self.deadlines.push(ticket.request.arrived + deadline_ms / 1000, waiting)
         waiting.lane.add(waiting, predicted_ms, now)
+        if ticket.size:  # else it holds nothing here: an embedding call's texts are counted where they wait
+            self._shares.add(waiting, ticket.request.tenant, ticket.request.priority, ticket.size)
         return waiting
 
     def remove(self, waiting: Waiting) -> None:
         waiting.ticket.load = None
+        self._shares.remove(waiting)
         self.requests -= 1
         self.bytes -= waiting.ticket.size
         if waiting.deadline is not None:

@@ -15,6 +15,7 @@ from sage_inference.control_plane.embedding import (
 )
 from sage_inference.control_plane.embedding.lane import Lane
 from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.control_plane.waiting.shares import DISPLACED
 from sage_inference.engines.coding import UnknownCodingError
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
@@ -24,7 +25,7 @@ from sage_inference.gateway.embeddings.limits import TextLimits
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.embeddings.request import are_ids, token_counts
 from sage_inference.gateway.errors import ApiError
-from sage_inference.types import EngineState, ExecutionInstance
+from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
@@ -41,7 +42,7 @@ class EmbeddingService:
 
     def __init__(self, gateway: Gateway, rules: AggregationRules) -> None:
         self.gateway = gateway
-        self.aggregator = Aggregator(rules)
+        self.aggregator = Aggregator(rules, gateway.manager.tenants)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
         self._asking: dict[Lane, EmbeddingCall] = {}  # waiting in the manager for a slot
@@ -65,9 +66,30 @@ class EmbeddingService:
         if self._too_much_waits():
             self._pump()  # it may be that nothing has been sent since the last turn of the loop
             if job.lane is not None and job.waits and self._too_much_waits():
-                self.leave(job)
-                message = f"{self.in_line} embedding requests wait already; try again later"
-                raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.gateway.manager.retry_after())
+                self._make_room(job, request)
+                return
+        if job.lane is not None and job.waits:
+            self.aggregator.shares.add(job, request.tenant, request.priority, job.size)
+
+    def _make_room(self, job: Job, request: RequestMetadata) -> None:
+        """Let others leave for the request, which is one too many. Raises ``Refusal`` where it has to leave itself."""
+        limits, shares = self.gateway.limits, self.aggregator.shares
+        over_requests, over_bytes = self.in_line - limits.queue_requests, self._size - limits.queue_bytes
+        others = shares.displaced(request.tenant, job.size, over_requests, over_bytes) or ()
+        for other in others:
+            self.leave(other)
+        wait_s = self.gateway.manager.retry_after()
+        fits = not self._too_much_waits()  # else they shared their texts with others
+        if fits:
+            shares.add(job, request.tenant, request.priority, job.size)
+        else:
+            self.leave(job)
+        error = errors.from_refusal(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
+        for other in others:
+            other.owner.failed(error)
+        if not fits:
+            message = f"{self.in_line} embedding requests wait already; try again later"
+            raise Refusal(Why.QUEUE_FULL, message, retry_after_s=wait_s)
 
     def _relayed(self, job: Job, caller: EmbeddingExchange, now: float) -> bool:
         """Whether it is on its way: a full call that waits for nothing is made by its caller's exchange."""
@@ -92,11 +114,13 @@ class EmbeddingService:
         return sum(lane.in_line for lane in self.aggregator.lanes.values())
 
     def _too_much_waits(self) -> bool:
-        limits, lanes = self.gateway.limits, self.aggregator.lanes.values()
-        return (
-            self.in_line > limits.queue_requests
-            or sum(lane.waiting_size for lane in lanes) > limits.queue_bytes
-        )
+        limits = self.gateway.limits
+        return self.in_line > limits.queue_requests or self._size > limits.queue_bytes
+
+    @property
+    def _size(self) -> int:
+        """Bytes of all texts that wait."""
+        return sum(lane.waiting_size for lane in self.aggregator.lanes.values())
 
     def _check_fit(self, job: Job, counts: list[int], caller: EmbeddingExchange) -> None:
         """What no instance could ever take is refused before one is asked."""

@@ -1,0 +1,20 @@
+"""Who the callers are, by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sage_inference.config.settings import ApiKeySettings
+
+NAMELESS = "default"  # what ``api_keys[].name`` is unless set
+
+
+def tenants(keys: Sequence[ApiKeySettings]) -> Iterator[tuple[str, ApiKeySettings]]:
+    """Each key with the name of its tenant: keys of one name are one tenant's, one without a name is its own."""
+    nameless = 0
+    for key in keys:
+        name = key.name
+        if name == NAMELESS:
+            nameless += 1
+            name = name if nameless == 1 else f"{NAMELESS}-{nameless}"
+        yield name, key

@@ -131,6 +131,14 @@ class RunningGateway:
     def _started(self) -> None:
         self.hooks.serving(self)
         self.gateway.descriptors.renew()  # all that is open for as long as it runs is open now
+        limit = self.gateway.connection_limit
+        if limit.by_system:
+            log.info(
+                "at most %d connections of callers (limits.connections is %d): the system grants %d open files",
+                limit.most,
+                limit.configured,
+                self.gateway.descriptors.granted,
+            )
         self.hooks.ready(status_document(self.gateway))
 
     def _with_extra(self, settings: Settings) -> Settings:

@@ -39,6 +39,7 @@ log = logging.getLogger("sage_inference.daemon")
 # Each relayed request takes two descriptors; many systems start a process with 1024 and allow more.
 _OPEN_FILES = 65536
 _LOOP_S = 10.0  # for the event loop to do a thing that another thread asks for
+_LEAST_OPEN_FILES = 32  # it starts with some twenty
 
 
 def run(
@@ -146,7 +147,7 @@ class _Run:
     ) -> None:
         import asyncio
 
-        _allow_open_files()
+        _allow_open_files(settings.limits.connections)
         from sage_inference import server
 
         serving = server.run(
@@ -302,11 +303,19 @@ def _ends_in_order(hangup: Hangup) -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _allow_open_files() -> None:
+def _allow_open_files(connections: int) -> None:
+    """Raise the limit to what ``connections`` may take. Raises ``DaemonError`` where it is too low for any."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    wanted = max(_OPEN_FILES, 2 * connections)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+        if hard < _LEAST_OPEN_FILES:
+            raise DaemonError(
+                f"the limit of {hard} open files is too low: a gateway needs at least {_LEAST_OPEN_FILES}",
+                "raise it with ulimit -n, or with LimitNOFILE= in the service's unit",
+            )
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -6,15 +6,19 @@ import contextlib
 import json
 import resource
 import selectors
+import shlex
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sage_inference.daemon import admin, pidfile
-from tests.support.gateway import Gateway, running_gateway
+from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
 from tests.support.wire import CHAT, Caller, chat, post
 
@@ -149,6 +153,25 @@ def test_a_limit_lowered_while_it_runs_ejects_nobody() -> None:
             assert states(gateway) == ["ready", "ready"]
             assert "ejected" not in gateway.log()
             assert "was not asked: the limit of 8 open files is reached" in gateway.log()
+
+
+def test_a_limit_too_low_for_any_caller_is_one_clear_line(tmp_path: Path) -> None:
+    command = "ulimit -n 16; exec " + shlex.join(
+        [sys.executable, "-m", "sage_inference", "inference", "start", "--port", str(free_port())]
+    )
+    ended = subprocess.run(
+        ["sh", "-c", command],
+        env=clean_environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "error: the limit of 16 open files is too low" in ended.stderr
+    assert "LimitNOFILE" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_embeddings_and_streams_are_503_too_where_no_connection_can_be_made() -> None:

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings, TimeoutSettings
+from sage_inference.gateway.api.metrics import exposition
+from sage_inference.gateway.api.status import status_document
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
@@ -157,3 +159,12 @@ def test_a_stall_teaches_nothing_about_an_engine(stream: bool) -> None:
             assert caller.chat(stream=stream).reply().status == 200  # and what comes after it does
             g.until(lambda r: r.gateway.in_flight == 0)
             assert known() != before
+
+
+def test_uptime_does_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine() as engine, gateway(engine) as g:
+        for set_to in (0.0, 4e9):
+            monkeypatch.setattr(time, "time", lambda set_to=set_to: set_to)
+            uptime_s = g.ask(lambda r: status_document(r.gateway)["uptime_s"])
+            assert 0 <= uptime_s < 60
+            assert g.ask(lambda r: f"sage_uptime_seconds {int(r.gateway.uptime_s)}" in exposition(r.gateway))

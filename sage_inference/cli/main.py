@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +18,8 @@ from sage_inference.cli.exit_codes import EPILOG, ExitCode
 from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
 from sage_inference.cli.options import NoColor
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Root(LazyGroup):
@@ -101,6 +105,9 @@ def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
         return ExitCode.USAGE
     if os.environ.get("SAGE_INFERENCE_DEBUG"):
         raise error
+    # Files that we write are named by those who write them. Typer's own help is what is left.
+    if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        error = OSError(error.errno, error.strerror, "standard output")
     failure = from_exception(error)
     _show(failure, _wants_json(args), colour)
     return failure.exit_code
@@ -116,9 +123,9 @@ def _wants_json(args: Sequence[str]) -> bool:
 
 
 def _show(failure: Failure, as_json: bool, colour: bool | None) -> None:
-    try:
-        if as_json:
+    # Each stream may be full or closed while the other is read.
+    if as_json:
+        with suppress(OSError):
             typer.echo(document(failure))
+    with suppress(OSError):
         terminal.fail(failure.message, failure.hint, colour)
-    except OSError:
-        pass  # nobody is left to hear it

@@ -57,7 +57,7 @@ class Lock:
         descriptor = cls._locked(path)
         try:
             presence = Presence.take(path.parent)
-            _write(descriptor, Process.current())
+            _write(path, descriptor, Process.current())
         except BaseException:
             os.close(descriptor)
             raise
@@ -67,7 +67,7 @@ class Lock:
     def adopt(cls, path: Path, descriptor: int, presence: int | None) -> Lock:
         """The lock that its holder passed to this process."""
         taken = cls(path, descriptor, None if presence is None else Presence.adopt(presence))
-        _write(descriptor, Process.current())
+        _write(path, descriptor, Process.current())
         return taken
 
     @staticmethod
@@ -112,7 +112,11 @@ class Lock:
             return False
         with suppress(OSError):
             os.fchmod(descriptor, 0o600)  # somebody else may have made it
-        _write(descriptor, Process.current())
+        try:
+            _write(self._path, descriptor, Process.current())
+        except BaseException:  # it is tried again and again
+            os.close(descriptor)
+            raise
         old, self._descriptor = self._descriptor, descriptor
         os.close(old)
         return True
@@ -218,8 +222,16 @@ def _read(descriptor: int) -> Process | None:
         return None
 
 
-def _write(descriptor: int, holder: Process) -> None:
+def _write(path: Path, descriptor: int, holder: Process) -> None:
+    """Raises ``DaemonError``, on a full disk for instance."""
     text = json.dumps({"pid": holder.pid, "create_time": holder.create_time}).encode()
-    # In one write after the cut: who reads in between finds nothing, and looks again.
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text, 0)
+    try:
+        # In one write after the cut: who reads in between finds nothing, and looks again.
+        os.ftruncate(descriptor, 0)
+        if os.pwrite(descriptor, text, 0) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise DaemonError(
+            f"lock file {path} cannot be written: {error.strerror}",
+            "SAGE_INFERENCE_HOME names another folder for the gateway's files",
+        ) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,6 +222,35 @@ def test_a_full_standard_output_is_named(tmp_path: Path) -> None:
     ended = in_shell(tmp_path, "status >/dev/full")
     assert ended.returncode == 1
     assert ended.stderr == "error: standard output: no space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["status --json", "--help", "config show -o yaml", "config show --json", "config path", "stop"]
+)
+def test_a_full_standard_output_is_named_whatever_is_printed(tmp_path: Path, words: str) -> None:
+    ended = in_shell(tmp_path, f"{words} >/dev/full")
+    assert (ended.returncode, ended.stderr) == (1, "error: standard output: no space left on device\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("words", ["config set llm_model x", "config init", "start --background"])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, words: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with contextlib.suppress(OSError):
+            (disk / "fill").write_bytes(b"x" * 65536)
+        ended = in_shell(disk, words)
+        assert ended.returncode == 1
+        [error] = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        assert re.search(rf"{disk}/\S+.*: No space left on device$", error)
+        assert not (disk / "config.yaml").exists()
+    finally:
+        sage(disk, "stop", "--force")
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def in_shell(home: Path, words: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 TAIL_BYTES = 1024  # of a stream, kept to be read at its end: its last events, its usage among them
-_TAIL_PIECES = 8
+_TAIL_PIECES = 16
+_SMALL = TAIL_BYTES // _TAIL_PIECES  # bytes of a piece; of smaller ones more are kept
 
 
 class Caller(Timed, Protocol):
@@ -57,7 +59,6 @@ class Delivery:
         "_plain",
         "_start",
         "_tail",
-        "_tail_limit",
         "_tell_gap",
         "_wheel",
         "chunked",
@@ -86,10 +87,9 @@ class Delivery:
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. References: nothing is copied while a stream goes on.
-        self._tail: list[Piece] = []
+        self._tail: deque[Piece] = deque(maxlen=_TAIL_PIECES)
         self._keep = self._tail.append
-        self._tail_limit = _TAIL_PIECES
-        self.from_start = True  # whether the tail is all that was sent
+        self.from_start = True  # whether ``sent`` is all that was sent
         self._opening: Piece = b""  # the first piece, of an event stream
         self._plain: PlainUsage | None = None  # of an answer that is no stream
         self.chunks = 0
@@ -112,8 +112,8 @@ class Delivery:
             self._keep(piece)
             self._caller.write(piece)
             self._wheel.set(self._caller, self._idle_s)
-        if len(piece) >= TAIL_BYTES or len(self._tail) > self._tail_limit:
-            self._trim()
+        if not _SMALL < len(piece) < TAIL_BYTES:
+            self._resize(len(piece))
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
@@ -127,8 +127,8 @@ class Delivery:
         self.chunks = chunks = self.chunks + 1
         if chunks >= self._look_at:
             self._look_at = self._gateway.coalescer.look(self)
-            if len(self._tail) > self._tail_limit:
-                self._trim()
+            if not _SMALL < len(chunk) < TAIL_BYTES:
+                self._resize(len(chunk))
         if self._tell_gap is not None:
             now = self._gateway.clock()
             if self._passed_at > self._gateway.stalled_at:
@@ -188,24 +188,38 @@ class Delivery:
         return usage
 
     def sent(self) -> bytes:
-        """The last bytes of the body: ``TAIL_BYTES``, or as many more as the pieces have that hold them."""
-        if self.chunked:  # each is one chunk: its size, its data, CRLF
-            return b"".join([chunk[chunk.find(b"\n") + 1 : -2] for chunk in self._tail])  # type: ignore[union-attr]
-        return b"".join(self._tail)
+        """The last bytes of the body: ``TAIL_BYTES``, or as many more as the pieces have that hold them.
 
-    def _trim(self) -> None:
-        """Let go of the pieces before the last ``TAIL_BYTES``."""
-        tail, size, kept = self._tail, 0, 0
+        Sets ``from_start``.
+        """
+        tail = self._tail
+        self.from_start = self.from_start and len(tail) < tail.maxlen  # type: ignore[operator]
+        found: list[Piece] = []
+        size = 0
         for piece in reversed(tail):
-            kept += 1
-            size += len(piece)
             if size >= TAIL_BYTES:
+                self.from_start = False
                 break
-        if kept < len(tail):
-            del tail[:-kept]
-            self.from_start = False
-        # Not before as many more came: a piece is walked over a bounded number of times.
-        self._tail_limit = 2 * kept + 2
+            if self.chunked:  # it is one chunk: its size, its data, CRLF
+                piece = piece[piece.find(b"\n") + 1 : -2]  # type: ignore[union-attr]
+            found.append(piece)
+            size += len(piece)
+        found.reverse()
+        return b"".join(found)
+
+    def _resize(self, size: int) -> None:
+        """Keep more pieces where they are so small, and fewer where one of them is enough."""
+        tail = self._tail
+        if size >= TAIL_BYTES:
+            if len(tail) > 1:
+                last = tail[-1]
+                tail.clear()
+                tail.append(last)
+                self.from_start = False
+        elif tail.maxlen == _TAIL_PIECES:
+            self.from_start = self.from_start and len(tail) < _TAIL_PIECES
+            self._tail = deque(tail, TAIL_BYTES)
+            self._keep = self._tail.append
 
     def _framed(self, piece: Piece) -> Piece:
         return _chunk(piece) if self.chunked else piece

@@ -14,7 +14,8 @@ import msgspec
 from sage_inference.engines.answer import StreamFormat
 from sage_inference.types import RequestType
 
-_ABORT = b'"abort"'
+_ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"'
+_FINISH_BYTES = len(b'"finish_reason": "abort"')
 # Of a plain answer the finish reason stands near the end. The end alone is searched: answers may be long.
 _PLAIN_END = 1024
 _RESPONSES = RequestType.RESPONSES
@@ -45,34 +46,35 @@ def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start
     ``last`` is the end of its body, or all of it: ``from_start``.
     """
     if stream is _EVENTS:
-        return _failure_of_events(last, type_, from_start)
+        return _failure_of_events(last, type_)
     if stream is StreamFormat.JSON_LINES:
         return _failure_of_lines(last)
-    return _failure_of_plain(last, type_, from_start)
-
-
-def _failure_of_plain(body: bytes, type_: RequestType, from_start: bool) -> Failure | None:
-    if type_ is _RESPONSES:
-        suspect = any(b'"%b"' % status.encode() in body for status in _STATUSES)
-    else:
-        suspect = body.rfind(_ABORT, -_PLAIN_END) >= 0
-    if not suspect:
+    if not may_have_failed(last, type_):
         return None
     if from_start:
-        return _failure_in(_decoded(body))
+        return _failure_in(_decoded(last))
     # In a text its quotes would stand behind backslashes.
-    return _ABORTED if _ABORTED_CHOICE.search(body) else None
+    return _ABORTED if _ABORTED_CHOICE.search(last) else None
 
 
-def _failure_of_events(text: bytes, type_: RequestType, from_start: bool) -> Failure | None:
-    if (
-        text.rfind(b'"error') < 0
-        and text.rfind(_ABORT) < 0
-        and not (type_ is _RESPONSES and (b'"failed"' in text or b'"cancelled"' in text))
-    ):
+def may_have_failed(body: bytes, type_: RequestType) -> bool:
+    """Whether a plain answer is worth a second look. Asked of every one, so only its last finish reason is read."""
+    if type_ is _RESPONSES:
+        return b'"failed"' in body or b'"cancelled"' in body
+    at = body.rfind(_FINISH, -_PLAIN_END)
+    return at >= 0 and body.find(_ABORT, at, at + _FINISH_BYTES) > 0
+
+
+def _failure_of_events(text: bytes, type_: RequestType) -> Failure | None:
+    suspect = text.rfind(_ABORT) >= 0
+    if not suspect and (type_ is _RESPONSES or text.rfind(_FINISHED) < 0):
+        # Else it was finished. Streams of some protocols never say so in these words.
+        suspect = text.rfind(b'"error') >= 0
+        if type_ is _RESPONSES:
+            suspect = suspect or b'"failed"' in text or b'"cancelled"' in text
+    if not suspect:
         return None
-    events = _EVENT_END.split(text)
-    for event in reversed(events if from_start else events[1:]):
+    for event in reversed(_EVENT_END.split(text)):
         lines = _LINE_END.split(event)
         data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
         failure = _failure_in(_decoded(data))

@@ -20,7 +20,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.delivery import Caller, Delivery
-from sage_inference.gateway.relay.ending import failure_of
+from sage_inference.gateway.relay.ending import failure_of, may_have_failed
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
@@ -578,7 +578,13 @@ class Exchange:
         if left is _DELIVERING and to is not _DONE:
             self.last = self.delivery.sent()
         elif is_llm and self.last and to is _DONE and self.status < 400:
-            outcome = self._outcome()
+            engine = self.engine
+            if (
+                self.delivery is not None
+                or (engine is not None and engine.health.given_up)
+                or may_have_failed(self.last, self.route.type)
+            ):
+                outcome = self._outcome()
         if effect & ENDS:
             gateway.stats.ended(self, to, outcome)
         if not effect & RELEASES:

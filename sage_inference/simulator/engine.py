@@ -26,6 +26,10 @@ class SimulatedEngine(Protocol):
 
     async def handle(self, request: Request, reply: Reply) -> None: ...
 
+    def give_up(self) -> None:
+        """The time to finish after SIGTERM is over: end what runs, if the engine has a way to."""
+        ...
+
     def figures(self) -> Mapping[str, float]:
         """Counts for ``/simulator/stats``."""
         ...

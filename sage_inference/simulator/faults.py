@@ -20,7 +20,7 @@ KINDS: dict[str, str] = {
     "close_after_chunks": "the same with an orderly close",
     "hang_after_chunks": "say nothing more after so many chunks",
     "error_after_chunks": "after so many chunks an error event, then [DONE], as when vLLM's core dies",
-    "slow_drip_ms": "so long between the chunks of a stream, or between 16 bytes of a plain body",
+    "slow_drip_ms": "so long between the chunks of a stream, its end included, or between 16 bytes of a plain body",
     "truncate": "close half-way through the body",
     "wrong_content_length": "declare so many bytes more (or, negative, fewer) than the body has",
     "surplus": "these bytes follow the complete answer on the connection",

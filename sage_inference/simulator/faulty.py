@@ -111,6 +111,8 @@ class FaultyReply(Reply):
         await super().event(data)
 
     async def end(self) -> None:
+        if self._fault.kind == "slow_drip_ms":
+            await asyncio.sleep(self._fault.value / 1000)
         if self._fault.kind in _AFTER_CHUNKS:
             await self._cut()
         await super().end()

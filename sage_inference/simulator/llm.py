@@ -75,8 +75,7 @@ class Generation:
 
     async def reach(self, tokens: int) -> int:
         """Wait until ``tokens`` are produced, or all; how many there are then."""
-        wanted = min(tokens, self.output)
-        while self.produced < wanted:
+        while self.produced < (wanted := min(tokens, self.output)):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiter = (future, wanted)
             await future
@@ -84,7 +83,7 @@ class Generation:
 
     def advance(self, tokens: int) -> None:
         self.produced += tokens
-        if self._waiter is not None and self.produced >= self._waiter[1]:
+        if self._waiter is not None and self.produced >= min(self._waiter[1], self.output):
             future, _ = self._waiter
             self._waiter = None
             if not future.done():
@@ -139,6 +138,12 @@ class LLM:
     def resume(self) -> None:
         self._paused = False
         self._wake.set()
+
+    def give_up(self, generation: Generation) -> None:
+        """End it with what it has, and one empty token that carries the finish reason."""
+        self.abort(generation)
+        generation.output = generation.produced + 1
+        generation.advance(1)
 
     async def run(self) -> None:
         """Make steps for ever."""

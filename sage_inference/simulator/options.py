@@ -65,7 +65,10 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-alive", type=int, default=5, help="seconds an idle connection is kept")
     parser.add_argument(
-        "--shutdown-timeout", type=float, default=30.0, help="seconds to finish after SIGTERM"
+        "--shutdown-timeout",
+        type=float,
+        default=30.0,
+        help="seconds to finish after SIGTERM; then vLLM aborts",
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input ends")
     parser.add_argument(

@@ -24,6 +24,7 @@ from sage_inference.simulator.protocol import Connection
 from sage_inference.simulator.records import Records
 
 _BACKLOG = 4096
+_GIVING_UP_S = 1.0
 
 
 class Port:
@@ -157,7 +158,9 @@ class SimulatorServer:
         self.engine.draining = True
         if not self.engine.drains_open:
             self._close(self.port)
-        await self._records.reached({"running": 0}, self._drain_s)
+        if not await self._records.reached({"running": 0}, self._drain_s):
+            self.engine.give_up()
+            await self._records.reached({"running": 0}, _GIVING_UP_S)
         for port in list(self._servers):
             self._close(port)
 

@@ -68,6 +68,9 @@ class SimulatedTEI:
     def headers_for(self, request: Request) -> Headers:
         return ()
 
+    def give_up(self) -> None:
+        """It finishes what it has, however long that takes."""
+
     def figures(self) -> Mapping[str, float]:
         return {
             "waiting": len(self._encoder.waiting),

@@ -41,12 +41,18 @@ class Prompt:
         return len(self.parts) + self.images
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Choice:
     index: int
     prompt: Prompt
     answer: Answer
     generation: Generation
+    given_up: bool = False
+
+    @property
+    def produced(self) -> int:
+        """Tokens that were made of it."""
+        return self.generation.produced - self.given_up
 
 
 @dataclass(slots=True)
@@ -63,6 +69,7 @@ class Core:
     on_finish: Callable[[Choice, float], None] = lambda choice, seconds: None
     on_abort: Callable[[], None] = lambda: None
     transfer: KVTransfer | None = None
+    active: list[Choice] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
@@ -126,15 +133,25 @@ class Core:
             for i, (prompt, answer) in enumerate(asked)
         ]
         began = time.monotonic()
+        self.active += choices
         try:
             yield choices
         finally:
             for choice in choices:
+                self.active.remove(choice)
                 if choice.generation.done:
                     self.on_finish(choice, time.monotonic() - began)
                 else:
                     self.llm.abort(choice.generation)
                     self.on_abort()
+
+    def give_up(self) -> None:
+        """End all that runs as vLLM does when it is told to stop: early, in order, with the finish reason abort."""
+        for choice in self.active:
+            if not choice.generation.done:
+                made = choice.answer.parts[: choice.generation.produced]
+                choice.answer, choice.given_up = Answer((*made, ""), "abort"), True
+                self.llm.give_up(choice.generation)
 
     async def all_done(self, choices: Sequence[Choice]) -> None:
         for choice in choices:
@@ -160,7 +177,7 @@ def usage_of(choices: Sequence[Choice]) -> tuple[int, int, int]:
     prompts = {id(choice.prompt): choice for choice in choices}
     return (
         sum(choice.prompt.tokens for choice in prompts.values()),
-        sum(choice.generation.produced for choice in choices),
+        sum(choice.produced for choice in choices),
         sum(choice.generation.cached for choice in prompts.values()),
     )
 

@@ -106,6 +106,9 @@ class SimulatedVLLM:
         loops = [self._llm.run(), self._encoder.run()]
         return [*loops, self._transfer.serve()] if self._transfer else loops
 
+    def give_up(self) -> None:
+        self._core.give_up()
+
     async def handle(self, request: Request, reply: Reply) -> None:
         if request.path.startswith("/v1/") and not self._knows_key(request):
             await reply.whole(401, b'{"error":"Unauthorized"}')
@@ -145,7 +148,7 @@ class SimulatedVLLM:
         self._metrics.finished[choice.answer.finish_reason] += 1
         self._metrics.e2e.observe(seconds)
         self._metrics.prompts.observe(choice.prompt.tokens)
-        self._metrics.outputs.observe(choice.generation.produced)
+        self._metrics.outputs.observe(choice.produced)
 
     def _aborted(self) -> None:
         self._metrics.finished["abort"] += 1

@@ -19,6 +19,7 @@ from sage_inference.config.changes import changed_keys, restart_keys, until_rest
 from sage_inference.config.check import check_reach
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.engines.patience import Patience
 from sage_inference.engines.processes.simulated import SimulatorError as SimulatorError  # ``run`` raises it
 from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
@@ -88,14 +89,25 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._patience = patience
+        self._drain_s: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn's own limit counts time in which this process did not run.
+        self._drain_s, self.config.timeout_graceful_shutdown = self.config.timeout_graceful_shutdown, None
+        await super().shutdown(sockets)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        ended = super()._wait_tasks_to_complete()
+        await (ended if self._drain_s is None else self._patience.within(self._drain_s, ended))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,7 +137,9 @@ class RunningGateway:
         self.fleet = Fleet(self.gateway)
         self.callers = Callers(self._accept, self.gateway.turn)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
-        self.server = _Server(_Config(self.gateway, self.app), self._started)
+        self.server = _Server(
+            _Config(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
+        )
         self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
 
     def _started(self) -> None:

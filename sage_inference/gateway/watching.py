@@ -20,12 +20,12 @@ class Watcher(DecisionLog):
         super().__init__()
         self._manager = manager
         manager.on_placed = self.add
-        self._epoch = time.time() - time.monotonic()
         self._file: DecisionFile | None = None
 
     def documents(self, request_id: str) -> list[dict[str, Any]]:
         """A request's attempts, as far as they are still kept."""
-        return [document(attempt, self._epoch) for attempt in self.of(request_id)]
+        epoch = wall_offset()
+        return [document(attempt, epoch) for attempt in self.of(request_id)]
 
     def file_at(self, path: str | None) -> DecisionFile | None:
         """The file to write to from now on, for ``record_to``. Raises ``ConfigError`` if it cannot be written."""
@@ -35,7 +35,7 @@ class Watcher(DecisionLog):
             wanted = expanded(path)
             file = self._file
             if file is None or file.path != wanted:
-                file = DecisionFile(wanted, self._epoch)
+                file = DecisionFile(wanted, wall_offset)
             file.touch()
         except OSError as error:
             problem = f"scheduling.record_file {path} cannot be written: {error.strerror}"
@@ -57,3 +57,8 @@ class Watcher(DecisionLog):
     def write(self) -> None:
         if self._file is not None:
             self._file.write()
+
+
+def wall_offset() -> float:
+    """The wall clock's time when the manager's clock was 0; another one after the clock was set, or after a suspend."""
+    return time.time() - time.monotonic()

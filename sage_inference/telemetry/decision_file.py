@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -24,7 +25,7 @@ class DecisionFile:
     A file that cannot be written is told once.
     """
 
-    def __init__(self, path: Path, epoch: float, largest: int = LARGEST) -> None:
+    def __init__(self, path: Path, epoch: Callable[[], float], largest: int = LARGEST) -> None:
         self.path = path
         self._epoch = epoch
         self._largest = largest
@@ -45,7 +46,8 @@ class DecisionFile:
             return
         held, self.held = self.held, deque(maxlen=_MOST_HELD)
         try:
-            self._append("".join(json.dumps(document(attempt, self._epoch)) + "\n" for attempt in held))
+            epoch = self._epoch()
+            self._append("".join(json.dumps(document(attempt, epoch)) + "\n" for attempt in held))
         except OSError as error:
             if not self._failed:
                 log.warning("decisions are not recorded: %s: %s", self.path, error.strerror)

@@ -99,6 +99,25 @@ def test_a_suspended_gateway_cuts_and_ejects_nobody() -> None:
             assert "this process did not run for 2." in process.log()
 
 
+def test_a_gateway_suspended_while_it_drains_still_gives_streams_their_time() -> None:
+    streams = threading.Event()
+    with Engine(streams) as engine:
+        with running_gateway(engine.url, config={"timeouts": {"drain_s": 1}}) as process:
+            with Caller(process.port) as caller:
+                caller.chat(stream=True, content="long")
+                assert streams.wait(10)
+                os.kill(process.process.pid, signal.SIGTERM)
+                process.wait_notified("STOPPING=1")
+                time.sleep(0.4)  # its drain has begun
+                os.kill(process.process.pid, signal.SIGSTOP)
+                time.sleep(STALL_S)  # the suspension itself
+                os.kill(process.process.pid, signal.SIGCONT)
+                reply = caller.reply()
+            assert reply.complete
+            assert b"[DONE]" in reply.body
+            assert process.process.wait(20) == 0
+
+
 def test_a_loop_that_is_held_up_cuts_and_ejects_nobody() -> None:
     streams = threading.Event()
     with Engine(streams) as one, Engine(streams) as other:

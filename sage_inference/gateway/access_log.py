@@ -5,6 +5,7 @@ Sizes, times and names; never texts, keys or queries.
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +73,19 @@ def write(
         "outcome": outcome,
         **facts,
     }
-    took = facts.get("total_ms")
-    log.info(
-        "%s %s %s%s%s",
-        method,
-        path,
-        status or "-",
-        "" if outcome == "done" else f" {outcome}",
-        "" if took is None else f" in {took:.1f} ms",
-        extra=known,
-    )
+    words = [method, path, str(status or "-")]
+    if outcome != "done":
+        words.append(outcome)
+    if (took := facts.get("total_ms")) is not None:
+        words.append(f"in {took:.1f} ms")
+    named = {"model": facts.get("model"), "instance": facts.get("instance"), "tenant": facts.get("tenant")}
+    words += [f"{name}={_word(str(value))}" for name, value in {**named, "id": request_id}.items() if value]
+    log.info("%s", " ".join(words), extra=known)
+
+
+def _word(value: str) -> str:
+    """``value`` as one word: a model's name with spaces must not look like two facts."""
+    return value if value and not set(value) & set(' \t"=') else json.dumps(value)
 
 
 def _first_byte(exchange: Exchange) -> float | None:

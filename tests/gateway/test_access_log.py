@@ -79,9 +79,22 @@ def test_relayed_request_is_one_line_with_its_facts(lines: Lines) -> None:
         assert facts(line, "prompt_tokens", "completion_tokens") == (7, 5)
         assert 0 < line["first_byte_ms"] <= line["total_ms"] < 20000
         assert line["message"].startswith("POST /v1/chat/completions 200 in ")
+        assert line["message"].endswith(" ms model=m instance=e0 tenant=team-a id=mine")
         assert "secret" not in repr(line)
         assert "sk-" not in repr(line)
         assert lines.found.empty()
+
+
+def test_name_of_a_model_cannot_look_like_another_fact(lines: Lines) -> None:
+    with (
+        RogueEngine(ok(), model='m" id=forged\n') as engine,
+        gateway(engine, logging=ON) as g,
+        Caller(g.port) as c,
+    ):
+        assert c.chat(model='m" id=forged\n').reply().status == 200
+        line = lines.one()
+        assert line["model"] == 'm" id=forged\n'
+        assert ' model="m\\" id=forged\\n" instance=e0 id=req-' in line["message"]
 
 
 def test_nothing_is_logged_while_it_is_off_and_reload_turns_it_on_and_off(lines: Lines) -> None:

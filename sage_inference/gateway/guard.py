@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from sage_inference.config.address import canonical_host, is_address, is_loopback
 from sage_inference.config.settings import Settings
-from sage_inference.gateway.errors import ApiError, loop_detected
+from sage_inference.gateway.errors import ApiError, loop_detected, no_admin_key, wrong_admin_key
 from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.tenants import tenants
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
 
-Headers = Iterable[tuple[bytes, bytes]]
+
+def is_admin_path(path: str) -> bool:
+    return path == "/admin" or path.startswith("/admin/")
 
 
 class Guard:
@@ -62,14 +64,16 @@ class Guard:
                 origin = value
             elif name == b"via" and self.via in value:
                 raise loop_detected()
-        is_admin = path.startswith("/admin/")
+        is_admin = is_admin_path(path)
         # A request without Host is no browser's: HTTP/1.0 allows it, and the parser refuses it in HTTP/1.1.
         if host is not None and host not in self._known_hosts and (self._is_local or is_admin):
             self._check_host(host)
         if origin:
             self._check_origin(origin, is_admin)
-        # /admin has credentials of its own: see ``is_admin`` and api.admin.
-        if not self._keys or path in OPEN_PATHS or is_admin:
+        if is_admin:
+            self._check_admin(shown)
+            return ""
+        if not self._keys or path in OPEN_PATHS:
             return ""
         return self._owner(shown)
 
@@ -83,8 +87,19 @@ class Guard:
                 return "admin"
         raise _unauthorized(bool(shown))
 
+    def _check_admin(self, shown: tuple[bytes, ...]) -> None:
+        """Only ``admin_key`` and the run's token open ``/admin``; a caller's key does not.
+
+        The peer's address proves nothing: another user's program and a reverse proxy on this machine come from
+        loopback too, and a plain proxy adds no header by which it could be recognised.
+        """
+        if not shown:
+            raise no_admin_key()
+        if not any(self.is_admin(key) for key in shown):
+            raise wrong_admin_key()
+
     def is_admin(self, key: bytes) -> bool:
-        """True for ``admin_key`` and the run's token. A caller's key gives no such right."""
+        """True for ``admin_key`` and the run's token."""
         shown = _digest(key)
         return any(_same(shown, known) for known in (self._admin_key, self._admin_token) if known)
 
@@ -125,11 +140,6 @@ class Guard:
         if name not in self._names and not is_loopback(name):
             message = f"Origin {text[:100]!r} may not call this gateway; allow it with server.cors_origins"
             raise ApiError(403, message, "permission_error")
-
-
-def credentials(headers: Headers) -> list[bytes]:
-    """The keys that a request carries."""
-    return [key for name, value in headers if name in KEYS for key in _credential(name, value)]
 
 
 def _credential(name: bytes, value: bytes) -> tuple[bytes, ...]:

@@ -28,6 +28,7 @@ ROUTES = [
 ]
 TOKEN = f"authorization: {ADMIN['authorization']}"
 ESCAPED = [("GET", "/%61dmin/status"), ("PUT", "/admin/%70olicy"), ("DELETE", "/admin%2Finstances/e0")]
+UNKNOWN = [("GET", "/admin"), ("GET", "/admin/"), ("POST", "/admin/nope"), ("OPTIONS", "/admin/policy")]
 
 
 def ask(g: InProcess, method: str, path: str, *headers: str) -> Reply:
@@ -49,7 +50,7 @@ def unchanged(g: InProcess) -> bool:
 @pytest.mark.parametrize("keys", [(), KEYS], ids=["open", "with keys"])
 def test_without_a_credential_everything_is_401(keys: tuple[ApiKeySettings, ...]) -> None:
     with RogueEngine(ok()) as engine, gateway(engine, api_keys=keys, admin_key=Secret("adm")) as g:
-        for method, path in (*ROUTES, *ESCAPED):
+        for method, path in (*ROUTES, *ESCAPED, *UNKNOWN):
             reply = ask(g, method, path)
             assert reply.status == 401, (method, path)
             assert reply.headers["www-authenticate"] == "Bearer"
@@ -73,7 +74,7 @@ def test_without_a_credential_everything_is_401(keys: tuple[ApiKeySettings, ...]
 @pytest.mark.parametrize("name", ["authorization: Bearer", "x-api-key:"])
 def test_a_wrong_credential_is_403_and_a_callers_key_is_a_wrong_one(name: str) -> None:
     with RogueEngine(ok()) as engine, gateway(engine, api_keys=KEYS, admin_key=Secret("adm")) as g:
-        for method, path in (*ROUTES, *ESCAPED):
+        for method, path in (*ROUTES, *ESCAPED, *UNKNOWN):
             assert ask(g, method, path, f"{name} callers-key").status == 403, (method, path)
         for shown in ("wrong", ADMIN_TOKEN[:-1], f"{ADMIN_TOKEN}x", "adm ADM", "\xff", "none", "callers-key"):
             error = ask(g, "GET", "/admin/status", f"{name} {shown}").error

@@ -293,6 +293,27 @@ def test_health_is_open_and_admin_is_shut_where_it_is_mounted(http: str) -> None
         assert client.get("/v1/models", headers=token).status_code == 401
 
 
+@pytest.mark.parametrize("prefix", ["/admin", "/health", "/admin/status", "/llm/", "/{tenant}"])
+def test_no_prefix_opens_admin(prefix: str) -> None:
+    server = si.UnifiedAPIServer(config(api_keys=["k"]))
+    app = Starlette(routes=[Mount(prefix, app=server.app)])
+    inner = ("/admin/status", "//admin/status", "/health/admin/status", "/admin/admin/status")
+
+    async def main() -> list[int]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            path = prefix.replace("{tenant}", "x").rstrip("/")
+            asked = [await client.get(path + one, headers={"x-api-key": "k"}) for one in inner]
+            token = {"authorization": f"Bearer {server.admin_token}"}
+            assert (await client.get(f"{path}/admin/status", headers=token)).status_code == 200
+            await server.stop_async()
+            return [answer.status_code for answer in asked]
+
+    statuses = asyncio.run(main())
+    assert statuses[0] == 403
+    assert 200 not in statuses
+
+
 def test_a_mounted_request_has_one_id(http: str) -> None:
     with RogueEngine(ok()) as engine, mounted(engine, http=http) as outer, Caller(outer.port) as caller:
         answer = caller.send(post(f"/llm{CHAT}", chat(), "connection: close")).rest()

@@ -99,7 +99,9 @@ class GuardMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            scope[TENANT] = self.gateway.guard.check(_path(scope), scope["headers"]) or None
+            path = _path(scope)
+            scope[TENANT] = self.gateway.guard.check(path, scope["headers"]) or None
+            scope[admin.CHECKED_PATH] = path
         except ApiError as error:
             await error_response(error, scope)(scope, receive, send)
         else:

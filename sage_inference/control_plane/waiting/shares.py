@@ -84,7 +84,8 @@ class Shares(Generic[T]):
     def displaced(self, tenant: str, size: int, over_requests: int, over_bytes: int) -> list[T] | None:
         """Who has to leave for a request of ``tenant`` and ``size``; None where it is the one that has to.
 
-        With it the queue would be so many requests and bytes over its bounds.
+        With it the queue would be so many requests and bytes over its bounds. A bound that was lowered has no one leave
+        but for the newcomer.
         """
         own = self._holdings.get(tenant)
         mine = own.held if own else (0, 0)
@@ -92,7 +93,7 @@ class Shares(Generic[T]):
         others = [
             _Leaving(each, self._weight(name)) for name, each in self._holdings.items() if each is not own
         ]
-        over, leave = [over_requests, over_bytes], []
+        over, leave = [min(over_requests, 1), min(over_bytes, size)], []
         for what, asked in ((_REQUESTS, 1), (_BYTES, size)):
             if over[what] <= 0:
                 continue

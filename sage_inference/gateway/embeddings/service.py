@@ -69,21 +69,25 @@ class EmbeddingService:
                 self._make_room(job, request)
                 return
         if job.lane is not None and job.waits:
-            self.aggregator.shares.add(job, request.tenant, request.priority, job.size)
+            size = job.size + len(job.raws)
+            self.aggregator.shares.add(job, request.tenant, request.priority, size)
 
     def _make_room(self, job: Job, request: RequestMetadata) -> None:
         """Let others leave for the request, which is one too many. Raises ``Refusal`` where it has to leave itself."""
         limits, shares = self.gateway.limits, self.aggregator.shares
-        over_requests, over_bytes = self.in_line - limits.queue_requests, self._size - limits.queue_bytes
-        others = shares.displaced(request.tenant, job.size, over_requests, over_bytes) or ()
+        own_size = job.size + len(job.raws)
+        # What waited before may be over a bound that was lowered, or have come back from a call that failed.
+        most = max(limits.queue_requests, self.in_line - 1), max(limits.queue_bytes, self._size - own_size)
+        over_requests, over_bytes = self.in_line - most[0], self._size - most[1]
+        others = shares.displaced(request.tenant, own_size, over_requests, over_bytes) or ()
         for other in others:
             self.leave(other)
-        wait_s = self.gateway.manager.retry_after()
-        fits = not self._too_much_waits()  # else they shared their texts with others
+        fits = self.in_line <= most[0] and self._size <= most[1]  # not so where others want the same texts
         if fits:
-            shares.add(job, request.tenant, request.priority, job.size)
+            shares.add(job, request.tenant, request.priority, own_size)
         else:
             self.leave(job)
+        wait_s = self.gateway.manager.retry_after()
         error = errors.from_refusal(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
         for other in others:
             other.owner.failed(error)

@@ -128,6 +128,17 @@ def test_a_queue_that_may_hold_nobody_holds_nobody() -> None:
     assert desk.comes("a").refusal is not None
 
 
+def test_a_bound_that_was_lowered_has_no_more_leave_than_come() -> None:
+    desk = Desk(20, size=10_000)
+    for _ in range(20):
+        desk.comes("loud", 100)
+    desk.manager.limits = LimitSettings(queue_requests=5, queue_bytes=300)
+    assert desk.comes("loud", 100).refusal is not None
+    for left in range(19, 16, -1):
+        assert desk.comes("quiet", 100).refusal is None
+        assert len(desk.waiting("loud")) == left
+
+
 WEIGHTS = {"b": 2.0, "c": 0.5}
 COMES = st.tuples(st.sampled_from("aabcd"), st.integers(1, 60), st.sampled_from(RequestPriority))
 

@@ -187,8 +187,11 @@ class Fleet:
         while True:
             engine.lost.clear()
             now = time.monotonic()
-            due = engine.instance.state not in _SETTLED or now - refreshed >= REFRESH_S
-            if await self._may_be_asked(engine) and due and await self._look(engine):
+            if (
+                await self._may_be_asked(engine)
+                and (now - refreshed >= REFRESH_S or _is_news(engine))
+                and await self._look(engine)
+            ):
                 refreshed = now
             engine.sync()
             self._say(engine)
@@ -326,6 +329,12 @@ class Fleet:
             log.info("instance %s is ready: %s, serving %s", name, engine.instance.engine.value, models)
         else:
             log.warning("instance %s is %s: %s", name, state.value, engine.last_error)
+
+
+def _is_news(engine: Engine) -> bool:
+    """Whether it is not known what it serves, or it just woke: asleep it could not be asked for vectors."""
+    state = engine.instance.state
+    return state not in _SETTLED or (state is EngineState.ASLEEP and not engine.sleep.asleep)
 
 
 def name_of(settings: InstanceSettings) -> str:

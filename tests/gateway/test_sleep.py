@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sage_inference.config.settings import HealthSettings, SchedulingSettings
+from sage_inference.config.settings import HealthSettings, InstanceSettings, SchedulingSettings
 from sage_inference.engines.sleep import sleeps_by_metrics
 from sage_inference.gateway.api.status import status_document
 from sage_inference.types import EngineState
@@ -250,3 +250,22 @@ def test_an_engine_that_lists_no_model_is_not_ready_until_it_does() -> None:
         until(g, READY)
         engine.models = NOTHING  # it was READY: what it lists is looked at every 30 s
         assert g.ask(lambda r: r.gateway.registry.models()) == ["m"]
+
+
+def test_an_embedding_engine_that_wakes_is_compared_before_it_serves(
+    engines: tuple[SimulatedEngine, SimulatedEngine],
+) -> None:
+    """Its vectors are not those of the other that has its model's name."""
+    first = engines[0]
+    with simulated_engine(
+        "vllm", "--dev-mode", "--runner", "pooling", "--model", MODEL, "--dimension", "8"
+    ) as odd:
+        order(odd, "/sleep")
+        with gateway(first, InstanceSettings(url=odd.url, name="e1"), health=OFTEN) as g:
+            until(g, READY, "e0")
+            until(g, ASLEEP, "e1")
+            order(odd, "/wake_up")
+            g.until(lambda r: r.gateway.engines["e1"].instance.state is not ASLEEP, 5)
+            status = g.ask(lambda r: status_document(r.gateway))["instances"][1]
+            assert status["state"] == "ejected"
+            assert "dimensions" in status["last_error"]

@@ -81,13 +81,18 @@ def test_child_imports_the_package_that_its_parent_imported(tmp_path: Path) -> N
     assert shown.stdout.split() == ["__main__", str(copy / "here.py"), "a", "-b"]
 
 
-def test_simulated_engines_start_in_a_directory_of_traps(trapped: Path, tmp_path: Path) -> None:
-    program = Path(sys.executable).parent / "sage-inference"
+@pytest.mark.parametrize("module", [False, True], ids=["program", "python -m"])
+def test_simulated_engines_start_in_a_directory_of_traps(trapped: Path, tmp_path: Path, module: bool) -> None:
+    program = [str(Path(sys.executable).parent / "sage-inference")]
+    if module:
+        program = [sys.executable, "-m", "sage_inference"]
+        for name in ("sage_inference", "runpy", "importlib", "typing"):  # imported before our first line runs
+            (trapped / f"{name}.py").unlink()
     environ = clean_environment(tmp_path)
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program), *args], env=environ, capture_output=True, text=True, timeout=60, check=False
+            [*program, *args], env=environ, capture_output=True, text=True, timeout=60, check=False
         )
 
     try:

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+import time
 
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import handover, pidfile
@@ -34,7 +35,8 @@ class Keeper:
         self._paths = paths
         self._lock = lock
         self._info: PidInfo | None = None
-        self._pidfile: int | None = None  # open: it can be read through /proc after its removal
+        self._copy: int | None = None  # of the pidfile
+        self._written: os.stat_result | None = None
         self._mutex = threading.Lock()
         self._listening: Listening | None = None
         self._left = False
@@ -98,6 +100,8 @@ class Keeper:
         try:
             connection, _ = sock.accept()
         except OSError:
+            # Without descriptors the connection would be reported again at once.
+            time.sleep(_LOOK_S)
             return False
         with connection:
             lock, listening = self._lock, self._listening
@@ -138,12 +142,21 @@ class Keeper:
             there = self._paths.pid_file.lstat()
         except OSError:
             return False
-        return self._pidfile is not None and os.path.samestat(there, os.fstat(self._pidfile))
+        before = self._written
+        # The time, too: a file that is made after the removal may get the same number.
+        return before is not None and (there.st_dev, there.st_ino, there.st_ctime_ns) == (
+            before.st_dev,
+            before.st_ino,
+            before.st_ctime_ns,
+        )
 
     def _write(self) -> None:
         if self._info is None:
             return
-        pidfile.write(self._paths.pid_file, self._info)
-        old, self._pidfile = self._pidfile, os.open(self._paths.pid_file, os.O_RDONLY | os.O_CLOEXEC)
+        old, self._copy = self._copy, pidfile.copy_in_memory(self._info)
         if old is not None:
             os.close(old)
+        self._written = None
+        pidfile.write(self._paths.pid_file, self._info)
+        with contextlib.suppress(OSError):
+            self._written = self._paths.pid_file.lstat()

@@ -23,6 +23,7 @@ _INTRODUCTION_S = 2.0
 _RETRY_S = 0.005
 # What network and user space file systems answer that cannot lock.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_ELSEWHERE = "SAGE_INFERENCE_HOME names another folder for the gateway's files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Lock:
         descriptor = cls._locked(path)
         try:
             presence = Presence.take(path.parent)
-            _write(path, descriptor, Process.current())
+            _write(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -67,7 +68,9 @@ class Lock:
     def adopt(cls, path: Path, descriptor: int, presence: int | None) -> Lock:
         """The lock that its holder passed to this process."""
         taken = cls(path, descriptor, None if presence is None else Presence.adopt(presence))
-        _write(path, descriptor, Process.current())
+        # The predecessor has left: a full disk must not leave nobody. The name shows this process.
+        with suppress(DaemonError):
+            _write(path, descriptor)
         return taken
 
     @staticmethod
@@ -110,11 +113,11 @@ class Lock:
         if not _try(self._path, descriptor, fcntl.LOCK_EX):
             os.close(descriptor)
             return False
-        with suppress(OSError):
-            os.fchmod(descriptor, 0o600)  # somebody else may have made it
         try:
-            _write(self._path, descriptor, Process.current())
-        except BaseException:  # it is tried again and again
+            with suppress(OSError):
+                os.fchmod(descriptor, 0o600)  # somebody else may have made it
+            _write(self._path, descriptor)
+        except DaemonError:
             os.close(descriptor)
             raise
         old, self._descriptor = self._descriptor, descriptor
@@ -125,10 +128,9 @@ class Lock:
         """Let go and say so: an empty file is one nobody died over."""
         if self.presence:
             self.presence.close()  # first, so that one who gets the lock gets the name
-        try:
+        with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
-        finally:
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
     def leave(self) -> None:
         """Let go of a lock that a successor has adopted."""
@@ -149,7 +151,7 @@ def look(path: Path) -> Holding:
         found = Holding(held, _read(descriptor))
     finally:
         os.close(descriptor)
-    if found.held:
+    if found.held and found.holder is not None and found.holder.alive:
         return found
     named = _by_name(path)
     return named if named.held else found
@@ -195,7 +197,7 @@ def _open(path: Path, flags: int) -> int:
 def _unusable(path: Path, reason: str) -> DaemonError:
     return DaemonError(
         f"lock file {path} cannot be opened: {reason}",
-        "remove it if it is in the way; SAGE_INFERENCE_HOME names another folder for the gateway's files",
+        f"remove it if it is in the way; {_ELSEWHERE}",
     )
 
 
@@ -209,7 +211,7 @@ def _try(path: Path, descriptor: int, kind: int) -> bool:
         reason = "its file system has no locks" if missing else error.strerror
         raise DaemonError(
             f"lock file {path} cannot be locked: {reason}",
-            "SAGE_INFERENCE_HOME names another folder for the gateway's files, such as one on a local disk",
+            f"{_ELSEWHERE}, such as one on a local disk",
         ) from None
     return True
 
@@ -222,16 +224,15 @@ def _read(descriptor: int) -> Process | None:
         return None
 
 
-def _write(path: Path, descriptor: int, holder: Process) -> None:
-    """Raises ``DaemonError``, on a full disk for instance."""
+def _write(path: Path, descriptor: int) -> None:
+    """Write who this process is. Raises ``DaemonError``."""
+    holder = Process.current()
     text = json.dumps({"pid": holder.pid, "create_time": holder.create_time}).encode()
     try:
-        # In one write after the cut: who reads in between finds nothing, and looks again.
-        os.ftruncate(descriptor, 0)
+        # Over what is there, so that a full disk does no harm. A reader before the cut may find no JSON,
+        # and looks again.
         if os.pwrite(descriptor, text, 0) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(descriptor, len(text))
     except OSError as error:
-        raise DaemonError(
-            f"lock file {path} cannot be written: {error.strerror}",
-            "SAGE_INFERENCE_HOME names another folder for the gateway's files",
-        ) from None
+        raise DaemonError(f"lock file {path} cannot be written: {error.strerror}", _ELSEWHERE) from None

@@ -14,6 +14,7 @@ from sage_inference.daemon.process import Process
 
 Phase = Literal["starting", "running", "stopping"]
 _LARGEST = 1 << 20
+_COPY = "sage-inference-pidfile"
 _TYPES: dict[str, Any] = {
     "int": int,
     "float": (int, float),
@@ -92,16 +93,25 @@ def read(path: Path) -> PidInfo | None:
         return None
 
 
+def copy_in_memory(info: PidInfo) -> int | None:
+    """A descriptor that ``read_of`` finds while this process has it open, whatever happens to the file."""
+    try:
+        descriptor = os.memfd_create(_COPY, os.MFD_CLOEXEC)
+    except (AttributeError, OSError):  # not Linux; no descriptors
+        return None
+    os.write(descriptor, json.dumps(asdict(info)).encode())
+    return descriptor
+
+
 def read_of(process: Process) -> PidInfo | None:
-    """The pidfile that ``process`` wrote and has open still, after somebody removed or replaced it."""
+    """What ``process`` keeps of its pidfile, after somebody removed or replaced the file."""
     try:
         descriptors = list(os.scandir(f"/proc/{process.pid}/fd"))
     except OSError:
         return None
     for descriptor in descriptors:
         with suppress(OSError):  # closed meanwhile
-            # Without "(deleted)" it lies in a folder that was moved.
-            if "/inference.json" in os.readlink(descriptor):  # noqa: PTH115 - may be no path
+            if _COPY in os.readlink(descriptor):  # noqa: PTH115 - may be no path
                 info = read(Path(descriptor.path))
                 if info is not None and info.process == process:
                     return info

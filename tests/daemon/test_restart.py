@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -309,6 +310,27 @@ def test_the_command_says_what_failed_and_what_runs(serving: Paths) -> None:
         f"pid {info_of(serving).pid} goes on as before"
     ]
     assert json.loads(sage(home, "status", "--json").stdout)["state"] == "running"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a file system of its own")
+def test_a_full_disk_is_no_obstacle(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(home)], check=False).returncode:
+        pytest.skip("may not mount here")
+    paths = Paths.resolve(environ={"SAGE_INFERENCE_HOME": str(home)})
+    try:
+        start_background(paths, Flags(port=free_port()))
+        with suppress(OSError), (home / "fill").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        restarted = restart(paths)
+        assert control.inspect(paths).pid == restarted.started.pid
+        control.stop(paths)
+        assert control.inspect(paths).state == "stopped"
+    finally:
+        control.stop(paths, force=True)
+        subprocess.run(["umount", "--lazy", str(home)], check=False)
 
 
 def test_a_stopped_gateway_is_started(paths: Paths) -> None:

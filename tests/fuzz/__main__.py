@@ -6,17 +6,23 @@ import argparse
 import sys
 import time
 
-from tests.fuzz.campaign import PATHS, campaign
+from tests.fuzz.campaign import EMBEDDINGS, PATHS, campaign
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("path", choices=PATHS)
+    parser.add_argument("path", choices=(*PATHS, EMBEDDINGS))
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--progress", action="store_true", help="a line after each round")
     arguments = parser.parse_args()
     began = time.monotonic()
-    failure = campaign(arguments.path, arguments.inputs, arguments.seed)
+
+    def told(done: int) -> None:
+        print(f"{done} inputs in {time.monotonic() - began:.0f} s", flush=True)
+
+    progress = told if arguments.progress else None
+    failure = campaign(arguments.path, arguments.inputs, arguments.seed, progress)
     if failure is not None:
         print(failure, file=sys.stderr)
         return 1

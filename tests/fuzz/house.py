@@ -13,7 +13,7 @@ from tests.fuzz.wires import FakeTransport, FuzzLoop
 from tests.support.rogue import RogueEngine, ok
 
 LONGER_THAN_ANY_TIMEOUT_S = 5.0
-_TIMEOUTS = TimeoutSettings(
+TIMEOUTS = TimeoutSettings(
     connect_s=1, first_byte_s=1, stream_idle_s=1, header_s=1, body_s=1, keep_alive_s=1, queue_s=1
 )
 
@@ -80,7 +80,7 @@ class House:
             instance = InstanceSettings(url=engine.url, name="e0", kind="mixed", engine="openai")
             settings = Settings(
                 instances=(instance,),
-                timeouts=_TIMEOUTS,
+                timeouts=TIMEOUTS,
                 health=HealthSettings(interval_s=1e9, failures=10**9),
             )
             self.running = RunningGateway(settings)

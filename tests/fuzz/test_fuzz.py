@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fuzz.campaign import PATHS, campaign
+from tests.fuzz.campaign import EMBEDDINGS, PATHS, campaign
 from tests.fuzz.house import House
 from tests.fuzz.mutation import Input
 from tests.fuzz.seeds import CHAT
 
 INPUTS = 3000
+ANSWERS_TO_CALLS = 3000
 IN_HALVES, AT_ONCE = 1, 2  # how the engine answers
 KEEPS, CLOSES, RESETS = 3, 7, 11  # what the engine does behind its answer
 HOST = b"Host: localhost\r\n"
@@ -71,6 +72,10 @@ def house() -> Iterator[House]:
 @pytest.mark.parametrize("path", PATHS)
 def test_every_invariant_holds(path: str) -> None:
     assert campaign(path, INPUTS) is None
+
+
+def test_every_caller_of_a_merged_call_gets_one_answer() -> None:
+    assert campaign(EMBEDDINGS, ANSWERS_TO_CALLS) is None
 
 
 @pytest.mark.parametrize("engine", [IN_HALVES, AT_ONCE], ids=["in halves", "at once"])

@@ -190,8 +190,7 @@ class Aggregator:
                 continue
             texts.append(text)
         kept = set(map(id, texts))
-        batch.lane.put_back([text for text in batch.texts if id(text) not in kept])
-        self._tidy(batch.lane)
+        self._wait_again(batch.lane, [text for text in batch.texts if id(text) not in kept])
         return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
 
     def done(
@@ -230,8 +229,7 @@ class Aggregator:
 
     def put_back(self, batch: EmbeddingBatch) -> None:
         """It was not computed: its texts stand in front again."""
-        batch.lane.put_back(batch.texts)
-        self._tidy(batch.lane)
+        self._wait_again(batch.lane, batch.texts)
 
     def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
         """All who still want any of it fail with ``error``. Calls now unwanted are returned.
@@ -295,6 +293,13 @@ class Aggregator:
             self.shares.remove(job)
             job.owner.progressed()
         return batch
+
+    def _wait_again(self, lane: Lane, texts: list[Text]) -> None:
+        lane.put_back(texts)
+        self._tidy(lane)
+        # From here on their callers' own clocks watch the wait again.
+        for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
+            job.owner.progressed()
 
     def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
         unwanted: list[EmbeddingBatch] = []

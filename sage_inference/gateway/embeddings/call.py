@@ -239,16 +239,19 @@ class EmbeddingCall:
             self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
 
     def _hand_over(self, caller: EmbeddingExchange, piece: Piece, end: bool) -> None:
-        assert self.connection is not None
-        if not end:  # else it is in the pool again
-            self.connection.hand_to(caller)
-        self._note_answer()
-        caller.adopt(self)
-        self._end()
         try:
+            assert self.connection is not None
+            if not end:  # else it is in the pool again
+                self.connection.hand_to(caller)
+            self._note_answer()
+            caller.adopt(self)
+            self._end()
             caller.engine_sends(piece, end)
         except Exception as error:
-            caller.broke(error)  # the call is over, and others' may wait for its end
+            if self.state is not State.ENDED:
+                self._abandon()
+                self._end()
+            caller.broke(error)  # nobody else is concerned: the call has no other caller
 
     def _note_answer(self) -> None:
         assert self.batch is not None
@@ -369,6 +372,9 @@ class EmbeddingCall:
             self._note_answer()
             self._end()
             self.service.answered(self, answer)
+        elif answer.status < 400:  # it is no error, and what it holds is not any one caller's
+            self._end()
+            self.service.unusable(self, f"answered with status {answer.status} instead of vectors")
         elif answer.means_draining:
             self.engine.draining()
             self._elsewhere_or(answer)

@@ -25,6 +25,7 @@ from sage_inference.gateway.embeddings.limits import TextLimits
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.embeddings.request import are_ids, token_counts
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.isolation import report_of
 from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata
 
 if TYPE_CHECKING:
@@ -283,21 +284,21 @@ class EmbeddingService:
         assert batch is not None
         if answer.unread is not None:
             known = not isinstance(answer.unread, UnknownCodingError)
-            self._unusable(call, str(answer.unread), may_blame_a_text=known)
+            self.unusable(call, str(answer.unread), may_blame_a_text=known)
             return
         try:
             found = read_answer(call.route, answer.body, answer.head.headers, len(batch))
         except BadAnswerError as error:
-            self._unusable(call, str(error), may_blame_a_text=True)
+            self.unusable(call, str(error))
             return
         self._hand_out(call, found)
 
-    def _unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool) -> None:
+    def unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool = True) -> None:
         """The engine's answer has no vectors in it: one text may be to blame, as for a refusal."""
         batch, room = call.batch, call.engine.room
         assert batch is not None
         room.unusable += 1
-        if may_blame_a_text and room.unusable <= MAX_UNUSABLE and self._halve(batch):
+        if may_blame_a_text and room.unusable <= MAX_UNUSABLE and self._halve(call):
             return
         self.failed(call, errors.upstream_unreachable(call.instance.instance_id, how))
 
@@ -322,17 +323,23 @@ class EmbeddingService:
         elif answer.too_many_bytes and len(batch) > 1:
             self._learn(room, room.limits.learn(size=batch.size // 2))
             self._again(batch)
-        elif not (answer.may_blame_a_text and self._halve(batch)):
+        elif not (answer.may_blame_a_text and self._halve(call)):
             self.failed(call, answer)
 
-    def _halve(self, batch: EmbeddingBatch) -> bool:
+    def _halve(self, call: EmbeddingCall) -> bool:
         """Send it again in two calls; False if all of it is the same callers'."""
-        halves = self.aggregator.halve(batch)
+        assert call.batch is not None
+        halves = self.aggregator.halve(call.batch)
         if halves is None:
             return False
-        del self._calls[batch]
+        del self._calls[call.batch]
         for half in halves:
-            self._send_half(half)
+            try:
+                self._send_half(half)
+            except Exception as error:  # the other half has no part in it
+                report_of(call.request_id, error)
+                self._calls.pop(half, None)
+                self._cancel(self.aggregator.fail(half, errors.internal(call.request_id)))
         return True
 
     def _learn(self, room: Room, limits: CallLimits) -> None:
@@ -352,7 +359,7 @@ class EmbeddingService:
         except Refusal as refusal:
             self.failed(call, errors.from_refusal(refusal))
         except Exception as error:
-            call.broke(error)  # the other half has no part in it
+            call.broke(error)
         else:
             self._await_slot(call)
 

@@ -152,15 +152,14 @@ class Exchange:
         try:
             self.request = gateway.classify(self)
             self.submit()
-        except Refusal as refusal:
-            self.fail(errors.from_refusal(refusal))
-        except Exception as error:
-            self.broke(error)
-        else:
             if self.phase is _READING:
                 self._move(_QUEUED)
                 self.waited_ms = 0.0
                 self._arm(gateway.timeouts.queue_s)
+        except Refusal as refusal:
+            self.fail(errors.from_refusal(refusal))
+        except Exception as error:
+            self.broke(error)
 
     def submit(self) -> None:
         """Ask for an instance. Raises ``Refusal``."""
@@ -575,27 +574,31 @@ class Exchange:
         """The one place where a slot is given back."""
         gateway = self.gateway
         outcome, is_llm = OUTCOMES[to], self.route.type.is_llm
-        if left is _DELIVERING and to is not _DONE:
-            self.last = self.delivery.sent()
-        elif is_llm and self.last and to is _DONE and self.status < 400:
-            engine = self.engine
-            if (
-                self.delivery is not None
-                or (engine is not None and engine.health.given_up)
-                or may_have_failed(self.last, self.route.type)
-            ):
-                outcome = self._outcome()
-        if effect & ENDS:
-            gateway.stats.ended(self, to, outcome)
-        if not effect & RELEASES:
-            return
-        self._note_first_byte()
-        usage = self.reported() if self.last and gateway.manager.books.wants_usage() else None
-        self.last = b""
-        if usage is None and left is _DELIVERING and self.delivery.chunks and is_llm:
-            # An engine that tells none is taken to send a token a chunk.
-            usage = Usage(0, self.delivery.chunks)
-        gateway.manager.release(self, usage, outcome, self.status)
+        usage = None
+        try:  # whatever is noted, the slot is given back
+            if left is _DELIVERING and to is not _DONE:
+                self.last = self.delivery.sent()
+            elif is_llm and self.last and to is _DONE and self.status < 400:
+                engine = self.engine
+                if (
+                    self.delivery is not None
+                    or (engine is not None and engine.health.given_up)
+                    or may_have_failed(self.last, self.route.type)
+                ):
+                    outcome = self._outcome()
+            if effect & ENDS:
+                gateway.stats.ended(self, to, outcome)
+            if not effect & RELEASES:
+                return
+            self._note_first_byte()
+            usage = self.reported() if self.last and gateway.manager.books.wants_usage() else None
+            self.last = b""
+            if usage is None and left is _DELIVERING and self.delivery.chunks and is_llm:
+                # An engine that tells none is taken to send a token a chunk.
+                usage = Usage(0, self.delivery.chunks)
+        finally:
+            if effect & RELEASES:
+                gateway.manager.release(self, usage, outcome, self.status)
 
     def reported(self) -> Usage | None:
         """What the engine reported that the attempt took; asked while its end is being noted."""

@@ -119,7 +119,7 @@ class Asked:
             body, route = {"model": "m", "input": given}, "/v1/embeddings"
             if self.base64:
                 body["encoding_format"] = "base64"
-        return Caller(door.port, timeout=15).send(post(route, json.dumps(body).encode()))
+        return Caller(door.port, timeout=4).send(post(route, json.dumps(body).encode()))
 
     def check(self, reply: Reply) -> None:
         """It got its own vectors, in the asked form or as the engine gave them; the bad text's is not looked at."""
@@ -159,8 +159,9 @@ class House:
         engine, door = self.engine, self.door
         engine.go.clear()
         try:
+            before = door.ask(_requests)
             callers = [one.send(door) for one in asked]
-            door.until(lambda running: running.gateway.embeddings.aggregator.jobs == len(asked))
+            door.until(lambda running: _requests(running) - before == len(asked))
         finally:
             engine.go.set()
         replies = []
@@ -169,6 +170,10 @@ class House:
                 replies.append(caller.reply())
         door.until(is_calm)
         return replies
+
+
+def _requests(running: RunningGateway) -> int:
+    return running.gateway.embeddings.aggregator.counters.requests
 
 
 def is_calm(running: RunningGateway) -> bool:

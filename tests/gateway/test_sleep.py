@@ -269,3 +269,20 @@ def test_an_embedding_engine_that_wakes_is_compared_before_it_serves(
             status = g.ask(lambda r: status_document(r.gateway))["instances"][1]
             assert status["state"] == "ejected"
             assert "dimensions" in status["last_error"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_what_waits_for_a_slot_of_the_only_one_is_answered_when_it_sleeps(
+    engines: tuple[SimulatedEngine, SimulatedEngine], path: str
+) -> None:
+    only = InstanceSettings(url=engines[0].url, name="e0", kind="mixed", max_concurrent_requests=1)
+    with gateway(only, health=HealthSettings(interval_s=0.4)) as g, ThreadPoolExecutor() as pool:
+        order(engines[0], "/sleep")
+        try:
+            asked = [pool.submit(ask, g, path) for _ in range(4)]
+            answers = [each.result(10) for each in asked]
+        finally:
+            order(engines[0], "/wake_up")
+        assert [each.status_code for each in answers] == [503] * 4
+        assert all("asleep" in each.json()["error"]["message"] for each in answers)
+        g.until(lambda r: r.gateway.in_flight == r.gateway.manager.queued == 0)

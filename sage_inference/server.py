@@ -27,6 +27,7 @@ from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.isolation import report
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
@@ -251,11 +252,14 @@ class RunningGateway:
         """Once a second: what is counted by time, and a sign of life."""
         trimming = Trimming(self.gateway.shrink)
         while True:
-            self.gateway.tick()
-            self.hooks.watchdog()
-            trimming.tick(self.gateway.connections)
-            if self.gateway.decisions.unwritten:
-                await asyncio.to_thread(self.gateway.decisions.write)
+            try:
+                self.gateway.tick()
+                self.hooks.watchdog()
+                trimming.tick(self.gateway.connections)
+                if self.gateway.decisions.unwritten:
+                    await asyncio.to_thread(self.gateway.decisions.write)
+            except Exception as error:  # such as no thread to be had: the next second may have one
+                report(error, "what is done once a second")
             await asyncio.sleep(1)
 
 

@@ -197,7 +197,9 @@ class LimitSettings:
     header_bytes: int = setting(65536, doc="Bytes of a request's headers.", minimum=1024)
     headers: int = setting(100, doc="Number of a request's headers.", minimum=10)
     body_bytes: int = setting(67108864, doc="Bytes of a request's body.", minimum=1)
-    connections: int = setting(20000, doc="Connections of callers at once.", minimum=1)
+    connections: int = setting(
+        20000, doc="Connections of callers at once; fewer where the system grants few open files.", minimum=1
+    )
     queue_requests: int = setting(4096, doc="Requests waiting for a slot.", minimum=0)
     queue_bytes: int = setting(268435456, doc="Bytes of all requests waiting for a slot.", minimum=0)
     max_n: int | None = setting(None, doc="Answers one request may ask for; none = any.", minimum=1)

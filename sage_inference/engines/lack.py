@@ -85,8 +85,8 @@ def _named(number: int) -> str:
     if number in (errno.ENOBUFS, errno.ENOMEM):
         return "the machine has no memory left for another socket"
     return (
-        "no local port is free for another connection;"
-        " widen the range with sysctl net.ipv4.ip_local_port_range"
+        "no local port or address is free for another connection; widen the range of ports with"
+        " sysctl net.ipv4.ip_local_port_range, or give this machine an address of the engine's kind (IPv4, IPv6)"
     )
 
 

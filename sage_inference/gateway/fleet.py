@@ -18,6 +18,7 @@ from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.engines.sleep import SleepProbe
+from sage_inference.gateway.isolation import report
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
@@ -187,12 +188,17 @@ class Fleet:
         while True:
             engine.lost.clear()
             now = time.monotonic()
-            if (
-                await self._may_be_asked(engine)
-                and (now - refreshed >= REFRESH_S or _is_news(engine))
-                and await self._look(engine)
-            ):
-                refreshed = now
+            try:
+                if (
+                    await self._may_be_asked(engine)
+                    and (now - refreshed >= REFRESH_S or _is_news(engine))
+                    and await self._look(engine)
+                ):
+                    refreshed = now
+            except Exception as error:
+                # A fault of ours tells nothing of the engine, which must be watched on.
+                report(error, f"the watch of instance {name}")
+                engine.health.not_probed(time.monotonic())
             engine.sync()
             self._say(engine)
             self._looked[name].set()

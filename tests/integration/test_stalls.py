@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -187,3 +188,15 @@ def test_uptime_does_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) 
             uptime_s = g.ask(lambda r: status_document(r.gateway)["uptime_s"])
             assert 0 <= uptime_s < 60
             assert g.ask(lambda r: f"sage_uptime_seconds {int(r.gateway.uptime_s)}" in exposition(r.gateway))
+
+
+def test_what_is_done_once_a_second_goes_on_after_an_exception() -> None:
+    calls: list[float] = []
+
+    def fails() -> None:
+        calls.append(time.monotonic())
+        raise RuntimeError("can't start new thread")
+
+    with Engine() as engine, gateway(engine) as g:
+        g.ask(lambda r: setattr(r, "hooks", replace(r.hooks, watchdog=fails)))
+        g.until(lambda _: len(calls) >= 2)

@@ -126,6 +126,11 @@ class EngineConnection(asyncio.Protocol):
     def is_closed(self) -> bool:
         return self.transport.is_closing()
 
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the answer comes, or came, in chunks."""
+        return self._chunked
+
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         """Start an exchange on a connection that is idle."""
         self._receiver = receiver

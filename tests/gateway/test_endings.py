@@ -348,6 +348,67 @@ def test_a_plain_answer_that_its_engine_gave_up_is_not_booked_as_done(
     scene.ask(ok())
 
 
+def unframed(*pieces: bytes) -> Answer:
+    """As a server of HTTP/1.0, or a proxy before one: the connection's end is the answer's."""
+
+    def answer(wire: Wire) -> None:
+        wire.send(f"HTTP/1.1 200 OK\r\ncontent-type: {EVENTS}\r\nconnection: close\r\n\r\n")
+        for piece in pieces:
+            wire.send(piece)
+        wire.close()
+
+    return answer
+
+
+CREATED = event({"type": "response.created", "response": {**RESPONSE, "status": "in_progress"}})
+TEXT_DELTA = event({"type": "content_block_delta", "index": 0, "delta": {"text": "a"}}, "content_block_delta")
+BROKE_OFF: dict[str, tuple[str, Sequence[bytes]]] = {
+    "chat": (CHAT, TEXT[:2]),
+    "chat, in an event": (CHAT, [TEXT[0], TEXT[1][:60]]),
+    "completions": (COMPLETIONS, [event({"choices": [{"text": "a", "finish_reason": None}]})]),
+    "messages": (MESSAGES, [STARTS, TEXT_DELTA]),
+    "responses": (RESPONSES, [CREATED]),
+}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize(("path", "pieces"), BROKE_OFF.values(), ids=BROKE_OFF)
+def test_a_stream_that_ends_with_its_connection_and_without_its_last_event_is_cut(
+    scene: Scene, path: str, pieces: Sequence[bytes], version: str
+) -> None:
+    reply, attempt = scene.ask(unframed(*pieces), path, version=version)
+    assert reply.body.startswith(b"".join(pieces))
+    assert b"closed the connection before its answer ended" in reply.body
+    assert reply.complete is (version == "1.0")
+    assert attempt["outcome"] == "cut"
+
+
+WHOLE: dict[str, tuple[str, Sequence[bytes]]] = {
+    "chat": (CHAT, [*TEXT, DONE]),
+    "chat without [DONE]": (CHAT, TEXT),
+    "messages": (MESSAGES, [STARTS, TEXT_DELTA, message_delta(output_tokens=3), STOPS]),
+    "responses": (RESPONSES, [CREATED, COMPLETED]),
+    "another protocol": (CHAT, [b"data: one\n\n"]),
+    "an error": (CHAT, [CORE_DIED]),
+    "an error behind tokens": (CHAT, [*TEXT[:2], CORE_DIED]),
+}
+
+
+@pytest.mark.parametrize(("path", "pieces"), WHOLE.values(), ids=WHOLE)
+def test_a_whole_stream_that_ends_with_its_connection_is_passed_on(
+    scene: Scene, path: str, pieces: Sequence[bytes]
+) -> None:
+    reply, _ = scene.ask(unframed(*pieces), path)
+    assert (reply.complete, reply.body) == (True, b"".join(pieces))
+    scene.ask(ok())
+
+
+def test_a_stream_in_order_without_its_last_event_is_passed_on_and_booked_as_cut(scene: Scene) -> None:
+    reply, attempt = scene.ask(lockstep(TEXT[:2]), CHAT, TEXT[:2])
+    assert (reply.complete, reply.body) == (True, b"".join(TEXT[:2]))
+    assert attempt["outcome"] == "cut"
+
+
 def test_what_was_made_of_an_aborted_answer_is_charged(scene: Scene) -> None:
     _, attempt = scene.ask(ok(json.dumps(plain("abort"))))
     assert counted(attempt) == (70, 3, None, False)

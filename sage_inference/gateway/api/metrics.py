@@ -35,7 +35,7 @@ def exposition(gateway: Gateway) -> str:
     page.counter("sage_requests_cut_total", "Answers that broke off.", [({}, gateway.stats.cut)])
     page.counter(
         "sage_requests_failed_by_engine_total",
-        "Answers that ended in order, with an engine's error or its finish reason abort.",
+        "Answers that ended in order with an engine's error, with the finish reason abort, or without a last event.",
         [({}, gateway.stats.engine_failures)],
     )
     page.counter(

@@ -24,13 +24,27 @@ _STATUSES = {"failed": "failed", "cancelled": "aborted"}  # of a response
 _ABORTED_CHOICE = re.compile(rb'"finish_reason"\s*:\s*"abort"')
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_DONE = re.compile(rb"data: ?\[DONE\]")
+# By what events of a protocol are known, and those that end its streams.
+_ERROR = rb'|"type"\s*:\s*"error"|data: ?\{"error"'
+_OPENAI = (b'"choices"', re.compile(rb'"finish_reason"\s*:\s*"' + _ERROR))
+_PROTOCOLS = {
+    RequestType.MESSAGES: (
+        b'"content_block',
+        re.compile(rb'"message_stop"|"stop_reason"\s*:\s*"' + _ERROR),
+    ),
+    _RESPONSES: (
+        b'"response.',
+        re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled)"' + _ERROR),
+    ),
+}
 
 
 class Failure(NamedTuple):
     """How an answer that looks whole failed.
 
-    ``outcome`` is ``aborted``, by its engine, or ``failed``, by an error that it reported. ``status`` is that error's;
-    from 500 on it is the engine's fault.
+    ``outcome`` is ``aborted``, by its engine, ``failed``, by an error that it reported, or ``cut``, where its last
+    event is missing. ``status`` is that error's; from 500 on it is the engine's fault.
     """
 
     outcome: str
@@ -38,6 +52,7 @@ class Failure(NamedTuple):
 
 
 _ABORTED = Failure("aborted", 502)
+_CUT = Failure("cut", 0)
 
 
 def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> Failure | None:
@@ -73,14 +88,25 @@ def _failure_of_events(text: bytes, type_: RequestType) -> Failure | None:
         if type_ is _RESPONSES:
             suspect = suspect or b'"failed"' in text or b'"cancelled"' in text
     if not suspect:
-        return None
+        return _CUT if not text.endswith(b"[DONE]\n\n") and is_unfinished(text, type_) else None
     for event in reversed(_EVENT_END.split(text)):
         lines = _LINE_END.split(event)
         data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
         failure = _failure_in(_decoded(data))
         if failure is not None:
             return failure
-    return None
+    return _CUT if is_unfinished(text, type_) else None
+
+
+def is_unfinished(text: bytes, type_: RequestType) -> bool:
+    """Whether these last events are of a known protocol, and none is one that ends a stream of it.
+
+    A proxy before the engine may take a connection that broke for the end of the answer.
+    """
+    if _DONE.search(text):
+        return False
+    begun, ended = _PROTOCOLS.get(type_, _OPENAI)
+    return begun in text and not ended.search(text)
 
 
 def _failure_of_lines(text: bytes) -> Failure | None:

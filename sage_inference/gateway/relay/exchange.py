@@ -9,7 +9,7 @@ from sage_inference.control_plane.measure import measure
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import Route
 from sage_inference.control_plane.unserved import asleep
-from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.answer import Answer, Piece, StreamFormat
 from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.lack import LackError
@@ -20,7 +20,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.delivery import Caller, Delivery
-from sage_inference.gateway.relay.ending import failure_of, may_have_failed
+from sage_inference.gateway.relay.ending import failure_of, is_unfinished, may_have_failed
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
@@ -388,10 +388,28 @@ class Exchange:
     def _finish(self, piece: Piece) -> None:
         """The last piece of an answer came."""
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
-        self.connection = None
+        connection, self.connection = self.connection, None
+        if (
+            self.length is None
+            and connection is not None
+            and not connection.is_chunked
+            and self._is_unfinished()
+        ):
+            self._cut(errors.cut_short(self._at, "closed the connection"))
+            return
         self.delivery.end(piece)
         self.last = self.delivery.sent()
         self._move(_DONE)
+
+    def _is_unfinished(self) -> bool:
+        """Whether an event stream that ended with its connection lacks its last event: then it broke off."""
+        events = self.answer is not None and self.answer.stream is StreamFormat.EVENTS
+        return (
+            events
+            and self.phase is _DELIVERING
+            and self.route.type.is_llm
+            and is_unfinished(self.delivery.sent(), self.route.type)
+        )
 
     def _note_first_byte(self) -> None:
         took, self.took = self.took, None

@@ -95,13 +95,19 @@ def test_admin_checks_names_on_public_binds_too_and_the_api_does_not(bound: str)
 
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
-@pytest.mark.parametrize(
-    "origin", ["http://localhost:3000", "http://127.0.0.1", "null", "https://evil.example", "*", "http://"]
-)
-def test_a_page_gets_nothing_from_admin_with_the_token_neither(bound: str, origin: str) -> None:
+def test_a_page_gets_nothing_from_admin_even_with_the_token(bound: str) -> None:
     server = ServerSettings(host=bound, cors_origins=("*", "https://ops.example"))
     with gateway(server=server, api_keys=KEYS) as g:
-        assert status(g, "/admin/status", "localhost", f"origin: {origin}") == 403
+        for origin in (
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "null",
+            "https://evil.example",
+            "*",
+            "http://",
+            "https://ops.example.evil.example",
+        ):
+            assert status(g, "/admin/status", "localhost", f"origin: {origin}") == 403, origin
         assert status(g, "/admin/status", "localhost", "origin: https://ops.example") == 200
 
 
@@ -112,28 +118,30 @@ def test_an_ipv6_address_is_shown_with_one_pair_of_brackets(host: str) -> None:
     assert shown == f"http://[{host.strip('[]')}]:8000"
 
 
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        (["authorization: Bearer k"], 200),
-        (["authorization: bearer   k "], 200),
-        (["x-api-key: k"], 200),
-        (["x-api-key: k", "authorization: Basic dTpw"], 200),
-        (["authorization: Bearer dummy", "x-api-key: k"], 200),
-        (["x-api-key: dummy", "authorization: Bearer k"], 200),
-        (["authorization: Digest x", "authorization: Bearer k"], 200),
-        (["authorization: Bearer adm", "x-api-key: dummy"], 200),
-        (["authorization: Bearer dummy", "x-api-key: other"], 401),
-        (["authorization: Basic dTpw"], 401),
-        (["authorization: k"], 401),
-        (["authorization: Bearer ", "x-api-key:"], 401),
-    ],
-    ids=str,
+RIGHT = (
+    ["authorization: Bearer k"],
+    ["authorization: bearer   k "],
+    ["x-api-key: k"],
+    ["x-api-key: k", "authorization: Basic dTpw"],
+    ["authorization: Bearer dummy", "x-api-key: k"],
+    ["x-api-key: dummy", "authorization: Bearer k"],
+    ["authorization: Digest x", "authorization: Bearer k"],
+    ["authorization: Bearer adm", "x-api-key: dummy"],
 )
-def test_one_right_key_among_several_is_enough(headers: list[str], expected: int) -> None:
+WRONG: tuple[list[str], ...] = (
+    ["authorization: Bearer dummy", "x-api-key: other"],
+    ["authorization: Basic dTpw"],
+    ["authorization: k"],
+    ["authorization: Bearer ", "x-api-key:"],
+    [],
+)
+
+
+def test_one_right_key_among_several_is_enough() -> None:
     with RogueEngine(ok()) as engine, gateway(engine, api_keys=KEYS, admin_key=Secret("adm")) as g:
-        with Caller(g.port) as caller:
-            assert caller.send(post(CHAT, chat(), *headers)).reply().status == expected
-            lines = ["GET /v1/models HTTP/1.1", "host: localhost", *headers, "", ""]
-            if expected == 200:  # a relayed request that is refused ends its connection
-                assert caller.send("\r\n".join(lines).encode()).reply().status == expected
+        for headers, expected in [*((one, 200) for one in RIGHT), *((one, 401) for one in WRONG)]:
+            with Caller(g.port) as caller:
+                assert caller.send(post(CHAT, chat(), *headers)).reply().status == expected, headers
+            with Caller(g.port) as caller:
+                lines = ["GET /v1/models HTTP/1.1", "host: localhost", *headers, "", ""]
+                assert caller.send("\r\n".join(lines).encode()).reply().status == expected, headers

@@ -77,12 +77,11 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/embed", "/v1/completions"])
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_they_do_not_reach_the_caller(path: str, kind: str) -> None:
+def test_they_do_not_reach_the_caller(kind: str) -> None:
     body = chat(input="a", inputs="a", prompt="p")
     with RogueEngine(ANSWERS[kind]) as engine, gateway(engine) as g, Caller(g.port) as caller:
-        for _ in range(2):  # the second time from the cache of heads
+        for path in (CHAT, CHAT, "/v1/completions", "/v1/embeddings", "/embed"):  # one head is a known one
             headers = caller.send(post(path, body)).reply().headers
             assert NAMES & set(headers) <= OURS
             assert headers.get("x-request-id", "req-").startswith("req-")

@@ -54,7 +54,10 @@ def _receive(sock: socket.socket, deadline: float) -> bytes:
     size = 0
     while True:
         _arm(sock, deadline)
-        piece = sock.recv(65536)
+        try:
+            piece = sock.recv(65536)
+        except BlockingIOError:
+            raise TimeoutError("no answer in time") from None
         if not piece:
             return b"".join(pieces)
         pieces.append(piece)
@@ -64,10 +67,8 @@ def _receive(sock: socket.socket, deadline: float) -> bytes:
 
 
 def _arm(sock: socket.socket, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("no answer in time")
-    sock.settimeout(left)
+    # Once the time is up, what has arrived still counts: this process may have been suspended meanwhile.
+    sock.settimeout(max(0.0, deadline - time.monotonic()))
 
 
 def _parse(raw: bytes) -> tuple[int, Any]:

@@ -255,7 +255,9 @@ class RunningGateway:
             try:
                 self.gateway.tick()
                 self.hooks.watchdog()
-                trimming.tick(self.gateway.connections)
+                bodies = self.gateway.bodies
+                trimming.tick(self.gateway.connections, bodies.held, bodies.most)
+                bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
             except Exception as error:  # such as no thread to be had: the next second may have one

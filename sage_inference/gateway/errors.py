@@ -85,6 +85,13 @@ def chunks_too_small() -> ApiError:
     return ApiError(400, "the request's body comes in too many small chunks; send larger ones", close=True)
 
 
+def bodies_full(limit: int) -> ApiError:
+    message = (
+        f"this gateway holds request bodies of {limit} bytes at most (limits.bodies_bytes); try again later"
+    )
+    return ApiError(503, message, "service_unavailable", "bodies_full", headers=retry_after(5), close=True)
+
+
 def body_too_large(limit: int) -> ApiError:
     return ApiError(413, f"the request's body exceeds {limit} bytes (limits.body_bytes)", close=True)
 

@@ -19,6 +19,7 @@ from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
+from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.connection_limit import HEAD_S
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
@@ -157,6 +158,7 @@ class GatewayProtocol(HttpToolsProtocol):
         running, self.running = self.running, None
         if running is not None:
             running.caller_left()
+        self.gateway.bodies.drop(self.cycle)  # where its turn never came
         super().connection_lost(exc)
         self.cycle = None  # type: ignore[assignment] # it points back here: freed at once, not by the collector
 
@@ -193,6 +195,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.cycle = self.running = exchange  # type: ignore[assignment]
         if missing:
             exchange.pieces = [data[begin:]]
+            exchange.size = len(data) - begin
             self._missing = missing
             self.arm(gateway.timeouts.body_s)
         else:
@@ -210,12 +213,24 @@ class GatewayProtocol(HttpToolsProtocol):
             data, rest = data[: self._missing], data[self._missing :]
             self._missing = 0
         exchange.pieces.append(data)
+        exchange.size += len(data)
+        if exchange.size > COUNTED and not self._hold(exchange):
+            return
         if self._missing:
             self.arm(self.gateway.timeouts.body_s)
             return
-        exchange.begin(b"".join(exchange.pieces))
+        exchange.begin(_joined(exchange.pieces))
         if rest:
             self.data_received(rest)
+
+    def _hold(self, exchange: Exchange) -> bool:
+        """Count its body with all others that are held; False where it is refused for that."""
+        try:
+            self.gateway.bodies.hold(exchange, exchange.size, self.gateway.limits.bodies_bytes)
+        except ApiError as error:
+            self._refuse(error)
+            return False
+        return True
 
     def _parse(self, data: bytes, start: int = 0) -> None:
         """Parse one request to its end. What comes behind it waits for its answer."""
@@ -456,6 +471,8 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.size += size
             if cycle.size > self.gateway.limits.body_bytes:
                 raise errors.body_too_large(self.gateway.limits.body_bytes)
+            if cycle.size > COUNTED:
+                self.gateway.bodies.hold(cycle, cycle.size, self.gateway.limits.bodies_bytes)
             if cycle.size > _AHEAD and cycle is not self.running:
                 self.flow.pause_reading()
 
@@ -475,7 +492,7 @@ class GatewayProtocol(HttpToolsProtocol):
         elif not cycle.response_complete:
             cycle.whole = True
             if cycle is self.running:
-                cycle.begin(b"".join(cycle.pieces))
+                cycle.begin(_joined(cycle.pieces))
 
     # Requests
 
@@ -580,7 +597,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange
         if exchange.whole:
-            exchange.begin(b"".join(exchange.pieces))
+            exchange.begin(_joined(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:
             # Not before its turn: it would stand in the midst of the answer to the request before it.
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -748,3 +765,10 @@ class GatewayProtocol(HttpToolsProtocol):
             return running.request_id
         given = given_id(self.headers) if self._in_message else b""
         return given or self.gateway.new_id()
+
+
+def _joined(pieces: list[bytes]) -> bytes:
+    """The body, of which the pieces are let go."""
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces.clear()
+    return body

@@ -33,6 +33,7 @@ from sage_inference.engines.sleep import SleepProbe
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
+from sage_inference.gateway.bodies import Bodies
 from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
 from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
@@ -257,6 +258,7 @@ class Gateway:
         self.wheel = wheel
         self._loop = asyncio.get_running_loop()
         self.turn = Turn(self._loop.call_soon)
+        self.bodies = Bodies()
         self.backlog = Backlog(self._loop.call_soon)
         self.clock = time.monotonic
         self.stalled_at = 0.0  # when this process last went on after it had not run for a while

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
 from sage_inference.gateway.api.access import RELAYED
+from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.callers import Callers, CutShortError, Reply
 from sage_inference.gateway.state import Gateway
 
@@ -25,9 +26,31 @@ class Relayed:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive, self._gateway.limits.body_bytes)
-        if body is None:
-            return
+        request = object()
+        try:
+            body = await self._body(receive, request)
+            if body is not None:
+                await self._relay(scope, receive, send, body)
+        finally:
+            self._gateway.bodies.drop(request)
+
+    async def _body(self, receive: Receive, request: object) -> bytes | None:
+        """The whole body, or so much that it is refused for its size; None where the caller left before its end."""
+        limits, bodies = self._gateway.limits, self._gateway.bodies
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > COUNTED:
+                bodies.hold(request, size, limits.bodies_bytes)
+            if size > limits.body_bytes or not message.get("more_body", False):
+                return b"".join(pieces)
+
+    async def _relay(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         scope[RELAYED] = True
         route, query = self._route, scope.get("query_string", b"")
         target = route.path.encode() + (b"?" + query if query else b"")
@@ -40,20 +63,6 @@ class Relayed:
         finally:
             leaving.cancel()
             reply.abandon()
-
-
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or so much that it is refused for its size; None where the caller left before its end."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > most or not message.get("more_body", False):
-            return b"".join(pieces)
 
 
 def _headers(scope: Scope) -> Headers:

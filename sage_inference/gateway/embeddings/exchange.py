@@ -269,6 +269,10 @@ class EmbeddingExchange(Exchange):
         self._move(Phase.DONE)
         self.job = None  # it points back here: freed at once, not by the collector
 
+    def _drop_body(self) -> None:
+        super()._drop_body()
+        self.wanted = EmbeddingRequest([], ())
+
     # What the caller and the clock do
 
     def resume(self) -> None:

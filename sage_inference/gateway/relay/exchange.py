@@ -15,6 +15,7 @@ from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnecti
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting
 from sage_inference.gateway import errors
+from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
@@ -375,7 +376,7 @@ class Exchange:
             self._finish(piece)
             return
         self._move(_DELIVERING)
-        self.body = b""  # it goes nowhere else any more, and may be long
+        self._drop_body()  # it goes nowhere else any more, and may be long
         if self.route.type.is_llm and delivery.seek_usage(self.answer.stream, piece):
             pass  # in each piece
         elif self.chunked and connection is not None:
@@ -588,10 +589,20 @@ class Exchange:
         else:
             self._account(left, to, effect)
 
+    def _drop_body(self) -> None:
+        """Nobody needs the body any more."""
+        self.body = b""
+        if FINAL[self.phase]:
+            self.prompt = b""
+        if self.size > COUNTED:
+            self.gateway.bodies.drop(self)
+
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """The one place where a slot is given back."""
         gateway = self.gateway
         outcome, is_llm = OUTCOMES[to], self.route.type.is_llm
+        if self.size > COUNTED and effect & ENDS:
+            self._drop_body()
         usage = None
         try:  # whatever is noted, the slot is given back
             if left is _DELIVERING and to is not _DONE:

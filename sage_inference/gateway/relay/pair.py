@@ -35,7 +35,7 @@ from sage_inference.gateway.relay.legs import (
     read_fields,
     uncoded,
 )
-from sage_inference.gateway.relay.phase import Phase
+from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
 
@@ -100,6 +100,11 @@ class PairedExchange(Exchange):
         super().placed(instance, decision)
         if self._waited_ms >= 0:
             self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
+
+    def _drop_body(self) -> None:
+        super()._drop_body()
+        if FINAL[self.phase]:
+            self.own_body, self.fields = b"", None
 
     def _send(self, connection: EngineConnection) -> None:
         super()._send(connection)

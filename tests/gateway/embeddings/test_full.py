@@ -278,9 +278,11 @@ def test_who_leaves_before_the_first_byte_takes_the_call_along() -> None:
         assert g.ask(lambda r: r.gateway.stats.cancelled) == 1
 
 
-def test_what_is_not_http_behind_a_request_ends_both() -> None:
-    with RogueEngine(silent) as engine, door(engine) as g, Caller(g.port) as caller:
+def test_what_is_not_http_behind_a_request_ends_the_connection_after_its_answer() -> None:
+    with RogueEngine(answering) as engine, door(engine) as g, Caller(g.port) as caller:
         caller.send(embed("a", "b") + b"garbage\r\n\r\n")
+        assert caller.reply().status == 200
+        assert caller.reply().status == 400
         assert caller.closed()
         nothing_left(g)
 

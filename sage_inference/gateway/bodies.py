@@ -1,0 +1,35 @@
+"""How many bytes of callers' bodies are held at once: while they arrive, wait, and until their answers begin."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from sage_inference.gateway import errors
+
+# Smaller bodies are not counted: a request for the status or a short chat gets through when the rest is full, and
+# costs nothing here.
+COUNTED = 65536
+
+
+class Bodies:
+    """Bytes held by requests with bodies above ``COUNTED``. ``most`` is the peak since it was last reset."""
+
+    __slots__ = ("_by_request", "held", "most")
+
+    def __init__(self) -> None:
+        self.held = self.most = 0
+        self._by_request: dict[Hashable, int] = {}
+
+    def hold(self, request: Hashable, size: int, limit: int) -> None:
+        """So much of the request's body is here now. Raises ``ApiError`` where all bodies would exceed ``limit``."""
+        held = self.held + size - self._by_request.get(request, 0)
+        if held > limit:
+            raise errors.bodies_full(limit)
+        self._by_request[request] = size
+        self.held = held
+        if held > self.most:
+            self.most = held
+
+    def drop(self, request: Hashable) -> None:
+        """The request's body is gone, or was never held."""
+        self.held -= self._by_request.pop(request, 0)

@@ -116,13 +116,14 @@ class Health:
     def gave_up(self, now: float) -> None:
         """It ended an answer early, or with an error. To be cleared by an answer that it finished: set ``given_up`` to 0.
 
-        The good head of the next such answer says nothing against it.
+        The good head of the next such answer says nothing against it. It may be going away: it is probed at once.
         """
         self.given_up += 1
         if self.given_up >= self._settings.failures:
             self._eject(now)
         else:
             self.answered(502, now)
+            self._next_probe = min(self._next_probe, now)
 
     def draining(self, now: float) -> None:
         """It said it is shutting down: nothing new until a probe finds its successor.

@@ -221,6 +221,7 @@ class Engine:
     def gave_up(self, outcome: str) -> None:
         """It ended an answer early, or with an error: see ``relay.ending``."""
         self.health.gave_up(time.monotonic())
+        self.lost.set()
         self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
         self.sync()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sage_inference.config.settings import HealthSettings
 from sage_inference.types import EngineState
 from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
@@ -420,6 +421,17 @@ def test_an_engine_that_gives_up_answer_after_answer_is_ejected() -> None:
             assert caller.chat().reply().status == 200
         g.until(lambda r: r.gateway.engines["e0"].instance.state is EngineState.EJECTED)
         assert g.ask(lambda r: r.gateway.engines["e0"].last_error) == "aborted an answer"
+
+
+def test_an_engine_that_gives_up_one_answer_is_probed_at_once() -> None:
+    def last_words(wire: Wire) -> None:
+        ok(json.dumps(plain("abort")))(wire)
+        wire.engine.refuse()
+
+    health = HealthSettings(interval_s=60)
+    with RogueEngine(last_words) as engine, gateway(engine, health=health) as g, Caller(g.port) as caller:
+        assert caller.chat().reply().status == 200
+        g.until(lambda r: r.gateway.engines["e0"].instance.state is EngineState.EJECTED)
 
 
 def test_an_error_event_that_blames_the_caller_does_not_count_against_the_engine() -> None:

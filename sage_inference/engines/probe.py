@@ -66,8 +66,12 @@ async def probe_vector(
         vector = document["data"][0]["embedding"] if status == 200 else None
     except (AskError, TimeoutError, LookupError, TypeError):
         return None
-    numbers = isinstance(vector, list) and all(isinstance(x, int | float) for x in vector)
-    return vector if numbers else None
+    if not isinstance(vector, list) or not all(isinstance(x, int | float) for x in vector):
+        return None
+    try:
+        return [float(x) for x in vector]
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 async def kv_cache_tokens(

@@ -59,10 +59,10 @@ def cut_short(instance: str, detail: str) -> ApiError:
     )
 
 
-def internal(request_id: bytes) -> ApiError:
+def internal(request_id: bytes = b"") -> ApiError:
     """An exception of the gateway's own; its log has the traceback."""
-    name = request_id.decode("latin-1")
-    message = f"the gateway failed at this request; its log says why, under the request's id {name}"
+    where = f", under the request's id {request_id.decode('latin-1')}" if request_id else ""
+    message = f"the gateway failed at this request; its log says why{where}"
     return ApiError(500, message, "internal_error", "internal_error")
 
 

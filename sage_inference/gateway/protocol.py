@@ -56,6 +56,17 @@ _HEAD_END = b"\r\n\r\n"
 _NOBODY: deque[Any] = deque()  # the pipeline of those who never had two requests under way
 
 
+def _answer_to(error: httptools.HttpParserError) -> ApiError:
+    """What is said to a caller at whose bytes the parser stopped, or one of our callbacks in it."""
+    cause = error.__context__
+    if isinstance(cause, ApiError):
+        return cause
+    if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
+        return errors.bad_framing()
+    report(cause, "a request, before its body was read,")
+    return errors.internal()
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """One caller's connection.
 
@@ -305,9 +316,7 @@ class GatewayProtocol(HttpToolsProtocol):
         except ApiError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
-            self._refuse(
-                error.__context__ if isinstance(error.__context__, ApiError) else errors.bad_framing()
-            )
+            self._refuse(_answer_to(error))
         else:
             running = self.running
             if self._chunked and (self._spare < 0 or self._grain < 0):

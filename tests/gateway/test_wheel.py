@@ -174,3 +174,31 @@ def test_a_stall_is_reported_once_with_the_time_that_was_lost() -> None:
     loop.now += 12.0
     loop.run(1.0)
     assert stalls == [pytest.approx(12.0, abs=2 * TICK_S)]
+
+
+class Fails(Timed):
+    """Its time-out raises, and where ``twice`` so does what it does about that."""
+
+    twice = False
+
+    def timed_out(self) -> None:
+        super().timed_out()
+        raise LookupError
+
+    def broke(self, error: Exception) -> None:
+        super().broke(error)
+        if self.twice:
+            raise error
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_time_out_that_fails_takes_no_other_with_it(twice: bool) -> None:
+    loop, wheel, _ = made()
+    several = [(Fails if n % 3 == 0 else Timed)(wheel, loop) for n in range(12)]
+    for timed in several:
+        if isinstance(timed, Fails):
+            timed.twice = twice
+        wheel.set(timed, 0.5)
+    loop.run(1.0)
+    assert [len(timed.fired) for timed in several] == [1] * 12
+    assert [len(timed.failures) for timed in several] == [1, 0, 0] * 4

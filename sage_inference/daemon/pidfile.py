@@ -87,8 +87,9 @@ def write(path: Path, info: PidInfo) -> None:
 def read(path: Path) -> PidInfo | None:
     """None for a file that is missing, not ours to read, or not a pidfile."""
     try:
-        with path.open("rb") as file:
-            return parse(file.read(_LARGEST))
+        # Without O_NONBLOCK a pipe that lies there would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return parse(file.read(_LARGEST) or b"")
     except OSError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -78,3 +79,8 @@ def test_garbage_is_none(raw: bytes) -> None:
 
 def test_deeply_nested_garbage_is_none() -> None:
     assert pidfile.parse(b"[" * 100_000) is None
+
+
+def test_a_pipe_is_none_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pidfile")
+    assert pidfile.read(tmp_path / "pidfile") is None

@@ -58,7 +58,7 @@ def give(
 ) -> bool:
     """Answer one connection to the gateway's name. True if its place is passed on: ``leave`` was called."""
     connection.settimeout(_ASK_S)
-    if presence.peer(connection) is None:
+    if not presence.may_succeed(connection):
         return False
     wanted = _receive(connection).get("take")
     if wanted not in ("socket", "port", "lock"):

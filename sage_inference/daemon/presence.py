@@ -103,6 +103,16 @@ def peer(sock: socket.socket) -> Process | None:
     return None if began is None else Process(pid, began)
 
 
+def may_succeed(sock: socket.socket) -> bool:
+    """True where the process at the other end is this user's or root's.
+
+    Narrower than ``peer``: root may see any user's gateway, but must pass its own place to root alone.
+    """
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    return uid in (os.geteuid(), 0)
+
+
 def _name(folder: Path) -> str:
     """Not the path itself: the kernel takes 107 bytes. Containers with files of their own differ by it."""
     from hashlib import sha256

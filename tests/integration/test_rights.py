@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sage_inference.cli.status import document
-from sage_inference.daemon import control
+from sage_inference.daemon import control, presence
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
 from tests.support.other_user import as_nobody
 from tests.support.wire import Caller
@@ -103,6 +103,30 @@ def test_another_user_cannot_read_the_token_and_gets_a_sane_status(gateway: Gate
     exit_code, told = as_nobody(asked)
     assert (exit_code, told["state"]) == (4, "unknown")
     assert str(gateway.paths.pid_file) in told["reason"]
+
+
+@ONLY_ROOT
+def test_another_user_is_not_passed_the_gateways_place(gateway: Gateway) -> None:
+    """Whoever gets its listening socket reads every prompt."""
+
+    def asked() -> list[object]:
+        connection = presence.connect(gateway.paths.state_dir)
+        assert connection is not None
+        with connection:
+            connection.settimeout(20)
+            connection.sendall(b'{"take": "socket"}\n')
+            try:
+                raw, descriptors, _, _ = socket.recv_fds(connection, 4096, 3)
+            except ConnectionResetError:
+                return ["", 0]
+            return [raw.decode(), len(descriptors)]
+
+    presence.connect(gateway.home)  # imports what it needs
+    # The folders are open: their path is all that the name is made of, and others may know it.
+    for folder in (gateway.home, gateway.paths.state_dir):
+        folder.chmod(0o755)
+    assert as_nobody(asked) == ["", 0]
+    assert untouched(gateway)
 
 
 def test_the_command_prints_what_admin_asks_for(gateway: Gateway) -> None:

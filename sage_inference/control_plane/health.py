@@ -12,18 +12,16 @@ from sage_inference.types import EngineState
 BACKOFF_S = (1.0, 5.0)
 STEADY_S = 60.0  # who is ejected again sooner than this after a return has to prove itself
 PROOF_S = (1.0, 4.0)  # for so long, doubled each time
-REPEAT_S = 0.5  # until a probe that failed is repeated
+REPEAT_S = 0.5  # until it is probed again whose probe failed: whether it hangs is to be known soon
 DRAINED_S = 10.0  # after so long, who answers may be the successor of who said it was draining
 
 
 class Health:
     """One instance's health. Times are seconds on the caller's monotonic clock.
 
-    A refused connection ejects at once, so do ``settings.failures`` consecutive 5xx and two failed probes in a
-    row. One failed probe proves nothing: a slow answer, a broken connection and a single 500 happen to healthy
-    engines, so it is repeated soon. Any answer under 500 or a good probe restores. While ejected it is probed after
-    1 s, then 2, 4, 5, 5 …: a probe costs next to nothing, and a return after an hour is to be noticed as soon as one
-    after a minute.
+    A refused connection or a failed probe (of two questions) ejects at once, so do ``settings.failures`` consecutive
+    5xx; any answer under 500 or a good probe restores. While ejected it is probed after 1 s, then 2, 4, 5, 5 …: a
+    probe costs next to nothing, and a return after an hour is to be noticed as soon as one after a minute.
     One that comes and goes breaks the streams it is given each time: on its second return within a minute only
     probes restore it, when they were good for 1 s, then 2, then 4.
     Placement may still fall back to an ejected instance where its group has no healthy one.
@@ -77,9 +75,8 @@ class Health:
     def probe_failed(self, now: float, refused: bool = False) -> None:
         """``refused``: nobody listens on its port."""
         self._failed_probes += 1
-        if refused or self._failed_probes > 1 or self.state is not EngineState.READY:
-            self._eject(now)
-        else:
+        self._eject(now)
+        if self._failed_probes == 1 and not refused:
             self._next_probe = now + self._repeat
 
     def contradicted(self, now: float) -> None:

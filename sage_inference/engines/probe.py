@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -11,6 +13,7 @@ from sage_inference.engines.ask import AskError, NotAskedError, ask, ask_bytes
 from sage_inference.engines.dialects import Dialect
 from sage_inference.engines.patience import REAL_TIME, Patience
 
+_SOON = 1 / 8  # of the time-out; then the second question is asked
 _CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)
 _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block_size)="(\d+)"')
 
@@ -37,7 +40,46 @@ async def probe(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> ProbeResult:
-    """GET the engine's health path. 404 counts as well: some servers answer, but have no such route."""
+    """GET the engine's health path, and once more, on another connection, where no good answer comes soon.
+
+    One slow answer, broken connection or 500 happens to healthy engines; the second question costs next to nothing,
+    and a hanging engine is found hardly later for it.
+    """
+
+    async def ask_once() -> ProbeResult:
+        return await _probe_once(client, base_url, dialect, api_key, timeout_s, patience)
+
+    first = asyncio.ensure_future(ask_once())
+    again = asyncio.ensure_future(asyncio.sleep(timeout_s * _SOON))
+    running: set[asyncio.Future[Any]] = {first, again}
+    result: ProbeResult | None = None
+    try:
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for each in done - {again}:
+                found: ProbeResult = each.result()
+                if found.ok or found.refused or not found.asked:
+                    return found
+                result = result or found
+            if again in done:
+                running.add(asyncio.ensure_future(ask_once()))
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    assert result is not None
+    return result
+
+
+async def _probe_once(
+    client: httpx.AsyncClient,
+    base_url: str,
+    dialect: Dialect,
+    api_key: str | None,
+    timeout_s: float,
+    patience: Patience,
+) -> ProbeResult:
+    """404 counts as well: some servers answer, but have no such route."""
     try:
         status, _ = await patience.within(timeout_s, ask(client, base_url + dialect.health_path, api_key))
     except NotAskedError as error:

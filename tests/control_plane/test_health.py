@@ -41,25 +41,12 @@ def test_five_consecutive_errors_eject_and_four_do_not() -> None:
     assert health.state is EJECTED
 
 
-def test_one_failed_probe_is_repeated_soon_and_two_in_a_row_eject() -> None:
-    health = healthy()
-    for now in (10.0, 20.0, 30.0):
-        health.probe_failed(now)
-        assert health.state is READY
-        assert health.next_probe_at(now) == now + 0.5
-        health.probe_ok(now + 0.5)
-    health.probe_failed(40.0)
-    health.probe_failed(40.5)
-    assert health.state is EJECTED
-
-
-def test_a_refused_probe_ejects_at_once_and_so_does_any_where_it_is_not_ready() -> None:
-    health = healthy()
-    health.probe_failed(1.0, refused=True)
-    assert health.state is EJECTED
-    starting = Health(HealthSettings(interval_s=5, failures=5))
-    starting.probe_failed(1.0)
-    assert starting.state is EJECTED
+def test_a_failed_probe_ejects_and_is_repeated_soon_unless_nobody_listens() -> None:
+    for refused, wait in ((False, 0.5), (True, 1.0)):
+        health = healthy()
+        health.probe_failed(10.0, refused=refused)
+        assert health.state is EJECTED
+        assert health.next_probe_at(10.0) == 10.0 + wait
 
 
 def test_what_it_says_of_itself_must_be_contradicted_twice_in_a_row() -> None:
@@ -76,9 +63,8 @@ def test_what_it_says_of_itself_must_be_contradicted_twice_in_a_row() -> None:
 
 def test_the_back_off_doubles_from_one_second_to_five() -> None:
     health, now, waits = healthy(), 100.0, []
-    health.probe_failed(now)
     for _ in range(5):
-        health.probe_failed(now)
+        health.probe_failed(now, refused=True)
         waits.append(health.next_probe_at(now) - now)
         now = health.next_probe_at(now)
     assert waits == [1, 2, 4, 5, 5]
@@ -197,13 +183,12 @@ def tell(health: Health, event: str, now: float) -> None:
 
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
 def test_the_next_probe_is_never_past_nor_over_six_seconds_away(events: list[tuple[str, float]]) -> None:
-    health, now, failed = healthy(), 0.0, 0
+    health, now = healthy(), 0.0
     for event, later in events:
         now += later
         tell(health, event, now)
         assert 0 <= health.next_probe_at(now) - now <= 6
-        failed = failed + 1 if event == "probe_failed" else 0
-        if event == "refused" or failed > 1:
+        if event in ("probe_failed", "refused"):
             assert health.state is EJECTED
 
 

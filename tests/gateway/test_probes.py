@@ -119,14 +119,14 @@ ACCIDENTS: list[Callable[[socket.socket], bool]] = [dropped, dropped_by_reset, f
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 @pytest.mark.parametrize("every", [2, 10])
-def test_a_probe_that_fails_now_and_then_ejects_nobody(accident: Health, every: int) -> None:
+def test_a_question_that_fails_now_and_then_ejects_nobody(accident: Health, every: int) -> None:
     with ProbedEngine(*[well] * (every - 1), accident) as engine, gateway(engine, health=QUICK) as g:
         until_probed(g, engine, 2 * every + 4)
         assert g.ask(never_lost)
 
 
 @pytest.mark.parametrize("fault", ACCIDENTS)
-def test_two_failed_probes_in_a_row_eject(fault: Health) -> None:
+def test_a_probe_of_which_both_questions_fail_ejects(fault: Health) -> None:
     with ProbedEngine(well) as engine, gateway(engine, health=QUICK) as g:
         until_probed(g, engine, 1)
         engine.script = itertools.repeat(fault)

@@ -163,6 +163,7 @@ TABLE: dict[str, Entry] = {
     "limits.header_bytes": section("limits", "header_bytes", 1024, lambda w: w.chat("x: " + "x" * 2000), 431),
     "limits.headers": section("limits", "headers", 10, lambda w: w.chat(*[f"x{n}: x" for n in range(20)]), 431),
     "limits.body_bytes": section("limits", "body_bytes", 9, lambda w: w.chat(), 413),
+    "limits.bodies_bytes": section("limits", "bodies_bytes", 99000000, held(lambda r: r.gateway.limits.bodies_bytes), 99000000),
     "limits.connections": section("limits", "connections", 1, held(lambda r: r.gateway.limits.connections), 1),
     "limits.queue_requests": section("limits", "queue_requests", 3, held(lambda r: r.gateway.manager.limits.queue_requests), 3),
     "limits.queue_bytes": section("limits", "queue_bytes", 3, held(lambda r: r.gateway.manager.limits.queue_bytes), 3),

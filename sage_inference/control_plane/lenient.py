@@ -21,7 +21,7 @@ _HALF = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 _MOST_HALVES = 4096
-_MOST_ESCAPES = 131072  # in a body that is read again: each takes 50 ns
+_MOST_SURROGATES = 16384  # escaped, in pairs or not: to look at one takes 0.3 us
 
 _REASONS = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it is not UTF-8"}
 
@@ -55,7 +55,7 @@ def _mended(body: bytes) -> bytes | None:
     if b"NaN" in copy or b"Infinity" in copy:
         copy = copy.replace(b"NaN", b"0.0").replace(b"Infinity", b"1e999999")
     if b"\\ud" in copy or b"\\uD" in copy:
-        if copy.count(b"\\") > _MOST_ESCAPES:
+        if copy.count(b"\\ud") + copy.count(b"\\uD") > _MOST_SURROGATES:
             return None
         # Escaped backslashes go first: behind one of them "ud800" is plain text.
         copy = _HALF.sub(rb"\\ufffd", copy.replace(b"\\\\", b"__"), _MOST_HALVES)

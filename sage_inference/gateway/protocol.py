@@ -43,7 +43,7 @@ _VERSIONS = ("1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
 # Small chunks cost a call each, so each takes as many bytes of this, and each byte of the body gives one back.
 _GRAIN_BYTES = 64
-_GRAINS = 16384 * _GRAIN_BYTES
+_GRAINS = 8192 * _GRAIN_BYTES
 # Bytes that are read while a request is being answered. Do not lower it to 0: a client that is not read from
 # cannot be seen to disconnect.
 _AHEAD = 65536

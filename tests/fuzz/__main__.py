@@ -1,4 +1,7 @@
-"""The command: so many inputs on one path, with the smallest input that breaks an invariant, if one does."""
+"""The command: so many inputs on one path, with the smallest input that breaks an invariant, if one does.
+
+``cpu`` searches for ``--minutes`` for requests that take more of the event loop than their bytes allow.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import argparse
 import sys
 import time
 
+from tests.fuzz import cost
 from tests.fuzz.campaign import EMBEDDINGS, PATHS, campaign
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("path", choices=(*PATHS, EMBEDDINGS))
+    parser.add_argument("path", choices=(*PATHS, EMBEDDINGS, "cpu"))
     parser.add_argument("--inputs", type=int, default=200_000)
+    parser.add_argument("--minutes", type=float, default=60, help="of a search for what costs too much (cpu)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--progress", action="store_true", help="a line after each round")
     arguments = parser.parse_args()
+    if arguments.path == "cpu":
+        return _costs(arguments.minutes, arguments.seed)
     began = time.monotonic()
 
     def told(done: int) -> None:
@@ -29,6 +36,15 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"{arguments.inputs} inputs on the {arguments.path} path in {seconds:.0f} s: every invariant held")
     return 0
+
+
+def _costs(minutes: float, seed: int) -> int:
+    dear = 0
+    for what, recipe in cost.search(minutes * 60, seed, report=True):
+        dear += 1
+        print(f"{what}\n{cost.written(recipe)}", file=sys.stderr, flush=True)
+    print(f"{dear} kinds of input over the bound")
+    return 1 if dear else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 MAX_TURNS = 500
 MOMENT_S = 0.01
+MOST_READ = 262144  # bytes that a socket hands over at once
 _EOF = EOFError()
 
 Dial = Callable[[asyncio.Protocol], "FakeTransport"]
@@ -129,9 +130,9 @@ class FakeTransport(asyncio.Transport):
             self._loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        """What came in pieces while nobody read is read as one."""
+        """What came in pieces while nobody read is read as one, up to what a socket hands over."""
         gathered = b""
-        while self._incoming and isinstance(self._incoming[0], bytes):
+        while self._incoming and isinstance(self._incoming[0], bytes) and len(gathered) < MOST_READ:
             gathered += self._incoming.popleft()  # type: ignore[operator]
         if gathered:
             self._incoming.appendleft(gathered)

@@ -68,6 +68,9 @@ def restart(
             return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
         started = _side_by_side(paths, flags, info, on_wait)
         if started is None:
+            if inspect(paths).state == "stopped":
+                message = "not restarted: the gateway was stopped meanwhile"
+                raise RestartFailed(message, "sage inference start --background")
             return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
         return Restarted(started, _ended(info, force, on_progress))
 

@@ -214,29 +214,26 @@ class EmbeddingCall:
 
     def engine_sends(self, piece: Piece, end: bool) -> None:
         try:
-            self._take_in(piece, end)
+            assert self.answer is not None
+            if not self.pieces:
+                if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
+                    self._hand_over(caller, piece, end)
+                    return
+                now = self.service.gateway.clock()
+                self.engine.ttfb.observe(now - self.sent_at)
+                self.service.gateway.manager.first_byte(self)
+            self.pieces.append(piece)
+            if end:
+                self.connection = None
+                assert self.batch is not None
+                self._answered(EngineAnswer.of(self.answer, self.pieces, self.engine, len(self.batch)))
+            elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
+                self._abandon()
+                self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
+            else:
+                self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
         except Exception as error:
             self.broke(error)
-
-    def _take_in(self, piece: Piece, end: bool) -> None:
-        assert self.answer is not None
-        if not self.pieces:
-            if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
-                self._hand_over(caller, piece, end)
-                return
-            now = self.service.gateway.clock()
-            self.engine.ttfb.observe(now - self.sent_at)
-            self.service.gateway.manager.first_byte(self)
-        self.pieces.append(piece)
-        if end:
-            self.connection = None
-            assert self.batch is not None
-            self._answered(EngineAnswer.of(self.answer, self.pieces, self.engine, len(self.batch)))
-        elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
-            self._abandon()
-            self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
-        else:
-            self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
 
     def _hand_over(self, caller: EmbeddingExchange, piece: Piece, end: bool) -> None:
         try:

@@ -92,7 +92,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-@pytest.mark.parametrize("most", [48, 64, 100])
+@pytest.mark.parametrize("most", [48, 100])
 def test_more_callers_than_descriptors_get_503_and_both_engines_stay_in(most: int) -> None:
     with RogueEngine(when_told) as one, RogueEngine(when_told) as other:
         with running_gateway(one.url, other.url, config=EAGER, open_files=most) as gateway:
@@ -148,7 +148,7 @@ def test_a_limit_lowered_while_it_runs_ejects_nobody() -> None:
         with running_gateway(one.url, other.url, config=EAGER) as gateway:
             _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (8, hard))  # none can be opened
-            time.sleep(1.0)  # several probes
+            time.sleep(0.6)  # several probes
             resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
             assert states(gateway) == ["ready", "ready"]
             assert "ejected" not in gateway.log()

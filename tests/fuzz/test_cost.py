@@ -29,7 +29,8 @@ DEAREST = {
     "pipelined": Recipe("/health/live", "none", times=500),
     "pipelined and refused": Recipe(CHAT, unit=b"a", wrap=0, size=10, times=500),
     "pipelined upgrades": Recipe("/health/live", "none", head=13, times=300),
-    "a large body": Recipe(CHAT, unit=b"hello ", wrap=3, size=32 * MB),
+    "a large body": Recipe(CHAT, unit=b"hello ", wrap=3, size=64 * MB),
+    "a large text to embed": Recipe(EMBEDDINGS, unit=b"hello ", wrap=6, size=64 * MB),
 }  # fmt: skip
 
 

@@ -63,11 +63,17 @@ class FakeTransport(asyncio.Transport):
     """One side of a connection: ``sent`` is what the protocol wrote, ``feed`` is what it is to read."""
 
     def __init__(
-        self, loop: FuzzLoop, protocol: asyncio.Protocol, wrote: Callable[[bytes], None] | None = None
+        self,
+        loop: FuzzLoop,
+        protocol: asyncio.Protocol,
+        wrote: Callable[[bytes], None] | None = None,
+        *,
+        copies: bool = True,
     ) -> None:
         super().__init__()
         self.sent = bytearray()
         self.lost = False
+        self._copies = copies  # to ``sent``
         self._loop = loop
         self._protocol = protocol
         self._wrote = wrote
@@ -108,7 +114,8 @@ class FakeTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         if self._closing:
             return
-        self.sent += data
+        if self._copies:
+            self.sent += data
         if self._wrote is not None:
             self._wrote(bytes(data))
 

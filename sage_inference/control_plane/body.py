@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from sage_inference.control_plane.density import LARGE, check_density
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded, decoded_mended
 from sage_inference.control_plane.multipart import model_field
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.routes import ROUTES, Body, Route
@@ -113,7 +113,12 @@ def _text(value: Any) -> str:
 
 def _decode(body: bytes) -> Any:
     try:
-        return decoded(_decode_head, body)
+        try:
+            return _decode_head(body)  # here, because a call costs every request
+        except msgspec.ValidationError:
+            raise
+        except UNREADABLE as error:
+            return decoded_mended(_decode_head, body, error)
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         said = str(error)[: where.start()] if where else str(error)

@@ -15,6 +15,8 @@ from sage_inference.control_plane.refusal import Refusal, Why
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _BOM = b"\xef\xbb\xbf"
 # Halves of a pair without the other one. A text that was cut in the midst of a pair has one; each takes 0.5 us.
 _HALF = re.compile(
@@ -35,18 +37,26 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
         return decode(body)
     except msgspec.ValidationError:
         raise
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        copy = _mended(body)
-        if copy is not None:
-            try:
-                return decode(copy)
-            except msgspec.ValidationError:
-                raise
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass
-        # A text may hold the caller's data; msgspec's positions do not.
-        reason = _REASONS.get(type(error)) or str(error)
-        raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {reason}") from None
+    except UNREADABLE as error:
+        return decoded_mended(decode, body, error)
+
+
+def decoded_mended(decode: Callable[[bytes], T], body: bytes, error: Exception) -> T:
+    """What ``decode`` makes of a mended copy, after it raised ``error``, one of ``UNREADABLE``, for the body.
+
+    Raises as ``decoded`` does.
+    """
+    copy = _mended(body)
+    if copy is not None:
+        try:
+            return decode(copy)
+        except msgspec.ValidationError:
+            raise
+        except UNREADABLE:
+            pass
+    # A text may hold the caller's data; msgspec's positions do not.
+    reason = _REASONS.get(type(error)) or str(error)
+    raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {reason}") from None
 
 
 def _mended(body: bytes) -> bytes | None:

@@ -104,7 +104,7 @@ def test_the_gateways_key_is_not_shown_to_engines_and_theirs_is_sent() -> None:
     [
         ((), "no API key"),
         (("Authorization: Bearer wrong",), "wrong API key"),
-        (("Authorization: our-key",), "wrong"),
+        (("Authorization: our-key",), "Bearer KEY"),
     ],
     ids=["none", "wrong", "no scheme"],
 )

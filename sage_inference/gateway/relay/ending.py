@@ -14,10 +14,10 @@ import msgspec
 from sage_inference.engines.answer import StreamFormat
 from sage_inference.types import RequestType
 
-_ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"'
+ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"'
 _FINISH_BYTES = len(b'"finish_reason": "abort"')
 # Of a plain answer the finish reason stands near the end. The end alone is searched: answers may be long.
-_PLAIN_END = 1024
+PLAIN_END = 1024
 _RESPONSES = RequestType.RESPONSES
 _EVENTS = StreamFormat.EVENTS
 _STATUSES = {"failed": "failed", "cancelled": "aborted"}  # of a response
@@ -64,7 +64,7 @@ def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start
         return _failure_of_events(last, type_)
     if stream is StreamFormat.JSON_LINES:
         return _failure_of_lines(last)
-    if not may_have_failed(last, type_):
+    if not _may_have_failed(last, type_):
         return None
     if from_start:
         return _failure_in(_decoded(last))
@@ -72,16 +72,16 @@ def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start
     return _ABORTED if _ABORTED_CHOICE.search(last) else None
 
 
-def may_have_failed(body: bytes, type_: RequestType) -> bool:
-    """Whether a plain answer is worth a second look. Asked of every one, so only its last finish reason is read."""
+def _may_have_failed(body: bytes, type_: RequestType) -> bool:
+    """Whether a plain answer is worth a second look. Only its last finish reason is read."""
     if type_ is _RESPONSES:
         return b'"failed"' in body or b'"cancelled"' in body
-    at = body.rfind(_FINISH, -_PLAIN_END)
-    return at >= 0 and body.find(_ABORT, at, at + _FINISH_BYTES) > 0
+    at = body.rfind(_FINISH, -PLAIN_END)
+    return at >= 0 and body.find(ABORT, at, at + _FINISH_BYTES) > 0
 
 
 def _failure_of_events(text: bytes, type_: RequestType) -> Failure | None:
-    suspect = text.rfind(_ABORT) >= 0
+    suspect = text.rfind(ABORT) >= 0
     if not suspect and (type_ is _RESPONSES or text.rfind(_FINISHED) < 0):
         # Else it was finished. Streams of some protocols never say so in these words.
         suspect = text.rfind(b'"error') >= 0

@@ -21,7 +21,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.delivery import Caller, Delivery
-from sage_inference.gateway.relay.ending import failure_of, is_unfinished, may_have_failed
+from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
@@ -30,6 +30,7 @@ from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     RequestMetadata,
+    RequestType,
     SchedulingDecision,
     Usage,
 )
@@ -53,6 +54,7 @@ class Event:
 _READING, _QUEUED, _SENT = Phase.READING, Phase.QUEUED, Phase.SENT
 _DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
 _READY = EngineState.READY
+_RESPONSES = RequestType.RESPONSES
 
 
 class Exchange:
@@ -600,30 +602,32 @@ class Exchange:
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """The one place where a slot is given back."""
         gateway = self.gateway
-        outcome, is_llm = OUTCOMES[to], self.route.type.is_llm
         if self.size > COUNTED and effect & ENDS:
             self._drop_body()
-        usage = None
+        usage, outcome, last = None, OUTCOMES[to], self.last
         try:  # whatever is noted, the slot is given back
-            if left is _DELIVERING and to is not _DONE:
-                self.last = self.delivery.sent()
-            elif is_llm and self.last and to is _DONE and self.status < 400:
-                engine = self.engine
-                if (
-                    self.delivery is not None
-                    or (engine is not None and engine.health.given_up)
-                    or may_have_failed(self.last, self.route.type)
-                ):
-                    outcome = self._outcome()
+            if to is not _DONE:
+                if left is _DELIVERING:
+                    last = self.last = self.delivery.sent()
+            elif last and (
+                # Most plain answers need no second look: their end does not have the word, and their engine gave
+                # up none before. Responses report it in words of their own.
+                self.delivery is not None
+                or last.rfind(ABORT, -PLAIN_END) >= 0
+                or self.head.route.type is _RESPONSES
+                or self.engine.health.given_up
+            ):
+                outcome = self._outcome()
             if effect & ENDS:
                 gateway.stats.ended(self, to, outcome)
             if not effect & RELEASES:
                 return
             self._note_first_byte()
-            usage = self.reported() if self.last and gateway.manager.books.wants_usage() else None
+            if last and gateway.manager.books.wants_usage():
+                usage = self.reported()
             self.last = b""
-            if usage is None and left is _DELIVERING and self.delivery.chunks and is_llm:
-                # An engine that tells none is taken to send a token a chunk.
+            if usage is None and left is _DELIVERING and self.delivery.chunks and self.head.route.type.is_llm:
+                # An engine that reports none is taken to send a token a chunk.
                 usage = Usage(0, self.delivery.chunks)
         finally:
             if effect & RELEASES:
@@ -636,6 +640,8 @@ class Exchange:
 
     def _outcome(self) -> str:
         """How an answer ended that came to its end: its engine may have given it up."""
+        if self.status >= 400 or not self.route.type.is_llm:
+            return OUTCOMES[_DONE]
         assert self.answer is not None
         from_start = self.delivery is None or self.delivery.from_start
         failure = failure_of(self.answer.stream, self.route.type, bytes(self.last), from_start)

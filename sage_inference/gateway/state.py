@@ -35,6 +35,7 @@ from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
 from sage_inference.gateway.bodies import Bodies
 from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
+from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.exchanges import exchanges_for
@@ -420,7 +421,7 @@ class Gateway:
             if name == b"origin":
                 allowed = self.guard.allowed_origin(value)
                 if allowed is not None:
-                    return b"access-control-allow-origin: %b\r\nvary: Origin\r\n" % allowed
+                    return grant_lines(allowed)
         return b""
 
     def classify(self, exchange: Exchange) -> RequestMetadata:

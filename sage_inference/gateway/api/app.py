@@ -7,7 +7,6 @@ from collections.abc import Callable
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
+from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.callers import Callers
@@ -33,28 +33,6 @@ def error_response(error: ApiError, scope: Scope) -> Response:
     pairs = (*error.headers, *shape.headers(request_id))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
     return Response(shape.body(error, request_id), error.status, headers, media_type="application/json")
-
-
-class CorsMiddleware:
-    """Answers browsers for the origins that the settings name now: a reload may change them."""
-
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
-        self._app = app
-        self._gateway = gateway
-        self._origins: tuple[str, ...] = ()
-        self._cors = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origins = self._gateway.settings.server.cors_origins
-        if origins != self._origins:
-            self._origins = origins
-            self._cors = self._for(origins) if origins else self._app
-        await self._cors(scope, receive, send)
-
-    def _for(self, origins: tuple[str, ...]) -> ASGIApp:
-        # As the guard compares them. Browsers send origins in lower case and without a slash.
-        allowed = [origin.rstrip("/").lower() for origin in origins]
-        return CORSMiddleware(self._app, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
 
 
 class Identified:
@@ -146,7 +124,7 @@ def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[
     """
     middleware = [
         Middleware(AccessMiddleware, gateway=gateway),
-        Middleware(CorsMiddleware, gateway=gateway),
+        Middleware(CorsMiddleware, gateway=gateway, error_response=error_response),
         Middleware(GuardMiddleware, gateway=gateway),
     ]
     app = Starlette(

@@ -47,7 +47,7 @@ def document(answer: Answer) -> dict[str, Any]:
     """The answer's JSON object. Raises what the answer's status means."""
     try:
         found = json.loads(checked(answer).body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise unreadable(answer, "is no JSON object")
@@ -58,14 +58,23 @@ def chat_result(answer: Answer) -> InferenceResult:
     found = document(answer)
     choice = _first_choice(answer, found)
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    return _result(answer, found, "chat", text or "", choice.get("finish_reason"))
+    text = text_of(message.get("content") if isinstance(message, dict) else None)
+    return _result(answer, found, "chat", text, choice.get("finish_reason"))
 
 
 def completion_result(answer: Answer) -> InferenceResult:
     found = document(answer)
     choice = _first_choice(answer, found)
-    return _result(answer, found, "generate", choice.get("text") or "", choice.get("finish_reason"))
+    return _result(answer, found, "generate", text_of(choice.get("text")), choice.get("finish_reason"))
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content: a text, or a list of parts. Parts of another kind hold no text."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return text_of(content.get("text"))
+    return "".join(map(text_of, content)) if isinstance(content, list) else ""
 
 
 def model_ids(answer: Answer) -> list[str]:
@@ -157,7 +166,7 @@ def _words(answer: Answer) -> tuple[str, str | None, str | None]:
     """Message, code and parameter, in OpenAI's shape, TEI's, FastAPI's, or none."""
     try:
         found = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         said = answer.body[:_TOLD].decode("utf-8", "replace").strip()

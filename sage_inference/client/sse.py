@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    """``name`` is empty for an event without an ``event:`` line."""
+
+    data: bytes
+    name: bytes = b""
+
 
 class EventReader:
-    """Feed it bytes; it returns the data of the events that are complete by then."""
+    """Takes bytes, returns the events that are complete by then.
+
+    Lines end with LF, CR or CRLF. A byte order mark before a line is dropped: the standard allows one at the
+    begin of the stream, and otherwise the first event would be lost without an error.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line = bytearray()
+        self._after_cr = False
         self._data: list[bytes] = []
+        self._name = b""
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        lines = (self._rest + piece).split(b"\n")
-        self._rest = lines.pop()
-        events = []
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
-            elif not line and self._data:
-                events.append(b"\n".join(self._data))
-                self._data = []
-        return events
+    def feed(self, piece: bytes) -> list[Event]:
+        if self._after_cr and piece.startswith(b"\n"):  # the second half of a CRLF
+            piece = piece[1:]
+            self._after_cr = False
+        if not piece:
+            return []
+        self._after_cr = piece.endswith(b"\r")
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        first, *lines = piece.split(b"\n")
+        self._line += first
+        if not lines:
+            return []
+        lines.insert(0, bytes(self._line))
+        self._line = bytearray(lines.pop())
+        return [event for line in lines if (event := self._read(line)) is not None]
+
+    def finish(self) -> Event | None:
+        """The event at the end of the bytes, whose empty line never came. Its data may be cut."""
+        line = bytes(self._line)
+        self._line.clear()
+        if line:
+            self._read(line)
+        return self._read(b"")
+
+    def _read(self, line: bytes) -> Event | None:
+        line = line.removeprefix(_BOM)
+        if not line:
+            data, name = self._data, self._name
+            self._data, self._name = [], b""
+            return Event(b"\n".join(data), name) if data else None
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value
+        return None

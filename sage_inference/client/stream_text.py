@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sage_inference.client.answers import Answer, stream_error
+from sage_inference.client.answers import Answer, stream_error, text_of
 from sage_inference.client.errors import EngineError
 from sage_inference.client.results import InferenceResult, Kind
-from sage_inference.client.sse import EventReader
+from sage_inference.client.sse import Event, EventReader
 
 
 class StreamText:
@@ -25,23 +25,32 @@ class StreamText:
         self._events = EventReader()
         self._pieces: list[str] = []
 
-    def feed(self, data: bytes) -> list[str]:
-        """The pieces of text in these bytes. Raises ``EngineError`` for an error told in the stream."""
-        pieces = []
-        for event in self._events.feed(data):
-            if event == b"[DONE]":
-                self.ended = True
-                break
-            piece = self._read(event)
-            if piece:
-                pieces.append(piece)
-        self._pieces += pieces
-        return pieces
+    def feed(self, data: bytes) -> Iterator[str]:
+        """The pieces of text in these bytes; none after the stream's end.
 
-    def close(self) -> None:
-        """The bytes are over. Raises ``EngineError`` where the stream was not."""
+        Raises ``EngineError`` for an error event, after the text before it.
+        """
+        return iter(()) if self.ended else self._pieces_of(self._events.feed(data))
+
+    def finish(self) -> Iterator[str]:
+        """The bytes are over: the text of a last event that no empty line ended.
+
+        Raises ``EngineError`` where the stream was not over.
+        """
+        last = None if self.ended else self._events.finish()
+        if last is not None and (_is_end(last.data) or _object(last.data) is not None):
+            yield from self._pieces_of([last])  # anything else was cut
         if not self.ended and self.finish_reason is None:
             raise self._failed("the stream ended before its end")
+
+    def _pieces_of(self, events: list[Event]) -> Iterator[str]:
+        for event in events:
+            if _is_end(event.data):
+                self.ended = True
+                return
+            if event.data.strip() and (piece := self._read(event)):
+                self._pieces.append(piece)
+                yield piece
 
     @property
     def result(self) -> InferenceResult:
@@ -58,24 +67,50 @@ class StreamText:
             self.head.instance,
         )
 
-    def _read(self, event: bytes) -> str:
-        try:
-            found: Any = json.loads(event)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise self._failed(f"the stream has an event that is no JSON object: {event[:300]!r}")
-        if found.get("error"):
-            raise stream_error(found, self.head)
+    def _read(self, event: Event) -> str:
+        found = _object(event.data)
+        if found is None:
+            raise self._failed(f"the stream has an event that is no JSON object: {event.data[:300]!r}")
+        if (error := _error(event.name, found)) is not None:
+            raise stream_error(error, self.head)
         self.model = self.model or str(found.get("model") or "")
-        self.usage = found.get("usage") or self.usage
-        choices = found.get("choices") or ()
-        choice = next((one for one in choices if one.get("index", 0) == 0), None)
+        usage = found.get("usage")
+        if usage and isinstance(usage, dict):
+            self.usage = usage
+        choice = _first_choice(found.get("choices"))
         if choice is None:
             return ""
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
-        text = (choice.get("delta") or {}).get("content") if self.kind == "chat" else choice.get("text")
-        return text or ""
+        if self.kind != "chat":
+            return text_of(choice.get("text"))
+        delta = choice.get("delta")
+        return text_of(delta.get("content")) if isinstance(delta, dict) else ""
 
     def _failed(self, message: str) -> EngineError:
         return EngineError(message, request_id=self.result.request_id, instance=self.head.instance)
+
+
+def _is_end(data: bytes) -> bool:
+    """As the openai SDK has it, whatever follows."""
+    return data.lstrip().startswith(b"[DONE]")
+
+
+def _first_choice(choices: Any) -> dict[str, Any] | None:
+    listed = choices if isinstance(choices, list) else ()
+    return next((one for one in listed if isinstance(one, dict) and not one.get("index")), None)
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object of an event. Bytes that are no UTF-8 become U+FFFD, as the standard has it for events."""
+    try:
+        found = json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _error(name: bytes, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The event as one that has an ``error``, if it reports one: by that key, its name, or vLLM's ``object``."""
+    if found.get("error"):
+        return found
+    return {"error": found} if name == b"error" or found.get("object") == "error" else None

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
 
+from sage_inference.client.errors import InferenceConnectionError, InferenceTimeoutError
 from sage_inference.client.results import InferenceResult
 from sage_inference.client.stream_text import StreamText
 from sage_inference.client.transport import AsyncByteStream, ByteStream
@@ -45,10 +46,16 @@ class TextStream(Iterator[str]):
 def _pieces(body: ByteStream, text: StreamText) -> Generator[str, None, None]:
     try:
         yield ""  # begun: only a generator that has begun runs its ``finally`` when it is let go of
-        for data in body:
-            if not text.ended:  # else what follows is the end of the transfer, and frees the connection
-                yield from text.feed(data)
-        text.close()
+        try:
+            for data in body:
+                if (
+                    not text.ended
+                ):  # otherwise what follows is the end of the transfer, and frees the connection
+                    yield from text.feed(data)
+        except (InferenceConnectionError, InferenceTimeoutError):
+            if not text.ended:
+                raise
+        yield from text.finish()
     finally:
         body.close()
 
@@ -88,12 +95,16 @@ class AsyncTextStream(AsyncIterator[str]):
 async def _async_pieces(body: AsyncByteStream, text: StreamText) -> AsyncGenerator[str, None]:
     try:
         yield ""
-        async with contextlib.aclosing(_data(body)) as incoming:
-            async for data in incoming:
-                if not text.ended:
+        try:
+            async with contextlib.aclosing(_data(body)) as incoming:
+                async for data in incoming:
                     for piece in text.feed(data):
                         yield piece
-        text.close()
+        except (InferenceConnectionError, InferenceTimeoutError):
+            if not text.ended:
+                raise
+        for piece in text.finish():
+            yield piece
     finally:
         await body.aclose()
 

@@ -125,7 +125,7 @@ def test_events_are_read_wherever_they_are_cut(cut: int) -> None:
     wire = b": hello\r\ndata: one\r\n\r\nevent: x\ndata:two\ndata: more\n\ndata: [DONE]\n\n"
     reader = EventReader()
     found = [e for at in range(0, len(wire), cut) for e in reader.feed(wire[at : at + cut])]
-    assert found == [b"one", b"two\nmore", b"[DONE]"]
+    assert found == [(b"one", b""), (b"two\nmore", b"x"), (b"[DONE]", b"")]
 
 
 @pytest.mark.parametrize("through", ["engine", "gateway", "control plane"])

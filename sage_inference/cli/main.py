@@ -103,7 +103,7 @@ def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(str(error), err=True, color=colour)
         return ExitCode.USAGE
-    if os.environ.get("SAGE_INFERENCE_DEBUG"):
+    if os.environ.get("SAGE_INFERENCE_DEBUG", "0") not in ("", "0"):
         raise error
     # Files that we write are named by those who write them. Typer's own help is what is left.
     if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sage_inference.cli import terminal
+from sage_inference.cli import remarks, terminal
 from sage_inference.cli.complete import log_levels, policies
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path, warn_of_literal_key
@@ -123,7 +123,7 @@ def _in_background(paths: Any, flags: Any, required: bool) -> None:
     from sage_inference.daemon.spawn import start_background
 
     with terminal.Waiting("waiting for the gateway"):
-        started = start_background(paths, flags, config_required=required)
+        started = start_background(paths, flags, config_required=required, on_settings=remarks.warn_of)
     announce(started.status, started.log_file)
 
 

@@ -73,7 +73,7 @@ def _aliases(settings: Settings) -> None:
 
 
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
-    for here, secret in _kept(settings):
+    for here, secret in kept_secrets(settings):
         try:
             value = secret.reveal(environ)
         except (SecretError, ValueError, RuntimeError) as error:
@@ -87,7 +87,8 @@ def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
             )
 
 
-def _kept(settings: Settings) -> Iterator[tuple[str, Secret]]:
+def kept_secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
+    """Every key in ``settings``, with its place."""
     for at, caller in enumerate(settings.api_keys):
         yield f"api_keys[{at}]", caller.key
     for at, instance in enumerate(settings.instances):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from sage_inference.config.scalars import plain
 from sage_inference.config.schema import Place, join, locate, loose_steps, stands_alone
 from sage_inference.config.secrets import Secret
 from sage_inference.config.values import check_value, from_word
+from sage_inference.config.writing import write
 
 # How long another process may hold the file; a change takes milliseconds.
 _PATIENCE_S = 10.0
@@ -65,14 +66,14 @@ def write_new(path: Path, text: str) -> None:
             raise ConfigError(
                 "is there already", source=str(path), hint="sage inference config edit changes it"
             )
-        _write(target, text)
+        write(target, text)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Put a whole new text in the file's place, if it is valid. Raises ``ConfigError``."""
     parse(text, str(path))
     with _alone(path) as target:
-        _write(target, text)
+        write(target, text)
 
 
 def _put(before: str, place: Place, value: Any, source: str) -> str:
@@ -126,10 +127,19 @@ def _read(name: str, text: str) -> tree.Node | None:
 def _change(path: Path, change: Callable[[str], str]) -> None:
     with _alone(path) as target:
         before = read_text(target) or ""
+        _check_root(before, str(path))
         after = change(before)
         _validate(before, after, str(path))
         if after != before:
-            _write(target, after)
+            write(target, after)
+
+
+def _check_root(text: str, source: str) -> None:
+    """Raises ``ConfigError`` for a list or a single value: an edit would replace all that the file holds."""
+    root = tree.read(text, source)
+    empty = root is None or (isinstance(root, tree.Scalar) and root.value is None)
+    if not empty and not isinstance(root, tree.Mapping):
+        parse(text, source)
 
 
 def _validate(before: str, after: str, source: str) -> None:
@@ -164,11 +174,25 @@ def _alone(path: Path) -> Iterator[Path]:
         yield target
     # ValueError: a NUL in the path, or no name at its end.
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot be written: {reason}", source=str(path)) from None
+        raise _not_written(path, error) from None
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _not_written(path: Path, error: OSError | ValueError) -> ConfigError:
+    if not isinstance(error, OSError):
+        return ConfigError(f"cannot be written: {error}", source=str(path))
+    if error.errno == errno.EROFS:
+        return ConfigError(
+            "cannot be written: its file system is mounted read-only",
+            source=str(path),
+            hint="change the file where it comes from (a ConfigMap, the host), or mount it writable",
+        )
+    folder = Path(os.path.realpath(path)).parent
+    other = error.filename is not None and Path(error.filename).parent == folder
+    where = f" in {folder}" if other and error.errno in (errno.EACCES, errno.EPERM) else ""
+    return ConfigError(f"cannot be written: {error.strerror or error}{where}", source=str(path))
 
 
 def _lock(descriptor: int, path: Path) -> None:
@@ -185,38 +209,3 @@ def _lock(descriptor: int, path: Path) -> None:
                     hint="end that one, then try again",
                 ) from None
             time.sleep(0.01)
-
-
-def _write(target: Path, text: str) -> None:
-    """All or nothing: a temporary file beside it, on disk before it takes the name."""
-    # One name for all: what a killed process left is overwritten by the next, under the same lock.
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _take_after(target, file.fileno())
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _take_after(target: Path, descriptor: int) -> None:
-    """Mode and owner of the file that is replaced: root's edit must not take a file from its user."""
-    try:
-        old = target.stat()
-    except FileNotFoundError:
-        return
-    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sage_inference.config.errors import ConfigError, Invalid, meant
+from sage_inference.config.errors import ConfigError, Invalid, nearest, quote
 from sage_inference.config.schema import Key, walk
 from sage_inference.config.settings import Settings
 from sage_inference.config.values import from_word
 
 PREFIX = "SAGE_INFERENCE_"
-# Say where files are, not what is in them.
-RESERVED = frozenset({"SAGE_INFERENCE_HOME"})
+# Read elsewhere: where the files are, and whether an unexpected error shows its traceback.
+RESERVED = frozenset({"SAGE_INFERENCE_HOME", "SAGE_INFERENCE_DEBUG"})
+
+# Kubernetes and Docker name variables after a service or a linked container, and "sage-inference" is the
+# likely name of this one. The prefix ends before what is matched here.
+_LINK = re.compile(
+    r"(.+_)?SERVICE_(HOST|PORT(_.+)?)|(.+_)?PORT_[0-9]+_(TCP|UDP|SCTP)(_(START|END|ADDR|PORT|PROTO))*|(.+_)?ENV_.+"
+)
+_LINK_WITH_VALUE = (
+    (re.compile(r"(.+_)?PORT"), re.compile(r"(tcp|udp|sctp)://.*", re.DOTALL)),
+    (re.compile(r"(.+_)?NAME"), re.compile(r"/.*", re.DOTALL)),
+)
 
 
 def variables() -> dict[str, tuple[str, Key]]:
@@ -26,21 +37,49 @@ def variables() -> dict[str, tuple[str, Key]]:
 
 
 def apply(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """``settings`` with what the environment says put over them. An empty variable says nothing.
+    """``settings`` with those of the environment put over them. An empty variable sets nothing.
 
-    Raises ``ConfigError`` for a name that is no key, or a value that its key does not take.
+    Raises ``ConfigError`` for a value that its key does not take, and for a key that no variable can set:
+    a gateway must not run without the ``api_keys`` that somebody believes to have set.
+    Other unknown names are left to ``unknown_variables``.
     """
-    told = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in RESERVED}
-    if not told:
+    given = _given(environ)
+    if not given:
         return settings
     known = variables()
-    for name, text in sorted(told.items()):
-        if name not in known:
-            raise _unknown(name, known)
-        if text.strip():
+    for name, text in sorted(given.items()):
+        if name in known and text.strip():
             path, key = known[name]
             settings = put(settings, path, _value(name, key, text))
+        elif name not in known and name in _compound():
+            raise ConfigError(
+                f"unknown variable {name}",
+                source="environment",
+                key=name,
+                hint="only single values can be set here; set it in the configuration file",
+            )
     return settings
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The variables with our prefix that set nothing: name, escaped, and the likely remedy."""
+    known = variables()
+    return [
+        (quote(name).strip('"'), _meant(name, known))
+        for name, text in sorted(_given(environ).items())
+        if name not in known and not _is_link(name.removeprefix(PREFIX), text)
+    ]
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in RESERVED}
+
+
+def _is_link(name: str, text: str) -> bool:
+    """Whether Kubernetes or Docker made the variable, as the address of a service or container."""
+    if _LINK.fullmatch(name):
+        return True
+    return any(names.fullmatch(name) and values.fullmatch(text) for names, values in _LINK_WITH_VALUE)
 
 
 def put(settings: Any, path: str, value: Any) -> Any:
@@ -58,16 +97,15 @@ def _value(name: str, key: Key, text: str) -> Any:
         ) from None
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> ConfigError:
-    lists = {PREFIX + path.upper() for path, key in walk() if "." not in path and not key.shape.is_scalar}
-    if name in lists:
-        hint: str | None = "only single values can be set here; set it in the configuration file"
-    else:
-        tail = [other for other in known if other.endswith("_" + name.removeprefix(PREFIX))]
-        hint = f"did you mean {tail[0]}?" if tail else meant(name, known)
-    return ConfigError(
-        f"unknown variable {name[:100]!a}"[:130].replace("'", ""),
-        source="environment",
-        key=name,
-        hint=hint or "SAGE_INFERENCE_SECTION__KEY sets section.key",
-    )
+def _compound() -> set[str]:
+    """The names of lists, maps and sections, which have no variable."""
+    return {PREFIX + path.upper() for path, key in walk() if "." not in path and not key.shape.is_scalar}
+
+
+def _meant(name: str, known: Mapping[str, Any]) -> str:
+    # Compared without the prefix, which alone would make any two names alike.
+    name = name.removeprefix(PREFIX)
+    paths = [other.removeprefix(PREFIX) for other in known]
+    tail = [path for path in paths if name and path.endswith(f"__{name}")]
+    near = tail[0] if tail else nearest(name, paths)
+    return f"did you mean {PREFIX}{near}?" if near else "SAGE_INFERENCE_SECTION__KEY sets section.key"

@@ -50,6 +50,12 @@ def quote(text: str) -> str:
 
 def meant(word: str, known: Iterable[str]) -> str | None:
     """``did you mean …?`` with the nearest of ``known``, if one is near."""
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` resembles most, if one is near."""
     spelled = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word[:80].lower(), spelled, n=1)
-    return f"did you mean {spelled[near[0]]}?" if near else None
+    return spelled[near[0]] if near else None

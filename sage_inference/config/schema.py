@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sage_inference.config.errors import ConfigError, meant
+from sage_inference.config.errors import ConfigError, nearest
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import Settings
 
@@ -137,7 +137,9 @@ def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[
     path = join((*before, name if name.isprintable() and len(name) <= 80 else f"{name[:40]!a}"))
     known = keys(section) if section else {}
     namesakes = [other for other, _ in walk() if other.rpartition(".")[2] == name]
-    hint = meant(name, known) or (f"did you mean {namesakes[0]}?" if namesakes else None)
+    near = nearest(name, known)
+    path_meant = join((*before, near)) if near else namesakes[0] if namesakes else None
+    hint = f"did you mean {path_meant}?" if path_meant else None
     return f"unknown key {path}", hint or f"known here: {', '.join(known) or 'none'}"
 
 

@@ -38,7 +38,8 @@ class Secret:
         else:
             name = f'file "{where}"'
             try:
-                value = expanded(where).read_text(encoding="utf-8")
+                # Windows editors begin a file with a byte order mark, which no header can carry.
+                value = expanded(where).read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not text"
                 raise SecretError(f"{name} is not readable: {reason}") from None

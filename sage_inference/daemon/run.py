@@ -112,9 +112,13 @@ class _Run:
     def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
         self._log_to(LoggingSettings())  # a mistake in the configuration belongs in the log, too
         logfile.log_uncaught()
+        from sage_inference.config.warnings import warnings_of
+
         try:
             settings = self._load()
             self._log_to(settings.logging)
+            for remark in warnings_of(settings):
+                log.warning("%s; %s", remark.problem, remark.hint)
             listen = self._listener(settings)
         except Exception as error:
             if self.background:  # in the foreground it is shown anyway

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sage_inference.config.paths import Paths
-from sage_inference.config.settings import Flags
+from sage_inference.config.settings import Flags, Settings
 from sage_inference.daemon import lock
 from sage_inference.daemon.directories import HOME_HINT, ensure
 from sage_inference.daemon.errors import (
@@ -46,9 +46,12 @@ def start_background(
     config_required: bool = False,
     timeout_s: float = 60.0,
     on_wait: Callable[[float], None] | None = None,
+    on_settings: Callable[[Settings], None] | None = None,
     relieves: Predecessor | None = None,
 ) -> Started:
     """Start it, and wait until it answers. It takes the place of the running gateway that it ``relieves``.
+
+    ``on_settings`` gets the settings before anything is started.
 
     Raises ``ConfigError`` before anything is started, ``AlreadyRunning``, ``StartFailed``,
     ``StartTimeout``, or the ``DaemonError`` that the background process reported. On any of them,
@@ -59,7 +62,9 @@ def start_background(
     holding = lock.look(paths.lock_file)
     if relieves is None and holding.held and holding.holder is not None and holding.holder.alive:
         raise AlreadyRunning(holding.holder.pid)
-    load_settings(paths, flags, config_required=config_required)
+    settings = load_settings(paths, flags, config_required=config_required)
+    if on_settings is not None:
+        on_settings(settings)
     ensure(paths)
     with _output_file(paths) as output:
         begin = output.seek(0, os.SEEK_END)

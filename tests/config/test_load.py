@@ -38,7 +38,7 @@ def test_a_default_of_a_flag_does_not_hide_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("scheduling:\n  polcy: x", "f:2:3: unknown key scheduling.polcy; did you mean policy?"),
+        ("scheduling:\n  polcy: x", "f:2:3: unknown key scheduling.polcy; did you mean scheduling.policy?"),
         ("a: 1\na: 2", "f:"),
         ("server: {port: true}", "f:1:16: server.port must be a whole number"),
         ("server: {port: 70000}", "from 1 to 65535"),

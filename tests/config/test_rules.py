@@ -15,8 +15,6 @@ from sage_inference.config.settings import Flags, Settings
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("SAGE_INFERENCE_SERVER__PROT", "1", "did you mean SAGE_INFERENCE_SERVER__PORT?"),
-        ("SAGE_INFERENCE_PORT", "1", "did you mean SAGE_INFERENCE_SERVER__PORT?"),
         ("SAGE_INFERENCE_SERVER__PORT", "many", "SAGE_INFERENCE_SERVER__PORT must be a whole number"),
         ("SAGE_INFERENCE_SERVER__INSECURE", "maybe", "must be true or false"),
         ("SAGE_INFERENCE_LOGGING__LEVEL", "inf", "did you mean info?"),

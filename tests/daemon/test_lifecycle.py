@@ -97,7 +97,10 @@ def test_a_taken_port_names_its_holder(home: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ("scheduling:\n  polcy: x\n", "config.yaml:2:3: unknown key scheduling.polcy; did you mean policy?"),
+        (
+            "scheduling:\n  polcy: x\n",
+            "config.yaml:2:3: unknown key scheduling.polcy; did you mean scheduling.policy?",
+        ),
         ("server: {port: 99999}\n", "server.port must be"),
         ("a: [1\n", "config.yaml:"),
         ('api_keys: [{key: "file:/no/such/file"}]\n', 'api_keys[0]: file "/no/such/file" is not readable'),

@@ -8,6 +8,7 @@ import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.complete import config_keys
+from sage_inference.cli.config.keys import key_of_usage
 from sage_inference.cli.errors import Failure
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
@@ -33,7 +34,8 @@ def get(
     from sage_inference.config.paths import Paths
     from sage_inference.config.schema import locate
 
-    place = locate(key)
+    with key_of_usage(key):
+        place = locate(key)
     found: Any = load(Paths.resolve(as_path(file)).config_file, required=file is not None)
     for step in place.steps:
         try:

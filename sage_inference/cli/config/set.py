@@ -8,6 +8,7 @@ import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.complete import config_keys, config_values
+from sage_inference.cli.config.keys import key_of_usage
 from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
@@ -52,7 +53,10 @@ def set_(
         raise usage(f'"{words[0]}" is one word too many', "config set KEY VALUE")
     from sage_inference.config.edit import set_value
     from sage_inference.config.paths import Paths
+    from sage_inference.config.schema import locate
 
     path = Paths.resolve(as_path(file)).config_file
+    with key_of_usage(name):
+        locate(name)
     set_value(path, name, text)
     terminal.talk(f"{path}: {name} set")

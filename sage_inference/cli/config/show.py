@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sage_inference.cli import terminal
+from sage_inference.cli import remarks, terminal
 from sage_inference.cli.complete import FORMATS
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Format, Json, NoColor, as_path, check_choice
@@ -42,6 +42,7 @@ def show_effective(file: str | None, output: str) -> None:
     check_choice("format", output, FORMATS)
     paths = Paths.resolve(as_path(file))
     settings = load(paths.config_file, required=file is not None)
+    remarks.warn_of(settings)
     if output == "table":
         from sage_inference.cli import table
 

@@ -8,6 +8,7 @@ import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.complete import config_keys
+from sage_inference.cli.config.keys import key_of_usage
 from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
@@ -33,5 +34,6 @@ def unset(
     from sage_inference.config.paths import Paths
 
     path = Paths.resolve(as_path(file)).config_file
-    removed = unset_value(path, name)
+    with key_of_usage(name):
+        removed = unset_value(path, name)
     terminal.talk(f"{path}: {name} {'removed' if removed else 'was not set'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_inference.cli import terminal
+from sage_inference.cli import remarks, terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path
 
@@ -17,7 +17,9 @@ def validate(file: ConfigFile = None, as_json: Json = False, no_color: NoColor =
     from sage_inference.config.paths import Paths
 
     path = Paths.resolve(as_path(file)).config_file
-    check(load(path, required=file is not None))
+    settings = load(path, required=file is not None)
+    remarks.warn_of(settings)
+    check(settings)
     if as_json:
         found = {"schema": 1, "valid": True, "config_path": str(path), "exists": path.exists()}
         terminal.say_json(found)

@@ -1,0 +1,44 @@
+"""What is allowed in a configuration and is probably a mistake."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sage_inference.config.check import kept_secrets
+from sage_inference.config.environment import unknown_variables
+from sage_inference.config.secrets import SecretError
+from sage_inference.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One remark; ``hint`` is the remedy."""
+
+    problem: str
+    hint: str
+
+
+def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Remark]:
+    """The remarks on ``settings``, which were read with the variables of ``environ``."""
+    environ = os.environ if environ is None else environ
+    return [*_variables(environ), *_quoted_keys(settings, environ)]
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[Remark]:
+    for name, hint in unknown_variables(environ):
+        yield Remark(f"variable {name} is ignored: no setting has this name", hint)
+
+
+def _quoted_keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Remark]:
+    for where, secret in kept_secrets(settings):
+        try:
+            value = secret.reveal(environ)
+        except (SecretError, OSError, ValueError):
+            continue  # `check` reports it
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'`":
+            yield Remark(
+                f"{where}: the key begins and ends with a quote, which is part of the key",
+                "write NAME=value without quotes; docker --env-file takes them as part of the value",
+            )

@@ -1,0 +1,115 @@
+"""Putting a new text in a file's place, so that no instant leaves a broken file."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+
+from sage_inference.config.errors import ConfigError
+
+# A mount point cannot be renamed over: a file that is mounted by itself, as ``-v ./config.yaml:…`` does.
+_NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV)
+
+
+def write(target: Path, text: str) -> None:
+    """Write ``text``; owner, mode and a byte order mark of the file that is there stay.
+
+    Raises ``OSError``, or ``ConfigError`` where the file could not be restored either.
+    """
+    data = text.encode()
+    if _has_mark(target):
+        data = codecs.BOM_UTF8 + data
+    # One name for all: what a killed process left is overwritten by the next, under the same lock.
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        _write_new(temporary, data, target)
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno not in _NOT_REPLACEABLE:
+            raise
+        _write_over(target, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _has_mark(target: Path) -> bool:
+    try:
+        with target.open("rb") as file:
+            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    except FileNotFoundError:
+        return False
+
+
+def _write_new(path: Path, data: bytes, like: Path) -> None:
+    """A file that is on the disk when this returns."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        _take_after(like, file.fileno())
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_over(target: Path, data: bytes) -> None:
+    """Change the content of the file itself. A copy of the old content lies beside it meanwhile."""
+    before = target.read_bytes()
+    copy = target.with_name(f".{target.name}.before")
+    # Unbuffered: what a full disk refused must not be written again at the end.
+    with target.open("r+b", buffering=0) as file:
+        _write_new(copy, before, target)
+        _sync_folder(target.parent)
+        _overwrite(file, data, before, target, copy)
+    copy.unlink(missing_ok=True)
+
+
+def _overwrite(file: FileIO, data: bytes, before: bytes, target: Path, copy: Path) -> None:
+    try:
+        _put(file, data)
+    except OSError as error:
+        try:
+            _put(file, before)
+        except OSError:
+            raise ConfigError(
+                f"is damaged: {error.strerror} while it was written",
+                source=str(target),
+                hint=f"the content before is in {copy}",
+            ) from None
+        copy.unlink(missing_ok=True)
+        raise
+
+
+def _put(file: FileIO, data: bytes) -> None:
+    # Not truncated before: the blocks that the old content has suffice to write it back on a full disk.
+    file.seek(0)
+    written = 0
+    while written < len(data):
+        written += file.write(data[written:])
+    file.truncate()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _take_after(target: Path, descriptor: int) -> None:
+    """Mode and owner of the file that is replaced: root's edit must not take a file from its user."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

@@ -92,7 +92,7 @@ class Health:
         self._contradictions = 0
 
     def not_probed(self, now: float) -> None:
-        """The probe could not be sent, which tells nothing of the instance: probe it again soon."""
+        """The probe could not be sent. That is no fact about the instance, so it is probed again soon."""
         self._next_probe = now + self._shortest
 
     def refused(self, now: float) -> None:
@@ -113,7 +113,7 @@ class Health:
     def gave_up(self, now: float) -> None:
         """It ended an answer early, or with an error. To be cleared by an answer that it finished: set ``given_up`` to 0.
 
-        The good head of the next such answer says nothing against it. It may be going away: it is probed at once.
+        The good head of the next answer is no proof that it is well. The engine may be going away, so it is probed at once.
         """
         self.given_up += 1
         if self.given_up >= self._settings.failures:

@@ -296,9 +296,9 @@ class ControlPlaneManager:
         self._set_alarm(now)
 
     def _turn_away(self, displaced: list[Waiting], now: float) -> None:
-        """Refuse those who left the queue for others, once all is in order again: it may bring new requests."""
+        """Refuse requests that were displaced, once the queue is consistent again: a refusal may bring new requests."""
         for lane in {waiting.lane: None for waiting in displaced}:
-            self._serve(lane, now)  # who stood behind them may need less
+            self._serve(lane, now)  # requests behind them may need less
         wait_s = self.retry_after()
         for waiting in displaced:
             waiting.ticket.refused(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
@@ -495,9 +495,7 @@ class ControlPlaneManager:
     def _drop(self, waiting: Waiting, error: Exception) -> None:
         """The policy failed at it: those behind it may do better."""
         self._queue.remove(waiting)
-        message = (
-            f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log says why"
-        )
+        message = f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log has the traceback"
         waiting.ticket.refused(Refusal(Why.FAILED, message))
         self.report(error)
 

@@ -73,7 +73,7 @@ def give(
         if _receive(connection).get("serving"):
             leave()
             left = True
-            # Before the files name the successor: whoever asks it must not be answered by this process.
+            # Before the files name the successor: a question to the successor must not be answered by this process.
             if wanted != "port":
                 listening.release()
             connection.sendall(_message({"left": True}))
@@ -93,7 +93,7 @@ def _resume(listening: Listening) -> None:
             return listening.resume()
         except BindError as error:
             if not logged:
-                log.error("not listening again yet: %s", error)  # noqa: TRY400 - the trace says nothing
+                log.error("not listening again yet: %s", error)  # noqa: TRY400 - the traceback adds nothing
             logged = True
             time.sleep(_RETRY_S)
 
@@ -180,7 +180,7 @@ def _message(document: dict[str, Any]) -> bytes:
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:
-    """One message; empty if the other end said nothing, or nothing of ours."""
+    """One message; empty if the other end sent nothing, or nothing of ours."""
     try:
         return _read(connection.recv(4096))
     except OSError:

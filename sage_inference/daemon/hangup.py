@@ -38,6 +38,6 @@ def _terminal_exists() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        # A lack of descriptors says nothing about the terminal.
+        # A lack of descriptors is no fact about the terminal.
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
     return True

@@ -28,7 +28,7 @@ _TELL_S = 0.1
 
 
 class RestartFailed(DaemonError):
-    """No new gateway runs; the message says what runs now."""
+    """No new gateway runs; the message reports what runs now."""
 
     code = "restart_failed"
 

@@ -37,7 +37,7 @@ _JSON_LINES = frozenset(
 
 
 class StreamFormat(Enum):
-    """How a body is divided, for whoever has something to add to it."""
+    """How a body is divided, for code that has something to add to it."""
 
     OPAQUE = auto()  # not at all, or compressed: no byte can be added
     EVENTS = auto()  # text/event-stream

@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 20
 
 
 class AskError(Exception):
-    """The server could not be reached or did not answer; the message says how. ``refused``: nobody listens."""
+    """The server could not be reached or did not answer; the message has the reason. ``refused``: nobody listens."""
 
     def __init__(self, message: str, refused: bool = False) -> None:
         super().__init__(message)

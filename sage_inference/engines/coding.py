@@ -13,7 +13,7 @@ _GZIPS = frozenset({b"gzip", b"x-gzip"})
 
 
 class CodingError(Exception):
-    """A body cannot be decoded; the message says why."""
+    """A body cannot be decoded; the message has the reason."""
 
 
 class UnknownCodingError(CodingError):

@@ -29,7 +29,7 @@ _ROUTES = "/openapi.json"
 
 
 class DetectError(Exception):
-    """The server cannot be asked, or is no engine; the message says how.
+    """The server cannot be asked, or is no engine; the message has the reason.
 
     ``refused``: nobody listens. ``definite``: it answered, and not as an engine that may be used. ``asked`` is
     False where this machine lacked what a question takes: nothing is known of the server.

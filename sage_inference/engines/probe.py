@@ -20,7 +20,7 @@ _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """``error`` says why there is no status. ``refused``: nobody listens.
+    """``error`` is the reason for a missing status. ``refused``: nobody listens.
 
     ``asked`` is False where this machine lacked what a question takes.
     """

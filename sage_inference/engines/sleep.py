@@ -20,7 +20,7 @@ _AWAKE = re.compile(rb'(?:^|,)\s*sleep_state="awake"')
 
 
 class SleepProbe:
-    """Whether one engine sleeps. ``paths`` are those that may tell; those that it does not have are asked once."""
+    """Whether one engine sleeps. ``paths`` may report it. A path that the engine does not have is asked once."""
 
     def __init__(self, *paths: str) -> None:
         self._paths = list(paths)
@@ -52,7 +52,7 @@ class SleepProbe:
 
 
 def _says(path: str, body: bytes) -> bool | None:
-    """Whether it sleeps; None where the answer does not tell."""
+    """Whether it sleeps; None where the answer does not show it."""
     if path == METRICS:
         return sleeps_by_metrics(body)
     try:

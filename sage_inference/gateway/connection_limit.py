@@ -1,4 +1,4 @@
-"""How many callers are connected at a time, and who is still let in beyond that."""
+"""The bound on callers' connections, and the few that are accepted beyond it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def cut_short(instance: str, detail: str) -> ApiError:
 def internal(request_id: bytes = b"") -> ApiError:
     """An exception of the gateway's own; its log has the traceback."""
     where = f", under the request's id {request_id.decode('latin-1')}" if request_id else ""
-    message = f"the gateway failed at this request; its log says why{where}"
+    message = f"the gateway failed at this request; its log has the traceback{where}"
     return ApiError(500, message, "internal_error", "internal_error")
 
 

@@ -196,7 +196,7 @@ class Fleet:
                 ):
                     refreshed = now
             except Exception as error:
-                # A fault of ours tells nothing of the engine, which must be watched on.
+                # A fault of ours is no fact about the engine, so the watch goes on.
                 report(error, f"the watch of instance {name}")
                 engine.health.not_probed(time.monotonic())
             engine.sync()
@@ -264,7 +264,7 @@ class Fleet:
         return ok
 
     def _not_detected(self, engine: Engine, error: DetectError) -> None:
-        """What is known of an engine that is well holds until it says something else."""
+        """Facts about a healthy engine hold until it reports something else."""
         now = time.monotonic()
         if engine.health.state is not EngineState.READY or error.refused:
             engine.last_error = str(error)

@@ -57,7 +57,7 @@ _NOBODY: deque[Any] = deque()  # the pipeline of those who never had two request
 
 
 def _answer_to(error: httptools.HttpParserError) -> ApiError:
-    """What is said to a caller at whose bytes the parser stopped, or one of our callbacks in it."""
+    """The answer to a caller at whose bytes the parser stopped, or one of our callbacks in it."""
     cause = error.__context__
     if isinstance(cause, ApiError):
         return cause

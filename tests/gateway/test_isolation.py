@@ -76,7 +76,7 @@ def test_an_exception_before_an_answer_is_500_and_nobodys_fault(
             reply = caller.chat().reply()
         assert reply.status == 500
         assert reply.error["code"] == "internal_error"
-        assert "its log says why" in reply.error["message"]
+        assert "its log has the traceback" in reply.error["message"]
         assert [record.exc_info is not None for record in caplog.records] == [True]
         check_untouched(door)
 

@@ -17,7 +17,7 @@ class Dialect:
     """``llm_routes``/``embedding_routes``: what such an engine serves where it can't be asked.
 
     ``paths``: gateway routes that the engine has under another path. ``draining``: words in a 500 that mean
-    it is shutting down, so that the request may safely go elsewhere. ``sleep_paths``: where it may tell that it sleeps.
+    it is shutting down, so that the request may safely go elsewhere. ``sleep_paths``: paths that may report that it sleeps.
 
     Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
     largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes; ``too_long``,

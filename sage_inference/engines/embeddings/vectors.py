@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class VectorError(ValueError):
-    """A vector cannot take the other form; the message says why."""
+    """A vector cannot take the other form; the message has the reason."""
 
 
 def is_base64(vector: Vector) -> bool:

@@ -1,4 +1,4 @@
-"""What a reload did, for the log and for whoever asked for it."""
+"""Report of a reload, for the log and for its caller."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _TOO_MANY_BYTES = b"length limit exceeded"
 
 @dataclass(eq=False, slots=True)
 class EngineAnswer:
-    """``pieces``: its body, decoded where it came compressed. ``unread`` says why that was not possible."""
+    """``pieces``: its body, decoded where it came compressed. ``unread`` is the reason where that was not possible."""
 
     head: Answer
     pieces: list[Piece]

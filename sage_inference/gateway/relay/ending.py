@@ -1,4 +1,4 @@
-"""What the end of an answer tells of its engine: whether it was finished, given up, or failed.
+"""The outcome that the end of an answer shows: finished, given up by its engine, or failed.
 
 Engines end what they give up like what they finish, with ``[DONE]`` or the last byte of a Content-Length. vLLM, told to
 stop, ends its requests early with the finish reason ``abort``; where its core dies, streams end with an error event.
@@ -56,7 +56,7 @@ _CUT = Failure("cut", 0)
 
 
 def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> Failure | None:
-    """How an answer failed that came to its end; None for one that is whole, as far as its end tells.
+    """How an answer failed that came to its end; None for one that is whole, as far as its end shows.
 
     ``last`` is the end of its body, or all of it: ``from_start``.
     """

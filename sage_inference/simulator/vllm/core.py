@@ -146,7 +146,7 @@ class Core:
                     self.on_abort()
 
     def give_up(self) -> None:
-        """End all that runs as vLLM does when it is told to stop: early, in order, with the finish reason abort."""
+        """End all that runs as vLLM does when it is asked to stop: early, in order, with the finish reason abort."""
         for choice in self.active:
             if not choice.generation.done:
                 made = choice.answer.parts[: choice.generation.produced]

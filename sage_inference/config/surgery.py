@@ -19,6 +19,7 @@ Steps = tuple[Step, ...]
 def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
     """``text`` with ``value`` at ``steps``; sections missing on the way are made. Raises ``ConfigError``."""
     root = read(text, source)
+    _refuse_shared(root, steps)
     data = _changed(to_data(root), steps, value)
     return _proven(_Surgeon(text).put(root, steps, data), data, steps)
 
@@ -34,11 +35,26 @@ def cut(text: str, steps: Steps, source: str = "") -> str | None:
     holder = _at(root, steps[:-1])
     if not isinstance(holder, Mapping | Sequence) or _child(holder, steps[-1]) is None:
         return None
+    _refuse_shared(root, steps)
     if len(steps) > 1 and len(_children(holder)) == 1:
         # What is left is an empty section; comments in it stay.
         return put(text, steps[:-1], {} if isinstance(holder, Mapping) else [], source)
     data = _without(to_data(root), steps)
     return _proven(_Surgeon(text).cut(holder, steps[-1]), data, steps)
+
+
+def _refuse_shared(root: Node | None, steps: Steps) -> None:
+    """Raises ``ConfigError`` for a place within an alias: the text there belongs to other places, too."""
+    node = root
+    for at, step in enumerate(steps):
+        node = _child(node, step)
+        if node is not None and node.is_alias and at < len(steps) - 1:
+            shared = join(steps[: at + 1])
+            raise ConfigError(
+                f"{join(steps)} cannot be set alone: {shared} is an alias (*name) of a value that is shared",
+                key=join(steps),
+                hint=f"set {shared} as a whole, or sage inference config edit opens the file in an editor",
+            )
 
 
 def _changed(data: Any, steps: Steps, value: Any) -> Any:
@@ -74,7 +90,7 @@ def _proven(text: str, data: Any, steps: Steps) -> str:
         said = to_data(read(text, ""))
     except ConfigError:
         said = ...
-    if repr(said or None) != repr(data or None):
+    if _canonical(said or None) != _canonical(data or None):
         raise ConfigError(
             f"{join(steps)} cannot be changed in place, the way the file is written",
             key=join(steps),
@@ -83,9 +99,18 @@ def _proven(text: str, data: Any, steps: Steps) -> str:
     return text
 
 
+def _canonical(data: Any) -> str:
+    """Equal for equal data whatever the order of keys, which merged keys change; 1, 1.0 and true differ."""
+    if isinstance(data, dict):
+        return "{" + ",".join(sorted(f"{key!r}:{_canonical(value)}" for key, value in data.items())) + "}"
+    if isinstance(data, list):
+        return "[" + ",".join(map(_canonical, data)) + "]"
+    return repr(data)
+
+
 def _children(node: Mapping | Sequence) -> list[tuple[Step, Node]]:
     if isinstance(node, Mapping):
-        return [(name.text, value) for name, value in node.entries]
+        return [(name.text, value) for name, value in node.written]
     return list(enumerate(node.items))
 
 
@@ -154,7 +179,7 @@ class _Surgeon:
         if holder is None:  # the whole document is an empty section
             return self.text[:start] + self._block(data, 0) + self.text[end:]
         if isinstance(holder, Mapping):
-            key = next(name for name, _ in holder.entries if name.text == step)
+            key = next(name for name, _ in holder.written if name.text == step)
             if not holder.flow:
                 return self._replace_beside(key, node, data)
         if start == end and self.text[start - 1 : start] in (":", "-"):
@@ -191,7 +216,7 @@ class _Surgeon:
         rest = self._line_end(end)
         return (
             self._closed(self.text[:rest])
-            + self._block(new, node.start.column)
+            + self._block(new, self._column(node))
             + self.newline
             + self.text[rest:]
         )
@@ -199,9 +224,14 @@ class _Surgeon:
     def _start(self, holder: Mapping | Sequence, step: Step) -> int:
         """Where an entry starts: at its key, at its dash, or in ``[ ]`` at itself."""
         if isinstance(holder, Mapping):
-            return next(name for name, _ in holder.entries if name.text == step).start.index
+            return next(name for name, _ in holder.written if name.text == step).start.index
         start = holder.items[int(step)].start.index
         return start if holder.flow else self.text.rfind("-", 0, start)
+
+    def _column(self, node: Mapping | Sequence) -> int:
+        """Where the entries of a block stand; the block itself may begin with an anchor."""
+        start = self._start(node, _children(node)[0][0])
+        return start - self._line_start(start)
 
     def _end(self, node: Node) -> int:
         """A node's end; the parser's own for a block lies behind the comments that follow it."""

@@ -16,6 +16,8 @@ from sage_inference.config.scalars import Plain, plain
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Deeper than any key of the schema, shallow enough for recursion.
 _DEEPEST = 20
+# Nodes that all aliases together may stand for.
+_MOST_EXPANDED = 10_000
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -38,6 +40,7 @@ class Scalar:
     start: Mark = NOWHERE
     end: Mark = NOWHERE
     block: bool = False  # written with | or >
+    is_alias: bool = False
 
 
 @dataclass(slots=True)
@@ -46,14 +49,19 @@ class Sequence:
     start: Mark = NOWHERE
     end: Mark = NOWHERE
     flow: bool = False
+    is_alias: bool = False
 
 
 @dataclass(slots=True)
 class Mapping:
+    """``entries`` hold what ``<<`` merges in; ``written`` are the entries as they stand in the text."""
+
     entries: list[tuple[Scalar, Node]] = field(default_factory=list)
     start: Mark = NOWHERE
     end: Mark = NOWHERE
     flow: bool = False
+    is_alias: bool = False
+    written: list[tuple[Scalar, Node]] = field(default_factory=list)
 
 
 Node = Scalar | Sequence | Mapping
@@ -98,6 +106,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> Config
 def _grow(text: str, source: str) -> Node | None:
     root: Node | None = None
     open_nodes: list[_Open] = []
+    anchors = Anchors(source)
     documents = 0
     for event in _events(text):
         mark = _mark(event.start_mark)
@@ -105,27 +114,47 @@ def _grow(text: str, source: str) -> Node | None:
             documents += 1
             if documents > 1:
                 raise error_at(source, mark, "a second document starts here", "remove the --- before it")
-        if isinstance(event, yaml.NodeEvent):
-            _refuse_extras(event, source, mark)
-            node = _node(event, mark)
-            if len(open_nodes) >= _DEEPEST:
-                raise error_at(source, mark, f"nested more than {_DEEPEST} deep")
-            if open_nodes:
-                open_nodes[-1].add(node, source)
-            else:
-                root = node
-            if not isinstance(node, Scalar):
-                open_nodes.append(_Open(node))
+        if isinstance(event, yaml.AliasEvent):
+            node, extent = anchors.resolve(event.anchor, mark, _mark(event.end_mark))
+        elif isinstance(event, yaml.NodeEvent):
+            _refuse_tag(event, source, mark)
+            node, extent = _node(event, mark), Extent()
         elif isinstance(event, yaml.CollectionEndEvent):
-            open_nodes.pop().node.end = _mark(event.end_mark)
+            closed = open_nodes.pop()
+            closed.node.end = _mark(event.end_mark)
+            if isinstance(closed.node, Mapping):
+                merge(closed.node, source)
+            anchors.define(closed.anchor, closed.node, closed.extent)
+            if open_nodes:
+                open_nodes[-1].extent.hold(closed.extent)
+            continue
+        else:
+            continue
+        if len(open_nodes) + extent.height > _DEEPEST:
+            raise error_at(source, mark, f"nested more than {_DEEPEST} deep")
+        if open_nodes:
+            open_nodes[-1].add(node, source)
+        else:
+            root = node
+        is_complete = isinstance(node, Scalar) or isinstance(event, yaml.AliasEvent)
+        if not is_complete:
+            anchors.begin(event.anchor)
+            open_nodes.append(_Open(node, event.anchor, extent))  # type: ignore[arg-type]
+            continue
+        if not isinstance(event, yaml.AliasEvent):
+            anchors.define(event.anchor, node, extent)
+        if open_nodes:
+            open_nodes[-1].extent.hold(extent)
     return root
 
 
 class _Open:
     """A collection whose end has not come; holds a mapping's key until its value comes."""
 
-    def __init__(self, node: Sequence | Mapping) -> None:
+    def __init__(self, node: Sequence | Mapping, anchor: str | None, extent: Extent) -> None:
         self.node = node
+        self.anchor = anchor
+        self.extent = extent
         self.key: Scalar | None = None
         self.seen: set[str] = set()
 
@@ -133,7 +162,7 @@ class _Open:
         if isinstance(self.node, Sequence):
             self.node.items.append(node)
         elif self.key is not None:
-            self.node.entries.append((self.key, node))
+            self.node.written.append((self.key, node))
             self.key = None
         elif not isinstance(node, Scalar):
             raise error_at(source, node.start, "a key must be a word, not a list or a section")
@@ -142,6 +171,83 @@ class _Open:
                 raise error_at(source, node.start, f"key {node.text[:60]!a} stands here twice", "remove one")
             self.seen.add(node.text)
             self.key = node
+
+
+@dataclass(slots=True)
+class Extent:
+    """How much a node holds, aliases written out: ``size`` nodes in ``height`` levels."""
+
+    size: int = 1
+    height: int = 1
+
+    def hold(self, inner: Extent) -> None:
+        self.size += inner.size
+        self.height = max(self.height, inner.height + 1)
+
+
+class Anchors:
+    """The nodes named by ``&name``, and the sum of what their aliases stand for."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._known: dict[str, tuple[Node, Extent] | None] = {}
+        self._expanded = 0
+
+    def begin(self, name: str | None) -> None:
+        if name is not None:
+            self._known[name] = None
+
+    def define(self, name: str | None, node: Node, extent: Extent) -> None:
+        if name is not None:
+            self._known[name] = node, extent
+
+    def resolve(self, name: str, start: Mark, end: Mark) -> tuple[Node, Extent]:
+        """What ``*name`` stands for, at the alias's own place. Raises ``ConfigError``."""
+        if name not in self._known:
+            raise error_at(
+                self._source, start, f"alias *{name[:60]} has no anchor", f"write &{name[:60]} before it"
+            )
+        found = self._known[name]
+        if found is None:
+            raise error_at(self._source, start, f"alias *{name[:60]} stands within what it names")
+        node, extent = found
+        self._expanded += extent.size
+        # A few nested aliases can stand for billions of nodes.
+        if self._expanded > _MOST_EXPANDED:
+            raise error_at(self._source, start, f"aliases stand for more than {_MOST_EXPANDED} values")
+        return _alias(node, start, end), extent
+
+
+def _alias(node: Node, start: Mark, end: Mark) -> Node:
+    if isinstance(node, Scalar):
+        return Scalar(node.value, node.text, start, end, is_alias=True)
+    if isinstance(node, Sequence):
+        return Sequence(node.items, start, end, flow=True, is_alias=True)
+    return Mapping(node.entries, start, end, flow=True, is_alias=True, written=node.written)
+
+
+def merge(node: Mapping, source: str) -> None:
+    """Fill ``entries``: the written ones, then those of ``<<`` that are not written. Raises ``ConfigError``."""
+    sources: list[Mapping] = []
+    for key, value in node.written:
+        if not is_merge(key):
+            node.entries.append((key, value))
+            continue
+        for each in value.items if isinstance(value, Sequence) else [value]:
+            if not isinstance(each, Mapping):
+                raise error_at(source, value.start, "<< takes a section of keys, or a list of such")
+            sources.append(each)
+    seen = {key.text for key, _ in node.entries}
+    for each in sources:
+        for key, value in each.entries:
+            if key.text not in seen:
+                seen.add(key.text)
+                node.entries.append((key, value))
+
+
+def is_merge(key: Scalar) -> bool:
+    """Whether a key is the bare ``<<``; in quotes it is a name."""
+    return key.text == "<<" and key.end.index - key.start.index == len(key.text)
 
 
 def _events(text: str) -> Iterator[Any]:
@@ -153,11 +259,7 @@ def _mark(mark: Any) -> Mark:
     return Mark(mark.index, mark.line, mark.column)
 
 
-def _refuse_extras(event: Any, source: str, mark: Mark) -> None:
-    if isinstance(event, yaml.AliasEvent) or event.anchor:
-        raise error_at(
-            source, mark, "anchors and aliases (&name, *name) are not taken", "write the value out"
-        )
+def _refuse_tag(event: Any, source: str, mark: Mark) -> None:
     if event.tag and not (event.tag == "!" and isinstance(event, yaml.ScalarEvent)):
         raise error_at(source, mark, "tags (!name) are not taken", "write the value without it")
 

@@ -8,6 +8,6 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:  # noqa: PTH109 - pathlib would be imported first
     del sys.path[0]
 
-from sage_inference.cli.main import main  # noqa: E402
+from sage_inference._entry import main  # noqa: E402
 
 sys.exit(main())

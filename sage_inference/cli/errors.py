@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_inference.cli.exit_codes import ExitCode
+from sage_inference.cli.program import as_called
 from sage_inference.visible import visible_json
 
 
@@ -102,5 +103,6 @@ def _from_config(error: Any) -> Failure:
 
 def document(failure: Failure) -> str:
     """The failure for a script."""
-    error = {"code": failure.code, "message": failure.message, "hint": failure.hint}
+    hint = failure.hint and as_called(failure.hint)
+    error = {"code": failure.code, "message": as_called(failure.message), "hint": hint}
     return visible_json(json.dumps({"schema": 1, "error": error}, ensure_ascii=False))

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sage_inference.cli.errors import usage
+from sage_inference.cli.program import as_called
 
 # Contexts and commands are Any here: Typer's newer versions bring their own Click, older ones use the package.
 
@@ -63,11 +64,17 @@ class PlainCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _options_by_panel(self, ctx, formatter)
 
+    def get_help(self, ctx: Any) -> str:
+        return as_called(super().get_help(ctx))
+
 
 class LazyGroup(TyperGroup):
     """A group that knows its commands' names and first lines, and imports one when it is invoked."""
 
     lazy: ClassVar[Mapping[str, Lazy]] = {}
+
+    def get_help(self, ctx: Any) -> str:
+        return as_called(super().get_help(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.lazy)

@@ -18,6 +18,7 @@ from sage_inference.cli.exit_codes import EPILOG, ExitCode
 from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
 from sage_inference.cli.options import NoColor
+from sage_inference.cli.program import call
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,6 +61,7 @@ def sage(
 
 def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
     """Run one command line and return its exit status."""
+    call(_called(sys.argv[0]) if program is None else program)
     program = program or _program_name(sys.argv[0])
     args = _arguments(program, list(sys.argv[1:] if argv is None else argv))
     colour = terminal.colour_choice(args)
@@ -86,6 +88,12 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         return _failed(error, args, colour)
     finally:
         standard_streams.give_up_broken_output()
+
+
+def _called(path: str) -> str:
+    """The file's name, which an installer may have changed (pipx --suffix); of a module, the program's."""
+    name = Path(path).name
+    return name if name.startswith("sage") else "sage-inference"
 
 
 def _program_name(path: str) -> str:

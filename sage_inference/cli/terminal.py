@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from sage_inference.cli.program import as_called
 from sage_inference.visible import visible, visible_json
 
 PROGRESS_AFTER_S = 0.3
@@ -78,9 +79,10 @@ def fail(message: str, hint: str | None, colour: bool | None) -> None:
 
 
 def _remark(label: str, fg: str, text: str, hint: str | None, colour: bool | None) -> None:
+    text = as_called(text)
     typer.echo(f"{typer.style(label, fg=fg, bold=True)} {visible(text)}", err=True, color=colour)
     if hint:
-        typer.echo(f"{typer.style('hint:', bold=True)} {visible(hint)}", err=True, color=colour)
+        typer.echo(f"{typer.style('hint:', bold=True)} {visible(as_called(hint))}", err=True, color=colour)
 
 
 def rewrite(text: str) -> None:

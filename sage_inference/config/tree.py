@@ -115,7 +115,7 @@ def _grow(text: str, source: str) -> Node | None:
             if documents > 1:
                 raise error_at(source, mark, "a second document starts here", "remove the --- before it")
         if isinstance(event, yaml.AliasEvent):
-            node, extent = anchors.resolve(event.anchor, mark, _mark(event.end_mark))
+            node, extent = anchors.resolve(str(event.anchor), mark, _mark(event.end_mark))
         elif isinstance(event, yaml.NodeEvent):
             _refuse_tag(event, source, mark)
             node, extent = _node(event, mark), Extent()

@@ -1,0 +1,16 @@
+"""The name that the program was called by, in the commands that it proposes."""
+
+from __future__ import annotations
+
+_OURS = "sage inference"
+_called = [_OURS]
+
+
+def call(program: str) -> None:
+    """Propose ``program``: ``sage`` has the gateway's commands under ``inference``, every other name alone."""
+    _called[0] = _OURS if program == "sage" else program
+
+
+def as_called(text: str) -> str:
+    """``text`` with its commands as this caller can type them. Another ``sage`` may be the one that is found."""
+    return text if _called[0] == _OURS else text.replace(_OURS, _called[0])

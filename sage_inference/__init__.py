@@ -34,11 +34,8 @@ if TYPE_CHECKING:
     from sage_inference.client.streams import TextStream as TextStream
     from sage_inference.client.unified import UnifiedInferenceClient as UnifiedInferenceClient
     from sage_inference.client.unified_async import AsyncUnifiedInferenceClient as AsyncUnifiedInferenceClient
-    from sage_inference.control_plane.classifier import RequestClassifier as RequestClassifier
-    from sage_inference.control_plane.classifier import ValidationResult as ValidationResult
     from sage_inference.control_plane.embedding.batch import EmbeddingBatch as EmbeddingBatch
     from sage_inference.control_plane.embedding.job import EmbeddingPriority as EmbeddingPriority
-    from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig as HybridSchedulingConfig
     from sage_inference.engines.embedding_executor import EmbeddingExecutor as EmbeddingExecutor
     from sage_inference.engines.embedding_executor import EmbeddingExecutorError as EmbeddingExecutorError
     from sage_inference.engines.embedding_executor import (
@@ -48,23 +45,26 @@ if TYPE_CHECKING:
     from sage_inference.engines.embedding_executor import EmbeddingRequestError as EmbeddingRequestError
     from sage_inference.engines.embedding_executor import EmbeddingResult as EmbeddingResult
     from sage_inference.engines.embedding_executor import EmbeddingTimeoutError as EmbeddingTimeoutError
+    from sage_inference.library.classifier import RequestClassifier as RequestClassifier
+    from sage_inference.library.classifier import ValidationResult as ValidationResult
     from sage_inference.library.config import BackendInstanceConfig as BackendInstanceConfig
     from sage_inference.library.config import SchedulingPolicyType as SchedulingPolicyType
     from sage_inference.library.config import UnifiedServerConfig as UnifiedServerConfig
     from sage_inference.library.hybrid import HybridSchedulingPolicy as HybridSchedulingPolicy
+    from sage_inference.library.hybrid_config import HybridSchedulingConfig as HybridSchedulingConfig
     from sage_inference.library.policies import AdaptivePolicy as AdaptivePolicy
     from sage_inference.library.policies import CostOptimizedPolicy as CostOptimizedPolicy
     from sage_inference.library.policies import FIFOPolicy as FIFOPolicy
     from sage_inference.library.policies import PriorityPolicy as PriorityPolicy
     from sage_inference.library.policies import SchedulingPolicy as SchedulingPolicy
     from sage_inference.library.policies import SLOAwarePolicy as SLOAwarePolicy
+    from sage_inference.library.requests import RequestMetadata as RequestMetadata
     from sage_inference.library.server import UnifiedAPIServer as UnifiedAPIServer
     from sage_inference.library.server import create_unified_server as create_unified_server
     from sage_inference.types import EngineState as EngineState
     from sage_inference.types import ExecutionInstance as ExecutionInstance
     from sage_inference.types import ExecutionInstanceType as ExecutionInstanceType
     from sage_inference.types import PerformanceMetrics as PerformanceMetrics
-    from sage_inference.types import RequestMetadata as RequestMetadata
     from sage_inference.types import RequestPriority as RequestPriority
     from sage_inference.types import RequestStatus as RequestStatus
     from sage_inference.types import RequestType as RequestType
@@ -113,13 +113,13 @@ _HOMES = {
     ),
     "client.unified": ("UnifiedInferenceClient",),
     "client.unified_async": ("AsyncUnifiedInferenceClient",),
-    "control_plane.classifier": (
+    "library.classifier": (
         "RequestClassifier",
         "ValidationResult",
     ),
     "control_plane.embedding.batch": ("EmbeddingBatch",),
     "control_plane.embedding.job": ("EmbeddingPriority",),
-    "control_plane.hybrid_config": ("HybridSchedulingConfig",),
+    "library.hybrid_config": ("HybridSchedulingConfig",),
     "engines.embedding_executor": (
         "EmbeddingExecutor",
         "EmbeddingExecutorError",
@@ -143,6 +143,7 @@ _HOMES = {
         "SLOAwarePolicy",
         "SchedulingPolicy",
     ),
+    "library.requests": ("RequestMetadata",),
     "library.server": (
         "UnifiedAPIServer",
         "create_unified_server",
@@ -152,7 +153,6 @@ _HOMES = {
         "ExecutionInstance",
         "ExecutionInstanceType",
         "PerformanceMetrics",
-        "RequestMetadata",
         "RequestPriority",
         "RequestStatus",
         "RequestType",

@@ -1,19 +1,21 @@
-"""The field's words as values: what a request is, what an instance is, what a decision says."""
+"""The field's words as values: requests, instances, decisions, and the enumerations they use."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from sage_inference.choices import Choice, member_of
 
-class RequestType(StrEnum):
+
+class RequestType(Choice, StrEnum):
     """What a request asks an engine for. One value a family of routes."""
 
     LLM_CHAT = "llm_chat"
@@ -37,7 +39,7 @@ for _kind in RequestType:  # asked of every request: looking it up in a set woul
     _kind.is_llm = _kind in _LLM_TYPES
 
 
-class RequestPriority(IntEnum):
+class RequestPriority(Choice, IntEnum):
     """Lower is sooner, so that priorities sort as they read."""
 
     CRITICAL = 0
@@ -47,7 +49,7 @@ class RequestPriority(IntEnum):
     BACKGROUND = 4
 
 
-class RequestStatus(StrEnum):
+class RequestStatus(Choice, StrEnum):
     """Where a request stands, as a caller sees it."""
 
     PENDING = "pending"
@@ -58,7 +60,7 @@ class RequestStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ExecutionInstanceType(StrEnum):
+class ExecutionInstanceType(Choice, StrEnum):
     """What kinds of work an instance takes. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
 
     GENERAL = "general"
@@ -71,7 +73,8 @@ class ExecutionInstanceType(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> ExecutionInstanceType | None:
         spoken = {"llm": cls.GENERAL, "mixed": cls.LLM_EMBEDDING}
-        return spoken.get(value.lower()) if isinstance(value, str) else None
+        word = value.strip().lower() if isinstance(value, str) else ""
+        return spoken[word] if word in spoken else super()._missing_(value)
 
     @property
     def serves_llm(self) -> bool:
@@ -82,7 +85,7 @@ class ExecutionInstanceType(StrEnum):
         return self in (ExecutionInstanceType.EMBEDDING, ExecutionInstanceType.LLM_EMBEDDING)
 
 
-class EngineKind(StrEnum):
+class EngineKind(Choice, StrEnum):
     """Whose dialect an instance speaks."""
 
     VLLM = "vllm"
@@ -90,7 +93,7 @@ class EngineKind(StrEnum):
     OPENAI = "openai"
 
 
-class EngineState(StrEnum):
+class EngineState(Choice, StrEnum):
     """Whether an instance can be given work."""
 
     STARTING = "starting"  # not yet seen healthy
@@ -130,8 +133,10 @@ class InstanceLoad:
     spares_from: float = 0.0
 
 
-class RequestMetadata(msgspec.Struct, gc=False):
-    """What scheduling needs to know of one request; never its text.
+class SchedulingRequest(msgspec.Struct, gc=False):
+    """The facts of one request that scheduling needs; never its text.
+
+    A program constructs the public ``library.requests.RequestMetadata``; the gateway and the policies use this.
 
     ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
     chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
@@ -147,10 +152,6 @@ class RequestMetadata(msgspec.Struct, gc=False):
     tenant: str = ""
     prompt_tokens: int = 0
     slo_deadline_ms: float | None = None
-    embedding_texts: list[str] | None = None
-    embedding_model: str | None = None
-    embedding_batch_size: int | None = None
-    tags: Mapping[str, str] = MappingProxyType({})
     arrived: float = msgspec.field(default_factory=time.monotonic)
     streams: bool = False
     session: str = ""
@@ -160,53 +161,115 @@ class RequestMetadata(msgspec.Struct, gc=False):
     script: int = 0
     cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
 
-    @property
-    def is_embedding_request(self) -> bool:
-        return self.request_type is RequestType.EMBEDDING
 
-    @property
-    def is_llm_request(self) -> bool:
-        return self.request_type.is_llm
-
-    @property
-    def effective_model_name(self) -> str:
-        """The model that must serve this request: ``embedding_model`` wins for embeddings."""
-        if self.is_embedding_request and self.embedding_model:
-            return self.embedding_model
-        return self.model
+_TypeWord = Literal[
+    "general", "prefilling", "decoding", "hybrid", "embedding", "llm_embedding", "llm", "mixed"
+]
+_UNHEALTHY = (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(init=False, slots=True, eq=False)
 class ExecutionInstance:
     """One engine behind the gateway, with the load this gateway has put on it.
 
-    ``routes`` are the paths the engine serves (``/v1/chat/completions`` …), learned from the engine.
-    ``max_concurrent_requests`` 0 means no limit. Counters are the gateway's own, counted at dispatch.
-    ``gpu`` names the GPU it runs on, where several instances share one; ``kv_tokens`` is what its prefix
-    cache can hold.
+    A new instance is available. ``is_healthy`` and ``is_available`` are read from ``state``, and set it. An
+    instance that is not healthy is not available either. ``routes`` are the paths the engine serves
+    (``/v1/chat/completions`` …), learned from the engine. ``max_concurrent_requests`` 0 or None means no limit.
+    Counters are the gateway's own, counted at dispatch. ``gpu`` names the GPU it runs on, where several instances
+    share one; ``kv_tokens`` is what its prefix cache can hold. Instances are equal only to themselves.
     """
 
     instance_id: str
     host: str
     port: int
-    model_name: str = ""
-    instance_type: ExecutionInstanceType = ExecutionInstanceType.GENERAL
-    engine: EngineKind = EngineKind.OPENAI
-    models: tuple[str, ...] = ()
-    routes: frozenset[str] = frozenset()
-    max_concurrent_requests: int = 0
-    weight: float = 1.0
-    state: EngineState = EngineState.STARTING
-    active_requests: int = 0
-    simulated: bool = False
-    metadata: dict[str, Any] = field(default_factory=dict)
-    gpu: str | None = None
-    kv_tokens: int = 1_000_000
-    load: InstanceLoad = field(default_factory=InstanceLoad)
+    model_name: str
+    instance_type: ExecutionInstanceType
+    engine: EngineKind
+    models: tuple[str, ...]
+    routes: frozenset[str]
+    max_concurrent_requests: int
+    weight: float
+    state: EngineState
+    active_requests: int
+    simulated: bool
+    metadata: dict[str, Any]
+    gpu: str | None
+    kv_tokens: int
+    load: InstanceLoad = field(init=False, repr=False)  # replace() must not share it between two instances
+
+    def __init__(
+        self,
+        instance_id: str,
+        host: str,
+        port: int,
+        model_name: str | None = "",
+        instance_type: ExecutionInstanceType | _TypeWord = ExecutionInstanceType.GENERAL,
+        engine: EngineKind | Literal["vllm", "tei", "openai"] = EngineKind.OPENAI,
+        models: Sequence[str] = (),
+        routes: Iterable[str] = (),
+        max_concurrent_requests: int | None = 0,
+        weight: float = 1.0,
+        state: EngineState = EngineState.READY,
+        active_requests: int = 0,
+        simulated: bool = False,
+        metadata: dict[str, Any] | None = None,
+        gpu: str | None = None,
+        kv_tokens: int = 1_000_000,
+        *,
+        is_healthy: bool | None = None,
+        is_available: bool | None = None,
+    ) -> None:
+        """Raises ``ValueError`` for a word that is no choice, and for a negative limit."""
+        limit = 0 if max_concurrent_requests is None else max_concurrent_requests
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(
+                f"max_concurrent_requests must be a whole number of at least 0 (0: no limit), not {limit!r}"
+            )
+        self.instance_id = instance_id
+        self.host = host
+        self.port = port
+        self.model_name = model_name or ""
+        self.instance_type = member_of(ExecutionInstanceType, instance_type, "instance_type")
+        self.engine = member_of(EngineKind, engine, "engine")
+        self.models = tuple(models)
+        self.routes = frozenset(routes)
+        self.max_concurrent_requests = limit
+        self.weight = weight
+        self.state = member_of(EngineState, state, "state")
+        self.active_requests = active_requests
+        self.simulated = simulated
+        self.metadata = {} if metadata is None else metadata
+        self.gpu = gpu
+        self.kv_tokens = kv_tokens
+        self.load = InstanceLoad()
+        if is_healthy is not None:
+            self.is_healthy = is_healthy
+        if is_available is not None and is_healthy is not False:
+            self.is_available = is_available
 
     @property
     def is_available(self) -> bool:
+        """Whether it takes new requests."""
         return self.state is EngineState.READY
+
+    @is_available.setter
+    def is_available(self, value: bool) -> None:
+        if value:
+            self.state = EngineState.READY
+        elif self.state is EngineState.READY:
+            self.state = EngineState.DRAINING
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether its engine is well, even where it takes no new requests."""
+        return self.state not in _UNHEALTHY
+
+    @is_healthy.setter
+    def is_healthy(self, value: bool) -> None:
+        if not value:
+            self.state = EngineState.EJECTED
+        elif self.state in _UNHEALTHY:
+            self.state = EngineState.READY
 
     @property
     def available_capacity(self) -> float:
@@ -216,6 +279,8 @@ class ExecutionInstance:
         return max(0, self.max_concurrent_requests - self.active_requests)
 
     def can_handle_request_type(self, request_type: RequestType) -> bool:
+        """Whether its kind of engine does such work, available or not."""
+        request_type = RequestType(request_type)
         if request_type is RequestType.EMBEDDING:
             return self.instance_type.serves_embeddings
         if request_type.is_llm:

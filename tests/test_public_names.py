@@ -56,7 +56,7 @@ def test_other_names_are_missing_as_they_should_be() -> None:
 CONSUMER = """
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,46 @@ def serve() -> None:
         print(server.url, server.get_status()["state"], server.is_running())
 
 
+def construct() -> list[si.ExecutionInstance]:
+    requests = [
+        si.RequestMetadata(request_id="r1", prompt="hello", model_name="m"),
+        si.RequestMetadata(
+            request_id="r2",
+            embedding_texts=["a"],
+            embedding_model="e",
+            request_type=si.RequestType.EMBEDDING,
+            priority=si.RequestPriority.HIGH,
+            user_id="u",
+            max_tokens=16,
+            slo_deadline_ms=500,
+            tags={"k": "v"},
+        ),
+        si.RequestMetadata("r3", "llm_generate", model="m", priority="low"),
+    ]
+    instance = si.ExecutionInstance(
+        instance_id="i",
+        host="h",
+        port=1,
+        model_name="m",
+        instance_type=si.ExecutionInstanceType.GENERAL,
+        is_healthy=True,
+        is_available=True,
+        max_concurrent_requests=100,
+    )
+    kinds: list[si.RequestType] = [si.RequestClassifier().classify(one) for one in requests]
+    assert kinds == [si.RequestType.LLM_CHAT, si.RequestType.EMBEDDING, si.RequestType.LLM_GENERATE]
+    other: si.RequestMetadata = dataclasses.replace(requests[0], prompt="other", model_name="n")
+    assert (other.prompt, other.model) == ("other", "n")
+    assert schedule([requests[0]], [instance]) == ["i"]
+    try:
+        si.HybridSchedulingPolicy(si.HybridSchedulingConfig(embedding_batch_size=0))
+    except ValueError as error:
+        assert str(error) == "embedding_batch_size must be a whole number of at least 1, not 0"
+    else:
+        raise AssertionError("embedding_batch_size 0 was taken")
+    return si.RequestClassifier().get_compatible_instances(si.RequestType.LLM_CHAT, [instance])
+
+
 def schedule(requests: list[si.RequestMetadata], instances: list[si.ExecutionInstance]) -> list[str]:
     policy: si.SchedulingPolicy = si.SLOAwarePolicy()
     verdict: si.ValidationResult = si.RequestClassifier(strict_validation=True).validate_request(requests[0])
@@ -112,7 +152,8 @@ def handle(error: si.SageInferenceError) -> float:
     return error.retry_after or 0.0
 
 
-asyncio.run(use_async())
+if __name__ == "__main__":
+    assert [one.instance_id for one in construct()] == ["i"]
 """
 
 
@@ -123,6 +164,7 @@ si.UnifiedInferenceClient("http://h:1", timeot=3)
 n: int = si.UnifiedInferenceClient("http://h:1").chat("hi")
 si.UnifiedServerConfig(port="x")
 si.RequestMetadata("r", "chat", "m")
+si.HybridSchedulingPolicy(embedding_batch_size="x")
 """
 
 
@@ -146,7 +188,11 @@ def test_a_consumers_script_is_typed_strictly_and_its_mistakes_are_seen(tmp_path
         timeout=110,
     )
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert [line.partition(": error:")[0] for line in errors] == [f"mistakes.py:{n}" for n in (4, 5, 6, 7)]
+    assert [line.partition(": error:")[0] for line in errors] == [f"mistakes.py:{n}" for n in (4, 5, 6, 7, 8)]
+    ran = subprocess.run(
+        [sys.executable, "consumer.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_package_says_it_is_typed() -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sage_inference.choices import Choice
 from sage_inference.client.endpoint import Endpoint, endpoint
 
 DEFAULT_TIMEOUT_S = 120.0
 
 
-class UnifiedClientMode(StrEnum):
+class UnifiedClientMode(Choice, StrEnum):
     """Whether a client talks to servers by HTTP, or schedules over instances itself."""
 
     SIMPLE = "simple"

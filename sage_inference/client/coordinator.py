@@ -21,8 +21,9 @@ from sage_inference.gateway.fleet import name_of
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.state import Gateway
 from sage_inference.library.config import Backend, entry, settings_of
+from sage_inference.library.requests import RequestMetadata
 from sage_inference.server import RunningGateway
-from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestMetadata, RequestType
+from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestType
 
 _HERE = "http://localhost"
 _PATHS = {
@@ -110,8 +111,8 @@ class ExecutionCoordinator:
     ) -> InferenceResult:
         """Run it where the policy says; cancelling the call cancels it in the engine.
 
-        ``body`` has what the metadata has not: ``messages``, ``prompt``, sampling …; of an embedding,
-        ``embedding_texts`` are enough. Raises errors of the ``SageInferenceError`` tree.
+        ``body`` holds further fields of the API (``messages``, ``seed`` …), and wins over the metadata's. A
+        ``prompt`` or ``embedding_texts`` in the metadata need no body. Raises errors of the ``SageInferenceError`` tree.
         """
         gateway, running = self.gateway, self._running
         assert running is not None
@@ -119,7 +120,7 @@ class ExecutionCoordinator:
         path = request.route or _PATHS.get(request.request_type)
         if path is None:
             raise ValueError(f"a request of type {request.request_type.value} needs its route")
-        fields = {"input": request.embedding_texts, "user": request.tenant or None, **(body or {})}
+        fields = {**request.body_fields(), **(body or {})}
         told = post(
             Endpoint(_HERE), path, fields, model=request.effective_model_name, extra_headers=_headers(request)
         )
@@ -170,7 +171,8 @@ def _entry_of(instance: ExecutionInstance | Backend) -> dict[str, Any]:
         "max_concurrent_requests": instance.max_concurrent_requests,
         "name": instance.instance_id,
     }
-    return entry(fields, "auto")
+    optional = {"gpu": instance.gpu}
+    return entry(fields, "auto") | {key: value for key, value in optional.items() if value}
 
 
 def _headers(request: RequestMetadata) -> dict[str, str]:

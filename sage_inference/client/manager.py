@@ -16,7 +16,8 @@ from sage_inference.gateway.api.status import status_document
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.library.config import Backend
 from sage_inference.library.policies import SchedulingPolicy
-from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestMetadata, RequestStatus
+from sage_inference.library.requests import RequestMetadata
+from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestStatus
 
 _REMEMBERED = 1000  # requests that ended, for get_request_status
 

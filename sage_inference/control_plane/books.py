@@ -39,6 +39,4 @@ class Books:
         placement.usage = usage
         request = placement.request
         self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
-        self.estimates.learn(
-            request.effective_model_name, request.script, request.prompt_bytes, usage.prompt_tokens
-        )
+        self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)

@@ -11,9 +11,9 @@ import msgspec
 from sage_inference.types import (
     ExecutionInstance,
     InstanceLoad,
-    RequestMetadata,
     RequestType,
     SchedulingDecision,
+    SchedulingRequest,
     Usage,
 )
 
@@ -31,7 +31,7 @@ DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prom
 PROMPT_SHARE = 0.6
 
 
-_NO_REQUEST = RequestMetadata("", RequestType.LLM_CHAT, "", arrived=0.0)
+_NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
 _NO_DECISION = SchedulingDecision("", "", "")
 
 
@@ -46,7 +46,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     instance: ExecutionInstance
     tokens: int
     pushed_at: float
-    request: RequestMetadata = msgspec.field(default_factory=lambda: _NO_REQUEST)
+    request: SchedulingRequest = msgspec.field(default_factory=lambda: _NO_REQUEST)
     decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
     pending: bool = True
@@ -155,7 +155,7 @@ def can_spare(instance: ExecutionInstance, now: float) -> bool:
     return not load.pending_tokens and load.spares_from <= now
 
 
-def teaches(request: RequestMetadata, instance: ExecutionInstance) -> bool:
+def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:
     """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
     kind = request.request_type
     return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)

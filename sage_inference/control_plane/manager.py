@@ -27,8 +27,8 @@ from sage_inference.control_plane.waiting.shares import DISPLACED
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     SchedulingDecision,
+    SchedulingRequest,
     Usage,
 )
 
@@ -104,8 +104,7 @@ class ControlPlaneManager:
         now = self._clock()
         if self.registry.version != self._seen:
             self._regroup(now)
-        model = request.model if request.embedding_model is None else request.effective_model_name
-        group = self.registry.group(model, request.route)
+        group = self.registry.group(request.model, request.route)
         if not group:
             raise unserved(self.registry, request)
         if measure is not None:
@@ -119,7 +118,7 @@ class ControlPlaneManager:
             self._check_deadline(ticket, group, now)
         self._place_or_queue(ticket, group, now)
 
-    def goes_at_once(self, request: RequestMetadata, group: Group) -> bool:
+    def goes_at_once(self, request: SchedulingRequest, group: Group) -> bool:
         """Whether it can be sent to the only instance that there is, with nothing to decide: see ``send``."""
         return (
             len(group) == 1 and self.registry.version == self._seen and self._fits_anyhow(request, group[0])
@@ -157,14 +156,14 @@ class ControlPlaneManager:
         return bool(ticket.tried) and self.is_lost(ticket, ticket.tried[-1])
 
     def _group_of(self, ticket: Ticket) -> Group:
-        return self.registry.group(ticket.request.effective_model_name, ticket.request.route)
+        return self.registry.group(ticket.request.model, ticket.request.route)
 
     def go_on(self, ticket: Ticket) -> None:
         """Place a request that was submitted before: again, or its next leg. Raises ``Refusal``."""
         request = ticket.request
         now = self._clock()
         self._catch_up(now)
-        group = self.registry.group(request.effective_model_name, request.route)
+        group = self.registry.group(request.model, request.route)
         if not group:
             raise unserved(self.registry, request)
         self._place_or_queue(ticket, group, now)
@@ -303,7 +302,7 @@ class ControlPlaneManager:
         for waiting in displaced:
             waiting.ticket.refused(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
 
-    def _fits_anyhow(self, request: RequestMetadata, only: ExecutionInstance) -> bool:
+    def _fits_anyhow(self, request: SchedulingRequest, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token.
 
         Where its tokens are known already, they count instead.
@@ -466,7 +465,7 @@ class ControlPlaneManager:
 
         def place(waiting: Waiting) -> tuple[Group, str, float]:
             request = waiting.request
-            group = self.registry.group(request.effective_model_name, request.route)
+            group = self.registry.group(request.model, request.route)
             return group, self._placer.policy_for(request).order, prefill_ms(request, group)
 
         for stranded in self._queue.regroup(place, now):

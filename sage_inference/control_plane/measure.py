@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sage_inference.control_plane.estimates import TokenEstimates, script_of
 from sage_inference.control_plane.prefix_index import BLOCK_BYTES, prompt_blocks
-from sage_inference.types import RequestMetadata
+from sage_inference.types import SchedulingRequest
 
 
-def measure(request: RequestMetadata, prompt: bytes, estimates: TokenEstimates, shortest: int = 0) -> None:
+def measure(request: SchedulingRequest, prompt: bytes, estimates: TokenEstimates, shortest: int = 0) -> None:
     """Tell the request its prompt's size, and of prompts that engines cache also the blocks.
 
     What makes a model work counts: ``prompt`` has ``request.prompt_bytes`` of that, or none. Blocks are told of

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from sage_inference.control_plane.routes import ROUTES
-from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, RequestMetadata
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 PREFILL, DECODE = "#prefill", "#decode"
 SPLIT = frozenset({"/v1/chat/completions", "/v1/completions"})  # where vLLM takes ``kv_transfer_params``
@@ -29,20 +29,20 @@ _PREFILLING, _DECODING = ExecutionInstanceType.PREFILLING, ExecutionInstanceType
 Instances = tuple[ExecutionInstance, ...]
 
 
-class LegRequest(RequestMetadata, gc=False):
+class LegRequest(SchedulingRequest, gc=False):
     """One leg of a request, with its own size and route; ``whole`` is the request as the caller sent it."""
 
-    whole: RequestMetadata | None = None
+    whole: SchedulingRequest | None = None
 
 
-def prefill_leg(whole: RequestMetadata) -> LegRequest:
+def prefill_leg(whole: SchedulingRequest) -> LegRequest:
     """The prompt. Its answer is short: whether the caller's streams or not, its first byte tells the pace."""
     leg = _copy(whole, PREFILL)
     leg.streams = True
     return leg
 
 
-def decode_leg(whole: RequestMetadata) -> LegRequest:
+def decode_leg(whole: SchedulingRequest) -> LegRequest:
     """What is left when the prompt was worked off elsewhere."""
     leg = _copy(whole, DECODE)
     leg.prompt_tokens = leg.prompt_bytes = 0
@@ -50,17 +50,17 @@ def decode_leg(whole: RequestMetadata) -> LegRequest:
     return leg
 
 
-def _copy(whole: RequestMetadata, leg: str) -> LegRequest:
+def _copy(whole: SchedulingRequest, leg: str) -> LegRequest:
     fields = {**msgspec.structs.asdict(whole), "route": whole.route + leg}
     return LegRequest(**fields, whole=whole)
 
 
-def whole_of(request: RequestMetadata) -> RequestMetadata:
+def whole_of(request: SchedulingRequest) -> SchedulingRequest:
     """The request as the caller sent it."""
     return request.whole or request if isinstance(request, LegRequest) else request
 
 
-def leg_of(request: RequestMetadata) -> str | None:
+def leg_of(request: SchedulingRequest) -> str | None:
     """``prefill`` or ``decode``; None for a whole request."""
     return request.route.partition("#")[2] or None
 

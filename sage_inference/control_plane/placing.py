@@ -11,7 +11,7 @@ from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed
 from sage_inference.control_plane.ticket import Ticket
 from sage_inference.control_plane.waiting.orders import slo_s
-from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 _READY = EngineState.READY
 ONLY = "only instance"  # why it was chosen
@@ -31,16 +31,16 @@ class Placer:
         self.mixed = False
         self.prefers_special = True  # over mixed ones
 
-    def policy_for(self, request: RequestMetadata) -> SchedulingPolicy:
+    def policy_for(self, request: SchedulingRequest) -> SchedulingPolicy:
         if not self.by_model:
             return self.policy
-        return self.by_model.get(request.effective_model_name, self.policy)
+        return self.by_model.get(request.model, self.policy)
 
-    def heeds_streams(self, request: RequestMetadata) -> bool:
+    def heeds_streams(self, request: SchedulingRequest) -> bool:
         """Whether it may have to wait for LLM work on the GPU it goes to."""
         return bool(self.shared) and not request.request_type.is_llm
 
-    def is_free(self, request: RequestMetadata, instance: ExecutionInstance) -> bool:
+    def is_free(self, request: SchedulingRequest, instance: ExecutionInstance) -> bool:
         """Whether it need not wait for work of the other kind."""
         if not self.heeds_streams(request):
             return True
@@ -86,7 +86,7 @@ class Placer:
         open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
         return _ask(policy, request, open_) if open_ else None
 
-    def soonest_ms(self, request: RequestMetadata, group: Sequence[ExecutionInstance], now: float) -> float:
+    def soonest_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
         """The soonest first byte that the group could give it."""
         request.cached_tokens = self.prefixes.match(request)
         return first_byte_ms(request, healthy(group, ()), now)
@@ -95,19 +95,19 @@ class Placer:
         """When the next of the paused shared GPUs takes embeddings again; infinite where none is paused."""
         return min((each.resumes_at for each in self.shared.values() if each.resumes_at > now), default=inf)
 
-    def uncached(self, request: RequestMetadata, only: ExecutionInstance) -> int:
+    def uncached(self, request: SchedulingRequest, only: ExecutionInstance) -> int:
         """Tokens of its prompt that the only instance has to work off."""
         cached = request.cached_tokens = self.prefixes.match(request)
         return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
 
-    def _only(self, request: RequestMetadata, only: ExecutionInstance) -> Choice | None:
+    def _only(self, request: SchedulingRequest, only: ExecutionInstance) -> Choice | None:
         need = self.uncached(request, only)
         if not is_open(only, need):
             return None
         return SchedulingDecision(request.request_id, only.instance_id, ONLY), only, need
 
     def _spare_streams(
-        self, request: RequestMetadata, candidates: list[ExecutionInstance], now: float
+        self, request: SchedulingRequest, candidates: list[ExecutionInstance], now: float
     ) -> list[ExecutionInstance]:
         """Specialised instances first while they are in time, if wanted; embeddings only as far as streams allow."""
         if self.mixed and self.prefers_special:
@@ -123,7 +123,7 @@ class Placer:
 
 
 def _ask(
-    policy: SchedulingPolicy, request: RequestMetadata, candidates: Sequence[ExecutionInstance]
+    policy: SchedulingPolicy, request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
 ) -> Choice | None:
     for decision in policy.schedule((request,), candidates):
         if decision.request_id != request.request_id:
@@ -147,13 +147,13 @@ def healthy(
     return [i for i in ready if i not in tried] if tried else ready
 
 
-def prefill_ms(request: RequestMetadata, group: Sequence[ExecutionInstance]) -> float:
+def prefill_ms(request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:
     """What the prompt alone takes where that is least."""
     cached, tokens = request.cached_tokens, request.prompt_tokens
     return min([i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in group], default=0.0)
 
 
-def first_byte_ms(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> float:
+def first_byte_ms(request: SchedulingRequest, instances: Sequence[ExecutionInstance], now: float) -> float:
     """The soonest that any of them could answer: its backlog, then this prompt."""
     cached, tokens = request.cached_tokens, request.prompt_tokens
     return min(backlog_ms(i.load, now) + i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in instances)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from struct import Struct
 
-from sage_inference.types import NOTHING_CACHED, ExecutionInstance, RequestMetadata
+from sage_inference.types import NOTHING_CACHED, ExecutionInstance, SchedulingRequest
 
 BLOCK_BYTES = 256  # about 64 tokens
 _blocks_of = Struct(f"{BLOCK_BYTES}s").iter_unpack  # cuts them faster than slices would
@@ -50,7 +50,7 @@ class PrefixIndex:
         self._held: dict[ExecutionInstance, _Held] = {}
         self._by_bit: dict[int, ExecutionInstance] = {}
 
-    def match(self, request: RequestMetadata) -> Mapping[ExecutionInstance, int]:
+    def match(self, request: SchedulingRequest) -> Mapping[ExecutionInstance, int]:
         """Tokens of the prompt that each instance likely holds; those with none are left out."""
         blocks = request.prompt_blocks
         get = self._holders.get
@@ -86,7 +86,7 @@ class PrefixIndex:
             found[instances[bit]] = tokens
             bits ^= bit
 
-    def add(self, instance: ExecutionInstance, request: RequestMetadata) -> None:
+    def add(self, instance: ExecutionInstance, request: SchedulingRequest) -> None:
         """The instance was sent this prompt: it will hold it."""
         held = self._held.get(instance) or self._enter(instance)
         blocks, before, bit, holders = held.blocks, len(held.blocks), held.bit, self._holders

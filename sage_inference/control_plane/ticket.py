@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from sage_inference.control_plane.refusal import Refusal
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class Ticket(Protocol):
     """It is told where to go, and reports back. ``load`` is the manager's own, None at first."""
 
-    request: RequestMetadata
+    request: SchedulingRequest
     size: int  # bytes it holds while it waits
     load: Any
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from sage_inference.control_plane.pairs import path_of
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
-from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, RequestMetadata
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 RETRY_S = 5  # about the time between two probes
 
 
-def unserved(registry: Registry, request: RequestMetadata) -> Refusal:
+def unserved(registry: Registry, request: SchedulingRequest) -> Refusal:
     """The refusal of a request whose group is empty."""
-    model, path = request.effective_model_name, path_of(request.route)
+    model, path = request.model, path_of(request.route)
     serving = registry.serving(path)
     everywhere = [i for i in registry.instances.values() if model in i.models]
     able = [i for i in everywhere if path in i.routes]

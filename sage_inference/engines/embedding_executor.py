@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -21,7 +21,7 @@ from sage_inference.engines.embeddings.wire import (
     call_body,
     read_answer,
 )
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from sage_inference.types import ExecutionInstance
 
 
 class EmbeddingExecutorError(Exception):
@@ -74,6 +74,16 @@ class EmbeddingMetrics:
         return self.texts / self.calls if self.calls else 0.0
 
 
+class EmbeddingRequest(Protocol):
+    """What is read of a request; ``RequestMetadata`` has it."""
+
+    request_id: str
+    embedding_texts: list[str] | None
+
+    @property
+    def effective_model_name(self) -> str: ...
+
+
 _UNAVAILABLE = (429, 502, 503)
 
 
@@ -81,6 +91,11 @@ class EmbeddingExecutor:
     """``batch_size``: the most texts of one call, as the engine or you limit it."""
 
     def __init__(self, *, batch_size: int = 32, timeout_s: float = 60.0, api_key: str | None = None) -> None:
+        """Raises ``ValueError`` for a size or a time that no call could have."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0, not {timeout_s!r}")
         self.batch_size = batch_size
         self._timeout_s = timeout_s
         self._headers = {"content-type": "application/json"}
@@ -132,7 +147,7 @@ class EmbeddingExecutor:
         return (await self._execute([request], instance, model or instance.model_name))[0]
 
     async def execute_embedding_batch(
-        self, requests: Sequence[RequestMetadata], instance: ExecutionInstance
+        self, requests: Sequence[EmbeddingRequest], instance: ExecutionInstance
     ) -> list[EmbeddingResult]:
         """The vectors of several requests for one model, their texts sharing calls; results in their order.
 

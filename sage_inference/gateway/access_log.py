@@ -36,7 +36,7 @@ class AccessLog:
             exchange.status,
             outcome(exchange.status, ended, placed=instance is not None),
             tenant=exchange.head.tenant or None,
-            model=request.effective_model_name if request is not None else None,
+            model=request.model if request is not None else None,
             instance=None if instance is None else instance.instance_id,
             first_byte_ms=_ms(began, _first_byte(exchange)),
             total_ms=_ms(began, now),

@@ -137,6 +137,7 @@ class Fleet:
             backend.host,
             backend.port,
             max_concurrent_requests=settings.max_concurrent_requests,
+            state=EngineState.STARTING,
             gpu=settings.gpu,
         )
         if settings.kv_cache_tokens:

@@ -15,7 +15,6 @@ from sage_inference.config.settings import InstanceSettings, SchedulingSettings,
 from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.embedding import AggregationRules, Room
 from sage_inference.control_plane.health import Health
-from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
@@ -53,9 +52,9 @@ from sage_inference.types import (
     EngineKind,
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     RequestPriority,
     RequestType,
+    SchedulingRequest,
 )
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -424,7 +423,7 @@ class Gateway:
                     return grant_lines(allowed)
         return b""
 
-    def classify(self, exchange: Exchange) -> RequestMetadata:
+    def classify(self, exchange: Exchange) -> SchedulingRequest:
         """What the request asks for, but for what ``Exchange.measure`` tells.
 
         Its body is changed only where it names an alias or no model.
@@ -441,7 +440,7 @@ class Gateway:
         if model != named and (named is not None or route.names_model):
             exchange.body = with_model(route, exchange.body, model)
         exchange.prompt = prompt = asked.prompt
-        request = RequestMetadata(
+        request = SchedulingRequest(
             exchange.request_id.decode("latin-1"),
             kind,
             model,
@@ -456,7 +455,7 @@ class Gateway:
             self._heed_headers(request, head)
         return request
 
-    def _heed_headers(self, request: RequestMetadata, head: RequestHead) -> None:
+    def _heed_headers(self, request: SchedulingRequest, head: RequestHead) -> None:
         """Priority, deadline and session, as the caller asks; a key may bound the priority."""
         bound = self._key_priority.get(head.tenant)
         if bound is not None:
@@ -497,7 +496,13 @@ class Gateway:
 
 def _rules(settings: Settings) -> AggregationRules:
     scheduling = settings.scheduling
-    return HybridSchedulingConfig.of(scheduling).aggregation(cache_bytes=scheduling.embedding_cache_bytes)
+    return AggregationRules(
+        max_texts=scheduling.embedding_batch_size,
+        min_texts=scheduling.min_embedding_batch_size,
+        max_wait_s=scheduling.max_embedding_wait_ms / 1000,
+        merges=scheduling.enable_embedding_batching,
+        cache_bytes=scheduling.embedding_cache_bytes,
+    )
 
 
 def llm_share(scheduling: SchedulingSettings) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sage_inference.choices import Choice
 from sage_inference.config import tree
 from sage_inference.config.build import Builder
 from sage_inference.config.check import check
@@ -23,7 +24,7 @@ _KINDS = {
 }
 
 
-class SchedulingPolicyType(StrEnum):
+class SchedulingPolicyType(Choice, StrEnum):
     """How an instance is chosen; a plain string does as well."""
 
     HYBRID = "hybrid"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Unpack
 
 from msgspec.structs import replace
 
-from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.control_plane.policies import hybrid_with
 from sage_inference.control_plane.policies.base import Clock
+from sage_inference.library.hybrid_config import HybridSchedulingConfig
+from sage_inference.library.options import HybridFields
 from sage_inference.library.policies import SchedulingPolicy, counted_as_load
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.library.requests import RequestMetadata
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class HybridSchedulingPolicy(SchedulingPolicy):
@@ -31,19 +33,17 @@ class HybridSchedulingPolicy(SchedulingPolicy):
         config: HybridSchedulingConfig | None = None,
         *,
         clock: Clock = time.monotonic,
-        **keywords: Any,
+        **keywords: Unpack[HybridFields],
     ) -> None:
-        """Takes a ``HybridSchedulingConfig`` or its fields. Raises ``ValueError`` for an unknown fallback."""
+        """Takes a ``HybridSchedulingConfig`` or its fields. Raises ``ValueError`` for a value out of range."""
         if config is not None and keywords:
             raise TypeError(f"config has it all: give either config or {', '.join(keywords)}")
+        if config is not None and not isinstance(config, HybridSchedulingConfig):
+            raise TypeError(f"config must be a HybridSchedulingConfig, not {type(config).__name__}")
         self.config = config if config is not None else HybridSchedulingConfig(**keywords)
         self.prefer_specialized = self.config.prefer_specialized_instances
         super().__init__(clock)
-        fallback = self.config.llm_fallback_policy
-        try:
-            self._inner = hybrid_with(fallback, clock)
-        except KeyError:
-            raise ValueError(f"llm_fallback_policy {fallback!r} is no policy") from None
+        self._inner = hybrid_with(self.config.llm_fallback_policy, clock)
 
     def settings(self) -> dict[str, Any]:
         return {"policy": self.name, **asdict(self.config)}
@@ -94,10 +94,10 @@ def _texts(batch: Sequence[RequestMetadata]) -> int:
     return sum(len(request.embedding_texts or ("",)) for request in batch)
 
 
-def _as_one(batch: Sequence[RequestMetadata]) -> RequestMetadata:
-    if len(batch) == 1:
-        return batch[0]
-    return replace(batch[0], prompt_tokens=sum(request.prompt_tokens for request in batch))
+def _as_one(batch: Sequence[RequestMetadata]) -> SchedulingRequest:
+    measured = [request.for_scheduling() for request in batch]
+    measured[0].prompt_tokens = sum(request.prompt_tokens for request in measured)
+    return measured[0]
 
 
 def _for_each(

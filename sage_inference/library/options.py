@@ -1,4 +1,4 @@
-"""The fields of ``UnifiedServerConfig`` as keyword arguments, typed once."""
+"""The fields of ``UnifiedServerConfig`` and ``HybridSchedulingConfig`` as keyword arguments."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ class ServerFields(TypedDict, total=False):
     request_timeout: float
     api_keys: Sequence[str]
     allowed_hosts: Sequence[str]
+
+
+class HybridFields(TypedDict, total=False):
+    embedding_batch_size: int
+    embedding_priority: str
+    llm_fallback_policy: str
+    hybrid_instance_ratio: float
+    prefer_specialized_instances: bool
+    max_embedding_wait_ms: float
+    enable_embedding_batching: bool
+    min_embedding_batch_size: int

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sage_inference.control_plane.classifier import RequestClassifier, is_shared
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Clock
 from sage_inference.control_plane.policies.base import SchedulingPolicy as PlacingPolicy
 from sage_inference.control_plane.waiting.orders import ORDERS
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.library.classifier import RequestClassifier, is_shared
+from sage_inference.library.requests import RequestMetadata
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
 
 class SchedulingPolicy:
@@ -34,7 +35,8 @@ class SchedulingPolicy:
 
     def prioritize(self, requests: Sequence[RequestMetadata]) -> list[RequestMetadata]:
         """The requests in the order in which they are placed."""
-        return in_order(requests, self._inner.order, self._clock())
+        measured = [request.for_scheduling() for request in requests]
+        return [requests[place] for place in in_order(measured, self._inner.order, self._clock())]
 
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
@@ -42,7 +44,7 @@ class SchedulingPolicy:
         by_id = {instance.instance_id: instance for instance in instances}
         decisions: list[SchedulingDecision] = []
         with counted_as_load(self._clock()) as place:
-            for request in self.prioritize(requests):
+            for request in [each.for_scheduling() for each in self.prioritize(requests)]:
                 decision = self._decide(request, self._candidates(request, instances))
                 if decision is not None:
                     decisions.append(decision)
@@ -68,16 +70,15 @@ class SchedulingPolicy:
         return self._inner
 
     def _decide(
-        self, request: RequestMetadata, candidates: Sequence[ExecutionInstance]
+        self, request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
     ) -> SchedulingDecision | None:
         return next(iter(self._inner.schedule((request,), candidates)), None) if candidates else None
 
     def _candidates(
-        self, request: RequestMetadata, instances: Sequence[ExecutionInstance]
+        self, request: SchedulingRequest, instances: Sequence[ExecutionInstance]
     ) -> list[ExecutionInstance]:
-        kind = self._classifier.classify(request)
-        able = self._classifier.get_compatible_instances(kind, instances)
-        serving = [one for one in able if _serves(one, request.effective_model_name)]
+        able = self._classifier.get_compatible_instances(request.request_type, instances)
+        serving = [one for one in able if _serves(one, request.model)]
         special = [one for one in serving if not is_shared(one)] if self.prefer_specialized else []
         return special or serving
 
@@ -89,7 +90,7 @@ class SchedulingPolicy:
         self._metrics["unplaced"] += len(requests) - len(decisions)
         for request in requests:
             if request.request_id in placed:
-                self._metrics["embedding" if request.is_embedding_request else "llm"] += 1
+                self._metrics["embedding" if request.request_type is RequestType.EMBEDDING else "llm"] += 1
         for decision in decisions:
             name = decision.target_instance_id
             self._by_instance[name] = self._by_instance.get(name, 0) + 1
@@ -125,8 +126,8 @@ class AdaptivePolicy(SchedulingPolicy):
     name = "adaptive"
 
 
-def in_order(requests: Sequence[RequestMetadata], order: str, now: float) -> list[RequestMetadata]:
-    """As waiting requests would be placed, if all of them could be."""
+def in_order(requests: Sequence[SchedulingRequest], order: str, now: float) -> list[int]:
+    """The order in which waiting requests would be placed, if all of them could be, as their indexes."""
     rule = ORDERS[order]
     bands: list[list[tuple[float, float, int]]] = [[] for _ in range(rule.bands)]
     for number, request in enumerate(requests):
@@ -137,19 +138,19 @@ def in_order(requests: Sequence[RequestMetadata], order: str, now: float) -> lis
         )
     for band_ in bands:
         band_.sort(reverse=True)
-    found: list[RequestMetadata] = []
+    found: list[int] = []
     while any(bands):
         oldest = [min((one[1] for one in band_), default=float("inf")) for band_ in bands]
-        found.append(requests[bands[rule.pick(oldest)].pop()[2]])
+        found.append(bands[rule.pick(oldest)].pop()[2])
     return found
 
 
 @contextmanager
-def counted_as_load(now: float) -> Iterator[Callable[[RequestMetadata, ExecutionInstance], None]]:
+def counted_as_load(now: float) -> Iterator[Callable[[SchedulingRequest, ExecutionInstance], None]]:
     """A function that counts a request as running on an instance, until the block is left."""
     placed: list[Placement] = []
 
-    def place(request: RequestMetadata, instance: ExecutionInstance) -> None:
+    def place(request: SchedulingRequest, instance: ExecutionInstance) -> None:
         tokens = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
         placed.append(Placement(instance, tokens, now))
 

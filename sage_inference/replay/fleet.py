@@ -11,7 +11,7 @@ from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
 from sage_inference.replay.events import Alarm, Events
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
-from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, InstanceLoad
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
 LLM_MODEL = "llm"
 EMBEDDING_MODEL = "embedding"
@@ -80,21 +80,19 @@ class Fleet:
         encodes = isinstance(engine, EncoderEngine)
         self.engines[name] = engine
         window = 2.0 * BATCH_TOKENS if encodes else float(self.limits.max_num_batched_tokens)
-        self.instances.append(
-            ExecutionInstance(
-                name,
-                "127.0.0.1",
-                0,
-                instance_type=kind,
-                models=(EMBEDDING_MODEL if encodes else LLM_MODEL,),
-                routes=frozenset({EMBEDDINGS if encodes else CHAT}),
-                max_concurrent_requests=slots,
-                state=EngineState.READY,
-                gpu=gpu,
-                kv_tokens=self.limits.kv_tokens,
-                load=InstanceLoad(window_tokens=window if self.late_binding else inf),
-            )
+        instance = ExecutionInstance(
+            name,
+            "127.0.0.1",
+            0,
+            instance_type=kind,
+            models=(EMBEDDING_MODEL if encodes else LLM_MODEL,),
+            routes=frozenset({EMBEDDINGS if encodes else CHAT}),
+            max_concurrent_requests=slots,
+            gpu=gpu,
+            kv_tokens=self.limits.kv_tokens,
         )
+        instance.load.window_tokens = window if self.late_binding else inf
+        self.instances.append(instance)
 
 
 def llm_fleet(instances: int, **how: Any) -> Fleet:

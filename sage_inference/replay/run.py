@@ -13,7 +13,7 @@ from sage_inference.control_plane.registry import Registry
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision, Usage
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
 UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
@@ -22,7 +22,7 @@ UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
 class Replayed:
     """A job on its way: the manager's ticket, and what the engine reports to."""
 
-    def __init__(self, run: Run, request: RequestMetadata, outcome: Outcome) -> None:
+    def __init__(self, run: Run, request: SchedulingRequest, outcome: Outcome) -> None:
         self.run = run
         self.request = request
         self.outcome = outcome
@@ -99,9 +99,9 @@ class Run:
         if outcome.placed_ms is None:
             self.events.at(self.events.now + QUEUE_MS, lambda: self._give_up(ticket))
 
-    def _request(self, job: Job) -> RequestMetadata:
+    def _request(self, job: Job) -> SchedulingRequest:
         encodes = job.request_type is RequestType.EMBEDDING
-        return RequestMetadata(
+        return SchedulingRequest(
             str(len(self.outcomes)),
             job.request_type,
             EMBEDDING_MODEL if encodes else LLM_MODEL,

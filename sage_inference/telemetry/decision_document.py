@@ -22,7 +22,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "request_id": request.request_id,
         "request_type": request.request_type.value,
         "route": request.route,
-        "model": request.effective_model_name,
+        "model": request.model,
         "priority": int(request.priority),
         "tenant": request.tenant,
         "deadline_ms": request.slo_deadline_ms,

@@ -25,9 +25,9 @@ from sage_inference.control_plane.registry import Registry
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     RequestType,
     SchedulingDecision,
+    SchedulingRequest,
     Usage,
 )
 
@@ -38,7 +38,7 @@ USAGE = Usage(200, 20)
 
 
 class Ticket:
-    def __init__(self, request: RequestMetadata) -> None:
+    def __init__(self, request: SchedulingRequest) -> None:
         self.request = request
         self.size = 0
         self.tried: tuple[ExecutionInstance, ...] = ()
@@ -71,7 +71,7 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
         half = shared[rng.randrange(8)] if number % 2 else rng.randbytes(4 * tokens // 2)
         prompt = (half + rng.randbytes(4 * tokens // 2)).translate(_PRINTABLE)
         start = time.perf_counter_ns()
-        request = RequestMetadata(
+        request = SchedulingRequest(
             str(number),
             RequestType.LLM_CHAT,
             "m",

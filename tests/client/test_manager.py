@@ -13,10 +13,10 @@ from sage_inference.client.coordinator import ExecutionCoordinator
 from sage_inference.client.errors import NotFoundError
 from sage_inference.client.manager import ControlPlaneManager
 from sage_inference.library.policies import FIFOPolicy
+from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,
-    RequestMetadata,
     RequestPriority,
     RequestStatus,
     RequestType,

@@ -14,10 +14,10 @@ from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     ExecutionInstanceType,
-    RequestMetadata,
     RequestPriority,
     RequestType,
     SchedulingDecision,
+    SchedulingRequest,
 )
 
 CHAT = "/v1/chat/completions"
@@ -35,7 +35,7 @@ class Clock:
 class Ticket:
     """A request that notes what it is told."""
 
-    def __init__(self, request: RequestMetadata, size: int = 10) -> None:
+    def __init__(self, request: SchedulingRequest, size: int = 10) -> None:
         self.request = request
         self.size = size
         self.tried: tuple[ExecutionInstance, ...] = ()
@@ -69,8 +69,8 @@ def request(
     deadline_ms: float | None = None,
     streams: bool = True,
     session: str = "",
-) -> RequestMetadata:
-    return RequestMetadata(
+) -> SchedulingRequest:
+    return SchedulingRequest(
         str(name),
         RequestType.EMBEDDING if route == EMBED else RequestType.LLM_CHAT,
         model,
@@ -122,7 +122,7 @@ def manager(
     return ControlPlaneManager(registry, policy_named(policy, clock), limits, clock)
 
 
-def submit(to: ControlPlaneManager, what: RequestMetadata, size: int = 10) -> Ticket:
+def submit(to: ControlPlaneManager, what: SchedulingRequest, size: int = 10) -> Ticket:
     ticket = Ticket(what, size)
     to.submit(ticket)
     return ticket

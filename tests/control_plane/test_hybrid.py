@@ -6,20 +6,20 @@ import pytest
 from msgspec.structs import replace
 
 from sage_inference.control_plane.policies import Hybrid, hybrid_with
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingRequest
 from tests.control_plane.parts import Clock, instance, request
 
 
-def chosen(what: RequestMetadata, *instances: ExecutionInstance) -> str:
+def chosen(what: SchedulingRequest, *instances: ExecutionInstance) -> str:
     """By ``schedule`` of one and of several, which must agree."""
     policy = Hybrid(Clock())
     alone = policy.schedule((what,), instances)[0].target_instance_id
-    other = RequestMetadata("other", what.request_type, "m", prompt_tokens=0)
+    other = SchedulingRequest("other", what.request_type, "m", prompt_tokens=0)
     assert policy.schedule((what, other), instances)[0].target_instance_id == alone
     return alone
 
 
-def warm(tokens: int, **cached: int) -> tuple[RequestMetadata, list[ExecutionInstance]]:
+def warm(tokens: int, **cached: int) -> tuple[SchedulingRequest, list[ExecutionInstance]]:
     instances = [instance(name) for name in "abcd"]
     what = request(tokens=tokens)
     what.cached_tokens = {i: cached[i.instance_id] for i in instances if i.instance_id in cached}

@@ -16,9 +16,9 @@ from sage_inference.control_plane.refusal import Refusal
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     RequestPriority,
     SchedulingDecision,
+    SchedulingRequest,
 )
 from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
 
@@ -336,7 +336,7 @@ def test_a_decision_is_its_own_requests_and_names_an_instance_with_room(
     instances = [instance(f"i{n}", limit) for n, (_, limit) in enumerate(loads)]
     for each, (running, _) in zip(instances, loads, strict=True):
         each.active_requests = running
-    asked: list[RequestMetadata] = []
+    asked: list[SchedulingRequest] = []
     for number, (tokens, warm) in enumerate(requests):
         asked.append(request(number, tokens))
         if warm:

@@ -18,9 +18,9 @@ from sage_inference.control_plane.registry import Registry
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     RequestType,
     SchedulingDecision,
+    SchedulingRequest,
 )
 
 CHAT = "/v1/chat/completions"
@@ -30,7 +30,7 @@ class Ticket:
     """A request that notes what it is told."""
 
     def __init__(self, number: int = 0, model: str = "m", size: int = 10) -> None:
-        self.request = RequestMetadata(f"r{number}", RequestType.LLM_CHAT, model, CHAT)
+        self.request = SchedulingRequest(f"r{number}", RequestType.LLM_CHAT, model, CHAT)
         self.size = size
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None

@@ -18,7 +18,7 @@ from sage_inference.control_plane.policies import (
     SchedulingPolicy,
     policy_named,
 )
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingRequest
 
 
 def instance(name: str, load: int = 0, limit: int = 0, weight: float = 1.0) -> ExecutionInstance:
@@ -27,8 +27,8 @@ def instance(name: str, load: int = 0, limit: int = 0, weight: float = 1.0) -> E
     )
 
 
-def requests(count: int) -> list[RequestMetadata]:
-    return [RequestMetadata(f"r{n}", RequestType.LLM_CHAT, "m") for n in range(count)]
+def requests(count: int) -> list[SchedulingRequest]:
+    return [SchedulingRequest(f"r{n}", RequestType.LLM_CHAT, "m") for n in range(count)]
 
 
 def placed(policy: SchedulingPolicy, count: int, instances: list[ExecutionInstance]) -> Counter[str]:

@@ -9,7 +9,12 @@ import pytest
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.measure import measure
-from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
+from sage_inference.types import (
+    ExecutionInstance,
+    ExecutionInstanceType,
+    SchedulingDecision,
+    SchedulingRequest,
+)
 from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 
 PROMPT = b'"' + b"a b c d " * 50 + b'"'
@@ -26,7 +31,7 @@ class Sent(Ticket):
         self.measured_when_sent = self.measured
 
 
-def send(m: ControlPlaneManager, asked: RequestMetadata, prompt: bytes = PROMPT) -> Sent:
+def send(m: ControlPlaneManager, asked: SchedulingRequest, prompt: bytes = PROMPT) -> Sent:
     asked.prompt_tokens, asked.prompt_bytes = 0, len(prompt)
     ticket = Sent(asked)
 

@@ -17,8 +17,9 @@ from sage_inference.engines.embedding_executor import (
     EmbeddingRequestError,
     EmbeddingTimeoutError,
 )
+from sage_inference.library.requests import RequestMetadata
 from sage_inference.simulator import vectors
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType
+from sage_inference.types import ExecutionInstance, RequestType
 from tests.support.gateway import free_port
 from tests.support.probed import ProbedEngine, well
 from tests.support.simulators import SimulatedEngine, simulated_engine

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_inference.config.settings import SchedulingSettings
-from sage_inference.control_plane.hybrid_config import HybridSchedulingConfig
 from sage_inference.library.hybrid import HybridSchedulingPolicy
-from sage_inference.types import RequestMetadata, RequestPriority, RequestType
+from sage_inference.library.hybrid_config import HybridSchedulingConfig
+from sage_inference.library.requests import RequestMetadata
+from sage_inference.types import RequestPriority, RequestType
 from tests.library.test_policies import instance, request
 
 
@@ -33,7 +34,7 @@ def test_it_takes_a_config_or_its_fields_but_not_both() -> None:
     assert HybridSchedulingPolicy(config).config == HybridSchedulingPolicy(embedding_batch_size=7).config
     with pytest.raises(TypeError, match="either config or embedding_batch_size"):
         HybridSchedulingPolicy(config, embedding_batch_size=7)
-    with pytest.raises(ValueError, match="'best' is no policy"):
+    with pytest.raises(ValueError, match=r'llm_fallback_policy must be one of hybrid, .*not "best"'):
         HybridSchedulingPolicy(llm_fallback_policy="best")
 
 

@@ -17,11 +17,11 @@ from sage_inference.library.policies import (
     SchedulingPolicy,
     SLOAwarePolicy,
 )
+from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     ExecutionInstanceType,
-    RequestMetadata,
     RequestPriority,
     RequestType,
 )

@@ -15,7 +15,7 @@ from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
 from sage_inference.telemetry.decision_document import document, why
 from sage_inference.telemetry.decision_file import DecisionFile
 from sage_inference.telemetry.decisions import DecisionLog
-from sage_inference.types import ExecutionInstance, RequestMetadata, Usage
+from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
 from tests.cli.shape import mistakes
 from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
 
@@ -40,7 +40,7 @@ class Recorded:
     def group(self) -> tuple[ExecutionInstance, ...]:
         return self.busy, self.idle
 
-    def submit(self, what: RequestMetadata | None = None) -> tuple[Ticket, Placement]:
+    def submit(self, what: SchedulingRequest | None = None) -> tuple[Ticket, Placement]:
         ticket = submit(self.manager, what or request("r", 1000, arrived=NOW - 0.5))
         return ticket, self.log.of(ticket.request.request_id)[-1]
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sage_inference.choices import Choice
+
 if TYPE_CHECKING:
     from sage_inference.control_plane.embedding.batch import EmbeddingBatch
     from sage_inference.control_plane.embedding.lane import Lane
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 INTERACTIVE_TEXTS = 8  # a request of so many texts or fewer has somebody waiting for it
 
 
-class EmbeddingPriority(StrEnum):
+class EmbeddingPriority(Choice, StrEnum):
     """How embeddings rank against generation where both share a GPU."""
 
     HIGH = "high"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Loads, one_by_one
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 MATCH = 0.3  # of the prompt cached: follow it
 AHEAD, TIMES = 32, 2.0  # requests and ratio by which the fullest may lead before balance goes first
@@ -24,12 +24,12 @@ class PrefixAware:
     sticky = True
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         return one_by_one(requests, Loads(instances), self._longest, "longest cached prefix")
 
     def _longest(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         least = min(map(loads.of, room))
         most = max(map(loads.of, room))
@@ -53,13 +53,13 @@ class Session:
     sticky = False
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         # Ranked among all, full or not: a session must not wander because its instance is full for once.
         return one_by_one(requests, Loads(instances), self._own, "session's own")
 
     def _own(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         session = request.session
         if not session:

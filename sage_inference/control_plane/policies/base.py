@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 Clock = Callable[[], float]
 
@@ -25,7 +25,7 @@ class SchedulingPolicy(Protocol):
     sticky: bool
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]: ...
 
 
@@ -60,7 +60,7 @@ class Loads:
             or i.active_requests + placed.get(i, 0) < i.max_concurrent_requests
         ]
 
-    def place(self, request: RequestMetadata, instance: ExecutionInstance, why: str) -> SchedulingDecision:
+    def place(self, request: SchedulingRequest, instance: ExecutionInstance, why: str) -> SchedulingDecision:
         self._placed[instance] = self._placed.get(instance, 0) + 1
         uncached = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
         self._tokens[instance] = self._tokens.get(instance, 0) + uncached
@@ -68,7 +68,7 @@ class Loads:
 
 
 def one_by_one(
-    requests: Iterable[RequestMetadata], loads: Loads, choose: Choose, why: str
+    requests: Iterable[SchedulingRequest], loads: Loads, choose: Choose, why: str
 ) -> list[SchedulingDecision]:
     """Place each request on ``choose``'s pick among those with room, until there is none."""
     decisions = []
@@ -82,5 +82,5 @@ def one_by_one(
 
 class Choose(Protocol):
     def __call__(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads, /
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, /
     ) -> ExecutionInstance: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sage_inference.control_plane.load import DECODE_TOKENS
 from sage_inference.control_plane.policies.base import Loads
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 
 def backlog_ms(instance: ExecutionInstance, now: float, loads: Loads) -> float:
@@ -14,13 +14,13 @@ def backlog_ms(instance: ExecutionInstance, now: float, loads: Loads) -> float:
     return left if left > 0.0 else 0.0
 
 
-def prefill_ms(request: RequestMetadata, instance: ExecutionInstance) -> float:
+def prefill_ms(request: SchedulingRequest, instance: ExecutionInstance) -> float:
     """k·(n − h): the prompt's own time, without what the instance holds of it."""
     uncached = request.prompt_tokens - request.cached_tokens.get(instance, 0)
     return instance.load.ms_per_token * uncached
 
 
-def cost_ms(request: RequestMetadata, instance: ExecutionInstance, now: float, loads: Loads) -> float:
+def cost_ms(request: SchedulingRequest, instance: ExecutionInstance, now: float, loads: Loads) -> float:
     """c = B + k·(n − h) + k·267·nin."""
     running = instance.load.ms_per_token * DECODE_TOKENS * loads.requests(instance)
     return backlog_ms(instance, now, loads) + prefill_ms(request, instance) + running

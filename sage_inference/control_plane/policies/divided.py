@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Clock, SchedulingPolicy
 from sage_inference.control_plane.policies.hybrid import Hybrid
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class DividedHybrid:
@@ -25,7 +25,7 @@ class DividedHybrid:
         self._others = Hybrid(clock, llm.order)
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         generation = [one for one in requests if one.request_type.is_llm]
         others = [one for one in requests if not one.request_type.is_llm]

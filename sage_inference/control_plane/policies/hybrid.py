@@ -9,7 +9,7 @@ from sage_inference.control_plane.load import DECODE_TOKENS
 from sage_inference.control_plane.load import backlog_ms as backlog_now_ms
 from sage_inference.control_plane.policies.base import Clock, Loads
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 WORTH = 0.3  # of a prompt cached somewhere makes it worth going there
 NEARLY = 0.8  # of the longest cached part is as good as the longest
@@ -37,7 +37,7 @@ class Hybrid:
         self._turn = 0
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         if len(requests) == 1:
             chosen, why = self._one(requests[0], instances)
@@ -56,7 +56,7 @@ class Hybrid:
         return decisions
 
     def _one(
-        self, request: RequestMetadata, instances: Sequence[ExecutionInstance]
+        self, request: SchedulingRequest, instances: Sequence[ExecutionInstance]
     ) -> tuple[str | None, str]:
         """The same for one request, with as little as decides it: this is asked of every request."""
         now = self._clock()
@@ -90,7 +90,7 @@ class Hybrid:
         return chosen, "cheapest"
 
     def _warm(
-        self, request: RequestMetadata, room: list[ExecutionInstance], now: float, loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], now: float, loads: Loads
     ) -> list[ExecutionInstance]:
         """Those that hold the prompt and can bear it."""
         cached = request.cached_tokens
@@ -110,7 +110,7 @@ class Hybrid:
         ]
 
 
-def _warmest(request: RequestMetadata, instances: Sequence[ExecutionInstance], now: float) -> str | None:
+def _warmest(request: SchedulingRequest, instances: Sequence[ExecutionInstance], now: float) -> str | None:
     """The cheapest that holds nearly the most of the prompt and can bear it."""
     tokens, longest, holders = request.prompt_tokens, 0, []
     for i, held in request.cached_tokens.items():

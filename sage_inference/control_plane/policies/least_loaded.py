@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Loads, one_by_one
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class LeastLoaded:
@@ -22,7 +22,7 @@ class LeastLoaded:
         self._turn = 0
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         if len(instances) == len(requests) == 1:  # a workstation's usual case, made short
             only = instances[0]
@@ -32,7 +32,7 @@ class LeastLoaded:
         return one_by_one(requests, Loads(instances), self._least, "fewest in flight")
 
     def _least(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         self._turn += 1
         start = self._turn % len(room)

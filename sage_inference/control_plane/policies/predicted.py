@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sage_inference.control_plane.policies.base import Clock, Loads, one_by_one
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms, prefill_ms
 from sage_inference.control_plane.waiting.orders import slo_s
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class SLOAware:
@@ -23,19 +23,19 @@ class SLOAware:
         self._clock = clock
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         now = self._clock()
 
         def choose(
-            request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+            request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
         ) -> ExecutionInstance:
             return self._choose(request, room, loads, now)
 
         return one_by_one(requests, Loads(instances), choose, self.why)
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads, now: float
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
     ) -> ExecutionInstance:
         return min(room, key=lambda i: (first_byte_ms(request, i, now, loads), loads.requests(i)))
 
@@ -48,7 +48,7 @@ class Adaptive(SLOAware):
     why = "cheapest"
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads, now: float
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
     ) -> ExecutionInstance:
         return min(room, key=lambda i: cost_ms(request, i, now, loads))
 
@@ -61,7 +61,7 @@ class CostOptimized(SLOAware):
     why = "busiest that is in time"
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads, now: float
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
     ) -> ExecutionInstance:
         slo_ms = slo_s(request) * 1000
         in_time = [i for i in room if cost_ms(request, i, now, loads) <= slo_ms]
@@ -70,6 +70,6 @@ class CostOptimized(SLOAware):
         return max(in_time, key=loads.requests)
 
 
-def first_byte_ms(request: RequestMetadata, instance: ExecutionInstance, now: float, loads: Loads) -> float:
+def first_byte_ms(request: SchedulingRequest, instance: ExecutionInstance, now: float, loads: Loads) -> float:
     """Backlog and own prompt; what runs on it is left out."""
     return backlog_ms(instance, now, loads) + prefill_ms(request, instance)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Loads, one_by_one
-from sage_inference.types import ExecutionInstance, RequestMetadata, SchedulingDecision
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
 class RoundRobin:
@@ -20,12 +20,12 @@ class RoundRobin:
         self._turn = -1
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         return one_by_one(requests, Loads(instances), self._choose, "next in turn")
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         self._turn += 1
         return room[self._turn % len(room)]
@@ -42,12 +42,12 @@ class Random:
         self._rng = rng or random.Random()
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         return one_by_one(requests, Loads(instances), self._choose, "drawn")
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         return self._rng.choice(room)
 
@@ -67,11 +67,11 @@ class PowerOfTwo:
         self._rng = rng or random.Random()
 
     def schedule(
-        self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         return one_by_one(requests, Loads(instances), self._choose, "less loaded of two")
 
     def _choose(
-        self, request: RequestMetadata, room: list[ExecutionInstance], loads: Loads
+        self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
         return min(self._rng.sample(room, min(2, len(room))), key=loads.of)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.waiting.heap import Place
 from sage_inference.control_plane.waiting.orders import slo_s
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 if TYPE_CHECKING:
     from sage_inference.control_plane.ticket import Ticket
@@ -38,7 +38,7 @@ class Waiting:
     )
 
     def __init__(self, ticket: Ticket, lane: Lane) -> None:
-        request: RequestMetadata = ticket.request
+        request: SchedulingRequest = ticket.request
         self.ticket = ticket
         self.request = request
         self.lane = lane

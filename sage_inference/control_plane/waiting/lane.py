@@ -10,7 +10,7 @@ from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.heap import Heap
 from sage_inference.control_plane.waiting.orders import LATE, Order
 from sage_inference.control_plane.waiting.tenants import TenantCounters
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 GUARD = 8  # for so much work done, the oldest request's own share of it
 STRETCH = 30.0  # a late request's turn comes as if it had come so many times its prompt's time later
@@ -164,7 +164,7 @@ class Lane:
         waiting.held_for = None
 
 
-def _work(request: RequestMetadata) -> int:
+def _work(request: SchedulingRequest) -> int:
     return request.prompt_tokens + DECODE_TOKENS
 
 

@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sage_inference.types import RequestMetadata, RequestPriority
+from sage_inference.types import RequestPriority, SchedulingRequest
 
 AGING_S = 10.0  # so long a wait makes up for one level of priority
 INTERACTIVE_S = 1.0
 BATCH_S = 30.0
 
 # Milliseconds until the request's first byte if it were placed now.
-Predict = Callable[[RequestMetadata], float]
+Predict = Callable[[SchedulingRequest], float]
 
 
-def slo_s(request: RequestMetadata) -> float:
+def slo_s(request: SchedulingRequest) -> float:
     """Seconds to the first byte that the request may hope for: the caller's deadline, or its class's."""
     if request.slo_deadline_ms is not None:
         return request.slo_deadline_ms / 1000
@@ -35,7 +35,7 @@ class Order(Protocol):
     bands: int
     defers: bool
 
-    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]: ...
+    def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]: ...
 
     def pick(self, oldest: Sequence[float]) -> int: ...
 
@@ -47,7 +47,7 @@ class Fifo:
     bands = 1
     defers = False
 
-    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+    def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         return 0, request.arrived, math.inf
 
     def pick(self, oldest: Sequence[float]) -> int:
@@ -61,7 +61,7 @@ class ByPriority:
     bands = len(RequestPriority)
     defers = False
 
-    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+    def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         return int(request.priority), request.arrived, math.inf
 
     def pick(self, oldest: Sequence[float]) -> int:
@@ -79,7 +79,7 @@ class EarliestDeadline:
     bands = 2
     defers = True
 
-    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+    def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         deadline = request.arrived + slo_s(request)
         return LIVE, deadline, deadline
 
@@ -92,7 +92,7 @@ class StillInTime(EarliestDeadline):
 
     name = "adaptive"
 
-    def place(self, request: RequestMetadata, predicted_ms: float) -> tuple[int, float, float]:
+    def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         latest_start = request.arrived + slo_s(request) - predicted_ms / 1000
         return LIVE, latest_start, latest_start
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sage_inference.control_plane.waiting.orders import slo_s
-from sage_inference.types import ExecutionInstance, RequestMetadata
+from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 HOLD_S = 1.0
 
 
-def hold_s(request: RequestMetadata, group: Sequence[ExecutionInstance], now: float) -> float:
+def hold_s(request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
     """Seconds: half of what it can lose and still be in time elsewhere, at most ``HOLD_S``.
 
     One that could be in time nowhere else loses nothing by waiting.

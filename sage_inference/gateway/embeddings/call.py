@@ -32,7 +32,7 @@ from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.types import ExecutionInstance, RequestMetadata, RequestType, SchedulingDecision
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
@@ -80,7 +80,7 @@ class EmbeddingCall:
         "wakes_at",
     )
 
-    request: RequestMetadata
+    request: SchedulingRequest
     answer: Answer | None
     length: int | None
     engine: Engine
@@ -92,7 +92,7 @@ class EmbeddingCall:
         self.lane = lane
         self.batch = batch
         self.request_id = service.gateway.new_id()
-        self.request = RequestMetadata(
+        self.request = SchedulingRequest(
             self.request_id.decode(),
             RequestType.EMBEDDING,
             lane.model,
@@ -285,7 +285,7 @@ class EmbeddingCall:
         if may_leave and gateway.manager.is_lost(self, gone):
             self._abandon()
             self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
-        elif refusal := asleep(self.request.effective_model_name, (gone,)):
+        elif refusal := asleep(self.request.model, (gone,)):
             self._abandon()
             self._end()
             self.service.failed(self, errors.from_refusal(refusal))

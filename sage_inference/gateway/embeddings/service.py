@@ -26,7 +26,7 @@ from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.embeddings.request import are_ids, token_counts
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
-from sage_inference.types import EngineState, ExecutionInstance, RequestMetadata
+from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
@@ -73,7 +73,7 @@ class EmbeddingService:
             size = job.size + len(job.raws)
             self.aggregator.shares.add(job, request.tenant, request.priority, size)
 
-    def _make_room(self, job: Job, request: RequestMetadata) -> None:
+    def _make_room(self, job: Job, request: SchedulingRequest) -> None:
         """Let others leave for the request, which is one too many. Raises ``Refusal`` where it has to leave itself."""
         limits, shares = self.gateway.limits, self.aggregator.shares
         own_size = job.size + len(job.raws)

@@ -29,9 +29,9 @@ from sage_inference.telemetry.decision_document import why
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestMetadata,
     RequestType,
     SchedulingDecision,
+    SchedulingRequest,
     Usage,
 )
 
@@ -102,7 +102,7 @@ class Exchange:
     )
 
     message_event = Event()
-    request: RequestMetadata
+    request: SchedulingRequest
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
     prompt: bytes  # until it is measured
@@ -288,7 +288,7 @@ class Exchange:
         if self.gateway.manager.is_lost(self, self.instance) and self._may_retry():
             self._abandon()
             self._retry()
-        elif refusal := asleep(self.request.effective_model_name, (self.instance,)):
+        elif refusal := asleep(self.request.model, (self.instance,)):
             self._abandon()
             self.fail(errors.from_refusal(refusal))
 
@@ -325,7 +325,7 @@ class Exchange:
             self._retry()
             return
         if not self.hoped:  # all that were tried had failed before
-            error = errors.no_healthy_instance(self.request.effective_model_name, error.message)
+            error = errors.no_healthy_instance(self.request.model, error.message)
         self.fail(error)
 
     def _judge(self, body: bytes) -> None:

@@ -37,7 +37,12 @@ from sage_inference.gateway.relay.legs import (
 )
 from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.telemetry.decision_document import why
-from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, SchedulingDecision
+from sage_inference.types import (
+    ExecutionInstance,
+    ExecutionInstanceType,
+    SchedulingDecision,
+    SchedulingRequest,
+)
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine
@@ -55,7 +60,7 @@ class PairedExchange(Exchange):
     ``fields`` is the body while it may be split, ``params`` where the prompt's blocks are.
     """
 
-    entire: RequestMetadata  # both legs of it
+    entire: SchedulingRequest  # both legs of it
     own_body: bytes
     own_head: RequestHead
     fields: Fields | None = None
@@ -196,7 +201,7 @@ class PairedExchange(Exchange):
                 self.waited_ms, self.queued_at = 0.0, gateway.clock()
                 self._arm(gateway.timeouts.queue_s)
 
-    def _unsplit(self, request: RequestMetadata) -> None:
+    def _unsplit(self, request: SchedulingRequest) -> None:
         """From here on one instance does it all."""
         self.fields = None
         self.request = request

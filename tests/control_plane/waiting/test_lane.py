@@ -12,7 +12,7 @@ from sage_inference.control_plane.waiting.heap import Heap
 from sage_inference.control_plane.waiting.orders import ORDERS
 from sage_inference.control_plane.waiting.queue import Queue
 from sage_inference.control_plane.waiting.tenants import TenantCounters
-from sage_inference.types import RequestMetadata, RequestPriority
+from sage_inference.types import RequestPriority, SchedulingRequest
 from tests.control_plane.parts import Ticket, instance, request
 
 CRITICAL, NORMAL, LOW = RequestPriority.CRITICAL, RequestPriority.NORMAL, RequestPriority.LOW
@@ -21,7 +21,7 @@ GROUP = (instance("a"),)
 
 def order_of(
     order: str,
-    requests: Iterable[RequestMetadata],
+    requests: Iterable[SchedulingRequest],
     now: float,
     counters: TenantCounters | None = None,
     charge: float = 0,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sage_inference.control_plane.routes import ROUTES
-from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestMetadata, RequestType
+from sage_inference.library.requests import RequestMetadata
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestType
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,12 @@ class RequestClassifier:
         self.strict_validation = strict_validation
 
     def classify(self, request: RequestMetadata) -> RequestType:
-        """The kind of work: by its route where it has one, by its texts, else as it says."""
-        route = ROUTES.get(request.route)
-        if route is not None:
-            return route.type
-        return RequestType.EMBEDDING if request.embedding_texts else request.request_type
+        """The kind of work. A type that was given stands.
+
+        Otherwise the route decides (``/v1/completions`` is ``LLM_GENERATE``), then the texts (``EMBEDDING``). A
+        prompt without a route, and a request without either, is ``LLM_CHAT``.
+        """
+        return request.request_type
 
     def get_compatible_instances(
         self,
@@ -73,8 +75,17 @@ def _errors(request: RequestMetadata) -> Iterable[tuple[str, str]]:
         yield "bad_batch_size", f"embedding_batch_size must be at least 1, not {request.embedding_batch_size}"
     if request.slo_deadline_ms is not None and request.slo_deadline_ms <= 0:
         yield "bad_deadline", f"slo_deadline_ms must be above 0, not {request.slo_deadline_ms:g}"
-    if request.prompt_tokens < 0:
+    if request.prompt_tokens is not None and request.prompt_tokens < 0:
         yield "bad_prompt_tokens", f"prompt_tokens must not be negative, is {request.prompt_tokens}"
+    if request.max_tokens is not None and request.max_tokens < 1:
+        yield "bad_max_tokens", f"max_tokens must be at least 1, not {request.max_tokens}"
+    route = ROUTES.get(request.route)
+    if route is not None and route.type is not request.request_type:
+        yield (
+            "mixed_request",
+            f"a request of type {request.request_type.value} has the route {request.route},"
+            f" which is for {route.type.value}",
+        )
     if request.is_llm_request and request.embedding_texts:
         yield "mixed_request", f"a request of type {request.request_type.value} has embedding_texts"
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from sage_inference.config.errors import Invalid
+from sage_inference.config.schema import keys
 from sage_inference.config.settings import SchedulingSettings
-from sage_inference.control_plane.embedding import AggregationRules
+from sage_inference.config.values import check_value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HybridSchedulingConfig:
     """``embedding_batch_size`` caps the texts of a call; ``max_embedding_wait_ms`` is an upper bound of a wait
     that only ``min_embedding_batch_size`` above 1 asks for. ``hybrid_instance_ratio`` is the share of GPU time
-    for generation on a mixed instance while both kinds wait.
+    for generation on a mixed instance while both kinds wait. Each field takes the values that ``scheduling``
+    in the configuration takes; any other is a ``ValueError``.
     """
 
     embedding_batch_size: int = 32
@@ -23,6 +26,18 @@ class HybridSchedulingConfig:
     max_embedding_wait_ms: float = 50.0
     enable_embedding_batching: bool = True
     min_embedding_batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        known = keys(SchedulingSettings)
+        for one in fields(self):
+            key, given = known[one.name], getattr(self, one.name)
+            if key.choices and isinstance(given, str):
+                given = given.strip().lower()  # names of enumeration members as well
+            try:
+                object.__setattr__(self, one.name, check_value(key, key.shape, given))
+            except Invalid as error:
+                hint = f"; {error.hint}" if error.hint else ""
+                raise ValueError(f"{one.name} {error.problem}{hint}") from None
 
     @classmethod
     def of(cls, settings: SchedulingSettings) -> HybridSchedulingConfig:
@@ -35,14 +50,4 @@ class HybridSchedulingConfig:
             max_embedding_wait_ms=settings.max_embedding_wait_ms,
             enable_embedding_batching=settings.enable_embedding_batching,
             min_embedding_batch_size=settings.min_embedding_batch_size,
-        )
-
-    def aggregation(self, *, cache_bytes: int = 0) -> AggregationRules:
-        """What of it the aggregation of texts goes by."""
-        return AggregationRules(
-            max_texts=self.embedding_batch_size,
-            min_texts=self.min_embedding_batch_size,
-            max_wait_s=self.max_embedding_wait_ms / 1000,
-            merges=self.enable_embedding_batching,
-            cache_bytes=cache_bytes,
         )

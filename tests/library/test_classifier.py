@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from sage_inference.control_plane.classifier import RequestClassifier
+from sage_inference.library.classifier import RequestClassifier
+from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     ExecutionInstanceType,
-    RequestMetadata,
     RequestType,
 )
 
 CHAT, EMBEDDING = RequestType.LLM_CHAT, RequestType.EMBEDDING
 
 
-def request(kind: RequestType = CHAT, **fields: Any) -> RequestMetadata:
+def request(kind: RequestType | None = CHAT, **fields: Any) -> RequestMetadata:
     return RequestMetadata(**{"request_id": "r", "request_type": kind, "model": "m", **fields})
 
 
@@ -33,12 +33,20 @@ def instance(name: str, kind: str, **fields: Any) -> ExecutionInstance:
     [
         (request(), CHAT),
         (request(EMBEDDING), EMBEDDING),
-        (request(route="/v1/rerank"), RequestType.RERANK),
-        (request(embedding_texts=["a"]), EMBEDDING),
-        (request(route="/unheard/of"), CHAT),
+        (request(RequestType.LLM_GENERATE, prompt="a"), RequestType.LLM_GENERATE),
+        (request(CHAT, embedding_texts=["a"], route="/v1/embeddings"), CHAT),
+        (request(None), CHAT),
+        (request(None, prompt="a"), CHAT),
+        (request(None, prompt="a", route="/v1/chat/completions"), CHAT),
+        (request(None, prompt="a", route="/v1/completions"), RequestType.LLM_GENERATE),
+        (request(None, route="/v1/rerank"), RequestType.RERANK),
+        (request(None, embedding_texts=["a"]), EMBEDDING),
+        (request(None, prompt="a", embedding_texts=["a"]), EMBEDDING),
+        (request(None, prompt="a", embedding_texts=[]), CHAT),
+        (request(None, route="/unheard/of"), CHAT),
     ],
 )
-def test_the_route_tells_the_kind_then_the_texts_then_the_request(
+def test_a_given_type_stands_then_the_route_decides_then_the_texts(
     told: RequestMetadata, kind: RequestType
 ) -> None:
     assert RequestClassifier().classify(told) is kind
@@ -70,7 +78,9 @@ def test_those_down_or_full_count_only_when_asked_for() -> None:
         ({"embedding_batch_size": 0}, "bad_batch_size"),
         ({"slo_deadline_ms": 0}, "bad_deadline"),
         ({"prompt_tokens": -1}, "bad_prompt_tokens"),
+        ({"max_tokens": 0}, "bad_max_tokens"),
         ({"embedding_texts": ["a"]}, "mixed_request"),
+        ({"route": "/v1/embeddings"}, "mixed_request"),
     ],
 )
 def test_what_cannot_be_served_is_invalid(fields: dict[str, Any], code: str) -> None:

@@ -35,7 +35,9 @@ def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]
         found = socket.getaddrinfo(bare or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BindError(f"host {host!r} is not known: {reason}; choose another with --host") from None
+        raise BindError(
+            f"host {host!r} is not known: {reason}; choose another with --host or server.host"
+        ) from None
     # A name such as localhost may have both; clients that know one only know IPv4.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     family, _, _, _, address = found[0]
@@ -46,7 +48,9 @@ def _explained(error: OSError, host: str, port: int) -> BindError:
     if error.errno == errno.EADDRINUSE:
         return PortTaken(host, port, *_holder(host, port))
     if error.errno == errno.EADDRNOTAVAIL:
-        return BindError(f"{host} is not an address of this machine; choose another with --host")
+        return BindError(
+            f"{host} is not an address of this machine; choose another with --host or server.host"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return BindError(
             f"port {port} on {host} is for privileged programs; choose one of 1024 or above with --port"

@@ -40,7 +40,9 @@ class PortTaken(BindError):
     def __init__(self, host: str, port: int, pid: int | None = None, program: str | None = None) -> None:
         name = f" ({program})" if program else ""
         holder = "another process" if pid is None else f"pid {pid}{name}"
-        super().__init__(f"port {port} on {host} is taken by {holder}; choose another with --port")
+        super().__init__(
+            f"port {port} on {host} is taken by {holder}; choose another with --port or server.port"
+        )
         self.host = host
         self.port = port
         self.pid = pid

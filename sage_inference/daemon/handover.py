@@ -164,10 +164,13 @@ class Takeover:
         if connection is None:
             raise _none("has no name in the kernel")
         connection.settimeout(_ANSWER_S)
-        found = presence.peer(connection)
+        found = presence.peer(connection, self._folder)
+        if found is None:
+            connection.close()
+            raise _none("lost its name in the kernel to another user")
         if found != self._predecessor.process:
             connection.close()
-            raise AlreadyRunning(found.pid if found else None)
+            raise AlreadyRunning(found.pid)
         return connection
 
 

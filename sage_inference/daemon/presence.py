@@ -71,14 +71,14 @@ class Presence:
 
 
 def holder(folder: Path) -> Process | None:
-    """The process that holds the name, if it belongs to this user or to root."""
+    """The process that holds the name, if ``peer`` trusts it."""
     if not _EXISTS:
         return None
     sock = connect(folder)
     if sock is None:
         return None
     with sock:
-        return peer(sock)
+        return peer(sock, folder)
 
 
 def connect(folder: Path) -> socket.socket | None:
@@ -93,20 +93,31 @@ def connect(folder: Path) -> socket.socket | None:
     return sock
 
 
-def peer(sock: socket.socket) -> Process | None:
-    """The process at the other end, if it belongs to this user or to root."""
+def peer(sock: socket.socket, folder: Path) -> Process | None:
+    """The process at the other end, if it belongs to this user, to root, or, seen by root, to the folder's owner.
+
+    Any user can bind any name. A gateway of root must not be kept from starting by a process of another user,
+    and ``stop`` must not signal that process.
+    """
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
-    if uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+    if uid not in (os.geteuid(), 0) and not (os.geteuid() == 0 and uid == _owner(folder)):
         return None
     began = create_time(pid)
     return None if began is None else Process(pid, began)
 
 
+def _owner(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
+
+
 def may_succeed(sock: socket.socket) -> bool:
     """True where the process at the other end is this user's or root's.
 
-    Narrower than ``peer``: root may see any user's gateway, but must pass its own place to root alone.
+    Narrower than ``peer``: root may see the gateway of a folder's owner, but passes its own place to root alone.
     """
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)

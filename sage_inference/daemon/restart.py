@@ -148,8 +148,9 @@ def _runs(now: DaemonState) -> str:
 
 
 def _failed(error: Exception, now: str) -> RestartFailed:
-    problem = error.problem if isinstance(error, DaemonError) else str(error)
-    return RestartFailed(f"not restarted: {problem}; {now}", getattr(error, "hint", None))
+    hint = getattr(error, "hint", None)
+    problem = error.problem if isinstance(error, DaemonError) else str(error).removesuffix(f"; {hint}")
+    return RestartFailed(f"not restarted: {problem}; {now}", hint)
 
 
 def _ended(info: PidInfo, force: bool, on_progress: Progress | None) -> int | None:

@@ -58,7 +58,7 @@ def test_a_taken_port_names_pid_and_program(listening: str) -> None:
         program = psutil.Process(holder.pid).name()
         holder.kill()
     assert str(taken.value) == (
-        f"port {port} on 127.0.0.1 is taken by pid {holder.pid} ({program}); choose another with --port"
+        f"port {port} on 127.0.0.1 is taken by pid {holder.pid} ({program}); choose another with --port or server.port"
     )
 
 
@@ -83,7 +83,10 @@ def test_the_port_of_a_run_that_just_ended_can_be_taken() -> None:
     ("host", "says"),
     [
         ("no.such.host.invalid", "host 'no.such.host.invalid' is not known"),
-        ("192.0.2.1", "192.0.2.1 is not an address of this machine; choose another with --host"),
+        (
+            "192.0.2.1",
+            "192.0.2.1 is not an address of this machine; choose another with --host or server.host",
+        ),
         ("a" * 300, "is not known"),
         ("1.2.3.4.5", "is not known"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -17,9 +18,14 @@ from pathlib import Path
 import pytest
 
 from sage_inference.cli.status import document
+from sage_inference.config.paths import Paths
+from sage_inference.config.settings import Flags
 from sage_inference.daemon import control, presence
+from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.restart import restart
+from sage_inference.daemon.spawn import start_background
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
-from tests.support.other_user import as_nobody
+from tests.support.other_user import NOBODY, as_nobody
 from tests.support.wire import Caller
 
 ONLY_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -127,6 +133,42 @@ def test_another_user_is_not_passed_the_gateways_place(gateway: Gateway) -> None
         folder.chmod(0o755)
     assert as_nobody(asked) == ["", 0]
     assert untouched(gateway)
+
+
+@contextlib.contextmanager
+def squatted(folder: Path) -> Iterator[int]:
+    """Another user's process has taken the name of the gateway whose files lie in ``folder``."""
+    presence.connect(folder)  # imports what the other user needs
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        held = presence.Presence.take(folder)
+        os.write(writer, b"!" if held else b"?")
+        signal.pause()
+        os._exit(0)
+    assert os.read(reader, 1) == b"!"
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@ONLY_ROOT
+def test_another_user_who_takes_the_gateways_name_holds_up_nothing(tmp_path: Path) -> None:
+    paths = Paths.resolve(environ={"SAGE_INFERENCE_HOME": str(tmp_path)})
+    ensure(paths)
+    with squatted(paths.state_dir) as squatter:
+        assert control.inspect(paths).state == "stopped"
+        started = start_background(paths, Flags(port=free_port()))
+        assert control.inspect(paths).pid == started.pid
+        restarted = restart(paths).started
+        assert control.inspect(paths).pid == restarted.pid != started.pid
+        assert control.stop(paths).pid == restarted.pid
+        assert control.stop(paths).result == "not_running"
+        assert os.waitpid(squatter, os.WNOHANG) == (0, 0)
 
 
 def test_the_command_prints_what_admin_asks_for(gateway: Gateway) -> None:

@@ -33,6 +33,7 @@ from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 
+OWN_ENGINES_S = 15.0  # for simulated engines to be ready
 SETTLE_S = 1.0  # a shell may forward SIGHUP a little before its terminal is gone
 
 log = logging.getLogger("sage_inference.server")
@@ -187,6 +188,8 @@ class RunningGateway:
         pulse = asyncio.create_task(self._pulse())
         try:
             await self.fleet.start(self.gateway.settings)
+            # Our own engines run already; on a busy machine their first probe may come too late for them.
+            await self.fleet.ready([each.name or each.url for each in self._extra], OWN_ENGINES_S)
             yield
         finally:
             pulse.cancel()

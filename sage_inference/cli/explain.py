@@ -68,7 +68,9 @@ def _show(number: int, attempt: dict[str, Any]) -> None:
         for each in attempt["candidates"]
     ]
     styles = ["green" if each["chosen"] else None for each in attempt["candidates"]]
-    terminal.say_made(table.render(_HEADERS, rows, styles=styles, styled_column=0))
+    terminal.say_made(
+        table.render(_HEADERS, rows, width=table.width_of_terminal(), styles=styles, styled_column=0)
+    )
     terminal.say(_outcome(attempt))
 
 

@@ -118,7 +118,7 @@ def _show(workload: Workload, found: dict[str, Summary], instances: int) -> None
         ]
         for name, summary in found.items()
     ]
-    terminal.say_made(table.render(_HEADERS, rows))
+    terminal.say_made(table.render(_HEADERS, rows, width=table.width_of_terminal()))
     if workload.left_out:
         terminal.talk(
             f"left out: {workload.left_out:,} requests that are no text, or whose output is unknown"

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sage_inference.cli import table, terminal
+from sage_inference.cli import statusrows, table, terminal
 from sage_inference.cli.errors import from_exception
 from sage_inference.cli.exit_codes import ExitCode
 from sage_inference.cli.lazy import PlainCommand, plain_app
@@ -20,7 +20,6 @@ _COLOURS = {
     "draining": "yellow",
     "ejected": "red",
 }
-_HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
 
 
 @app.command(cls=PlainCommand)
@@ -80,11 +79,17 @@ def _show(state: Any) -> None:
         colour = {"stopped": None, "starting": "yellow", "stopping": "yellow"}.get(state.state, "red")
         terminal.say(f"{words.get(state.state, state.state)}{who}{why}", style=colour)
         return
-    colour = "green" if any(i["state"] == "ready" for i in live["instances"]) else "yellow"
+    instances = live["instances"]
+    ready = sum(i["state"] == "ready" for i in instances)
+    colour = "green" if ready and ready == len(instances) else "yellow" if ready or not instances else "red"
+    # A gateway without engines answers every request with an error: not "running" alone.
+    but = "" if ready else ", but no engine is ready" if instances else ", without engines"
     terminal.say(
-        f"{live['state']} at {live['address']} (pid {live['pid']}, up {_span(live['uptime_s'])})",
+        f"{live['state']} at {live['address']}{but} (pid {live['pid']}, up {_span(live['uptime_s'])})",
         style=colour,
     )
+    if instances:
+        terminal.say(f"engines: {statusrows.summary(instances)}")
     requests = live["requests"]
     terminal.say(
         f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting, {requests['total']} done; "
@@ -98,30 +103,21 @@ def _show(state: Any) -> None:
         )
     if live["simulated"]:
         terminal.say("engines marked (simulated) are no real ones")
-    if live["instances"]:
-        terminal.say("")
-        rows = [_row(i) for i in live["instances"]]
-        styles = [_COLOURS.get(i["state"]) for i in live["instances"]]
-        terminal.say_made(
-            table.render(_HEADERS, rows, width=table.width_of_terminal(), styles=styles, styled_column=3)
+    if not instances:
+        return
+    terminal.say("")
+    rows = statusrows.rows(instances)
+    terminal.say_made(
+        table.render(
+            statusrows.HEADERS,
+            [row.cells for row in rows],
+            width=table.width_of_terminal(),
+            styles=[_COLOURS.get(row.state) for row in rows],
+            styled_column=3,
         )
-    for each in live["instances"]:
-        if each["last_error"]:
-            terminal.say(f"{each['name']}: {each['last_error']}")
-
-
-def _row(instance: dict[str, Any]) -> list[str]:
-    name = instance["name"] + (" (simulated)" if instance["simulated"] else "")
-    ttft = "-" if instance["ttft_ms"] is None else f"{instance['ttft_ms']:g} ms"
-    return [
-        name,
-        instance["kind"] or "-",
-        instance["engine"] or "-",
-        instance["state"],
-        str(instance["in_flight"]),
-        ttft,
-        ", ".join(instance["models"]) or "-",
-    ]
+    )
+    for line in statusrows.errors(instances):
+        terminal.say(line)
 
 
 def _span(seconds: float) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -24,6 +25,7 @@ from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
 log = logging.getLogger("sage_inference.fleet")
 
+_READY_LOOK_S = 0.02
 FIRST_LOOK_S = 1.0  # how long a start waits for the rest of the engines where some can serve
 RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
 EMBEDDINGS = "/v1/embeddings"
@@ -73,6 +75,19 @@ class Fleet:
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
         for wait in late:
             wait.cancel()
+
+    async def ready(self, names: Iterable[str], limit_s: float) -> None:
+        """Returns when each of the instances can serve, or after ``limit_s``."""
+        waiting = set(names)
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            engines = self.gateway.engines
+            waiting = {
+                n for n in waiting if n in engines and engines[n].instance.state is not EngineState.READY
+            }
+            if not waiting:
+                return
+            await asyncio.sleep(_READY_LOOK_S)
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -35,7 +35,8 @@ def show(
 
 
 def show_effective(file: str | None, output: str) -> None:
-    from sage_inference.config.document import masked, rows
+    from sage_inference.config.document import masked
+    from sage_inference.config.effective import effective
     from sage_inference.config.load import load
     from sage_inference.config.paths import Paths
 
@@ -46,9 +47,7 @@ def show_effective(file: str | None, output: str) -> None:
     if output == "table":
         from sage_inference.cli import table
 
-        found = [
-            (row.key, _word(row.value), _word(row.default)) for row in rows(settings) if "[]" not in row.key
-        ]
+        found = [(row.key, _word(row.value), _word(row.default)) for row in effective(settings)]
         terminal.say_made(table.render(("KEY", "VALUE", "DEFAULT"), found, width=table.width_of_terminal()))
     else:
         _document({"config_path": str(paths.config_file), "config": masked(settings)}, output)

@@ -1,0 +1,67 @@
+"""The instances of ``status`` as rows; many of them as one row for all that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
+MOST_ROWS = 16  # with more instances, those that are alike share a row
+MOST_ERRORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    state: str
+    cells: list[str]
+
+
+def summary(instances: Sequence[dict[str, Any]]) -> str:
+    """``38 of 40 ready, 2 ejected``, and what they are doing."""
+    counts: dict[str, int] = {}
+    for each in instances:
+        counts[each["state"]] = counts.get(each["state"], 0) + 1
+    parts = [f"{counts.pop('ready', 0)} of {len(instances)} ready"]
+    parts += [f"{number} {state}" for state, number in sorted(counts.items())]
+    busy = sum(each["in_flight"] for each in instances)
+    return ", ".join(parts) + (f"; {busy} in flight" if busy else "")
+
+
+def rows(instances: Sequence[dict[str, Any]]) -> list[StatusRow]:
+    """A row for each instance, or for those of one kind, engine, state and models."""
+    if len(instances) <= MOST_ROWS:
+        return [_row([each]) for each in instances]
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for each in instances:
+        key = each["kind"], each["engine"], each["state"], each["simulated"], tuple(each["models"])
+        alike.setdefault(key, []).append(each)
+    return [_row(group) for group in alike.values()]
+
+
+def errors(instances: Sequence[dict[str, Any]]) -> list[str]:
+    """Why instances are not ready, one a line."""
+    found = [f"{each['name']}: {each['last_error']}" for each in instances if each["last_error"]]
+    if len(instances) > MOST_ROWS and len(found) > MOST_ERRORS:
+        return [*found[:MOST_ERRORS], f"and {len(found) - MOST_ERRORS} more; --json has them all"]
+    return found
+
+
+def _row(group: Sequence[dict[str, Any]]) -> StatusRow:
+    first = group[0]
+    name = first["name"] + (" (simulated)" if first["simulated"] else "")
+    if len(group) > 1:
+        name = f"{name} and {len(group) - 1} more"
+    times = sorted(each["ttft_ms"] for each in group if each["ttft_ms"] is not None)
+    return StatusRow(
+        first["state"],
+        [
+            name,
+            first["kind"] or "-",
+            first["engine"] or "-",
+            first["state"],
+            str(sum(each["in_flight"] for each in group)),
+            f"{times[len(times) // 2]:g} ms" if times else "-",
+            ", ".join(first["models"]) or "-",
+        ],
+    )

@@ -27,4 +27,4 @@ def member_of(cls: type[_Member], value: object, field: str) -> _Member:
     try:
         return cls(str(value) if isinstance(value, bool) else value)
     except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+        raise ValueError(f"{field} {error}") from None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from enum import Enum, StrEnum
+from typing import Any, TypeVar
 
-from sage_inference.choices import Choice
+from sage_inference.choices import Choice, member_of
 from sage_inference.config import tree
 from sage_inference.config.build import Builder
 from sage_inference.config.check import check
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import Settings
 from sage_inference.types import ExecutionInstanceType
+
+_Member = TypeVar("_Member", bound=Enum)
 
 # A gateway that is not told to schedule spreads requests in turn, and looks at nothing.
 UNSCHEDULED = "round_robin"
@@ -22,6 +24,10 @@ _KINDS = {
     ExecutionInstanceType.HYBRID: "llm",
     ExecutionInstanceType.LLM_EMBEDDING: "mixed",
 }
+
+
+class WrongChoiceError(ConfigError, ValueError):
+    """A word that is no choice: as a mistake in a configuration, and as a wrong argument."""
 
 
 class SchedulingPolicyType(Choice, StrEnum):
@@ -41,19 +47,27 @@ class SchedulingPolicyType(Choice, StrEnum):
     SESSION = "session"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class BackendInstanceConfig:
     """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto``: the engine is asked.
 
-    ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 is no limit.
+    ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 or None is no limit.
     """
 
     host: str = "127.0.0.1"
     port: int = 8001
     model_name: str = ""
     instance_type: ExecutionInstanceType | str = "auto"
-    max_concurrent_requests: int = 0
+    max_concurrent_requests: int | None = 0
     api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for an ``instance_type`` that there is not."""
+        if self.instance_type != "auto":
+            kind = _member(ExecutionInstanceType, self.instance_type, "instance_type")
+            object.__setattr__(self, "instance_type", kind)
+        if self.max_concurrent_requests is None:
+            object.__setattr__(self, "max_concurrent_requests", 0)
 
     @property
     def base_url(self) -> str:
@@ -64,7 +78,7 @@ class BackendInstanceConfig:
 Backend = BackendInstanceConfig | Mapping[str, Any] | str  # a string is its URL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class UnifiedServerConfig:
     """One gateway. A backend is a ``BackendInstanceConfig``, a mapping of its fields, or a URL.
 
@@ -84,6 +98,11 @@ class UnifiedServerConfig:
     request_timeout: float = 600.0
     api_keys: Sequence[str] = field(default=(), repr=False)
     allowed_hosts: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a ``scheduling_policy`` that there is not."""
+        policy = _member(SchedulingPolicyType, self.scheduling_policy, "scheduling_policy")
+        object.__setattr__(self, "scheduling_policy", policy)
 
     def settings(self) -> Settings:
         """Raises ``ConfigError``, a ``ValueError``'s worth of words: what is wrong, and what was meant."""
@@ -108,6 +127,13 @@ class UnifiedServerConfig:
             "logging": {"level": self.log_level.lower()},
         }
         return settings_of(document)
+
+
+def _member(cls: type[_Member], value: object, name: str) -> _Member:
+    try:
+        return member_of(cls, value, name)
+    except ValueError as error:
+        raise WrongChoiceError(str(error), key=name) from None
 
 
 def settings_of(document: Mapping[str, Any], *, listens: bool = True) -> Settings:
@@ -146,9 +172,5 @@ def entry(backend: Backend, kind: str) -> dict[str, Any]:
 def _kind(told: ExecutionInstanceType | str, otherwise: str) -> str:
     if told == "auto":
         return otherwise
-    try:
-        kind = ExecutionInstanceType(told)
-    except ValueError:
-        known = ", ".join(["auto", "llm", "mixed", *ExecutionInstanceType])
-        raise ConfigError(f"instance_type {str(told)!r} is not one of {known}") from None
+    kind = ExecutionInstanceType(told)
     return _KINDS.get(kind, kind.value)

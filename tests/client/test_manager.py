@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,26 @@ async def until(fact: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
         while not fact():
             await asyncio.sleep(0.005)
+
+
+def test_a_prompt_needs_no_body(vllm: SimulatedEngine, tmp_path: Path) -> None:
+    secret = "words that nobody may see"
+    record = tmp_path / "decisions.jsonl"
+
+    async def main() -> None:
+        coordinator = ExecutionCoordinator({"record_file": str(record)})
+        instance = ExecutionInstance("i", vllm.host, vllm.port, is_healthy=True, max_concurrent_requests=9)
+        coordinator.register_instance(instance)
+        async with coordinator:
+            for kind in (RequestType.LLM_CHAT, RequestType.LLM_GENERATE):
+                request = RequestMetadata(kind.value, kind, prompt=secret, max_tokens=2, user_id="u")
+                result = await coordinator.execute(request)
+                assert result.text
+                assert result.usage["completion_tokens"] == 2
+
+    asyncio.run(main())
+    assert "llm_generate" in record.read_text()
+    assert secret not in record.read_text()
 
 
 def test_a_result_can_be_awaited(vllm: SimulatedEngine, tei: SimulatedEngine) -> None:

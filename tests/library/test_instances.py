@@ -12,6 +12,7 @@ import pytest
 
 import sage_inference
 from sage_inference import (
+    BackendInstanceConfig,
     EngineState,
     ExecutionInstance,
     ExecutionInstanceType,
@@ -19,6 +20,9 @@ from sage_inference import (
     RequestClassifier,
     RequestMetadata,
     RequestType,
+    SchedulingDecision,
+    SchedulingPolicyType,
+    UnifiedServerConfig,
 )
 
 CHAT, EMBEDDING = RequestType.LLM_CHAT, RequestType.EMBEDDING
@@ -105,7 +109,7 @@ def test_a_kind_of_instance_is_taken_by_its_word(word: Any, kind: ExecutionInsta
 
 @pytest.mark.parametrize("field", ["instance_type", "engine", "state"])
 def test_a_wrong_word_names_the_field_and_the_choices(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field}: 'wrong' is not one of .*, "):
+    with pytest.raises(ValueError, match=f"{field} 'wrong' is not one of .*, "):
         instance(**{field: "wrong"})
 
 
@@ -198,6 +202,30 @@ def test_a_wrong_value_names_the_field_the_value_and_the_range(field: str, value
     assert shown.lower() in str(raised.value).lower()
     with pytest.raises(ValueError, match=f"^{field} must "):
         sage_inference.HybridSchedulingPolicy(**{field: value})
+
+
+def test_a_backend_and_a_server_take_words_and_name_the_choices() -> None:
+    backend = BackendInstanceConfig("h", 1, "m", "MIXED", None)
+    assert backend == BackendInstanceConfig(
+        host="h", port=1, model_name="m", instance_type=ExecutionInstanceType.LLM_EMBEDDING
+    )
+    config = UnifiedServerConfig("127.0.0.1", 8123, [backend], scheduling_policy="HYBRID")
+    assert config.scheduling_policy is SchedulingPolicyType.HYBRID
+    assert config.settings().instances[0].kind == "mixed"
+    for made in (backend, config):
+        for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), dataclasses.replace(made)):
+            assert other == made
+    with pytest.raises(ValueError, match="instance_type 'cat' is not one of general, "):
+        BackendInstanceConfig(instance_type="cat")
+    with pytest.raises(ValueError, match="scheduling_policy 'best' is not one of hybrid, "):
+        UnifiedServerConfig(scheduling_policy="best")
+
+
+def test_a_decision_is_a_value() -> None:
+    decision = SchedulingDecision("r", "i", "cheapest", confidence=0.5, metadata={"batch_id": 1})
+    assert decision == SchedulingDecision("r", "i", "cheapest", 0.5, 0.0, {"batch_id": 1})
+    for other in (copy.copy(decision), copy.deepcopy(decision), pickle.loads(pickle.dumps(decision))):
+        assert other == decision
 
 
 def test_the_hybrid_configuration_takes_enumerations_and_positions() -> None:

@@ -46,11 +46,11 @@ def test_a_priority_is_taken_by_value_and_by_name(word: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"request_type": "chat"}, "request_type: 'chat' is not one of llm_chat, llm_generate, embedding"),
-        ({"request_type": 7}, "request_type: 7 is not one of llm_chat"),
-        ({"priority": "urgent"}, "priority: 'urgent' is not one of critical, high, normal, low, background"),
-        ({"priority": 5}, "priority: 5 is not one of critical"),
-        ({"priority": True}, "priority: 'True' is not one of critical"),
+        ({"request_type": "chat"}, "request_type 'chat' is not one of llm_chat, llm_generate, embedding"),
+        ({"request_type": 7}, "request_type 7 is not one of llm_chat"),
+        ({"priority": "urgent"}, "priority 'urgent' is not one of critical, high, normal, low, background"),
+        ({"priority": 5}, "priority 5 is not one of critical"),
+        ({"priority": True}, "priority 'True' is not one of critical"),
         ({"model": "a", "model_name": "b"}, "model_name and model are one field"),
         ({"tenant": "a", "user_id": "b"}, "user_id and tenant are one field"),
         ({"embedding_texts": "one text"}, "embedding_texts must be a list"),

@@ -370,6 +370,15 @@ class Gateway:
                 lost_s,
             )
 
+    def ran_since(self, at: float) -> bool:
+        """Whether this process ran all the time since ``at``, so that what passed since then tells of others.
+
+        The loop reads sockets before it ticks: without a look at the clock, the first answers after a suspension
+        would be judged as if there had been none.
+        """
+        self.wheel.advance()
+        return at > self.stalled_at
+
     @property
     def uptime_s(self) -> float:
         """Since the start; the wall clock may be set meanwhile."""

@@ -16,6 +16,7 @@ import pytest
 from sage_inference.config.settings import HealthSettings, InstanceSettings, TimeoutSettings
 from sage_inference.gateway.api.metrics import exposition
 from sage_inference.gateway.api.status import status_document
+from tests.gateway.embeddings.odd import OddEngine, with_bad
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
@@ -179,6 +180,47 @@ def test_a_stall_teaches_nothing_about_an_engine(stream: bool) -> None:
             assert caller.chat(stream=stream).reply().status == 200  # and what comes after it does
             g.until(lambda r: r.gateway.in_flight == 0)
             assert known() != before
+
+
+def test_a_suspension_teaches_nothing_about_an_engine_of_merged_texts() -> None:
+    """Its answers lie there when the gateway goes on: they are read before the loop ticks."""
+    merged, right = threading.Event(), threading.Event()
+
+    def write(texts: list[str], base64: bool) -> bytes:
+        if len(texts) > 1:
+            merged.set()
+            right.wait(20)
+        return with_bad(None)(texts, base64)
+
+    engine = OddEngine()
+    with engine, running_gateway(engine.url) as process, ThreadPoolExecutor(6) as pool:
+
+        def observed() -> list[str]:
+            with process.client(headers=process.admin) as client:
+                lines = client.get("/metrics").text.splitlines()
+            return [line for line in lines if line.startswith("sage_time_to_first_byte_seconds_count")]
+
+        engine.reset()
+        engine.write = write
+        engine.go.clear()
+        with contextlib.ExitStack() as stack:
+            callers = [stack.enter_context(Caller(process.port)) for _ in range(6)]
+            for number, caller in enumerate(callers):
+                body = b'{"model":"m","input":"text %d"}' % number
+                caller.send(post("/v1/embeddings", body, "content-type: application/json"))
+            deadline = time.monotonic() + 10
+            while process.status()["embeddings"]["in_flight"] < len(callers):
+                assert time.monotonic() < deadline
+            engine.go.set()  # those that went alone are answered, the others go together
+            assert merged.wait(10)
+            before = observed()
+            os.kill(process.process.pid, signal.SIGSTOP)
+            right.set()
+            time.sleep(STALL_S)  # the suspension itself
+            os.kill(process.process.pid, signal.SIGCONT)
+            replies = list(pool.map(lambda caller: caller.reply(), callers))
+        assert [reply.status for reply in replies] == [200] * len(callers)
+        assert observed() == before
 
 
 def test_uptime_does_not_follow_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:

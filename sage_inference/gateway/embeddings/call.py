@@ -219,9 +219,10 @@ class EmbeddingCall:
                 if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
                     self._hand_over(caller, piece, end)
                     return
-                now = self.service.gateway.clock()
-                self.engine.ttfb.observe(now - self.sent_at)
-                self.service.gateway.manager.first_byte(self)
+                gateway = self.service.gateway
+                if gateway.ran_since(self.sent_at):
+                    self.engine.ttfb.observe(gateway.clock() - self.sent_at)
+                gateway.manager.first_byte(self)
             self.pieces.append(piece)
             if end:
                 self.connection = None

@@ -160,7 +160,7 @@ class PairedExchange(Exchange):
     def _hand_over(self, engine: Engine, answer: bytes) -> None:
         """The prompt is done: on to the decoding instance."""
         gateway = self.gateway
-        if self.sent_at > gateway.stalled_at:
+        if gateway.ran_since(self.sent_at):
             engine.ttfb.observe(gateway.clock() - self.sent_at)
         gateway.manager.first_byte(self)
         self._prefill = self.load

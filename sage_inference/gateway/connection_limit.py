@@ -34,8 +34,9 @@ class ConnectionLimit:
     """Counts callers' connections. The limit is ``configured``, or less where the system grants less open files.
 
     Where open files are short, idle connections to engines are closed, and then those of callers that wait for a
-    request, the longest idle first, as nginx does with its keep-alive connections. Where there is none, a few more are accepted, and only /admin and /health are
-    answered there: the machine's user must be able to look, and to stop the gateway.
+    request, the longest idle first, as nginx does with its keep-alive connections. One that has sent nothing so far
+    gets a 503 first. Where there is none, a few more are accepted, and only /admin and /health are answered there:
+    the machine's user must be able to look, and to stop the gateway.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class ConnectionLimit:
             one = self._idle.popleft()
             since = one.idle_since
             if since is not None and since <= before:
-                one.close_idle()
+                # Where no request came yet, one may be on its way all the same: it needs an answer, not an end.
+                if not one.turn_away(self.error()):
+                    one.close_idle()
                 return True
         return False
 

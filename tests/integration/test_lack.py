@@ -121,7 +121,7 @@ def test_idle_callers_make_room_for_those_who_ask() -> None:
                     engine.go.set()
                     assert answers(callers, 10) == {"200": 12}
                 assert states(gateway) == ["ready"]
-                assert answers(idle, 0.5)["closed"] > 0
+                assert answers(idle, 0.5)["503 later"] > 0
             assert "ejected" not in gateway.log()
 
 

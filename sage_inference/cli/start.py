@@ -128,6 +128,11 @@ def _in_background(paths: Any, flags: Any, required: bool) -> None:
 
 
 def _here(paths: Any, flags: Any, required: bool) -> None:
+    from sage_inference.daemon.lock import refuse_second
+
+    refuse_second(paths.lock_file)
+    if terminal.is_live():
+        terminal.talk("starting the gateway; Ctrl-C ends it")
     from sage_inference.daemon.run import run
 
     def ready(status: dict[str, Any]) -> None:

@@ -236,3 +236,10 @@ def _write(path: Path, descriptor: int) -> None:
         os.ftruncate(descriptor, len(text))
     except OSError as error:
         raise DaemonError(f"lock file {path} cannot be written: {error.strerror}", _ELSEWHERE) from None
+
+
+def refuse_second(path: Path) -> None:
+    """Raises ``AlreadyRunning`` where a living process holds the lock. ``Lock.take`` still decides."""
+    holding = look(path)
+    if holding.held and holding.holder is not None and holding.holder.alive:
+        raise AlreadyRunning(holding.holder.pid)

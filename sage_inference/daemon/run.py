@@ -21,7 +21,7 @@ from sage_inference.config.settings import Flags, LoggingSettings, Settings
 from sage_inference.daemon import init, logfile
 from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
-from sage_inference.daemon.errors import LOG_HINT, DaemonError
+from sage_inference.daemon.errors import LOG_HINT, DaemonError, PortTaken
 from sage_inference.daemon.handover import Takeover
 from sage_inference.daemon.hangup import Hangup
 from sage_inference.daemon.keeper import Keeper
@@ -130,7 +130,7 @@ class _Run:
         """Bind all that can be bound now; what is returned has the socket when all else is ready."""
         host, port = settings.server.host, settings.server.port
         if self.takeover is None:
-            sock = bind(host, port)
+            sock = _bind(host, port)
             self._note(self._describe(sock, settings))
             return lambda: sock
         takeover = self.takeover
@@ -249,6 +249,16 @@ class _Run:
             self._note(replace(self.info, **changes))
         except DaemonError as error:
             log.warning("%s", error)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        return bind(host, port)
+    except PortTaken as taken:
+        from sage_inference.daemon.occupant import engine_hint
+
+        taken.hint = engine_hint(host, port)
+        raise
 
 
 def _started_by_systemd() -> bool:

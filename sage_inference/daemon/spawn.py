@@ -18,7 +18,6 @@ from sage_inference.daemon.directories import HOME_HINT, ensure
 from sage_inference.daemon.errors import (
     LOG_HINT,
     UNEXPECTED,
-    AlreadyRunning,
     DaemonError,
     StartFailed,
     StartTimeout,
@@ -57,11 +56,11 @@ def start_background(
     ``StartTimeout``, or the ``DaemonError`` that the background process reported. On any of them,
     and on Ctrl-C, nothing is left running.
     """
+    if relieves is None:
+        lock.refuse_second(paths.lock_file)
+    # Imported late: a gateway that runs already is reported at once.
     from sage_inference.daemon.run import load_settings
 
-    holding = lock.look(paths.lock_file)
-    if relieves is None and holding.held and holding.holder is not None and holding.holder.alive:
-        raise AlreadyRunning(holding.holder.pid)
     settings = load_settings(paths, flags, config_required=config_required)
     if on_settings is not None:
         on_settings(settings)

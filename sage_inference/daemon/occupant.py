@@ -1,0 +1,48 @@
+"""The server that holds a port which the gateway wants, if it is an engine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+from sage_inference.config.address import netloc
+from sage_inference.visible import visible
+
+_PATIENCE_S = 0.5
+_LARGEST = 1 << 18
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared, not bound
+
+
+def engine_hint(host: str, port: int) -> str | None:
+    """How to put the gateway before the engine that answers on a port; None where none answers."""
+    bare = host.removeprefix("[").removesuffix("]")
+    host = _HERE.get(bare, bare)
+    info = _get(host, port, "/info")
+    if isinstance(info, dict) and isinstance(info.get("model_id"), str) and "max_client_batch_size" in info:
+        return _hint("TEI", info["model_id"], "--embedding-backend", host, port)
+    models = _get(host, port, "/v1/models")
+    try:
+        first = models["data"][0]
+        what = "vLLM" if first.get("owned_by") == "vllm" else "server of OpenAI's API"
+        return _hint(what, str(first["id"]), "--llm-backend", host, port)
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _hint(what: str, model: str, flag: str, host: str, port: int) -> str:
+    command = f"sage inference start {flag} http://{netloc(host, port)} --port OTHER"
+    return f"that is a {what} serving {visible(model)[:100]}: {command}"
+
+
+def _get(host: str, port: int, path: str) -> Any:
+    connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return json.loads(answer.read(_LARGEST)) if answer.status == 200 else None
+    # It may be any program: one that answers no HTTP, or nothing at all.
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        return None
+    finally:
+        connection.close()

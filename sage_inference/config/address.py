@@ -43,6 +43,11 @@ class Backend:
         return f"{self.scheme}://{self.netloc}{self.prefix}"
 
     @property
+    def name(self) -> str:
+        """What an instance here is called by default. Two different addresses never have the same name."""
+        return f"{'https://' if self.scheme == 'https' else ''}{self.netloc}{self.prefix}"
+
+    @property
     def identity(self) -> tuple[str, str, int, str]:
         """Equal for two ways of writing the same address."""
         host = self.host.lower().rstrip(".")

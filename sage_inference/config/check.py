@@ -32,8 +32,8 @@ def check_reach(settings: Settings) -> None:
 
 
 def name_of(instance: InstanceSettings) -> str:
-    """The name an instance goes by: its own, else host:port."""
-    return instance.name or parse_backend(instance.url).netloc
+    """The name of an instance: the configured one, otherwise its address."""
+    return instance.name or parse_backend(instance.url).name
 
 
 def _instances(settings: Settings, listens: bool) -> None:

@@ -118,3 +118,24 @@ def test_loopback_is_known(host: str, loopback: bool) -> None:
 )
 def test_our_own_address_is_recognised(url: str, host: str, reached: bool) -> None:
     assert reaches(parse_backend(url), host, 8000) is reached
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        ("http://h:1/llama", "http://h:1/qwen/v1"),
+        ("http://h:1", "http://h:1/qwen"),
+        ("http://h:443", "https://h"),
+        ("https://h/a", "https://h/b"),
+        ("http://[::1]:1/a", "http://[::1]:1"),
+        ("http://h:1/a/b", "http://h:1/a%2Fb"),
+        ("http://h:1", "http://h:2"),
+    ],
+)
+def test_two_addresses_have_two_names(urls: tuple[str, str]) -> None:
+    assert len({parse_backend(url).name for url in urls}) == 2
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_an_address_without_a_prefix_is_named_by_host_and_port(path: str) -> None:
+    assert parse_backend(f"http://h:1{path}").name == "h:1"

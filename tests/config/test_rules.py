@@ -89,7 +89,7 @@ def test_a_key_given_as_flag_takes_the_place_of_the_files() -> None:
         ("instances: ['localhost:8000']", "the gateway's own address"),
         ("instances: ['localhost:1', 'http://127.0.0.1:1/v1']", "is there already, as instances[0]"),
         ("instances: [{url: 'h:1', name: a}, {url: 'h:2', name: a}]", "are both named a"),
-        ("instances: [{url: 'h:1/a'}, {url: 'h:1/b'}]", "are both named h:1"),
+        ("instances: [{url: 'h:1'}, {url: 'h:2', name: 'h:1'}]", "are both named h:1"),
         ("aliases: {a: a}", "aliases.a stands for itself"),
         ("aliases: {a: b, b: c}", "aliases.a stands for b, an alias too"),
         ("api_keys: ['file:/no/keys.txt']", 'api_keys[0]: file "/no/keys.txt" is not readable'),
@@ -133,3 +133,10 @@ def test_a_missing_file_is_an_error_only_where_it_is_required(tmp_path: Path) ->
         load(tmp_path / "c.yaml", {}, required=True)
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path, {})
+
+
+def test_engines_behind_prefixes_of_one_address_can_be_given_by_flags() -> None:
+    urls = ("http://127.0.0.1:1/llama", "http://127.0.0.1:1/qwen/v1", "http://127.0.0.1:1")
+    flags.check(
+        flags.apply(Settings(), Flags(llm_backends=urls, embedding_backends=("https://127.0.0.1:1",)))
+    )

@@ -177,6 +177,10 @@ class ExecutionInstance:
     (``/v1/chat/completions`` …), learned from the engine. ``max_concurrent_requests`` 0 or None means no limit.
     Counters are the gateway's own, counted at dispatch. ``gpu`` names the GPU it runs on, where several instances
     share one; ``kv_tokens`` is what its prefix cache can hold. Instances are equal only to themselves.
+
+    Learned from the engine: ``uncompared``, models whose vectors were not compared with those of other instances;
+    ``tagged``, whether a model's name without a tag means the tag ``latest``; ``context_tokens``, what prompt and
+    answer of a model may have together, where the engine reports it.
     """
 
     instance_id: str
@@ -195,6 +199,9 @@ class ExecutionInstance:
     metadata: dict[str, Any]
     gpu: str | None
     kv_tokens: int
+    uncompared: frozenset[str] = field(init=False, repr=False)
+    tagged: bool = field(init=False, repr=False)
+    context_tokens: Mapping[str, int] = field(init=False, repr=False)
     load: InstanceLoad = field(init=False, repr=False)  # replace() must not share it between two instances
 
     def __init__(
@@ -241,6 +248,9 @@ class ExecutionInstance:
         self.metadata = {} if metadata is None else metadata
         self.gpu = gpu
         self.kv_tokens = kv_tokens
+        self.uncompared = frozenset()
+        self.tagged = False
+        self.context_tokens = {}
         self.load = InstanceLoad()
         if is_healthy is not None:
             self.is_healthy = is_healthy

@@ -14,10 +14,10 @@ from sage_inference.client.in_process import answered
 from sage_inference.client.requests import post
 from sage_inference.client.results import InferenceResult
 from sage_inference.client.vectors import as_lists, embeddings
+from sage_inference.config.check import name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.gateway.fleet import name_of
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.state import Gateway
 from sage_inference.library.config import Backend, entry, settings_of

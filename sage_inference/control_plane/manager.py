@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.books import Books
 from sage_inference.control_plane.load import Placement, as_seen, teaches
-from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms
+from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms, uneven_models
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -45,7 +45,7 @@ class ControlPlaneManager:
     time of the clock, instead of at the time it was told before: some requests can be placed then though nothing
     else happens. ``on_placed`` and ``on_end`` are told of attempts. ``later`` puts off what nobody waits for, for
     no longer than what has arrived already takes. ``report`` gets exceptions that concern one request, or none, while
-    the manager is at others.
+    the manager is at others. ``on_unserved`` is called when no instance serves what a request asks for.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class ControlPlaneManager:
         self.alarm: Callable[[float], None] | None = None
         self.later: Callable[[Callable[[], None]], None] = _at_once
         self.report: Callable[[Exception], None] = _raise
+        self.on_unserved: Callable[[], None] = _nothing
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
         self._queue = Queue(self.tenants)
@@ -106,7 +107,7 @@ class ControlPlaneManager:
             self._regroup(now)
         group = self.registry.group(request.model, request.route)
         if not group:
-            raise unserved(self.registry, request)
+            raise self._unserved(request)
         if measure is not None:
             if len(group) == 1 and self._fits_anyhow(request, group[0]):
                 self._send_first(ticket, group, now, measure)
@@ -152,6 +153,15 @@ class ControlPlaneManager:
         group = self._group_of(ticket)
         return any(i.state is EngineState.READY and i not in ticket.tried for i in group)
 
+    def no_larger(self, ticket: Ticket, instance: ExecutionInstance) -> Group:
+        """Those of the group whose context is no larger than the instance's, where a healthy one's is; else none."""
+        model = ticket.request.model
+        own = instance.context_tokens.get(model, 0) if model in self._placer.uneven else 0
+        group = self._group_of(ticket) if own else ()
+        if not any(i.state is EngineState.READY and i.context_tokens.get(model, 0) > own for i in group):
+            return ()
+        return tuple(i for i in group if i.context_tokens.get(model, 0) <= own)
+
     def _lost_its_instance(self, ticket: Ticket) -> bool:
         return bool(ticket.tried) and self.is_lost(ticket, ticket.tried[-1])
 
@@ -165,7 +175,7 @@ class ControlPlaneManager:
         self._catch_up(now)
         group = self.registry.group(request.model, request.route)
         if not group:
-            raise unserved(self.registry, request)
+            raise self._unserved(request)
         self._place_or_queue(ticket, group, now)
 
     def resized(self, ticket: Ticket, tokens: int) -> None:
@@ -264,6 +274,10 @@ class ControlPlaneManager:
         if by_model is not None:
             self._placer.by_model = dict(by_model)
         self._regroup(self._clock())
+
+    def _unserved(self, request: SchedulingRequest) -> Refusal:
+        self.on_unserved()
+        return unserved(self.registry, request)
 
     # Placing
 
@@ -461,6 +475,7 @@ class ControlPlaneManager:
         self._seen = self.registry.version
         instances = self.registry.instances.values()
         self._placer.mixed = any(is_mixed(i) for i in instances)
+        self._placer.uneven = uneven_models(instances)
         self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
 
         def place(waiting: Waiting) -> tuple[Group, str, float]:
@@ -470,7 +485,7 @@ class ControlPlaneManager:
 
         for stranded in self._queue.regroup(place, now):
             self._queue.remove(stranded)
-            stranded.ticket.refused(unserved(self.registry, stranded.request))
+            stranded.ticket.refused(self._unserved(stranded.request))
 
     def _check_deadline(self, ticket: Ticket, group: Group, now: float) -> None:
         """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""
@@ -508,6 +523,9 @@ class ControlPlaneManager:
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)
+
+
+def _nothing() -> None: ...
 
 
 def _raise(error: Exception) -> None:

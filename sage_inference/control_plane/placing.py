@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from sage_inference.control_plane.load import backlog_ms, can_spare, is_open
@@ -15,6 +15,9 @@ from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecis
 
 _READY = EngineState.READY
 ONLY = "only instance"  # why it was chosen
+# A prompt estimated at so many times a context's length is not sent there. Below, the engine may be asked: its refusal
+# comes before any work, and the request then goes to a larger instance.
+SURELY_TOO_LONG = 1.5
 
 # Decision (None: it is held, the instance is closed), instance, and the tokens of the prompt it has not cached.
 Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
@@ -29,6 +32,7 @@ class Placer:
         self.prefixes = PrefixIndex()
         self.shared: dict[ExecutionInstance, SharedGPU] = {}
         self.mixed = False
+        self.uneven: frozenset[str] = frozenset()  # models whose instances have contexts of different lengths
         self.prefers_special = True  # over mixed ones
 
     def policy_for(self, request: SchedulingRequest) -> SchedulingPolicy:
@@ -66,6 +70,8 @@ class Placer:
         if not candidates or ticket.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
             candidates = healthy(group, ticket.tried) or healthy(group, ())
+        if self.uneven and request.model in self.uneven:
+            candidates = _fitting(request, candidates)
         if self.shared or self.mixed:
             candidates = self._spare_streams(request, candidates, now)
         if late:
@@ -120,6 +126,22 @@ class Placer:
             shared = self.shared
             return [i for i in candidates if i not in shared or shared[i].may_embed(now)]
         return candidates
+
+
+def uneven_models(instances: Iterable[ExecutionInstance]) -> frozenset[str]:
+    """The models whose instances report contexts of different lengths."""
+    lengths: dict[str, set[int]] = {}
+    for instance in instances:
+        for model, length in instance.context_tokens.items():
+            lengths.setdefault(model, set()).add(length)
+    return frozenset(model for model, found in lengths.items() if len(found) > 1)
+
+
+def _fitting(request: SchedulingRequest, candidates: list[ExecutionInstance]) -> list[ExecutionInstance]:
+    """Those whose context the prompt may fit into; all where it fits into none, because the estimate may be wrong."""
+    fewest = request.prompt_tokens / SURELY_TOO_LONG
+    fitting = [i for i in candidates if i.context_tokens.get(request.model, fewest) >= fewest]
+    return fitting or candidates
 
 
 def _ask(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sage_inference.control_plane.pairs import PREFILL, has_halves, path_of, takers
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
 _LEAVING = (EngineState.DRAINING, EngineState.STOPPED)
 _TAKES_NOTHING = (*_LEAVING, EngineState.ASLEEP)
+LATEST = ":latest"  # the tag that an Ollama model's name without a tag means
+VECTOR_ROUTES = frozenset(
+    {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
+)
 
 
 class Registry:
@@ -22,8 +26,13 @@ class Registry:
     def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
         self.instances: dict[str, ExecutionInstance] = {}
         self.aliases: dict[str, str] = dict(aliases or {})
+        self.names: dict[str, str] = dict(self.aliases)  # aliases, and short names of tagged models
         self.version = 0  # grows with every change
         self.offers_choice = False  # whether several instances serve a model
+        self.on_vectors: Callable[[str], None] = (
+            _nobody  # a model whose instances are not all compared is wanted
+        )
+        self._doubted: set[str] = set()  # models to be compared again when they are wanted
         self._groups: dict[tuple[str, str], tuple[ExecutionInstance, ...]] = {}
 
     def add(self, instance: ExecutionInstance) -> None:
@@ -45,11 +54,14 @@ class Registry:
         self._groups.clear()
         self.version += 1
         served = [model for i in self.instances.values() for model in i.models]
+        tagged = (model for i in self.instances.values() if i.tagged for model in i.models)
+        short = {model.removesuffix(LATEST): model for model in tagged if model.endswith(LATEST)}
+        self.names = {**short, **self.aliases}
         self.offers_choice = len(set(served)) < len(served)
 
     def resolve(self, model: str) -> str:
         """The served model behind a name; a served model's own name wins over an alias."""
-        target = self.aliases.get(model)
+        target = self.names.get(model)
         if target is None or any(model in i.models for i in self.instances.values()):
             return model
         return target
@@ -62,9 +74,22 @@ class Registry:
             found = tuple(i for i in self.serving(path_of(route)) if model in i.models)
             if has_halves(found):
                 found = takers(found, route)
+            if route in VECTOR_ROUTES and len(found) > 1:
+                if any(model in i.uncompared for i in found):
+                    self.on_vectors(model)
+                    return _of_one_kind(found, model)
+                if model in self._doubted:
+                    self._doubted.discard(model)
+                    self.on_vectors(model)
             if found:  # never kept when empty: callers could fill memory with invented names
                 self._groups[key] = found
         return found
+
+    def doubt_vectors(self, model: str) -> None:
+        """Have the model's instances compared again when a request asks for its vectors."""
+        self._doubted.add(model)
+        for route in VECTOR_ROUTES:
+            self._groups.pop((model, route), None)
 
     def serving(self, route: str) -> list[ExecutionInstance]:
         """All that serve ``route`` and still take work."""
@@ -87,3 +112,14 @@ class Registry:
         """Names served, each once, in the order of the instances."""
         chosen = self.instances.values() if instances is None else instances
         return list(dict.fromkeys(model for i in chosen for model in i.models))
+
+
+def _of_one_kind(group: tuple[ExecutionInstance, ...], model: str) -> tuple[ExecutionInstance, ...]:
+    """Those whose vectors of the model are known to agree, while one of them is healthy; otherwise one instance."""
+    compared = tuple(i for i in group if model not in i.uncompared)
+    if any(i.is_available for i in compared):
+        return compared
+    return next(((i,) for i in group if i.is_available), compared or group[:1])
+
+
+def _nobody(model: str) -> None: ...

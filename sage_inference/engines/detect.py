@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -26,6 +27,14 @@ _LIMITS = (
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
 _ROUTES = "/openapi.json"
+BARE_MODELS = "/models"
+# Tried where the engine does not report its routes, beside those that all of its kind have.
+_TRIED = frozenset({"/classify", "/v1/audio/transcriptions"})
+_WRITES = frozenset({"/v1/chat/completions", "/v1/completions"})
+_ENCODES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify", "/pooling"})
+_EMBEDS = frozenset({"embed", "embeddings", "embedding"})
+_RANKS = frozenset({"rerank", "classify"})
+_NOT_VLLM = frozenset({"/get_model_info", "/health_generate", "/generate_stream"})  # SGLang's, TGI's
 
 
 class DetectError(Exception):
@@ -57,7 +66,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Detected:
-    """What a server said it is. ``routes`` are the gateway's routes that it serves."""
+    """What a server said it is. ``routes`` are the gateway's routes that it serves.
+
+    ``guessed``: it does not report its routes, so each is tried. ``bare``: it serves OpenAI's routes without ``/v1``
+    before them. ``tagged``: it is an Ollama, where ``llama3`` is short for ``llama3:latest``.
+    """
 
     engine: EngineKind
     kind: ExecutionInstanceType
@@ -66,6 +79,9 @@ class Detected:
     version: str | None = None
     limits: dict[str, int] = field(default_factory=dict)
     simulated: bool = False
+    guessed: bool = False
+    bare: bool = False
+    tagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,8 @@ class _Answers:
     version: Any
     openapi: Any
     silent_on_routes: bool
+    bare: bool = False
+    ollama: bool = False
 
 
 async def detect(
@@ -136,12 +154,46 @@ async def _interview(
     if first[0] in (401, 403):
         raise DetectError(f"answers {first[0]}: it wants another api_key", definite=True)
     said = [None if isinstance(r, BaseException) or r[0] != 200 else r[1] for r in replies]
+    bare = ollama = False
+    if said[0] is None and not isinstance(said[1], dict) and first[0] == 404:
+        status, listing = await document(BARE_MODELS)
+        if status == 200 and _cards(listing):  # infinity, unless told --url-prefix
+            said[0], bare = listing, True
     if said[0] is None and not isinstance(said[1], dict):
         raise DetectError(
             f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info",
             definite=first[0] < 500 and first[0] != 429,
         )
-    return _Answers(said[0], said[1], said[2], said[3], isinstance(replies[3], BaseException))
+    cards = _cards(said[0])
+    if cards and said[1] is None and said[3] is None and all(":" in card.id for card in cards):
+        ollama = all(card.owned_by == "library" for card in cards) or await _has_version(document)
+    return _Answers(said[0], said[1], said[2], said[3], isinstance(replies[3], BaseException), bare, ollama)
+
+
+async def _has_version(document: Callable[[str], Awaitable[tuple[int, Any]]]) -> bool:
+    """Whether the server answers where only an Ollama does."""
+    try:
+        status, said = await document("/api/version")
+    except NotAskedError:
+        raise
+    except AskError:
+        return False
+    return status == 200 and isinstance(said, dict) and isinstance(said.get("version"), str)
+
+
+async def listed(
+    client: httpx.AsyncClient,
+    api_url: str,
+    api_key: str | None,
+    timeout_s: float,
+    patience: Patience = REAL_TIME,
+) -> tuple[str, ...]:
+    """The models that the server lists now; empty where it does not answer."""
+    try:
+        status, models = await patience.within(timeout_s, ask(client, f"{api_url}/models", api_key))
+    except (AskError, TimeoutError):
+        return ()
+    return tuple(card.id for card in _cards(models)) if status == 200 else ()
 
 
 def _engine_of(answers: _Answers) -> EngineKind:
@@ -149,7 +201,11 @@ def _engine_of(answers: _Answers) -> EngineKind:
     if isinstance(info, dict) and isinstance(info.get("model_type"), dict) and "model_id" in info:
         return EngineKind.TEI
     owners = {card.owned_by for card in _cards(answers.models)}
-    if owners & {"vllm", SIMULATOR} or "/ping" in _served(answers.openapi):
+    if owners & {"vllm", SIMULATOR}:
+        return EngineKind.VLLM
+    # An API's proxy may own the models. SGLang and TGI have /ping, too, and no /version.
+    served = _served(answers.openapi)
+    if {"/ping", "/version"} <= served and not served & _NOT_VLLM and "sglang" not in owners:
         return EngineKind.VLLM
     return EngineKind.OPENAI
 
@@ -163,11 +219,23 @@ def _cards(models: Any) -> tuple[ModelInfo, ...]:
             card["id"],
             card["created"] if isinstance(card.get("created"), int) else 0,
             str(card.get("owned_by", "")),
-            card["max_model_len"] if isinstance(card.get("max_model_len"), int) else None,
+            _length(card),
             card,
         )
         for card in cards
     )
+
+
+def _length(card: dict[str, Any]) -> int | None:
+    meta = card.get("meta")  # llama.cpp's
+    length = card.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+
+
+def embeds_by_its_card(card: ModelInfo) -> bool:
+    """Whether the engine reports of the model itself that it embeds."""
+    words = {str(word) for word in _words(card.raw.get("capabilities"))} | {str(card.raw.get("type"))}
+    return bool(words & _EMBEDS)
 
 
 def _served(openapi: Any) -> frozenset[str]:
@@ -204,12 +272,16 @@ def _tei(answers: _Answers, model: str | None) -> Detected:
 def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Detected:
     cards = _cards(answers.models) or ((_assumed(model),) if model else ())
     dialect = dialect_of(which)
-    known = dialect.llm_routes | dialect.embedding_routes | {"/classify", "/v1/audio/transcriptions"}
-    served = _served(answers.openapi) & known
+    known = dialect.llm_routes | dialect.embedding_routes | _TRIED
+    named = _served(answers.openapi)
+    if answers.bare:
+        named = frozenset(f"/v1{path}" if f"/v1{path}" in known else path for path in named)
+    served = named & known
     kind = _kind_of(cards, served)
     routes = served or (
         (dialect.llm_routes if kind.serves_llm else frozenset())
         | (dialect.embedding_routes if kind.serves_embeddings else frozenset())
+        | (_TRIED if kind is ExecutionInstanceType.LLM_EMBEDDING else frozenset())
     )
     version = answers.version.get("version") if isinstance(answers.version, dict) else None
     return Detected(
@@ -220,6 +292,9 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
         _text(version),
         _INFINITY_LIMITS if any(card.owned_by == "infinity" for card in cards) else {},
         simulated=any(c.owned_by == SIMULATOR for c in cards),
+        guessed=not served,
+        bare=answers.bare,
+        tagged=answers.ollama,
     )
 
 
@@ -227,9 +302,10 @@ def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionI
     """From the models' own words, else from the routes; an engine that says nothing may serve both."""
     able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
     if able:  # infinity
-        llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & {"embed", "embeddings"})
+        llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & (_EMBEDS | _RANKS))
     else:
-        llm, embeds = "/v1/chat/completions" in served, "/v1/embeddings" in served
+        llm, embeds = bool(served & _WRITES), "/v1/embeddings" in served
+        embeds = embeds or (not llm and bool(served & _ENCODES))  # a reranker or a classifier
     if llm != embeds:
         return ExecutionInstanceType.GENERAL if llm else ExecutionInstanceType.EMBEDDING
     return ExecutionInstanceType.LLM_EMBEDDING
@@ -251,7 +327,7 @@ def _as_told(found: Detected, kind: ExecutionInstanceType) -> Detected:
         routes -= {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"}
     if not kind.serves_embeddings:
         routes -= {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse"}
-    return Detected(found.engine, kind, found.models, routes, found.version, found.limits, found.simulated)
+    return replace(found, kind=kind, routes=routes)
 
 
 def _assumed(model: str) -> ModelInfo:

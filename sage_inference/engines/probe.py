@@ -93,20 +93,27 @@ async def _probe_once(
 
 async def probe_vector(
     client: httpx.AsyncClient,
-    base_url: str,
+    api_url: str,
     model: str,
     text: str,
     api_key: str | None,
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> list[float] | None:
-    """The vector the engine gives a text; None where it gives none."""
+    """The vector the engine gives a text; None where it gives none.
+
+    Raises ``TimeoutError`` where that is not known: the engine was not reached, was too busy, or failed.
+    """
     body = {"model": model, "input": text, "encoding_format": "float"}
     try:
-        question = ask(client, f"{base_url}/v1/embeddings", api_key, body)
+        question = ask(client, f"{api_url}/embeddings", api_key, body)
         status, document = await patience.within(timeout_s, question)
+        if status == 429 or (status >= 500 and status != 501):
+            raise TimeoutError
         vector = document["data"][0]["embedding"] if status == 200 else None
-    except (AskError, TimeoutError, LookupError, TypeError):
+    except AskError:
+        raise TimeoutError from None
+    except (LookupError, TypeError):
         return None
     if not isinstance(vector, list) or not all(isinstance(x, int | float) for x in vector):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 import httpx
 
 from sage_inference.config.address import parse_backend
+from sage_inference.config.check import name_of
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.control_plane.agreement import PROBE_TEXT, VectorAgreement
-from sage_inference.engines.detect import DetectError, detect
+from sage_inference.control_plane.agreement import PROBE_TEXT
+from sage_inference.engines.detect import DetectError, detect, listed
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.isolation import report
+from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 
@@ -28,9 +31,9 @@ log = logging.getLogger("sage_inference.fleet")
 _READY_LOOK_S = 0.02
 FIRST_LOOK_S = 1.0  # how long a start waits for the rest of the engines where some can serve
 RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
-EMBEDDINGS = "/v1/embeddings"
 SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # models come and go on a running engine (adapters)
+LOOK_AGAIN_S = 1.0  # between two questions for its models, however many requests name one that nobody serves
 _SETTLED = (EngineState.READY, EngineState.ASLEEP)  # it is known what the engine serves
 
 
@@ -56,7 +59,8 @@ class Fleet:
         self._configured: dict[str, InstanceSettings] = {}
         self._leaving: set[str] = set()  # removed by a reload, serving until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
-        self._agreement = VectorAgreement()
+        self._replicas = Replicas(gateway, self._vector)
+        gateway.manager.on_unserved = self._look_again
 
     async def start(self, settings: Settings) -> None:
         """Add the configured instances; returns as ``looked`` does."""
@@ -92,6 +96,7 @@ class Fleet:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self._replicas.close()
         for name in list(self._watchers):
             self.remove(name)
         await self._client.aclose()
@@ -113,6 +118,9 @@ class Fleet:
                 self.add(wanted[name], known)
         self._configured = wanted
         self._let_go(gone, added)
+        for engine in self.gateway.engines.values():
+            engine.refreshed_at = -math.inf
+            engine.look_again()
         return Changes(added, gone, changed)
 
     def _differs(self, name: str, wanted: InstanceSettings) -> bool:
@@ -179,7 +187,7 @@ class Fleet:
             return False
         self.gateway.registry.remove(name)
         self.gateway.manager.instance_down(engine.instance)
-        self._agreement.forget(name)
+        self._replicas.forget(name)
         self._watchers.pop(name).cancel()
         self._looked.pop(name).set()  # nobody waits for it any more
         self._configured.pop(name, None)
@@ -200,17 +208,11 @@ class Fleet:
 
     async def _watch(self, engine: Engine) -> None:
         name = engine.instance.instance_id
-        refreshed = -REFRESH_S
         while True:
             engine.lost.clear()
-            now = time.monotonic()
             try:
-                if (
-                    await self._may_be_asked(engine)
-                    and (now - refreshed >= REFRESH_S or _is_news(engine))
-                    and await self._look(engine)
-                ):
-                    refreshed = now
+                if await self._may_be_asked(engine) and await self._is_due(engine):
+                    await self._look(engine)
             except Exception as error:
                 # A fault of ours is no fact about the engine, so the watch goes on.
                 report(error, f"the watch of instance {name}")
@@ -223,16 +225,40 @@ class Fleet:
             await self._rest(engine)
 
     async def _rest(self, engine: Engine) -> None:
-        """Until the next probe is due; a request that finds the engine gone brings that forward."""
+        """Until the next probe is due; a request that finds the engine or its model gone brings that forward."""
         now = time.monotonic()
-        soonest = now + SHORTEST_REST_S
-        while (left := max(soonest, engine.health.next_probe_at(now)) - now) > 0:
+        # A look that could not be taken, because this machine lacked something, is not tried again at once either.
+        soonest, look_from = now + SHORTEST_REST_S, max(now, engine.looked_at) + LOOK_AGAIN_S
+        while (left := max(soonest, self._due_at(engine, now, look_from)) - now) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await engine.lost.wait()
                     engine.lost.clear()
                     self._say(engine)
             now = time.monotonic()
+
+    def _due_at(self, engine: Engine, now: float, look_from: float) -> float:
+        at = engine.health.next_probe_at(now)
+        if engine.look_wanted and engine.health.state is EngineState.READY:
+            return min(at, look_from)
+        return at
+
+    def _look_again(self) -> None:
+        """A model is wanted that no instance serves: it may have been loaded since they were looked at."""
+        for engine in self.gateway.engines.values():
+            engine.look_again()
+
+    async def _is_due(self, engine: Engine) -> bool:
+        """Whether the engine is to be asked what it is: from time to time, and where it lists other models."""
+        if time.monotonic() - engine.refreshed_at >= REFRESH_S or _is_news(engine):
+            return True
+        if not engine.look_wanted or time.monotonic() - engine.looked_at < LOOK_AGAIN_S:
+            return False
+        engine.look_wanted = False
+        engine.looked_at = time.monotonic()
+        timeout_s, before = self.gateway.settings.health.timeout_s, engine.detected
+        names = await listed(self._client, engine.api_url, engine.api_key, timeout_s, self._patience)
+        return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
     async def _may_be_asked(self, engine: Engine) -> bool:
         """Probe what is known: while it hangs, each question more would keep a connection of it."""
@@ -242,7 +268,8 @@ class Fleet:
 
     async def _look(self, engine: Engine) -> bool:
         """Ask the engine what it is, unless it is not even healthy."""
-        settings = engine.settings
+        settings, began = engine.settings, time.monotonic()
+        engine.look_wanted, engine.looked_at = False, began
         try:
             detected = await detect(
                 self._client,
@@ -262,8 +289,12 @@ class Fleet:
             return False
         engine.health.confirmed()
         before = engine.detected
+        successor = before is None or engine.instance.state not in _SETTLED  # it may have other routes
+        if successor:
+            engine.missing_routes.clear()
         engine.adopt(detected)
-        if before is None or engine.instance.state not in _SETTLED:  # a successor may have other routes
+        self._replicas.listed(engine, new=successor)
+        if successor:
             engine.sleep = SleepProbe(*engine.dialect.sleep_paths)
         ok = await self._probe(engine)
         awake = ok and not engine.sleep.asleep  # asleep, it would answer none of these
@@ -274,9 +305,11 @@ class Fleet:
             )
             engine.instance.kv_tokens = held or engine.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
-            await self._compare_vectors(engine)
+            await self._replicas.compare_known(engine)
         if before != detected:
             self.gateway.instances_changed()
+        if ok:
+            engine.refreshed_at = began
         return ok
 
     def _not_detected(self, engine: Engine, error: DetectError) -> None:
@@ -289,31 +322,11 @@ class Fleet:
             engine.last_error = str(error)
             engine.health.contradicted(now)
 
-    async def _compare_vectors(self, engine: Engine) -> None:
-        """Let it serve embeddings only while its vectors are those of the others that serve the model."""
-        assert engine.detected is not None
-        differs = None
-        for card in engine.detected.models:
-            others = [e for e in self.gateway.engines.values() if e is not engine and e.embeds(card.id)]
-            if not others:
-                continue
-            name = others[0].instance.instance_id
-            if not self._agreement.knows(card.id, name) and (
-                vector := await self._vector(others[0], card.id)
-            ):
-                self._agreement.check(card.id, name, vector)
-            if vector := await self._vector(engine, card.id):
-                differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
-            else:  # it gave none, or we could not ask: what is known holds
-                differs = differs or engine.differs
-        if differs != engine.differs:
-            engine.withhold_embeddings(differs)
-            self.gateway.instances_changed()
-
     async def _vector(self, engine: Engine, model: str) -> list[float] | None:
+        """Raises ``TimeoutError`` where it is not known whether the engine has one."""
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
-            self._client, engine.address.url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
+            self._client, engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
         )
 
     async def _probe(self, engine: Engine) -> bool:
@@ -357,11 +370,3 @@ def _is_news(engine: Engine) -> bool:
     """Whether it is not known what it serves, or it just woke: asleep it could not be asked for vectors."""
     state = engine.instance.state
     return state not in _SETTLED or (state is EngineState.ASLEEP and not engine.sleep.asleep)
-
-
-def name_of(settings: InstanceSettings) -> str:
-    """The instance's name: its own, else its address."""
-    if settings.name:
-        return settings.name
-    backend = parse_backend(settings.url)
-    return Address(backend.host, backend.port).authority

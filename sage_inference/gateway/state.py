@@ -19,7 +19,7 @@ from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.output_limits import check_output
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.registry import Registry
+from sage_inference.control_plane.registry import VECTOR_ROUTES, Registry
 from sage_inference.control_plane.routes import Route
 from sage_inference.control_plane.unserved import unserved_route
 from sage_inference.engines.connection import Broken
@@ -27,6 +27,8 @@ from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
+from sage_inference.engines.missing_route import STATUSES as NO_ROUTE
+from sage_inference.engines.missing_route import kind_without, means_no_route
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.engines.turn import Turn
@@ -65,9 +67,6 @@ MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins an
 STALL_S = 0.3  # time in which the loop did not run, from which what was under way is not measured
 NOTABLE_STALL_S = 1.0  # from which it is logged
 _TOKENIZE = RequestType.TOKENIZE  # as a global: an enum's members are looked up by a Python call
-_VECTOR_ROUTES = frozenset(
-    {"/v1/embeddings", "/embed", "/embed_all", "/embed_sparse", "/pooling", "/similarity"}
-)
 
 log = logging.getLogger("sage_inference.gateway")
 
@@ -91,11 +90,14 @@ class Engine:
         self.detected: Detected | None = None
         self.sleep = SleepProbe()
         self.room = Room(limits_of(None, self.dialect))  # for embedding calls
+        self.missing_routes: set[str] = set()  # it was thought to have them, and answered that it has not
         self.last_error: str | None = None
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change what is thought of it
         self.said = (instance.state, False)  # what was last logged: see ``Fleet``
-        self.lost = asyncio.Event()  # it went out of service since its watcher last looked
+        self.lost = asyncio.Event()  # its watcher is to go on: it went out of service, or is to be looked at
+        self.look_wanted = False  # whether it may list other models by now
+        self.looked_at = self.refreshed_at = -math.inf  # when its models were last asked for; and all of it
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
         self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
         self.recent_ttfb = RecentMean(self.ttfb)
@@ -125,7 +127,10 @@ class Engine:
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
-        path = self.address.prefix + self.dialect.path_for(route.path)
+        path = self.dialect.path_for(route.path)
+        if self.detected is not None and self.detected.bare:
+            path = path.removeprefix("/v1")
+        path = self.address.prefix + path
         _, mark, query = target.partition(b"?")
         return f"{route.method} {path}".encode() + mark + query + self._own_headers
 
@@ -139,6 +144,26 @@ class Engine:
             self.starts[head] = start
         return start
 
+    @property
+    def api_url(self) -> str:
+        """Where the routes of OpenAI's API are."""
+        return self.address.url + ("" if self.detected is not None and self.detected.bare else "/v1")
+
+    def may_lack_route(self, status: int) -> bool:
+        """Whether an answer of this status may mean that it has no such route: see ``lacks_route``."""
+        return status in NO_ROUTE and self.detected is not None and self.detected.guessed
+
+    def lacks_route(self, status: int, route: str, body: bytes) -> bool:
+        """Whether its answer means that it has no such route; if so, it is not asked there again."""
+        detected = self.detected
+        if detected is None or not detected.guessed or not means_no_route(status, body, len(detected.models)):
+            return False
+        if route not in self.missing_routes:
+            self.missing_routes.add(route)
+            self.adopt(detected)
+            self._on_change()
+        return True
+
     def adopt(self, detected: Detected) -> None:
         """Take over what the engine said it is."""
         instance = self.instance
@@ -148,10 +173,13 @@ class Engine:
             self.room.limits = limits_of(detected, self.dialect)
         self.starts.clear()
         instance.engine = detected.engine
-        instance.instance_type = detected.kind
+        instance.instance_type = kind_without(detected.kind, self.missing_routes)
         instance.models = tuple(model.id for model in detected.models)
         instance.model_name = instance.models[0] if instance.models else ""
-        instance.routes = detected.routes - (_VECTOR_ROUTES if self.differs else frozenset())
+        withheld = VECTOR_ROUTES if self.differs else frozenset()
+        instance.routes = detected.routes - withheld - self.missing_routes
+        instance.context_tokens = _context_tokens(detected)
+        instance.tagged = detected.tagged
         if not self.settings.max_concurrent_requests:  # TEI refuses what is beyond
             instance.max_concurrent_requests = detected.limits.get("max_concurrent_requests", 0)
         instance.simulated = detected.simulated
@@ -202,10 +230,18 @@ class Engine:
 
     def answered(self, status: int) -> None:
         """The head of an answer came that tells something of its health: see ``doubted``."""
+        if status == 404:  # perhaps a model that it does not have any more
+            self.look_again()
         if status >= 500 or self.doubted:
             self.health.answered(status, time.monotonic())
             self.last_error = f"answered {status}" if status >= 500 else None
             self.sync()
+
+    def look_again(self) -> None:
+        """Have its watcher ask soon which models it lists."""
+        if not self.look_wanted:
+            self.look_wanted = True
+            self.lost.set()
 
     def failed(self, how: Broken) -> None:
         now = time.monotonic()
@@ -444,7 +480,7 @@ class Gateway:
         if self.limits_output and kind.is_llm:
             check_output(exchange.body, self.limits)
         model = named or self._implied_model(route)
-        if model in self.registry.aliases:
+        if model in self.registry.names:
             model = self.registry.resolve(model)
         if model != named and (named is not None or route.names_model):
             exchange.body = with_model(route, exchange.body, model)
@@ -501,6 +537,15 @@ class Gateway:
     @property
     def in_flight(self) -> int:
         return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def _context_tokens(detected: Detected) -> dict[str, int]:
+    """What each model's prompt and answer may have together; an adapter has its base model's."""
+    known = {card.id: card.max_model_len for card in detected.models}
+    found = {
+        card.id: card.max_model_len or known.get(str(card.raw.get("parent"))) for card in detected.models
+    }
+    return {model: length for model, length in found.items() if length}
 
 
 def _rules(settings: Settings) -> AggregationRules:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sage_inference.config.check import name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.control_plane.manager import ControlPlaneManager
@@ -20,7 +21,7 @@ from sage_inference.control_plane.policies import POLICIES
 from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.fleet import Fleet, name_of
+from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.guard import is_admin_path
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.decisions import KEPT

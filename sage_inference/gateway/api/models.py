@@ -10,10 +10,36 @@ from starlette.responses import JSONResponse, Response
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.state import Gateway
 
+# The first that an instance has names the model's type.
+_CAPABILITIES = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/embeddings": "embed",
+    "/embed": "embed",
+    "/v1/rerank": "rerank",
+    "/rerank": "rerank",
+    "/v1/audio/transcriptions": "transcription",
+    "/classify": "classify",
+    "/predict": "classify",
+}
+_TYPES = {
+    "chat": "chat",
+    "completion": "chat",
+    "embed": "embedding",
+    "rerank": "rerank",
+    "transcription": "transcription",
+    "classify": "classification",
+}
+
 
 def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    """Model cards by id. A card is the first healthy instance's own words."""
+    """Model cards by id: the first healthy instance's own, with what all healthy instances can do with the model.
+
+    ``max_model_len`` is the largest of them. ``type`` and ``capabilities`` are added where the engine reports neither:
+    programs then offer no embedding model for chat.
+    """
     cards: dict[str, dict[str, Any]] = {}
+    routes: dict[str, set[str]] = {}
     for engine in gateway.engines.values():
         if engine.detected is None or not engine.instance.is_available:
             continue
@@ -25,7 +51,17 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
                 "owned_by": model.owned_by,
                 **model.raw,
             }
-            cards.setdefault(model.id, card)
+            first = cards.setdefault(model.id, card)
+            longest = engine.instance.context_tokens.get(model.id, 0)
+            if longest > (first.get("max_model_len") or longest):
+                first["max_model_len"] = longest
+            if not (engine.detected.guessed and engine.settings.kind == "auto"):
+                routes.setdefault(model.id, set()).update(engine.instance.routes)
+    for name, card in cards.items():
+        able = [word for route, word in _CAPABILITIES.items() if route in routes.get(name, ())]
+        if able and "capabilities" not in card:
+            card["capabilities"] = list(dict.fromkeys(able))
+            card.setdefault("type", _TYPES[able[0]])
     for alias, target in gateway.registry.aliases.items():
         if target in cards and alias not in cards:
             cards[alias] = {**cards[target], "id": alias, "root": target, "parent": target}
@@ -41,6 +77,7 @@ async def get_model(request: Request) -> Response:
     cards = served_models(gateway)
     name = request.path_params["model_id"]
     if name not in cards:
+        gateway.manager.on_unserved()
         served = ", ".join(cards) or "none"
         raise ApiError(
             404,

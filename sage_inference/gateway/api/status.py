@@ -9,12 +9,15 @@ from sage_inference import __version__
 from sage_inference.config.address import netloc
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Engine, Gateway
-from sage_inference.types import EngineState, ExecutionInstanceType
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
 _KINDS = {
     ExecutionInstanceType.GENERAL: "llm",
     ExecutionInstanceType.LLM_EMBEDDING: "mixed",
 }
+_RANKING = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"})
+_EMBEDDING = frozenset({"/v1/embeddings", "/embed"})
+_CLASSIFYING = frozenset({"/classify", "/predict"})
 
 
 def address_of(gateway: Gateway) -> str:
@@ -45,6 +48,16 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
     }
 
 
+def _kind_of(instance: ExecutionInstance) -> str:
+    kind = instance.instance_type
+    if kind is ExecutionInstanceType.EMBEDDING and instance.routes and not instance.routes & _EMBEDDING:
+        if instance.routes & _RANKING:
+            return "reranker"
+        if instance.routes & _CLASSIFYING:
+            return "classifier"
+    return _KINDS.get(kind, kind.value)
+
+
 def instance_document(engine: Engine) -> dict[str, Any]:
     instance = engine.instance
     known = engine.detected is not None
@@ -53,7 +66,7 @@ def instance_document(engine: Engine) -> dict[str, Any]:
         "name": instance.instance_id,
         "url": engine.address.url,
         "engine": instance.engine.value if known else None,
-        "kind": _KINDS.get(instance.instance_type, instance.instance_type.value) if known else None,
+        "kind": _kind_of(instance) if known else None,
         "models": list(instance.models),
         "state": instance.state.value,
         "simulated": instance.simulated,

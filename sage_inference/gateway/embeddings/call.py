@@ -378,6 +378,10 @@ class EmbeddingCall:
             self._elsewhere_or(answer)
         elif answer.status in RETRYABLE:
             self._elsewhere_or(answer)
+        elif self.engine.may_lack_route(answer.status) and self.engine.lacks_route(
+            answer.status, self.route, answer.body
+        ):
+            self._elsewhere_or(answer, lost_time=False)
         else:
             self._end()
             self.service.rejected(self, answer)
@@ -386,12 +390,15 @@ class EmbeddingCall:
         self.engine.failed(how)
         self._elsewhere_or(errors.upstream_unreachable(self.instance.instance_id, detail))
 
-    def _elsewhere_or(self, error: ApiError | EngineAnswer) -> None:
-        """Embedding a text twice harms nobody: whatever went wrong, another instance may try."""
+    def _elsewhere_or(self, error: ApiError | EngineAnswer, *, lost_time: bool = True) -> None:
+        """Embedding a text twice harms nobody: whatever went wrong, another instance may try.
+
+        An attempt that lost no time is no retry: where no instance is left, the error is the gateway's own.
+        """
         gateway = self.service.gateway
         if self.instance not in self.failed_at:
             self.failed_at += (self.instance,)
-        again = len(self.failed_at) <= gateway.retries and gateway.manager.can_retry(self)
+        again = not lost_time or (len(self.failed_at) <= gateway.retries and gateway.manager.can_retry(self))
         self._end()
         if not again:
             self.service.gave_up(self, error)

@@ -14,6 +14,8 @@ from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting
+from sage_inference.engines.too_long import STATUSES as TOO_LONG
+from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.error_formats import format_of
@@ -240,7 +242,11 @@ class Exchange:
             assert self.connection is not None
             self.connection.discard()
             self._retry()
-        elif engine.dialect.looks_at(status, self.route.path) and (length or 0) <= MAX_HELD:
+        elif (
+            engine.dialect.looks_at(status, self.route.path)
+            or engine.may_lack_route(status)
+            or (status in TOO_LONG and self._no_larger())
+        ) and (length or 0) <= MAX_HELD:
             self.held = []
 
     def engine_sends(self, piece: Piece, end: bool) -> None:
@@ -347,10 +353,34 @@ class Exchange:
             if self._may_retry():
                 self._retry()
                 return
+        if engine.lacks_route(self.status, self.route.path, body):
+            self._go_on_elsewhere()
+            return
+        if self.status in TOO_LONG and says_too_long(body) and (too_small := self._no_larger()):
+            self.tried += too_small
+            self._go_on_elsewhere()
+            return
         wrapped = engine.dialect.wrapped_error(self.status, self.route.path, body)
         if wrapped is not None:
             self.answer, self.length = Answer(self.status, _JSON), len(wrapped)
         self._let_go(sent if wrapped is None else wrapped, True)
+
+    def _no_larger(self) -> tuple[ExecutionInstance, ...]:
+        """The instances whose context is no larger than that of its own, where a healthy one's is; else none."""
+        assert self.instance is not None
+        return self.gateway.manager.no_larger(self, self.instance)
+
+    def _go_on_elsewhere(self) -> None:
+        """The instance cannot serve the request and lost no time with it: that is no retry."""
+        self.connection = self.answer = None
+        self._move(Phase.QUEUED)
+        try:
+            self.gateway.manager.go_on(self)
+        except Refusal as refusal:
+            self.fail(errors.from_refusal(refusal))
+        else:
+            if self.phase is Phase.QUEUED:
+                self._arm(self.gateway.timeouts.queue_s)
 
     # What the caller gets
 

@@ -1,0 +1,169 @@
+"""Keeps vectors of two models apart: the instances of an embedding model serve it together only where they agree.
+
+A model that is known to embed is compared whenever an instance is looked at, before that instance serves. Any other
+model may be a chat model that its server would load for the question. It is compared only after a request asked for
+its vectors; until then one instance alone serves them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.agreement import VectorAgreement
+from sage_inference.engines.detect import ModelInfo, embeds_by_its_card
+from sage_inference.gateway.isolation import report
+from sage_inference.types import EngineKind
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine, Gateway
+
+EMBEDDINGS = "/v1/embeddings"
+CHAT_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
+RETRY_S = 1.0  # until a question that could not be asked is asked again
+
+# The vector, or None where the engine gave none; raises ``TimeoutError`` where it is not known whether it has one.
+Question = Callable[["Engine", str], Awaitable[list[float] | None]]
+
+
+class Replicas:
+    """The comparisons of one gateway. ``ask`` asks an engine for the vector of the agreed text."""
+
+    def __init__(self, gateway: Gateway, ask: Question) -> None:
+        self._gateway = gateway
+        self._ask = ask
+        self._agreement = VectorAgreement()
+        self._refusing: set[tuple[str, str]] = set()  # instance and model: asked, and it gave no vector
+        self._running: dict[str, asyncio.Task[None]] = {}
+        gateway.registry.on_vectors = self.wanted
+
+    def close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+
+    def forget(self, name: str) -> None:
+        """The instance was removed."""
+        self._agreement.forget(name)
+        self._refusing = {pair for pair in self._refusing if pair[0] != name}
+
+    def listed(self, engine: Engine, *, new: bool) -> None:
+        """The engine's models are known. ``new``: it may be another server than the one that was compared."""
+        assert engine.detected is not None
+        instance, name = engine.instance, engine.instance.instance_id
+        ids = {card.id for card in engine.detected.models}
+        if EMBEDDINGS not in engine.detected.routes:
+            instance.uncompared = frozenset()
+            return
+        if new:
+            self.forget(name)
+        self._refusing = {pair for pair in self._refusing if pair[0] != name}
+        known = {card.id for card in engine.detected.models if self._is_known(engine, card)}
+        compared = {model for model in ids if self._agreement.knows(model, name)}
+        instance.uncompared = frozenset(ids - known - compared)
+        for model in compared - known:
+            self._gateway.registry.doubt_vectors(model)
+
+    def _is_known(self, engine: Engine, card: ModelInfo) -> bool:
+        """Whether the model is known to embed, so that asking it loads nothing that is not meant to be loaded."""
+        detected, settings = engine.detected, engine.settings
+        assert detected is not None
+        if detected.engine is EngineKind.TEI or embeds_by_its_card(card):
+            return True
+        if detected.engine is EngineKind.VLLM and not detected.guessed and not CHAT_ROUTES & detected.routes:
+            return True
+        if card.id in (settings.model, self._gateway.settings.embedding_model):
+            return True
+        return settings.kind in ("embedding", "mixed") and len(detected.models) == 1
+
+    async def compare_known(self, engine: Engine) -> None:
+        """Compare the engine's models that are known to embed with those of the instances that serve them."""
+        assert engine.detected is not None
+        differs = None
+        for card in engine.detected.models:
+            if not self._is_known(engine, card) and not engine.differs:
+                continue
+            others = [
+                e
+                for e in self._gateway.engines.values()
+                if e is not engine and e.embeds(card.id) and card.id not in e.instance.uncompared
+            ]
+            if not others:
+                continue
+            name = others[0].instance.instance_id
+            if not self._agreement.knows(card.id, name) and (
+                vector := await self._vector(others[0], card.id)
+            ):
+                self._agreement.check(card.id, name, vector)
+            if vector := await self._vector(engine, card.id):
+                differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
+            else:  # it gave none, or could not be asked: what is known holds
+                differs = differs or engine.differs
+        if differs != engine.differs:
+            engine.withhold_embeddings(differs)
+            self._gateway.instances_changed()
+
+    async def _vector(self, engine: Engine, model: str) -> list[float] | None:
+        try:
+            return await self._ask(engine, model)
+        except TimeoutError:
+            return None
+
+    def wanted(self, model: str) -> None:
+        """A request asks for vectors of a model whose instances are not all compared, or were long ago."""
+        if model not in self._running and len(self._candidates(model)) > 1:
+            task = asyncio.get_running_loop().create_task(self._compare_asked(model))
+            self._running[model] = task
+            task.add_done_callback(lambda _: self._running.pop(model, None))
+
+    async def _compare_asked(self, model: str) -> None:
+        try:
+            if await self._compare(model):
+                self._gateway.instances_changed()
+            else:
+                await asyncio.sleep(RETRY_S)
+        except Exception as error:
+            report(error, f"the comparison of vectors for {model}")
+            await asyncio.sleep(RETRY_S)
+
+    def _candidates(self, model: str) -> list[Engine]:
+        """The healthy instances that may have vectors of the model; empty where there is nothing to find out."""
+        return [
+            e
+            for e in self._gateway.engines.values()
+            if e.embeds(model) and (e.instance.instance_id, model) not in self._refusing
+        ]
+
+    async def _compare(self, model: str) -> bool:
+        """Whether an instance was found to agree, to differ, or to have no vectors."""
+        engines = self._candidates(model)
+        found = await asyncio.gather(*(self._ask(e, model) for e in engines), return_exceptions=True)
+        changed = False
+        able = any(isinstance(answer, list) for answer in found)
+        able = able or any(model not in e.instance.uncompared for e in engines)
+        # An instance that serves the model already is the measure of the others.
+        order = sorted(
+            zip(engines, found, strict=True), key=lambda pair: model in pair[0].instance.uncompared
+        )
+        for engine, answer in order:
+            instance, name = engine.instance, engine.instance.instance_id
+            if isinstance(answer, TimeoutError) or model not in instance.models:
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is None:
+                fresh = (name, model) not in self._refusing
+                self._refusing.add((name, model))
+                if not able and model in instance.uncompared:  # none has vectors, so none can be mixed up
+                    instance.uncompared -= {model}
+                    fresh = True
+                changed |= fresh
+                continue
+            differs = self._agreement.check(model, name, answer)
+            if differs is not None:
+                engine.withhold_embeddings(differs)
+                changed = True
+            elif model in instance.uncompared:
+                instance.uncompared -= {model}
+                changed = True
+        return changed

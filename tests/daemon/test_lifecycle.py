@@ -67,7 +67,7 @@ def test_a_second_start_is_refused_and_names_the_first(home: Path) -> None:
     assert second.stderr.startswith(f"error: the gateway is already running (pid {status(home)['pid']})\n")
 
 
-def test_fifty_starts_at_once_give_one_gateway_and_forty_nine_refusals(home: Path) -> None:
+def test_many_starts_at_once_give_one_gateway_and_refusals(home: Path) -> None:
     port = str(free_port())
     command = [sys.executable, "-m", "sage_inference", "inference", "start", "--background", "--port", port]
 
@@ -77,10 +77,11 @@ def test_fifty_starts_at_once_give_one_gateway_and_forty_nine_refusals(home: Pat
         )
         return ended.returncode, ended.stderr
 
-    with ThreadPoolExecutor(50) as pool:
-        results = list(pool.map(one, range(50)))
+    many = 16  # each takes half a second of CPU
+    with ThreadPoolExecutor(many) as pool:
+        results = list(pool.map(one, range(many)))
     pid = status(home)["pid"]
-    assert sorted(code for code, _ in results) == [0] + [1] * 49, results
+    assert sorted(code for code, _ in results) == [0] + [1] * (many - 1), results
     assert all(f"already running (pid {pid})" in text for code, text in results if code)
 
 

@@ -1,8 +1,10 @@
-"""A tree of YAML as the schema's typed values; the first mistake is reported with its place."""
+"""A tree of YAML as the schema's typed values; the first mistake, or each, is reported with its place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sage_inference.config.errors import ConfigError, Invalid, quote
@@ -15,9 +17,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """Builds from trees of one ``source``, whose name stands in the errors."""
+    """Builds from trees of one ``source``, whose name stands in the errors.
+
+    Raises the first mistake; with ``mistakes``, collects them there, and what it then builds is not valid.
+    """
 
     source: str
+    mistakes: list[ConfigError] | None = None
+
+    def _go_on(self, build: Callable[[], Any]) -> Any:
+        """What ``build`` returns; None for a mistake that is collected."""
+        if self.mistakes is None:
+            return build()
+        try:
+            return build()
+        except ConfigError as error:
+            self.mistakes.append(error)
+            return None
 
     def section(self, cls: type[T], node: Node, steps: tuple[Step, ...] = ()) -> T:
         """An instance of the dataclass ``cls``. Raises ``ConfigError``."""
@@ -31,15 +47,23 @@ class Builder:
         for name, value in node.entries:
             key = known.get(name.text)
             if key is None:
-                problem, hint = unknown(name.text, steps, cls)
-                raise self._error(name, (*steps, name.text), problem, hint)
-            values[key.name] = self.value(key, key.shape, value, (*steps, key.name))
+                self._go_on(partial(self._unknown, name, steps, cls))
+            else:
+                place = (*steps, key.name)
+                values[key.name] = self._go_on(partial(self.value, key, key.shape, value, place))
         for key in known.values():
             if key.required and key.name not in values:
-                path = join((*steps, key.name))
-                hint = f"write {key.name}: {key.example}" if key.example else key.doc
-                raise self._error(node, (*steps, key.name), f"{path} is missing", hint)
+                values[key.name] = self._go_on(partial(self._missing, key, node, steps))
         return cls(**values)
+
+    def _unknown(self, name: Scalar, steps: tuple[Step, ...], cls: type) -> None:
+        problem, hint = unknown(name.text, steps, cls)
+        raise self._error(name, (*steps, name.text), problem, hint)
+
+    def _missing(self, key: Key, node: Node, steps: tuple[Step, ...]) -> None:
+        path = join((*steps, key.name))
+        hint = f"write {key.name}: {key.example}" if key.example else key.doc
+        raise self._error(node, (*steps, key.name), f"{path} is missing", hint)
 
     def value(self, key: Key, shape: Shape, node: Node, steps: tuple[Step, ...]) -> Any:
         """The value of any form at ``steps``. Raises ``ConfigError``."""
@@ -60,7 +84,10 @@ class Builder:
         if not isinstance(node, Sequence):
             hint = _leave_out(node) or "put [ ] around it, or a dash before each entry"
             raise self._error(node, steps, f"{join(steps)} must be a list, not {_form(node)}", hint)
-        return tuple(self.value(key, item, each, (*steps, at)) for at, each in enumerate(node.items))
+        return tuple(
+            self._go_on(partial(self.value, key, item, each, (*steps, at)))
+            for at, each in enumerate(node.items)
+        )
 
     def _map(self, key: Key, item: Shape, node: Node, steps: tuple[Step, ...]) -> dict[str, Any]:
         if not isinstance(node, Mapping):
@@ -71,7 +98,10 @@ class Builder:
                 raise self._error(
                     name, steps, f"{join(steps)} holds the name {quote(name.text)}, which is none"
                 )
-        return {name.text: self.value(key, item, each, (*steps, name.text)) for name, each in node.entries}
+        return {
+            name.text: self._go_on(partial(self.value, key, item, each, (*steps, name.text)))
+            for name, each in node.entries
+        }
 
     def _error(
         self, node: Node, steps: tuple[Step, ...], problem: str, hint: str | None = None

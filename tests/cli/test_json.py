@@ -56,7 +56,7 @@ def test_every_line_of_the_log_is_an_answer_even_one_that_is_no_record(tmp_path:
     ("args", "code"),
     [
         (("reload",), "not_running"),
-        (("config", "get", "nope"), "config"),
+        (("config", "get", "nope"), "usage"),
         (("status", "--nope"), "usage"),
         (("staus",), "usage"),
     ],

@@ -12,14 +12,17 @@ app = plain_app()
 @app.command(cls=PlainCommand)
 def validate(file: ConfigFile = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Check the file and what it refers to."""
-    from sage_inference.config.check import check
     from sage_inference.config.load import load
     from sage_inference.config.paths import Paths
+    from sage_inference.config.review import mistakes_of
 
     path = Paths.resolve(as_path(file)).config_file
-    settings = load(path, required=file is not None)
-    remarks.warn_of(settings)
-    check(settings)
+    *others, last = [None, *mistakes_of(path, required=file is not None)]
+    for mistake in others[1:]:
+        terminal.fail(str(mistake), None, None)
+    if last is not None:
+        raise last
+    remarks.warn_of(load(path))
     if as_json:
         found = {"schema": 1, "valid": True, "config_path": str(path), "exists": path.exists()}
         terminal.say_json(found)

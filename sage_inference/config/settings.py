@@ -95,7 +95,9 @@ class InstanceSettings:
         example="http://127.0.0.1:8001",
     )
     name: str | None = setting(
-        None, doc="Name in status, logs and x-sage-instance; default host:port.", format="name"
+        None,
+        doc="Name in status, logs and x-sage-instance; default its address: host:port and the prefix.",
+        format="name",
     )
     kind: str = setting(
         "auto",

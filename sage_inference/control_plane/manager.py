@@ -154,7 +154,7 @@ class ControlPlaneManager:
         return any(i.state is EngineState.READY and i not in ticket.tried for i in group)
 
     def no_larger(self, ticket: Ticket, instance: ExecutionInstance) -> Group:
-        """Those of the group whose context is no larger than the instance's, where a healthy one's is; else none."""
+        """Those of the group whose context is no larger than the instance's, where a healthy one is larger; otherwise none."""
         model = ticket.request.model
         own = instance.context_tokens.get(model, 0) if model in self._placer.uneven else 0
         group = self._group_of(ticket) if own else ()

@@ -366,7 +366,7 @@ class Exchange:
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _no_larger(self) -> tuple[ExecutionInstance, ...]:
-        """The instances whose context is no larger than that of its own, where a healthy one's is; else none."""
+        """The instances whose context is no larger than that of its own, where a healthy one is larger; otherwise none."""
         assert self.instance is not None
         return self.gateway.manager.no_larger(self, self.instance)
 

@@ -22,7 +22,8 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import control, presence
 from sage_inference.daemon.directories import ensure
-from sage_inference.daemon.restart import restart
+from sage_inference.daemon.handover import NoHandoverError, Takeover
+from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.spawn import start_background
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
 from tests.support.other_user import NOBODY, as_nobody
@@ -164,9 +165,12 @@ def test_another_user_who_takes_the_gateways_name_holds_up_nothing(tmp_path: Pat
         assert control.inspect(paths).state == "stopped"
         started = start_background(paths, Flags(port=free_port()))
         assert control.inspect(paths).pid == started.pid
-        restarted = restart(paths).started
-        assert control.inspect(paths).pid == restarted.pid != started.pid
-        assert control.stop(paths).pid == restarted.pid
+        info = control.running(paths)
+        takeover = Takeover(Predecessor(info.process, info.host, info.port), paths.state_dir, lambda: None)
+        takeover.bind(info.host, info.port)
+        with pytest.raises(NoHandoverError):  # then restart stops the old one first
+            takeover.listen()
+        assert control.stop(paths).pid == started.pid
         assert control.stop(paths).result == "not_running"
         assert os.waitpid(squatter, os.WNOHANG) == (0, 0)
 

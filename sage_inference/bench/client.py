@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from sage_inference import trust
 from sage_inference.bench.connection import Connection
 from sage_inference.bench.exchange import Exchange
 
@@ -100,7 +101,7 @@ class Client:
             )
         except (OSError, ssl.CertificateError) as error:
             kind = "refused" if isinstance(error, ConnectionRefusedError) else "connect"
-            self._fail(exchange, kind, (error.strerror or str(error)).lower())
+            self._fail(exchange, kind, trust.explain(error) or (error.strerror or str(error)).lower())
             return
         if connection.transport.is_closing():
             self._fail(exchange, "reset", "the server reset the connection as it was made")

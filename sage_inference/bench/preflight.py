@@ -7,6 +7,7 @@ import socket
 import ssl
 from time import monotonic
 
+from sage_inference import trust
 from sage_inference.bench.client import Client, Endpoint
 from sage_inference.bench.errors import BenchError
 from sage_inference.bench.exchange import Exchange
@@ -29,7 +30,14 @@ def reach(target: Target) -> Endpoint:
         raise BenchError(f"{target.url} is not reached: {reason}", hint_for(error), "not_reached") from None
     if not target.tls:
         return Endpoint(host, port)
-    return Endpoint(host, port, ssl.create_default_context(), target.host)
+    return Endpoint(host, port, _trusted(target), target.host)
+
+
+def _trusted(target: Target) -> ssl.SSLContext:
+    try:
+        return trust.context()
+    except trust.TrustError as error:
+        raise BenchError(f"{target.url} cannot be trusted: {error}", None, "not_reached") from None
 
 
 async def try_each(plan: Plan, workload: Workload, endpoint: Endpoint) -> None:

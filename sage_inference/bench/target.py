@@ -7,6 +7,7 @@ import json
 import ssl
 from dataclasses import dataclass, field
 
+from sage_inference import trust
 from sage_inference.bench.errors import BenchError
 
 _TIMEOUT_S = 10.0
@@ -61,27 +62,27 @@ def served_models(target: Target) -> list[str]:
 
 def hint_for(error: Exception) -> str:
     """What helps where a server is not reached."""
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if isinstance(error, ssl.SSLCertVerificationError | trust.TrustError):
         return "SSL_CERT_FILE=FILE names certificates to trust"
     return "is the server running, and the address right?"
 
 
 def _get(target: Target, path: str) -> tuple[int, bytes]:
-    connection: http.client.HTTPConnection
-    if target.tls:
-        connection = http.client.HTTPSConnection(target.host, target.port, timeout=_TIMEOUT_S)
-    else:
-        connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
     try:
+        if target.tls:
+            connection = http.client.HTTPSConnection(
+                target.host, target.port, timeout=_TIMEOUT_S, context=trust.context()
+            )
         connection.request(
             "GET", path, headers={"authorization": f"Bearer {target.key}"} if target.key else {}
         )
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BenchError(
-            f"{target.url} does not answer: {reason.lower()}", hint_for(error), "not_reached"
-        ) from None
+        reason = trust.explain(error)
+        if reason is None:
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        raise BenchError(f"{target.url} does not answer: {reason}", hint_for(error), "not_reached") from None
     finally:
         connection.close()

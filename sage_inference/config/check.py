@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from sage_inference import trust
 from sage_inference.config.address import is_loopback, parse_backend, reaches
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.secrets import Secret, SecretError
@@ -16,6 +17,7 @@ def check(settings: Settings, environ: Mapping[str, str] | None = None, *, liste
     A gateway within a program has no address of its own that it ``listens`` on.
     """
     _instances(settings, listens)
+    _ca_files(settings)
     _aliases(settings)
     _secrets(settings, environ)
     check_reach(settings)
@@ -61,6 +63,28 @@ def _instances(settings: Settings, listens: bool) -> None:
                 key=f"{here}.name",
                 hint="give one of them another name",
             )
+
+
+def _ca_files(settings: Settings) -> None:
+    for at, instance in enumerate(settings.instances):
+        check_ca_file(instance, f"instances[{at}].")
+
+
+def check_ca_file(instance: InstanceSettings, before: str = "") -> None:
+    """Raises ``ConfigError`` unless the instance's ``ca_file`` can be used. ``before`` is the path to the instance."""
+    if instance.ca_file is None:
+        return
+    key = f"{before}ca_file"
+    if parse_backend(instance.url).scheme != "https":
+        raise ConfigError(
+            f"{key} is for an address with https://, and {before}url is {instance.url}",
+            key=key,
+            hint="write the address with https://, or remove ca_file",
+        )
+    try:
+        trust.check_ca_file(instance.ca_file)
+    except trust.TrustError as error:
+        raise ConfigError(f"{key}: {error}", key=key) from None
 
 
 def _aliases(settings: Settings) -> None:

@@ -107,6 +107,11 @@ class InstanceSettings:
     engine: str = setting("auto", doc="Whose dialect it speaks; auto asks the engine.", choices=ENGINES)
     model: str | None = setting(None, doc="Model to assume where the engine names none.")
     api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")
+    ca_file: str | None = setting(
+        None,
+        doc="Certificates (PEM) trusted for its https address, beside the system's store.",
+        example="~/engine-ca.pem",
+    )
     max_concurrent_requests: int = setting(0, doc="Requests at once; 0 = no limit.", minimum=0)
     gpu: str | None = setting(None, doc="GPU it runs on, where instances share one.", example="cuda:0")
     max_batched_tokens: int = setting(

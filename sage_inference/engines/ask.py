@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from sage_inference import trust
 from sage_inference.engines.lack import lack
 
 MAX_BYTES = 1 << 20
@@ -70,4 +71,6 @@ def _reason(error: httpx.ConnectError) -> tuple[bool, str]:
         if isinstance(cause, ConnectionRefusedError):
             return True, "connection refused"
         cause = cause.__cause__ or cause.__context__
+    if (distrust := trust.explain(error)) is not None:
+        return False, distrust
     return False, "no connection" if "attempts failed" in str(error) else str(error)

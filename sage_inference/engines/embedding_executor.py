@@ -107,7 +107,9 @@ class EmbeddingExecutor:
     async def initialize(self) -> None:
         """Open the connection pool; done by the first call, if not before."""
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=self._timeout_s, trust_env=False, headers=self._headers)
+            self._client = httpx.AsyncClient(
+                timeout=self._timeout_s, trust_env=False, headers=self._headers, verify=False
+            )
 
     async def cleanup(self) -> None:
         if self._client is not None:

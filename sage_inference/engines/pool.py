@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import ECONNRESET
 from functools import partial
+from typing import TYPE_CHECKING
 
+from sage_inference import trust
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.turn import Turn
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_IDLE = 256
 _FEW_IDLE = 16
@@ -40,6 +44,11 @@ class Address:
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
 
+def reason_of(error: OSError) -> str:
+    """In words, why no connection was made."""
+    return trust.explain(error) or error.strerror or type(error).__name__
+
+
 class Connecting:
     """A connection being made, which its caller may give up.
 
@@ -63,16 +72,33 @@ class Connecting:
 class Pool:
     """Connections to one engine. Idle ones are kept for the next request, newest first."""
 
-    def __init__(self, address: Address, turn: Turn, descriptors: Descriptors | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        turn: Turn,
+        descriptors: Descriptors | None = None,
+        ca_file: str | None = None,
+    ) -> None:
         self.address = address
+        self._ca_file = ca_file
+        self._context: ssl.SSLContext | None = None
         self._descriptors = descriptors or Descriptors()
         self._loop = asyncio.get_running_loop()
         self._idle: dict[EngineConnection, None] = {}
         self._open: set[EngineConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ssl = ssl.create_default_context() if address.tls else None
         self._closed = False
         self._made = partial(EngineConnection, self._release, self._lost, Feeding(), turn)
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For TLS to the engine, None where it is not spoken. Raises ``TrustError``.
+
+        Kept, so that a changed file counts from a reload on.
+        """
+        if self._context is None and self.address.tls:
+            self._context = trust.context(self._ca_file)
+        return self._context
 
     @property
     def idle(self) -> int:
@@ -150,6 +176,7 @@ class Pool:
 
     async def _connection(self) -> EngineConnection:
         address = self.address
+        context = self.context
         self._descriptors.to_engines += 1
         kept = False
         try:
@@ -157,8 +184,8 @@ class Pool:
                 self._made,
                 address.host,
                 address.port,
-                ssl=self._ssl,
-                server_hostname=address.host if self._ssl else None,
+                ssl=context,
+                server_hostname=address.host if context else None,
             )
             if connection.is_closed:  # already: it will never report that it was lost
                 raise ConnectionResetError(ECONNRESET, "closed as soon as it was made")

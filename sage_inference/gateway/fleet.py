@@ -9,13 +9,13 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import httpx
+from typing import TYPE_CHECKING
 
 from sage_inference.config.address import parse_backend
 from sage_inference.config.check import name_of
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.agreement import PROBE_TEXT
+from sage_inference.engines.askers import Askers
 from sage_inference.engines.detect import DetectError, detect, listed
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
@@ -23,8 +23,12 @@ from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.isolation import report
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
-from sage_inference.gateway.state import Engine, Gateway
+from sage_inference.gateway.state import Engine, Gateway, trusted_by
+from sage_inference.trust import TrustError
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger("sage_inference.fleet")
 
@@ -51,8 +55,7 @@ class Fleet:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        # Its own timeouts would count time in which this process did not run; ``Patience`` limits each question.
-        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113
+        self._askers = Askers()
         self._patience = Patience(lambda: gateway.wheel.now)
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
@@ -99,11 +102,11 @@ class Fleet:
         self._replicas.close()
         for name in list(self._watchers):
             self.remove(name)
-        await self._client.aclose()
+        await self._askers.aclose()
 
     def apply(self, settings: Settings) -> Changes:
         """Make the instances what the settings say; those added through the API stay."""
-        self._client.timeout = httpx.Timeout(settings.health.timeout_s)
+        self._askers.use(settings.health.timeout_s)
         wanted = {name_of(entry): entry for entry in settings.instances}
         gone = [name for name in self._configured if name not in wanted]
         changed = [n for n, entry in wanted.items() if n in self._configured and self._differs(n, entry)]
@@ -128,7 +131,9 @@ class Fleet:
         known = self.gateway.engines.get(name)
         if known is None:
             return self._configured.get(name) != wanted
-        return known.settings != wanted or known.api_key != (wanted.api_key and wanted.api_key.reveal())
+        if known.settings != wanted or known.trusted != trusted_by(wanted):
+            return True
+        return known.api_key != (wanted.api_key and wanted.api_key.reveal())
 
     def _let_go(self, gone: list[str], added: list[str]) -> None:
         """Remove instances, but not before those that come in their stead were looked at."""
@@ -213,6 +218,9 @@ class Fleet:
             try:
                 if await self._may_be_asked(engine) and await self._is_due(engine):
                     await self._look(engine)
+            except TrustError as error:
+                engine.last_error = f"cannot be asked: {error}"
+                engine.health.probe_failed(time.monotonic(), True)
             except Exception as error:
                 # A fault of ours is no fact about the engine, so the watch goes on.
                 report(error, f"the watch of instance {name}")
@@ -257,7 +265,7 @@ class Fleet:
         engine.look_wanted = False
         engine.looked_at = time.monotonic()
         timeout_s, before = self.gateway.settings.health.timeout_s, engine.detected
-        names = await listed(self._client, engine.api_url, engine.api_key, timeout_s, self._patience)
+        names = await listed(self._asker(engine), engine.api_url, engine.api_key, timeout_s, self._patience)
         return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
     async def _may_be_asked(self, engine: Engine) -> bool:
@@ -272,7 +280,7 @@ class Fleet:
         engine.look_wanted, engine.looked_at = False, began
         try:
             detected = await detect(
-                self._client,
+                self._asker(engine),
                 engine.address.url,
                 api_key=engine.api_key,
                 engine=settings.engine,
@@ -301,7 +309,7 @@ class Fleet:
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
             held = await kv_cache_tokens(
-                self._client, engine.address.url, engine.api_key, timeout_s, self._patience
+                self._asker(engine), engine.address.url, engine.api_key, timeout_s, self._patience
             )
             engine.instance.kv_tokens = held or engine.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
@@ -326,14 +334,15 @@ class Fleet:
         """Raises ``TimeoutError`` where it is not known whether the engine has one."""
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
-            self._client, engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
+            self._asker(engine), engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
         )
 
     async def _probe(self, engine: Engine) -> bool:
         url, key, timeout_s = engine.address.url, engine.api_key, self.gateway.settings.health.timeout_s
+        client = self._asker(engine)
         result, _ = await asyncio.gather(
-            probe(self._client, url, engine.dialect, key, timeout_s, self._patience),
-            engine.sleep.ask(self._client, url, key, timeout_s, self._patience),
+            probe(client, url, engine.dialect, key, timeout_s, self._patience),
+            engine.sleep.ask(client, url, key, timeout_s, self._patience),
         )
         if not result.asked:
             self._not_asked(engine, str(result.error))
@@ -344,6 +353,10 @@ class Fleet:
             engine.health.probe_failed(time.monotonic(), result.refused)
             engine.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
+
+    def _asker(self, engine: Engine) -> httpx.AsyncClient:
+        """The client that asks this engine. Raises ``TrustError``."""
+        return self._askers.of(engine.pool.context)
 
     def _not_asked(self, engine: Engine, why: str) -> None:
         """We lacked what a probe takes: the engine is as it was."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from urllib.parse import quote
 
+from sage_inference import trust
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
 from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.embedding import AggregationRules, Room
@@ -71,6 +72,11 @@ _TOKENIZE = RequestType.TOKENIZE  # as a global: an enum's members are looked up
 log = logging.getLogger("sage_inference.gateway")
 
 
+def trusted_by(settings: InstanceSettings) -> trust.Stamp | None:
+    """Changes when a connection to the instance would trust other certificates."""
+    return trust.stamp(settings.ca_file) if settings.url.lower().startswith("https:") else None
+
+
 class Engine:
     """One configured instance: what it is, how it fares, and the connections to it."""
 
@@ -84,7 +90,8 @@ class Engine:
         self.settings = settings
         self.instance = instance
         self.address = address
-        self.pool = Pool(address, gateway.turn, gateway.descriptors)
+        self.pool = Pool(address, gateway.turn, gateway.descriptors, settings.ca_file)
+        self.trusted = trusted_by(settings)
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 
@@ -132,6 +133,7 @@ TABLE: dict[str, Entry] = {
     "instances[].engine": Entry(instance(engine="vllm"), engine(lambda e: e.settings.engine), "vllm"),
     "instances[].model": Entry(instance(model="told"), engine(lambda e: e.settings.model), "told"),
     "instances[].api_key": Entry(instance(api_key="sk-e"), engine(lambda e: e.api_key), "sk-e"),
+    "instances[].ca_file": Entry(instance(url="https://127.0.0.1:9", ca_file=certifi.where()), engine(lambda e: e.settings.ca_file), certifi.where()),
     "instances[].max_concurrent_requests": Entry(instance(max_concurrent_requests=3), engine(lambda e: e.instance.max_concurrent_requests), 3),
     "instances[].gpu": Entry(instance(gpu="cuda:0"), engine(lambda e: e.instance.gpu), "cuda:0"),
     "instances[].max_batched_tokens": Entry(instance(max_batched_tokens=99), engine(lambda e: e.instance.load.window_tokens), 99),
@@ -170,7 +172,7 @@ TABLE: dict[str, Entry] = {
     "limits.max_n": section("limits", "max_n", 1, lambda w: w.chat(n=2), 400),
     "limits.max_completion_tokens": section("limits", "max_completion_tokens", 5, lambda w: w.chat(max_tokens=6), 400),
     "health.interval_s": section("health", "interval_s", 50, engine(lambda e: e.health._settings.interval_s), 50),
-    "health.timeout_s": section("health", "timeout_s", 3, lambda w: (w.ask(lambda r: r.fleet._client.timeout.read), w.ask(lambda r: r.gateway.settings.health.timeout_s)), (3, 3)),
+    "health.timeout_s": section("health", "timeout_s", 3, lambda w: (w.ask(lambda r: r.fleet._askers.plain.timeout.read), w.ask(lambda r: r.gateway.settings.health.timeout_s)), (3, 3)),
     "health.failures": section("health", "failures", 2, engine(lambda e: e.health._settings.failures), 2),
     "logging.access": section("logging", "access", True, held(lambda r: r.gateway.stats.access is not None), True),
 }  # fmt: skip

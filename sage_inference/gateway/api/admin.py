@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sage_inference.config.check import name_of
+from sage_inference.config.check import check_ca_file, name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.control_plane.manager import ControlPlaneManager
@@ -89,6 +89,7 @@ async def add_instance(request: Request) -> Response:
     fleet: Fleet = request.app.state.fleet
     try:
         settings = parse_instance(_json(request))
+        check_ca_file(settings)
     except ConfigError as error:
         raise ApiError(400, str(error), param=error.key) from None
     name = name_of(settings)

@@ -26,7 +26,7 @@ from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.engines.lack import LackError
-from sage_inference.engines.pool import Connecting
+from sage_inference.engines.pool import Connecting, reason_of
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
@@ -297,8 +297,7 @@ class EmbeddingCall:
             if isinstance(error, LackError):
                 self._lacks(error)
             else:
-                reason = error.strerror or type(error).__name__
-                self._failed(Broken.REFUSED, f"refused the connection: {reason}")
+                self._failed(Broken.REFUSED, f"refused the connection: {reason_of(error)}")
         except Exception as another:
             self.broke(another)
 

@@ -13,7 +13,7 @@ from sage_inference.engines.answer import Answer, Piece, StreamFormat
 from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.lack import LackError
-from sage_inference.engines.pool import Connecting
+from sage_inference.engines.pool import Connecting, reason_of
 from sage_inference.engines.too_long import STATUSES as TOO_LONG
 from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
@@ -305,7 +305,9 @@ class Exchange:
             self.fail(errors.out_of_resources(error.what))
             return
         self.engine.failed(Broken.REFUSED)
-        self._elsewhere_or(errors.upstream_unreachable(self._at, f"refused the connection: {_reason(error)}"))
+        self._elsewhere_or(
+            errors.upstream_unreachable(self._at, f"refused the connection: {reason_of(error)}")
+        )
 
     # Retrying
 
@@ -684,7 +686,3 @@ class Exchange:
         if failure.status >= 500 and engine is not None:
             engine.gave_up(failure.outcome)
         return failure.outcome
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__

@@ -6,27 +6,33 @@ import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
+from sage_inference import trust
 from sage_inference.client.answers import Answer
 from sage_inference.client.errors import InferenceConnectionError, InferenceTimeoutError
+from sage_inference.client.proxies import proxy_for
 from sage_inference.client.requests import Request
-from sage_inference.config.address import is_loopback
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30)
 
 
 def options(url: str) -> dict[str, Any]:
-    """A proxy in the environment is not for this machine's own servers: what they get stays here.
+    """Options of a client for one server. Raises ``InferenceConnectionError``.
 
     Without TLS there is no certificate to check, and none to load, which takes 20 ms.
     """
-    parts = urlsplit(url)
+    proxy = proxy_for(url)
+    try:
+        verify = trust.context() if url.startswith("https:") else False
+        secure = trust.context() if proxy is not None and proxy.url.scheme == "https" else None
+    except trust.TrustError as error:
+        raise InferenceConnectionError(f"{url} cannot be trusted: {error}") from None
     return {
-        "trust_env": not is_loopback(parts.hostname or ""),
-        "verify": parts.scheme == "https",
+        "trust_env": False,
+        "proxy": None if proxy is None else httpx.Proxy(proxy.url, ssl_context=secure),
+        "verify": verify,
         "limits": _LIMITS,
         "follow_redirects": False,
     }
@@ -59,12 +65,23 @@ def translated(request: Request, timeout: float) -> Iterator[None]:
         ) from error
     except httpx.ConnectError as error:
         raise InferenceConnectionError(
-            f"{request.url} cannot be reached: {_reason(error)}", request_id=request.request_id
+            f"{request.url} cannot be reached{_way(request.url)}: {_reason(error)}",
+            request_id=request.request_id,
         ) from error
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
         raise InferenceConnectionError(
-            f"{request.url} broke off: {error or type(error).__name__}", request_id=request.request_id
+            f"{request.url} broke off{_way(request.url)}: {error or type(error).__name__}",
+            request_id=request.request_id,
         ) from error
+
+
+def _way(url: str) -> str:
+    """Names the variable that sends requests elsewhere: the failure may be the proxy's."""
+    try:
+        proxy = proxy_for(url)
+    except InferenceConnectionError:
+        return ""
+    return "" if proxy is None else f" through the proxy that {proxy.variable} names"
 
 
 def _reason(error: BaseException) -> str:
@@ -73,4 +90,4 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         cause = cause.__cause__ or cause.__context__
-    return str(error)
+    return trust.explain(error) or str(error)

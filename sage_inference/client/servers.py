@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from sage_inference.client.errors import InferenceConnectionError
 from sage_inference.client.http import options
 from sage_inference.engines.ask import AskError, ask
 from sage_inference.engines.detect import Detected, DetectError, detect
@@ -37,7 +38,11 @@ class Server:
 async def look(url: str, api_key: str | None = None, seconds: float = LOOK_S) -> Server:
     """Raises ``LookError``."""
     try:
-        async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds, **options(url)) as client:
+        chosen = options(url)
+    except InferenceConnectionError as error:
+        raise LookError(error.message) from None
+    try:
+        async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds, **chosen) as client:
             root, detected = await asyncio.gather(
                 _root(client, url, api_key), _detected(client, url, api_key)
             )

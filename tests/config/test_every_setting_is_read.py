@@ -22,7 +22,8 @@ OWNERS = {
     "health": {"_settings"},
     "logging": {"settings"},
 }
-CHECKED = {"server.insecure"}  # a rule of the configuration alone
+# Read within the configuration alone: a rule, and the law for an instance's name (``config.check.name_of``).
+CHECKED = {"server.insecure", "instances[].name"}
 
 
 def read() -> Iterator[tuple[str, str]]:

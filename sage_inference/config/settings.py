@@ -205,7 +205,7 @@ class LimitSettings:
     headers: int = setting(100, doc="Number of a request's headers.", minimum=10)
     body_bytes: int = setting(67108864, doc="Bytes of a request's body.", minimum=1)
     bodies_bytes: int = setting(
-        1073741824, doc="Bytes of all bodies above 64 KB that arrive, wait or await an answer.", minimum=1
+        536870912, doc="Bytes of all bodies above 64 KB that arrive, wait or await an answer.", minimum=1
     )
     connections: int = setting(
         20000, doc="Connections of callers at once; fewer where the system grants few open files.", minimum=1

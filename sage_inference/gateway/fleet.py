@@ -97,11 +97,14 @@ class Fleet:
             await asyncio.sleep(_READY_LOOK_S)
 
     async def close(self) -> None:
+        """Stop watching. Returns when no task of it is left."""
+        ending = [*self._tasks, *self._watchers.values()]
         for task in self._tasks:
             task.cancel()
         self._replicas.close()
         for name in list(self._watchers):
             self.remove(name)
+        await asyncio.gather(*ending, return_exceptions=True)
         await self._askers.aclose()
 
     def apply(self, settings: Settings) -> Changes:

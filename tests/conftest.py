@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -14,6 +15,13 @@ __all__ = ["real_engines"]
 # A busy machine is no failure, and what another version of the code failed at is no example for this one.
 hypothesis.settings.register_profile("suite", deadline=None, database=None)
 hypothesis.settings.load_profile("suite")
+
+
+# A suite in the background of a shell, or under nohup, inherits ignored signals, and would pass them on to the
+# gateways that it starts. These obey an ignored signal by doing nothing.
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -165,11 +165,20 @@ class Engine:
         detected = self.detected
         if detected is None or not detected.guessed or not means_no_route(status, body, len(detected.models)):
             return False
+        if self._answered_alone(route):  # it has the route, and means something else
+            return False
         if route not in self.missing_routes:
             self.missing_routes.add(route)
             self.adopt(detected)
             self._on_change()
         return True
+
+    def _answered_alone(self, route: str) -> bool:
+        """Whether the route was answered well before, and by no other instance, because none has it."""
+        gateway = self._gateway
+        others = (engine for engine in gateway.engines.values() if engine is not self)
+        answered = gateway.stats.outcomes.get((route, 200))
+        return bool(answered) and not any(route in other.instance.routes for other in others)
 
     def adopt(self, detected: Detected) -> None:
         """Take over what the engine said it is."""

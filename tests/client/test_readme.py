@@ -47,7 +47,7 @@ def run(code: str, ports: Mapping[int, int], home: Path) -> str:
 
 
 def test_the_chapter_has_its_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings, Settings, TimeoutSettings
 from sage_inference.server import RunningGateway
@@ -65,13 +64,15 @@ class House:
         self.callers: list[CallerEnd] = []
         self.on_request: Callable[[EngineEnd, Message], None] = lambda _, __: None
         self.loop.run_until_complete(self._open())
+        for watcher in self.running.fleet._watchers.values():
+            watcher.cancel()  # an answer that looks like a lost model would make it ask over sockets
 
     def close(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.close()
 
     async def _open(self) -> None:

@@ -327,7 +327,7 @@ def test_log_settings_are_taken_over_by_the_daemon_and_the_command_names_all() -
         assert shown.stdout.startswith("reloaded: settings llm_model, logging.level")
         assert shown.stderr == (
             f"warning: server.host takes effect only at a restart; until then the gateway stays at {g.url}\n"
-            "hint: sage inference restart\n"
+            "hint: sage-inference restart\n"
         )
         document = json.loads(sage(g.home, "reload", "--json").stdout)
         assert (document["needs_restart"], document["settings"], document["address"]) == (

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -55,7 +55,16 @@ def enter(first: psutil.Process, script: str) -> None:
 
 
 def zombies(first: psutil.Process) -> int:
-    return sum(each.status() == psutil.STATUS_ZOMBIE for each in first.children(recursive=True))
+    return sum(status == psutil.STATUS_ZOMBIE for _, status in states(first))
+
+
+def states(first: psutil.Process) -> list[tuple[str, str]]:
+    """Name and state of each process below ``first``; one may end while it is looked at."""
+    found: list[tuple[str, str]] = []
+    for each in first.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found.append((each.name(), each.status()))
+    return found
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -69,8 +78,7 @@ def test_orphans_are_reaped_and_engines_keep_their_exit_status(tmp_path: Path) -
     with container(tmp_path, "--simulate") as (first, made):
         for _ in range(5):
             enter(first, "(sleep 0.05 &) ; (true &) ; (sh -c 'sleep 0.05 & exit' &)")
-        orphans = [each for each in first.children() if each.name() == "sleep"]
-        psutil.wait_procs(orphans, timeout=10)
+        wait_until(lambda: all(name != "sleep" for name, _ in states(first)))
         wait_until(lambda: zombies(first) == 0)
         first.send_signal(signal.SIGTERM)
         # Engines are awaited by the event loop: if their statuses were lost, it would wait 5 s for each.

@@ -39,7 +39,7 @@ class Part:
         return size >= other.offset and os.pread(self.descriptor, len(other._head), 0) == other._head
 
     def read(self) -> bytes:
-        """What was written since the last time; nothing of a file that was truncated and written anew."""
+        """The bytes written since the last read; none of a file that was truncated and written anew."""
         pieces = []
         offset = self.offset
         while piece := os.pread(self.descriptor, _PIECE, offset):

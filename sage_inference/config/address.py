@@ -44,7 +44,7 @@ class Backend:
 
     @property
     def name(self) -> str:
-        """What an instance here is called by default. Two different addresses never have the same name."""
+        """The default name of an instance at this address. Two different addresses never have the same name."""
         return f"{'https://' if self.scheme == 'https' else ''}{self.netloc}{self.prefix}"
 
     @property
@@ -174,6 +174,6 @@ def reaches(backend: Backend, host: str, port: int) -> bool:
 
 
 def _addresses(host: str) -> set[str]:
-    """What a connection to ``host`` may arrive at; a name other than localhost stands for itself."""
+    """The addresses that a connection to ``host`` may reach; a name other than localhost stands for itself."""
     name = canonical_host(host)
     return {"127.0.0.1", "::1"} if _is_localhost(name) else {name}

@@ -1,4 +1,4 @@
-"""What is allowed in a configuration and is probably a mistake."""
+"""Settings that are allowed in a configuration and are probably mistakes."""
 
 from __future__ import annotations
 

@@ -226,11 +226,18 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress | None) -> bool:
     """Wait until ``process`` has let go of the lock."""
-    began = told = time.monotonic()
-    while True:
+
+    def let_go() -> bool:
         holding = lock.look(paths.lock_file)
-        if not holding.held or holding.holder not in (process, None):
-            return True
+        return not holding.held or holding.holder not in (process, None)
+
+    return wait_until(let_go, limit_s, on_progress)
+
+
+def wait_until(over: Callable[[], bool], limit_s: float, on_progress: Progress | None) -> bool:
+    """Wait until ``over`` returns True; False after ``limit_s``. ``on_progress`` gets the seconds waited so far."""
+    began = told = time.monotonic()
+    while not over():
         now = time.monotonic()
         if now - began > limit_s:
             return False
@@ -238,6 +245,7 @@ def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress 
             told = now
             on_progress(now - began)
         time.sleep(_LOOK_S)
+    return True
 
 
 def children(process: Process) -> list[Process]:

@@ -1,4 +1,4 @@
-"""What pid 1 of a container must do: adopt orphans and pass signals on.
+"""The duties of pid 1 in a container: adopt orphans and pass signals on.
 
 The gateway runs in a child. A pid 1 that waited for any child itself would take the exit statuses of engines
 away from the event loop, and signals that it does not handle would be ignored.

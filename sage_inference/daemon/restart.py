@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import handover
 from sage_inference.daemon.bind import bind, resolve
-from sage_inference.daemon.control import DaemonState, Progress, children, inspect, stop
+from sage_inference.daemon.control import DaemonState, Progress, children, inspect, stop, wait_until
 from sage_inference.daemon.errors import DaemonError, PortTaken
 from sage_inference.daemon.order import flags_from
 from sage_inference.daemon.pidfile import PidInfo
@@ -23,8 +22,6 @@ from sage_inference.daemon.process import Process
 from sage_inference.daemon.spawn import Started, start_background
 
 _MARGIN_S = 5.0  # after the drain time
-_LOOK_S = 0.02
-_TELL_S = 0.1
 
 
 class RestartFailed(DaemonError):
@@ -169,16 +166,7 @@ def _ended(info: PidInfo, force: bool, on_progress: Progress | None) -> int | No
 
 
 def _gone(process: Process, limit_s: float, on_progress: Progress | None) -> bool:
-    began = told = time.monotonic()
-    while process.alive:
-        now = time.monotonic()
-        if now - began > limit_s:
-            return False
-        if on_progress is not None and now - told >= _TELL_S:
-            told = now
-            on_progress(now - began)
-        time.sleep(_LOOK_S)
-    return True
+    return wait_until(lambda: not process.alive, limit_s, on_progress)
 
 
 def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:

@@ -1,4 +1,4 @@
-"""What each tenant holds of a bounded queue, and whose requests leave it for others' when it is full."""
+"""Each tenant's part of a bounded queue, and the choice of requests that leave it when it is full."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Shares(Generic[T]):
             del self._holdings[tenant]
 
     def displaced(self, tenant: str, size: int, over_requests: int, over_bytes: int) -> list[T] | None:
-        """Who has to leave for a request of ``tenant`` and ``size``; None where it is the one that has to.
+        """The requests that have to leave for a request of ``tenant`` and ``size``; None where it is the one that has to.
 
         With it the queue would be so many requests and bytes over its bounds. A bound that was lowered has no one leave
         but for the newcomer.

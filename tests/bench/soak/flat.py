@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench.outage.phases import Row
 from tests.bench.soak.world import World
 from tests.support.gateway import Gateway
 
@@ -25,19 +26,6 @@ class Sample:
     descriptors: int
     tasks: int  # of the event loop
     threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A figure that has to be ``limit`` or less."""
-
-    claim: str
-    figure: float
-    limit: float
-
-    @property
-    def holds(self) -> bool:
-        return self.figure <= self.limit
 
 
 def sample(gateway: Gateway) -> Sample:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.outage.engines import Engines
+from tests.bench.outage.phases import Row
 from tests.bench.soak import chats, flat, rude, trouble, vectors
-from tests.bench.soak.flat import Row, Sample
+from tests.bench.soak.flat import Sample
 from tests.bench.soak.world import World
 from tests.support.gateway import Gateway, running_gateway
 

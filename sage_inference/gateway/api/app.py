@@ -16,6 +16,7 @@ from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
+from sage_inference.gateway.api.near_routes import NearRoutes
 from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.callers import Callers
@@ -26,10 +27,12 @@ from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
 _REQUEST_ID = "sage_request_id"  # its place in a request's scope
+_MOST_SHOWN = 200  # characters of an unknown path in its error
 
 
-def error_response(error: ApiError, scope: Scope) -> Response:
-    shape, request_id = format_of(_path(scope)), scope.get(_REQUEST_ID, b"")
+def error_response(error: ApiError, scope: Scope, path: str | None = None) -> Response:
+    """``path``: of the route whose protocol the caller speaks, where that is not the request's own."""
+    shape, request_id = format_of(path or _path(scope)), scope.get(_REQUEST_ID, b"")
     pairs = (*error.headers, *shape.headers(request_id))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
     return Response(shape.body(error, request_id), error.status, headers, media_type="application/json")
@@ -102,14 +105,25 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        mended = ApiError(404, f"no route {path}; see / for those there are", code="unknown_route")
-    elif error.status_code == 405:
+        return _unknown_route(request)
+    if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         message = f"{request.method} is not for {path}; it takes {allow}"
         mended = ApiError(405, message, code="method_not_allowed", headers=((b"allow", allow.encode()),))
     else:
         mended = ApiError(error.status_code, error.detail)
     return error_response(mended, request.scope)
+
+
+def _unknown_route(request: Request) -> Response:
+    scope = request.scope
+    path, root = _path(scope), scope.get("root_path", "")
+    routes: NearRoutes = request.app.state.near_routes
+    near = routes.near(path)
+    shown = request.url.path if len(path) <= _MOST_SHOWN else f"{request.url.path[:_MOST_SHOWN]}..."
+    hint = f"did you mean {root}{near}?" if near else "see / for those there are"
+    error = ApiError(404, f"no route {shown}; {hint}", code="unknown_route")
+    return error_response(error, scope, near)
 
 
 async def _crashed(request: Request, error: Exception) -> Response:
@@ -145,5 +159,6 @@ def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[
     app.state.gateway = gateway
     app.state.fleet = fleet
     app.state.reload = reload
+    app.state.near_routes = NearRoutes(route.path for route in app.routes if isinstance(route, Route))
     app.router.redirect_slashes = False
     return Identified(app, gateway)

@@ -29,6 +29,7 @@ class RequestType(Choice, StrEnum):
     POOLING = "pooling"
     TOKENIZE = "tokenize"
     TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
     SIMILARITY = "similarity"
 
     is_llm: bool  # True for work that generates tokens

@@ -50,6 +50,8 @@ ROUTES: dict[str, Route] = {
         Route("/tokenize", _T.TOKENIZE, names_model=False),
         Route("/detokenize", _T.TOKENIZE, names_model=False),
         Route("/v1/audio/transcriptions", _T.TRANSCRIPTION, body=Body.MULTIPART),
+        Route("/v1/audio/translations", _T.TRANSCRIPTION, body=Body.MULTIPART),
+        Route("/v1/audio/speech", _T.SPEECH, ("input",)),
         Route("/embed", _T.EMBEDDING, ("inputs",), names_model=False),
         Route("/embed_sparse", _T.EMBEDDING, ("inputs",), names_model=False),
         Route("/embed_all", _T.EMBEDDING, ("inputs",), names_model=False),

@@ -29,7 +29,7 @@ _TIMEOUT_S = 5.0
 _ROUTES = "/openapi.json"
 BARE_MODELS = "/models"
 # Tried where the engine does not report its routes, beside those that all of its kind have.
-_TRIED = frozenset({"/classify", "/v1/audio/transcriptions"})
+TRIED = frozenset({"/classify", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"})
 _WRITES = frozenset({"/v1/chat/completions", "/v1/completions"})
 _ENCODES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify", "/pooling"})
 _EMBEDS = frozenset({"embed", "embeddings", "embedding"})
@@ -272,7 +272,7 @@ def _tei(answers: _Answers, model: str | None) -> Detected:
 def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Detected:
     cards = _cards(answers.models) or ((_assumed(model),) if model else ())
     dialect = dialect_of(which)
-    known = dialect.llm_routes | dialect.embedding_routes | _TRIED
+    known = dialect.llm_routes | dialect.embedding_routes | TRIED
     named = _served(answers.openapi)
     if answers.bare:
         named = frozenset(f"/v1{path}" if f"/v1{path}" in known else path for path in named)
@@ -281,7 +281,7 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
     routes = served or (
         (dialect.llm_routes if kind.serves_llm else frozenset())
         | (dialect.embedding_routes if kind.serves_embeddings else frozenset())
-        | (_TRIED if kind is ExecutionInstanceType.LLM_EMBEDDING else frozenset())
+        | (TRIED if kind is ExecutionInstanceType.LLM_EMBEDDING else frozenset())
     )
     version = answers.version.get("version") if isinstance(answers.version, dict) else None
     return Detected(

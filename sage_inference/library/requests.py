@@ -30,6 +30,7 @@ _TypeWord = Literal[
     "pooling",
     "tokenize",
     "transcription",
+    "speech",
     "similarity",
 ]
 _PriorityWord = Literal["critical", "high", "normal", "low", "background"]

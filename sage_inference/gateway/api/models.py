@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from sage_inference.engines.detect import TRIED
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.state import Gateway
 
@@ -19,6 +21,8 @@ _CAPABILITIES = {
     "/v1/rerank": "rerank",
     "/rerank": "rerank",
     "/v1/audio/transcriptions": "transcription",
+    "/v1/audio/translations": "translation",
+    "/v1/audio/speech": "speech",
     "/classify": "classify",
     "/predict": "classify",
 }
@@ -28,6 +32,8 @@ _TYPES = {
     "embed": "embedding",
     "rerank": "rerank",
     "transcription": "transcription",
+    "translation": "transcription",
+    "speech": "speech",
     "classify": "classification",
 }
 
@@ -55,8 +61,10 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
             longest = engine.instance.context_tokens.get(model.id, 0)
             if longest > (first.get("max_model_len") or longest):
                 first["max_model_len"] = longest
-            if not (engine.detected.guessed and engine.settings.kind == "auto"):
+            if not engine.detected.guessed:
                 routes.setdefault(model.id, set()).update(engine.instance.routes)
+            elif engine.settings.kind != "auto":  # what is only tried is no ability
+                routes.setdefault(model.id, set()).update(engine.instance.routes - TRIED)
     for name, card in cards.items():
         able = [word for route, word in _CAPABILITIES.items() if route in routes.get(name, ())]
         if able and "capabilities" not in card:
@@ -76,6 +84,8 @@ async def get_model(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     cards = served_models(gateway)
     name = request.path_params["model_id"]
+    if not name:
+        raise HTTPException(404)  # a trailing slash
     if name not in cards:
         gateway.manager.on_unserved()
         served = ", ".join(cards) or "none"

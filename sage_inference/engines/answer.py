@@ -31,6 +31,8 @@ Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
 
 
+# nginx collects an answer in its buffers until this header says otherwise, so a stream would come in large pieces.
+_UNBUFFERED = (b"x-accel-buffering", b"no")
 _JSON_LINES = frozenset(
     {b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"}
 )
@@ -54,20 +56,24 @@ class Answer:
     stream: StreamFormat = field(init=False)
 
     def __post_init__(self) -> None:
-        lines = [b"%b: %b\r\n" % header for header in self.headers if not is_gateways_own(header[0])]
-        object.__setattr__(self, "lines", b"".join(lines))
-        object.__setattr__(self, "stream", _stream_format(self.headers))
+        passed = [header for header in self.headers if not is_gateways_own(header[0])]
+        format_, coded = _stream_format(self.headers)
+        if format_ is not StreamFormat.OPAQUE:
+            passed = [header for header in passed if header[0] != _UNBUFFERED[0]]
+            passed.append(_UNBUFFERED)
+        object.__setattr__(self, "lines", b"".join([b"%b: %b\r\n" % header for header in passed]))
+        object.__setattr__(self, "stream", StreamFormat.OPAQUE if coded else format_)
 
 
-def _stream_format(headers: Headers) -> StreamFormat:
+def _stream_format(headers: Headers) -> tuple[StreamFormat, bool]:
+    """The format that the content type names, and whether the body is compressed."""
     kind, coding = b"", b""
     for name, value in headers:
         if name == b"content-type":
             kind = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding":
             coding = value.strip().lower()
-    if coding not in (b"", b"identity"):
-        return StreamFormat.OPAQUE
+    coded = coding not in (b"", b"identity")
     if kind == b"text/event-stream":
-        return StreamFormat.EVENTS
-    return StreamFormat.JSON_LINES if kind in _JSON_LINES else StreamFormat.OPAQUE
+        return StreamFormat.EVENTS, coded
+    return StreamFormat.JSON_LINES if kind in _JSON_LINES else StreamFormat.OPAQUE, coded

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from sage_inference.daemon.handover import NoHandoverError, Takeover
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.spawn import start_background
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
+from tests.support.nginx import AS_INSTALLED, NGINX, nginx
 from tests.support.other_user import NOBODY, as_nobody
 from tests.support.wire import Caller
 
@@ -202,46 +201,14 @@ def test_a_rebinding_page_gets_nothing(gateway: Gateway) -> None:
 
 # Through Debian's nginx as installed
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-PLAIN = "proxy_pass http://127.0.0.1:{port};"
+
 WAYS = {
-    "plain": PLAIN,
-    "1.1": PLAIN + "proxy_http_version 1.1;",
-    "as localhost": PLAIN + "proxy_http_version 1.1; proxy_set_header Host localhost;",
-    "headers taken off": PLAIN + "proxy_set_header Host localhost; proxy_set_header X-Forwarded-For '';",
+    "plain": AS_INSTALLED,
+    "1.1": AS_INSTALLED + "proxy_http_version 1.1;",
+    "as localhost": AS_INSTALLED + "proxy_http_version 1.1; proxy_set_header Host localhost;",
+    "headers taken off": AS_INSTALLED
+    + "proxy_set_header Host localhost; proxy_set_header X-Forwarded-For '';",
 }
-
-
-@contextlib.contextmanager
-def nginx(folder: Path, port: int, location: str) -> Iterator[int]:
-    """Of the same user as the gateway: one process, which changes to no other user."""
-    listens = free_port()
-    conf = folder / "nginx.conf"
-    temp = "".join(
-        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    conf.write_text(
-        f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\n"
-        f"events {{ worker_connections 64; }}\n"
-        f"http {{ access_log off; {temp}\n"
-        f"server {{ listen 127.0.0.1:{listens}; location / {{ {location.format(port=port)} }} }} }}\n"
-    )
-    assert NGINX is not None
-    with (folder / "nginx.log").open("wb") as log:
-        process = subprocess.Popen([NGINX, "-c", str(conf), "-e", f"{folder}/error.log"], stderr=log)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", listens), 5).close()
-                break
-            assert process.poll() is None, (folder / "nginx.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield listens
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.mark.skipif(NGINX is None, reason="there is no nginx")

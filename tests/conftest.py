@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Generator
+from typing import Any
 
 import hypothesis
 import pytest
 
 from tests.real.fixtures import RealEngines, real_engines
+from tests.support.scheduling import FilesLongestFirst, longest_first
 
 __all__ = ["real_engines"]
+
+# Tests start some thousand Python processes. Each would compile the whole package where this variable is set.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is no failure, and what another version of the code failed at is no example for this one.
 hypothesis.settings.register_profile("suite", deadline=None, database=None)
@@ -34,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        longest_first(items)
     real = [item for item in items if item.get_closest_marker("real_engine")]
     if config.getoption("--no-real-engines"):
         items[:] = [item for item in items if item not in real]
@@ -44,6 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group("real_engine"))
         # The first of them may install the engines; their own waits end sooner, and with a reason.
         item.add_marker(pytest.mark.timeout(1200))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesLongestFirst | None:
+    if config.getoption("dist") != "loadgroup":
+        return None
+    return FilesLongestFirst(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

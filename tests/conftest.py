@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from tests.real.fixtures import RealEngines, real_engines
-from tests.support.scheduling import FilesLongestFirst, longest_first
+from tests.support.scheduling import FileScheduling, add_waiting_worker
 
 __all__ = ["real_engines"]
 
@@ -42,8 +42,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        longest_first(items)
     real = [item for item in items if item.get_closest_marker("real_engine")]
     if config.getoption("--no-real-engines"):
         items[:] = [item for item in items if item not in real]
@@ -56,11 +54,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(1200))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        add_waiting_worker(config)
+
+
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesLongestFirst | None:
-    if config.getoption("dist") != "loadgroup":
-        return None
-    return FilesLongestFirst(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
+    return FileScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""How pytest-xdist shares the tests out: by files, the long ones first."""
+"""How pytest-xdist shares out the tests: by files, and those that mostly wait to a worker of their own."""
 
 from __future__ import annotations
 
@@ -7,29 +7,52 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-# Each takes half a minute or more. A long file that comes last keeps one worker busy while the other idles.
-LONGEST = (
+# These wait for time to pass or for engines to load: they leave a core idle. The longest first.
+WAITING = (  # a file, or the name of an ``xdist_group``
     "tests/bench/test_soak.py",
-    "tests/integration/test_real_engines.py",
+    "real_engine",
 )
 
 
-class FilesLongestFirst(LoadGroupScheduling):  # type: ignore[misc]
+def add_waiting_worker(config: pytest.Config) -> None:
+    """One worker more than ``-n`` names, if the whole suite runs on several."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.getoption("dist") == "loadgroup" and (config.option.numprocesses or 0) > 1:
+        config.option.tx = [*config.option.tx, "popen"]
+
+
+class FileScheduling(LoadGroupScheduling):  # type: ignore[misc]
     """One worker runs all tests of a file, so the engines and gateways that they share are started once.
 
-    Tests of one ``xdist_group`` still go together, whatever their files.
+    Tests of one ``xdist_group`` go together, whatever their files. The additional worker gets the files of
+    ``WAITING`` and nothing else; the others get those only when nothing else is left.
     """
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
         super().__init__(config, log)
-        config.option.loadscopereorder = False  # that is by the number of tests, which is unlike their time
+        config.option.loadscopereorder = False  # it would order the files by their number of tests
+        named = config.option.numprocesses or self.numnodes
+        self._waiting_worker = f"gw{named}" if self.numnodes > named else None
 
     def _split_scope(self, nodeid: str) -> str:
         scope: str = super()._split_scope(nodeid)
         return scope.partition("::")[0]
 
+    def _assign_work_unit(self, node: Any) -> None:
+        file = self._next_for(node)
+        if file is not None:
+            self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
 
-def longest_first(items: list[pytest.Item]) -> None:
-    """Sort ``items`` in place; the order within a file, and of the other files, stays."""
-    rank = {file: number for number, file in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+    def _reschedule(self, node: Any) -> None:
+        if self.workqueue and self._next_for(node) is None and not node.shutting_down:
+            node.shutdown()  # once it has run what it has
+        else:
+            super()._reschedule(node)
+
+    def _next_for(self, node: Any) -> str | None:
+        waiting = [file for file in WAITING if file in self.workqueue]
+        if node.gateway.id == self._waiting_worker:
+            return waiting[0] if waiting else None
+        others = (file for file in self.workqueue if file not in WAITING)
+        return next(others, waiting[-1] if waiting else None)

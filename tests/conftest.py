@@ -38,6 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the tests that install and run a real vLLM (minutes the first time, 3.5 GB)",
     )
+    parser.addoption(
+        "--all-clients",
+        action="store_true",
+        help="run the Node clients too, and fail unless the Python ones of the group clients are installed",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

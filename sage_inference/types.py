@@ -139,6 +139,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
 
     A program constructs the public ``library.requests.RequestMetadata``; the gateway and the policies use this.
 
+    ``caller_request_id`` is the caller's own id where the engine gets another, because that one was in use.
     ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
     chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
     the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
@@ -161,6 +162,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     block_tokens: float = 64.0
     script: int = 0
     cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
+    caller_request_id: str = ""
 
 
 _TypeWord = Literal[

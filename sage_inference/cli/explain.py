@@ -54,8 +54,9 @@ def _show_request(attempt: dict[str, Any]) -> None:
 def _show(number: int, attempt: dict[str, Any]) -> None:
     terminal.say("")
     leg = f" ({attempt['leg']})" if attempt["leg"] else ""
+    own = f", as {attempt['request_id']}" if attempt["caller_request_id"] else ""
     terminal.say(
-        f"attempt {number}{leg}: {attempt['instance']}, {attempt['reason']}; waited {attempt['waited_ms']:.0f} ms",
+        f"attempt {number}{leg}{own}: {attempt['instance']}, {attempt['reason']}; waited {attempt['waited_ms']:.0f} ms",
     )
     rows = [
         [

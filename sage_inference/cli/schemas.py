@@ -206,6 +206,7 @@ CANDIDATE = _object(
 # One line of scheduling.record_file, too. Times of day are milliseconds since 1970.
 ATTEMPT = _object(
     request_id=_TEXT,
+    caller_request_id=_TEXT_OR_NULL,
     request_type=_TEXT,
     route=_TEXT,
     model=_TEXT,

@@ -136,7 +136,7 @@ class ExecutionCoordinator:
         wanted = request_id.encode()
         for connection in self._running.server.server_state.connections:
             exchange: Exchange | None = getattr(connection, "running", None)
-            if exchange is not None and exchange.request_id == wanted:
+            if exchange is not None and exchange.caller_id == wanted:
                 return exchange
         return None
 

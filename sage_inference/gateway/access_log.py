@@ -30,11 +30,12 @@ class AccessLog:
         instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
         usage = exchange.reported() if exchange.last else None
         write(
-            exchange.request_id.decode("latin-1"),
+            exchange.caller_id.decode("latin-1"),
             exchange.route.method,
             exchange.route.path,
             exchange.status,
             outcome(exchange.status, ended, placed=instance is not None),
+            engine_request_id=_id_at_engine(exchange),
             tenant=exchange.head.tenant or None,
             model=request.model if request is not None else None,
             instance=None if instance is None else instance.instance_id,
@@ -79,13 +80,20 @@ def write(
     if (took := facts.get("total_ms")) is not None:
         words.append(f"in {took:.1f} ms")
     named = {"model": facts.get("model"), "instance": facts.get("instance"), "tenant": facts.get("tenant")}
-    words += [f"{name}={_word(str(value))}" for name, value in {**named, "id": request_id}.items() if value]
+    named |= {"id": request_id, "engine_id": facts.get("engine_request_id")}
+    words += [f"{name}={_word(str(value))}" for name, value in named.items() if value]
     log.info("%s", " ".join(words), extra=known)
 
 
 def _word(value: str) -> str:
     """``value`` as one word: a model's name with spaces must not look like two facts."""
     return value if value and not set(value) & set(' \t"=') else json.dumps(value)
+
+
+def _id_at_engine(exchange: Exchange) -> str | None:
+    """The id that the request has at its engine, where that is not the caller's."""
+    own = exchange.request_id
+    return None if own == exchange.caller_id else own.decode("latin-1")
 
 
 def _first_byte(exchange: Exchange) -> float | None:

@@ -16,5 +16,8 @@ def report(error: BaseException, what: str) -> None:
     log.error("%s failed: %s: %s", what, type(error).__name__, error, exc_info=error)
 
 
-def report_of(request_id: bytes, error: BaseException) -> None:
-    report(error, f"request {request_id.decode('latin-1')}")
+def report_of(request_id: bytes, error: BaseException, at_engine: bytes = b"") -> None:
+    """``at_engine``: the id that the request has at its engine."""
+    name = request_id.decode("latin-1")
+    other = f" ({at_engine.decode('latin-1')} at its engine)" if at_engine not in (b"", request_id) else ""
+    report(error, f"request {name}{other}")

@@ -771,7 +771,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _id_of(self, running: Exchange | None) -> bytes:
         """The id of the request that is refused: its own, so far as its head was read, or a new one."""
         if running is not None:
-            return running.request_id
+            return running.caller_id
         given = given_id(self.headers) if self._in_message else b""
         return given or self.gateway.new_id()
 

@@ -47,6 +47,7 @@ from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.wheel import Wheel
+from sage_inference.gateway.request_ids import RequestIds
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.tenants import tenants
 from sage_inference.gateway.watching import Watcher
@@ -340,6 +341,7 @@ class Gateway:
         self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)
         self._id_start = os.urandom(6).hex().encode()
         self._ids = 0
+        self.request_ids = RequestIds(b"req-" + self._id_start, self.new_id, self._loop.call_later)
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:

@@ -20,6 +20,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     chosen = next((each for each in candidates if each["chosen"]), None)
     return {
         "request_id": request.request_id,
+        "caller_request_id": request.caller_request_id or None,
         "request_type": request.request_type.value,
         "route": request.route,
         "model": request.model,

@@ -21,8 +21,16 @@ class DecisionLog:
         self.add = self._attempts.append  # called for every request: not a frame of ours
 
     def of(self, request_id: str) -> list[Placement]:
-        """The attempts of a request that are still kept, in their order."""
-        return [attempt for attempt in self._attempts if attempt.request.request_id == request_id]
+        """The attempts of a request that are still kept, in their order. By the caller's id, or by the engine's.
+
+        Requests that had one caller's id at the same time are all among them.
+        """
+        return [attempt for attempt in self._attempts if _is_called(attempt, request_id)]
 
     def __len__(self) -> int:
         return len(self._attempts)
+
+
+def _is_called(attempt: Placement, request_id: str) -> bool:
+    request = attempt.request
+    return request_id in (request.request_id, request.caller_request_id or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -55,7 +56,8 @@ class Identified:
             return
         request_id = given_id(scope["headers"])
         if not request_id:
-            request_id = self.gateway.new_id()
+            # Not one of the relay's own: a relayed route below would take that for another request's.
+            request_id = b"req-" + token_hex(10).encode()
             scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", request_id)]}
         scope[_REQUEST_ID] = request_id
 

@@ -145,6 +145,11 @@ class Exchange:
     def route(self) -> Route:
         return self.head.route
 
+    @property
+    def caller_id(self) -> bytes:
+        """The id that the caller knows the request by; ``request_id`` is its engine's, and mostly the same."""
+        return self.head.request_id or self.request_id
+
     # What moves it forward
 
     def begin(self, body: bytes) -> None:
@@ -156,6 +161,8 @@ class Exchange:
         self.queued_at = gateway.clock()
         try:
             self.request = gateway.classify(self)
+            if self.head.request_id:
+                gateway.request_ids.take(self)
             self.submit()
             if self.phase is _READING:
                 self._move(_QUEUED)
@@ -475,7 +482,7 @@ class Exchange:
             STATUS_LINES[answer.status],
             answer.lines,
             framing,
-            self.request_id,
+            self.head.request_id or self.request_id,
             b"" if self.engine is None else self.engine.header,
             self.head.cors,
         )
@@ -486,11 +493,11 @@ class Exchange:
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
         shape = format_of(self.route.path)
-        body = shape.body(error, self.request_id)
+        body = shape.body(error, self.caller_id)
         self.status = error.status
         if error.close:
             self.keep_alive = False
-        headers = [*_JSON, *error.headers, *shape.headers(self.request_id)]
+        headers = [*_JSON, *error.headers, *shape.headers(self.caller_id)]
         head = self._head(Answer(error.status, headers), len(body))
         self.caller.write(head + body)
         self._move(_DONE)
@@ -502,7 +509,7 @@ class Exchange:
         if self.answer is not None and self.length is None:
             delivery, shape = self.delivery, format_of(self.route.path)
             sent = delivery.sent()
-            words = last_words(self.answer.stream, shape, error, self.request_id, sent, delivery.from_start)
+            words = last_words(self.answer.stream, shape, error, self.caller_id, sent, delivery.from_start)
             if words:
                 delivery.cut(words)
             elif self.head.http10:  # a body of any kind ends with its connection: only a reset shows the cut
@@ -511,7 +518,7 @@ class Exchange:
 
     def broke(self, error: Exception) -> None:
         """An exception of our own, while something was done for this request: it ends, and no other does."""
-        report_of(self.request_id, error)
+        report_of(self.caller_id, error, self.request_id)
         if FINAL[self.phase]:
             return
         try:
@@ -522,9 +529,9 @@ class Exchange:
                 self.caller.transport.abort()  # its end must not look like an answer's
                 self._move(Phase.CANCELLED)
             else:
-                self.fail(errors.internal(self.request_id))
+                self.fail(errors.internal(self.caller_id))
         except Exception as another:
-            report_of(self.request_id, another)
+            report_of(self.caller_id, another, self.request_id)
             self.phase, self.response_complete = Phase.CANCELLED, True
             self.caller.transport.abort()
         # At the end of the turn: until then the manager may not have counted what it placed.
@@ -651,6 +658,9 @@ class Exchange:
             ):
                 outcome = self._outcome()
             if effect & ENDS:
+                if self.head.request_id:
+                    answered = to is _DONE and self.status < 500 and not self.tried
+                    gateway.request_ids.give_back(self, answered=answered)
                 gateway.stats.ended(self, to, outcome)
             if not effect & RELEASES:
                 return

@@ -1,0 +1,49 @@
+"""Ids that callers gave their requests: no engine gets two requests of one id at the same time.
+
+An engine that keys its work by the id, as vLLM does, fails a request whose id it is working on, or mixes the two up.
+A caller that repeats its request after a timeout sends the same id again, while the engine is still at the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.relay.exchange import Exchange
+
+LINGER_S = 5.0  # an engine may be at work so long on a request that was given up
+
+
+class RequestIds:
+    """The ids that are in use. Only requests whose caller gave one come here.
+
+    ``new_id`` makes ids, all of which begin with ``begin``. ``call_later`` is the event loop's.
+    """
+
+    def __init__(self, begin: bytes, new_id: Callable[[], bytes], call_later: Callable[..., object]) -> None:
+        self._begin = begin
+        self._new_id = new_id
+        self._call_later = call_later
+        self._used: dict[bytes, Exchange | None] = {}  # None: by a request that was given up
+
+    def take(self, exchange: Exchange) -> None:
+        """Rename a classified request for its engine where its id is in use. Its caller gets back its own."""
+        given = exchange.request_id
+        # An id of the gateway's own is another request's, or will be.
+        if not given.startswith(self._begin) and self._used.setdefault(given, exchange) is exchange:
+            return
+        exchange.request_id = own = self._new_id()
+        exchange.request.request_id = own.decode()
+        exchange.request.caller_request_id = given.decode("latin-1")
+
+    def give_back(self, exchange: Exchange, *, answered: bool) -> None:
+        """The request ended. ``answered``: its engine is done with it."""
+        given = exchange.head.request_id
+        if self._used.get(given) is not exchange:
+            return
+        if answered:
+            del self._used[given]
+        else:
+            self._used[given] = None
+            self._call_later(LINGER_S, self._used.pop, given, None)

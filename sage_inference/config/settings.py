@@ -203,7 +203,7 @@ class TimeoutSettings:
 class LimitSettings:
     header_bytes: int = setting(65536, doc="Bytes of a request's headers.", minimum=1024)
     headers: int = setting(100, doc="Number of a request's headers.", minimum=10)
-    body_bytes: int = setting(67108864, doc="Bytes of a request's body.", minimum=1)
+    body_bytes: int = setting(67108864, doc="Bytes of a request's body, decompressed.", minimum=1)
     bodies_bytes: int = setting(
         536870912, doc="Bytes of all bodies above 64 KB that arrive, wait or await an answer.", minimum=1
     )

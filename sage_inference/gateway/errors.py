@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -92,8 +93,18 @@ def bodies_full(limit: int) -> ApiError:
     return ApiError(503, message, "service_unavailable", "bodies_full", headers=retry_after(5), close=True)
 
 
-def body_too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the request's body exceeds {limit} bytes (limits.body_bytes)", close=True)
+def body_too_large(limit: int, *, decompressed: bool = False) -> ApiError:
+    when = " when decompressed" if decompressed else ""
+    return ApiError(413, f"the request's body exceeds {limit} bytes{when} (limits.body_bytes)", close=True)
+
+
+def unread_coding(coding: str, read: Sequence[str]) -> ApiError:
+    message = (
+        f'the request\'s body has the content coding "{coding}", which is not read here; '
+        f"send it uncompressed, or with one of {', '.join(read)}"
+    )
+    accepted = ((b"accept-encoding", ", ".join(read).encode()),)  # RFC 9110 section 12.5.3
+    return ApiError(415, message, code="unsupported_content_encoding", headers=accepted)
 
 
 def request_timeout(what: str, seconds: float) -> ApiError:

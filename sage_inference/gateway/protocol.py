@@ -20,6 +20,7 @@ from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.coded_body import CodedBody
 from sage_inference.gateway.connection_limit import HEAD_S
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
@@ -296,8 +297,15 @@ class GatewayProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         if self._unread and (self._in_message or self.cycle.response_complete):
             self._parse(self._unread, self._parsed)
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Read from the caller again, unless more waits to be parsed."""
         if len(self._unread) - self._parsed <= _AHEAD and not self.transport.is_closing():
             self.flow.resume_reading()
+
+    def pause_reading(self) -> None:
+        self.flow.pause_reading()
 
     def _feed(self, data: bytes | memoryview) -> None:
         if self.parser is None:
@@ -475,6 +483,8 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not isinstance(cycle, Exchange):
             super().on_body(body)
+        elif cycle.coded is not None:
+            cycle.coded.take(body)
         elif not cycle.response_complete:
             cycle.pieces.append(body)
             cycle.size += size
@@ -498,6 +508,8 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_message_complete()
             if not self.pipeline:
                 self.arm(self.gateway.timeouts.keep_alive_s if cycle.response_complete else math.inf)
+        elif cycle.coded is not None:
+            cycle.coded.end()
         elif not cycle.response_complete:
             cycle.whole = True
             if cycle is self.running:
@@ -556,10 +568,16 @@ class GatewayProtocol(HttpToolsProtocol):
             self._reject(route, error)
             return
         head = self._head(route, tenant, self.parser.should_keep_alive())
-        if self._begun == 1 and self._received:
-            self._remember(head)
         exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
         exchange.pieces = []
+        if head.codings:
+            try:
+                exchange.coded = CodedBody(exchange, gateway, self)
+            except ApiError as error:
+                self._reject(route, error)
+                return
+        elif self._begun == 1 and self._received:
+            self._remember(head)
         self._enqueue(exchange)
 
     def _line_up(self) -> None:
@@ -605,6 +623,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start_exchange(self, exchange: Exchange) -> None:
         self.running = exchange
+        if exchange.coded is not None:
+            exchange.coded.start()
         if exchange.whole:
             exchange.begin(_joined(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:

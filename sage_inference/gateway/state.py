@@ -36,6 +36,7 @@ from sage_inference.engines.turn import Turn
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
 from sage_inference.gateway.bodies import Bodies
+from sage_inference.gateway.coded_body import Decoding
 from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
 from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.embeddings.limits import limits_of
@@ -314,6 +315,7 @@ class Gateway:
         self.turn = Turn(self._loop.call_soon)
         self.bodies = Bodies()
         self.backlog = Backlog(self._loop.call_soon)
+        self.decoding = Decoding(self._loop)
         self.clock = time.monotonic
         self.stalled_at = 0.0  # when this process last went on after it had not run for a while
         wheel.on_stall = self._stalled

@@ -187,7 +187,7 @@ CODINGS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("gzip", bytes),
     ("deflate", bytes),
 )
-_FOREIGN = ("br", "zstd", "gzip, br", "aes128gcm", ";", "gzip;q=1")
+_FOREIGN = ("br", "zstd", "gzip, br", "aes128gcm", ";", "gzip;q=1", "gzip, gzip, gzip")
 
 
 def _foreign_coding(draw: Draw, says: EngineSays) -> None:

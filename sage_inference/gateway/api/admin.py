@@ -4,6 +4,7 @@ the admin key alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -16,10 +17,12 @@ from starlette.routing import Route
 from sage_inference.config.check import check_ca_file, name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
+from sage_inference.content_coding import CodingError, TooLongError, decoded
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import POLICIES
 from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
+from sage_inference.gateway.coded_body import codings_of, decoder_for, refusal_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.guard import is_admin_path
@@ -48,7 +51,10 @@ def bounded(handler: Handler) -> Handler:
 
 
 async def _body(request: Request) -> bytes:
-    """Raises ``ApiError`` 413 as soon as the body is known to be too long; what follows is read and dropped."""
+    """Decoded. Raises ``ApiError`` 413 as soon as the body is known to be too long; what follows is read and dropped."""
+    codings = codings_of(request.scope["headers"])
+    if codings:
+        decoder_for(codings, _BODY_BYTES)  # 415 before the body is read
     # Checked by our own parser, but not by every server that mounts the application.
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() and len(declared) < 20 else 0
@@ -65,7 +71,18 @@ async def _body(request: Request) -> bytes:
         raise ApiError(400, "the caller left before its request ended") from None
     if size > _BODY_BYTES:
         raise errors.admin_body_too_large(_BODY_BYTES)
-    return b"".join(pieces)
+    body = b"".join(pieces)
+    return await asyncio.to_thread(_decoded, codings, body) if codings else body
+
+
+def _decoded(codings: tuple[bytes, ...], body: bytes) -> bytes:
+    """Not on the event loop: see ``gateway.coded_body``."""
+    try:
+        return decoded(codings, body, _BODY_BYTES)
+    except TooLongError:
+        raise errors.admin_body_too_large(_BODY_BYTES) from None
+    except CodingError as error:
+        raise refusal_of(error, _BODY_BYTES) from None
 
 
 async def status(request: Request) -> Response:

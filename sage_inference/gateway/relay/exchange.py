@@ -38,6 +38,7 @@ from sage_inference.types import (
 )
 
 if TYPE_CHECKING:
+    from sage_inference.gateway.coded_body import CodedBody
     from sage_inference.gateway.state import Engine, Gateway
 
 RETRYABLE = frozenset({429, 502, 503})
@@ -72,6 +73,7 @@ class Exchange:
         "body",
         "caller",
         "chunked",
+        "coded",
         "connecting",
         "connection",
         "delivery",
@@ -132,6 +134,7 @@ class Exchange:
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
         self.engine: Engine | None = None
+        self.coded: CodedBody | None = None
         self.instance: ExecutionInstance | None = None
         self.answer: Answer | None = None
         self.delivery = None  # type: ignore[assignment]
@@ -632,7 +635,7 @@ class Exchange:
 
     def _drop_body(self) -> None:
         """Nobody needs the body any more."""
-        self.body = b""
+        self.body, self.coded = b"", None
         if FINAL[self.phase]:
             self.prompt = b""
         if self.size > COUNTED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from http import HTTPStatus
 
+from sage_inference.content_coding import codings_in
 from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
 from sage_inference.gateway.relay.asks import asked_of_scheduler
@@ -13,6 +14,7 @@ from sage_inference.types import RequestType
 # Made anew for the engine, or of no concern to it.
 _NOT_SENT = HOP_BY_HOP | {
     b"host",
+    b"content-encoding",  # its body goes on decoded
     b"expect",
     b"x-request-id",
     b"x-sage-priority",
@@ -42,12 +44,13 @@ class RequestHead:
 
     ``target`` is path and query as the caller sent them, ``lines`` the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
-    ``comes_again``: it is remembered.
+    ``comes_again``: it is remembered. ``codings`` are those of its body, which is decoded before it goes on.
     It says all that the same bytes will ever mean under one configuration, so it may be kept.
     """
 
     __slots__ = (
         "asks",
+        "codings",
         "comes_again",
         "cors",
         "headers",
@@ -83,7 +86,7 @@ class RequestHead:
         self.request_id = given_id(headers)
         self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
-        lines, keyed = [], []
+        lines, keyed, coded = [], [], []
         if route.type is RequestType.EMBEDDING:  # its answer may have to be read, if others come to share it
             dropped |= {b"accept-encoding"}
             lines.append(UNCODED)
@@ -94,6 +97,9 @@ class RequestHead:
                 keyed.append(line)
                 if name not in KEYS:
                     lines.append(line)
+            elif name == b"content-encoding":
+                coded.append(value)
+        self.codings = codings_in(coded) if coded else ()
         self.lines = b"".join(lines)
         self.keyed_lines = b"".join(keyed)
 

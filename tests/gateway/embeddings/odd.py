@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import struct
 import threading
@@ -14,8 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sage_inference import content_coding
 from sage_inference.config.settings import InstanceSettings
+from sage_inference.content_coding import codings_in
 from sage_inference.server import RunningGateway
+from tests.support.codings import ENCODERS
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire
 from tests.support.wire import Caller, Reply, post
@@ -96,11 +98,7 @@ class OddEngine(RogueEngine):
 
 @lru_cache(16)
 def encoded(coding: str, body: bytes) -> bytes:
-    if coding in ("gzip", "x-gzip", "GZIP"):
-        return gzip.compress(body)
-    if coding == "deflate":
-        return zlib.compress(body)
-    return body
+    return ENCODERS.get(coding.lower(), bytes)(body)
 
 
 @dataclass
@@ -135,9 +133,7 @@ class Asked:
 def decoded(reply: Reply) -> Any:
     """The document, of an answer that was relayed perhaps in the engine's own coding."""
     coding = reply.headers.get("content-encoding", "identity").lower()
-    if coding == "deflate":
-        return json.loads(zlib.decompress(reply.body))
-    return json.loads(reply.body if coding == "identity" else gzip.decompress(reply.body))
+    return json.loads(content_coding.decoded(codings_in([coding.encode()]), reply.body, 1 << 20))
 
 
 def unpacked(found: Any) -> list[float]:

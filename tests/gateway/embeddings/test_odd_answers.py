@@ -22,6 +22,7 @@ from tests.gateway.embeddings.odd import (
     vector,
     with_bad,
 )
+from tests.support.codings import needs_zstd
 
 NULLS = [None, None, None]
 THREE_BYTES = base64.b64encode(b"abc").decode()
@@ -222,7 +223,18 @@ def test_an_engine_that_answers_nothing_but_garbage_is_not_asked_without_end(hou
             one.check(reply)
 
 
-@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "deflate", "identity"])
+@pytest.mark.parametrize(
+    "coding",
+    [
+        "gzip",
+        "x-gzip",
+        "GZIP",
+        "deflate",
+        "identity",
+        pytest.param("zstd", marks=needs_zstd),
+        "gzip, deflate",
+    ],
+)
 @pytest.mark.parametrize(
     "asked", [good(10), [Asked([f"t {n}" for n in range(60)])], _mixed(11)], ids=["ten", "60 texts", "mixed"]
 )
@@ -236,7 +248,7 @@ def test_an_engine_that_compresses_unasked_is_read(house: House, coding: str, as
         assert request.count(b"\r\naccept-encoding: identity\r\n") == 1
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "nonsense"])
+@pytest.mark.parametrize("coding", ["br", "snappy", "gzip, br", "gzip, gzip, gzip", "nonsense"])
 def test_any_other_coding_is_named(house: House, coding: str) -> None:
     house.engine.coding = coding
     replies = house.ask(good(10))

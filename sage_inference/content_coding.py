@@ -1,0 +1,266 @@
+"""Content codings undone: gzip, deflate and zstd, in pieces and bounded in every size (RFC 9110 section 8.4)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, Protocol
+
+MOST_CODINGS = 2  # of one body; nobody applies more, and each costs as much as the body
+PIECE = 65536  # bytes that come out at once at most
+# A body may have this size whatever its ratio is: repeated lines and equal texts compress 3000 times.
+FREE = 8 << 20
+# What no real body above that exceeds: 100 copies of one file in zstd have a ratio of 350, most text one of 3 to 20.
+MOST_RATIO = 400
+# What is fed at once: what is left behind the end of an output or of a member is copied each time.
+_FED = 16384
+# Members of gzip, or frames of zstd: each costs up to 30 µs and may have 9 bytes.
+_FREE_MEMBERS, _BYTES_PER_MEMBER = 64, 1024
+# 8 MiB: a larger window is not for this use (RFC 9659), and its size is the sender's choice.
+_WINDOW_LOG = 23
+_GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's ``wbits``
+
+
+class CodingError(Exception):
+    """A body cannot be decoded; the message has the reason."""
+
+
+class UnknownCodingError(CodingError):
+    """It has a coding that is not read here: ``coding``, or too many of them."""
+
+    def __init__(self, coding: str, message: str = "") -> None:
+        super().__init__(message or f'has the content coding "{coding}"')
+        self.coding = coding
+
+
+class TooLongError(CodingError):
+    """More bytes come out than are wanted."""
+
+
+class TooDenseError(CodingError):
+    """More bytes come out of so few than of any real body."""
+
+
+def codings_in(values: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The codings that values of Content-Encoding name, in the order of their application, without ``identity``."""
+    named = (name.strip().lower() for value in values for name in value.split(b","))
+    return tuple(name for name in named if name not in (b"", b"identity"))
+
+
+def readable() -> tuple[str, ...]:
+    """The codings that are read here."""
+    return ("gzip", "deflate") if _zstd() is None else ("gzip", "deflate", "zstd")
+
+
+def decoded(codings: tuple[bytes, ...], body: bytes, most: int) -> bytes:
+    """The whole body without its codings. Raises ``CodingError``, also for more than ``most`` bytes."""
+    if not codings:
+        return body
+    decoder = Decoder(codings, most)
+    decoder.feed(body)
+    pieces = []
+    while piece := decoder.read():
+        pieces.append(piece)
+    decoder.finish()
+    return b"".join(pieces)
+
+
+class Decoder:
+    """A body's bytes go in by ``feed`` and come out by ``read``; all its methods raise ``CodingError``.
+
+    There is at least one coding. However the bytes are cut, the same come out. At most ``most`` do, of each coding where there are two.
+    """
+
+    def __init__(self, codings: tuple[bytes, ...], most: int) -> None:
+        if len(codings) > MOST_CODINGS:
+            raise UnknownCodingError(_shown(b", ".join(codings)))
+        self._most = most
+        self._received = 0
+        self._stages = [_stage(coding) for coding in reversed(codings)]
+        self._out = [0] * len(codings)
+
+    def feed(self, data: bytes) -> None:
+        self._received += len(data)
+        self._stages[0].put(data)
+
+    def read(self) -> bytes:
+        """Up to ``PIECE`` bytes; none where more must be fed first, or nothing is left."""
+        return self._read(len(self._stages) - 1)
+
+    def _read(self, stage: int) -> bytes:
+        while True:
+            piece = self._stages[stage].get(self._received)
+            if piece:
+                self._count(stage, len(piece))
+                return piece
+            if not stage:
+                return b""
+            piece = self._read(stage - 1)
+            if not piece:
+                return b""
+            self._stages[stage].put(piece)
+
+    def _count(self, stage: int, size: int) -> None:
+        self._out[stage] = out = self._out[stage] + size
+        if out > self._most:
+            raise TooLongError(f"has more than {self._most} bytes when decompressed")
+        if out > FREE and out > MOST_RATIO * self._received:
+            raise TooDenseError(f"has more than {MOST_RATIO} times its size when decompressed")
+
+    def finish(self) -> None:
+        """All was fed and read. Nothing at all is nothing in each coding: some clients name one for an empty body."""
+        if self._received:
+            for stage in self._stages:
+                stage.finish()
+
+
+class _Decompressor(Protocol):
+    """Of one gzip member, one zstd frame, or a deflate stream."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Stage:
+    """One coding. ``make`` is a decompressor for what begins with these bytes."""
+
+    def __init__(
+        self, name: str, make: Callable[[], _Decompressor], wrong: type[Exception], members: bool
+    ) -> None:
+        self.name = name
+        self._make = make
+        self._wrong = wrong
+        self._may_follow = members
+        self._members = 1
+        self._waiting: deque[bytes] = deque()
+        self._full = False  # more may come out without more being put in
+        self._now = make()
+
+    def put(self, data: bytes) -> None:
+        for start in range(0, len(data), _FED):
+            self._waiting.append(data[start : start + _FED])
+
+    def get(self, received: int) -> bytes:
+        """What comes out next; none where all that was put in is used up."""
+        while self._waiting or self._full:
+            data = self._waiting.popleft() if self._waiting else b""
+            if self._now.eof:
+                self._next_member(received)
+            try:
+                piece = self._now.decompress(data, PIECE)
+            except self._wrong as error:
+                behind = "more bytes follow its end, and are no further member: " if self._members > 1 else ""
+                raise self._broken(behind + _reason(error)) from None
+            rest = self._now.unused_data if self._now.eof else getattr(self._now, "unconsumed_tail", b"")
+            if rest:
+                self._waiting.appendleft(rest)
+            self._full = len(piece) >= PIECE and not self._now.eof
+            if piece:
+                return piece
+        return b""
+
+    def _next_member(self, received: int) -> None:
+        if not self._may_follow:
+            raise self._broken("more bytes follow its end")
+        self._members += 1
+        if self._members > _FREE_MEMBERS + received // _BYTES_PER_MEMBER:
+            raise self._broken(f"it has more than {self._members - 1} members, most of them tiny")
+        self._now = self._make()
+
+    def finish(self) -> None:
+        if not self._now.eof:
+            raise self._broken("it ends early")
+
+    def _broken(self, why: str) -> CodingError:
+        return CodingError(f"is no valid {self.name}: {why}")
+
+
+class _Deflate:
+    """In zlib's format; some clients send the bare one (RFC 9110 section 8.4.1.2). Two bytes tell which."""
+
+    def __init__(self) -> None:
+        self._begin = b""
+        self._now: Any = None
+
+    @property
+    def eof(self) -> bool:
+        return self._now is not None and bool(self._now.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._now.unused_data)
+
+    @property
+    def unconsumed_tail(self) -> bytes:
+        return b"" if self._now is None else bytes(self._now.unconsumed_tail)
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        if self._now is None:
+            data = self._begin + data
+            if len(data) < 2:
+                self._begin = data
+                return b""
+            wrapped = data[0] & 0x0F == 8 and data[0] >> 4 <= 7 and (data[0] << 8 | data[1]) % 31 == 0
+            self._now = zlib.decompressobj(_ZLIB if wrapped else _RAW)
+        return bytes(self._now.decompress(data, max_length))
+
+
+def _stage(coding: bytes) -> _Stage:
+    if coding in (b"gzip", b"x-gzip"):
+        return _Stage("gzip", lambda: zlib.decompressobj(_GZIP), zlib.error, members=True)
+    if coding == b"deflate":
+        return _Stage("deflate", _Deflate, zlib.error, members=False)
+    zstd = _zstd()
+    if coding == b"zstd" and zstd is not None:
+        options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+        return _Stage(
+            "zstd", lambda: _Frame(zstd.ZstdDecompressor(options=options)), zstd.ZstdError, members=True
+        )
+    raise UnknownCodingError(_shown(coding))
+
+
+class _Frame:
+    """A zstd frame. Its decompressor keeps what it could not use yet, where zlib's gives it back."""
+
+    def __init__(self, now: Any) -> None:
+        self._now = now
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._now.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._now.unused_data)
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return bytes(self._now.decompress(data, max_length))
+
+
+@cache
+def _zstd() -> Any:
+    """Python's own module from 3.14 on; loaded with the first body that needs it. None where it is not there."""
+    try:
+        return importlib.import_module(
+            "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        )
+    except ImportError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """zlib's own words: "Error -3 while decompressing data: incorrect header check"."""
+    return str(error).rpartition(": ")[2] or "it is damaged"
+
+
+def _shown(coding: bytes) -> str:
+    return coding[:40].decode("latin-1")

@@ -14,6 +14,7 @@ import msgspec
 from sage_inference.config.settings import HealthSettings, InstanceSettings, SchedulingSettings, Settings
 from sage_inference.gateway.isolation import log
 from sage_inference.server import RunningGateway
+from sage_inference.types import EngineState
 from tests.fuzz.house import TIMEOUTS, Broken, CallerEnd, EngineEnd, House
 from tests.fuzz.reader import Message, read_responses
 from tests.fuzz.vector_answers import ANY, OF_A_TEXT, Draw, EngineSays, meaning, read, right, spoiled, vector
@@ -23,6 +24,7 @@ from tests.support.rogue import RogueEngine, ok
 BAD = b'"bad"'
 _MODELS = 6  # the last two of them have two instances each
 _MOST_CALLERS = 8
+_START_S = 60.0
 _EXPLOSION = "this caller's transport fails"
 
 
@@ -75,7 +77,11 @@ class VectorHouse(House):
             )
             self.running = RunningGateway(settings)
             await self.running.fleet.start(settings)
-            await self.running.fleet.looked()
+            # On a busy machine the first questions may time out. Without a second look callers would get errors that
+            # no input is to blame for.
+            await self.running.fleet.ready(self.running.gateway.engines, _START_S)
+        states = {engine.instance.state for engine in self.running.gateway.engines.values()}
+        assert states == {EngineState.READY}, states
         self.running.server.config.load()
         self.loop.take_over(self._dial)
         gateway = self.running.gateway

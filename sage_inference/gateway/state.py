@@ -359,6 +359,7 @@ class Gateway:
         self.known_heads: KnownHeads[RequestHead] = KnownHeads(MOST_KNOWN)
         self.guard = guard
         self.timeouts = settings.timeouts
+        self.wheel.idle_s = settings.timeouts.stream_idle_s
         self.limits = settings.limits
         self.connection_limit.configured = settings.limits.connections
         self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)

@@ -46,6 +46,9 @@ class Stats:
             else:
                 self.cut += 1
         outcomes, key = self.outcomes, (exchange.head.route.path, status)
-        outcomes[key] = outcomes.get(key, 0) + 1
+        try:
+            outcomes[key] += 1
+        except KeyError:
+            outcomes[key] = 1
         if self.access is not None:
             self.access.ended(exchange, outcome)

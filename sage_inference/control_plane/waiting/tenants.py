@@ -19,6 +19,9 @@ class TenantCounters:
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self.weights: dict[str, float] = dict(weights or {})
         self._served: dict[str, float] = {}
+        self.several = (
+            False  # whether there is anybody to be fair between; an attribute, read for every answer
+        )
         self._left_at = 0.0  # the counter of the tenant that was served last from the queue
 
     def of(self, tenant: str) -> float:
@@ -33,11 +36,7 @@ class TenantCounters:
             if len(self._served) >= _KEPT:
                 self._forget()
             self._served[tenant] = tokens
-
-    @property
-    def several(self) -> bool:
-        """Whether there is anybody to be fair between."""
-        return len(self._served) > 1
+            self.several = len(self._served) > 1
 
     def lift(self, tenant: str, least: float) -> None:
         """The tenant had nothing waiting, and now has; ``least`` is the lowest counter among those that wait.
@@ -48,6 +47,7 @@ class TenantCounters:
             least = self._left_at
         if self.of(tenant) < least:
             self._served[tenant] = least
+            self.several = len(self._served) > 1
 
     def left(self, tenant: str) -> None:
         """A request of the tenant was placed from the queue."""

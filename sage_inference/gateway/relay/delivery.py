@@ -51,7 +51,6 @@ class Delivery:
         "_caller",
         "_connection",
         "_gateway",
-        "_idle_s",
         "_keep",
         "_look_at",
         "_opening",
@@ -60,6 +59,7 @@ class Delivery:
         "_start",
         "_tail",
         "_tell_gap",
+        "_turn",
         "_wheel",
         "chunked",
         "chunks",
@@ -82,8 +82,7 @@ class Delivery:
         self._caller = caller
         self._start = start  # the head, until it is written
         self.chunked = chunked
-        self._wheel = gateway.wheel
-        self._idle_s = gateway.timeouts.stream_idle_s
+        self._turn, self._wheel = gateway.turn, gateway.wheel
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. References: nothing is copied while a stream goes on.
@@ -105,24 +104,24 @@ class Delivery:
             piece = self._framed(piece)
             self._keep(piece)
             self._write_first(piece)
-            self._wheel.set(self._caller, self._idle_s)
+            self._wheel.set(self._caller, self._wheel.idle_s)
         elif self.chunked:
             self.pass_on(_chunk(piece))
         else:
             self._keep(piece)
             self._caller.write(piece)
-            self._wheel.set(self._caller, self._idle_s)
+            self._wheel.set(self._caller, self._wheel.idle_s)
         if not _SMALL < len(piece) < TAIL_BYTES:
             self._resize(len(piece))
 
     def pass_on(self, chunk: bytes) -> None:
         """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
-        caller, turn = self._caller, self._gateway.turn
+        caller, turn = self._caller, self._turn
         if turn.is_open:
             turn.write(caller.transport, chunk)
         else:
             caller.transport.write(chunk)
-        caller.deadline = self._wheel.now + self._idle_s
+        caller.deadline = self._wheel.idle_at
         self._keep(chunk)
         self.chunks = chunks = self.chunks + 1
         if chunks >= self._look_at:

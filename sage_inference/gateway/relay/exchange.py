@@ -25,7 +25,7 @@ from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.delivery import Caller, Delivery
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
-from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, RELEASES, STAYS, Phase
+from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
 from sage_inference.gateway.relay.usage import reported
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import (
@@ -644,8 +644,6 @@ class Exchange:
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """The one place where a slot is given back."""
         gateway = self.gateway
-        if self.size > COUNTED and effect & ENDS:
-            self._drop_body()
         usage, outcome, last = None, OUTCOMES[to], self.last
         try:  # whatever is noted, the slot is given back
             if to is not _DONE:
@@ -664,19 +662,24 @@ class Exchange:
                 if self.head.request_id:
                     answered = to is _DONE and self.status < 500 and not self.tried
                     gateway.request_ids.give_back(self, answered=answered)
+                if self.size > COUNTED:
+                    self._drop_body()
                 gateway.stats.ended(self, to, outcome)
-            if not effect & RELEASES:
-                return
             self._note_first_byte()
-            if last and gateway.manager.books.wants_usage():
-                usage = self.reported()
-            self.last = b""
-            if usage is None and left is _DELIVERING and self.delivery.chunks and self.head.route.type.is_llm:
-                # An engine that reports none is taken to send a token a chunk.
-                usage = Usage(0, self.delivery.chunks)
+            if last:
+                if gateway.manager.books.wants_usage():
+                    usage = self.reported()
+                self.last = b""
+                if (
+                    usage is None
+                    and left is _DELIVERING
+                    and self.delivery.chunks
+                    and self.head.route.type.is_llm
+                ):
+                    # An engine that reports none is taken to send a token a chunk.
+                    usage = Usage(0, self.delivery.chunks)
         finally:
-            if effect & RELEASES:
-                gateway.manager.release(self, usage, outcome, self.status)
+            gateway.manager.release(self, usage, outcome, self.status)
 
     def reported(self) -> Usage | None:
         """What the engine reported that the attempt took; asked while its end is being noted."""

@@ -43,6 +43,9 @@ class Wheel:
     Moving a deadline later touches nothing but ``Timed.deadline``: the bucket it lies in finds out when its
     turn comes. Moving it sooner puts it into a sooner bucket.
 
+    ``idle_at`` is ``idle_s`` from ``now``: the deadline of a stream that got on. It is set for each chunk, so it is worked
+    out once a tick instead.
+
     ``now`` is the wheel's clock as of the last tick. It counts only time in which the loop ran: after a suspended
     process or a callback that held the loop up, every deadline is as far away as before. ``lost`` is the time that
     was not counted. A deadline that has passed is acted on only after the sockets were read once more: an answer
@@ -53,12 +56,23 @@ class Wheel:
         self._loop = loop
         self._clock = clock  # not the loop's: that one stands still while a callback runs
         self._ticked_at = self.now = clock()
+        self._idle_s = self.idle_at = math.inf
         self.lost = 0.0
         self.on_stall: Callable[[float], object] | None = None  # called with the seconds that were lost
         self._turn = int(self.now / TICK_S)
         self._buckets: dict[int, set[Timed]] = {}
         self._stopped = False
         self._handle = loop.call_later(TICK_S, self._tick)
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds of silence that a stream may make; infinite until it is set."""
+        return self._idle_s
+
+    @idle_s.setter
+    def idle_s(self, seconds: float) -> None:
+        self._idle_s = seconds
+        self.idle_at = self.now + seconds
 
     def set(self, timed: Timed, seconds: float) -> None:
         """The deadline is ``seconds`` from now; infinite: there is none."""
@@ -131,6 +145,7 @@ class Wheel:
             if self.on_stall is not None:
                 self.on_stall(lost)
         self.now += passed
+        self.idle_at = self.now + self._idle_s
 
     def _await_reads(self, due: list[Timed], now: float, turns: int) -> None:
         if turns:

@@ -34,6 +34,7 @@ from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 
 OWN_ENGINES_S = 15.0  # for simulated engines to be ready
+_LOOK_S = 0.01  # how often a gateway that stops looks whether its callers have gone
 SETTLE_S = 1.0  # a shell may forward SIGHUP a little before its terminal is gone
 
 log = logging.getLogger("sage_inference.server")
@@ -91,25 +92,50 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's server, without its tenths of a second: it ends when it is asked to and all has ended."""
+
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
         super().__init__(config)
         self._on_started = on_started
         self._patience = patience
-        self._drain_s: int | None = None
+        self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_started()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn's own limit counts time in which this process did not run.
-        self._drain_s, self.config.timeout_graceful_shutdown = self.config.timeout_graceful_shutdown, None
-        await super().shutdown(sockets)
+    def end(self, *, at_once: bool) -> None:
+        self.should_exit = True
+        self.force_exit = self.force_exit or at_once
+        self._ending.set()
 
-    async def _wait_tasks_to_complete(self) -> None:
-        ended = super()._wait_tasks_to_complete()
-        await (ended if self._drain_s is None else self._patience.within(self._drain_s, ended))
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the headers of all answers
+        await self._ending.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        drain_s = self.config.timeout_graceful_shutdown
+        for listening in (*self.servers, *(sockets or ())):
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        ended = self._ended()
+        try:
+            # Not asyncio's limit, which counts time in which this process did not run.
+            await (ended if drain_s is None else self._patience.within(drain_s, ended))
+        except TimeoutError:
+            tasks = list(self.server_state.tasks)
+            log.error("cancelled %d requests that had not ended within %d s", len(tasks), drain_s)
+            for task in tasks:
+                task.cancel()
+
+    async def _ended(self) -> None:
+        state = self.server_state
+        while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn's plain sets
+            await asyncio.sleep(_LOOK_S)
+        for server in self.servers:
+            await server.wait_closed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -214,9 +240,7 @@ class RunningGateway:
             self.gateway.draining = True
             self.hooks.stopping()
             log.info("stopping: %d requests in flight", self.gateway.in_flight)
-        self.server.should_exit = True
-        if at_once:
-            self.server.force_exit = True
+        self.server.end(at_once=at_once)
 
     def reload(self) -> Reloaded:
         """Read the configuration again and take it over. Raises ``ConfigError`` and changes nothing."""

@@ -45,6 +45,7 @@ _usual = {
     for route in ROUTES.values()
 }
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
+_ENDS = re.compile(rb"\s*\}")
 _MOST_PLACES = 3  # in a body that look like its model
 
 
@@ -137,8 +138,8 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
     name = msgspec.json.encode(model)
     if isinstance(named, msgspec.UnsetType):
         start = body.index(b"{") + 1
-        rest = body[start:].lstrip()
-        return b'%b"model":%b%b%b' % (body[:start], name, b"" if rest[:1] == b"}" else b",", body[start:])
+        comma = b"" if _ENDS.match(body, start) else b","
+        return b"".join((body[:start], b'"model":', name, comma, memoryview(body)[start:]))  # one copy
     replaced = _replaced(body, bytes(named), name)
     if replaced is None:
         message = "'model' can't be replaced by the name it stands for; write it as the body's first field"

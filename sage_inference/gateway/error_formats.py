@@ -87,7 +87,14 @@ class _Responses(ErrorFormat):
         }
 
 
-_OPENAI, _MESSAGES, _RESPONSES = ErrorFormat(), _Anthropic(), _Responses()
+class _Rerank(ErrorFormat):
+    """OpenAI's, with Cohere's ``message`` beside it."""
+
+    def document(self, error: ApiError, request_id: bytes) -> dict[str, Any]:
+        return {"message": error.message, **super().document(error, request_id)}
+
+
+_OPENAI, _MESSAGES, _RESPONSES, _RERANK = ErrorFormat(), _Anthropic(), _Responses(), _Rerank()
 
 
 def format_of(path: str) -> ErrorFormat:
@@ -97,6 +104,8 @@ def format_of(path: str) -> ErrorFormat:
         return _MESSAGES
     if path == "/v1/responses" or path.startswith("/v1/responses/"):
         return _RESPONSES
+    if path in ("/v1/rerank", "/v2/rerank"):
+        return _RERANK
     return _OPENAI
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from sage_inference.control_plane import rerank
 from sage_inference.control_plane.pairs import has_halves
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.request import ROUTES as MERGED
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.pair import PairedExchange
+from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.types import ExecutionInstance
 
 Exchanges = Mapping[str, type[Exchange]]
 
-_PLAIN: Exchanges = dict.fromkeys(MERGED, EmbeddingExchange)
+_PLAIN: Exchanges = {
+    **dict.fromkeys(MERGED, EmbeddingExchange),
+    **dict.fromkeys(rerank.ROUTES, RerankExchange),
+}
 _PAIRED: Exchanges = {
     **_PLAIN,
     **{path: PairedExchange for path, route in ROUTES.items() if route.type.is_llm},

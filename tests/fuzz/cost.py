@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import msgspec
+
 from sage_inference.control_plane.routes import ROUTES
 from tests.fuzz.house import Broken, House
 from tests.fuzz.wires import MOST_READ, FakeTransport, FuzzLoop
@@ -25,13 +27,16 @@ MB = 1_000_000
 FIXED_S, PER_MB_S = 0.005, 0.020
 PER_REQUEST_S = 0.0006  # of those that are answered: small ones are pipelined by the thousand
 PER_TEXT_S = 0.000004  # that may be merged with others
-MOST_TEXTS = 16384
+PER_DOCUMENT_S = 0.000008  # that is ranked with 31 others by a call of its own to the engine
+MOST_TEXTS, MOST_DOCUMENTS = 16384, 10_000
 PER_CHUNK_S = 0.000001  # of a body
 LONGEST_S = 0.100  # of one callback
 MEMORY_PER_BYTE, FIXED_MEMORY = 16, 64 * MB
 _AGAIN = 4  # measurements of what looks too dear: noise doesn't repeat
 _KEPT = 8  # recipes of each kind
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
+_EMBEDS = re.compile(rb"POST (/v1/embed|/embed|/[ ?])")
+_RANKS = re.compile(rb"POST (/v1|/v2)?/rerank[ ?]")
 _GOOD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 PATHS = (*ROUTES, "/health/live", "/v1/models/m", "/", "/admin/status", "/x")
@@ -44,6 +49,7 @@ UNITS = (
     b"--x\r\n", b"\r\n--", b"--x\r\na: b\r\n\r\nx\r\n", b'content-disposition: form-data; name="model"\r\n', b"\r\n\r\n",
     b"\r\n", b'name="model"', b"%41", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", b'"texts' * 3 + b'",',
     b'[[1,2,3],"a"],', b"[" * 400 + b"]" * 400 + b",", b'"' + b"a" * 126 + b'",', b"[" + b"1," * 62 + b"1],",
+    b'{"text":"a"},', b'{"text":"\\u0041"},', b'{"a":1,"text":"a","b":"c"},', b'{"text":"' + b"a" * 126 + b'"},', b'{"x":{"text":"a"}},',
 )  # fmt: skip
 WRAPS = (
     (b"", b""), (b'{"model":"m","messages":[],"x":[', b"1]}"), (b'{"model":"m","messages":[', b"1]}"),
@@ -54,6 +60,10 @@ WRAPS = (
     (b'{"messages":["\\ud800a"],"x":[', b"1]}"), (b'{"messages":[],"n":[', b"1]}"), (b'{"messages":[],"max_tokens":', b"}"),
     (b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\n', b"\r\n--x--"), (b"--x\r\n", b"\r\n--x--"),
     (b'{"model":"other","messages":[],"x":[', b'1]}'), (b'{"input":"', b'","messages":"","prompt":"","query":""}'),
+    (b'{"query":"q","return_documents":true,"documents":["', b'"]}'), (b'{"query":"q","documents":[{"text":"', b'"}]}'),
+    (b'{"query":"q","rank_fields":["text","a"],"documents":[{"text":"a"},', b'"a"]}'), (b'{"query":"q","documents":{', b'"a":1}}'),
+    (b'{"query":{"text":"', b'"},"documents":["a"]}'), (b'{"query":"q","top_n":', b',"documents":["a"]}'),
+    (b'{"inputs":{"source_sentence":"a","sentences":[', b'"a"]}}'), (b'{"inputs":[["a","b"],', b'["a"]]}'),
 )  # fmt: skip
 HEADS = (
     b"", b"x-a: b\r\n", b"x-request-id: ", b"authorization: Bearer ", b"cookie: ", b"connection: ", b"origin: http://",
@@ -124,22 +134,27 @@ class Cost:
     memory: int
     answers: int
     texts: int
+    documents: int
     chunks: int
 
     def over(self, size: int) -> float:
         """How many times the bound; above 1 is too much."""
         bound = FIXED_S + PER_MB_S * size / MB + PER_REQUEST_S * self.answers + PER_TEXT_S * self.texts
-        bound += PER_CHUNK_S * self.chunks
+        bound += PER_CHUNK_S * self.chunks + PER_DOCUMENT_S * self.documents
         memory = FIXED_MEMORY + MEMORY_PER_BYTE * size
         return max(self.loop_s / bound, self.longest_s / LONGEST_S, self.memory / memory)
 
 
 class PlainEngine:
-    """The engine's side of one connection; unlike the house's own it costs next to nothing, and keeps nothing."""
+    """The engine's side of one connection; unlike the house's own it costs next to nothing.
+
+    It keeps nothing but what it is to rank.
+    """
 
     def __init__(self, loop: FuzzLoop, protocol: asyncio.Protocol) -> None:
         self._loop = loop
         self._missing = 0
+        self._ranks: list[bytes] = []
         self.transport = FakeTransport(loop, protocol, self._wrote, copies=False)
 
     def _wrote(self, data: bytes) -> None:
@@ -147,16 +162,33 @@ class PlainEngine:
             head = _LENGTH.search(data)
             assert head is not None, data[:200]
             self._missing = int(head[1]) + data.index(b"\r\n\r\n", head.end() - 4) + 4
+            self._ranks = [data] if data.startswith(b"POST /rerank") else []
+        elif self._ranks:
+            self._ranks.append(data)
         self._missing -= len(data)
         if self._missing <= 0:
-            self._loop.call_soon(self.transport.feed, _GOOD)
+            self._loop.call_soon(
+                self.transport.feed, _ranked(b"".join(self._ranks)) if self._ranks else _GOOD
+            )
+
+
+class _Texts(msgspec.Struct):
+    texts: list[msgspec.Raw] = []
+
+
+def _ranked(request: bytes) -> bytes:
+    texts = msgspec.json.decode(request.partition(b"\r\n\r\n")[2], type=_Texts).texts
+    ranks = [{"index": at, "score": 1 / (1 + at)} for at in range(len(texts))]
+    body = msgspec.json.encode(ranks)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
 
 
 class Meter:
     """Runs inputs in a house whose engine answers everything, and times each callback of its loop."""
 
     def __init__(self) -> None:
-        self.house = house = House()
+        self.house = house = House(reranks=True)
         house.loop.take_over(lambda protocol: PlainEngine(house.loop, protocol).transport)
         self.took: list[float] = []
         self._time_callbacks()
@@ -208,9 +240,9 @@ class Meter:
         house.loop.crashes.clear()
         took = list(self.took)
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        texts = (
-            min(MOST_TEXTS, data.count(b",")) if b" /embed" in data[:20] or b"/v1/embed" in data[:20] else 0
-        )
+        commas = data.count(b",")
+        texts = min(MOST_TEXTS, commas) if _EMBEDS.match(data) else 0
+        documents = min(MOST_DOCUMENTS, commas) if _RANKS.match(data) else 0
         chunks = data.count(b"\r\n") // 2 if b"transfer-encoding: chunked" in data else 0
         cost = Cost(
             sum(took),
@@ -218,6 +250,7 @@ class Meter:
             memory,
             caller.transport.sent.count(b"HTTP/1.1 "),
             texts,
+            documents,
             chunks,
         )
         caller.transport.end()

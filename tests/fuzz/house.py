@@ -10,6 +10,7 @@ from sage_inference.server import RunningGateway
 from tests.fuzz.reader import Message, read_requests
 from tests.fuzz.wires import FakeTransport, FuzzLoop
 from tests.support.rogue import RogueEngine, ok
+from tests.support.tei import FakeTEI
 
 LONGER_THAN_ANY_TIMEOUT_S = 5.0
 TIMEOUTS = TimeoutSettings(
@@ -55,9 +56,13 @@ class CallerEnd:
 
 
 class House:
-    """``on_request`` is the scenario's engine; ``arrived`` every request that reached it, in order."""
+    """``on_request`` is the scenario's engine; ``arrived`` every request that reached it, in order.
 
-    def __init__(self) -> None:
+    ``reranks``: there is also a TEI that reranks, so that requests to rerank are translated.
+    """
+
+    def __init__(self, *, reranks: bool = False) -> None:
+        self._reranks = reranks
         self.loop = FuzzLoop()
         self.arrived: list[tuple[EngineEnd, Message]] = []
         self.ends: list[EngineEnd] = []
@@ -76,11 +81,14 @@ class House:
         self.loop.close()
 
     async def _open(self) -> None:
-        """Let the gateway find out, over real sockets, that it has one engine; then take the sockets away."""
-        with RogueEngine(ok()) as engine:
-            instance = InstanceSettings(url=engine.url, name="e0", kind="mixed", engine="openai")
+        """Let the gateway find out, over real sockets, which engines it has; then take the sockets away."""
+        with RogueEngine(ok()) as engine, FakeTEI() as tei:
+            instances = (
+                InstanceSettings(url=engine.url, name="e0", kind="mixed", engine="openai"),
+                InstanceSettings(url=tei.url, name="e1"),
+            )
             settings = Settings(
-                instances=(instance,),
+                instances=instances if self._reranks else instances[:1],
                 timeouts=TIMEOUTS,
                 health=HealthSettings(interval_s=1e9, failures=10**9),
             )

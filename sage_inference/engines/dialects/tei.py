@@ -15,7 +15,7 @@ _COMMON = frozenset({"/info", "/tokenize"})
 # By the one key of /info's model_type.
 ROUTES_BY_TYPE: Mapping[str, frozenset[str]] = {
     "embedding": _COMMON | {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/v1/embeddings"},
-    "reranker": _COMMON | {"/rerank", "/predict"},
+    "reranker": _COMMON | {"/rerank", "/v1/rerank", "/v2/rerank", "/predict"},
     "classifier": _COMMON | {"/predict"},
 }
 _TYPES = {429: "rate_limit_error", 401: "authentication_error"}
@@ -44,7 +44,10 @@ class _Tei(Dialect):
             "param": None,
             "code": document.get("type") or document.get("error_type") or document.get("code"),
         }
-        return msgspec.json.encode({"error": error})
+        shown: dict[str, Any] = {"error": error}
+        if route.endswith("/rerank"):  # where clients of Cohere's look for it
+            shown = {"message": error["message"], **shown}
+        return msgspec.json.encode(shown)
 
     def native_error(self, body: bytes) -> bytes | None:
         try:
@@ -58,6 +61,7 @@ class _Tei(Dialect):
 
 TEI = _Tei(
     EngineKind.TEI,
+    paths={"/v1/rerank": "/rerank", "/v2/rerank": "/rerank"},
     llm_routes=frozenset(),
     embedding_routes=ROUTES_BY_TYPE["embedding"],
     payload_bytes=2_000_000,

@@ -372,10 +372,15 @@ class Exchange:
             self.tried += too_small
             self._go_on_elsewhere()
             return
-        wrapped = engine.dialect.wrapped_error(self.status, self.route.path, body)
+        wrapped = self._wrapped(body)
         if wrapped is not None:
             self.answer, self.length = Answer(self.status, _JSON), len(wrapped)
         self._let_go(sent if wrapped is None else wrapped, True)
+
+    def _wrapped(self, body: bytes) -> bytes | None:
+        """The engine's error in the API's shape, where its own would not be understood."""
+        assert self.engine is not None
+        return self.engine.dialect.wrapped_error(self.status, self.route.path, body)
 
     def _no_larger(self) -> tuple[ExecutionInstance, ...]:
         """The instances whose context is no larger than that of its own, where a healthy one is larger; otherwise none."""

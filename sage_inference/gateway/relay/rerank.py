@@ -1,0 +1,215 @@
+"""A rerank request: relayed as it came where the engine speaks its API, and otherwise translated, call by call.
+
+    QUEUED ─▶ SENT, some of the documents ─answered─▶ QUEUED ─▶ SENT, the next … ─answered─▶ DONE
+
+The phases are those of any exchange. TEI takes a bounded number of texts, so a request may need several calls. Each
+is placed on its own: other callers' requests go between them, and any instance of the model may take it. Nothing is
+delivered before the last is answered, so each call may be repeated elsewhere.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.rerank import (
+    ENGINE_ROUTE,
+    BadRanksError,
+    Ranks,
+    RerankRequest,
+    answer_body,
+    call_body,
+    end_of_call,
+    ranks_of,
+    read_request,
+    tokens_of,
+)
+from sage_inference.engines.answer import Answer, Piece
+from sage_inference.engines.coding import CodingError, coding_of, decoded
+from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.gateway import errors
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import UNCODED, RequestHead
+from sage_inference.gateway.relay.phase import FINAL, Phase
+from sage_inference.types import EngineKind, ExecutionInstance, SchedulingDecision
+
+MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
+_TEXTS = 32  # of a call, where the engine does not report how many it takes
+_TOO_MANY = frozenset({413, 422})
+_JSON = (b"content-type", b"application/json")
+_MADE_ANEW = (b"accept-encoding:", b"content-type:")
+
+
+class RerankExchange(Exchange):
+    """``wanted`` is the request in parts, where an engine may need it translated.
+
+    ``call`` are the first and the last text of what was sent, None where the request is relayed as it came.
+    """
+
+    wanted: RerankRequest | None = None
+    call: tuple[int, int] | None = None
+    own_body = b""
+    own_head: RequestHead
+    call_head: RequestHead
+    _ranks: Ranks
+    _tokens = 0
+    _most_texts = 0  # of a call, where a refusal said so
+    _waited_ms = -1.0  # what the calls before waited
+
+    # What moves it forward
+
+    def submit(self) -> None:
+        """Raises ``Refusal``."""
+        group = self.gateway.registry.group(self.request.model, self.route.path)
+        if any(instance.engine is EngineKind.TEI for instance in group):
+            self._translate()
+        super().submit()
+
+    def _translate(self) -> None:
+        self.wanted = read_request(self.route.path, self.body)
+        self.own_body, self.own_head = self.body, self.head
+        self._ranks = []
+        if self.wanted is not None:
+            self.call_head = head = copy(self.head)
+            head.comes_again = False
+            head.lines, head.keyed_lines = _as_ours(head.lines), _as_ours(head.keyed_lines)
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        if instance.engine is EngineKind.TEI and not self.own_body:  # it has come since
+            try:
+                self._translate()
+            except Refusal as refusal:
+                self.refused(refusal)
+                self.gateway.turn.later(self.gateway.manager.release, self)
+                return
+        if self.wanted is not None:
+            try:
+                self._prepare(self.wanted, instance)
+            except Exception as error:
+                self.broke(error)
+                return
+        super().placed(instance, decision)
+        if self._waited_ms >= 0:
+            self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
+
+    def _prepare(self, wanted: RerankRequest, instance: ExecutionInstance) -> None:
+        """Make what this instance gets."""
+        if instance.engine is not EngineKind.TEI:  # the whole of it, in the caller's own words
+            self.call, self.body, self.head = None, self.own_body, self.own_head
+            self._ranks, self._tokens = [], 0
+            return
+        engine = self.gateway.engines[instance.instance_id]
+        limits = engine.detected.limits if engine.detected is not None else {}
+        most = self._most_texts or limits.get("max_client_batch_size") or _TEXTS
+        start = len(self._ranks)
+        end = end_of_call(wanted, start, most, engine.dialect.payload_bytes)
+        self.call, self.body = (start, end), call_body(wanted, start, end)
+        self.head = self.call_head
+
+    # What the engine says
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        super().engine_answers(answer, length)
+        if self.call is not None and self.answer is answer:
+            self.held = []
+
+    def _judge(self, body: bytes) -> None:
+        engine, answer = self.engine, self.answer
+        assert engine is not None
+        assert answer is not None
+        if self.call is None:
+            super()._judge(body)
+        elif self.status == 200:
+            self._ranked(answer, body)
+        elif (
+            self.status in _TOO_MANY
+            and (allowed := engine.dialect.texts_allowed(body))
+            and 0 < allowed < self.call[1] - self.call[0]
+        ):
+            self._most_texts = allowed
+            self._go_on()
+        else:
+            super()._judge(body)
+
+    def _wrapped(self, body: bytes) -> bytes | None:
+        if self.call is None or self.engine is None:
+            return super()._wrapped(body)
+        return self.engine.dialect.wrapped_error(self.status, "/v1" + ENGINE_ROUTE, body)
+
+    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+        """A long answer is held, too: only the whole of it can be translated."""
+        if self.call is None or self.held is None or end:
+            super()._let_go(piece, end, took)
+        elif len(piece) <= MAX_ANSWER:
+            self.held = [piece]
+        else:
+            self._spoilt(f"answered with over {MAX_ANSWER} bytes")
+
+    def _ranked(self, answer: Answer, body: bytes) -> None:
+        """A call is answered: go on with the next, or answer the caller."""
+        gateway, call, wanted = self.gateway, self.call, self.wanted
+        assert call is not None
+        assert wanted is not None
+        self.connection = None  # it is in the pool again
+        if gateway.ran_since(self.sent_at):
+            self.took = gateway.clock() - self.sent_at
+        start, end = call
+        try:
+            coding = coding_of(answer)
+            plain = decoded(coding, body, MAX_ANSWER) if coding else body
+            self._ranks += ranks_of(plain, start, end - start)
+        except (BadRanksError, CodingError) as error:
+            self._spoilt(str(error))
+            return
+        self._tokens += tokens_of(answer.headers)
+        if end < len(wanted.texts):
+            self.tried = ()
+            self._go_on()
+        else:
+            self._answer(wanted)
+
+    def _spoilt(self, detail: str) -> None:
+        """What the engine answered cannot be used, and no other need be asked."""
+        self.held = None
+        self._abandon()
+        self.fail(errors.upstream_unreachable(self._at, detail))
+
+    def _go_on(self) -> None:
+        """What is left of the documents is placed anew."""
+        self.held = None
+        if self.waited_ms >= 0:
+            self._waited_ms = max(0.0, self._waited_ms) + self.waited_ms
+        self.waited_ms = -1.0
+        self._go_on_elsewhere()
+        if self.phase is Phase.QUEUED:
+            self.waited_ms, self.queued_at = 0.0, self.gateway.clock()
+
+    # What the caller gets
+
+    def _answer(self, wanted: RerankRequest) -> None:
+        body = answer_body(
+            self.own_head.route.path,
+            wanted,
+            self._ranks,
+            model=self.request.model,
+            tokens=self._tokens,
+            request_id=self.request_id.decode("latin-1"),
+        )
+        self.held = self.connection = None
+        head = self._head(Answer(200, [_JSON]), len(body))
+        if len(body) < JOIN_BYTES:
+            self.caller.write(head + body)
+        else:
+            self.caller.writelines((head, body))
+        self._move(Phase.DONE)
+
+    def _drop_body(self) -> None:
+        super()._drop_body()
+        if FINAL[self.phase]:
+            self.own_body, self.wanted, self._ranks = b"", None, []
+
+
+def _as_ours(lines: bytes) -> bytes:
+    """Header lines for a body that is made here, and whose answer is read here."""
+    kept = [line for line in lines.split(b"\r\n") if not line.startswith(_MADE_ANEW)]
+    return UNCODED + b"content-type: application/json\r\n" + b"\r\n".join(kept)

@@ -57,6 +57,7 @@ ROUTES: dict[str, Route] = {
         Route("/embed_all", _T.EMBEDDING, ("inputs",), names_model=False),
         Route("/predict", _T.CLASSIFY, ("inputs",), names_model=False),
         Route("/similarity", _T.SIMILARITY, ("inputs",), names_model=False),
+        Route("/", _T.EMBEDDING, ("inputs",), names_model=False),  # TEI's root: see ``root_route``
         Route("/info", _T.POOLING, names_model=False, body=Body.NONE, method="GET"),
     )
 }

@@ -11,7 +11,7 @@ import httpx
 
 from sage_inference.engines.ask import AskError, NotAskedError, ask
 from sage_inference.engines.dialects import dialect_of
-from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE
+from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE, SPARSE_ROUTES
 from sage_inference.engines.patience import REAL_TIME, Patience
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
@@ -253,6 +253,9 @@ def _tei(answers: _Answers, model: str | None) -> Detected:
         if isinstance(kinds, dict)
         else "embedding"
     )
+    routes = ROUTES_BY_TYPE[kind]
+    if isinstance(kinds, dict) and kinds.get(kind) == {"pooling": "splade"}:
+        routes = SPARSE_ROUTES
     name = info.get("served_model_name") or info.get("model_id") or model
     simulated = info.get("docker_label") == SIMULATOR
     length = info.get("max_input_length")
@@ -262,7 +265,7 @@ def _tei(answers: _Answers, model: str | None) -> Detected:
         EngineKind.TEI,
         ExecutionInstanceType.EMBEDDING,
         (card,) if name else (),
-        ROUTES_BY_TYPE[kind],
+        routes,
         _text(info.get("version")),
         {key: info[key] for key in _LIMITS if isinstance(info.get(key), int)},
         simulated,

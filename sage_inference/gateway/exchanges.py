@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from sage_inference.control_plane import rerank
 from sage_inference.control_plane.pairs import has_halves
+from sage_inference.control_plane.root_route import ROOT
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.request import ROUTES as MERGED
+from sage_inference.gateway.embeddings.root import RootExchange
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.rerank import RerankExchange
@@ -19,6 +21,7 @@ Exchanges = Mapping[str, type[Exchange]]
 _PLAIN: Exchanges = {
     **dict.fromkeys(MERGED, EmbeddingExchange),
     **dict.fromkeys(rerank.ROUTES, RerankExchange),
+    ROOT: RootExchange,
 }
 _PAIRED: Exchanges = {
     **_PLAIN,

@@ -18,6 +18,7 @@ ROUTES_BY_TYPE: Mapping[str, frozenset[str]] = {
     "reranker": _COMMON | {"/rerank", "/v1/rerank", "/v2/rerank", "/predict"},
     "classifier": _COMMON | {"/predict"},
 }
+SPARSE_ROUTES = _COMMON | {"/embed_sparse"}  # of an embedding model with SPLADE pooling
 _TYPES = {429: "rate_limit_error", 401: "authentication_error"}
 
 

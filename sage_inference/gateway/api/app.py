@@ -109,12 +109,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _unknown_route(request)
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
+        allow = ", ".join(_methods_of(request))
         message = f"{request.method} is not for {path}; it takes {allow}"
         mended = ApiError(405, message, code="method_not_allowed", headers=((b"allow", allow.encode()),))
     else:
         mended = ApiError(error.status_code, error.detail)
     return error_response(mended, request.scope)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All that a path takes: it may have several routes, and the error names those of the first."""
+    path = _path(request.scope)
+    routes = [r for r in request.app.routes if isinstance(r, Route) and r.path_regex.match(path)]
+    return sorted({method for route in routes for method in route.methods or ()})
 
 
 def _unknown_route(request: Request) -> Response:

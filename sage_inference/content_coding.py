@@ -16,6 +16,9 @@ PIECE = 65536  # bytes that come out at once at most
 FREE = 8 << 20
 # What no real body above that exceeds: 100 copies of one file in zstd have a ratio of 350, most text one of 3 to 20.
 MOST_RATIO = 400
+# What comes out of a coding within another is compressed already. The bytes between the two are no more than these:
+# blocks without a byte cost much to read, compress well, and nothing of them comes out in the end.
+_FREE_BETWEEN, _RATIO_BETWEEN = 65536, 4
 # What is fed at once: what is left behind the end of an output or of a member is copied each time.
 _FED = 16384
 # Members of gzip, or frames of zstd: each costs up to 30 µs and may have 9 bytes.
@@ -108,8 +111,10 @@ class Decoder:
         self._out[stage] = out = self._out[stage] + size
         if out > self._most:
             raise TooLongError(f"has more than {self._most} bytes when decompressed")
-        if out > FREE and out > MOST_RATIO * self._received:
-            raise TooDenseError(f"has more than {MOST_RATIO} times its size when decompressed")
+        last = stage == len(self._stages) - 1
+        free, ratio = (FREE, MOST_RATIO) if last else (_FREE_BETWEEN, _RATIO_BETWEEN)
+        if out > free and out > ratio * self._received:
+            raise TooDenseError(f"has more than {ratio} times its size when decompressed")
 
     def finish(self) -> None:
         """All was fed and read. Nothing at all is nothing in each coding: some clients name one for an empty body."""

@@ -28,6 +28,7 @@ from sage_inference.content_coding import (
     decoded,
     readable,
 )
+from tests.fuzz.codings import empty_blocks
 from tests.support.codings import CODED, ENCODERS, cases, needs_zstd, raw_deflate, zstd
 
 Encode = Callable[[bytes], bytes]
@@ -227,23 +228,9 @@ def test_skippable_frames_are_skipped() -> None:
     assert decoded((b"zstd",), frame + zstd(b"body") + frame, MB) == b"body"
 
 
-def _empty_blocks(count: int) -> bytes:
-    """Dynamic deflate blocks without a byte, of 90 bits each: the dearest input there is."""
-    order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15]
-    bits = [0, 0, 1] + [0] * 10 + [int(bit) for bit in f"{len(order) - 1 - 4:04b}"[::-1]]
-    for symbol in order[:-1]:
-        bits += [1, 0, 0] if symbol in (1, 18) else [0, 0, 0]
-    for repeat in (138, 118):
-        bits += [1] + [int(bit) for bit in f"{repeat - 11:07b}"[::-1]]
-    bits += [0, 0, 0]
-    unit = bits * 8
-    packed = bytes(sum(bit << n for n, bit in enumerate(unit[at : at + 8])) for at in range(0, len(unit), 8))
-    return packed * (count // 8)
-
-
 def test_a_turn_of_the_dearest_input_takes_a_moment() -> None:
     decoder = Decoder((b"deflate",), MB)
-    data = _empty_blocks(80_000)[:65536]
+    data = empty_blocks(80_000)[:65536]
     began = time.thread_time()
     decoder.feed(data)
     assert not decoder.read()

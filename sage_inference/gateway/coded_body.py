@@ -70,6 +70,7 @@ class Decoding:
         self._busy = False
         self._next()  # before the loop's own work: the thread goes on meanwhile
         if not turn.cancelled():
+            turn.exception()  # asked for even where nobody wants the body any more: otherwise it would be logged
             body.decoded(turn)
 
 

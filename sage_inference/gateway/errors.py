@@ -78,6 +78,23 @@ def bad_framing() -> ApiError:
     return ApiError(400, "the request is not valid HTTP/1.1", close=True)
 
 
+def unread_transfer_coding(value: bytes) -> ApiError:
+    message = (
+        f'the request has the transfer coding "{_quoted(value)}", and only "chunked" is read; '
+        "a compressed body is declared by Content-Encoding"
+    )
+    return ApiError(400, message, close=True)
+
+
+def unmet_expectation(value: bytes) -> ApiError:
+    message = f'the request expects "{_quoted(value)}", and only "100-continue" is met (header Expect)'
+    return ApiError(417, message, close=True)
+
+
+def _quoted(value: bytes) -> str:
+    return value[:60].decode("latin-1")
+
+
 def headers_too_large(limit: str) -> ApiError:
     return ApiError(431, f"the request's headers exceed {limit}", close=True)
 

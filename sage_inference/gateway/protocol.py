@@ -62,7 +62,9 @@ def _answer_to(error: httptools.HttpParserError) -> ApiError:
     cause = error.__context__
     if isinstance(cause, ApiError):
         return cause
-    if cause is None or isinstance(cause, httptools.HttpParserError | ValueError):
+    if cause is None or isinstance(
+        cause, httptools.HttpParserError | httptools.HttpParserUpgrade | ValueError
+    ):
         return errors.bad_framing()
     report(cause, "a request, before its body was read,")
     return errors.internal()
@@ -412,7 +414,9 @@ class GatewayProtocol(HttpToolsProtocol):
             if name in _FRAMING:
                 raise errors.bad_framing()
             return  # a trailer: it comes after all checks of the head, and no engine needs one
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"expect" and value:
+            if value.lower() != b"100-continue":
+                raise errors.unmet_expectation(value)
             self.expect_100_continue = True
         self.headers.append((name, value))
 
@@ -458,8 +462,10 @@ class GatewayProtocol(HttpToolsProtocol):
             elif name == b"content-length":
                 self._length = int(value)
             elif name == b"transfer-encoding":
-                if self._chunked or value.lower() != b"chunked" or version != "1.1":
+                if self._chunked or version != "1.1":
                     raise errors.bad_framing()
+                if value.lower() != b"chunked":
+                    raise errors.unread_transfer_coding(value)
                 self._chunked = True
         if hosts > 1 or (not hosts and version == "1.1") or version not in _VERSIONS or b"#" in self.url:
             raise errors.bad_framing()
@@ -530,7 +536,7 @@ class GatewayProtocol(HttpToolsProtocol):
         path, _, _ = self.url.partition(b"?")
         if path[:1] != b"/" and path != b"*":  # absolute form: http://host/path
             url = httptools.parse_url(self.url)
-            if url.schema.lower() not in (b"http", b"https") or not url.host:
+            if (url.schema or b"").lower() not in (b"http", b"https") or not url.host:
                 raise errors.bad_framing()
             path = url.path or b"/"
             # The target's host counts, not that of the header (RFC 9112 section 3.2.2).

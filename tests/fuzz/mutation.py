@@ -28,7 +28,8 @@ HEADERS = (
     b"Expect: 100-continue", b"Expect: 200-ok", b"TE: trailers", b"Trailer: x-a", b"Keep-Alive: timeout=1",
     b"Host: evil.example", b"Host: localhost", b"x-a: b", b" folded", b"\tfolded", b"x-a", b": no-name", b"x a: b",
     b"x-a:b\0c", b"x-a: \xff", b"Proxy-Connection: close", b"x-request-id: 1", b"x-sage-instance: z",
-    b"Content-Type: text/event-stream", b"",
+    b"Content-Type: text/event-stream", b"", b"Content-Encoding: gzip", b"Content-Encoding: deflate",
+    b"Content-Encoding: zstd", b"Content-Encoding: br", b"Content-Encoding: identity", b"Content-Encoding:",
 )  # fmt: skip
 
 

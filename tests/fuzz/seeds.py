@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from tests.fuzz.codings import CODINGS
+
 _CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+_GZIPPED = CODINGS["gzip"][1](_CHAT)
 _EMBED = b'{"model":"m","input":"hi"}'
 
 
@@ -14,6 +17,11 @@ def _post(path: bytes, body: bytes, *headers: bytes, version: bytes = b"HTTP/1.1
 def _chunked_post(*chunks: bytes, trailer: bytes = b"") -> bytes:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(chunks) + b"0\r\n" + trailer + b"\r\n"
+
+
+def _coded(name: str, *headers: bytes, body: bytes = _CHAT) -> bytes:
+    header, encode = CODINGS.get(name, CODINGS["gzip"])
+    return _post(b"/v1/chat/completions", encode(body), b"Content-Encoding: " + header.encode(), *headers)
 
 
 CHAT = _post(b"/v1/chat/completions", _CHAT, b"Content-Type: application/json")
@@ -37,6 +45,21 @@ REQUESTS = (
     b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + CHAT,
     b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n" + _MODELS,
     b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n" + CHAT,
+    _coded("gzip"),
+    _coded("members", body=_CHAT + b" " * 500) + CHAT,
+    _coded("raw deflate", b"Expect: 100-continue") + _coded("deflate"),
+    _coded("zstd", b"Connection: close"),
+    _coded("frames", body=_CHAT + b" " * 500) + _coded("stored"),
+    _coded("gzip in gzip") + _MODELS,
+    _coded("empty blocks", body=_CHAT + b" " * 2000),
+    _coded("cut") + CHAT + _coded("gzip", body=b""),
+    _coded("foreign") + CHAT,
+    _coded("gzip", body=_CHAT + b" " * 200_000) + CHAT,
+    _coded("identity") + CHAT,
+    _chunked_post(
+        b"%x\r\n%b\r\n" % (len(_GZIPPED) - 9, _GZIPPED[:-9]), b"9\r\n%b\r\n" % _GZIPPED[-9:]
+    ).replace(b"Host", b"Content-Encoding: gzip\r\nHost")
+    + CHAT,
     _post(b"/v1/chat/completions", b'{"messages":[]}') + _post(b"/tokenize", b'{"prompt":"x"}'),
 )
 

@@ -44,6 +44,14 @@ DEAREST = {
     "pipelined and refused": Recipe(CHAT, unit=b"a", wrap=0, size=10, times=500),
     "pipelined upgrades": Recipe("/health/live", "none", head=13, times=300),
     "a large body": Recipe(CHAT, unit=b"hello ", wrap=3, size=64 * MB),
+    "a bomb": Recipe(CHAT, unit=b"a", size=8 * MB, coding="gzip"),
+    "a bomb in chunks": Recipe(CHAT, "tiny chunks", unit=b"a", size=8 * MB, coding="gzip in gzip"),
+    "a bomb of lists": Recipe(CHAT, unit=b"[],", size=MB, coding="gzip", ends=False),
+    "bombs, pipelined": Recipe(EMBEDDINGS, unit=b"1,", wrap=4, size=100_000, coding="deflate", times=50),
+    "blocks without a byte": Recipe(CHAT, unit=b"a", size=MB // 8, coding="empty blocks"),
+    "blocks without a byte, within gzip": Recipe(CHAT, unit=b"a", size=MB // 4, coding="empty blocks in gzip"),
+    "members without a byte": Recipe(CHAT, unit=b"a", size=MB // 8, coding="empty members"),
+    "tiny members": Recipe(CHAT, unit=b"hello ", wrap=3, size=MB // 8, coding="members"),
     "a large text to embed": Recipe(EMBEDDINGS, unit=b"hello ", wrap=6, size=64 * MB),
 }  # fmt: skip
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 MAX_TURNS = 500
 MOMENT_S = 0.01
 MOST_READ = 262144  # bytes that a socket hands over at once
 _EOF = EOFError()
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Dial = Callable[[asyncio.Protocol], "FakeTransport"]
 
 
@@ -23,6 +26,7 @@ class FuzzLoop(asyncio.SelectorEventLoop):
         self._now: float | None = None
         self._dial: Dial | None = None
         self.crashes: list[str] = []
+        self._aside: set[asyncio.Future[Any]] = set()  # what other threads do for it
         self.set_exception_handler(lambda _, context: self.crashes.append(repr(context)))
 
     def take_over(self, dial: Dial) -> None:
@@ -42,11 +46,21 @@ class FuzzLoop(asyncio.SelectorEventLoop):
         protocol = protocol_factory()
         return self._dial(protocol), protocol
 
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        future = super().run_in_executor(executor, func, *args)
+        self._aside.add(future)
+        future.add_done_callback(self._aside.discard)
+        return future
+
     async def settle(self) -> None:
         """Until nothing is left to do but to wait for bytes or, for longer than a moment, for time."""
         for _ in range(MAX_TURNS):
             await asyncio.sleep(0)
-            if not self._ready and not self._let_a_moment_pass():  # type: ignore[attr-defined]
+            if self._aside:
+                await asyncio.wait(list(self._aside))
+            elif not self._ready and not self._let_a_moment_pass():  # type: ignore[attr-defined]
                 return
         self.crashes.append(f"still busy after {MAX_TURNS} turns of the event loop")
 

@@ -78,6 +78,7 @@ CODINGS = {
     "chunked, identity": coded(b"chunked, identity"),
     "identity, chunked": coded(b"identity, chunked"),
     "gzip": coded(b"gzip"),
+    "no chunk behind an upgrade": plain(b"connection: upgrade\r\nupgrade: h2c\r\n", CHUNKED, body=b"zz\r\n"),
     "gzip, chunked": coded(b"gzip, chunked"),
     "chunked in a list with nothing": coded(b"chunked,"),
     "xchunked": coded(b"xchunked"),
@@ -152,6 +153,7 @@ LINES = {
     "small letters in the method": line(b"post /v1/chat/completions HTTP/1.1"),
     "unknown method": line(b"PO(T /v1/chat/completions HTTP/1.1"),
     "no target": line(b"POST HTTP/1.1"),
+    "star with a path": line(b"POST *x HTTP/1.1"),
     "relative target": line(b"POST v1/chat/completions HTTP/1.1"),
     "return in the target": line(b"POST /v1/chat\r/completions HTTP/1.1"),
     "NUL in the target": line(b"POST /v1/chat/completions?\0 HTTP/1.1"),
@@ -211,6 +213,38 @@ def test_it_is_refused_behind_a_good_request_too_and_byte_by_byte(
             caller.send(SMUGGLED)
         caller.rest()
     assert len(engine.requests) == heard + 1
+
+
+@pytest.mark.parametrize("name", ["gzip, chunked", "identity, chunked", "deflate, chunked"])
+def test_a_transfer_coding_that_is_not_read_is_named(before_it: InProcess, name: str) -> None:
+    with Caller(before_it.port) as caller:
+        reply = caller.send(coded(name.encode())).reply()
+    assert reply.status == 400
+    assert f'transfer coding "{name}"' in reply.error["message"]
+    assert "Content-Encoding" in reply.error["message"]
+
+
+@pytest.mark.parametrize("value", ["200-ok", "100-continue, x", "x=y", "continue"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/admin/policy"])
+def test_an_expectation_that_is_not_met_is_417(
+    engine: RogueEngine, before_it: InProcess, path: str, value: str
+) -> None:
+    heard = len(engine.requests)
+    with Caller(before_it.port) as caller:
+        reply = caller.send(post(path, chat(), f"expect: {value}")).reply()
+        assert reply.status == 417
+        assert f'expects "{value}"' in reply.error["message"]
+        assert caller.closed()
+    assert len(engine.requests) == heard
+
+
+@pytest.mark.parametrize("value", ["", "100-Continue"])
+def test_an_expectation_that_is_met(before_it: InProcess, value: str) -> None:
+    with Caller(before_it.port) as caller:
+        caller.send(post(CHAT, chat(), f"expect: {value}"))
+        if value:
+            assert caller.head().status == 100
+        assert caller.reply().status == 200
 
 
 def test_garbage_behind_pipelined_requests_ends_the_connection(

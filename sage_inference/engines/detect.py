@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ BARE_MODELS = "/models"
 TRIED = frozenset({"/classify", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"})
 _WRITES = frozenset({"/v1/chat/completions", "/v1/completions"})
 _ENCODES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify", "/pooling"})
+_RERANKS = ("/v1/rerank", "/rerank", "/v2/rerank")  # one route under three names
 _EMBEDS = frozenset({"embed", "embeddings", "embedding"})
 _RANKS = frozenset({"rerank", "classify"})
 _NOT_VLLM = frozenset({"/get_model_info", "/health_generate", "/generate_stream"})  # SGLang's, TGI's
@@ -69,7 +70,7 @@ class Detected:
     """What a server said it is. ``routes`` are the gateway's routes that it serves.
 
     ``guessed``: it does not report its routes, so each is tried. ``bare``: it serves OpenAI's routes without ``/v1``
-    before them. ``tagged``: it is an Ollama, where ``llama3`` is short for ``llama3:latest``.
+    before them. ``paths``: routes that it has under another path. ``tagged``: it is an Ollama, where ``llama3`` is short for ``llama3:latest``.
     """
 
     engine: EngineKind
@@ -82,6 +83,7 @@ class Detected:
     guessed: bool = False
     bare: bool = False
     tagged: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,12 +278,15 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
     cards = _cards(answers.models) or ((_assumed(model),) if model else ())
     dialect = dialect_of(which)
     known = dialect.llm_routes | dialect.embedding_routes | TRIED
+    if which is EngineKind.OPENAI and _may_rank(cards, answers.openapi):
+        known |= set(_RERANKS)
     named = _served(answers.openapi)
     if answers.bare:
         named = frozenset(f"/v1{path}" if f"/v1{path}" in known else path for path in named)
     served = named & known
+    paths = _other_names(served) if which is EngineKind.OPENAI else {}
     kind = _kind_of(cards, served)
-    routes = served or (
+    routes = served.union(paths) or (
         (dialect.llm_routes if kind.serves_llm else frozenset())
         | (dialect.embedding_routes if kind.serves_embeddings else frozenset())
         | (TRIED if kind is ExecutionInstanceType.LLM_EMBEDDING else frozenset())
@@ -298,7 +303,20 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
         guessed=not served,
         bare=answers.bare,
         tagged=answers.ollama,
+        paths=paths,
     )
+
+
+def _may_rank(cards: tuple[ModelInfo, ...], openapi: Any) -> bool:
+    """Whether routes to rerank are more than a part of a server whose model does something else."""
+    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    return "rerank" in able if able else not _served(openapi) & _WRITES
+
+
+def _other_names(served: frozenset[str]) -> dict[str, str]:
+    """The routes that an engine can serve by one of its own: infinity has one to rerank, and clients ask three."""
+    own = next((route for route in _RERANKS if route in served), None)
+    return {route: own for route in _RERANKS if route not in served} if own else {}
 
 
 def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionInstanceType:

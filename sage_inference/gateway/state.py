@@ -30,6 +30,7 @@ from sage_inference.engines.dialects import Dialect, dialect_of
 from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.missing_route import STATUSES as NO_ROUTE
 from sage_inference.engines.missing_route import kind_without, means_no_route
+from sage_inference.engines.permits import calls_at_once
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.engines.turn import Turn
@@ -136,9 +137,11 @@ class Engine:
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
-        path = self.dialect.path_for(route.path)
-        if self.detected is not None and self.detected.bare:
-            path = path.removeprefix("/v1")
+        path, detected = self.dialect.path_for(route.path), self.detected
+        if detected is not None:
+            path = detected.paths.get(path, path)
+            if detected.bare:
+                path = path.removeprefix("/v1")
         path = self.address.prefix + path
         _, mark, query = target.partition(b"?")
         return f"{route.method} {path}".encode() + mark + query + self._own_headers
@@ -199,7 +202,7 @@ class Engine:
         instance.context_tokens = _context_tokens(detected)
         instance.tagged = detected.tagged
         if not self.settings.max_concurrent_requests:  # TEI refuses what is beyond
-            instance.max_concurrent_requests = detected.limits.get("max_concurrent_requests", 0)
+            instance.max_concurrent_requests = calls_at_once(detected)
         instance.simulated = detected.simulated
         self.set_window(self._gateway.settings.scheduling.late_binding)
 

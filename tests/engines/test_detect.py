@@ -97,6 +97,37 @@ def test_infinity_tells_its_kind_by_its_models_capabilities() -> None:
     assert (infinity.limits["batches_calls"], infinity.limits["pads"]) == (1, 1)
 
 
+INFINITYS = ("/v1/embeddings", "/v1/rerank", "/v1/classify", "/v1/models", "/health")
+
+
+def an_infinity(*capabilities: str) -> tuple[int, bytes]:
+    status, body = recorded("infinity/002_models")
+    document = json.loads(body)
+    document["data"][0]["capabilities"] = list(capabilities)
+    return status, json.dumps(document).encode()
+
+
+@pytest.mark.parametrize("prefix", ["/v1", ""])
+def test_infinity_has_one_route_to_rerank_and_serves_all_three_by_it(prefix: str) -> None:
+    served = openapi(*(prefix + path.removeprefix("/v1") for path in INFINITYS))
+    infinity = found({f"{prefix}/models": an_infinity("rerank"), "/openapi.json": served})
+    assert (infinity.kind, infinity.bare) == (EMBEDDING, not prefix)
+    assert {"/v1/rerank", "/v2/rerank", "/rerank"} <= infinity.routes
+    assert infinity.paths == {"/rerank": "/v1/rerank", "/v2/rerank": "/v1/rerank"}
+
+
+def test_a_server_with_routes_that_its_model_cannot_serve_does_not_rerank() -> None:
+    embeds = found({"/v1/models": an_infinity("embed"), "/openapi.json": openapi(*INFINITYS)})
+    sglang: Answers = {
+        "/v1/models": recorded("llama_cpp/100_models"),
+        "/openapi.json": openapi("/v1/chat/completions", "/v1/rerank", "/v1/score", "/get_model_info"),
+    }
+    for one in (embeds, found(sglang)):
+        assert one.engine is EngineKind.OPENAI
+        assert not one.routes & {"/v1/rerank", "/v2/rerank", "/rerank"}
+        assert one.paths == {}
+
+
 def test_llama_cpp_may_serve_both() -> None:
     assert found({"/v1/models": recorded("llama_cpp/100_models")}).engine is EngineKind.OPENAI
 

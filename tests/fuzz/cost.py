@@ -45,7 +45,16 @@ _EMBEDS = re.compile(rb"POST (/v1/embed|/embed|/[ ?])")
 _RANKS = re.compile(rb"POST (/v1|/v2)?/rerank[ ?]")
 _GOOD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
-PATHS = (*ROUTES, "/health/live", "/v1/models/m", "/", "/admin/status", "/x")
+PATHS = (
+    *ROUTES,
+    "/health/live",
+    "/v1/models/m",
+    "/",
+    "/admin/status",
+    "/x",
+    "/x/v1//Chat/Completions/",
+    "/v1/models/",
+)
 FRAMINGS = ("length", "chunks", "tiny chunks", "none")
 UNITS = (
     b"[],", b"{},", b"[", b"{", b'{"":', b'"",', b"1,", b"[1],", b"12345,", b"1e9,", b"1.5,", b"1", b" ", b"\n", b"a",

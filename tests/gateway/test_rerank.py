@@ -14,8 +14,10 @@ import pytest
 from sage_inference.config.settings import InstanceSettings
 from sage_inference.types import EngineState
 from tests.support.inprocess import InProcess, gateway
+from tests.support.listing import ListingEngine, Reply
 from tests.support.replay import FIXTURES
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw
+from tests.support.simulators import simulated_engine
 from tests.support.tei import FakeTEI, ranked, refusal, score
 from tests.support.wire import Caller, post
 
@@ -331,3 +333,53 @@ def test_both_kinds_are_listed_as_rerankers() -> None:
         ready(g)
         (card,) = CLIENT.get(f"{g.url}/v1/models").json()["data"]
         assert (card["type"], card["capabilities"][0]) == ("rerank", "rerank")
+
+
+@pytest.mark.parametrize("under", ["/v1", ""])
+def test_infinitys_only_route_is_asked_under_all_three_names(under: str) -> None:
+    def reranks(path: str, document: dict[str, Any]) -> Reply:
+        assert path == f"{under}/rerank"
+        found = [{"index": at, "relevance_score": score(document["documents"][at])} for at in PLACES]
+        return 200, {"object": "rerank", "results": found}
+
+    card = {"capabilities": ["rerank"]}
+    routes = [f"{under}/embeddings", f"{under}/rerank"]
+    with ListingEngine("m", post=reranks, owner="infinity", routes=routes, card=card, under=under) as engine:
+        with gateway(InstanceSettings(url=engine.url, name="e0")) as g:
+            ready(g)
+            for path in OPENAI_SHAPED:
+                answer = rerank(g, DOCUMENTS, path)
+                assert places(answer) == PLACES
+                assert answer.json()["object"] == "rerank"
+
+
+def test_calls_wait_here_for_the_permits_that_texts_take_there() -> None:
+    """The engine gives a permit to each text, and refuses a call that cannot have all of its own."""
+    options = ("--model", "m", "--model-type", "reranker", "--max-concurrent-requests", "64")
+    documents = [f"d {at}" for at in range(40)]
+    with simulated_engine("tei", *options) as engine:
+        with gateway(InstanceSettings(url=engine.url, name="e0")) as g, ThreadPoolExecutor(24) as pool:
+            ready(g)
+            answers = list(pool.map(lambda _: rerank(g, documents), range(48)))
+            assert [answer.status_code for answer in answers] == [200] * 48
+            assert all(sorted(places(answer)) == list(range(40)) for answer in answers)
+            nothing_is_held(g)
+
+
+def test_a_call_leaves_permits_to_others_however_many_texts_it_may_have() -> None:
+    documents = [f"d {at}" for at in range(100)]
+    with FakeTEI(batch=1000, max_concurrent_requests=128) as engine, gateway(*instances(engine)) as g:
+        ready(g)
+        assert places(rerank(g, documents)) == list(reversed(range(100)))
+        assert [len(call["texts"]) for call in engine.calls] == [32, 32, 32, 4]
+        assert g.ask(lambda r: r.gateway.registry.instances["e0"].max_concurrent_requests) == 4
+
+
+@pytest.mark.parametrize("path", OPENAI_SHAPED)
+def test_a_compressed_request_is_translated_like_a_plain_one(path: str) -> None:
+    body = json.dumps({"model": "m", "query": "q", "documents": DOCUMENTS}).encode()
+    with FakeTEI() as engine, gateway(*instances(engine)) as g:
+        ready(g)
+        headers = {"content-encoding": "gzip", "content-type": "application/json"}
+        assert places(CLIENT.post(g.url + path, content=gzip.compress(body), headers=headers)) == PLACES
+        assert b"content-encoding" not in engine.requests[0].lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_texts_are_embedded_as_by_embed() -> None:
         many = ["x" * size for size in range(1, 101)]
         assert [vector[0] for vector in ask(g, {"inputs": many}).json()] == list(range(1, 101))
         assert ask(g, {"inputs": "abc"}, "/?x=1").json() == [[3.0, 0.5]]
+        zipped = gzip.compress(b'{"inputs":"abcd"}')
+        answer = CLIENT.post(f"{g.url}/", content=zipped, headers={"content-encoding": "gzip"})
+        assert answer.json() == [[4.0, 0.5]]
         assert set(asked_at(engine)) <= {"/embed", "/embed?x=1", "/v1/embeddings"}
 
 

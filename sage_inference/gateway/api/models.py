@@ -18,6 +18,7 @@ _CAPABILITIES = {
     "/v1/completions": "completion",
     "/v1/embeddings": "embed",
     "/embed": "embed",
+    "/embed_sparse": "embed",
     "/v1/rerank": "rerank",
     "/rerank": "rerank",
     "/v1/audio/transcriptions": "transcription",

@@ -27,6 +27,7 @@ from sage_inference.control_plane.rerank import (
 from sage_inference.engines.answer import Answer, Piece
 from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.engines.permits import texts_a_call
 from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import UNCODED, RequestHead
@@ -34,7 +35,6 @@ from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.types import EngineKind, ExecutionInstance, SchedulingDecision
 
 MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
-_TEXTS = 32  # of a call, where the engine does not report how many it takes
 _TOO_MANY = frozenset({413, 422})
 _JSON = (b"content-type", b"application/json")
 _MADE_ANEW = (b"accept-encoding:", b"content-type:")
@@ -100,7 +100,7 @@ class RerankExchange(Exchange):
             return
         engine = self.gateway.engines[instance.instance_id]
         limits = engine.detected.limits if engine.detected is not None else {}
-        most = self._most_texts or limits.get("max_client_batch_size") or _TEXTS
+        most = self._most_texts or texts_a_call(limits)
         start = len(self._ranks)
         end = end_of_call(wanted, start, most, engine.dialect.payload_bytes)
         self.call, self.body = (start, end), call_body(wanted, start, end)

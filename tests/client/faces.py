@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ class AsyncFace:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if not asyncio.iscoroutinefunction(method):
+        if not inspect.iscoroutinefunction(method):
             return method
 
         def call(*args: Any, **fields: Any) -> Any:

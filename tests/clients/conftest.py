@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.clients.table import line_of, made, missing
+from tests.clients.wishes import RERANKER
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.simulators import simulated_engine
 
@@ -101,7 +102,10 @@ def gateway(environment: None) -> Iterator[Gateway]:
     with (
         simulated_engine("vllm", "--speed", "instant") as llm,
         simulated_engine("tei", "--speed", "instant") as embedder,
-        running_gateway(llm.url, embedder.url) as gateway,
+        simulated_engine(
+            "tei", "--model-type", "reranker", "--model", RERANKER, "--speed", "instant"
+        ) as reranker,
+        running_gateway(llm.url, embedder.url, reranker.url) as gateway,
     ):
         yield gateway
 

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.clients.wishes import CITY, DIMENSION, EMBEDDER, HELLO, LLM, TEXTS, WEATHER
+from tests.clients.wishes import (
+    BEST,
+    CITY,
+    DIMENSION,
+    DOCUMENTS,
+    EMBEDDER,
+    HELLO,
+    LLM,
+    QUERY,
+    RERANKER,
+    TEXTS,
+    WEATHER,
+)
 
 CLIENT = "litellm"
 CHAT: Any = {"model": f"openai/{LLM}", "messages": HELLO}
@@ -54,6 +66,14 @@ def test_structured_output(litellm: Any, client: Any) -> None:
 def test_embeddings(litellm: Any, client: Any) -> None:
     answer = litellm.embedding(model=f"openai/{EMBEDDER}", input=TEXTS, **client)
     assert [len(item["embedding"]) for item in answer.data] == [DIMENSION] * len(TEXTS)
+
+
+def test_rerank(litellm: Any, client: Any) -> None:
+    address = client["api_base"].removesuffix("/v1")
+    for provider in ("jina_ai", "cohere", "hosted_vllm"):
+        wanted = {"model": f"{provider}/{RERANKER}", "query": QUERY, "documents": DOCUMENTS, "top_n": 2}
+        found = litellm.rerank(**wanted, api_base=address, api_key="none").results
+        assert [len(found), found[0]["index"]] == [2, BEST], provider
 
 
 def test_anthropic_messages(litellm: Any, client: Any) -> None:

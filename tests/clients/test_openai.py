@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.wishes import CITY, DIMENSION, EMBEDDER, HELLO, LLM, TEXTS, WEATHER
+from tests.clients.wishes import CITY, DIMENSION, EMBEDDER, HELLO, LLM, RERANKER, TEXTS, WEATHER
 
 CLIENT = "openai"
 
@@ -93,7 +93,7 @@ def test_embeddings_in_base64(client: Any) -> None:
 
 
 def test_models(client: Any) -> None:
-    assert [model.id for model in client.models.list()] == [LLM, EMBEDDER]
+    assert [model.id for model in client.models.list()] == [LLM, EMBEDDER, RERANKER]
     assert client.models.retrieve(LLM).id == LLM
 
 

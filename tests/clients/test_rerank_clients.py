@@ -11,6 +11,7 @@ import pytest
 
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, InstanceSettings
+from tests.clients.conftest import Elsewhere
 from tests.support.inprocess import InProcess, gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
@@ -128,12 +129,14 @@ def test_litellms_rerankers(served: InProcess, order: list[int], litellm: Any, p
 
 
 def test_litellms_huggingface_reranker_speaks_teis_own_shape(
-    served: InProcess, order: list[int], litellm: Any
+    served: InProcess, order: list[int], litellm: Any, elsewhere: Elsewhere
 ) -> None:
     found = litellm.rerank(
         model=f"huggingface/{RERANKER}", query=QUERY, documents=TEXTS, api_base=served.url, api_key=KEY
     )
     assert [one["index"] for one in found.results] == order
+    assert set(elsewhere.seen) == {"huggingface.co"}  # asked for the model's task, and not needed
+    elsewhere.seen.clear()
 
 
 def test_a_client_of_jinas(served: InProcess, order: list[int]) -> None:

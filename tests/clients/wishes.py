@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LLM, EMBEDDER = "simulated-llm", "simulated-embedding"
+LLM, EMBEDDER, RERANKER = "simulated-llm", "simulated-embedding", "simulated-reranker"
 DIMENSION = 384
 HELLO: Any = [{"role": "user", "content": "hello"}]
 TEXTS = ["first", "second", "third"]
@@ -15,3 +15,5 @@ CITY: dict[str, Any] = {
     "additionalProperties": False,
 }
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+QUERY, DOCUMENTS = "the capital of France", ["cats sleep", "Paris is the capital of France", "dogs bark"]
+BEST = 1  # the place in DOCUMENTS

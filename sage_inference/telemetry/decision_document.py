@@ -49,13 +49,12 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
 
 
 def _outcome(attempt: Placement) -> str | None:
-    """As the relay says; a prompt's leg that was answered is no retry, its request went on."""
-    if (
-        attempt.outcome == "retried"
-        and attempt.answered_at is not None
-        and leg_of(attempt.request) == "prefill"
-    ):
-        return "prefilled"
+    """As the relay reports it. What was answered is no retry: its request went on with the next leg, or call."""
+    if attempt.outcome == "retried" and attempt.answered_at is not None:
+        if leg_of(attempt.request) == "prefill":
+            return "prefilled"
+        if attempt.status == 200:
+            return "done"
     return attempt.outcome
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from sage_inference.config.settings import InstanceSettings
 from sage_inference.types import EngineState
-from tests.support.inprocess import InProcess, gateway
+from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.listing import ListingEngine, Reply
 from tests.support.replay import FIXTURES
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw
@@ -95,6 +95,9 @@ def test_more_documents_than_a_call_takes_are_split_and_merged(path: str) -> Non
         assert top.json()["usage"]["total_tokens"] == 100
         assert top.json()["meta"]["billed_units"]["search_units"] == 1
         assert g.ask(lambda r: dict(r.gateway.stats.outcomes)) == {(path, 200): 2}
+        explained = f"{g.url}/admin/decisions/{top.headers['x-request-id']}"
+        attempts = CLIENT.get(explained, headers=ADMIN).json()["attempts"]
+        assert [attempt["outcome"] for attempt in attempts] == ["done"] * 4
         nothing_is_held(g)
 
 
@@ -188,6 +191,8 @@ BAD: list[Answer] = [
     ok('[{"index":0,"score":0.1}]' + " " * (2 << 20)),
     ok(b"\x1f\x8bnothing", "content-encoding: gzip"),
     ok(b"[]", "content-encoding: br"),
+    ok("[]", "location: /elsewhere", status="302 Found"),
+    raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
 ]
 
 

@@ -121,6 +121,9 @@ class RerankExchange(Exchange):
             super()._judge(body)
         elif self.status == 200:
             self._ranked(answer, body)
+        elif self.status < 400:  # it is no error, and no ranking
+            self.connection = None
+            self._spoilt(f"answered with status {self.status} instead of a ranking")
         elif (
             self.status in _TOO_MANY
             and (allowed := engine.dialect.texts_allowed(body))
@@ -193,7 +196,7 @@ class RerankExchange(Exchange):
             self._ranks,
             model=self.request.model,
             tokens=self._tokens,
-            request_id=self.request_id.decode("latin-1"),
+            request_id=self.caller_id.decode("latin-1"),
         )
         self.held = self.connection = None
         head = self._head(Answer(200, [_JSON]), len(body))

@@ -62,12 +62,22 @@ def whole_of(request: SchedulingRequest) -> SchedulingRequest:
 
 def leg_of(request: SchedulingRequest) -> str | None:
     """``prefill`` or ``decode``; None for a whole request."""
-    return request.route.partition("#")[2] or None
+    return request.route.partition("@")[0].partition("#")[2] or None
 
 
 def path_of(route: str) -> str:
-    """The route without its leg."""
-    return route.partition("#")[0]
+    """The route without its leg, or its instance."""
+    return route.partition("@")[0].partition("#")[0]
+
+
+def pinned_route(path: str, instance_id: str) -> str:
+    """A route that only one instance takes, because it has something that no other has."""
+    return f"{path}@{instance_id}"
+
+
+def pinned_to(route: str) -> str | None:
+    """The only instance that takes the route; None where others may."""
+    return route.partition("@")[2] or None
 
 
 def has_halves(instances: Iterable[ExecutionInstance]) -> bool:

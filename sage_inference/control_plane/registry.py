@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sage_inference.control_plane.pairs import PREFILL, has_halves, path_of, takers
+from sage_inference.control_plane.pairs import PREFILL, has_halves, path_of, pinned_to, takers
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
 _LEAVING = (EngineState.DRAINING, EngineState.STOPPED)
@@ -72,7 +72,9 @@ class Registry:
         found = self._groups.get(key)
         if found is None:
             found = tuple(i for i in self.serving(path_of(route)) if model in i.models)
-            if has_halves(found):
+            if only := pinned_to(route):
+                found = tuple(i for i in found if i.instance_id == only)
+            elif has_halves(found):
                 found = takers(found, route)
             if route in VECTOR_ROUTES and len(found) > 1:
                 if any(model in i.uncompared for i in found):

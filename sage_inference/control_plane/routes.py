@@ -20,6 +20,7 @@ class Route:
 
     ``names_model``: whether the field ``model`` belongs to the route's protocol, so that a missing one
     may be filled in; TEI's own routes have none.
+    ``engine_path``: the path at an engine, where ``path`` is a template.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Route:
     names_model: bool = True
     body: Body = Body.JSON
     method: str = "POST"
+    engine_path: str = ""
 
 
 _T = RequestType

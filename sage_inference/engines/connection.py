@@ -144,8 +144,10 @@ class EngineConnection(asyncio.Protocol):
         """What is still to come of the answer under way goes to another receiver."""
         self._receiver = receiver
 
-    def pass_whole_chunks(self, taker: ChunkTaker) -> None:
+    def pass_whole_chunks(self, taker: ChunkTaker | None) -> None:
         """From now on a chunk of this answer that comes alone and whole is passed on as it came, framing and all.
+
+        None: it is not, until ``taker`` is set again.
 
         Its size and its end stand where they must: that is seen without the parser, which never hears of it.
         """

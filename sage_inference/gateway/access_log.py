@@ -37,7 +37,7 @@ class AccessLog:
             outcome(exchange.status, ended, placed=instance is not None),
             engine_request_id=_id_at_engine(exchange),
             tenant=exchange.head.tenant or None,
-            model=request.model if request is not None else None,
+            model=(request.model or None) if request is not None else None,
             instance=None if instance is None else instance.instance_id,
             first_byte_ms=_ms(began, _first_byte(exchange)),
             total_ms=_ms(began, now),

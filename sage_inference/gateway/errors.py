@@ -168,6 +168,41 @@ def out_of_resources(what: str) -> ApiError:
     return ApiError(503, message, "service_unavailable", "out_of_resources", headers=retry_after(2))
 
 
+def response_not_found(response_id: str, maker: str = "") -> ApiError:
+    """``maker``: the instance that made it, and was removed since."""
+    return ApiError(404, f"Response with id '{response_id}' not found.{_removed(maker)}")
+
+
+def previous_response_not_found(response_id: str, maker: str = "") -> ApiError:
+    message = (
+        f"Previous response with id '{response_id}' not found.{_removed(maker)} "
+        f"Send the whole conversation as input, without previous_response_id."
+    )
+    return ApiError(404, message, INVALID, "previous_response_not_found", "previous_response_id")
+
+
+def _removed(maker: str) -> str:
+    return f" Instance {maker}, which made it, was removed." if maker else ""
+
+
+def response_id_in_use(response_id: str) -> ApiError:
+    message = f"'request_id': the id '{response_id}' is in use; leave it out, or choose another"
+    return ApiError(409, message, INVALID, "request_id", "request_id")
+
+
+def maker_unavailable(response_id: str, maker: str, state: str) -> ApiError:
+    message = f"instance {maker}, which made response '{response_id}', is {state}; no other instance has that response"
+    return ApiError(503, message, "service_unavailable", "no_healthy_instance", headers=retry_after(5))
+
+
+def maker_lacks_model(response_id: str, maker: str, model: str) -> ApiError:
+    message = (
+        f"instance {maker}, which made response '{response_id}', does not serve model \"{model}\"; "
+        f"no other instance has that response"
+    )
+    return ApiError(400, message, INVALID, "model", "model")
+
+
 def no_healthy_instance(model: str, detail: str) -> ApiError:
     message = f'no healthy instance serves model "{model}" now: {detail}'
     return ApiError(503, message, "service_unavailable", "no_healthy_instance", headers=retry_after(5))

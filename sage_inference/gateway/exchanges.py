@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from sage_inference.control_plane import rerank
 from sage_inference.control_plane.pairs import has_halves
+from sage_inference.control_plane.response_routes import METHODS
 from sage_inference.control_plane.root_route import ROOT
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
@@ -14,18 +15,27 @@ from sage_inference.gateway.embeddings.root import RootExchange
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.rerank import RerankExchange
+from sage_inference.gateway.relay.responses import (
+    PairedResponsesExchange,
+    ResponsesExchange,
+    StoredResponseExchange,
+)
 from sage_inference.types import ExecutionInstance
 
 Exchanges = Mapping[str, type[Exchange]]
 
+_RESPONSES = "/v1/responses"
 _PLAIN: Exchanges = {
     **dict.fromkeys(MERGED, EmbeddingExchange),
     **dict.fromkeys(rerank.ROUTES, RerankExchange),
+    **dict.fromkeys(METHODS, StoredResponseExchange),
     ROOT: RootExchange,
+    _RESPONSES: ResponsesExchange,
 }
 _PAIRED: Exchanges = {
     **_PLAIN,
     **{path: PairedExchange for path, route in ROUTES.items() if route.type.is_llm},
+    _RESPONSES: PairedResponsesExchange,
 }
 
 

@@ -46,6 +46,11 @@ class Guard:
     def has_keys(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def has_tenants(self) -> bool:
+        """Whether callers with different keys share the engines."""
+        return len(set(self._keys.values())) + (self._admin_key is not None and self.has_keys) > 1
+
     def has_keys_of(self, other: Guard) -> bool:
         """Whether both let the same callers in."""
         return self._keys == other._keys and self._admin_key == other._admin_key

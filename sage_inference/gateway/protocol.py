@@ -15,6 +15,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from sage_inference.control_plane.response_routes import PREFIX as RESPONSES
+from sage_inference.control_plane.response_routes import ResponseRoute, response_route
 from sage_inference.control_plane.routes import ROUTES, Route
 from sage_inference.engines.answer import Piece
 from sage_inference.engines.turn import Turn
@@ -545,8 +547,10 @@ class GatewayProtocol(HttpToolsProtocol):
             self.headers.append((b"host", host if url.port is None else b"%b:%d" % (host, url.port)))
         if b"%" in path:  # the application reads escapes, and a path must not have two meanings
             path = unquote_to_bytes(path)
-        route = _HOT.get(path)
-        if route is None or self.parser.get_method() != route.method.encode():
+        route, method = _HOT.get(path), self.parser.get_method()
+        if route is None and path.startswith(RESPONSES):
+            return response_route(method.decode("latin-1"), path)
+        if route is None or method != route.method.encode():
             return None
         return route
 
@@ -582,7 +586,9 @@ class GatewayProtocol(HttpToolsProtocol):
             except ApiError as error:
                 self._reject(route, error)
                 return
-        elif self._begun == 1 and self._received:
+        elif (
+            self._begun == 1 and self._received and not isinstance(route, ResponseRoute)
+        ):  # those don't repeat
             self._remember(head)
         self._enqueue(exchange)
 

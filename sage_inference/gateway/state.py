@@ -51,6 +51,7 @@ from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.request_ids import RequestIds
 from sage_inference.gateway.stats import Stats
+from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
 from sage_inference.gateway.watching import Watcher
 from sage_inference.telemetry.metrics import Histogram, RecentMean
@@ -137,7 +138,7 @@ class Engine:
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
-        path, detected = self.dialect.path_for(route.path), self.detected
+        path, detected = self.dialect.path_for(route.engine_path or route.path), self.detected
         if detected is not None:
             path = detected.paths.get(path, path)
             if detected.bare:
@@ -336,6 +337,7 @@ class Gateway:
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
         self.engines: dict[str, Engine] = {}
+        self.responses = StoredResponses(self.engines)
         self.exchanges = exchanges_for(())
         self.embeddings = EmbeddingService(self, _rules(settings))
         self.stats = Stats()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,6 +92,12 @@ def _vllm_options(parser: argparse.ArgumentParser) -> None:
         help="have /sleep, /wake_up and /is_sleeping, as vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1",
     )
     parser.add_argument(
+        "--store-responses",
+        action="store_true",
+        default=os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") == "1",
+        help="keep what /v1/responses made, as vLLM with VLLM_ENABLE_RESPONSES_API_STORE=1, which sets this, too",
+    )
+    parser.add_argument(
         "--kv-transfer-config",
         type=_transfer,
         help='hand prompts over to other engines, as vLLM with {"kv_connector": "NixlConnector"}',
@@ -129,6 +136,7 @@ def _vllm(given: argparse.Namespace) -> SimulatedEngine:
         transfer=given.kv_transfer_config,
         host=given.host,
         dev_mode=given.dev_mode,
+        stores=given.store_responses,
     )
     return SimulatedVLLM(options, given.speed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage_inference.control_plane.load import DECODE_TOKENS, Placement, Seen
-from sage_inference.control_plane.pairs import leg_of, whole_of
+from sage_inference.control_plane.pairs import leg_of, path_of, whole_of
 
 
 def document(attempt: Placement, epoch: float) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "request_id": request.request_id,
         "caller_request_id": request.caller_request_id or None,
         "request_type": request.request_type.value,
-        "route": request.route,
+        "route": path_of(request.route),
         "model": request.model,
         "priority": int(request.priority),
         "tenant": request.tenant,

@@ -240,6 +240,29 @@ def test_bodies_pass_byte_for_byte_mounted_too(http: str) -> None:
         assert engine.requests[0].endswith(b"\r\n\r\n" + body)
 
 
+def test_a_stored_response_is_asked_for_mounted_too(http: str) -> None:
+    path = "/v1/responses"
+    made = ok('{"id": "resp_1"}')
+    with (
+        RogueEngine(made, routes=[path], scripted=(f"{path}/",)) as engine,
+        mounted(engine, http=http) as outer,
+    ):
+        with Caller(outer.port) as caller:
+            caller.send(post(f"/llm{path}", b'{"model": "m", "input": "a"}')).reply()
+            for line, status in (
+                (f"GET /llm{path}/resp_1?stream=true", 200),
+                (f"DELETE /llm{path}/resp_1", 200),
+                (f"GET /llm{path}/resp_1", 404),
+                (f"GET /llm{path}/resp%0d%0ax:%20y", 404),
+                (f"POST /llm{path}/resp_1/cancel", 404),
+                (f"PUT /llm{path}/resp_1", 405),
+            ):
+                head = f"{line} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n"
+                assert caller.send(head.encode()).reply().status == status, line
+        starts = [request.split(b"\r\n")[0].decode() for request in engine.requests[1:]]
+        assert starts == [f"GET {path}/resp_1?stream=true HTTP/1.1", f"DELETE {path}/resp_1 HTTP/1.1"]
+
+
 def test_a_mounted_stream_arrives_as_it_is_sent(http: str) -> None:
     def answer(wire: Wire) -> None:
         wire.send(sse("one"))

@@ -88,7 +88,10 @@ def chunk(data: bytes) -> bytes:
 
 
 class RogueEngine:
-    """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats."""
+    """Answers GETs as an OpenAI-like engine does, and each POST by the next answer; the last one repeats.
+
+    ``scripted``: begins of paths whose GETs are answered as POSTs are.
+    """
 
     def __init__(
         self,
@@ -97,10 +100,12 @@ class RogueEngine:
         early: int = 0,
         probed: bool = False,
         routes: Sequence[str] = (),
+        scripted: tuple[str, ...] = (),
     ) -> None:
         self.answers = list(answers)
         self.model = model
         self._routes = routes  # those that it names, as vLLM does; without any it has no /openapi.json
+        self._scripted = scripted
         self._probed = probed  # whether the gateway's probe of vectors is answered as any request
         self._early = early  # so many POSTs are answered before their bodies are read
         self.requests: list[bytes] = []  # heads and bodies of POSTs, as received
@@ -161,10 +166,11 @@ class RogueEngine:
             posted = False
             while True:
                 head, body, buffer = _read_request(sock, buffer, early=self._early > 0)
-                if head.startswith(b"GET"):
+                path = head.split()[1].decode("latin-1")
+                if head.startswith(b"GET") and not path.startswith(self._scripted or ("-",)):
                     if not self.silent:
                         time.sleep(self.slow_s)
-                        sock.sendall(self._get(head.split()[1].decode()))
+                        sock.sendall(self._get(path))
                     continue
                 if not self._probed and PROBE_TEXT[:30].encode() in body:
                     sock.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sage_inference.control_plane.response_routes import METHODS
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
@@ -27,6 +28,8 @@ from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 
+# The relayed routes and their methods.
+_RELAYED = {**{path: (route.method,) for path, route in ROUTES.items()}, **METHODS}
 _REQUEST_ID = "sage_request_id"  # its place in a request's scope
 _MOST_SHOWN = 200  # characters of an unknown path in its error
 
@@ -160,7 +163,7 @@ def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[
             Route("/v1/models", models.list_models),
             Route("/v1/models/{model_id:path}", models.get_model),
             *admin.routes,
-            *(Route(r.path, Relayed(gateway, callers, r), methods=[r.method]) for r in ROUTES.values()),
+            *(Route(path, Relayed(gateway, callers, path), methods=[*m]) for path, m in _RELAYED.items()),
         ],
         middleware=middleware,
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _crashed},

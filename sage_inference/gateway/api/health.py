@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_inference import __version__
+from sage_inference.control_plane.response_routes import METHODS
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.state import Gateway
 from sage_inference.types import EngineState
@@ -63,6 +64,6 @@ async def info(request: Request) -> Response:
                 "llm": registry.models(i for i in available if i.instance_type.serves_llm),
                 "embedding": registry.models(i for i in available if i.instance_type.serves_embeddings),
             },
-            "routes": ["/v1/models", "/health", "/metrics", *ROUTES],
+            "routes": ["/v1/models", "/health", "/metrics", *ROUTES, *METHODS],
         }
     )

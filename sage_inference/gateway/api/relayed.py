@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from sage_inference.control_plane.routes import Route
 from sage_inference.engines.answer import HOP_BY_HOP, Headers
 from sage_inference.gateway.api.access import RELAYED
 from sage_inference.gateway.bodies import COUNTED
@@ -20,10 +20,10 @@ _NOT_PASSED = HOP_BY_HOP | {b"expect"}
 class Relayed:
     """One route, relayed as the gateway's own server does it: the request goes through its protocol."""
 
-    def __init__(self, gateway: Gateway, callers: Callers, route: Route) -> None:
+    def __init__(self, gateway: Gateway, callers: Callers, path: str) -> None:
         self._gateway = gateway
         self._callers = callers
-        self._route = route
+        self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = object()
@@ -52,9 +52,11 @@ class Relayed:
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         scope[RELAYED] = True
-        route, query = self._route, scope.get("query_string", b"")
-        target = route.path.encode() + (b"?" + query if query else b"")
-        reply = self._callers.send(route.method.encode(), target, _headers(scope), body)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        query = scope.get("query_string", b"")
+        named = {name: quote(value, safe="") for name, value in scope.get("path_params", {}).items()}
+        target = self._path.format(**named).encode() + (b"?" + query if query else b"")
+        reply = self._callers.send(method.encode(), target, _headers(scope), body)
         leaving = asyncio.create_task(_left(receive, reply))
         try:
             # Cut short: an answer that was never completed is how ASGI says so, and servers close on it.

@@ -24,6 +24,8 @@ _NOT_SENT = HOP_BY_HOP | {
     b"via",
 }
 UNCODED = b"accept-encoding: identity\r\n"  # of what is read here
+# Answers of these are read here: others may come to share a vector, and a response's id is remembered.
+_READ = (RequestType.EMBEDDING, RequestType.RESPONSES)
 KEYS = frozenset({b"authorization", b"x-api-key"})
 _MAX_ID = 200
 
@@ -87,7 +89,7 @@ class RequestHead:
         self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
         lines, keyed, coded = [], [], []
-        if route.type is RequestType.EMBEDDING:  # its answer may have to be read, if others come to share it
+        if route.type in _READ:
             dropped |= {b"accept-encoding"}
             lines.append(UNCODED)
             keyed.append(UNCODED)

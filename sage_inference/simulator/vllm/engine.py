@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from sage_inference.simulator.vllm.errors import ApiError
 from sage_inference.simulator.vllm.messages import Messages
 from sage_inference.simulator.vllm.metrics import CONTENT_TYPE, VLLMMetrics
 from sage_inference.simulator.vllm.pooling import Pooling
+from sage_inference.simulator.vllm.response_store import ResponseStore
 from sage_inference.simulator.vllm.responses import Responses
 from sage_inference.simulator.vllm.schema import read
 from sage_inference.simulator.vllm.sleep import Sleep
 from sage_inference.simulator.vllm.transfer import KVTransfer, TransferConfig
 
 _OWNER = "sage-simulator"
+_RESPONSE = re.compile(r"^/v1/responses/[^/]+(/cancel)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class VLLMOptions:
     """``runner``: ``generate`` or ``pooling``; ``mixed`` serves both kinds, which no real vLLM does.
 
     ``transfer``: how prompts are handed over between engines; None: they are not. ``host`` is where that happens.
-    ``dev_mode``: whether it has the routes that make it sleep and wake.
+    ``dev_mode``: whether it has the routes that make it sleep and wake. ``stores``: whether it keeps responses.
     """
 
     models: tuple[str, ...]
@@ -48,6 +51,7 @@ class VLLMOptions:
     transfer: TransferConfig | None = None
     host: str = "127.0.0.1"
     dev_mode: bool = False
+    stores: bool = False
 
 
 class SimulatedVLLM:
@@ -113,7 +117,7 @@ class SimulatedVLLM:
         if request.path.startswith("/v1/") and not self._knows_key(request):
             await reply.whole(401, b'{"error":"Unauthorized"}')
             return
-        methods = self._routes.get(request.path)
+        methods = self._routes.get(request.path) or self._routes.get(_template_of(request.path))
         if methods is None:
             await reply.whole(404, b'{"detail":"Not Found"}')
             return
@@ -176,15 +180,18 @@ class SimulatedVLLM:
     def _generate_routes(self) -> dict[str, dict[str, Handler]]:
         self._chat = chat = Chat(self._core, text_only=self._options.text_only)
         messages = Messages(self._core, chat)
+        responses = Responses(self._core, chat, ResponseStore(self._options.stores))
         posts: dict[str, Handler] = {
             "/v1/chat/completions": chat.chat,
             "/v1/chat/completions/batch": chat.batch,
             "/v1/completions": Completions(self._core).complete,
-            "/v1/responses": Responses(self._core, chat).respond,
+            "/v1/responses": responses.respond,
+            "/v1/responses/{response_id}/cancel": responses.cancel,
             "/v1/messages": messages.create,
             "/v1/messages/count_tokens": messages.count_tokens,
         }
-        return {path: {"POST": handler} for path, handler in posts.items()}
+        routes = {path: {"POST": handler} for path, handler in posts.items()}
+        return {**routes, "/v1/responses/{response_id}": {"GET": responses.retrieve}}
 
     def _pooling_routes(self) -> dict[str, dict[str, Handler]]:
         self._chat = Chat(self._core, text_only=self._options.text_only)
@@ -269,6 +276,11 @@ class SimulatedVLLM:
         self._core.check_model(fields.text("model"), aliases=self._options.runner != "pooling")
         ids = [one for one in given if isinstance(one, int)]
         await reply.whole(200, frames.encode({"prompt": tokens.text_of(ids)}))
+
+
+def _template_of(path: str) -> str:
+    """The route that a response's path is of; other paths are their own."""
+    return _RESPONSE.sub(r"/v1/responses/{response_id}\1", path)
 
 
 def _answering(document: Callable[[], Any]) -> Handler:

@@ -1,0 +1,142 @@
+"""The ids in the Responses API: of the response that a body is, and of the one that a request goes on from."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from sage_inference.control_plane.lenient import decoded
+from sage_inference.engines.answer import Answer, Piece, StreamFormat
+from sage_inference.engines.coding import CodingError, coding_of
+from sage_inference.engines.coding import decoded as uncoded
+
+# Engines send the id among the first fields. That is as far as a document is read that is not here as a whole.
+_HEAD = 4096
+_MOST_WHOLE = 1 << 20  # bytes of a document that is read to its end
+_MOST_EVENTS = 65536  # bytes of a stream: its first event repeats the request's instructions and tools
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE = re.compile(rb"\r\n|\n|\r")
+_TOKEN = re.compile(rb'\s*("(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+)', re.DOTALL)
+_BOM = b"\xef\xbb\xbf"
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Response(msgspec.Struct, gc=False):
+    id: str = ""
+
+
+class _Event(msgspec.Struct, gc=False):
+    response: _Response | None = None
+
+
+class _Asked(msgspec.Struct, gc=False):
+    previous_response_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    request_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_response = msgspec.json.Decoder(_Response).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def ids_in(body: bytes) -> tuple[str | None, str | None]:
+    """The response that a request goes on from, and the id that it chooses for its own, which vLLM allows.
+
+    Raises ``Refusal`` for a body that is not JSON.
+    """
+    asked = decoded(_decode_asked, body)
+    return _text(asked.previous_response_id), _text(asked.request_id)
+
+
+def _text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
+    if isinstance(raw, msgspec.UnsetType) or bytes(raw) == b"null":
+        return None
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except _UNREADABLE:  # not a text, or half a surrogate pair: no response has such an id
+        return bytes(raw).decode("utf-8", "replace")
+
+
+class IdSeeker:
+    """Finds a response's id in the first pieces of an answer. ``done``: it needs no more of them."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._coding = coding_of(answer)
+        self._events = answer.stream is StreamFormat.EVENTS
+        self._text = b""
+        self._fed = 0
+        self.done = False
+
+    def feed(self, piece: Piece, end: bool) -> str | None:
+        """The id, once it is known."""
+        most = _MOST_EVENTS if self._events else _MOST_WHOLE
+        self._text += bytes(piece[: most - self._fed])
+        self._fed += len(piece)
+        full = self._fed > most
+        found = self._of_events() if self._events else self._of_document(end and not full)
+        if found is None and self._text and not self._coding:
+            found = self._of_head()
+        self.done = found is not None or end or full or (not self._events and len(self._text) >= _HEAD)
+        if self.done:
+            self._text = b""
+        return found
+
+    def _of_events(self) -> str | None:
+        """From the first event that has one; those before it are let go."""
+        while (end := _EVENT_END.search(self._text)) is not None:
+            event, self._text = self._text[: end.start()], self._text[end.end() :]
+            try:
+                response = _decode_event(_data_of(event)).response
+            except _UNREADABLE:
+                continue
+            if response is not None and response.id:
+                return response.id
+        return None
+
+    def _of_document(self, whole: bool) -> str | None:
+        if not whole:
+            return None
+        try:
+            text = uncoded(self._coding, self._text, _MOST_WHOLE) if self._coding else self._text
+            return _decode_response(text.removeprefix(_BOM)).id or None
+        except (*_UNREADABLE, CodingError):
+            return None
+
+    def _of_head(self) -> str | None:
+        """From what has come of a document or an event that is not whole."""
+        if self._events:
+            return _text_at(_data_of(self._text[:_HEAD]), (b'"response"', b'"id"'))
+        return _text_at(self._text[:_HEAD].removeprefix(_BOM), (b'"id"',))
+
+
+def _data_of(event: bytes) -> bytes:
+    lines = _LINE.split(event.removeprefix(_BOM))
+    return b"\n".join([line[5:] for line in lines if line.startswith(b"data:")])
+
+
+def _text_at(document: bytes, path: tuple[bytes, ...]) -> str | None:
+    """The text at ``path`` in a JSON object that may have broken off, where it stands within ``document``."""
+    keys: list[bytes | None] = []  # of each open object, outermost first, the current one; None in an array
+    is_key = False
+    for found in _TOKEN.finditer(document):
+        token = found[1]
+        if token in (b"{", b"["):
+            keys.append(b"" if token == b"{" else None)
+            is_key = token == b"{"
+        elif token in (b"}", b"]"):
+            if not keys:
+                return None
+            keys.pop()
+        elif token == b",":
+            is_key = bool(keys) and keys[-1] is not None
+        elif token == b":":
+            is_key = False
+        elif is_key:
+            keys[-1] = token
+        elif tuple(keys) == path:
+            try:
+                return msgspec.json.decode(token, type=str)
+            except _UNREADABLE:
+                return None
+    return None

@@ -1,0 +1,142 @@
+"""Requests of the Responses API. An engine stores the responses that it made, and no other engine has them."""
+
+from __future__ import annotations
+
+from sage_inference.control_plane.pairs import pinned_route
+from sage_inference.control_plane.refusal import Refusal
+from sage_inference.control_plane.response_routes import ResponseRoute
+from sage_inference.engines.answer import Answer, Piece, StreamFormat
+from sage_inference.gateway import errors
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.pair import PairedExchange
+from sage_inference.gateway.relay.phase import FINAL, OUTCOMES, Phase
+from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
+from sage_inference.types import SchedulingDecision, SchedulingRequest
+
+MADE_IT = "made the response"  # why an instance was chosen
+
+
+class ResponsesExchange(Exchange):
+    """A new response. One that goes on from another goes to the instance that made that one, and nowhere else."""
+
+    _previous: str | None = None
+    _seeker: IdSeeker | None = None  # while the answer's id is not known
+
+    def submit(self) -> None:
+        """Raises ``Refusal``."""
+        self._previous, chosen = ids_in(self.body)
+        try:
+            if chosen is not None:
+                self.gateway.responses.check_free(chosen, self.head.tenant)
+            if self._previous is not None:
+                self._follow(self._previous)
+        except ApiError as error:
+            self.fail(error)
+        else:
+            super().submit()
+
+    def refused(self, refusal: Refusal) -> None:
+        """It waited. Where the maker of the response before it is gone by now, that is the reason."""
+        if self._previous is not None:
+            try:
+                self._follow(self._previous)
+            except ApiError as error:
+                self.fail(error)
+                return
+        super().refused(refusal)
+
+    def _follow(self, previous: str) -> None:
+        """Let nobody but the maker of ``previous`` take this request. Raises ``ApiError``."""
+        gateway = self.gateway
+        shared = gateway.guard.has_tenants
+        engine = gateway.responses.to_follow(previous, self.head.tenant, shared=shared)
+        if engine is None:
+            return
+        instance, model = engine.instance, self.request.model
+        if model not in instance.models:
+            raise errors.maker_lacks_model(previous, instance.instance_id, model)
+        self.request.route = pinned_route(self.route.path, instance.instance_id)
+
+    def engine_sends(self, piece: Piece, end: bool) -> None:
+        seeker = self._seeker
+        super().engine_sends(piece, end)
+        if seeker is not None:
+            self._seek(seeker, piece, end)
+
+    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+        super()._let_go(piece, end, took)
+        if self.status < 300 and self.answer is not None:
+            self._seeker = IdSeeker(self.answer)
+            self._seek(self._seeker, piece, end)
+
+    def _seek(self, seeker: IdSeeker, piece: Piece, end: bool) -> None:
+        """Remember the instance of the response whose id is found; then its pieces need not be seen any more."""
+        found = seeker.feed(piece, end)
+        if found is not None and self.engine is not None:
+            self.gateway.responses.remember(found, self.head.tenant, self.engine)
+        if seeker.done:
+            self._seeker = None
+        connection = self.connection
+        if connection is None or FINAL[self.phase] or not self.chunked or self._is_opaque:
+            return
+        connection.pass_whole_chunks(self.delivery if seeker.done else None)
+
+    @property
+    def _is_opaque(self) -> bool:
+        return self.answer is None or self.answer.stream is StreamFormat.OPAQUE
+
+
+class PairedResponsesExchange(ResponsesExchange, PairedExchange):
+    """The same where some instances are halves of pairs."""
+
+
+class StoredResponseExchange(Exchange):
+    """A request about a response that an engine stores: it goes to that engine, without waiting for a slot.
+
+    It is never sent elsewhere. Nothing is generated for it, so it counts as no load and teaches nothing of the engine.
+    """
+
+    def begin(self, body: bytes) -> None:
+        gateway, route, tenant = self.gateway, self.head.route, self.head.tenant
+        assert isinstance(route, ResponseRoute)
+        self.whole = True
+        self.body = body
+        self.size = len(body)
+        self.queued_at = gateway.clock()
+        self.request = SchedulingRequest(
+            self.request_id.decode("latin-1"), route.type, "", route.path, tenant=tenant
+        )
+        try:
+            if self.head.request_id:
+                gateway.request_ids.take(self)
+            engine = gateway.responses.to_ask(route.response_id, tenant)
+            instance = engine.instance
+            self.placed(instance, SchedulingDecision(self.request.request_id, instance.instance_id, MADE_IT))
+        except ApiError as error:
+            self.fail(error)
+        except Exception as error:
+            self.broke(error)
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        engine, route = self.engine, self.head.route
+        assert engine is not None
+        assert isinstance(route, ResponseRoute)
+        self.status, self.answer, self.length = answer.status, answer, length
+        if answer.status != 404:  # that concerns the response, and no model
+            engine.answered(answer.status)
+        if route.method == "DELETE" and answer.status < 300:
+            self.gateway.responses.forget(route.response_id, self.head.tenant)
+
+    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+        super()._let_go(piece, end, None)
+
+    def _may_retry(self) -> bool:
+        return False
+
+    def _elsewhere_or(self, error: ApiError) -> None:
+        self.fail(error)
+
+    def _outcome(self) -> str:
+        """A response that had failed was read well."""
+        return OUTCOMES[Phase.DONE]

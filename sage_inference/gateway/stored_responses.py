@@ -1,0 +1,134 @@
+"""Which instance made a response. Engines store responses and do not share them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from sage_inference.control_plane.response_routes import is_response_id
+from sage_inference.gateway import errors
+from sage_inference.gateway.errors import ApiError
+from sage_inference.types import EngineState
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine
+
+MOST = 32768  # responses that are remembered
+MOST_BYTES = 4 << 20  # of their ids
+_SHOWN = 100  # characters of an id that an error quotes
+
+_STATES = {
+    EngineState.STARTING: "not ready yet",
+    EngineState.ASLEEP: "asleep (POST /wake_up to that engine wakes it)",
+    EngineState.EJECTED: "down",
+    EngineState.DRAINING: "draining",
+    EngineState.STOPPED: "stopped",
+}
+
+
+class Maker(NamedTuple):
+    """The instance that made a response. One of the same name at another address has no such response."""
+
+    instance_id: str
+    url: str
+
+
+class StoredResponses:
+    """The makers of the latest responses, by tenant (the name of the caller's key) and id.
+
+    Beyond ``most`` of them, or ``most_bytes`` of ids, the tenant with the most responses loses the one that was
+    unused for longest. Those of an instance that was removed stay among them, so that an error can name it.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+        self._engines = engines
+        self._most, self._most_bytes = most, most_bytes
+        self._of: dict[str, OrderedDict[str, Maker]] = {}
+        self._count = self._bytes = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def remember(self, response_id: str, tenant: str, engine: Engine) -> None:
+        if not is_response_id(response_id):
+            return
+        # An engine may number its responses, and then two engines have the same ids.
+        if self._is_anothers(response_id, tenant):
+            return
+        self.forget(response_id, tenant)
+        made = self._of.setdefault(tenant, OrderedDict())
+        made[response_id] = Maker(engine.instance.instance_id, engine.settings.url)
+        self._count += 1
+        self._bytes += len(response_id)
+        while self._count > self._most or self._bytes > self._most_bytes:
+            largest = max(self._of, key=lambda name: len(self._of[name]))
+            self.forget(next(iter(self._of[largest])), largest)
+
+    def forget(self, response_id: str, tenant: str) -> None:
+        made = self._of.get(tenant)
+        if made is not None and made.pop(response_id, None) is not None:
+            self._count -= 1
+            self._bytes -= len(response_id)
+            if not made:
+                del self._of[tenant]
+
+    def maker(self, response_id: str, tenant: str) -> Maker | None:
+        """None: none is known, or the response is another tenant's."""
+        made = self._of.get(tenant)
+        if made is None or response_id not in made:
+            return None
+        made.move_to_end(response_id)
+        return made[response_id]
+
+    def engine(self, maker: Maker) -> Engine | None:
+        """None: it was removed, or another one has its name now."""
+        engine = self._engines.get(maker.instance_id)
+        return engine if engine is not None and engine.settings.url == maker.url else None
+
+    def check_free(self, response_id: str, tenant: str) -> None:
+        """Raises ``ApiError`` for an id that is another tenant's: the engine would overwrite that response."""
+        if self._is_anothers(response_id, tenant):
+            raise errors.response_id_in_use(_shown(response_id))
+
+    def to_ask(self, response_id: str, tenant: str) -> Engine:
+        """The engine to ask for a response, or to end it. Raises ``ApiError``."""
+        maker = self.maker(response_id, tenant)
+        if maker is None:
+            raise errors.response_not_found(_shown(response_id))
+        engine = self.engine(maker)
+        if engine is None:
+            raise errors.response_not_found(_shown(response_id), maker.instance_id)
+        # One that sleeps or drains still has its responses.
+        if engine.instance.state in (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED):
+            raise self._unavailable(response_id, engine)
+        return engine
+
+    def to_follow(self, response_id: str, tenant: str, *, shared: bool) -> Engine | None:
+        """The engine for a request that goes on from a response. Raises ``ApiError``.
+
+        None: its maker is not known, so any engine may answer that it has no such response. Where tenants share
+        (``shared``) the engines, none is asked: an engine knows of no tenants, and may have the response.
+        """
+        maker = self.maker(response_id, tenant)
+        if maker is None:
+            if shared or self._is_anothers(response_id, tenant):
+                raise errors.previous_response_not_found(_shown(response_id))
+            return None
+        engine = self.engine(maker)
+        if engine is None:
+            raise errors.previous_response_not_found(_shown(response_id), maker.instance_id)
+        if engine.instance.state is not EngineState.READY:
+            raise self._unavailable(response_id, engine)
+        return engine
+
+    def _is_anothers(self, response_id: str, tenant: str) -> bool:
+        return any(response_id in made for name, made in self._of.items() if name != tenant)
+
+    def _unavailable(self, response_id: str, engine: Engine) -> ApiError:
+        instance = engine.instance
+        return errors.maker_unavailable(_shown(response_id), instance.instance_id, _STATES[instance.state])
+
+
+def _shown(response_id: str) -> str:
+    return response_id if len(response_id) <= _SHOWN else f"{response_id[:_SHOWN]}..."

@@ -45,7 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.get_closest_marker("real_engine"):
+        # One worker runs all of them, so the engines are started once. Later hooks are too late for this mark.
+        item.add_marker(pytest.mark.xdist_group("real_engine"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     real = [item for item in items if item.get_closest_marker("real_engine")]
     if config.getoption("--no-real-engines"):
@@ -53,8 +58,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=real)
         return
     for item in real:
-        # One worker runs all of them, so the engines are started once (needs --dist loadgroup with -n).
-        item.add_marker(pytest.mark.xdist_group("real_engine"))
         # The first of them may install the engines; their own waits end sooner, and with a reason.
         item.add_marker(pytest.mark.timeout(1200))
 

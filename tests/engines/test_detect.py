@@ -27,7 +27,7 @@ Answers = dict[str, tuple[int, bytes] | None]
 
 def found(answers: Answers, **known: Any) -> Detected:
     async def ask() -> Detected:
-        async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=1) as client:
             return await detect(client, url, **known)
 
     with replay(answers) as url:
@@ -171,7 +171,7 @@ def test_odd_documents_end_in_a_result_or_a_detect_error(body: bytes) -> None:
 
 def test_an_unreachable_server_is_said_to_refuse() -> None:
     async def ask() -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             await module.detect(client, "http://127.0.0.1:9")
 
     with pytest.raises(DetectError, match="connection refused"):
@@ -192,7 +192,7 @@ def test_a_probe_tells_well_from_unwell(
     answer: tuple[int, bytes] | None, ok: bool, error: str | None
 ) -> None:
     async def ask(url: str) -> ProbeResult:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             return await probe(client, url, VLLM, None, 0.2)
 
     with replay({"/health": answer}) as url:

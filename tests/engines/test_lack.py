@@ -133,7 +133,7 @@ def test_a_pool_waits_for_a_descriptor_that_is_free_in_a_moment(loops: object) -
 def test_a_question_that_could_not_be_sent_tells_nothing_of_the_engine(loops: object, host: str) -> None:
     async def scenario(port: int) -> None:
         url = f"http://{host}:{port}"
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             with no_descriptors():
                 with pytest.raises(NotAskedError, match="open files"):
                     await ask(client, url, None)
@@ -149,7 +149,7 @@ def test_a_question_that_could_not_be_sent_tells_nothing_of_the_engine(loops: ob
 
 def test_an_engine_that_refuses_is_still_the_one_that_does() -> None:
     async def scenario(port: int) -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             with pytest.raises(AskError) as raised:
                 await ask(client, f"http://127.0.0.1:{port}", None)
             assert not isinstance(raised.value, NotAskedError)

@@ -21,7 +21,9 @@ FAST = HealthSettings(interval_s=0.1)
 
 @contextlib.contextmanager
 def client(g: InProcess, **headers: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=g.url, headers={**ADMIN, **headers}, trust_env=False, timeout=10) as found:
+    with httpx.Client(
+        base_url=g.url, headers={**ADMIN, **headers}, trust_env=False, verify=False, timeout=10
+    ) as found:
         yield found
 
 

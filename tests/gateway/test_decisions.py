@@ -92,7 +92,7 @@ def test_a_broken_stream_was_cut_and_a_caller_that_left_cancelled() -> None:
 
 
 def test_an_unknown_request_is_a_404_that_says_what_is_kept() -> None:
-    with RogueEngine(ok()) as a, gateway(a) as g, httpx.Client(trust_env=False) as client:
+    with RogueEngine(ok()) as a, gateway(a) as g, httpx.Client(trust_env=False, verify=False) as client:
         answer = client.get(f"{g.url}/admin/decisions/nope", headers=ADMIN)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "decision_not_found")
         assert "the last 1024" in answer.json()["error"]["message"]

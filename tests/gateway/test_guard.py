@@ -114,7 +114,9 @@ def test_a_page_gets_nothing_from_admin_even_with_the_token(bound: str) -> None:
 @pytest.mark.parametrize("host", ["[::1]", "::1", "fe80::1%lo"])
 def test_an_ipv6_address_is_shown_with_one_pair_of_brackets(host: str) -> None:
     with gateway(server=ServerSettings(host=host), api_keys=KEYS) as g:
-        shown = httpx.get(f"{g.url}/admin/status", headers=ADMIN, trust_env=False).json()["address"]
+        shown = httpx.get(f"{g.url}/admin/status", headers=ADMIN, trust_env=False, verify=False).json()[
+            "address"
+        ]
     assert shown == f"http://[{host.strip('[]')}]:8000"
 
 

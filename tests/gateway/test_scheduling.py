@@ -236,7 +236,7 @@ def test_the_policy_changes_under_those_that_wait_and_nobody_is_lost() -> None:
     with RogueEngine(gate) as engine, gateway(one_slot(engine)) as g:
         callers = [Caller(g.port).chat(tag=str(n)) for n in range(5)]
         queued(g, 4)
-        with httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False) as admin:
+        with httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False, verify=False) as admin:
             for policy in ("priority", "slo_aware", "round_robin"):
                 assert admin.put("/admin/policy", json={"policy": policy}).json()["policy"] == policy
                 assert admin.get("/admin/status").json()["requests"]["queued"] == 4
@@ -248,7 +248,7 @@ def test_the_policy_changes_under_those_that_wait_and_nobody_is_lost() -> None:
 
 
 def test_one_models_policy_is_set_and_ended_at_run_time() -> None:
-    with gateway() as g, httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False) as admin:
+    with gateway() as g, httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False, verify=False) as admin:
         answer = admin.put("/admin/policy", json={"policy": "session", "model": "m"}).json()
         assert (answer["policy"], answer["models"]) == ("hybrid", {"m": "session"})
         assert admin.put("/admin/policy", json={"policy": None, "model": "m"}).json()["models"] == {}
@@ -299,7 +299,10 @@ def test_an_embedding_replica_with_other_vectors_gets_no_request_and_is_told_of(
         instances = [
             InstanceSettings(url=e.url, name=n, kind="embedding") for e, n in ((one, "one"), (two, "two"))
         ]
-        with gateway(instances[0]) as g, httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False) as c:
+        with (
+            gateway(instances[0]) as g,
+            httpx.Client(base_url=g.url, headers=ADMIN, trust_env=False, verify=False) as c,
+        ):
             assert c.post("/admin/instances", json={"url": two.url, "name": "two", "kind": "embedding"})
             g.until(lambda r: r.gateway.engines["two"].differs)
             g.until(lambda r: r.gateway.engines["two"].instance.state is EngineState.EJECTED)

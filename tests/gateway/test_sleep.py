@@ -65,7 +65,7 @@ def ask(
     body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "input": "hi"}
     body |= {"stream": True} if stream else {}
     body |= {"model": model} if model else {}
-    return httpx.post(g.url + path, json=body, timeout=20, trust_env=False)
+    return httpx.post(g.url + path, json=body, timeout=20, trust_env=False, verify=False)
 
 
 def served_by(responses: list[httpx.Response]) -> set[tuple[int, str | None]]:
@@ -84,7 +84,7 @@ def test_a_sleeping_engine_takes_no_traffic_while_another_serves(
     [status, _] = g.ask(lambda r: status_document(r.gateway))["instances"]
     assert status["state"] == "asleep"
     assert status["last_error"] == f"POST {engine.url}/wake_up wakes it"
-    page = httpx.get(g.url + "/metrics", trust_env=False).text
+    page = httpx.get(g.url + "/metrics", trust_env=False, verify=False).text
     assert 'sage_instance_asleep{instance="e0"} 1' in page
     order(engine, "/wake_up?tags=weights")  # a part of it: vLLM's metric says "awake" now
     assert served_by([ask(g) for _ in range(4)]) == {(200, "e1")}
@@ -107,7 +107,7 @@ def test_the_only_one_that_sleeps_is_named_at_once(
     error = refused.json()["error"]
     assert error["code"] == "no_healthy_instance"
     assert "asleep (on e0); POST /wake_up" in error["message"]
-    ready = httpx.get(g.url + "/health/ready", trust_env=False)
+    ready = httpx.get(g.url + "/health/ready", trust_env=False, verify=False)
     assert (ready.status_code, ready.json()["status"]) == (503, "every instance is asleep")
     assert ready.json()["asleep"] == ["e0"]
     order(engine, "/wake_up")
@@ -241,7 +241,7 @@ def test_an_engine_that_lists_no_model_is_not_ready_until_it_does() -> None:
         g.until(lambda _: engine.probes > 2)
         [status] = g.ask(lambda r: status_document(r.gateway))["instances"]
         assert (status["state"], status["last_error"]) == ("starting", "lists no model yet")
-        assert httpx.get(g.url + "/health/ready", trust_env=False).status_code == 503
+        assert httpx.get(g.url + "/health/ready", trust_env=False, verify=False).status_code == 503
         for model in ("m", None):
             refused = ask(g, model=model)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")

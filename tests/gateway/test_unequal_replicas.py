@@ -17,7 +17,7 @@ from tests.support.inprocess import InProcess, gateway
 from tests.support.listing import NO_ROUTE, ListingEngine, Reply
 from tests.support.replay import FIXTURES
 
-CLIENT = httpx.Client(trust_env=False, timeout=20)
+CLIENT = httpx.Client(trust_env=False, verify=False, timeout=20)
 CHAT = ["/v1/chat/completions", "/v1/completions", "/tokenize"]
 OK: Reply = 200, {"choices": [{"message": {"role": "assistant", "content": "hello"}}]}
 

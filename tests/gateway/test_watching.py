@@ -15,7 +15,9 @@ from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.listing import ListingEngine, vectors
 
 QUICK = HealthSettings(interval_s=0.05, timeout_s=1)
-CLIENT = httpx.Client(trust_env=False, timeout=10)  # one: to make a client takes longer than a request
+CLIENT = httpx.Client(
+    trust_env=False, verify=False, timeout=10
+)  # one: to make a client takes longer than a request
 OLLAMA = ("llama3:latest", "qwen3:8b", "nomic:latest")
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.real_engine
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "hello world"}]
 FAST_PROBES = {"health": {"interval_s": 0.2}}
-LONG = {"max_tokens": 400, "ignore_eos": True, "temperature": 0, "stream": True}
+LONG = {"max_tokens": 150, "ignore_eos": True, "temperature": 0, "stream": True}
 # So long that no machine finishes it between two lines of a test: some 40 s.
 LONGER = {**LONG, "max_tokens": 8000}
 
@@ -212,7 +212,7 @@ def test_streamed_chat_holds_the_same_text_and_usage(gateway: Gateway, real_engi
     assert own[-1] == through[-1] == []
     usages = [events(answer.text)[-1]["usage"] for answer in answers]
     assert usages[0] == usages[1]
-    assert usages[0]["completion_tokens"] == 400
+    assert usages[0]["completion_tokens"] == 150
 
 
 def test_stream_arrives_while_the_engine_still_works(gateway: Gateway, real_engines: RealEngines) -> None:
@@ -236,11 +236,13 @@ def test_engine_stops_generating_when_the_caller_leaves(gateway: Gateway, real_e
 
 def one_token(engine: RealEngine) -> None:
     body = {"model": engine.model, "prompt": "hello", "max_tokens": 1}
-    httpx.post(engine.url + COMPLETIONS, json=body, trust_env=False, timeout=60).raise_for_status()
+    httpx.post(
+        engine.url + COMPLETIONS, json=body, trust_env=False, verify=False, timeout=60
+    ).raise_for_status()
 
 
 def metric(engine: RealEngine, name: str) -> float:
-    text = httpx.get(f"{engine.url}/metrics", trust_env=False).text
+    text = httpx.get(f"{engine.url}/metrics", trust_env=False, verify=False).text
     found = re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.M)
     assert found, text
     return float(found[1])
@@ -254,7 +256,7 @@ def test_models_are_the_union_of_the_engines(gateway: Gateway, real_engines: Rea
 
 def model_cards(url: str) -> list[dict[str, Any]]:
     """Without the fields that the engine makes anew for each answer, and those that the gateway adds."""
-    cards = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+    cards = httpx.get(f"{url}/v1/models", trust_env=False, verify=False).json()["data"]
     return [
         {k: v for k, v in card.items() if k not in ("created", "permission", "type", "capabilities")}
         for card in cards
@@ -302,7 +304,7 @@ def test_stopping_gateway_finishes_a_running_stream(real_engines: RealEngines) -
             pieces = answer.iter_text()
             first = next(pieces)
             gateway.process.send_signal(signal.SIGTERM)
-            assert len(events(first + "".join(pieces))) > 100
+            assert len(events(first + "".join(pieces))) > 40
         assert gateway.process.wait(10) == 0, gateway.log()
 
 

@@ -41,7 +41,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
 @pytest.fixture(scope="module")
 def client(running: tuple[str, Path]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=str(document(running[1])["address"]), trust_env=False) as found:
+    with httpx.Client(base_url=str(document(running[1])["address"]), trust_env=False, verify=False) as found:
         yield found
 
 
@@ -87,7 +87,7 @@ def test_simulated_engines_are_called_so_everywhere(running: tuple[str, Path]) -
     found = document(home)
     assert found["simulated"] is True
     assert "(simulated)" in sage(home, "status").stdout
-    models = httpx.get(f"{found['address']}/v1/models", trust_env=False).json()["data"]
+    models = httpx.get(f"{found['address']}/v1/models", trust_env=False, verify=False).json()["data"]
     assert {model["owned_by"] for model in models} == {"sage-simulator"}
     assert {model["id"] for model in models} == {"simulated-llm", "simulated-embedding"}
 

@@ -71,7 +71,7 @@ def test_a_server_can_be_started_again(vllm: SimulatedEngine) -> None:
     server = si.UnifiedAPIServer(config(vllm))
     for _ in range(2):
         server.start(block=False)
-        assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+        assert httpx.get(f"{server.url}/health", trust_env=False, verify=False).status_code == 200
         with pytest.raises(RuntimeError, match="runs already"):
             server.start(block=False)
         server.stop()
@@ -116,7 +116,7 @@ def test_a_blocking_start_ends_with_a_signal(how: signal.Signals) -> None:
         url = process.stdout.readline().strip()
         while True:
             try:
-                httpx.get(f"{url}/health/live", trust_env=False)
+                httpx.get(f"{url}/health/live", trust_env=False, verify=False)
                 break
             except httpx.ConnectError:
                 assert process.poll() is None
@@ -296,18 +296,27 @@ def test_a_mounted_answer_that_is_cut_short_looks_so(http: str) -> None:
 
 def test_limits_and_keys_hold_where_it_is_mounted(http: str) -> None:
     with RogueEngine(ok()) as engine, mounted(engine, http=http, api_keys=["k"]) as outer:
-        assert httpx.post(f"{outer.url}{CHAT}", content=chat(), trust_env=False).status_code == 401
+        assert (
+            httpx.post(f"{outer.url}{CHAT}", content=chat(), trust_env=False, verify=False).status_code == 401
+        )
         headers = {"authorization": "Bearer k"}
-        assert httpx.post(f"{outer.url}{CHAT}", content=chat(), headers=headers, trust_env=False).is_success
+        assert httpx.post(
+            f"{outer.url}{CHAT}", content=chat(), headers=headers, trust_env=False, verify=False
+        ).is_success
         big = b"x" * 67_200_000
-        answer = httpx.post(f"{outer.url}{CHAT}", content=big, headers=headers, trust_env=False, timeout=60)
+        answer = httpx.post(
+            f"{outer.url}{CHAT}", content=big, headers=headers, trust_env=False, verify=False, timeout=60
+        )
         assert answer.status_code == 413
 
 
 def test_health_is_open_and_admin_is_shut_where_it_is_mounted(http: str) -> None:
     server = si.UnifiedAPIServer(config(api_keys=["k"]))
     token = {"authorization": f"Bearer {server.admin_token}"}
-    with Mounted(server, http=http) as outer, httpx.Client(base_url=outer.url, trust_env=False) as client:
+    with (
+        Mounted(server, http=http) as outer,
+        httpx.Client(base_url=outer.url, trust_env=False, verify=False) as client,
+    ):
         assert client.get("/health/live").status_code == 200
         assert client.get("/admin/status").status_code == 401
         assert client.get("/admin/status", headers={"x-api-key": "k"}).status_code == 403
@@ -346,7 +355,7 @@ def test_a_mounted_request_has_one_id(http: str) -> None:
 
 def test_a_server_opens_admin_to_its_own_program() -> None:
     server = si.UnifiedAPIServer(config())
-    with server, httpx.Client(base_url=server.url, trust_env=False) as client:
+    with server, httpx.Client(base_url=server.url, trust_env=False, verify=False) as client:
         assert client.get("/admin/status").status_code == 401
         token = {"authorization": f"Bearer {server.admin_token}"}
         assert client.put("/admin/policy", json={"policy": "random"}, headers=token).status_code == 200

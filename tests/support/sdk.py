@@ -11,6 +11,6 @@ from tests.support.gateway import Gateway
 
 def sdk(gateway: Gateway, **options: Any) -> openai.OpenAI:
     """A client of ``gateway``. Without retries: what the gateway answers is what the test sees."""
-    http = openai.DefaultHttpxClient(trust_env=False)
+    http = openai.DefaultHttpxClient(trust_env=False, verify=False)
     wanted = {"api_key": "none", "max_retries": 0, "timeout": 60, "http_client": http, **options}
     return openai.OpenAI(base_url=f"{gateway.url}/v1", **wanted)

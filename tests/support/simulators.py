@@ -69,7 +69,10 @@ class SimulatedEngine:
         self.pid: int = ready["pid"]
         self.models: list[str] = ready["models"]
         self._control = httpx.Client(
-            base_url=f"http://{self.host}:{ready['control_port']}/simulator", trust_env=False, timeout=30
+            base_url=f"http://{self.host}:{ready['control_port']}/simulator",
+            trust_env=False,
+            verify=False,  # there is no TLS, and to load certificates takes 20 ms
+            timeout=30,
         )
 
     @property
@@ -77,7 +80,9 @@ class SimulatedEngine:
         return self.models[0]
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(**{"base_url": self.url, "trust_env": False, "timeout": 30, **options})
+        return httpx.Client(
+            **{"base_url": self.url, "trust_env": False, "verify": False, "timeout": 30, **options}
+        )
 
     def faults(self, faults: Sequence[dict[str, Any]] = (), /, **switches: Any) -> None:
         """Set what goes wrong from now on: one fault as keywords, or several as a list. Replaces all before."""

@@ -67,7 +67,7 @@ def delivered(calls: Iterable[Call], given: Iterable[Given]) -> Delivered:
 
 def direct(calls: Iterable[Call]) -> Direct:
     found = Direct()
-    with httpx.Client(trust_env=False, timeout=60, headers=_JSON) as http:
+    with httpx.Client(trust_env=False, verify=False, timeout=60, headers=_JSON) as http:
         for call in calls:
             if not call.answered:
                 continue
@@ -87,7 +87,7 @@ def one_by_one(engine: str, given: Sequence[Given]) -> Alone:
     found = Alone()
     known: set[tuple[Meaning, bytes]] = set()
     references: dict[Meaning, bytes] = {}
-    with httpx.Client(trust_env=False, timeout=60, headers=_JSON) as http:
+    with httpx.Client(trust_env=False, verify=False, timeout=60, headers=_JSON) as http:
         for one in given:
             for meaning, vector in zip(meanings(one.path, one.body), vectors(one.answer), strict=True):
                 if (meaning, vector) in known:

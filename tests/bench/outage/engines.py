@@ -56,7 +56,7 @@ class Engines:
         else:
             await asyncio.to_thread(engine.process.wait, 60)
             await asyncio.to_thread(self._start, name, engine.port)
-        async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=1) as client:
             while True:
                 try:
                     if (await client.get(f"{engine.url}/health")).is_success:

@@ -29,7 +29,10 @@ asyncio.run(main())
 
 def test_one_engine_of_each_kind_answers_and_both_are_stopped() -> None:
     async def scenario() -> list[str]:
-        async with simulated_engines() as instances, httpx.AsyncClient(trust_env=False) as client:
+        async with (
+            simulated_engines() as instances,
+            httpx.AsyncClient(trust_env=False, verify=False) as client,
+        ):
             assert [one.name for one in instances] == ["simulated-vllm", "simulated-tei"]
             for one in instances:
                 assert (await client.get(f"{one.url}/health")).status_code == 200
@@ -37,7 +40,7 @@ def test_one_engine_of_each_kind_answers_and_both_are_stopped() -> None:
 
     for url in asyncio.run(scenario()):
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/health", trust_env=False)
+            httpx.get(f"{url}/health", trust_env=False, verify=False)
 
 
 def test_stop_is_orderly() -> None:

@@ -20,7 +20,7 @@ def document_of(request: Request) -> dict[str, Any]:
         raise BodyError(415, "Expected request with `Content-Type: application/json`")
     try:
         document = msgspec.json.decode(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyError(400, f"Failed to parse the request body as JSON: {error}") from None
     if not isinstance(document, dict):
         raise wrong_shape("invalid type, expected a map")

@@ -126,6 +126,8 @@ def read(request: Request) -> Fields:
         raise ApiError(message, kind="Bad Request")
     try:
         document = msgspec.json.decode(request.body)
+    except RecursionError:
+        raise ApiError("There was an error parsing the body", kind="Bad Request") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         document = _leniently(request.body)
     if not isinstance(document, dict):

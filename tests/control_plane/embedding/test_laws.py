@@ -54,7 +54,7 @@ def _world(limits: list[CallLimits], rules: AggregationRules, callers: list[tupl
     return world
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_INSTANCES, _RULES, _CALLERS)
 def test_every_caller_gets_its_own_vectors_in_its_order_and_usage_sums(limits, rules, callers) -> None:  # type: ignore[no-untyped-def]
     world = _world(limits, rules, callers)
@@ -69,7 +69,7 @@ def test_every_caller_gets_its_own_vectors_in_its_order_and_usage_sums(limits, r
     assert (world.aggregator.jobs, world.aggregator.size, world.aggregator.lanes) == (0, 0, {})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_INSTANCES, _CALLERS)
 def test_usage_sums_to_what_engines_counted(limits, callers) -> None:  # type: ignore[no-untyped-def]
     unique = [
@@ -82,7 +82,7 @@ def test_usage_sums_to_what_engines_counted(limits, callers) -> None:  # type: i
     assert sum(sum(caller.job.tokens) for caller in world.callers) == counted
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_INSTANCES, _RULES, _CALLERS)
 def test_no_call_exceeds_a_limit(limits, rules, callers) -> None:  # type: ignore[no-untyped-def]
     world = _world(limits, rules, callers)
@@ -103,7 +103,7 @@ def test_no_call_exceeds_a_limit(limits, rules, callers) -> None:  # type: ignor
 _TEN = ["a", "b", "c", "aa", "ab", "ac", "ba", "bb", "bc", "aaa"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @example(  # a call of one lane leaves so little room that what waits in the other would fill it
     [CallLimits(tokens=8192, size=30, texts_at_once=20)],
     [
@@ -130,7 +130,7 @@ def test_nothing_waits_while_an_instance_has_room(limits, callers, merges) -> No
     world.run()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_INSTANCES, _CALLERS, st.integers(2, 6))
 def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:  # type: ignore[no-untyped-def]
     rules = AggregationRules(min_texts=least, max_wait_s=0.02)
@@ -145,7 +145,7 @@ def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:
     world.run()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(_INSTANCES, _CALLERS)
 def test_a_text_is_computed_once_however_many_want_it_at_once(limits, callers) -> None:  # type: ignore[no-untyped-def]
     good = [(at, texts, "lane", None, False) for at, texts, *_ in callers]

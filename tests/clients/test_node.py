@@ -21,6 +21,8 @@ NODE_ROWS = [row for row in rows().values() if row.is_node]
 STEPS = [
     pytest.param(row, step, id=f"{row.script}:{step}") for row in NODE_ROWS for step in sorted(row.tests)
 ]
+# The tests of clients run without proxies, and npm may need them.
+ENVIRONMENT = os.environ.copy()
 Results = Callable[[Row], dict[str, str]]
 
 
@@ -38,6 +40,7 @@ def _installed() -> Path:
             npm = subprocess.run(
                 ["npm", "install", *options],
                 cwd=folder,
+                env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -45,12 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.get_closest_marker("real_engine"):
-        # One worker runs all of them, so the engines are started once. Later hooks are too late for this mark.
-        item.add_marker(pytest.mark.xdist_group("real_engine"))
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     real = [item for item in items if item.get_closest_marker("real_engine")]
     if config.getoption("--no-real-engines"):

@@ -83,9 +83,3 @@ def test_each_test_runs_once_and_a_file_on_one_worker(
 def test_what_waits_goes_to_the_additional_worker() -> None:
     *_, additional = run(list(suite(*FILES)), 2, 1)
     assert {one.partition("::")[0] for one in additional} == {WAITING}
-
-
-def test_tests_of_one_group_run_on_one_worker_whatever_their_file() -> None:
-    tests = ["a.py::test_1@real_engine", *suite(("b.py", 30)), "c.py::test_1@real_engine", "c.py::test_2"]
-    *_, additional = run(tests, 2, 1)
-    assert additional == ["a.py::test_1@real_engine", "c.py::test_1@real_engine"]

@@ -1,4 +1,7 @@
-"""A gateway before a real vLLM for chat and a real vLLM for embeddings."""
+"""A gateway before a real vLLM for chat and a real vLLM for embeddings.
+
+One file: one worker runs all of its tests, so the engines are started once.
+"""
 
 from __future__ import annotations
 

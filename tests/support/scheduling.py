@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadFileScheduling
 
 # These wait for time to pass or for engines to load: they leave a core idle. The longest first.
-WAITING = (  # a file, or the name of an ``xdist_group``
+WAITING = (
     "tests/bench/test_soak.py",
-    "real_engine",
+    "tests/integration/test_real_engines.py",
+    "tests/integration/test_policies_live.py",
+    "tests/integration/test_stalls.py",
+    "tests/gateway/test_relay_limits.py",
+    "tests/integration/test_lack.py",
+    "tests/gateway/test_probes.py",
+    "tests/gateway/test_pairs.py",
+    "tests/gateway/test_relay_outages.py",
+    "tests/engines/test_lack.py",
 )
 
 
@@ -21,11 +29,11 @@ def add_waiting_worker(config: pytest.Config) -> None:
         config.option.tx = [*config.option.tx, "popen"]
 
 
-class FileScheduling(LoadGroupScheduling):  # type: ignore[misc]
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
     """One worker runs all tests of a file, so the engines and gateways that they share are started once.
 
-    Tests of one ``xdist_group`` go together, whatever their files. The additional worker gets the files of
-    ``WAITING`` and nothing else; the others get those only when nothing else is left.
+    The additional worker gets the files of ``WAITING`` and nothing else; the others get those only when nothing else
+    is left. ``--dist loadgroup`` alone does neither: xdist 3.8 tells groups by an id that pytest 9.2 no longer has.
     """
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
@@ -33,10 +41,6 @@ class FileScheduling(LoadGroupScheduling):  # type: ignore[misc]
         config.option.loadscopereorder = False  # it would order the files by their number of tests
         named = config.option.numprocesses or self.numnodes
         self._waiting_worker = f"gw{named}" if self.numnodes > named else None
-
-    def _split_scope(self, nodeid: str) -> str:
-        scope: str = super()._split_scope(nodeid)
-        return scope.partition("::")[0]
 
     def _assign_work_unit(self, node: Any) -> None:
         file = self._next_for(node)

@@ -123,7 +123,7 @@ class RerankExchange(Exchange):
             self._ranked(answer, body)
         elif self.status < 400:  # it is no error, and no ranking
             self.connection = None
-            self._spoilt(f"answered with status {self.status} instead of a ranking")
+            self._unusable(f"answered with status {self.status} instead of a ranking")
         elif (
             self.status in _TOO_MANY
             and (allowed := engine.dialect.texts_allowed(body))
@@ -146,7 +146,7 @@ class RerankExchange(Exchange):
         elif len(piece) <= MAX_ANSWER:
             self.held = [piece]
         else:
-            self._spoilt(f"answered with over {MAX_ANSWER} bytes")
+            self._unusable(f"answered with over {MAX_ANSWER} bytes")
 
     def _ranked(self, answer: Answer, body: bytes) -> None:
         """A call is answered: go on with the next, or answer the caller."""
@@ -162,7 +162,7 @@ class RerankExchange(Exchange):
             plain = decoded(coding, body, MAX_ANSWER) if coding else body
             self._ranks += ranks_of(plain, start, end - start)
         except (BadRanksError, CodingError) as error:
-            self._spoilt(str(error))
+            self._unusable(str(error))
             return
         self._tokens += tokens_of(answer.headers)
         if end < len(wanted.texts):
@@ -171,7 +171,7 @@ class RerankExchange(Exchange):
         else:
             self._answer(wanted)
 
-    def _spoilt(self, detail: str) -> None:
+    def _unusable(self, detail: str) -> None:
         """What the engine answered cannot be used, and no other need be asked."""
         self.held = None
         self._abandon()

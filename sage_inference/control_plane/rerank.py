@@ -21,6 +21,7 @@ from sage_inference.control_plane.refusal import Refusal, Why
 ENGINE_ROUTE = "/rerank"  # TEI's, and also one of vLLM's, infinity's and llama.cpp's
 ROUTES = ("/v1/rerank", "/v2/rerank", ENGINE_ROUTE)
 MOST_DOCUMENTS = 10_000  # Cohere takes as many
+_EMPTY, _BLANK = b'""', b'" "'
 _FRAME_BYTES = len('{"query":,"texts":[]}')
 _SEARCH_UNIT = 100  # documents, as Cohere counts them
 _MOST_FIELDS = 16  # of a document, that are ranked by
@@ -206,9 +207,11 @@ def _documents(value: bytes, rank_fields: bytes) -> tuple[list[bytes], list[byte
     if len(texts) > MOST_DOCUMENTS:
         raise _too_many()
     originals = [bytes(one) for one in _read_list(value)]
-    return [
+    found = [
         original if text is None else _encode(text) for text, original in zip(texts, originals, strict=True)
-    ], originals
+    ]
+    # One empty text would have the engine refuse all of them.
+    return [_BLANK if text == _EMPTY else text for text in found], originals
 
 
 def _plain_texts(value: bytes) -> list[str | None]:

@@ -38,8 +38,9 @@ def read(body: Any, route: str = "/v1/rerank") -> RerankRequest:
 
 
 def plain(document: Any) -> str:
+    """What the engine gets. An empty text it would refuse, and all others with it."""
     text: str = document if isinstance(document, str) else document["text"]
-    return text
+    return text or " "
 
 
 @settings(max_examples=60, deadline=None)

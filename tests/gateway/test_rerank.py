@@ -340,6 +340,17 @@ def test_both_kinds_are_listed_as_rerankers() -> None:
         assert (card["type"], card["capabilities"][0]) == ("rerank", "rerank")
 
 
+def test_empty_documents_do_not_spoil_the_others() -> None:
+    documents = ["d 5", "", {"text": ""}, "d 900"]
+    with simulated_engine("tei", "--model", "m", "--model-type", "reranker", "--speed", "instant") as engine:
+        with gateway(InstanceSettings(url=engine.url, name="e0")) as g:
+            ready(g)
+            answer = rerank(g, documents)
+            assert sorted(places(answer)) == [0, 1, 2, 3]
+            shown = {one["index"]: one["document"] for one in answer.json()["results"]}
+            assert (shown[1], shown[2]) == ({"text": ""}, {"text": ""})
+
+
 @pytest.mark.parametrize("under", ["/v1", ""])
 def test_infinitys_only_route_is_asked_under_all_three_names(under: str) -> None:
     def reranks(path: str, document: dict[str, Any]) -> Reply:

@@ -12,9 +12,10 @@ import hypothesis
 import pytest
 
 from tests.real.fixtures import RealEngines, real_engines
+from tests.support.engines import tei, vllm
 from tests.support.scheduling import FileScheduling, add_waiting_worker
 
-__all__ = ["real_engines"]
+__all__ = ["real_engines", "tei", "vllm"]
 
 # Tests start some thousand Python processes. Each would compile the whole package where this variable is set.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

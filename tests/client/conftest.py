@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.client.faces import KINDS, Clients
-from tests.support.simulators import SimulatedEngine, simulated_engine
 
 
 @pytest.fixture(params=KINDS)
@@ -19,18 +18,6 @@ def clients(request: pytest.FixtureRequest) -> Iterator[Clients]:
             yield made
         finally:
             made.close()
-
-
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[SimulatedEngine]:
-    with simulated_engine("vllm", "--speed", "instant") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def tei() -> Iterator[SimulatedEngine]:
-    with simulated_engine("tei", "--speed", "instant") as engine:
-        yield engine
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sage_inference.config.settings import InstanceSettings
 from sage_inference.types import EngineState
 from tests.support.command import sage
 from tests.support.inprocess import ADMIN, InProcess, gateway
-from tests.support.simulators import SimulatedEngine, simulated_engine
+from tests.support.simulators import SimulatedEngine
 from tests.support.tls import LOCAL, Authority, Certificate, tls_front
 
 
@@ -31,18 +30,6 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def good(ca: Authority) -> Certificate:
     return ca.issue()
-
-
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[SimulatedEngine]:
-    with simulated_engine("vllm", "--speed", "instant") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def tei() -> Iterator[SimulatedEngine]:
-    with simulated_engine("tei", "--speed", "instant") as engine:
-        yield engine
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -25,20 +24,8 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.daemon.errors import PortTaken
 from tests.support.gateway import free_port
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw, sse
-from tests.support.simulators import SimulatedEngine, simulated_engine
+from tests.support.simulators import SimulatedEngine
 from tests.support.wire import CHAT, Caller, chat, post
-
-
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[SimulatedEngine]:
-    with simulated_engine("vllm", "--speed", "instant") as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def tei() -> Iterator[SimulatedEngine]:
-    with simulated_engine("tei", "--speed", "instant") as engine:
-        yield engine
 
 
 def config(*engines: Any, **more: Any) -> si.UnifiedServerConfig:

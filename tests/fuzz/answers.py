@@ -126,7 +126,7 @@ def _end_to_end(headers: Headers, engines: Headers) -> Headers:
         if name == b"connection"
         for token in value.split(b",")
     }
-    ours = (b"x-request-id", b"x-sage-instance", b"x-sage-queue-ms")
+    ours = (b"x-request-id", b"x-accel-buffering")
     return [
         (name, value)
         for name, value in headers

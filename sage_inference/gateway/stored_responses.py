@@ -58,7 +58,7 @@ class StoredResponses:
             return
         self.forget(response_id, tenant)
         made = self._of.setdefault(tenant, OrderedDict())
-        made[response_id] = Maker(engine.instance.instance_id, engine.settings.url)
+        made[response_id] = Maker(engine.instance.instance_id, engine.address.url)
         self._count += 1
         self._bytes += len(response_id)
         while self._count > self._most or self._bytes > self._most_bytes:
@@ -84,7 +84,7 @@ class StoredResponses:
     def engine(self, maker: Maker) -> Engine | None:
         """None: it was removed, or another one has its name now."""
         engine = self._engines.get(maker.instance_id)
-        return engine if engine is not None and engine.settings.url == maker.url else None
+        return engine if engine is not None and engine.address.url == maker.url else None
 
     def check_free(self, response_id: str, tenant: str) -> None:
         """Raises ``ApiError`` for an id that is another tenant's: the engine would overwrite that response."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from sage_inference.gateway.relay.responses import ResponsesExchange
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
+from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import Answer as Answers
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw
@@ -130,6 +132,25 @@ def test_seeking_ends() -> None:
     assert sought(b'{"a":"' + b"x" * 200_000, 100, b"application/json")[1] <= 5000
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'data: {"response":{"a":[%b' % (b"[]," * 30_000), b"text/event-stream"),
+        (b'data: {"response":{"a":"%b' % (b"x" * 100_000), b"text/event-stream"),
+        (b"data: {}\n\n" * 10_000, b"text/event-stream"),
+        (b"\r" * 100_000, b"text/event-stream"),
+        (b'{"a":[%b' % (b"[]," * 30_000), b"application/json"),
+        (b'{"a":"%b' % (b'\\"' * 50_000), b"application/json"),
+    ],
+    ids=["lists", "text", "events", "lines", "lists in a document", "escapes in a document"],
+)
+def test_seeking_in_small_pieces_costs_little(body: bytes, kind: bytes, size: int) -> None:
+    began = time.thread_time()
+    sought(body, size, kind)
+    assert time.thread_time() - began < 1.0
+
+
 def test_a_compressed_document_is_read_and_a_compressed_stream_is_not() -> None:
     coded = (b"content-encoding", b"gzip")
     assert sought(gzip.compress(ONE), 1 << 20, b"application/json", coded)[0] == "resp_1"
@@ -211,6 +232,17 @@ def test_a_deleted_response_is_forgotten_and_one_that_was_not_is_kept() -> None:
         statuses = [caller.send(get(f"{PATH}/resp_1", method="DELETE")).reply().status for _ in range(3)]
         assert statuses == [405, 200, 404]
         assert len(one.requests) == 3
+
+
+def test_it_is_explained_why_the_maker_was_chosen(two: tuple[RogueEngine, RogueEngine]) -> None:
+    with before(*two) as g, Caller(g.port) as caller:
+        own = made_at(g, caller, "e1").json["id"]
+        headers = ("x-sage-why: 1", "x-request-id: mine")
+        reply = caller.send(post(PATH, asked(previous_response_id=own), *headers)).reply()
+        assert reply.headers["x-sage-why"].startswith("e1: made the previous response")
+        [attempt] = attempts(g, "mine")
+        assert (attempt["route"], attempt["reason"]) == (PATH, "made the previous response")
+        assert (attempt["leg"], attempt["outcome"]) == (None, "done")
 
 
 HOSTILE = {
@@ -442,7 +474,7 @@ def test_a_reload_that_changes_the_maker_forgets_nothing_unless_it_is_another_en
     with engine(ok(ONE)) as one, engine(ok("{}")) as other:
         with gateway(InstanceSettings(url=one.url, name="e#1")) as g, Caller(g.port) as caller:
             caller.send(post(PATH, asked())).reply()
-            for url, status in ((one.url, 200), (other.url, 404), (one.url, 200)):
+            for url, status in ((one.url, 200), (other.url, 404), (f"{one.url}/v1", 200)):
                 changed = InstanceSettings(url=url, name="e#1", max_concurrent_requests=7)
                 settings = Settings(instances=(changed,))
                 g.ask(partial(_apply, settings=settings))
@@ -457,7 +489,7 @@ def test_a_reload_that_changes_the_maker_forgets_nothing_unless_it_is_another_en
 def remembering(most: int = 10, most_bytes: int = 1000) -> tuple[StoredResponses, Any]:
     def fake(name: str, url: str) -> Any:
         instance = SimpleNamespace(instance_id=name, state=EngineState.READY)
-        return SimpleNamespace(instance=instance, settings=SimpleNamespace(url=url))
+        return SimpleNamespace(instance=instance, address=SimpleNamespace(url=url))
 
     engines = {name: fake(name, f"http://{name}") for name in ("a", "b")}
     return StoredResponses(engines, most, most_bytes), engines

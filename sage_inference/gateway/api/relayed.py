@@ -54,7 +54,7 @@ class Relayed:
         scope[RELAYED] = True
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         query = scope.get("query_string", b"")
-        named = {name: quote(value, safe="") for name, value in scope.get("path_params", {}).items()}
+        named = {name: quote(str(value), safe="") for name, value in scope.get("path_params", {}).items()}
         target = self._path.format(**named).encode() + (b"?" + query if query else b"")
         reply = self._callers.send(method.encode(), target, _headers(scope), body)
         leaving = asyncio.create_task(_left(receive, reply))

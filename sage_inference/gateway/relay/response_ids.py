@@ -64,50 +64,62 @@ class IdSeeker:
     def __init__(self, answer: Answer) -> None:
         self._coding = coding_of(answer)
         self._events = answer.stream is StreamFormat.EVENTS
-        self._text = b""
+        self._text = bytearray()
         self._fed = 0
+        self._searched = 0  # bytes of the text in which no event ends
+        self._scan_from = 1  # bytes of the text from which its head is scanned once more
         self.done = False
 
     def feed(self, piece: Piece, end: bool) -> str | None:
         """The id, once it is known."""
         most = _MOST_EVENTS if self._events else _MOST_WHOLE
-        self._text += bytes(piece[: most - self._fed])
+        self._text += piece[: max(0, most - self._fed)]
         self._fed += len(piece)
         full = self._fed > most
         found = self._of_events() if self._events else self._of_document(end and not full)
-        if found is None and self._text and not self._coding:
+        if found is None and len(self._text) >= self._scan_from and not self._coding:
             found = self._of_head()
         self.done = found is not None or end or full or (not self._events and len(self._text) >= _HEAD)
         if self.done:
-            self._text = b""
+            self._text.clear()
         return found
 
     def _of_events(self) -> str | None:
         """From the first event that has one; those before it are let go."""
-        while (end := _EVENT_END.search(self._text)) is not None:
-            event, self._text = self._text[: end.start()], self._text[end.end() :]
+        while (end := _EVENT_END.search(self._text, self._searched)) is not None:
+            event = bytes(self._text[: end.start()])
+            del self._text[: end.end()]
+            self._searched, self._scan_from = 0, 1
             try:
                 response = _decode_event(_data_of(event)).response
             except _UNREADABLE:
                 continue
             if response is not None and response.id:
                 return response.id
+        self._searched = max(0, len(self._text) - 3)
         return None
 
     def _of_document(self, whole: bool) -> str | None:
         if not whole:
             return None
         try:
-            text = uncoded(self._coding, self._text, _MOST_WHOLE) if self._coding else self._text
+            text = bytes(self._text)
+            if self._coding:
+                text = uncoded(self._coding, text, _MOST_WHOLE)
             return _decode_response(text.removeprefix(_BOM)).id or None
         except (*_UNREADABLE, CodingError):
             return None
 
     def _of_head(self) -> str | None:
-        """From what has come of a document or an event that is not whole."""
+        """From what has come of a document or an event that is not whole.
+
+        Not with every piece: it is scanned again when there is twice as much of it.
+        """
+        self._scan_from = 2 * len(self._text) if len(self._text) < _HEAD else _MOST_WHOLE + 1
+        head = bytes(self._text[:_HEAD])
         if self._events:
-            return _text_at(_data_of(self._text[:_HEAD]), (b'"response"', b'"id"'))
-        return _text_at(self._text[:_HEAD].removeprefix(_BOM), (b'"id"',))
+            return _text_at(_data_of(head), (b'"response"', b'"id"'))
+        return _text_at(head.removeprefix(_BOM), (b'"id"',))
 
 
 def _data_of(event: bytes) -> bytes:

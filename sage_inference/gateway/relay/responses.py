@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.pairs import pinned_route
+from sage_inference.control_plane.pairs import pinned_route, pinned_to
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.response_routes import ResponseRoute
 from sage_inference.engines.answer import Answer, Piece, StreamFormat
@@ -12,9 +12,10 @@ from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.phase import FINAL, OUTCOMES, Phase
 from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
-from sage_inference.types import SchedulingDecision, SchedulingRequest
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
-MADE_IT = "made the response"  # why an instance was chosen
+# Why an instance was chosen.
+MADE_IT, MADE_PREVIOUS = "made the response", "made the previous response"
 
 
 class ResponsesExchange(Exchange):
@@ -35,6 +36,11 @@ class ResponsesExchange(Exchange):
             self.fail(error)
         else:
             super().submit()
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        if pinned_to(self.request.route) is not None:
+            decision.reason = MADE_PREVIOUS
+        super().placed(instance, decision)
 
     def refused(self, refusal: Refusal) -> None:
         """It waited. Where the maker of the response before it is gone by now, that is the reason."""

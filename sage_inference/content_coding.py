@@ -8,7 +8,22 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Decompressor(Protocol):
+        """Of one gzip member, one zstd frame, or a deflate stream."""
+
+        @property
+        def eof(self) -> bool: ...
+
+        @property
+        def unused_data(self) -> bytes: ...
+
+        def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
 
 MOST_CODINGS = 2  # of one body; nobody applies more, and each costs as much as the body
 PIECE = 65536  # bytes that come out at once at most
@@ -18,7 +33,7 @@ FREE = 8 << 20
 MOST_RATIO = 400
 # What comes out of a coding within another is compressed already. The bytes between the two are no more than these:
 # blocks without a byte cost much to read, compress well, and nothing of them comes out in the end.
-_FREE_BETWEEN, _RATIO_BETWEEN = 65536, 4
+_FREE_BETWEEN, _RATIO_BETWEEN = 16384, 4
 # What is fed at once: what is left behind the end of an output or of a member is copied each time.
 _FED = 16384
 # Members of gzip, or frames of zstd: each costs up to 30 µs and may have 9 bytes.
@@ -121,18 +136,6 @@ class Decoder:
         if self._received:
             for stage in self._stages:
                 stage.finish()
-
-
-class _Decompressor(Protocol):
-    """Of one gzip member, one zstd frame, or a deflate stream."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 class _Stage:

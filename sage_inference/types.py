@@ -179,7 +179,9 @@ class ExecutionInstance:
     instance that is not healthy is not available either. ``routes`` are the paths the engine serves
     (``/v1/chat/completions`` …), learned from the engine. ``max_concurrent_requests`` 0 or None means no limit.
     Counters are the gateway's own, counted at dispatch. ``gpu`` names the GPU it runs on, where several instances
-    share one; ``kv_tokens`` is what its prefix cache can hold. Instances are equal only to themselves.
+    share one; ``kv_tokens`` is what its prefix cache can hold. ``scheme`` is ``http`` or ``https``, ``prefix`` the path
+    before ``/v1``, and ``ca_file`` names certificates that are trusted for it beside the system's. Instances are equal
+    only to themselves.
 
     Learned from the engine: ``uncompared``, models whose vectors were not compared with those of other instances;
     ``tagged``, whether a model's name without a tag means the tag ``latest``; ``context_tokens``, what prompt and
@@ -202,6 +204,9 @@ class ExecutionInstance:
     metadata: dict[str, Any]
     gpu: str | None
     kv_tokens: int
+    scheme: str
+    prefix: str
+    ca_file: str | None
     uncompared: frozenset[str] = field(init=False, repr=False)
     tagged: bool = field(init=False, repr=False)
     context_tokens: Mapping[str, int] = field(init=False, repr=False)
@@ -226,6 +231,9 @@ class ExecutionInstance:
         gpu: str | None = None,
         kv_tokens: int = 1_000_000,
         *,
+        scheme: str = "http",
+        prefix: str = "",
+        ca_file: str | None = None,
         is_healthy: bool | None = None,
         is_available: bool | None = None,
     ) -> None:
@@ -251,6 +259,11 @@ class ExecutionInstance:
         self.metadata = {} if metadata is None else metadata
         self.gpu = gpu
         self.kv_tokens = kv_tokens
+        self.scheme = scheme.lower()
+        self.prefix = prefix
+        self.ca_file = ca_file
+        if self.scheme not in ("http", "https"):
+            raise ValueError(f"scheme must be http or https, not {scheme!r}")
         self.uncompared = frozenset()
         self.tagged = False
         self.context_tokens = {}
@@ -259,6 +272,12 @@ class ExecutionInstance:
             self.is_healthy = is_healthy
         if is_available is not None and is_healthy is not False:
             self.is_available = is_available
+
+    @property
+    def base_url(self) -> str:
+        """Its address up to ``/v1``, and without."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
 
     @property
     def is_available(self) -> bool:

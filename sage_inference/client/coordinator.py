@@ -169,6 +169,9 @@ def _entry_of(instance: ExecutionInstance | Backend) -> dict[str, Any]:
         "model_name": instance.model_name,
         "instance_type": instance.instance_type,
         "max_concurrent_requests": instance.max_concurrent_requests,
+        "scheme": instance.scheme,
+        "prefix": instance.prefix,
+        "ca_file": instance.ca_file,
         "name": instance.instance_id,
     }
     optional = {"gpu": instance.gpu}

@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self
 
 import httpx
 
+from sage_inference import trust
+from sage_inference.engines.askers import Askers
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.vectors import VectorError, as_base64, packed_bytes
 from sage_inference.engines.embeddings.wire import (
@@ -85,6 +87,8 @@ class EmbeddingRequest(Protocol):
 
 
 _UNAVAILABLE = (429, 502, 503)
+# A host that is none is no HTTPError of httpx; certificates that cannot be read are an OSError of ours.
+_NOT_REACHED = (httpx.HTTPError, httpx.InvalidURL, trust.TrustError)
 
 
 class EmbeddingExecutor:
@@ -101,20 +105,19 @@ class EmbeddingExecutor:
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._client: httpx.AsyncClient | None = None
+        self._askers: Askers | None = None
         self._metrics = EmbeddingMetrics()
 
     async def initialize(self) -> None:
         """Open the connection pool; done by the first call, if not before."""
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                timeout=self._timeout_s, trust_env=False, headers=self._headers, verify=False
-            )
+        if self._askers is None:
+            self._askers = Askers()
+            self._askers.use(self._timeout_s)
 
     async def cleanup(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        askers, self._askers = self._askers, None
+        if askers is not None:
+            await askers.aclose()
 
     async def __aenter__(self) -> Self:
         await self.initialize()
@@ -131,8 +134,8 @@ class EmbeddingExecutor:
     async def health_check(self, instance: ExecutionInstance) -> bool:
         """Whether it answers its health route with 200."""
         try:
-            answer = await self._ask("GET", f"{_url(instance)}/health", timeout=min(5.0, self._timeout_s))
-        except httpx.HTTPError:
+            answer = await self._ask("GET", instance, "/health", timeout=min(5.0, self._timeout_s))
+        except _NOT_REACHED:
             return False
         return answer.status_code == 200
 
@@ -195,7 +198,7 @@ class EmbeddingExecutor:
         self._metrics = replace(self._metrics, calls=self._metrics.calls + 1)
         name = instance.instance_id
         try:
-            answer = await self._ask("POST", _url(instance) + OPENAI_ROUTE, content=body)
+            answer = await self._ask("POST", instance, OPENAI_ROUTE, content=body)
             if answer.status_code in _UNAVAILABLE:
                 raise EmbeddingInstanceUnavailableError(name, f"answered {answer.status_code}")
             if answer.status_code != 200:
@@ -205,9 +208,10 @@ class EmbeddingExecutor:
         except httpx.TimeoutException:
             self._failed()
             raise EmbeddingTimeoutError(name, f"did not answer within {self._timeout_s:g} s") from None
-        except httpx.HTTPError as error:
+        except _NOT_REACHED as error:
             self._failed()
-            raise EmbeddingInstanceUnavailableError(name, f"cannot be reached: {error}") from None
+            why = trust.explain(error) or str(error) or type(error).__name__
+            raise EmbeddingInstanceUnavailableError(name, f"cannot be reached: {why}") from None
         except BadAnswerError as error:
             self._failed()
             raise EmbeddingRequestError(name, str(error), 200) from None
@@ -215,14 +219,19 @@ class EmbeddingExecutor:
             self._failed()
             raise
 
-    async def _ask(self, method: str, url: str, **options: Any) -> httpx.Response:
+    async def _ask(
+        self, method: str, instance: ExecutionInstance, path: str, **options: Any
+    ) -> httpx.Response:
         """The request is repeated once where its connection breaks: engines close idle ones just as it is sent."""
         await self.initialize()
-        assert self._client is not None
+        assert self._askers is not None
+        secure = instance.scheme == "https"
+        client = self._askers.of(trust.context(instance.ca_file) if secure else None)
+        url = instance.base_url + path
         try:
-            return await self._client.request(method, url, **options)
+            return await client.request(method, url, headers=self._headers, **options)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            return await self._client.request(method, url, **options)
+            return await client.request(method, url, headers=self._headers, **options)
 
     def _floats(self, found: Embedded, instance: ExecutionInstance) -> list[list[float]]:
         try:
@@ -241,11 +250,6 @@ class EmbeddingExecutor:
 class _Request:
     request_id: str
     texts: list[str]
-
-
-def _url(instance: ExecutionInstance) -> str:
-    host = f"[{instance.host}]" if ":" in instance.host else instance.host
-    return f"http://{host}:{instance.port}"
 
 
 def _floats(vector: bytes | memoryview) -> list[float]:

@@ -170,6 +170,9 @@ class Fleet:
             max_concurrent_requests=settings.max_concurrent_requests,
             state=EngineState.STARTING,
             gpu=settings.gpu,
+            scheme=backend.scheme,
+            prefix=backend.prefix,
+            ca_file=settings.ca_file,
         )
         if settings.kv_cache_tokens:
             instance.kv_tokens = settings.kv_cache_tokens

@@ -52,6 +52,8 @@ class BackendInstanceConfig:
     """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto``: the engine is asked.
 
     ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 or None is no limit.
+    ``scheme`` is ``http`` or ``https``, ``prefix`` the path before ``/v1``, and ``ca_file`` names certificates that are
+    trusted for it beside the system's.
     """
 
     host: str = "127.0.0.1"
@@ -60,9 +62,14 @@ class BackendInstanceConfig:
     instance_type: ExecutionInstanceType | str = "auto"
     max_concurrent_requests: int | None = 0
     api_key: str | None = field(default=None, repr=False)
+    scheme: str = "http"
+    prefix: str = ""
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an ``instance_type`` that there is not."""
+        """Raises ``ValueError`` for an ``instance_type`` or a ``scheme`` that there is not."""
+        if self.scheme.lower() not in ("http", "https"):
+            raise WrongChoiceError(f"scheme must be http or https, not {self.scheme!r}", key="scheme")
         if self.instance_type != "auto":
             kind = _member(ExecutionInstanceType, self.instance_type, "instance_type")
             object.__setattr__(self, "instance_type", kind)
@@ -72,7 +79,7 @@ class BackendInstanceConfig:
     @property
     def base_url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self.scheme.lower()}://{host}:{self.port}{self.prefix}"
 
 
 Backend = BackendInstanceConfig | Mapping[str, Any] | str  # a string is its URL
@@ -164,6 +171,7 @@ def entry(backend: Backend, kind: str) -> dict[str, Any]:
         "name": name,
         "model": config.model_name,
         "api_key": config.api_key,
+        "ca_file": config.ca_file,
         "max_concurrent_requests": config.max_concurrent_requests,
     }
     return found | {key: value for key, value in optional.items() if value}

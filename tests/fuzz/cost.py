@@ -30,6 +30,7 @@ MB = 1_000_000
 FIXED_S, PER_MB_S = 0.005, 0.020
 # Of other threads: a megabyte may be made so that nothing comes out, and take 300 ms.
 ASIDE_PER_MB_S, ASIDE_PER_PLAIN_MB_S = 0.5, 0.015
+ASIDE_PER_REQUEST_S = 0.006  # 16 KiB of such bytes, wrapped in another coding
 PER_REQUEST_S = 0.0006  # of those that are answered: small ones are pipelined by the thousand
 PER_TEXT_S = 0.000004  # that may be merged with others
 PER_DOCUMENT_S = 0.000008  # that is ranked with 31 others by a call of its own to the engine
@@ -183,7 +184,12 @@ class Cost:
         bound = FIXED_S + PER_MB_S * (size + plain) / MB
         bound += PER_REQUEST_S * self.answers + PER_TEXT_S * self.texts
         bound += PER_CHUNK_S * self.chunks + PER_DOCUMENT_S * self.documents
-        aside = FIXED_S + ASIDE_PER_MB_S * size / MB + ASIDE_PER_PLAIN_MB_S * plain / MB
+        aside = (
+            FIXED_S
+            + ASIDE_PER_REQUEST_S * self.answers
+            + ASIDE_PER_MB_S * size / MB
+            + ASIDE_PER_PLAIN_MB_S * plain / MB
+        )
         memory = FIXED_MEMORY + MEMORY_PER_BYTE * size + plain
         return max(
             self.loop_s / bound, self.longest_s / LONGEST_S, self.aside_s / aside, self.memory / memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sage_inference import trust
 from sage_inference.config.settings import InstanceSettings
 from sage_inference.types import EngineState
 from tests.support.command import sage
+from tests.support.gateway import free_port
 from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.simulators import SimulatedEngine
 from tests.support.tls import LOCAL, Authority, Certificate, tls_front
@@ -275,3 +277,141 @@ def test_no_certificates_are_loaded_without_tls(vllm: SimulatedEngine, tmp_path:
     with gateway(vllm) as g:
         use_all(g.url)
     assert trust._context.cache_info().misses == loaded
+
+
+def embedder(port: int, **fields: Any) -> si.ExecutionInstance:
+    return si.ExecutionInstance(
+        "e", "localhost", port, "simulated-embedding", "embedding", scheme="https", **fields
+    )
+
+
+async def embeds(instance: si.ExecutionInstance) -> bool:
+    """Whether the executor gets vectors of it; its health check says the same."""
+    async with si.EmbeddingExecutor() as executor:
+        healthy = await executor.health_check(instance)
+        try:
+            result = await executor.execute_embedding(["one", "two"], instance)
+        except si.EmbeddingInstanceUnavailableError as error:
+            return healthy or "certificate is not trusted" not in str(error)
+        assert healthy
+        assert len(result.embeddings) == 2
+        return True
+
+
+@pytest.mark.parametrize("how", ["ca_file", "SSL_CERT_FILE", "SSL_CERT_DIR", "nothing", "another"])
+def test_embedding_executor_trusts_what_the_relay_trusts(
+    how: str,
+    ca: Authority,
+    good: Certificate,
+    tei: SimulatedEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    told = None
+    if how.startswith("SSL"):
+        monkeypatch.setenv(how, str(ca.file if how == "SSL_CERT_FILE" else ca.hashed_folder()))
+    elif how != "nothing":
+        told = str(ca.file if how == "ca_file" else Authority(tmp_path, "other").file)
+    with tls_front(tei.port, good) as front:
+        trusted = asyncio.run(embeds(embedder(front.port, ca_file=told)))
+    assert trusted == (how not in ("nothing", "another"))
+
+
+def test_embedding_executor_trusts_each_instance_alone(
+    ca: Authority, good: Certificate, tei: SimulatedEngine
+) -> None:
+    async def ask(port: int) -> None:
+        plain = si.ExecutionInstance("p", tei.host, tei.port, "simulated-embedding", "embedding")
+        async with si.EmbeddingExecutor() as executor:
+            for instance, right in (
+                (embedder(port, ca_file=str(ca.file)), True),
+                (embedder(port), False),
+                (plain, True),
+                (embedder(port, ca_file=str(ca.file)), True),
+            ):
+                assert await executor.health_check(instance) == right
+
+    with tls_front(tei.port, good) as front:
+        asyncio.run(ask(front.port))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ca_file": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+        ({"host": "http://localhost"}, "cannot be reached"),
+        ({"host": "a b"}, "cannot be reached"),
+    ],
+)
+def test_embedding_executor_explains_what_cannot_be_reached(fields: dict[str, Any], words: str) -> None:
+    async def ask() -> None:
+        given = {"host": "localhost", "port": 9, "model_name": "m", "scheme": "https", **fields}
+        instance = si.ExecutionInstance("e", **given)
+        async with si.EmbeddingExecutor() as executor:
+            assert not await executor.health_check(instance)
+            with pytest.raises(si.EmbeddingInstanceUnavailableError, match=words):
+                await executor.execute_embedding(["x"], instance)
+
+    asyncio.run(ask())
+
+
+def test_instances_of_a_gateway_are_reached_by_their_own_address(
+    ca: Authority, good: Certificate, tei: SimulatedEngine
+) -> None:
+    """An instance that the fleet made has its scheme, prefix and certificates."""
+    with tls_front(tei.port, good) as front, gateway(*instances(front.url, ca_file=ca.file)) as g:
+        instance = g.ask(lambda r: r.gateway.engines["e0"].instance)
+        assert instance.base_url == front.url
+        assert asyncio.run(embeds(instance))
+
+
+BACKENDS: dict[str, Callable[[int, str], Any]] = {
+    "fields": lambda port, ca: si.BackendInstanceConfig("localhost", port, scheme="https", ca_file=ca),
+    "mapping": lambda port, ca: {"base_url": f"https://localhost:{port}/v1", "ca_file": ca},
+    "mapping of fields": lambda port, ca: {
+        "host": "localhost",
+        "port": port,
+        "scheme": "HTTPS",
+        "ca_file": ca,
+    },
+    "instance": lambda port, ca: si.ExecutionInstance("e", "localhost", port, scheme="https", ca_file=ca),
+}
+
+
+@pytest.mark.parametrize("how", BACKENDS)
+def test_control_plane_of_a_program_reaches_them(
+    how: str, ca: Authority, good: Certificate, vllm: SimulatedEngine
+) -> None:
+    async def ask(port: int) -> None:
+        async with si.ControlPlaneManager() as manager:
+            manager.register_instance(BACKENDS[how](port, str(ca.file)))
+            request = si.RequestMetadata("r", prompt="hi", model_name="simulated-llm", max_tokens=2)
+            result = await asyncio.wait_for(manager.submit_request(request), 20)
+            assert result.content
+
+    with tls_front(vllm.port, good) as front:
+        asyncio.run(ask(front.port))
+
+
+@pytest.mark.parametrize("how", [how for how in BACKENDS if how != "instance"])
+def test_server_of_a_program_reaches_them(
+    how: str, ca: Authority, good: Certificate, vllm: SimulatedEngine
+) -> None:
+    with tls_front(vllm.port, good) as front:
+        backend = BACKENDS[how](front.port, str(ca.file))
+        with si.UnifiedAPIServer(si.UnifiedServerConfig(port=free_port(), llm_backends=[backend])) as server:
+            use_all(server.url)
+
+
+def test_scheme_and_prefix_are_part_of_an_address() -> None:
+    instance = si.ExecutionInstance("e", "::1", 8443, scheme="HTTPS", prefix="/llama")
+    assert instance.base_url == "https://[::1]:8443/llama"
+    assert si.BackendInstanceConfig("h", 1, scheme="https", prefix="/x").base_url == "https://h:1/x"
+    assert si.ExecutionInstance("e", "h", 1).base_url == "http://h:1"
+    for make in (
+        lambda s: si.ExecutionInstance("e", "h", 1, scheme=s),
+        lambda s: si.BackendInstanceConfig(scheme=s),
+    ):
+        for scheme in ("ftp", "", "https://"):
+            with pytest.raises(ValueError, match="http or https"):
+                make(scheme)

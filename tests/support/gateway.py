@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -27,10 +28,24 @@ from sage_inference.daemon import pidfile
 READY_S = 30.0
 
 
+# One byte of this file stands for each port. A byte that is locked is a port that a test process was given: until the
+# test's own process binds it, the system would give it to another.
+_CLAIMS = os.open(f"{tempfile.gettempdir()}/sage-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+_PORTS = range(20000, 32000)  # below the range that outgoing connections are given
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port nobody listens on, below the range that outgoing connections are given."""
+    """A port nobody listens on, which no other test is given."""
     while True:
-        port = random.randint(20000, 32000)
+        port = random.choice(_PORTS)
+        if port in _given:
+            continue
+        try:
+            fcntl.lockf(_CLAIMS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)  # until this process ends
+        except OSError:
+            continue
+        _given.add(port)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

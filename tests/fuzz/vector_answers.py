@@ -104,6 +104,7 @@ _BITS = (
     b"e400", b"E", b".", b"0", b"9", b" ", b"\n", b"\\ud800", b"true", b"[" * 2000, b"9" * 5000, b'"embedding":[9],',
     b'"index":0,',
 )  # fmt: skip
+_LONG_NUMBER = 1000  # digits; Python's int refuses 4,300, and JSON knows no limit
 REFUSALS = (400, 413, 422, 424, 500)
 _STATUSES = (*REFUSALS, 201, 203, 204, 206, 301, 304, 401, 404, 429, 429, 502, 503, 503, 599)
 _WORDS: tuple[Any, ...] = (
@@ -239,7 +240,8 @@ def spoiled(draw: Draw, changes: tuple[Change, ...], says: EngineSays) -> Engine
 def read(body: bytes, native: bool) -> list[Any] | None:
     """The vectors in it by place, None where it is no answer."""
     try:
-        document = json.loads(body.decode("utf-8", "replace"))  # what is no UTF-8 need not concern a vector
+        # Bytes that are no UTF-8 need not concern a vector, and neither need a count too long for Python's int.
+        document = json.loads(body.decode("utf-8", "replace"), parse_int=_number)
         if native:
             return document if isinstance(document, list) else None
         found = {}
@@ -249,6 +251,10 @@ def read(body: bytes, native: bool) -> list[Any] | None:
         return [found[place] for place in range(len(found))]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _number(digits: str) -> float:
+    return int(digits) if len(digits) < _LONG_NUMBER else float(digits)
 
 
 def meaning(value: Any) -> str:

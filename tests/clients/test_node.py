@@ -36,19 +36,28 @@ def _installed() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two workers of one run must not install at once
         if not (folder / "complete").exists():
             (folder / "package.json").write_bytes(manifest)
-            options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
-            npm = subprocess.run(
-                ["npm", "install", *options],
-                cwd=folder,
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=110,
-                check=False,
+            options = (
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--no-package-lock",
+                "--loglevel=error",
+                "--fetch-retries=1",
             )
-            if npm.returncode:
-                pytest.skip(f"npm could not install the Node clients: {npm.stderr.strip()[:300]}")
+            try:
+                subprocess.run(
+                    ["npm", "install", *options],
+                    cwd=folder,
+                    env=ENVIRONMENT,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=100,
+                    check=True,
+                )
+            except subprocess.SubprocessError as error:
+                said = str(getattr(error, "stderr", None) or error).strip()
+                pytest.skip(f"npm could not install the Node clients: {said[:300]}")
             (folder / "complete").touch()
     return folder
 

@@ -19,6 +19,11 @@ WAITING = (
     "tests/gateway/test_pairs.py",
     "tests/gateway/test_relay_outages.py",
     "tests/engines/test_lack.py",
+    "tests/daemon/test_restart.py",
+    "tests/daemon/test_control.py",
+    "tests/daemon/test_init.py",
+    "tests/daemon/test_cleaned.py",
+    "tests/daemon/test_hangup.py",
 )
 
 

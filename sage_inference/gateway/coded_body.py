@@ -88,8 +88,9 @@ class CodedBody:
         self._sender = sender
         self._decoder = decoder_for(exchange.head.codings, gateway.limits.body_bytes)
         self._coded: deque[bytes] = deque()  # not decoded yet
-        self._coded_size = self._received = self._size = 0
-        self._pieces: list[bytes] = []
+        self._coded_size = self._received = 0
+        # Of this thread's memory: what another one allocated for a large body would not go back to the system.
+        self._body = bytearray()
         self._ended = self._started = self._busy = False
         self._slice: list[bytes] = []  # what goes to the thread
         self._more = False  # whether more comes out of what the decoder was fed
@@ -151,7 +152,7 @@ class CodedBody:
                 break
             pieces.append(piece)
             size += len(piece)
-        return [b"".join(pieces)] if pieces else []
+        return pieces
 
     def decoded(self, turn: asyncio.Future[list[bytes]]) -> None:
         """Its turn is over; back on the loop."""
@@ -161,8 +162,7 @@ class CodedBody:
         exchange = self._exchange
         try:
             for piece in turn.result():
-                self._pieces.append(piece)
-                self._size += len(piece)
+                self._body += piece
             self._hold()
             if self._more or self._coded:
                 self._go_on()
@@ -174,15 +174,19 @@ class CodedBody:
                 self._sender.read_on()
             self._sender.arm(self._gateway.timeouts.body_s)
         except CodingError as error:
-            exchange.fail(self._refusal(error))
+            self._fail(self._refusal(error))
         except ApiError as error:
-            exchange.fail(error)
+            self._fail(error)
         except Exception as error:
             exchange.broke(error)
 
+    def _fail(self, error: ApiError) -> None:
+        self._exchange.coded = None
+        self._exchange.fail(error)
+
     def _begin(self) -> None:
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        body = bytes(self._body)
+        self._body.clear()
         if len(body) <= COUNTED:
             self._gateway.bodies.drop(self._exchange)
         self._sender.read_on()
@@ -191,7 +195,7 @@ class CodedBody:
 
     def _hold(self) -> None:
         exchange = self._exchange
-        size = self._coded_size + self._size
+        size = self._coded_size + len(self._body)
         if size > COUNTED:
             exchange.size = max(exchange.size, size)  # by its size it is known to be counted
             self._gateway.bodies.hold(exchange, size, self._gateway.limits.bodies_bytes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,9 +14,12 @@ from contextlib import AbstractContextManager
 import httpx
 import pytest
 
+import sage_inference as si
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, LimitSettings, TimeoutSettings
+from tests.bench.pipelining.scene import resident_mb
 from tests.support.codings import cases, needs_zstd, zstd
+from tests.support.gateway import running_gateway
 from tests.support.inprocess import ADMIN, InProcess
 from tests.support.inprocess import gateway as before
 from tests.support.rogue import RogueEngine, Wire, ok
@@ -376,3 +381,47 @@ def test_heads_without_a_coding_are_remembered_and_those_with_one_are_not(
         assert caller.send(post(CHAT, gzip.compress(BODY), GZIP)).reply().status == 200
         assert caller.send(post(CHAT, BODY)).reply().status == 200
         assert caller.send(post(CHAT, BODY, GZIP)).reply().status == 400
+
+
+def test_memory_goes_back_after_large_bodies() -> None:
+    text = NOISE[:400_000]
+    body = post(CHAT, gzip.compress(chat(text=text * 60), 1), GZIP)
+    with RogueEngine(ok()) as engine, running_gateway(engine.url) as g:
+        callers = [Caller(g.port) for _ in range(4)]
+        callers[0].chat().reply()
+        before = resident_mb(g.process.pid)
+        for caller in callers:  # their connections stay open
+            assert caller.send(body).reply().status == 200
+        ends = time.monotonic() + 8
+        while (after := resident_mb(g.process.pid)) > before + 20 and time.monotonic() < ends:
+            time.sleep(0.2)
+        for caller in callers:
+            caller.sock.close()
+    assert after <= before + 20
+
+
+def test_through_an_application_that_mounts_the_gateway(engine: RogueEngine) -> None:
+    """Its server leaves the header as it is, and hands over the body compressed."""
+    config = si.UnifiedServerConfig(llm_backends=[engine.url])
+
+    async def ask() -> list[int]:
+        app = si.UnifiedAPIServer(config).app
+        sent = (
+            ("gzip", gzip.compress(LARGE)),
+            ("deflate", zlib.compress(BODY)),
+            ("gzip", BODY),
+            ("br", BODY),
+        )
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost"
+        ) as client:
+            answers = [
+                await client.post(CHAT, content=content, headers={"content-encoding": header})
+                for header, content in sent
+            ]
+        return [answer.status_code for answer in answers]
+
+    engine.answers = [ok()]
+    engine.requests.clear()
+    assert asyncio.run(ask()) == [200, 200, 400, 415]
+    assert [body_of(request) for request in engine.requests] == [LARGE, BODY]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import random
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
@@ -239,3 +241,27 @@ def test_a_turn_of_the_dearest_input_takes_a_moment() -> None:
 
 def test_identity_is_no_coding() -> None:
     assert decoded(codings("identity"), ENCODERS["identity"](b"x"), 1) == b"x"
+
+
+def test_without_the_module_zstd_is_one_of_the_others() -> None:
+    program = """
+import sys
+sys.modules["backports.zstd"] = sys.modules["compression.zstd"] = None
+from sage_inference.content_coding import Decoder, UnknownCodingError, readable
+assert readable() == ("gzip", "deflate")
+try:
+    Decoder((b"zstd",), 1)
+except UnknownCodingError:
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 7
+
+
+def test_zstd_is_loaded_by_the_first_body_that_needs_it() -> None:
+    program = """
+import sys
+from sage_inference.content_coding import decoded
+assert decoded((b"deflate",), b"", 1) == b""
+sys.exit(any("zstd" in name for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

@@ -195,6 +195,16 @@ def test_any_other_coding_is_415_and_lists_those_that_are_read(
     assert not engine.requests
 
 
+def test_sums_of_compressed_bytes_do_not_go_on(caller: Caller, engine: RogueEngine) -> None:
+    sums = ("Content-Digest: sha-256=:x:", "content-md5: x", "Digest: x", "repr-digest: x")
+    for body, coding in ((gzip.compress(BODY), "gzip"), (BODY, "identity")):
+        message = post(CHAT, body, f"content-encoding: {coding}", *sums, "x-digest: y")
+        assert caller.send(message).reply().status == 200
+        head = engine.requests[-1].partition(b"\r\n\r\n")[0].lower()
+        assert b"x-digest: y" in head
+        assert (b"sha-256" in head) == (b"-md5" in head) == (b"\r\ndigest" in head) == (coding == "identity")
+
+
 def test_two_headers_are_a_list(caller: Caller, engine: RogueEngine) -> None:
     data = gzip.compress(zlib.compress(BODY))
     assert (

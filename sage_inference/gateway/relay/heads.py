@@ -26,6 +26,7 @@ _NOT_SENT = HOP_BY_HOP | {
 UNCODED = b"accept-encoding: identity\r\n"  # of what is read here
 # Answers of these are read here: others may come to share a vector, and a response's id is remembered.
 _READ = (RequestType.EMBEDDING, RequestType.RESPONSES)
+_SUMS = (b"content-digest:", b"repr-digest:", b"digest:", b"content-md5:")
 KEYS = frozenset({b"authorization", b"x-api-key"})
 _MAX_ID = 200
 
@@ -102,6 +103,9 @@ class RequestHead:
             elif name == b"content-encoding":
                 coded.append(value)
         self.codings = codings_in(coded) if coded else ()
+        if self.codings:  # sums of the compressed bytes, which nobody gets
+            lines = [line for line in lines if not line.startswith(_SUMS)]
+            keyed = [line for line in keyed if not line.startswith(_SUMS)]
         self.lines = b"".join(lines)
         self.keyed_lines = b"".join(keyed)
 

@@ -28,7 +28,8 @@ TIMEOUTS = {
     f"{wait}_s": LIMIT_S
     for wait in ("connect", "first_byte", "stream_idle", "header", "body", "keep_alive", "queue")
 }
-HEALTH = {"interval_s": 0.1, "timeout_s": 0.4}
+# Shorter than the stall, and long enough for an engine on a busy machine.
+HEALTH = {"interval_s": 0.1, "timeout_s": LIMIT_S}
 
 
 class Engine(RogueEngine):
@@ -127,7 +128,7 @@ def test_a_loop_that_is_held_up_cuts_and_ejects_nobody() -> None:
             one,
             other,
             timeouts=TimeoutSettings(**TIMEOUTS),
-            health=HealthSettings(interval_s=0.1, timeout_s=0.4),
+            health=HealthSettings(interval_s=0.1, timeout_s=LIMIT_S),
         ) as g:
             with work(g.port, streams) as answers:
                 g.ask(lambda _: time.sleep(STALL_S))  # the stall itself

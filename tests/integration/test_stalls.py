@@ -214,6 +214,14 @@ def test_a_suspension_teaches_nothing_about_an_engine_of_merged_texts() -> None:
                 assert time.monotonic() < deadline
             engine.go.set()  # those that went alone are answered, the others go together
             assert merged.wait(10)
+
+            def all_but_merged_are_answered() -> bool:
+                sizes = [len(texts) for texts in list(engine.calls)]
+                waiting = sum(size for size in sizes if size > 1)
+                return sum(sizes) == len(callers) and process.status()["embeddings"]["in_flight"] == waiting
+
+            while not all_but_merged_are_answered():
+                assert time.monotonic() < deadline + 10
             before = observed()
             os.kill(process.process.pid, signal.SIGSTOP)
             right.set()

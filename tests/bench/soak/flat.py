@@ -55,7 +55,8 @@ def rows(samples: Sequence[Sample], before: Sample, after: Sample, engines: int)
 
     yield Row("memory under load, last quarter ÷ second", growth(lambda s: s.rss, 2 * _MIB), 1.05)
     yield Row("descriptors under load, last quarter ÷ second", growth(lambda s: s.descriptors, 8), 1.1)
-    yield Row("tasks under load, last quarter ÷ second", growth(lambda s: s.tasks, 4), 1.1)
+    # Few: an engine that comes back or goes takes some for a while, longer on a busy machine.
+    yield Row("tasks under load, last quarter ÷ second", growth(lambda s: s.tasks, 8), 1.1)
     yield Row("threads beyond those of the second quarter", late[-1].threads - early[-1].threads, 2)
     # A crowd that has left leaves up to 16 idle connections to each engine.
     yield Row(

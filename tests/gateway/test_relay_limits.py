@@ -255,6 +255,20 @@ def test_a_plain_body_that_falls_silent_is_cut_after_stream_idle_s() -> None:
 # drain_s
 
 
+def test_a_stop_takes_no_time_where_nothing_runs() -> None:
+    took = []
+    for _ in range(5):  # a busy machine may hold up some
+        with RogueEngine(ok("done")) as engine, gateway(engine) as g, Caller(g.port) as idle:
+            assert idle.chat().reply().body == b"done"
+            began = time.monotonic()
+            g.stop(at_once=False)
+            took.append(time.monotonic() - began)
+            assert idle.closed()
+        if took[-1] < 0.09:
+            break
+    assert min(took) < 0.09  # uvicorn's own takes 0.1 to 0.2 s
+
+
 def test_a_stop_waits_for_running_streams_no_longer_than_drain_s() -> None:
     with RogueEngine(raw(sse("one"), then="silent")) as engine:
         with running_gateway(engine.url, config={"timeouts": {"drain_s": 1}}) as g, Caller(g.port) as caller:

@@ -96,7 +96,7 @@ def rankings(answer: Answer) -> list[Ranking]:
             Ranking(int(e["index"]), float(e["relevance_score"] if "relevance_score" in e else e["score"]))
             for e in entries
         ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         raise unreadable(answer, "is no ranking") from None
     return sorted(ranked, key=lambda one: -one.score)
 

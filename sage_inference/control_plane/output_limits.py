@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded
 from sage_inference.control_plane.refusal import Refusal, Why
 
 # Which fields ask for how much, in all the protocols that are relayed.
@@ -49,7 +49,7 @@ def _value(field: msgspec.Raw) -> Any:
     if len(raw) <= _LONGEST:
         try:
             return msgspec.json.decode(raw)
-        except msgspec.DecodeError:  # a text with half a surrogate pair
+        except UNREADABLE:  # a text with half a surrogate pair
             return None
     return math.inf if bytes(raw[:_LONGEST]).strip(b'" ').isdigit() else None
 

@@ -15,7 +15,7 @@ from operator import itemgetter
 import msgspec
 
 from sage_inference.control_plane.density import LARGE
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded
 from sage_inference.control_plane.refusal import Refusal, Why
 
 ENGINE_ROUTE = "/rerank"  # TEI's, and also one of vLLM's, infinity's and llama.cpp's
@@ -145,7 +145,7 @@ def ranks_of(answer: bytes, start: int, count: int) -> Ranks:
     """What TEI answers to a call of ``count`` texts from ``start`` on. Raises ``BadRanksError``."""
     try:
         ranks = _read_ranks(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRanksError(f"answered no ranking: {error}") from None
     if sorted([rank.index for rank in ranks]) != list(range(count)):
         raise BadRanksError(f"answered {len(ranks)} ranks that are not those of {count} texts")
@@ -200,7 +200,7 @@ def _documents(value: bytes, rank_fields: bytes) -> tuple[list[bytes], list[byte
         place = _PLACE.search(str(error))
         which = f"documents[{place[1]}]" if place else "each of documents"
         raise _refusal(f"{which} must be a text, or an object with a 'text'", "documents") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _refusal(f"'documents' cannot be read: {error}", "documents") from None
     if not texts:
         raise _refusal("'documents' is empty", "documents")
@@ -223,7 +223,7 @@ def _named_texts(value: bytes, rank_fields: bytes) -> list[str | None]:
     """As ``_plain_texts``, where the caller names the fields that make up an object's text."""
     try:
         names = _read_names(rank_fields)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise _refusal("'rank_fields' must be a list of names", "rank_fields") from None
     if len(names) > _MOST_FIELDS:
         raise _refusal(f"'rank_fields' may name {_MOST_FIELDS} fields", "rank_fields")
@@ -251,7 +251,7 @@ def _query(value: bytes) -> bytes:
     if value[:1] == b"{":
         try:
             return _encode(msgspec.json.decode(value, type=_Document).text)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             pass
     if value[:1] != b'"':
         raise _refusal("'query' must be a text", "query")

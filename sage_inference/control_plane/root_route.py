@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from sage_inference.control_plane.density import LARGE, check_density
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.registry import Registry
 
@@ -36,7 +36,7 @@ def route_meant(registry: Registry, body: bytes) -> str:
             check_density(body)
         asked = decoded(_read, body)
         model = None if not isinstance(asked.model, msgspec.Raw) else msgspec.json.decode(asked.model)
-    except (Refusal, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (Refusal, *UNREADABLE):
         return "/embed"
     routes = _possible(asked)
     return next((route for route in routes if _serves(registry, route, model)), routes[0])

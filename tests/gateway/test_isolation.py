@@ -22,6 +22,7 @@ from sage_inference.gateway.relay.coalescing import HOLD_S, Coalescer
 from sage_inference.gateway.relay.delivery import Delivery
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.state import Gateway
+from sage_inference.gateway.stats import Stats
 from sage_inference.types import EngineState
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, ok, raw, sse
@@ -84,6 +85,37 @@ def test_an_exception_before_an_answer_is_500_and_nobodys_fault(
         assert "its log has the traceback" in reply.error["message"]
         assert [record.exc_info is not None for record in errors_of(caplog)] == [True]
         check_untouched(door)
+
+
+NOTED = {
+    "how it ended": (Stats, "ended"),
+    "its first byte": (ControlPlaneManager, "first_byte"),
+    "what it took": (Exchange, "reported"),
+}
+
+
+@pytest.mark.parametrize(("owner", "name"), NOTED.values(), ids=NOTED.keys())
+def test_an_exception_while_an_answers_end_is_noted_concerns_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, owner: Any, name: str
+) -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as door, caplog.at_level(logging.ERROR):
+        fails_once(monkeypatch, owner, name, RecursionError)
+        with Caller(door.port) as caller:
+            assert caller.chat().reply().status == 200
+        check_untouched(door)
+        assert [record.exc_info is not None for record in errors_of(caplog)] == [True]
+        assert "req-" in errors_of(caplog)[0].getMessage()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_usage_nested_without_end_is_no_usage(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
+    usage = '{"choices":[],"usage":{"prompt_tokens":1,"total_tokens":%s 1}}' % ("[" * 900)
+    answer = raw(sse(usage, "[DONE]") + b"0\r\n\r\n") if stream else ok(usage.encode())
+    with RogueEngine(answer, ok()) as engine, gateway(engine) as door, caplog.at_level(logging.ERROR):
+        with Caller(door.port) as caller:
+            assert caller.chat(stream=stream).reply().status == 200
+        check_untouched(door)
+        assert not errors_of(caplog)
 
 
 @pytest.mark.parametrize(("name", "chunks"), [("send", 2), ("pass_on", 1)], ids=["send", "pass_on"])

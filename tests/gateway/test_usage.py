@@ -27,6 +27,11 @@ SAID = {
     b'{"usage":{"prompt_tokens":9,': None,
     b'{"usage":{"prompt_tokens":"many"}}': None,
     b"": None,
+    b'{"usage":{"prompt_tokens":1,"total_tokens":%b1}}' % (b"[" * 2000): None,
+    b'{"usage":{"prompt_tokens":1,"details":%b%b}}' % (b'{"a":' * 1, b"[" * 100_000): None,
+    b'{"usage":{"prompt_tokens":7,"completion_tokens":3,"x":%b%b}}' % (b"[" * 3000, b"]" * 3000): None,
+    b'{"usage":{"prompt_tokens":\xff}}': None,
+    b'{"usage":{"prompt_tokens":%b}}' % (b"9" * 5000): None,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sage_inference.control_plane.fields import read_fields
+from sage_inference.control_plane.lenient import UNREADABLE
 from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 
 ROUTES = frozenset({OPENAI_ROUTE, NATIVE_ROUTE})
@@ -50,7 +51,7 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
         return None
     try:
         texts = _texts(bytes(fields.pop(_INPUT[route], b"")))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if not texts:
         return None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sage_inference.control_plane.lenient import UNREADABLE
 from sage_inference.engines.answer import StreamFormat
 from sage_inference.types import RequestType
 
@@ -117,7 +118,7 @@ def _failure_of_lines(text: bytes) -> Failure | None:
 def _decoded(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -683,6 +683,8 @@ class Exchange:
                 ):
                     # An engine that reports none is taken to send a token a chunk.
                     usage = Usage(0, self.delivery.chunks)
+        except Exception as error:  # the answer is on its way: others of this turn are not to notice
+            report_of(self.request_id, error)
         finally:
             gateway.manager.release(self, usage, outcome, self.status)
 

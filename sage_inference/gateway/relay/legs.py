@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from sage_inference.control_plane.fields import read_fields as all_fields
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.gateway.relay.heads import UNCODED
 
@@ -81,7 +81,7 @@ def handed_over(answer: bytes) -> msgspec.Raw | None:
     """What a prefilling engine says of where the blocks are; None where it says nothing."""
     try:
         params = _decode_answer(answer).kv_transfer_params
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return params if isinstance(params, msgspec.Raw) and bytes(params)[:1] == b"{" else None
 

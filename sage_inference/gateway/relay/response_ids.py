@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from sage_inference.control_plane.lenient import decoded
+from sage_inference.control_plane.lenient import UNREADABLE, decoded
 from sage_inference.engines.answer import Answer, Piece, StreamFormat
 from sage_inference.engines.coding import CodingError, coding_of
 from sage_inference.engines.coding import decoded as uncoded
@@ -19,7 +19,6 @@ _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE = re.compile(rb"\r\n|\n|\r")
 _TOKEN = re.compile(rb'\s*("(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+)', re.DOTALL)
 _BOM = b"\xef\xbb\xbf"
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -54,7 +53,7 @@ def _text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
         return None
     try:
         return msgspec.json.decode(raw, type=str)
-    except _UNREADABLE:  # not a text, or half a surrogate pair: no response has such an id
+    except UNREADABLE:  # not a text, or half a surrogate pair: no response has such an id
         return bytes(raw).decode("utf-8", "replace")
 
 
@@ -92,7 +91,7 @@ class IdSeeker:
             self._searched, self._scan_from = 0, 1
             try:
                 response = _decode_event(_data_of(event)).response
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             if response is not None and response.id:
                 return response.id
@@ -107,7 +106,7 @@ class IdSeeker:
             if self._coding:
                 text = uncoded(self._coding, text, _MOST_WHOLE)
             return _decode_response(text.removeprefix(_BOM)).id or None
-        except (*_UNREADABLE, CodingError):
+        except (*UNREADABLE, CodingError):
             return None
 
     def _of_head(self) -> str | None:
@@ -149,6 +148,6 @@ def _text_at(document: bytes, path: tuple[bytes, ...]) -> str | None:
         elif tuple(keys) == path:
             try:
                 return msgspec.json.decode(token, type=str)
-            except _UNREADABLE:
+            except UNREADABLE:
                 return None
     return None

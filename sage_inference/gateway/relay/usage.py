@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from sage_inference.control_plane.lenient import UNREADABLE
 from sage_inference.types import Usage
 
 # A text cannot hold this: in JSON its quotes would stand behind backslashes.
@@ -76,7 +77,7 @@ def _decoded(text: bytes) -> Usage | None:
     """A usage object in OpenAI's names, or in those of /v1/responses and /v1/messages."""
     try:
         usage = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if not isinstance(usage, dict):
         return None

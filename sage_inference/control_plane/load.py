@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sage_inference.control_plane import cost
 from sage_inference.types import (
     ExecutionInstance,
     InstanceLoad,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
-DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
 # Of an instance's time prompts may take before late requests have to wait: decode steps of 20 ms then make 50 ms
 # a token for its streams.
 PROMPT_SHARE = 0.6
@@ -137,9 +137,8 @@ def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
 
 
 def backlog_ms(load: InstanceLoad, now: float) -> float:
-    """B = max(0, k·Q − (now − mark)): how long the instance likely takes for the prompts it has."""
-    left = load.ms_per_token * load.pending_tokens - (now - load.progress_at) * 1000
-    return left if left > 0.0 else 0.0
+    """How long the instance likely takes for the prompts it has."""
+    return cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
 
 
 def can_spare(instance: ExecutionInstance, now: float) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage_inference.control_plane.load import DECODE_TOKENS, Placement, Seen
+from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces
+from sage_inference.control_plane.load import Placement, Seen
 from sage_inference.control_plane.pairs import leg_of, path_of, whole_of
 
 
@@ -16,7 +17,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """
     request, usage = whole_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
-    candidates = [candidate(attempt, seen) for seen in attempt.seen]
+    candidates = _candidates(attempt)
     chosen = next((each for each in candidates if each["chosen"]), None)
     return {
         "request_id": request.request_id,
@@ -58,30 +59,34 @@ def _outcome(attempt: Placement) -> str | None:
     return attempt.outcome
 
 
-def candidate(attempt: Placement, seen: Seen) -> dict[str, Any]:
+def _candidates(attempt: Placement) -> list[dict[str, Any]]:
+    paces = even_paces([own for _, _, _, _, own in attempt.seen])
+    return [_candidate(attempt, seen, pace) for seen, pace in zip(attempt.seen, paces, strict=True)]
+
+
+def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
     """What the request would have cost one instance, ``cost_ms`` being backlog, prompt and running requests."""
-    instance, running, pending, progress_at, pace = seen
+    instance, running, pending, progress_at, own = seen
     request = attempt.request
     cached = request.cached_tokens.get(instance, 0)
-    backlog = max(0.0, pace * pending - (attempt.pushed_at - progress_at) * 1000)
-    prompt = pace * (request.prompt_tokens - cached)
+    uncached = request.prompt_tokens - cached
+    backlog = backlog_ms(pace, pending, attempt.pushed_at - progress_at)
     return {
         "instance": instance.instance_id,
         "chosen": instance.instance_id == attempt.decision.target_instance_id,
-        "cost_ms": round(backlog + prompt + pace * DECODE_TOKENS * running, 3),
+        "cost_ms": round(cost_ms(pace, backlog, uncached, running), 3),
         "backlog_ms": round(backlog, 3),
-        "prompt_ms": round(prompt, 3),
+        "prompt_ms": round(pace * uncached, 3),
         "cached_tokens": cached,
         "running": running,
         "pending_tokens": pending,
-        "ms_per_token": round(pace, 5),
+        "ms_per_token": round(own, 5),
     }
 
 
 def why(attempt: Placement) -> str:
     """One line: the choice, its reason, and each candidate's predicted cost."""
-    costs = [candidate(attempt, seen) for seen in attempt.seen]
-    shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in costs)
+    shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in _candidates(attempt))
     return f"{attempt.decision.target_instance_id}: {attempt.decision.reason}; predicted: {shown}"
 
 

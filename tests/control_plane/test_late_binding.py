@@ -46,7 +46,7 @@ def test_an_answer_that_is_not_streamed_does_not_hold_up_the_next_until_its_end(
 
 
 def held(clock: Clock) -> tuple[ExecutionInstance, ExecutionInstance, object]:
-    """a holds the prompt (1, 2, 3) and is closed, b is idle."""
+    """a holds the prompt (1, 2, 3) and is closed, b has work but no prompt to begin."""
     a, b = instance("a"), instance("b")
     m = manager(a, b, clock=clock)
     first = submit(m, request("first", 192, blocks=(1, 2, 3)))
@@ -55,7 +55,15 @@ def held(clock: Clock) -> tuple[ExecutionInstance, ExecutionInstance, object]:
     other = b if where is a else a
     m.first_byte(first)
     where.load.pending_tokens = 9000
+    other.active_requests = 1
     return where, other, m
+
+
+def test_a_request_is_not_held_while_an_instance_is_idle() -> None:
+    clock = Clock()
+    _, idle, m = held(clock)
+    idle.active_requests = 0
+    assert submit(m, request("goes", 200, blocks=(1, 2, 3))).where is idle  # type: ignore[arg-type]
 
 
 def test_a_request_is_held_for_the_instance_that_has_its_prompt_and_others_pass_it() -> None:

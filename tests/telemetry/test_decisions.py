@@ -97,7 +97,7 @@ def test_an_attempt_says_what_came_of_it() -> None:
 
 def test_why_fits_into_a_header() -> None:
     _, attempt = Recorded().submit()
-    assert why(attempt) == "idle: cheapest; predicted: busy 252 ms, idle 30 ms"
+    assert why(attempt) == "idle: cheapest; predicted: busy 218 ms, idle 35 ms"
 
 
 def test_only_the_newest_are_kept() -> None:

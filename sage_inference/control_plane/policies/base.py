@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from sage_inference.control_plane.cost import even_paces
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 Clock = Callable[[], float]
@@ -32,12 +33,15 @@ class SchedulingPolicy(Protocol):
 class Loads:
     """Requests in flight per instance, with those placed in this call counted in."""
 
-    __slots__ = ("_placed", "_tokens", "instances")
+    __slots__ = ("_paces", "_placed", "_tokens", "instances")
 
     def __init__(self, instances: Sequence[ExecutionInstance]) -> None:
         self.instances = instances
         self._placed: dict[ExecutionInstance, int] = {}
         self._tokens: dict[ExecutionInstance, int] = {}
+        self._paces: dict[ExecutionInstance, float] | None = (
+            None  # worked out when first asked for: most policies don't
+        )
 
     def of(self, instance: ExecutionInstance) -> float:
         """Load in requests, divided by the instance's weight."""
@@ -49,6 +53,14 @@ class Loads:
     def tokens(self, instance: ExecutionInstance) -> int:
         """Prompt tokens that it has not begun."""
         return instance.load.pending_tokens + self._tokens.get(instance, 0)
+
+    def pace(self, instance: ExecutionInstance) -> float:
+        """Milliseconds a token to reckon with, see ``even_paces``."""
+        if self._paces is None:
+            self._paces = dict(
+                zip(self.instances, even_paces([i.load.ms_per_token for i in self.instances]), strict=True)
+            )
+        return self._paces[instance]
 
     def open(self) -> list[ExecutionInstance]:
         """Those with room for one more."""

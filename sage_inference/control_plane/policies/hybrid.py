@@ -1,31 +1,44 @@
-"""Sticky until saturated: the instance that holds the prompt, unless it is much busier than the others."""
+"""Sticky until saturated: the instance that has the prompt cached, unless it is much busier than the least busy."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 
-from sage_inference.control_plane.load import DECODE_TOKENS
-from sage_inference.control_plane.load import backlog_ms as backlog_now_ms
-from sage_inference.control_plane.policies.base import Clock, Loads
-from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
+from sage_inference.control_plane.cost import ALIKE, DECODE_TOKENS, backlog_ms, even_paces
+from sage_inference.control_plane.policies.base import Clock
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 WORTH = 0.3  # of a prompt cached somewhere makes it worth going there
 NEARLY = 0.8  # of the longest cached part is as good as the longest
-CROWD, SPARE = 1.5, 8  # times the mean of requests in flight, and some more
+CROWD, SPARE = 1.5, 8  # times the requests of the least busy instance, and some more
 LATER_MS = 4000.0  # a backlog longer than the shortest by this is saturated
+EVEN = 0.5  # running requests for each instance of the group: so much more is as good as the cheapest
+_SAME_PACES = 16  # decisions
+_MOST_NOTED = 4096  # instances; they come and go
 
 
 INFINITE = float("inf")
 
+# Requests and uncached prompt tokens that this call has placed on an instance.
+Placed = dict[ExecutionInstance, tuple[int, int]]
+_NOTHING = 0, 0
+
 
 class Hybrid:
-    """Place where the prompt is cached while that instance can bear it, else where it costs least.
+    """Place where the prompt is cached while that instance can bear it, otherwise where it costs least.
 
-    c = B + k·(n − h) + k·267·nin. If h reaches 0.3·n somewhere, the cheapest instance wins among those with
-    h ≥ 0.8·max h, nin ≤ 1.5·mean + 8 and B within 4 s of the least; else the cheapest of all. Always taking
-    the cheapest copies large shared prefixes to every instance near saturation, until nothing fits.
+    c = B + k·(n − h) + k·267·nin, see ``control_plane.cost``. If h reaches 0.3·n somewhere, the cheapest instance
+    wins among those with h ≥ 0.8·max h, nin ≤ 1.5·least nin + 8 and B within 4 s of the least; otherwise the cheapest
+    of all. Always taking the cheapest copies large shared prefixes to every instance near saturation, until nothing
+    fits. An idle instance that costs less than these goes first all the same.
+
+    nin is compared with the least busy instance, not with the mean. Where all requests share one prefix and most
+    instances have it, none of these is much busier than the mean, and the others would stay idle for ever.
+
+    Of several that have the prompt, those that cost as much as the cheapest, but for one running request for two
+    instances of the group, take turns: the one chosen least recently is next. Arrivals at one engine are then spaced
+    out, as round robin spaces them, and fewer prompts meet in one step.
     """
 
     name = "hybrid"
@@ -35,115 +48,179 @@ class Hybrid:
         self.order = order
         self._clock = clock
         self._turn = 0
+        self._chosen_at: dict[str, int] = {}  # the turn in which an instance was last chosen
+        self._paces: list[float] = []
+        self._paces_of: list[ExecutionInstance] = []
+        self._paces_until = 0  # the turn in which they are worked out anew
 
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
         if len(requests) == 1:
-            chosen, why = self._one(requests[0], instances)
-            return [] if chosen is None else [SchedulingDecision(requests[0].request_id, chosen, why)]
-        loads = Loads(instances)
-        now = self._clock()
-        decisions = []
+            request = requests[0]
+            chosen, why = self._choose(request, instances, None)
+            if chosen is None:
+                return []
+            return [SchedulingDecision(request.request_id, chosen.instance_id, why)]
+        placed: Placed = {}
+        decisions: list[SchedulingDecision] = []
         for request in requests:
-            room = loads.open()
-            if not room:
+            chosen, why = self._choose(request, instances, placed)
+            if chosen is None:
                 break
-            warm = self._warm(request, room, now, loads)
-            chosen_from, why = (warm, "cached there") if warm else (room, "cheapest")
-            best = min(chosen_from, key=lambda i: cost_ms(request, i, now, loads))  # noqa: B023
-            decisions.append(loads.place(request, best, why))
+            decisions.append(SchedulingDecision(request.request_id, chosen.instance_id, why))
+            running, tokens = placed.get(chosen, _NOTHING)
+            uncached = max(1, request.prompt_tokens - request.cached_tokens.get(chosen, 0))
+            placed[chosen] = running + 1, tokens + uncached
         return decisions
 
-    def _one(
-        self, request: SchedulingRequest, instances: Sequence[ExecutionInstance]
-    ) -> tuple[str | None, str]:
-        """The same for one request, with as little as decides it: this is asked of every request."""
+    def _choose(
+        self, request: SchedulingRequest, instances: Sequence[ExecutionInstance], placed: Placed | None
+    ) -> tuple[ExecutionInstance | None, str]:
         now = self._clock()
-        tokens, cached = request.prompt_tokens, request.cached_tokens
-        if cached:
-            warm = _warmest(request, instances, now)
-            if warm is not None:
-                return warm, "cached there"
-        chosen, least = None, INFINITE
         self._turn = turn = self._turn + 1
-        ties = 1
-        for i in instances:
+        if turn >= self._paces_until or instances != self._paces_of:
+            self._even_paces(instances)
+        chosen, why = None, "cached there"
+        if request.cached_tokens:
+            chosen = self._warmest(request, instances, placed, now)
+        if chosen is None:
+            chosen, why = self._cheapest(request, instances, placed, now), "cheapest"
+        if chosen is not None:
+            self._chosen_at[chosen.instance_id] = turn
+        return chosen, why
+
+    def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
+        """Only now and then for the same instances, because paces change by a few percent a minute."""
+        self._paces_of, self._paces_until = list(instances), self._turn + _SAME_PACES
+        self._paces = even_paces([i.load.ms_per_token for i in instances])
+        if len(self._chosen_at) > _MOST_NOTED:
+            self._chosen_at.clear()
+
+    def _cheapest(
+        self,
+        request: SchedulingRequest,
+        instances: Sequence[ExecutionInstance],
+        placed: Placed | None,
+        now: float,
+    ) -> ExecutionInstance | None:
+        """Asked for every request, so it does only what decides: the laws of ``cost`` are written out."""
+        tokens, cached = request.prompt_tokens, request.cached_tokens
+        chosen, least = None, INFINITE
+        for i, k in zip(instances, self._paces):  # noqa: B905 - a keyword costs as much as the loop
             load, running, limit = i.load, i.active_requests, i.max_concurrent_requests
+            pending = load.pending_tokens
+            if placed is not None:
+                running, pending = _with(placed, i)
             if limit and running >= limit:
                 continue
-            k = load.ms_per_token
             cost = k * (tokens + DECODE_TOKENS * running)
-            if load.pending_tokens:
-                backlog = k * load.pending_tokens - (now - load.progress_at) * 1000
+            if pending:
+                backlog = k * pending - (now - load.progress_at) * 1000
                 if backlog > 0.0:
                     cost += backlog
             if cached:
                 cost -= k * cached.get(i, 0)
             if cost < least:
-                chosen, least, ties = i.instance_id, cost, 1
-            elif cost == least:
-                # Equal costs go round: idle instances share the work, and different prompts their caches.
-                ties += 1
-                if not turn % ties:
-                    chosen = i.instance_id
-        return chosen, "cheapest"
+                chosen, least = i, cost
+            elif cost == least and chosen is not None:
+                # Equal costs take turns: idle instances share the work, and different prompts their caches.
+                chosen = min(chosen, i, key=lambda each: self._chosen_at.get(each.instance_id, 0))
+        return chosen
 
-    def _warm(
-        self, request: SchedulingRequest, room: list[ExecutionInstance], now: float, loads: Loads
-    ) -> list[ExecutionInstance]:
-        """Those that hold the prompt and can bear it."""
-        cached = request.cached_tokens
-        if not cached:
-            return []
-        longest = max(cached.get(i, 0) for i in room)
-        if not longest or longest < WORTH * request.prompt_tokens:
-            return []
-        crowd = CROWD * sum(map(loads.requests, room)) / len(room) + SPARE
-        late = min(backlog_ms(i, now, loads) for i in room) + LATER_MS
-        return [
-            i
-            for i in room
-            if cached.get(i, 0) >= NEARLY * longest
-            and loads.requests(i) <= crowd
-            and backlog_ms(i, now, loads) <= late
-        ]
+    def _warmest(
+        self,
+        request: SchedulingRequest,
+        instances: Sequence[ExecutionInstance],
+        placed: Placed | None,
+        now: float,
+    ) -> ExecutionInstance | None:
+        """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
+        tokens, cached, longest = request.prompt_tokens, request.cached_tokens, 0
+        holders: dict[ExecutionInstance, tuple[int, int]] = {}  # requests and pending tokens of each
+        for i, held in cached.items():
+            if i in instances:
+                running, pending = i.active_requests, i.load.pending_tokens
+                if placed is not None:
+                    running, pending = _with(placed, i)
+                limit = i.max_concurrent_requests
+                if not limit or running < limit:
+                    holders[i] = running, pending
+                    if held > longest:
+                        longest = held
+        if not longest or longest < WORTH * tokens:
+            return None
+        if (
+            len(holders) == 1
+        ):  # the usual case, made short: no pace to reckon with is over ALIKE² times its own
+            only, (running, pending) = next(iter(holders.items()))
+            bears = running <= SPARE and ALIKE * ALIKE * only.load.ms_per_token * pending <= LATER_MS
+            dear = pending + DECODE_TOKENS * running > longest  # an idle instance could be cheaper
+            if bears and (not dear or 0 not in [i.active_requests for i in instances]):
+                return only
+        paces = self._paces
+        nearly, slack, least, bearable = NEARLY * longest, EVEN * len(instances), INFINITE, []
+        for i, pace in zip(instances, paces):  # noqa: B905
+            if i not in holders or cached[i] < nearly:
+                continue
+            running, pending = holders[i]
+            backlog = 0.0
+            if pending:
+                backlog = pace * pending - (now - i.load.progress_at) * 1000
+                if backlog < 0.0:
+                    backlog = 0.0
+            # Within these an instance is neither crowded nor late, whatever the others are.
+            bears = running <= SPARE and backlog <= LATER_MS
+            if bears or _bears(running, backlog, instances, paces, placed, now):
+                cost = backlog + pace * (tokens - cached[i] + DECODE_TOKENS * running)
+                bearable.append((cost - pace * DECODE_TOKENS * slack, i))
+                if cost < least:
+                    least = cost
+        if 0 in [i.active_requests for i in instances] and _idle_costs_less(
+            least, tokens, instances, paces, placed
+        ):
+            return None
+        chosen, first = None, self._turn + 1
+        for cost, i in bearable:
+            if cost <= least and (at := self._chosen_at.get(i.instance_id, 0)) < first:
+                chosen, first = i, at
+        return chosen
 
 
-def _warmest(request: SchedulingRequest, instances: Sequence[ExecutionInstance], now: float) -> str | None:
-    """The cheapest that holds nearly the most of the prompt and can bear it."""
-    tokens, longest, holders = request.prompt_tokens, 0, []
-    for i, held in request.cached_tokens.items():
+def _idle_costs_less(
+    cost: float,
+    tokens: int,
+    instances: Sequence[ExecutionInstance],
+    paces: Sequence[float],
+    placed: Placed | None,
+) -> bool:
+    """Whether an instance with nothing to do would take less for the whole prompt: that keeps nobody waiting."""
+    return any(
+        pace * tokens < cost and not any(_with(placed, i))
+        for i, pace in zip(instances, paces)  # noqa: B905
+    )
+
+
+def _with(placed: Placed | None, instance: ExecutionInstance) -> tuple[int, int]:
+    """Requests and pending tokens of an instance, with what this call has placed."""
+    more = placed.get(instance, _NOTHING) if placed else _NOTHING
+    return instance.active_requests + more[0], instance.load.pending_tokens + more[1]
+
+
+def _bears(
+    running: int,
+    backlog: float,
+    instances: Sequence[ExecutionInstance],
+    paces: Sequence[float],
+    placed: Placed | None,
+    now: float,
+) -> bool:
+    """Whether an instance is neither crowded nor late, beside the least busy of those with room."""
+    fewest, soonest = INFINITE, INFINITE
+    for i, pace in zip(instances, paces):  # noqa: B905
+        others, pending = _with(placed, i)
         limit = i.max_concurrent_requests
-        if i in instances and (not limit or i.active_requests < limit):
-            holders.append((i, held))
-            if held > longest:
-                longest = held
-    if longest < WORTH * tokens:
-        return None
-    chosen, least = None, INFINITE
-    nearly = NEARLY * longest
-    for i, held in holders:
-        if held < nearly:
-            continue
-        load, running = i.load, i.active_requests
-        backlog = backlog_now_ms(load, now) if load.pending_tokens else 0.0
-        cost = backlog + load.ms_per_token * (tokens - held + DECODE_TOKENS * running)
-        # Within these no instance is crowded or late, whatever the others are.
-        bears = running <= SPARE and backlog <= LATER_MS
-        if cost < least and (bears or _bears(running, backlog, instances, now)):
-            chosen, least = i.instance_id, cost
-    return chosen
-
-
-def _bears(running: int, backlog: float, instances: Sequence[ExecutionInstance], now: float) -> bool:
-    """Whether an instance is neither crowded nor late, as the others are."""
-    room = [i for i in instances if _has_room(i)]
-    crowd = CROWD * sum([i.active_requests for i in room]) / len(room) + SPARE
-    late = min([backlog_now_ms(i.load, now) for i in room]) + LATER_MS
-    return running <= crowd and backlog <= late
-
-
-def _has_room(instance: ExecutionInstance) -> bool:
-    limit = instance.max_concurrent_requests
-    return not limit or instance.active_requests < limit
+        if not limit or others < limit:
+            fewest = min(fewest, others)
+            soonest = min(soonest, backlog_ms(pace, pending, now - i.load.progress_at))
+    return running <= CROWD * fewest + SPARE and backlog <= soonest + LATER_MS

@@ -72,4 +72,4 @@ class CostOptimized(SLOAware):
 
 def first_byte_ms(request: SchedulingRequest, instance: ExecutionInstance, now: float, loads: Loads) -> float:
     """Backlog and own prompt; what runs on it is left out."""
-    return backlog_ms(instance, now, loads) + prefill_ms(request, instance)
+    return backlog_ms(instance, now, loads) + prefill_ms(request, instance, loads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sage_inference.control_plane.load import DECODE_TOKENS
+from sage_inference.control_plane.cost import DECODE_TOKENS
 from sage_inference.control_plane.waiting.band import Band
 from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.heap import Heap

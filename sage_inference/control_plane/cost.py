@@ -1,0 +1,40 @@
+"""The predicted cost of one more request on an instance, in milliseconds. Policies place by it, and explain shows it.
+
+c = B + k·(n − h) + k·267·nin: the instance's backlog, the prompt's own prefill, and what runs there. k is the
+instance's milliseconds a token, n the prompt's tokens, h those of them that are cached, nin the requests in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
+ALIKE = 1.5  # paces within this factor of their median differ by chance
+
+
+def backlog_ms(ms_per_token: float, pending_tokens: float, since_progress_s: float) -> float:
+    """B = max(0, k·Q − (now − mark)): the prefills that an instance has left, Q tokens when it last got on."""
+    left = ms_per_token * pending_tokens - since_progress_s * 1000
+    return left if left > 0.0 else 0.0
+
+
+def cost_ms(ms_per_token: float, backlog: float, uncached_tokens: float, running: float) -> float:
+    """c, given B and n − h."""
+    return backlog + ms_per_token * (uncached_tokens + DECODE_TOKENS * running)
+
+
+def even_paces(own: Sequence[float]) -> list[float]:
+    """The paces to reckon with, given each instance's own: one mean for those that are near the median.
+
+    Equal instances measure paces a few percent apart. Reckoning with those would send traffic to whichever looks
+    fastest until it no longer does. The median, because one slow instance must not make the others look slow.
+    """
+    if not own:
+        return []
+    if max(own) <= ALIKE * min(own):  # mostly; then all are near the median, whichever it is
+        return [sum(own) / len(own)] * len(own)
+    median = sorted(own)[(len(own) - 1) // 2]
+    least, most = median / ALIKE, median * ALIKE
+    alike = [pace for pace in own if least <= pace <= most]
+    mean = sum(alike) / len(alike)
+    return [mean if least <= pace <= most else pace for pace in own]

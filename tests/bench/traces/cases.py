@@ -16,6 +16,7 @@ from tests.bench.traces.contest import Result, play, points, share
 from tests.bench.traces.mixed import mixed
 
 DEADLINE_MS = 1000.0
+SATURATED_PER_S = 40.0  # requests of one_prefix that an engine can take in time
 
 
 def mooncake_16(part: float) -> Result:
@@ -51,10 +52,29 @@ def prefix_tenants(part: float) -> Result:
     jobs = workloads.prefix_tenants(300 * part)
     result = Result("400 shared prefixes")
     result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
-    pure = result.add("cheapest by prediction, at once", play("adaptive", jobs, at_once=True))
+    pure = result.add("cheapest by prediction", play("adaptive", jobs))
     ours = result.add("hybrid", play("hybrid", jobs))
     result.at_least("hybrid goodput, %", 100 * ours.goodput, 85)
-    result.at_most("cheapest by prediction goodput, %", 100 * pure.goodput, 20)
+    result.at_least("hybrid goodput over cheapest by prediction, points", points(ours, pure), 0)
+    return result
+
+
+def one_prefix(part: float) -> Result:
+    """One system prompt for all, at 0.7 of what the engines can take in time and at all of it."""
+    result = Result("one shared prefix")
+    for instances, seconds in ((3, 120), (4, 120), (8, 60), (16, 30)):
+        for saturation in (0.7, 1.0):
+            jobs = workloads.one_prefix(seconds * part, saturation * SATURATED_PER_S * instances)
+            what = f"{instances} engines at {saturation}"
+            base = result.add(
+                f"{what}: round_robin, at once",
+                play("round_robin", jobs, at_once=True, instances=instances),
+            )
+            ours = result.add(f"{what}: hybrid", play("hybrid", jobs, instances=instances))
+            result.at_least(
+                f"{what}: hybrid goodput over round_robin at once, points", points(ours, base), -0.5
+            )
+            result.at_most(f"{what}: hybrid TTFT p99 / it", share(ours.ttft_ms.p99, base.ttft_ms.p99), 1.2)
     return result
 
 
@@ -115,6 +135,7 @@ CASES: dict[str, tuple[Callable[[float], Result], float]] = {
     "mooncake-1.6": (mooncake_16, 0.3),
     "mooncake-2.2": (mooncake_22, 0.3),
     "prefix-tenants": (prefix_tenants, 1.0),
+    "one-prefix": (one_prefix, 0.2),
     "azure-12": (azure_12, 1.0),
     "azure-slow": (azure_slow, 1.0),
     "long-bursts": (long_bursts, 0.3),

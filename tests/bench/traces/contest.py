@@ -60,10 +60,11 @@ def play(
     jobs: Sequence[Job],
     *,
     at_once: bool = False,
+    instances: int = INSTANCES,
     prepare: Callable[[Fleet], None] = lambda fleet: None,
 ) -> list[Outcome]:
-    """Four engines; ``at_once`` is without late binding: every request goes on to wait in an engine."""
-    fleet = llm_fleet(INSTANCES, late_binding=not at_once)
+    """Engines all alike; ``at_once`` is without late binding: every request goes on to wait in an engine."""
+    fleet = llm_fleet(instances, late_binding=not at_once)
     prepare(fleet)
     return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
 

@@ -43,6 +43,16 @@ def prefix_tenants(
     return jobs
 
 
+def one_prefix(seconds: float, per_s: float) -> list[Job]:
+    """One application: every request begins with the same system prompt of 2,048 tokens, then a question."""
+    rng = random.Random(5)
+    prefix = tuple(range(2048 // BLOCK))
+    return [
+        Job(at, 2048 + rng.randint(32, 512), rng.randint(100, 300), prefix)
+        for at in _arrivals(rng, per_s, seconds)
+    ]
+
+
 def long_bursts(seconds: float) -> list[Job]:
     """People chat all the time; every 20 s a batch of 40 long documents comes at once, marked as background."""
     rng = random.Random(2)

@@ -26,6 +26,10 @@ _HALF = re.compile(
 )
 _MOST_HALVES = 4096
 _MOST_SURROGATES = 16384  # escaped, in pairs or not: to look at one takes 0.3 us
+_NUMBERS = ((b"NaN", b"0.0"), (b"Infinity", b"1e999999"))
+_MOST_WORDS = 16384  # that look like such numbers, also in texts: to look at one takes 0.5 us
+# Escapes that would be mistaken for the end of a text, or for the begin of another escape. JSON has no zero bytes.
+_HIDDEN = ((b"\\\\", b"\0_"), (b'\\"', b"\0'"))
 
 _REASONS = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it is not UTF-8"}
 
@@ -62,13 +66,37 @@ def decoded_mended(decode: Callable[[bytes], T], body: bytes, error: Exception) 
 
 
 def _mended(body: bytes) -> bytes | None:
-    """A copy with replacement characters for half pairs and zeros for NaN; None where there is nothing to mend."""
+    """A copy with replacement characters for half pairs and zeros for NaN; None where there is nothing to mend.
+
+    Nothing else differs: engines read the body itself, and what is read here must not be another text or id.
+    """
     copy = body.removeprefix(_BOM)
-    if b"NaN" in copy or b"Infinity" in copy:
-        copy = copy.replace(b"NaN", b"0.0").replace(b"Infinity", b"1e999999")
-    if b"\\ud" in copy or b"\\uD" in copy:
-        if copy.count(b"\\ud") + copy.count(b"\\uD") > _MOST_SURROGATES:
-            return None
-        # Escaped backslashes go first: behind one of them "ud800" is plain text.
-        copy = _HALF.sub(rb"\\ufffd", copy.replace(b"\\\\", b"__"), _MOST_HALVES)
+    surrogates = copy.count(b"\\ud") + copy.count(b"\\uD")
+    if surrogates > _MOST_SURROGATES or b"\0" in copy:
+        return None
+    words = [(word, number) for word, number in _NUMBERS if word in copy]
+    if words or surrogates:
+        for escape, hidden in _HIDDEN:
+            copy = copy.replace(escape, hidden)
+        for word, number in words:
+            copy = _replaced(copy, word, number)
+        if surrogates:
+            copy = _HALF.sub(rb"\\ufffd", copy, _MOST_HALVES)
+        if b"\0" in copy:
+            for escape, hidden in _HIDDEN:
+                copy = copy.replace(hidden, escape)
     return None if copy is body else copy
+
+
+def _replaced(body: bytes, word: bytes, number: bytes) -> bytes:
+    """The body with ``number`` for ``word`` outside of texts. Each of its quotes begins or ends a text."""
+    parts: list[bytes] = []
+    begin = quotes = 0
+    for _ in range(_MOST_WORDS):
+        end = body.find(word, begin)
+        if end < 0:
+            break
+        quotes += body.count(b'"', begin, end)
+        parts += (body[begin:end], word if quotes % 2 else number)
+        begin = end + len(word)
+    return b"".join([*parts, body[begin:]])

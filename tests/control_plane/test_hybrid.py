@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +97,49 @@ def test_an_idle_instance_takes_what_would_wait_for_the_first_prefill() -> None:
     for each in instances:
         each.active_requests += 1
     assert chosen(what, *instances) == "b"  # nobody is idle
+
+
+@pytest.mark.parametrize(
+    ("held", "pace", "idle_pace", "running", "goes_to"),
+    [
+        (500, 0.09, 0.03, 0, "a"),  # 45 ms where it is cached, 30 ms on a faster instance
+        (500, 0.09, 0.03, 1, "a"),
+        (900, 0.2, 0.01, 0, "a"),
+        (350, 0.06, 0.03, 0, "a"),  # 39 ms against 30
+        (900, 0.09, 0.03, 0, "b"),  # 9 ms against 30
+        (500, 0.03, 0.09, 0, "b"),
+    ],
+)
+def test_a_faster_idle_instance_takes_what_the_only_holder_needs_longer_for(
+    held: int, pace: float, idle_pace: float, running: int, goes_to: str
+) -> None:
+    what, instances = warm(1000, b=held)
+    for each in instances:
+        each.active_requests, each.load.ms_per_token = 1, pace
+    instances[0].active_requests, instances[0].load.ms_per_token = 0, idle_pace
+    instances[1].active_requests = running
+    assert chosen(what, *instances) == goes_to
+
+
+@pytest.mark.parametrize("holders", [1, 500, 1000])
+@pytest.mark.parametrize("running", [0, 3, 20])
+@pytest.mark.parametrize("pending", [0, 200_000])
+def test_a_placement_among_a_thousand_instances_is_linear_in_them(
+    holders: int, running: int, pending: int
+) -> None:
+    """However many have the prompt, and whether they are crowded, late or neither."""
+    instances = [instance(f"i{n}") for n in range(1000)]
+    for each in instances:
+        each.active_requests, each.load.pending_tokens = running, pending
+        each.load.progress_at = 1000.0
+    what, policy = request(tokens=1000), Hybrid(Clock())
+    what.cached_tokens = dict.fromkeys(instances[:holders], 900)
+    took = []
+    for _ in range(3):
+        began = time.thread_time()
+        assert policy.schedule((what,), instances)
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.1  # 2 ms; all pairs of them are 800
 
 
 def test_paces_that_differ_by_chance_do_not_decide() -> None:

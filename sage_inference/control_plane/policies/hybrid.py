@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sage_inference.control_plane.cost import ALIKE, DECODE_TOKENS, backlog_ms, even_paces
+from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms, even_paces
 from sage_inference.control_plane.policies.base import Clock
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
@@ -16,12 +16,11 @@ LATER_MS = 4000.0  # a backlog longer than the shortest by this is saturated
 EVEN = 0.5  # running requests for each instance of the group: so much more is as good as the cheapest
 _SAME_PACES = 16  # decisions
 _MOST_NOTED = 4096  # instances; they come and go
-
-
 INFINITE = float("inf")
 
 # Requests and uncached prompt tokens that this call has placed on an instance.
 Placed = dict[ExecutionInstance, tuple[int, int]]
+Paces = dict[ExecutionInstance, float]  # milliseconds a token of each instance that may be chosen
 _NOTHING = 0, 0
 
 
@@ -49,8 +48,9 @@ class Hybrid:
         self._clock = clock
         self._turn = 0
         self._chosen_at: dict[str, int] = {}  # the turn in which an instance was last chosen
-        self._paces: list[float] = []
+        self._paces: Paces = {}
         self._paces_of: list[ExecutionInstance] = []
+        self._fastest = 0.0  # of the paces
         self._paces_until = 0  # the turn in which they are worked out anew
 
     def schedule(
@@ -83,9 +83,9 @@ class Hybrid:
             self._even_paces(instances)
         chosen, why = None, "cached there"
         if request.cached_tokens:
-            chosen = self._warmest(request, instances, placed, now)
+            chosen = self._warmest(request, placed, now)
         if chosen is None:
-            chosen, why = self._cheapest(request, instances, placed, now), "cheapest"
+            chosen, why = self._cheapest(request, placed, now), "cheapest"
         if chosen is not None:
             self._chosen_at[chosen.instance_id] = turn
         return chosen, why
@@ -93,21 +93,19 @@ class Hybrid:
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Only now and then for the same instances, because paces change by a few percent a minute."""
         self._paces_of, self._paces_until = list(instances), self._turn + _SAME_PACES
-        self._paces = even_paces([i.load.ms_per_token for i in instances])
+        paces = even_paces([i.load.ms_per_token for i in instances])
+        self._paces = dict(zip(instances, paces, strict=True))
+        self._fastest = min(paces, default=0.0)
         if len(self._chosen_at) > _MOST_NOTED:
             self._chosen_at.clear()
 
     def _cheapest(
-        self,
-        request: SchedulingRequest,
-        instances: Sequence[ExecutionInstance],
-        placed: Placed | None,
-        now: float,
+        self, request: SchedulingRequest, placed: Placed | None, now: float
     ) -> ExecutionInstance | None:
-        """Asked for every request, so it does only what decides: the laws of ``cost`` are written out."""
+        """Called for every request, so it does only what decides: the laws of ``cost`` are written out."""
         tokens, cached = request.prompt_tokens, request.cached_tokens
         chosen, least = None, INFINITE
-        for i, k in zip(instances, self._paces):  # noqa: B905 - a keyword costs as much as the loop
+        for i, k in self._paces.items():
             load, running, limit = i.load, i.active_requests, i.max_concurrent_requests
             pending = load.pending_tokens
             if placed is not None:
@@ -129,76 +127,75 @@ class Hybrid:
         return chosen
 
     def _warmest(
-        self,
-        request: SchedulingRequest,
-        instances: Sequence[ExecutionInstance],
-        placed: Placed | None,
-        now: float,
+        self, request: SchedulingRequest, placed: Placed | None, now: float
     ) -> ExecutionInstance | None:
         """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
-        tokens, cached, longest = request.prompt_tokens, request.cached_tokens, 0
-        holders: dict[ExecutionInstance, tuple[int, int]] = {}  # requests and pending tokens of each
-        for i, held in cached.items():
-            if i in instances:
-                running, pending = i.active_requests, i.load.pending_tokens
-                if placed is not None:
-                    running, pending = _with(placed, i)
-                limit = i.max_concurrent_requests
-                if not limit or running < limit:
-                    holders[i] = running, pending
-                    if held > longest:
-                        longest = held
-        if not longest or longest < WORTH * tokens:
-            return None
-        if (
-            len(holders) == 1
-        ):  # the usual case, made short: no pace to reckon with is over ALIKE² times its own
-            only, (running, pending) = next(iter(holders.items()))
-            bears = running <= SPARE and ALIKE * ALIKE * only.load.ms_per_token * pending <= LATER_MS
-            dear = pending + DECODE_TOKENS * running > longest  # an idle instance could be cheaper
-            if bears and (not dear or 0 not in [i.active_requests for i in instances]):
-                return only
-        paces = self._paces
-        nearly, slack, least, bearable = NEARLY * longest, EVEN * len(instances), INFINITE, []
-        for i, pace in zip(instances, paces):  # noqa: B905
-            if i not in holders or cached[i] < nearly:
-                continue
-            running, pending = holders[i]
+        tokens, paces = request.prompt_tokens, self._paces
+        holders = _holders(request, paces, placed)
+        if len(holders) == 1:  # the usual case, made short: no idle instance could be cheaper
+            i, pace, running, pending, held = holders[0]
+            dearest = pace * (pending + tokens - held + DECODE_TOKENS * running)
+            if dearest <= self._fastest * tokens and running <= SPARE and pace * pending <= LATER_MS:
+                return i
+        slack = DECODE_TOKENS * EVEN * len(paces)
+        most: tuple[float, float] | None = None
+        least, bearable = INFINITE, []
+        for i, pace, running, pending, held in holders:
             backlog = 0.0
             if pending:
                 backlog = pace * pending - (now - i.load.progress_at) * 1000
                 if backlog < 0.0:
                     backlog = 0.0
             # Within these an instance is neither crowded nor late, whatever the others are.
-            bears = running <= SPARE and backlog <= LATER_MS
-            if bears or _bears(running, backlog, instances, paces, placed, now):
-                cost = backlog + pace * (tokens - cached[i] + DECODE_TOKENS * running)
-                bearable.append((cost - pace * DECODE_TOKENS * slack, i))
-                if cost < least:
-                    least = cost
-        if 0 in [i.active_requests for i in instances] and _idle_costs_less(
-            least, tokens, instances, paces, placed
-        ):
+            if running > SPARE or backlog > LATER_MS:
+                most = most or _most_bearable(paces, placed, now)
+                if running > most[0] or backlog > most[1]:
+                    continue
+            cost = backlog + pace * (tokens - held + DECODE_TOKENS * running)
+            bearable.append((cost - pace * slack, i))
+            if cost < least:
+                least = cost
+        if least > self._fastest * tokens and _idle_costs_less(least, tokens, paces, placed):
             return None
-        chosen, first = None, self._turn + 1
-        for cost, i in bearable:
-            if cost <= least and (at := self._chosen_at.get(i.instance_id, 0)) < first:
-                chosen, first = i, at
-        return chosen
+        return self._next_in_turn([i for cost, i in bearable if cost <= least])
+
+    def _next_in_turn(self, equals: Sequence[ExecutionInstance]) -> ExecutionInstance | None:
+        """The one chosen least recently."""
+        return min(equals, key=lambda each: self._chosen_at.get(each.instance_id, 0), default=None)
 
 
-def _idle_costs_less(
-    cost: float,
-    tokens: int,
-    instances: Sequence[ExecutionInstance],
-    paces: Sequence[float],
-    placed: Placed | None,
-) -> bool:
+def _holders(
+    request: SchedulingRequest, paces: Paces, placed: Placed | None
+) -> list[tuple[ExecutionInstance, float, int, int, int]]:
+    """Those with room that have nearly the most of the prompt cached.
+
+    Each with its pace, its requests, its pending tokens and the cached ones.
+    """
+    longest, found = 0, []
+    for i, held in request.cached_tokens.items():
+        pace = paces.get(i)
+        if pace is None:
+            continue
+        running, pending, limit = i.active_requests, i.load.pending_tokens, i.max_concurrent_requests
+        if placed is not None:
+            running, pending = _with(placed, i)
+        if not limit or running < limit:
+            found.append((i, pace, running, pending, held))
+            if held > longest:
+                longest = held
+    if not longest or longest < WORTH * request.prompt_tokens:
+        return []
+    if len(found) == 1:
+        return found
+    nearly = NEARLY * longest
+    return [each for each in found if each[4] >= nearly]
+
+
+def _idle_costs_less(cost: float, tokens: int, paces: Paces, placed: Placed | None) -> bool:
     """Whether an instance with nothing to do would take less for the whole prompt: that keeps nobody waiting."""
-    return any(
-        pace * tokens < cost and not any(_with(placed, i))
-        for i, pace in zip(instances, paces)  # noqa: B905
-    )
+    if 0 not in [i.active_requests for i in paces]:
+        return False
+    return any(pace * tokens < cost and not any(_with(placed, i)) for i, pace in paces.items())
 
 
 def _with(placed: Placed | None, instance: ExecutionInstance) -> tuple[int, int]:
@@ -207,20 +204,16 @@ def _with(placed: Placed | None, instance: ExecutionInstance) -> tuple[int, int]
     return instance.active_requests + more[0], instance.load.pending_tokens + more[1]
 
 
-def _bears(
-    running: int,
-    backlog: float,
-    instances: Sequence[ExecutionInstance],
-    paces: Sequence[float],
-    placed: Placed | None,
-    now: float,
-) -> bool:
-    """Whether an instance is neither crowded nor late, beside the least busy of those with room."""
+def _most_bearable(paces: Paces, placed: Placed | None, now: float) -> tuple[float, float]:
+    """The requests and the backlog beyond which an instance is crowded or late.
+
+    Both follow from the least busy of those with room.
+    """
     fewest, soonest = INFINITE, INFINITE
-    for i, pace in zip(instances, paces):  # noqa: B905
-        others, pending = _with(placed, i)
+    for i, pace in paces.items():
+        running, pending = _with(placed, i)
         limit = i.max_concurrent_requests
-        if not limit or others < limit:
-            fewest = min(fewest, others)
+        if not limit or running < limit:
+            fewest = min(fewest, running)
             soonest = min(soonest, backlog_ms(pace, pending, now - i.load.progress_at))
-    return running <= CROWD * fewest + SPARE and backlog <= soonest + LATER_MS
+    return CROWD * fewest + SPARE, soonest + LATER_MS

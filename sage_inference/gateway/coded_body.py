@@ -62,9 +62,15 @@ class Decoding:
     def _next(self) -> None:
         while self._waiting and not self._busy:
             body = self._waiting.popleft()
-            if not body.is_over:
+            if body.is_over:
+                continue
+            try:
+                turn = self._loop.run_in_executor(None, body.decode)
+            except RuntimeError as error:  # the system grants no thread now; the next body may get one
+                body.no_thread(error)
+            else:
                 self._busy = True
-                self._loop.run_in_executor(None, body.decode).add_done_callback(partial(self._done, body))
+                turn.add_done_callback(partial(self._done, body))
 
     def _done(self, body: CodedBody, turn: asyncio.Future[list[bytes]]) -> None:
         self._busy = False
@@ -179,6 +185,12 @@ class CodedBody:
             self._fail(error)
         except Exception as error:
             exchange.broke(error)
+
+    def no_thread(self, error: RuntimeError) -> None:
+        """There is no thread for its turn."""
+        refusal = errors.out_of_resources(f"{error} for its body", "read the request")
+        refusal.close = not self._ended
+        self._fail(refusal)
 
     def _fail(self, error: ApiError) -> None:
         self._exchange.coded = None

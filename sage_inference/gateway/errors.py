@@ -162,9 +162,9 @@ def admin_body_too_large(limit: int) -> ApiError:
     return ApiError(413, f"the body of an /admin request must not exceed {limit} bytes")
 
 
-def out_of_resources(what: str) -> ApiError:
-    """This machine lacks what sending the request takes; no engine is to blame."""
-    message = f"the gateway cannot reach an engine now: {what}"
+def out_of_resources(what: str, task: str = "reach an engine") -> ApiError:
+    """This machine lacks what the task takes; no engine is to blame."""
+    message = f"the gateway cannot {task} now: {what}"
     return ApiError(503, message, "service_unavailable", "out_of_resources", headers=retry_after(2))
 
 

@@ -9,7 +9,9 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import Any
 
 import httpx
 import pytest
@@ -340,6 +342,64 @@ def test_others_are_served_while_bombs_are_decoded(caller: Caller, door: InProce
         assert bomber.reply().status in (413, 503)
         bomber.sock.close()
     nothing_left(door)
+
+
+class _Stingy(ThreadPoolExecutor):
+    """Has no thread for so many calls, as where the system grants no more."""
+
+    left = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise RuntimeError("can't start new thread")
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("body", "step"), [(BODY, 100_000), (LARGE, 100_000), (LARGE, 20_000)], ids=["small", "large", "pieces"]
+)
+@pytest.mark.parametrize("lacks", [1, 3])
+@pytest.mark.parametrize("framed", ["length", "chunks"])
+def test_a_body_for_which_there_is_no_thread_is_refused_and_the_next_is_read(
+    engine: RogueEngine, body: bytes, step: int, lacks: int, framed: str
+) -> None:
+    executor, data = _Stingy(1), gzip.compress(body)
+    head = HEAD + GZIP.encode() + b"\r\n"
+    message = head + b"transfer-encoding: chunked\r\n\r\n" + in_chunks(data)
+    if framed == "length":
+        message = post(CHAT, data, GZIP)
+    with before(engine) as g:
+        g.ask(lambda _: asyncio.get_running_loop().set_default_executor(executor))
+        executor.left = lacks
+        for _ in range(lacks):
+            with Caller(g.port) as caller:
+                for at in range(0, len(message), step):
+                    try:
+                        caller.send(message[at : at + step])
+                    except OSError:  # refused before the end of its body
+                        break
+                reply = caller.reply()
+                assert (reply.status, reply.error["code"]) == (503, "out_of_resources")
+                assert "read the request" in reply.error["message"]
+        with Caller(g.port) as caller:
+            assert caller.send(message).reply().status == 200
+        nothing_left(g)
+        assert g.ask(lambda r: next(iter(r.gateway.engines.values())).instance.state.name) == "READY"
+
+
+def test_a_body_whose_thread_is_missing_for_a_later_slice_is_refused(engine: RogueEngine) -> None:
+    executor, message = _Stingy(1), post(CHAT, gzip.compress(LARGE), GZIP)
+    with before(engine) as g, Caller(g.port) as caller, Caller(g.port) as other:
+        g.ask(lambda _: asyncio.get_running_loop().set_default_executor(executor))
+        caller.send(message[:-2000])
+        g.until(lambda r: r.gateway.bodies.held > 580_000)  # all but the end is decoded
+        executor.left = 1
+        reply = caller.send(message[-2000:]).reply()
+        assert (reply.status, reply.error["code"]) == (503, "out_of_resources")
+        assert caller.send(message).reply().status == 200  # all of it had come, so the connection goes on
+        assert other.send(message).reply().status == 200
+        nothing_left(g)
 
 
 def test_a_caller_without_a_key_is_refused_first(engine: RogueEngine) -> None:

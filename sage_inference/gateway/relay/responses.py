@@ -22,14 +22,15 @@ class ResponsesExchange(Exchange):
     """A new response. One that goes on from another goes to the instance that made that one, and nowhere else."""
 
     _previous: str | None = None
+    _chosen: str | None = None  # the id that the caller chose for the response
     _seeker: IdSeeker | None = None  # while the answer's id is not known
 
     def submit(self) -> None:
         """Raises ``Refusal``."""
-        self._previous, chosen = ids_in(self.body)
+        self._previous, self._chosen = ids_in(self.body)
         try:
-            if chosen is not None:
-                self.gateway.responses.check_free(chosen, self.head.tenant)
+            if self._chosen is not None:
+                self.gateway.responses.check_free(self._chosen, self.head.tenant)
             if self._previous is not None:
                 self._follow(self._previous)
         except ApiError as error:
@@ -40,6 +41,12 @@ class ResponsesExchange(Exchange):
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         if pinned_to(self.request.route) is not None:
             decision.reason = MADE_PREVIOUS
+        if self._chosen is not None:
+            try:
+                self._claim(self._chosen, instance)
+            except ApiError as error:
+                self.fail(error)
+                return
         super().placed(instance, decision)
 
     def refused(self, refusal: Refusal) -> None:
@@ -51,6 +58,16 @@ class ResponsesExchange(Exchange):
                 self.fail(error)
                 return
         super().refused(refusal)
+
+    def _claim(self, chosen: str, instance: ExecutionInstance) -> None:
+        """The id is the tenant's from here on. Raises ``ApiError`` where it became another's while this waited.
+
+        The answer may be long in coming. Until then the engine would give the response to another tenant that chose
+        the same id, or overwrite that tenant's.
+        """
+        responses, tenant = self.gateway.responses, self.head.tenant
+        responses.check_free(chosen, tenant)
+        responses.remember(chosen, tenant, self.gateway.engines[instance.instance_id])
 
     def _follow(self, previous: str) -> None:
         """Let nobody but the maker of ``previous`` take this request. Raises ``ApiError``."""

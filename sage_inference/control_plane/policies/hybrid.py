@@ -157,11 +157,17 @@ class Hybrid:
                 least = cost
         if least > self._fastest * tokens and _idle_costs_less(least, tokens, paces, placed):
             return None
-        return self._next_in_turn([i for cost, i in bearable if cost <= least])
+        return self._next_in_turn(bearable, least)
 
-    def _next_in_turn(self, equals: Sequence[ExecutionInstance]) -> ExecutionInstance | None:
-        """The one chosen least recently."""
-        return min(equals, key=lambda each: self._chosen_at.get(each.instance_id, 0), default=None)
+    def _next_in_turn(
+        self, costs: Sequence[tuple[float, ExecutionInstance]], most: float
+    ) -> ExecutionInstance | None:
+        """Of those that cost no more than ``most`` the one chosen least recently."""
+        chosen, first = None, self._turn + 1
+        for cost, i in costs:
+            if cost <= most and (at := self._chosen_at.get(i.instance_id, 0)) < first:
+                chosen, first = i, at
+        return chosen
 
 
 def _holders(

@@ -352,7 +352,7 @@ class Gateway:
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Take over new settings; requests under way finish under the old ones.
+        """Take over new settings. Requests under way keep their rights and meet a new time-out at their next step.
 
         Raises ``ConfigError``, ``SecretError``, and then changes nothing.
         """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -250,6 +252,49 @@ def test_a_plain_body_that_falls_silent_is_cut_after_stream_idle_s() -> None:
         reply = caller.chat().reply()
         assert (reply.complete, reply.body) == (False, b"half")
         engine.left.get(timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cut"),
+    [(60.0, 0.3, True), (3600.0, 0.3, True), (60.0, 30.0, False), (0.6, 60.0, False)],
+    ids=["sooner", "much sooner", "still long", "later"],
+)
+@pytest.mark.parametrize("kind", ["chunks", "length"])
+def test_a_stream_under_way_has_a_new_stream_idle_s_from_its_next_piece_on(
+    before: float, after: float, cut: bool, kind: str
+) -> None:
+    go_on, silence = threading.Event(), threading.Event()
+
+    def answer(wire: Wire) -> None:
+        if kind == "chunks":
+            wire.send(sse("one"))
+        else:
+            wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\none")
+        go_on.wait(5)
+        for _ in range(3):
+            wire.send(chunk(b"data: two\n\n") if kind == "chunks" else b"two")
+            silence.wait(0.05)
+        silence.wait(4 if cut else 1)
+        wire.send(b"0\r\n\r\n" if kind == "chunks" else b"x" * 87)
+
+    with RogueEngine(answer) as engine:
+        with (
+            gateway(engine, timeouts=TimeoutSettings(stream_idle_s=before)) as g,
+            Caller(g.port) as caller,
+        ):
+            caller.chat(stream=kind == "chunks")
+            g.until(lambda r: r.gateway.in_flight == 1)
+            assert caller.sock.recv(1, socket.MSG_PEEK)  # the first piece
+            g.settings_to_load = replace(
+                g.ask(lambda r: r.gateway.settings), timeouts=TimeoutSettings(stream_idle_s=after)
+            )
+            g.ask(lambda r: r.reload())
+            go_on.set()
+            reply = caller.reply()
+            silence.set()
+            assert reply.complete is not cut
+            if kind == "chunks":
+                assert (b"was silent for 0.3 s" in reply.body) is cut
 
 
 # drain_s

@@ -43,8 +43,8 @@ class Wheel:
     Moving a deadline later touches nothing but ``Timed.deadline``: the bucket it lies in finds out when its
     turn comes. Moving it sooner puts it into a sooner bucket.
 
-    ``idle_at`` is ``idle_s`` from ``now``: the deadline of a stream that got on. It is set for each chunk, so it is worked
-    out once a tick instead.
+    ``idle_at`` is ``idle_s`` from ``now``: the deadline of a stream from its latest chunk on. It is worked out once a
+    tick, because it is set for each chunk. A new ``idle_s`` holds for each stream from its next chunk on.
 
     ``now`` is the wheel's clock as of the last tick. It counts only time in which the loop ran: after a suspended
     process or a callback that held the loop up, every deadline is as far away as before. ``lost`` is the time that
@@ -71,6 +71,8 @@ class Wheel:
 
     @idle_s.setter
     def idle_s(self, seconds: float) -> None:
+        if seconds < self._idle_s:
+            self._look_by(self.now + seconds)
         self._idle_s = seconds
         self.idle_at = self.now + seconds
 
@@ -96,6 +98,13 @@ class Wheel:
             self._leave(timed)
         if deadline < math.inf:
             self._enter(timed, int(deadline / TICK_S) + _LATE)
+
+    def _look_by(self, deadline: float) -> None:
+        """Look at every deadline by then: a chunk sets a sooner ``idle_at`` without a call."""
+        latest = int(deadline / TICK_S) + _LATE
+        for bucket in [each for each in self._buckets if each > latest]:
+            for timed in self._buckets.pop(bucket):
+                self._enter(timed, latest)
 
     def _enter(self, timed: Timed, bucket: int) -> None:
         timed.wakes_at = (bucket - _LATE) * TICK_S

@@ -130,6 +130,8 @@ def test_a_request_can_be_followed_and_cancelled_down_to_the_engine() -> None:
             task = manager.submit_request(chat(), HI)
             assert manager.get_request_status("r1") is RequestStatus.PENDING
             await until(lambda: manager.get_request_status("r1") is RequestStatus.RUNNING)
+            # Until it arrives, the request may be connecting, and the engine would see nobody leave.
+            await asyncio.to_thread(engine.arrived.get, timeout=10)
             with pytest.raises(ValueError, match="runs already"):
                 manager.submit_request(chat(), HI)
             assert manager.cancel_request("r1")

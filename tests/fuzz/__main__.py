@@ -39,11 +39,17 @@ def main() -> int:
 
 
 def _costs(minutes: float, seed: int) -> int:
-    dear = 0
+    suspects = []
     for what, recipe in cost.search(minutes * 60, seed, report=True):
-        dear += 1
+        suspects.append(recipe)
         print(f"{what}\n{cost.written(recipe)}", file=sys.stderr, flush=True)
-    print(f"{dear} kinds of input over the bound")
+    # On a busy machine everything is dearer for minutes. What really is over the bound is so again.
+    dear = [recipe for recipe in suspects if cost.is_dear(recipe)]
+    print(
+        f"{len(suspects)} kinds of input looked too dear, {len(dear)} of them again when measured once more"
+    )
+    for recipe in dear:
+        print(cost.written(recipe))
     return 1 if dear else 0
 
 

@@ -328,6 +328,18 @@ def check(meter: Meter, recipe: Recipe, allowance: float = 1.0) -> float:
     return least
 
 
+def is_dear(recipe: Recipe) -> bool:
+    """Whether it is over the bound, measured by a meter of its own."""
+    meter = Meter()
+    try:
+        check(meter, recipe)
+    except Broken:
+        return True
+    finally:
+        meter.close()
+    return False
+
+
 def changed(recipe: Recipe, draw: random.Random, most: int) -> Recipe:
     """The recipe with one to three things changed."""
     for _ in range(draw.randint(1, 3)):

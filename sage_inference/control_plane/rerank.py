@@ -21,6 +21,8 @@ from sage_inference.control_plane.refusal import Refusal, Why
 ENGINE_ROUTE = "/rerank"  # TEI's, and also one of vLLM's, infinity's and llama.cpp's
 ROUTES = ("/v1/rerank", "/v2/rerank", ENGINE_ROUTE)
 MOST_DOCUMENTS = 10_000  # Cohere takes as many
+# Bytes of the query, counted once for each document: each call repeats it, and the engine reads it with each document.
+_MOST_PAIRED = 1 << 29
 _EMPTY, _BLANK = b'""', b'" "'
 _FRAME_BYTES = len('{"query":,"texts":[]}')
 _SEARCH_UNIT = 100  # documents, as Cohere counts them
@@ -109,10 +111,15 @@ def read_request(route: str, body: bytes) -> RerankRequest | None:
     if not documents:
         raise _refusal(f"the body of {route} needs 'documents'", "documents")
     texts, originals = _documents(documents, _bytes(asked.rank_fields))
+    query = _query(_bytes(asked.query))
+    if len(query) * len(texts) > _MOST_PAIRED:
+        most = _MOST_PAIRED // len(query)
+        message = f"a query of {len(query)} bytes may have {most} documents, this one has {len(texts)}"
+        raise _refusal(f"{message}; split the request", "documents")
     # Jina and vLLM return documents unless told otherwise. Cohere's second version never does.
     returns = _flag(asked.return_documents, "return_documents")
     return RerankRequest(
-        _query(_bytes(asked.query)),
+        query,
         texts,
         originals,
         _options(asked),
@@ -253,8 +260,10 @@ def _query(value: bytes) -> bytes:
             return _encode(msgspec.json.decode(value, type=_Document).text)
         except UNREADABLE:
             pass
-    if value[:1] != b'"':
-        raise _refusal("'query' must be a text", "query")
+    try:
+        _read_text(value)  # the bytes of a text need not be UTF-8
+    except UNREADABLE:
+        raise _refusal("'query' must be a text", "query") from None
     return value
 
 

@@ -215,3 +215,24 @@ def test_the_engines_tokens_are_read_where_they_are_a_number() -> None:
     assert tokens_of([(b"a", b"1"), (b"x-compute-tokens", b"17")]) == 17
     for odd in (b"", b"-1", b"many", b"9" * 5000):
         assert tokens_of([(b"x-compute-tokens", odd)]) == 0
+
+
+def test_a_long_query_may_have_fewer_documents() -> None:
+    """Each call repeats it: a request of 2 MB could lead to 10 000 calls of as many bytes."""
+    long, longer = "q" * 50_000, "q" * 1_999_990
+    assert len(read({"query": long, "documents": ["d"] * MOST_DOCUMENTS}).texts) == MOST_DOCUMENTS
+    assert len(read({"query": longer, "documents": ["d"] * 250}).texts) == 250
+    for query, count in ((longer, 300), (longer, MOST_DOCUMENTS), ("q" * 60_000, MOST_DOCUMENTS)):
+        for document in ("d", {"text": "d"}):
+            with pytest.raises(Refusal, match=r"a query of \d+ bytes may have \d+ documents.* split"):
+                read({"query": query, "documents": [document] * count})
+        with pytest.raises(Refusal, match="split"):
+            read({"query": {"text": query}, "documents": ["d"] * count})
+
+
+@pytest.mark.parametrize(
+    "query", [b'"q\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b"7", b"[]", b'{"text":"\xff"}', b"null"]
+)
+def test_a_query_that_is_no_text_is_refused(query: bytes) -> None:
+    with pytest.raises(Refusal, match="'query' must be a text"):
+        read(b'{"query":%b,"documents":["d"]}' % query)

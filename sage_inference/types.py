@@ -335,7 +335,10 @@ class Usage(NamedTuple):
 
 
 class SchedulingDecision(msgspec.Struct, gc=False):
-    """Which instance serves a request, and why. Matched to its request by ``request_id`` alone."""
+    """Which instance serves a request, and why. Matched to its request by ``request_id`` alone.
+
+    ``paces`` are the milliseconds a token that the policy reckoned with, where it did.
+    """
 
     request_id: str
     target_instance_id: str
@@ -343,6 +346,7 @@ class SchedulingDecision(msgspec.Struct, gc=False):
     confidence: float = 1.0
     estimated_latency_ms: float = 0.0
     metadata: dict[str, Any] | None = None
+    paces: Mapping[ExecutionInstance, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,13 @@ def _outcome(attempt: Placement) -> str | None:
 
 
 def _candidates(attempt: Placement) -> list[dict[str, Any]]:
+    """Reckoned with the policy's paces. Those it could not choose among have none of these."""
+    reckoned = attempt.decision.paces or {}
     paces = even_paces([own for _, _, _, _, own in attempt.seen])
-    return [_candidate(attempt, seen, pace) for seen, pace in zip(attempt.seen, paces, strict=True)]
+    return [
+        _candidate(attempt, seen, reckoned.get(seen[0], pace))
+        for seen, pace in zip(attempt.seen, paces, strict=True)
+    ]
 
 
 def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from sage_inference.cli.schemas import ATTEMPT
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Loads
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
 from sage_inference.telemetry.decision_document import document, why
 from sage_inference.telemetry.decision_file import DecisionFile
 from sage_inference.telemetry.decisions import DecisionLog
-from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
+from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest, Usage
 from tests.cli.shape import mistakes
 from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
 
@@ -26,13 +28,13 @@ BLOCKS = tuple(range(10))
 class Recorded:
     """A busy and an idle instance under a manager whose decisions are logged."""
 
-    def __init__(self, kept: int = 1024) -> None:
+    def __init__(self, kept: int = 1024, *more: ExecutionInstance) -> None:
         self.busy, self.idle = instance("busy"), instance("idle")
         self.busy.active_requests = 3
         load = self.busy.load
         load.pending_tokens, load.progress_at, load.ms_per_token = 5000, NOW - 0.02, 0.04
         self.clock = Clock()
-        self.manager: ControlPlaneManager = manager(self.busy, self.idle, clock=self.clock)
+        self.manager: ControlPlaneManager = manager(self.busy, self.idle, *more, clock=self.clock)
         self.log = DecisionLog(kept)
         self.manager.on_placed = self.log.add
 
@@ -64,6 +66,34 @@ def test_costs_are_those_that_the_policies_compute() -> None:
         assert each["backlog_ms"] == pytest.approx(backlog_ms(one, NOW, loads), abs=0.01)
     assert [each["chosen"] for each in shown].count(True) == 1
     assert shown[0]["cached_tokens"] == 640
+
+
+@pytest.mark.parametrize("policy", ["hybrid", "adaptive"])
+@pytest.mark.parametrize("change", [3.0, 0.3, 1.2])
+def test_costs_are_reckoned_with_the_paces_that_decided(policy: str, change: float) -> None:
+    """Also where a pace was measured anew since the policy last looked, or by what the choice itself teaches."""
+    recorded = Recorded()
+    recorded.manager.use(policy_named(policy, recorded.clock))
+    for each in recorded.group:  # none of them is ever closed
+        each.load.window_tokens = math.inf
+    for number in range(8):
+        recorded.submit(request(number, 1000))
+        recorded.idle.load.ms_per_token *= change
+        _, attempt = recorded.submit(request(f"r{number}", 1000))
+        shown = document(attempt, 0.0)["candidates"]
+        assert min(shown, key=lambda each: each["cost_ms"])["chosen"]
+        recorded.busy.load.ms_per_token *= change
+
+
+def test_costs_do_not_depend_on_an_instance_that_could_not_be_chosen() -> None:
+    down = instance("down")
+    recorded = Recorded(1024, down)
+    for each, pace in ((recorded.busy, 0.03), (recorded.idle, 0.05), (down, 0.04)):
+        each.load.ms_per_token = pace
+    down.state = EngineState.EJECTED
+    _, attempt = recorded.submit()
+    shown = {each["instance"]: each["prompt_ms"] for each in document(attempt, 0.0)["candidates"]}
+    assert (shown["busy"], shown["idle"]) == (30.0, 50.0)
 
 
 def test_the_load_is_that_of_the_decision_not_of_later() -> None:

@@ -39,9 +39,8 @@ class Loads:
         self.instances = instances
         self._placed: dict[ExecutionInstance, int] = {}
         self._tokens: dict[ExecutionInstance, int] = {}
-        self._paces: dict[ExecutionInstance, float] | None = (
-            None  # worked out when first asked for: most policies don't
-        )
+        # Worked out when first asked for, because most policies do not ask.
+        self._paces: dict[ExecutionInstance, float] | None = None
 
     def of(self, instance: ExecutionInstance) -> float:
         """Load in requests, divided by the instance's weight."""
@@ -76,7 +75,7 @@ class Loads:
         self._placed[instance] = self._placed.get(instance, 0) + 1
         uncached = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
         self._tokens[instance] = self._tokens.get(instance, 0) + uncached
-        return SchedulingDecision(request.request_id, instance.instance_id, why)
+        return SchedulingDecision(request.request_id, instance.instance_id, why, paces=self._paces)
 
 
 def one_by_one(

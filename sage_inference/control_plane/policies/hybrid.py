@@ -61,14 +61,16 @@ class Hybrid:
             chosen, why = self._choose(request, instances, None)
             if chosen is None:
                 return []
-            return [SchedulingDecision(request.request_id, chosen.instance_id, why)]
+            return [SchedulingDecision(request.request_id, chosen.instance_id, why, paces=self._paces)]
         placed: Placed = {}
         decisions: list[SchedulingDecision] = []
         for request in requests:
             chosen, why = self._choose(request, instances, placed)
             if chosen is None:
                 break
-            decisions.append(SchedulingDecision(request.request_id, chosen.instance_id, why))
+            decisions.append(
+                SchedulingDecision(request.request_id, chosen.instance_id, why, paces=self._paces)
+            )
             running, tokens = placed.get(chosen, _NOTHING)
             uncached = max(1, request.prompt_tokens - request.cached_tokens.get(chosen, 0))
             placed[chosen] = running + 1, tokens + uncached

@@ -19,9 +19,8 @@ class TenantCounters:
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self.weights: dict[str, float] = dict(weights or {})
         self._served: dict[str, float] = {}
-        self.several = (
-            False  # whether there is anybody to be fair between; an attribute, read for every answer
-        )
+        # Whether there is anybody to be fair between. An attribute, because it is read for every answer.
+        self.several = False
         self._left_at = 0.0  # the counter of the tenant that was served last from the queue
 
     def of(self, tenant: str) -> float:

@@ -148,7 +148,9 @@ def test_two_minutes_of_callers_kills_and_reloads_lose_and_change_nothing() -> N
     shape = Shape(minutes=2, chats=4, slow=1, vectors=2, leavers=1, junk=1)
     outcome = soak(shape, random.randrange(1 << 31))
     failed = [row for row in outcome.rows() if not row.holds]
-    assert not failed, "\n".join([*map(str, failed), *outcome.world.findings, outcome.log[-4000:]])
+    assert not failed, "\n".join(
+        [*map(str, failed), *outcome.world.findings, *outcome.tracebacks, outcome.log[-4000:]]
+    )
     counts = outcome.world.counts
     assert counts["streams"] > 100
     assert counts["plain chats"] > 50

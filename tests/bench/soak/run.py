@@ -43,12 +43,17 @@ class Outcome:
     left_in_flight: int
     log: str
 
+    @property
+    def tracebacks(self) -> list[str]:
+        """The lines of the log that have one."""
+        return [line for line in self.log.splitlines() if _TRACEBACK in line]
+
     def rows(self) -> Iterator[Row]:
         """The figures that must hold."""
         yield Row("wrong: a text or vector altered or another's, or a false end", self.world.wrong, 0)
         yield Row("lost: no answer, or an error though an engine could answer", self.world.lost, 0)
         yield Row("left in flight", self.left_in_flight, 0)
-        yield Row("tracebacks in the log", self.log.count(_TRACEBACK), 0)
+        yield Row("tracebacks in the log", len(self.tracebacks), 0)
         yield from flat.rows(self.samples, self.before, self.after, self.engines)
 
 

@@ -684,7 +684,7 @@ class Exchange:
                     # An engine that reports none is taken to send a token a chunk.
                     usage = Usage(0, self.delivery.chunks)
         except Exception as error:  # the answer is on its way: others of this turn are not to notice
-            report_of(self.request_id, error)
+            report_of(self.caller_id, error, self.request_id)
         finally:
             gateway.manager.release(self, usage, outcome, self.status)
 

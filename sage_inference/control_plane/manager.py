@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.books import Books
 from sage_inference.control_plane.load import Placement, as_seen, teaches
-from sage_inference.control_plane.placing import ONLY, Placer, healthy, prefill_ms, uneven_models
+from sage_inference.control_plane.placing import FINISHES, ONLY, Placer, healthy, prefill_ms, uneven_models
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.rates import retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
@@ -168,15 +168,24 @@ class ControlPlaneManager:
     def _group_of(self, ticket: Ticket) -> Group:
         return self.registry.group(ticket.request.model, ticket.request.route)
 
-    def go_on(self, ticket: Ticket) -> None:
-        """Place a request that was submitted before: again, or its next leg. Raises ``Refusal``."""
+    def go_on(self, ticket: Ticket, began_at: ExecutionInstance | None = None) -> None:
+        """Place a request that was submitted before: again, or its next leg or call. Raises ``Refusal``.
+
+        ``began_at``: the instance of the call before. Where no instance takes work, one that drains gets the next call
+        at once: it finishes what it began.
+        """
         request = ticket.request
         now = self._clock()
         self._catch_up(now)
         group = self.registry.group(request.model, request.route)
-        if not group:
+        if group:
+            self._place_or_queue(ticket, group, now)
+        elif began_at is not None and began_at.state is EngineState.DRAINING:
+            decision = SchedulingDecision(request.request_id, began_at.instance_id, FINISHES)
+            need = self._placer.uncached(request, began_at)
+            self._put(ticket, decision, began_at, need, (began_at,), now)
+        else:
             raise self._unserved(request)
-        self._place_or_queue(ticket, group, now)
 
     def resized(self, ticket: Ticket, tokens: int) -> None:
         """A placed request takes so many tokens: what goes in it was decided after it was placed."""

@@ -14,7 +14,8 @@ from sage_inference.control_plane.waiting.orders import slo_s
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 _READY = EngineState.READY
-ONLY = "only instance"  # why it was chosen
+# Why an instance was chosen.
+ONLY, FINISHES = "only instance", "finishes what it began"
 # A prompt estimated at so many times a context's length is not sent there. Below, the engine may be asked: its refusal
 # comes before any work, and the request then goes to a larger instance.
 SURELY_TOO_LONG = 1.5

@@ -399,3 +399,79 @@ def test_a_compressed_request_is_translated_like_a_plain_one(path: str) -> None:
         headers = {"content-encoding": "gzip", "content-type": "application/json"}
         assert places(CLIENT.post(g.url + path, content=gzip.compress(body), headers=headers)) == PLACES
         assert b"content-encoding" not in engine.requests[0].lower()
+
+
+def drain_in_its_first_call(g: InProcess, engine: FakeTEI, caller: Caller, documents: list[str]) -> None:
+    body = json.dumps({"model": "m", "query": "q", "documents": documents, "return_documents": False})
+    caller.send(post("/v1/rerank", body.encode(), "x-request-id: mine"))
+    engine.arrived.get(timeout=10)
+    assert g.ask(lambda r: r.fleet.drain("e0"))
+    engine.go.set()
+
+
+def held_and_ranked(wire: Wire) -> None:
+    assert wire.engine.go.wait(20)
+    ranked(wire)
+
+
+@pytest.mark.parametrize("first", [held_and_ranked, None])
+def test_an_instance_that_drains_finishes_what_it_began(first: Answer | None) -> None:
+    documents = [f"d {at}" for at in range(50)]
+
+    def too_many(wire: Wire) -> None:
+        assert wire.engine.go.wait(20)
+        refusal("batch size 10 > maximum allowed batch size 5")(wire)
+
+    with FakeTEI(first or too_many, ranked, batch=10) as engine, gateway(*instances(engine)) as g:
+        with Caller(g.port) as caller, Caller(g.port) as late:
+            drain_in_its_first_call(ready(g), engine, caller, documents)
+            reply = caller.reply()
+            assert reply.status == 200
+            assert [one["index"] for one in json.loads(reply.body)["results"]] == list(reversed(range(50)))
+            body = json.dumps({"model": "m", "query": "q", "documents": ["d"]}).encode()
+            assert late.send(post("/v1/rerank", body)).reply().status == 503
+            assert len(engine.calls) == (5 if first else 11)
+            explained = CLIENT.get(f"{g.url}/admin/decisions/mine", headers=ADMIN).json()["attempts"]
+            assert explained[-1]["reason"] == "finishes what it began"
+            nothing_is_held(g)
+            assert g.ask(lambda r: r.gateway.engines["e0"].instance.state) is EngineState.DRAINING
+
+
+def test_what_is_left_goes_to_an_instance_that_takes_work_when_the_first_drains() -> None:
+    documents = [f"d {at}" for at in range(50)]
+    with FakeTEI(held_and_ranked, batch=10) as a, FakeTEI(batch=10) as b, gateway(*instances(a)) as g:
+        ready(g)
+        g.ask(lambda r: r.fleet.add(InstanceSettings(url=b.url, name="e1")))
+        ready(g)
+        with Caller(g.port) as caller:
+            body = json.dumps({"model": "m", "query": "q", "documents": documents}).encode()
+            b.answers = [held_and_ranked]
+            caller.send(post("/v1/rerank", body))
+            g.until(lambda r: a.requests or b.requests)
+            first, name, other = (a, "e0", b) if a.requests else (b, "e1", a)
+            assert g.ask(lambda r: r.fleet.drain(name))
+            a.go.set()
+            b.go.set()
+            assert caller.reply().status == 200
+            assert (len(first.calls), len(other.calls)) == (1, 4)
+
+
+def test_one_that_drains_and_fails_loses_the_request_with_a_reason() -> None:
+    reset: Answer = lambda wire: wire.reset()  # noqa: E731
+    with FakeTEI(held_and_ranked, reset, batch=10) as engine, gateway(*instances(engine)) as g:
+        with Caller(g.port) as caller:
+            drain_in_its_first_call(ready(g), engine, caller, [f"d {at}" for at in range(50)])
+            assert caller.reply().status in (502, 503)
+            nothing_is_held(g)
+
+
+def test_a_caller_that_leaves_an_instance_that_drains_holds_nothing() -> None:
+    def then(wire: Wire) -> None:
+        wire.wait_for_peer_to_leave()
+
+    with FakeTEI(held_and_ranked, then, batch=10) as engine, gateway(*instances(engine)) as g:
+        with Caller(g.port) as caller:
+            drain_in_its_first_call(ready(g), engine, caller, [f"d {at}" for at in range(50)])
+            engine.arrived.get(timeout=10)
+        engine.left.get(timeout=10)
+        nothing_is_held(g)

@@ -389,10 +389,14 @@ class Exchange:
 
     def _go_on_elsewhere(self) -> None:
         """The instance cannot serve the request and lost no time with it: that is no retry."""
+        self._place_anew(None)
+
+    def _place_anew(self, began_at: ExecutionInstance | None) -> None:
+        """``began_at`` is an instance that may go on with the request although it drains."""
         self.connection = self.answer = None
         self._move(Phase.QUEUED)
         try:
-            self.gateway.manager.go_on(self)
+            self.gateway.manager.go_on(self, began_at)
         except Refusal as refusal:
             self.fail(errors.from_refusal(refusal))
         else:

@@ -183,7 +183,7 @@ class RerankExchange(Exchange):
         if self.waited_ms >= 0:
             self._waited_ms = max(0.0, self._waited_ms) + self.waited_ms
         self.waited_ms = -1.0
-        self._go_on_elsewhere()
+        self._place_anew(self.instance)
         if self.phase is Phase.QUEUED:
             self.waited_ms, self.queued_at = 0.0, self.gateway.clock()
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sage_inference.config.settings import InstanceSettings
+from sage_inference.config.settings import InstanceSettings, SchedulingSettings
+from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.types import EngineState
 from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.listing import ListingEngine, Reply
@@ -475,3 +476,28 @@ def test_a_caller_that_leaves_an_instance_that_drains_holds_nothing() -> None:
             engine.arrived.get(timeout=10)
         engine.left.get(timeout=10)
         nothing_is_held(g)
+
+
+def test_a_body_is_let_go_when_the_answer_to_it_begins() -> None:
+    """Otherwise a caller that reads slowly would hold it, and it would count no more."""
+
+    def begins(wire: Wire) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        wire.send(head + chunk(b'{"results":'))
+        assert wire.engine.go.wait(20)
+        wire.send(chunk(b"[]}") + b"0\r\n\r\n")
+
+    def held(r: Any) -> int:
+        running = [caller.running for caller in r.gateway.callers]
+        return sum(len(one.body) + len(one.own_body) for one in running if isinstance(one, RerankExchange))
+
+    body = json.dumps({"model": "m", "query": "q", "documents": ["d" * 100_000] * 3}).encode()
+    with RogueEngine(begins, routes=["/v1/rerank"]) as vllm, FakeTEI() as tei:
+        turns = SchedulingSettings(policy="round_robin")
+        with gateway(*instances(vllm, tei), scheduling=turns) as g, Caller(g.port) as caller:
+            ready(g)
+            while (head := caller.send(post("/v1/rerank", body)).head()).headers["x-sage-instance"] != "e0":
+                caller.take(int(head.headers["content-length"]))
+            assert g.ask(lambda r: r.gateway.bodies.held) == g.ask(held) == 0
+            vllm.go.set()
+            assert caller.chunk() + caller.chunk() == b'{"results":[]}'

@@ -31,7 +31,7 @@ from sage_inference.engines.permits import texts_a_call
 from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import UNCODED, RequestHead
-from sage_inference.gateway.relay.phase import FINAL, Phase
+from sage_inference.gateway.relay.phase import Phase
 from sage_inference.types import EngineKind, ExecutionInstance, SchedulingDecision
 
 MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
@@ -208,8 +208,7 @@ class RerankExchange(Exchange):
 
     def _drop_body(self) -> None:
         super()._drop_body()
-        if FINAL[self.phase]:
-            self.own_body, self.wanted, self._ranks = b"", None, []
+        self.own_body, self.wanted, self._ranks = b"", None, []
 
 
 def _as_ours(lines: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sage_inference.config.settings import InstanceSettings, SchedulingSettings
+from sage_inference.config.settings import InstanceSettings, LoggingSettings, SchedulingSettings
 from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.types import EngineState
 from tests.support.inprocess import ADMIN, InProcess, gateway
@@ -501,3 +501,14 @@ def test_a_body_is_let_go_when_the_answer_to_it_begins() -> None:
             assert g.ask(lambda r: r.gateway.bodies.held) == g.ask(held) == 0
             vllm.go.set()
             assert caller.chunk() + caller.chunk() == b'{"results":[]}'
+
+
+def test_the_access_log_has_the_bytes_of_the_callers_answer(caplog: pytest.LogCaptureFixture) -> None:
+    log = LoggingSettings(access=True)
+    with FakeTEI(batch=3) as engine, gateway(*instances(engine), logging=log) as g:
+        ready(g)
+        caplog.set_level("INFO", "sage_inference.access")
+        lengths = [len(rerank(g, [f"d {at}" for at in range(count)]).content) for count in (2, 3, 10)]
+        nothing_is_held(g)
+        lines = [record for record in caplog.records if record.name == "sage_inference.access"]
+        assert [vars(line).get("response_bytes") for line in lines] == lengths

@@ -199,7 +199,8 @@ class RerankExchange(Exchange):
             request_id=self.caller_id.decode("latin-1"),
         )
         self.held = self.connection = None
-        head = self._head(Answer(200, [_JSON]), len(body))
+        self.length = len(body)  # for the access log: the engine's were those of a call
+        head = self._head(Answer(200, [_JSON]), self.length)
         if len(body) < JOIN_BYTES:
             self.caller.write(head + body)
         else:

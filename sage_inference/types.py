@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from sage_inference import engine_url
 from sage_inference.choices import Choice, member_of
 
 
@@ -259,11 +260,9 @@ class ExecutionInstance:
         self.metadata = {} if metadata is None else metadata
         self.gpu = gpu
         self.kv_tokens = kv_tokens
-        self.scheme = scheme.lower()
-        self.prefix = prefix
+        self.scheme = engine_url.scheme_of(scheme)
+        self.prefix = engine_url.prefix_of(prefix)
         self.ca_file = ca_file
-        if self.scheme not in ("http", "https"):
-            raise ValueError(f"scheme must be http or https, not {scheme!r}")
         self.uncompared = frozenset()
         self.tagged = False
         self.context_tokens = {}
@@ -276,8 +275,7 @@ class ExecutionInstance:
     @property
     def base_url(self) -> str:
         """Its address up to ``/v1``, and without."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix)
 
     @property
     def is_available(self) -> bool:

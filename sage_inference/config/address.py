@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from sage_inference.config.errors import ConfigError, Invalid, quote
+from sage_inference.engine_url import without_version
 
 # A whole-text grammar of our own: urllib's strips tabs and newlines, and takes much that no engine listens on.
 _URL = re.compile(
@@ -81,7 +82,7 @@ def check_backend(text: str) -> Backend:
         check_host(parts["host"])
     except Invalid as error:
         raise Invalid(f"{_FORM}, not {quote(text)}: {error.problem}") from None
-    prefix = (parts["path"] or "").rstrip("/").removesuffix("/v1").rstrip("/")
+    prefix = without_version(parts["path"] or "")
     return Backend(scheme, host, port, prefix)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
+from sage_inference import engine_url
 from sage_inference.choices import Choice, member_of
 from sage_inference.config import tree
 from sage_inference.config.build import Builder
@@ -67,9 +68,12 @@ class BackendInstanceConfig:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an ``instance_type`` or a ``scheme`` that there is not."""
-        if self.scheme.lower() not in ("http", "https"):
-            raise WrongChoiceError(f"scheme must be http or https, not {self.scheme!r}", key="scheme")
+        """Raises ``ValueError`` for an ``instance_type``, a ``scheme`` or a ``prefix`` that there is not."""
+        for key, checked in (("scheme", engine_url.scheme_of), ("prefix", engine_url.prefix_of)):
+            try:
+                object.__setattr__(self, key, checked(getattr(self, key)))
+            except ValueError as error:
+                raise WrongChoiceError(str(error), key=key) from None
         if self.instance_type != "auto":
             kind = _member(ExecutionInstanceType, self.instance_type, "instance_type")
             object.__setattr__(self, "instance_type", kind)
@@ -78,8 +82,7 @@ class BackendInstanceConfig:
 
     @property
     def base_url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme.lower()}://{host}:{self.port}{self.prefix}"
+        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix)
 
 
 Backend = BackendInstanceConfig | Mapping[str, Any] | str  # a string is its URL

@@ -415,3 +415,45 @@ def test_scheme_and_prefix_are_part_of_an_address() -> None:
         for scheme in ("ftp", "", "https://"):
             with pytest.raises(ValueError, match="http or https"):
                 make(scheme)
+
+
+PARTS: list[Callable[..., Any]] = [
+    lambda **parts: si.ExecutionInstance("e", "h", 1, **parts),
+    lambda **parts: si.BackendInstanceConfig("h", 1, **parts),
+]
+
+
+@pytest.mark.parametrize("make", PARTS, ids=["instance", "backend"])
+@pytest.mark.parametrize(
+    ("prefix", "base_url"),
+    [
+        ("/a", "http://h:1/a"),
+        ("/a/", "http://h:1/a"),
+        ("/a/b", "http://h:1/a/b"),
+        ("/a/v1", "http://h:1/a"),
+        ("/v1/", "http://h:1"),
+        ("/v1", "http://h:1"),
+        ("/", "http://h:1"),
+        ("", "http://h:1"),
+        (None, "http://h:1"),
+    ],
+)
+def test_a_prefix_is_read_as_the_path_of_a_url_is(
+    make: Callable[..., Any], prefix: str, base_url: str
+) -> None:
+    """Each call's route begins with /v1: an engine does not know /v1/v1/embeddings, nor //v1/embeddings."""
+    assert make(prefix=prefix).base_url == base_url
+
+
+@pytest.mark.parametrize("make", PARTS, ids=["instance", "backend"])
+@pytest.mark.parametrize("prefix", ["a", "a/b", "/a b", "/a?x=1", "/a#b", "//a", 7])
+def test_a_prefix_that_is_no_path_is_refused_at_once(make: Callable[..., Any], prefix: Any) -> None:
+    with pytest.raises(ValueError, match="prefix must be a path like /llama"):
+        make(prefix=prefix)
+
+
+@pytest.mark.parametrize("make", PARTS, ids=["instance", "backend"])
+@pytest.mark.parametrize("scheme", [None, 7, b"http"])
+def test_a_scheme_that_is_no_text_is_refused_as_any_other(make: Callable[..., Any], scheme: Any) -> None:
+    with pytest.raises(ValueError, match="http or https"):
+        make(scheme=scheme)

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from sage_inference.config.errors import ConfigError, Invalid, quote
+from sage_inference.config.netloc import netloc
 from sage_inference.engine_url import without_version
 
 # A whole-text grammar of our own: urllib's strips tabs and newlines, and takes much that no engine listens on.
@@ -157,12 +158,6 @@ def is_loopback(host: str) -> bool:
 def _is_localhost(name: str) -> bool:
     # Browsers and resolvers answer these names themselves (RFC 6761), so no foreign name server is asked.
     return name == "localhost" or name.endswith(".localhost")
-
-
-def netloc(host: str, port: int) -> str:
-    """``host:port`` as it stands in a URL, IPv6 in brackets."""
-    bare = host.removeprefix("[").removesuffix("]")
-    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def reaches(backend: Backend, host: str, port: int) -> bool:

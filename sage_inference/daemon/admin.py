@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any
 
-from sage_inference.config.address import netloc
+from sage_inference.config.netloc import netloc
 from sage_inference.daemon.pidfile import PidInfo
 
 _LARGEST = 1 << 24

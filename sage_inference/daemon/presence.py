@@ -18,6 +18,7 @@ from sage_inference.daemon.errors import AlreadyRunning
 from sage_inference.daemon.process import Process, create_time
 
 _EXISTS = sys.platform == "linux"
+_LONGEST = 90  # bytes of a name behind its begin
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 # A process that is being killed may let go of the lock file a moment before the name.
 _ENDING_S = 0.5
@@ -124,13 +125,15 @@ def may_succeed(sock: socket.socket) -> bool:
     return uid in (os.geteuid(), 0)
 
 
-def _name(folder: Path) -> str:
-    """Not the path itself: the kernel takes 107 bytes. Containers with files of their own differ by it."""
-    from hashlib import sha256
-
+def _name(folder: Path) -> bytes:
+    """Containers with files of their own differ by it. The kernel takes 107 bytes, so a long one is hashed."""
     try:
         files = os.readlink("/proc/self/ns/mnt")  # noqa: PTH115 - not a path
     except OSError:
         files = ""
-    where = os.path.realpath(folder)
-    return "\0sage-inference/" + sha256(os.fsencode(f"{files}:{where}")).hexdigest()[:40]
+    where = os.fsencode(f"{files}:{os.path.realpath(folder)}")
+    if len(where) > _LONGEST:
+        from hashlib import sha256  # not above: it loads OpenSSL, which takes as long as ``status`` itself
+
+        where = sha256(where).hexdigest().encode()
+    return b"\0sage-inference/" + where

@@ -11,7 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
-from sage_inference.config.address import netloc
+from sage_inference.config.netloc import netloc
 from sage_inference.config.settings import Settings
 from sage_inference.daemon.bind import bind
 from sage_inference.gateway.api.status import status_document

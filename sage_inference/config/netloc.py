@@ -1,0 +1,9 @@
+"""Host and port as URLs have them. Apart from ``address``, which commands such as status need not load."""
+
+from __future__ import annotations
+
+
+def netloc(host: str, port: int) -> str:
+    """``host:port`` as it stands in a URL, IPv6 in brackets."""
+    bare = host.removeprefix("[").removesuffix("]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"

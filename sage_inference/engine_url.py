@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sage_inference.netloc import netloc
+
 # No query, no fragment, no space: the route of each call is appended.
 _PREFIX = re.compile(r"(/[^\s/?#]+)*")
 
@@ -33,5 +35,4 @@ def without_version(path: str) -> str:
 
 def base_url(scheme: str, host: str, port: int, prefix: str) -> str:
     """The address up to ``/v1``, and without; IPv6 in brackets."""
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{port}{prefix}"
+    return f"{scheme}://{netloc(host, port)}{prefix}"

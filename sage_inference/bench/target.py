@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sage_inference import trust
 from sage_inference.bench.errors import BenchError
+from sage_inference.netloc import netloc
 
 _TIMEOUT_S = 10.0
 
@@ -25,7 +26,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return netloc(self.host, self.port)
 
     @property
     def url(self) -> str:

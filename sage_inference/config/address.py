@@ -8,8 +8,8 @@ import socket
 from dataclasses import dataclass
 
 from sage_inference.config.errors import ConfigError, Invalid, quote
-from sage_inference.config.netloc import netloc
 from sage_inference.engine_url import without_version
+from sage_inference.netloc import netloc
 
 # A whole-text grammar of our own: urllib's strips tabs and newlines, and takes much that no engine listens on.
 _URL = re.compile(

@@ -10,8 +10,8 @@ import socket
 import time
 from typing import Any
 
-from sage_inference.config.netloc import netloc
 from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.netloc import netloc
 
 _LARGEST = 1 << 24
 

@@ -6,7 +6,7 @@ import http.client
 import json
 from typing import Any
 
-from sage_inference.config.netloc import netloc
+from sage_inference.netloc import netloc
 from sage_inference.visible import visible
 
 _PATIENCE_S = 0.5

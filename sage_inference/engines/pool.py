@@ -15,6 +15,7 @@ from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.turn import Turn
+from sage_inference.netloc import netloc
 
 if TYPE_CHECKING:
     import ssl
@@ -36,8 +37,7 @@ class Address:
 
     @property
     def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return netloc(self.host, self.port)
 
     @property
     def url(self) -> str:

@@ -11,13 +11,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
-from sage_inference.config.netloc import netloc
 from sage_inference.config.settings import Settings
 from sage_inference.daemon.bind import bind
 from sage_inference.gateway.api.status import status_document
 from sage_inference.library.app import GatewayApp
 from sage_inference.library.config import UnifiedServerConfig
 from sage_inference.library.options import ServerFields
+from sage_inference.netloc import netloc
 from sage_inference.server import RunHooks, RunningGateway, new_event_loop
 
 _STOP_MARGIN_S = 5.0  # beyond the drain time, for the thread to end

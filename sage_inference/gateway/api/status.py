@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from sage_inference import __version__
-from sage_inference.config.netloc import netloc
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Engine, Gateway
+from sage_inference.netloc import netloc
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
 _KINDS = {

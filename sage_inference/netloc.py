@@ -1,4 +1,4 @@
-"""Host and port as URLs have them. Apart from ``address``, which commands such as status need not load."""
+"""Host and port as URLs have them. Every room may use it, and it loads nothing."""
 
 from __future__ import annotations
 

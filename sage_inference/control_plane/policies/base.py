@@ -9,6 +9,7 @@ from sage_inference.control_plane.cost import even_paces
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 Clock = Callable[[], float]
+Paces = dict[ExecutionInstance, float]  # milliseconds a token of each instance that may be chosen
 
 
 class SchedulingPolicy(Protocol):
@@ -30,6 +31,11 @@ class SchedulingPolicy(Protocol):
     ) -> list[SchedulingDecision]: ...
 
 
+def paces_of(instances: Sequence[ExecutionInstance]) -> Paces:
+    """The paces to reckon with, see ``even_paces``."""
+    return dict(zip(instances, even_paces([i.load.ms_per_token for i in instances]), strict=True))
+
+
 class Loads:
     """Requests in flight per instance, with those placed in this call counted in."""
 
@@ -39,8 +45,7 @@ class Loads:
         self.instances = instances
         self._placed: dict[ExecutionInstance, int] = {}
         self._tokens: dict[ExecutionInstance, int] = {}
-        # Worked out when first asked for, because most policies do not ask.
-        self._paces: dict[ExecutionInstance, float] | None = None
+        self._paces: Paces | None = None  # worked out when first asked for, because most policies do not ask
 
     def of(self, instance: ExecutionInstance) -> float:
         """Load in requests, divided by the instance's weight."""
@@ -56,9 +61,7 @@ class Loads:
     def pace(self, instance: ExecutionInstance) -> float:
         """Milliseconds a token to reckon with, see ``even_paces``."""
         if self._paces is None:
-            self._paces = dict(
-                zip(self.instances, even_paces([i.load.ms_per_token for i in self.instances]), strict=True)
-            )
+            self._paces = paces_of(self.instances)
         return self._paces[instance]
 
     def open(self) -> list[ExecutionInstance]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms, even_paces
-from sage_inference.control_plane.policies.base import Clock
+from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms
+from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 WORTH = 0.3  # of a prompt cached somewhere makes it worth going there
@@ -20,7 +20,6 @@ INFINITE = float("inf")
 
 # Requests and uncached prompt tokens that this call has placed on an instance.
 Placed = dict[ExecutionInstance, tuple[int, int]]
-Paces = dict[ExecutionInstance, float]  # milliseconds a token of each instance that may be chosen
 _NOTHING = 0, 0
 
 
@@ -95,9 +94,8 @@ class Hybrid:
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Only now and then for the same instances, because paces change by a few percent a minute."""
         self._paces_of, self._paces_until = list(instances), self._turn + _SAME_PACES
-        paces = even_paces([i.load.ms_per_token for i in instances])
-        self._paces = dict(zip(instances, paces, strict=True))
-        self._fastest = min(paces, default=0.0)
+        self._paces = paces_of(instances)
+        self._fastest = min(self._paces.values(), default=0.0)
         if len(self._chosen_at) > _MOST_NOTED:
             self._chosen_at.clear()
 

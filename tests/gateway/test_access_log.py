@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
-import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +20,7 @@ from sage_inference.config.settings import (
     ServerSettings,
     TimeoutSettings,
 )
+from tests.support.access_lines import Lines
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw, sse
 from tests.support.simulators import simulated_engine
@@ -29,27 +28,6 @@ from tests.support.wire import Caller, chat, post
 
 ON = LoggingSettings(access=True)
 USAGE = b'{"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}'
-
-
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: queue.Queue[dict[str, Any]] = queue.Queue()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.found.put({"message": record.getMessage(), **vars(record)})
-
-    def one(self) -> dict[str, Any]:
-        return self.found.get(timeout=10)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler = Lines()
-    log = logging.getLogger("sage_inference.access")
-    log.addHandler(handler)
-    yield handler
-    log.removeHandler(handler)
 
 
 def facts(line: dict[str, Any], *names: str) -> tuple[Any, ...]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
 
 from sage_inference.config.settings import LimitSettings, TimeoutSettings
-from tests.bench.pipelining.scene import resident_mb
-from tests.support.gateway import running_gateway
 from tests.support.inprocess import ADMIN, InProcess
 from tests.support.inprocess import gateway as before
+from tests.support.memory import check_memory_goes_back
 from tests.support.rogue import RogueEngine, Wire, ok
 from tests.support.wire import CHAT, Caller, chat, post
 
@@ -104,16 +102,4 @@ def test_a_body_counts_until_its_answer_begins() -> None:
 
 
 def test_memory_goes_back_after_large_bodies() -> None:
-    body = post(CHAT, chat(text="x" * 24_000_000))
-    with RogueEngine(ok()) as engine, running_gateway(engine.url) as g:
-        callers = [Caller(g.port) for _ in range(4)]
-        callers[0].chat().reply()
-        before = resident_mb(g.process.pid)
-        for caller in callers:  # their connections stay open
-            assert caller.send(body).reply().status == 200
-        ends = time.monotonic() + 8
-        while (after := resident_mb(g.process.pid)) > before + 20 and time.monotonic() < ends:
-            time.sleep(0.2)
-        for caller in callers:
-            caller.sock.close()
-    assert after <= before + 20
+    check_memory_goes_back(post(CHAT, chat(text="x" * 24_000_000)))

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import random
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,10 @@ import pytest
 import sage_inference as si
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, LimitSettings, TimeoutSettings
-from tests.bench.pipelining.scene import resident_mb
 from tests.support.codings import cases, needs_zstd, zstd
-from tests.support.gateway import running_gateway
 from tests.support.inprocess import ADMIN, InProcess
 from tests.support.inprocess import gateway as before
+from tests.support.memory import check_memory_goes_back
 from tests.support.rogue import RogueEngine, Wire, ok
 from tests.support.wire import CHAT, Caller, Reply, chat, post
 
@@ -455,19 +453,7 @@ def test_heads_without_a_coding_are_remembered_and_those_with_one_are_not(
 
 def test_memory_goes_back_after_large_bodies() -> None:
     text = NOISE[:400_000]
-    body = post(CHAT, gzip.compress(chat(text=text * 60), 1), GZIP)
-    with RogueEngine(ok()) as engine, running_gateway(engine.url) as g:
-        callers = [Caller(g.port) for _ in range(4)]
-        callers[0].chat().reply()
-        before = resident_mb(g.process.pid)
-        for caller in callers:  # their connections stay open
-            assert caller.send(body).reply().status == 200
-        ends = time.monotonic() + 8
-        while (after := resident_mb(g.process.pid)) > before + 20 and time.monotonic() < ends:
-            time.sleep(0.2)
-        for caller in callers:
-            caller.sock.close()
-    assert after <= before + 20
+    check_memory_goes_back(post(CHAT, gzip.compress(chat(text=text * 60), 1), GZIP))
 
 
 def test_through_an_application_that_mounts_the_gateway(engine: RogueEngine) -> None:

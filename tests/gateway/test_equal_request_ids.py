@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +18,7 @@ from sage_inference.config.settings import (
     TimeoutSettings,
 )
 from sage_inference.gateway.relay.exchange import Exchange
+from tests.support.access_lines import Lines
 from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, raw, sse
@@ -201,24 +201,6 @@ def test_embedding_requests_of_one_id_at_once(texts: list[str]) -> None:
         assert [caller.reply().headers["x-request-id"] for caller in callers] == ["mine"] * 3
 
 
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: queue.Queue[logging.LogRecord] = queue.Queue()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.found.put(record)
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler = Lines()
-    log = logging.getLogger("sage_inference.access")
-    log.addHandler(handler)
-    yield handler
-    log.removeHandler(handler)
-
-
 def test_both_ids_are_logged_and_explained(lines: Lines) -> None:
     with RogueEngine(as_vllm()) as engine, gateway(engine, logging=LoggingSettings(access=True)) as g:
         with Caller(g.port) as one, Caller(g.port) as two:
@@ -228,10 +210,10 @@ def test_both_ids_are_logged_and_explained(lines: Lines) -> None:
             _, other = (found.decode() for found in of_engine(engine))
             engine.go.set()
             assert one.reply().status == two.reply().status == 200
-        logged: list[Any] = [lines.found.get(timeout=10) for _ in range(2)]
-        assert {line.request_id for line in logged} == {"mine"}
-        assert {line.engine_request_id for line in logged} == {None, other}
-        assert sum(f"id=mine engine_id={other}" in line.getMessage() for line in logged) == 1
+        logged = [lines.one() for _ in range(2)]
+        assert {line["request_id"] for line in logged} == {"mine"}
+        assert {line["engine_request_id"] for line in logged} == {None, other}
+        assert sum(f"id=mine engine_id={other}" in line["message"] for line in logged) == 1
         found = attempts(g, "mine")
         assert [(each["request_id"], each["caller_request_id"]) for each in found] == [
             ("mine", None),

@@ -15,11 +15,9 @@ import pytest
 
 from sage_inference.content_coding import readable
 from tests.support.codings import cases
-from tests.support.gateway import Gateway, running_gateway
-from tests.support.sdk import sdk
-from tests.support.simulators import simulated_engine
+from tests.support.gateway import Gateway
+from tests.support.sdk import EMBEDDER, LLM, chat_and_embeddings, sdk
 
-LLM, EMBEDDER = "meta-llama/Llama-3.1-8B", "BAAI/bge-m3"
 HELLO: Any = [{"role": "user", "content": "hello " * 3000}]
 
 Encode = Callable[[bytes], bytes]
@@ -27,11 +25,7 @@ Encode = Callable[[bytes], bytes]
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with (
-        simulated_engine("vllm", "--model", LLM, "--speed", "instant") as llm,
-        simulated_engine("tei", "--model", EMBEDDER, "--speed", "instant") as embedder,
-        running_gateway(llm.url, embedder.url, config={"aliases": {"gpt-4o": LLM}}) as gateway,
-    ):
+    with chat_and_embeddings() as gateway:
         yield gateway
 
 

@@ -11,10 +11,8 @@ import pytest
 
 from tests.support.gateway import Gateway, running_gateway
 from tests.support.rogue import Answer, RogueEngine, chunk, ok, raw, sse
-from tests.support.sdk import sdk
-from tests.support.simulators import simulated_engine
+from tests.support.sdk import EMBEDDER, LLM, chat_and_embeddings, sdk
 
-LLM, EMBEDDER = "meta-llama/Llama-3.1-8B", "BAAI/bge-m3"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 # Long enough for a loaded machine to answer in, short enough to wait for.
 PATIENCE_S = 1.0
@@ -22,11 +20,7 @@ PATIENCE_S = 1.0
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with (
-        simulated_engine("vllm", "--model", LLM, "--speed", "instant") as llm,
-        simulated_engine("tei", "--model", EMBEDDER, "--speed", "instant") as embedder,
-        running_gateway(llm.url, embedder.url, config={"aliases": {"gpt-4o": LLM}}) as gateway,
-    ):
+    with chat_and_embeddings() as gateway:
         yield gateway
 
 

@@ -29,12 +29,12 @@ MOST_CODINGS = 2  # of one body; nobody applies more, and each costs as much as 
 PIECE = 65536  # bytes that come out at once at most
 # A body may have this size whatever its ratio is: repeated lines and equal texts compress 3000 times.
 FREE = 8 << 20
-# What no real body above that exceeds: 100 copies of one file in zstd have a ratio of 350, most text one of 3 to 20.
+# No real body above that exceeds this ratio: 100 copies of one file in zstd have a ratio of 350, most text one of 3 to 20.
 MOST_RATIO = 400
-# What comes out of a coding within another is compressed already. The bytes between the two are no more than these:
-# blocks without a byte cost much to read, compress well, and nothing of them comes out in the end.
+# Where one coding lies within another, the bytes between the two are bounded, too. Blocks without a byte compress well
+# and cost much to read, and nothing of them comes out in the end.
 _FREE_BETWEEN, _RATIO_BETWEEN = 16384, 4
-# What is fed at once: what is left behind the end of an output or of a member is copied each time.
+# Bytes that are fed at once. The rest behind the end of an output or of a member is copied each time.
 _FED = 16384
 # Members of gzip, or frames of zstd: each costs up to 30 µs and may have 9 bytes.
 _FREE_MEMBERS, _BYTES_PER_MEMBER = 64, 1024
@@ -158,7 +158,7 @@ class _Stage:
             self._waiting.append(data[start : start + _FED])
 
     def get(self, received: int) -> bytes:
-        """What comes out next; none where all that was put in is used up."""
+        """The next bytes that come out; empty where all that was put in is used up."""
         while self._waiting or self._full:
             data = self._waiting.popleft() if self._waiting else b""
             if self._now.eof:
@@ -193,7 +193,10 @@ class _Stage:
 
 
 class _Deflate:
-    """In zlib's format; some clients send the bare one (RFC 9110 section 8.4.1.2). Two bytes tell which."""
+    """Deflate in zlib's format, or bare, as some clients send it (RFC 9110 section 8.4.1.2).
+
+    The first two bytes show which of the two it is.
+    """
 
     def __init__(self) -> None:
         self._begin = b""

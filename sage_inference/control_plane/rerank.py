@@ -81,7 +81,7 @@ Ranks = list[tuple[float, int]]  # a document's score, and its place in the requ
 
 
 class BadRanksError(Exception):
-    """An engine's answer is no ranking of the texts that it got; the message says how."""
+    """An engine's answer is no ranking of the texts that it got. The message has the reason."""
 
 
 class RerankRequest(msgspec.Struct, frozen=True, gc=False):
@@ -116,7 +116,7 @@ def read_request(route: str, body: bytes) -> RerankRequest | None:
         most = _MOST_PAIRED // len(query)
         message = f"a query of {len(query)} bytes may have {most} documents, this one has {len(texts)}"
         raise _refusal(f"{message}; split the request", "documents")
-    # Jina and vLLM return documents unless told otherwise. Cohere's second version never does.
+    # Jina's and vLLM's APIs return documents by default. The second version of Cohere's never does.
     returns = _flag(asked.return_documents, "return_documents")
     return RerankRequest(
         query,
@@ -268,7 +268,10 @@ def _query(value: bytes) -> bytes:
 
 
 def _options(asked: _Body) -> bytes:
-    """A document that is longer than the model's context is cut, as those APIs do; TEI is told to, or refuses it."""
+    """The further fields of each call. By default a document longer than the model's context is cut, as those APIs do.
+
+    TEI refuses such a document unless the call has ``truncate``.
+    """
     given = _bytes(asked.truncate)
     cuts, direction = _CUTS.get(given, (given or b"true", b""))
     direction = direction or _bytes(asked.truncation_direction) or _bytes(asked.truncation_side)

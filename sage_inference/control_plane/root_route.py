@@ -13,7 +13,7 @@ from sage_inference.control_plane.registry import Registry
 
 ROOT = "/"
 _PAIRS = re.compile(rb'\[\s*\[\s*"')
-_BEGIN = 64  # bytes of the inputs, that tell their kind
+_BEGIN = 64  # bytes at the begin of the inputs: they show of which kind these are
 _Value = msgspec.Raw | msgspec.UnsetType
 
 

@@ -31,7 +31,7 @@ Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
 
 
-# nginx collects an answer in its buffers until this header says otherwise, so a stream would come in large pieces.
+# Without this header nginx collects an answer in its buffers, and a stream arrives in large pieces.
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 _JSON_LINES = frozenset(
     {b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"}

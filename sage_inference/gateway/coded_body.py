@@ -1,8 +1,8 @@
 """Compressed bodies of requests, decoded as they arrive: in another thread, one slice of one body at a time.
 
-A megabyte that was made for it takes 300 ms to decompress even where nothing comes out, and one that holds a
-thousand takes longer. So none of it runs on the event loop, and bodies take turns. What comes out is counted
-slice by slice, as the bytes of other bodies are when they arrive.
+A hostile megabyte takes 300 ms to decompress, even where nothing comes out. One that unfolds to a thousand megabytes
+takes longer. So decoding does not run on the event loop, and bodies take turns. Decoded bytes are counted slice by
+slice, as the bytes of plain bodies are when they arrive.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Decoding:
 class CodedBody:
     """The body of one exchange, which begins once all of it is decoded.
 
-    The parser gives its bytes to ``take`` and says ``end``; ``start`` comes when it is the exchange's turn.
+    The parser calls ``take`` with its bytes and ``end`` behind the last. ``start`` is called at the exchange's turn.
     Until then nothing is decoded: a refusal would stand before the answers that come first.
     """
 
@@ -103,7 +103,7 @@ class CodedBody:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody wants it any more."""
+        """True once its request was answered or left by its caller: the body is of no use then."""
         return self._exchange.response_complete
 
     # The parser
@@ -145,7 +145,7 @@ class CodedBody:
             self._gateway.decoding.add(self)
 
     def decode(self) -> list[bytes]:
-        """What comes out next; runs in the thread. Raises ``CodingError``."""
+        """The next decoded pieces. Runs in the thread. Raises ``CodingError``."""
         decoder = self._decoder
         if self._slice:
             decoder.feed(b"".join(self._slice))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -164,6 +165,8 @@ def test_an_answer_that_was_held_up_arrives_whole_once_it_is_read(door: Door) ->
                 wire.engine.go.set()
 
     with RogueEngine(flood) as engine, door(1, engine) as g, Caller(g.port) as caller:
+        # By itself the kernel lets this buffer grow up to 32 MB, and the whole answer would fit into it.
+        caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
         assert caller.send(embed("a")).head().status == 200
         assert not engine.go.wait(1.0)  # stuck: nobody reads
         got, expected = hashlib.sha256(), hashlib.sha256()

@@ -10,7 +10,10 @@ from sage_inference.types import RequestPriority, RequestType
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request. ``blocks`` identify its prompt's full blocks: equal ids from the first on, equal prefixes."""
+    """One request. ``blocks`` identify its prompt's full blocks: equal ids from the first on, equal prefixes.
+
+    Without ``streams`` the scheduler sees the first byte of the answer only with the last.
+    """
 
     at_ms: float
     prompt: int
@@ -20,6 +23,7 @@ class Job:
     priority: RequestPriority = RequestPriority.NORMAL
     tenant: str = ""
     deadline_ms: float | None = None
+    streams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,10 @@ class WorkloadError(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a job. Times are milliseconds from the start; None: did not happen."""
+    """What became of a job. Times are milliseconds from the start; None: did not happen.
+
+    ``first_ms`` is when the engine had the first token, also of an answer in one piece: its caller gets it with the end.
+    """
 
     job: Job
     instance: str | None = None

@@ -47,4 +47,5 @@ def _job(entry: dict[str, Any], start: float, block_tokens: int, speed: float) -
         RequestPriority(entry["priority"]),
         entry["tenant"],
         entry["deadline_ms"],
+        entry.get("streams", True),
     )

@@ -36,7 +36,7 @@ class Replayed:
         job = outcome.job
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
-        self.tell_gap = self.run.manager.gap_listener(instance)
+        self.tell_gap = self.run.manager.gap_listener(instance) if self.request.streams else None
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
             engine.submit(Generation(job.prompt, job.output, job.blocks, self))
@@ -50,7 +50,8 @@ class Replayed:
     def first_token(self, cached: int) -> None:
         self.outcome.first_ms = self.run.events.now
         self.outcome.cached = cached
-        self.run.manager.first_byte(self)
+        if self.request.streams:
+            self.run.manager.first_byte(self)
 
     def streamed(self, gap_ms: float) -> None:
         if self.tell_gap is not None:
@@ -61,6 +62,8 @@ class Replayed:
         outcome.end_ms = self.run.events.now
         if outcome.first_ms is None:
             self.first_token(0)
+        if not self.request.streams:
+            self.run.manager.first_byte(self)
         self.run.manager.release(self, Usage(outcome.job.prompt, outcome.job.output, outcome.cached))
         self.run.ended(outcome)
 
@@ -111,7 +114,7 @@ class Run:
             job.prompt,
             job.deadline_ms,
             arrived=self.events.now / 1000,
-            streams=not encodes,
+            streams=job.streams and not encodes,
             prompt_bytes=4 * job.prompt,
             prompt_blocks=job.blocks,
             block_tokens=self.block_tokens,

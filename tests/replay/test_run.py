@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
@@ -31,6 +32,18 @@ def test_one_job_takes_what_its_engine_takes() -> None:
     assert outcome.ttft_ms == pytest.approx(first)
     assert outcome.tpot_ms == pytest.approx(llm_step_ms(1, 501))
     assert outcome.e2e_ms == pytest.approx(first + llm_step_ms(1, 501))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_the_scheduler_sees_the_first_byte_of_an_answer_in_one_piece_at_its_end(streams: bool) -> None:
+    run = Run(policy_named("least_loaded"), llm_fleet(1))
+    seen: list[Placement] = []
+    run.manager.on_end = seen.append
+    [outcome] = run.play([Job(0.0, 500, 20, streams=streams)])
+    [placement] = seen
+    assert outcome.ttft_ms == pytest.approx(llm_step_ms(1, 0, [(500, 0)]))  # of the engine, either way
+    assert placement.answered_at is not None
+    assert placement.answered_at * 1000 == pytest.approx(outcome.ttft_ms if streams else outcome.e2e_ms)
 
 
 def test_the_policy_decides_where_a_job_goes() -> None:

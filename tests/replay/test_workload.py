@@ -61,6 +61,12 @@ def test_a_record_becomes_jobs_from_its_first_arrival_on(tmp_path: Path) -> None
     assert workload.block_tokens == 64
 
 
+@pytest.mark.parametrize("recorded", [{"streams": True}, {"streams": False}, {}])
+def test_a_record_says_whether_the_answer_was_streamed(tmp_path: Path, recorded: dict[str, bool]) -> None:
+    [job] = read_workload(written(tmp_path, lines(entry(**recorded)))).jobs
+    assert job.streams is recorded.get("streams", True)
+
+
 def test_what_is_no_text_or_never_ended_is_left_out_and_counted(tmp_path: Path) -> None:
     others = [entry(request_id="e", request_type="embedding"), entry(request_id="c", completion_tokens=None)]
     workload = read_workload(written(tmp_path, lines(entry(), *others)))

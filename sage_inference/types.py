@@ -106,6 +106,13 @@ class EngineState(Choice, StrEnum):
     STOPPED = "stopped"
 
 
+class Slo(msgspec.Struct, frozen=True, gc=False):
+    """Service level objectives, in milliseconds: to the first token, and of each token after it."""
+
+    ttft_ms: float
+    tpot_ms: float
+
+
 NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
 
 
@@ -144,7 +151,8 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
     chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
     the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
-    from ``arrived`` to the first byte of the answer.
+    from ``arrived`` to the first byte of the answer. ``slo`` is what the operator wants for it; None: the default of its
+    priority.
     """
 
     request_id: str
@@ -164,6 +172,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     script: int = 0
     cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
     caller_request_id: str = ""
+    slo: Slo | None = None
 
 
 _TypeWord = Literal[

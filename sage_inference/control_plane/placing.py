@@ -9,8 +9,8 @@ from sage_inference.control_plane.load import backlog_ms, can_spare, is_open
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.control_plane.ticket import Ticket
-from sage_inference.control_plane.waiting.orders import slo_s
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 _READY = EngineState.READY
@@ -120,7 +120,7 @@ class Placer:
         if self.mixed and self.prefers_special:
             special = [i for i in candidates if not is_mixed(i)]
             if 0 < len(special) < len(candidates) and first_byte_ms(request, special, now) <= (
-                slo_s(request) * 1000
+                ttft_s(request) * 1000
             ):
                 candidates = special
         if self.heeds_streams(request):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Clock, Loads, one_by_one
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms, prefill_ms
-from sage_inference.control_plane.waiting.orders import slo_s
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
@@ -63,7 +63,7 @@ class CostOptimized(SLOAware):
     def _choose(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
     ) -> ExecutionInstance:
-        slo_ms = slo_s(request) * 1000
+        slo_ms = ttft_s(request) * 1000
         in_time = [i for i in room if cost_ms(request, i, now, loads) <= slo_ms]
         if not in_time:
             return min(room, key=lambda i: cost_ms(request, i, now, loads))

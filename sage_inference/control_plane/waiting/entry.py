@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.control_plane.waiting.heap import Place
-from sage_inference.control_plane.waiting.orders import slo_s
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Waiting:
         self.request = request
         self.lane = lane
         self.arrived = request.arrived
-        self.overdue_at = request.arrived + OVERDUE * slo_s(request)
+        self.overdue_at = request.arrived + OVERDUE * ttft_s(request)
         self.patient = True  # may still be held for a warm instance
         self.held_for: ExecutionInstance | None = None
         self.late = False  # gets only what instances can spare

@@ -6,21 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import RequestPriority, SchedulingRequest
 
 AGING_S = 10.0  # so long a wait makes up for one level of priority
-INTERACTIVE_S = 1.0
-BATCH_S = 30.0
 
 # Milliseconds until the request's first byte if it were placed now.
 Predict = Callable[[SchedulingRequest], float]
-
-
-def slo_s(request: SchedulingRequest) -> float:
-    """Seconds to the first byte that the request may hope for: the caller's deadline, or its class's."""
-    if request.slo_deadline_ms is not None:
-        return request.slo_deadline_ms / 1000
-    return INTERACTIVE_S if request.priority <= RequestPriority.NORMAL else BATCH_S
 
 
 class Order(Protocol):
@@ -80,7 +72,7 @@ class EarliestDeadline:
     defers = True
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
-        deadline = request.arrived + slo_s(request)
+        deadline = request.arrived + ttft_s(request)
         return LIVE, deadline, deadline
 
     def pick(self, oldest: Sequence[float]) -> int:
@@ -93,7 +85,7 @@ class StillInTime(EarliestDeadline):
     name = "adaptive"
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
-        latest_start = request.arrived + slo_s(request) - predicted_ms / 1000
+        latest_start = request.arrived + ttft_s(request) - predicted_ms / 1000
         return LIVE, latest_start, latest_start
 
 

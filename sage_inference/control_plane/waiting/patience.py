@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sage_inference.control_plane.waiting.orders import slo_s
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 HOLD_S = 1.0
@@ -16,5 +16,5 @@ def hold_s(request: SchedulingRequest, group: Sequence[ExecutionInstance], now: 
     One that could be in time nowhere else loses nothing by waiting.
     """
     elsewhere_s = request.prompt_tokens * min(i.load.ms_per_token for i in group) / 1000
-    left = request.arrived + slo_s(request) - elsewhere_s - now
+    left = request.arrived + ttft_s(request) - elsewhere_s - now
     return HOLD_S if left <= 0 else min(HOLD_S, left / 2)

@@ -1,0 +1,36 @@
+"""The service level objectives (SLOs) of a request: the time to its first token and the time of each token after it.
+
+A request carries the ``Slo`` of its model and priority, see ``types.Slo``. Its caller's own deadline stands before the
+time to the first token.
+"""
+
+from __future__ import annotations
+
+from sage_inference.types import RequestPriority, SchedulingRequest, Slo
+
+TTFT_MS = 1000.0
+TPOT_MS = 50.0
+BATCH = 30.0  # times the time to the first token, below normal priority
+
+DEFAULT: tuple[Slo, ...] = tuple(
+    Slo(TTFT_MS * (1.0 if priority <= RequestPriority.NORMAL else BATCH), TPOT_MS)
+    for priority in RequestPriority
+)
+
+
+def slo_of(request: SchedulingRequest) -> Slo:
+    """What its operator wants for it; a deadline of its caller's is left out."""
+    return request.slo or DEFAULT[request.priority]
+
+
+def ttft_s(request: SchedulingRequest) -> float:
+    """Seconds from its arrival to its first byte: its caller's deadline, otherwise what its operator wants."""
+    deadline_ms = request.slo_deadline_ms
+    if deadline_ms is not None:
+        return deadline_ms / 1000
+    return slo_of(request).ttft_ms / 1000
+
+
+def tpot_ms(request: SchedulingRequest) -> float:
+    """Milliseconds of each token after the first."""
+    return slo_of(request).tpot_ms

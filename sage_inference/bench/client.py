@@ -11,7 +11,7 @@ from time import monotonic
 
 from sage_inference import trust
 from sage_inference.bench.connection import Connection
-from sage_inference.bench.exchange import Exchange
+from sage_inference.bench.exchange import TIMEOUT, Exchange
 
 _SWEEP_S = 0.1
 
@@ -150,5 +150,5 @@ class Client:
         for exchange in late:
             carrier = self._running[exchange]
             carrier.cancel() if isinstance(carrier, asyncio.Task) else carrier.abandon()
-            self._fail(exchange, "timeout", f"no whole answer within {self._timeout_s:g} s")
+            self._fail(exchange, TIMEOUT, f"no whole answer within {self._timeout_s:g} s")
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

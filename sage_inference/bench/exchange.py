@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from sage_inference.bench.answer import Plain, Reading, Refused, Streamed
 
+TIMEOUT = "timeout"  # an error: no whole answer in the time that was given
+NO_CALLER = -1  # of an open loop
+
 
 class Kind(StrEnum):
     """What is asked for."""
@@ -31,9 +34,10 @@ class Exchange:
     when it left it would vanish from the figures just when the server stalls (coordinated omission).
     """
 
-    __slots__ = ("detail", "due", "ended", "error", "kind", "reading", "request", "sent")
+    __slots__ = ("caller", "detail", "due", "ended", "error", "kind", "reading", "request", "sent")
 
-    def __init__(self, job: Job, due: float) -> None:
+    def __init__(self, job: Job, due: float, caller: int = NO_CALLER) -> None:
+        self.caller = caller  # of a closed loop, which sends its next request after this one
         self.kind = job.kind
         self.request = job.request
         self.due = due

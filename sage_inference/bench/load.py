@@ -44,6 +44,7 @@ class Load(Protocol):
     """
 
     over: bool
+    last_due: float  # the moment of the last request that was sent
 
     def start(self, at: float, until: float) -> None: ...
 
@@ -68,6 +69,7 @@ class OpenLoop:
         self._next: Exchange | None = None
         self.late: array[float] = samples()
         self.over = False
+        self.last_due = 0.0
 
     def start(self, at: float, until: float) -> None:
         self._started, self._until = at, until
@@ -102,6 +104,7 @@ class OpenLoop:
                 self._alarm.set(exchange.due)
                 return
             self.late.append(now - exchange.due)
+            self.last_due = exchange.due
             self._client.send(exchange)
             self._prepare()
         self._loop.call_soon(self._ring)
@@ -119,23 +122,24 @@ class ClosedLoop:
         self._loop = loop
         self._until = math.inf
         self.over = False
+        self.last_due = 0.0
 
     def start(self, at: float, until: float) -> None:
         self._until = until
-        for _ in range(self._concurrency):
-            self._send()
+        for caller in range(self._concurrency):
+            self._send(caller)
 
     def ended(self, exchange: Exchange) -> None:
         if exchange.sent is None:
             # No connection: without a pause this would ask for one ten thousand times a second.
-            self._loop.call_later(_AFTER_NO_CONNECTION_S, self._send)
+            self._loop.call_later(_AFTER_NO_CONNECTION_S, self._send, exchange.caller)
         else:
-            self._send()
+            self._send(exchange.caller)
 
     def stop(self) -> None:
         self.over = True
 
-    def _send(self) -> None:
+    def _send(self, caller: int) -> None:
         if self.over:
             return
         now = monotonic()
@@ -143,4 +147,5 @@ class ClosedLoop:
         if job is None:
             self.over = True
         else:
-            self._client.send(Exchange(job, now))
+            self.last_due = now
+            self._client.send(Exchange(job, now, caller))

@@ -17,8 +17,9 @@ from sage_inference.bench.client import Client, Endpoint
 from sage_inference.bench.exchange import Exchange, Job
 from sage_inference.bench.load import ClosedLoop, OpenLoop, poisson, replay
 from sage_inference.bench.plan import Closed, Plan, Replay
-from sage_inference.bench.tally import Tally, Window
+from sage_inference.bench.tally import Tally
 from sage_inference.bench.watch import Watch
+from sage_inference.bench.window import Window
 
 _TICK_S = 0.1
 _RATE_TICKS = 10
@@ -93,9 +94,11 @@ class Measurement:
     def _end(self) -> None:
         now = monotonic()
         self._stop_watch()
+        if self.load.over and self.window.end == math.inf:
+            self.window.sent_until = self.load.last_due
         self.load.stop()
         for exchange in self.client.close():
-            self.tallies[exchange.kind].abandon(exchange, self.window)
+            self.tallies[exchange.kind].abandon(exchange, self.window, now)
         if self.interrupted:
             self.window.end = min(self.window.end, now)
         elif self.window.end == math.inf:

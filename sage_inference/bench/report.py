@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.samples import Summary, summary
 from sage_inference.bench.slo import Slo
-from sage_inference.bench.tally import Failures, Tally, Window
+from sage_inference.bench.tally import Failures, Tally
+from sage_inference.bench.waits import Waiting, waiting
+from sage_inference.bench.window import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of the requests of one kind, or of all. Latencies count from when a request was due, in ms."""
+    """Of the requests of one kind, or of all. Latencies count from when a request was due, in ms.
+
+    All but the rates and ``waiting`` leave out requests that were due in the warm-up.
+    """
 
     sent: int
     ok: int
@@ -29,6 +34,7 @@ class Figures:
     e2e: Summary | None
     good: int | None  # kept the SLO; None without one
     good_per_s: float | None
+    waiting: Waiting
 
     @classmethod
     def of(cls, tally: Tally, window: Window, slo: Slo) -> Figures:
@@ -49,6 +55,7 @@ class Figures:
             e2e=summary(tally.e2e),
             good=tally.good if slo else None,
             good_per_s=tally.completed_good / seconds if slo else None,
+            waiting=waiting(tally.waits, window),
         )
 
     @property
@@ -90,3 +97,6 @@ class Report:
     total: Figures
     kinds: dict[Kind, Figures]
     own: Own
+    warnings: tuple[
+        str, ...
+    ] = ()  # of callers that the server let wait, and of a measured time too short to see it

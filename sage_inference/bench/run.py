@@ -56,6 +56,7 @@ async def _run(plan: Plan, listener: Listener) -> Report:
 def _report(plan: Plan, measurement: Measurement, found: Ceiling | None) -> Report:
     window, slo, load = measurement.window, plan.slo, measurement.load
     figures = Figures.of(total(measurement.tallies.values()), window, slo)
+    kinds = {kind: Figures.of(tally, window, slo) for kind, tally in measurement.tallies.items()}
     own = Own(
         cpu=measurement.cpu or 0.0,
         lag=summary(measurement.lag),
@@ -70,8 +71,9 @@ def _report(plan: Plan, measurement: Measurement, found: Ceiling | None) -> Repo
         seconds=window.seconds,
         interrupted=measurement.interrupted,
         total=figures,
-        kinds={kind: Figures.of(tally, window, slo) for kind, tally in measurement.tallies.items()},
+        kinds=kinds,
         own=replace(own, reasons=verdict.reasons(figures, own)),
+        warnings=verdict.warnings(figures, kinds, window.seconds),
     )
 
 

@@ -11,18 +11,8 @@ from itertools import pairwise
 from sage_inference.bench.exchange import Exchange, Kind
 from sage_inference.bench.samples import samples
 from sage_inference.bench.slo import Slo
-
-
-@dataclass(slots=True)
-class Window:
-    """The time that is measured: after the warm-up, until the load ends. Moments of ``time.monotonic``."""
-
-    start: float
-    end: float
-
-    @property
-    def seconds(self) -> float:
-        return max(self.end - self.start, 1e-9)
+from sage_inference.bench.waits import Waits
+from sage_inference.bench.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +50,7 @@ class Tally:
     """``sent`` = ``ok`` + ``failed`` + ``abandoned``; all are of requests due in the window.
 
     Rates are of what came in the window, whenever it was asked for: so a steady load has a steady rate,
-    however long its requests take.
+    however long its requests take. ``waits`` are of all requests that waited in the window, by kind.
     """
 
     sent: int = 0
@@ -78,9 +68,11 @@ class Tally:
     tpot: array[float] = field(default_factory=samples)
     gaps: array[float] = field(default_factory=samples)
     e2e: array[float] = field(default_factory=samples)
+    waits: list[Waits] = field(default_factory=lambda: [Waits()])
 
     def add(self, exchange: Exchange, window: Window, slo: Slo) -> None:
         """An exchange that has ended."""
+        self.waits[0].add(exchange, window, exchange.ended)
         counts = exchange.due >= window.start
         self.sent += counts
         if exchange.error is not None:
@@ -100,8 +92,9 @@ class Tally:
             self.good += good
             self._measure(exchange, times)
 
-    def abandon(self, exchange: Exchange, window: Window) -> None:
+    def abandon(self, exchange: Exchange, window: Window, now: float) -> None:
         """An exchange that was still under way when the measurement was broken off."""
+        self.waits[0].add(exchange, window, now, broken_off=True)
         self._receive(exchange, window)
         if exchange.due >= window.start:
             self.sent += 1
@@ -142,8 +135,9 @@ _COUNTS = (
 
 def total(tallies: Iterable[Tally]) -> Tally:
     """All kinds together."""
-    whole = Tally()
+    whole = Tally(waits=[])
     for one in tallies:
+        whole.waits += one.waits
         for name in _COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(one, name))
         for name in ("ttft", "tpot", "gaps", "e2e"):

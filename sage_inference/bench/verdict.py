@@ -1,9 +1,13 @@
-"""Whether the generator, and not the server, was what limited or blurred the figures."""
+"""What to keep in mind with the figures: the generator limited or blurred them, or the server let callers starve."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from sage_inference.bench.exchange import Kind
 from sage_inference.bench.report import Figures, Own
 from sage_inference.bench.samples import Summary
+from sage_inference.bench.waits import Waiting
 
 BUSY = 0.9  # of a core: from here on requests wait for the generator
 NEAR = 0.8  # of the ceiling
@@ -25,6 +29,33 @@ def reasons(figures: Figures, own: Own) -> tuple[str, ...]:
     found += _blurred("sent 1 % of the requests", own.late, median)
     found += _blurred("saw 1 % of the moments", own.lag, median)
     return tuple(found)
+
+
+def warnings(total: Figures, kinds: Mapping[Kind, Figures], seconds: float) -> tuple[str, ...]:
+    """Sentences about the server: callers that starve, and a measured time too short to see them."""
+    found = [_starving(total.waiting)] if total.waiting.starving else []
+    for kind, figures in kinds.items():
+        median_s = figures.waiting.median_s
+        if median_s is not None and median_s > seconds:
+            found.append(
+                f"half of the {kind} requests waited over {median_s:,.2f} s, and {seconds:,.2f} s were measured: "
+                "give a longer --duration"
+            )
+    return tuple(found)
+
+
+def _starving(found: Waiting) -> str:
+    """The percentiles hide it: callers that wait send few requests, and none after the warm-up has a latency."""
+    more = [
+        f"{count:,} {words}"
+        for count, words in (
+            (found.throughout, "got nothing during the whole load"),
+            (found.unanswered, "got no answer at all"),
+        )
+        if count
+    ]
+    waited = "waited over 3 x the median, and for half of the load or in vain"
+    return "; ".join([f"starving callers: {found.starving:,} {waited}", *more])
 
 
 def _near(what: str, reached: float, ceiling: float) -> list[str]:

@@ -86,6 +86,7 @@ def bench(
     """Measure a server under load; without a URL, the gateway.
 
     An open loop counts latency from the moment a request should have left, whatever the server does.
+    Waits show callers that starve, also those due in the warm-up or never answered.
     Ctrl-C shows what was measured so far.
 
     \b
@@ -133,5 +134,13 @@ def bench(
     if report.interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     if not report.total.ok:
-        terminal.talk("no request succeeded")
+        terminal.talk(_nothing_measured(report.total.sent))
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _nothing_measured(sent: int) -> str:
+    return (
+        "no request succeeded"
+        if sent
+        else "no request was due in the measured time: give a longer --duration"
+    )

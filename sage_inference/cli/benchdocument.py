@@ -8,6 +8,7 @@ from typing import Any
 from sage_inference.bench.plan import Closed, Open, Plan, Replay
 from sage_inference.bench.report import Figures, Own, Report
 from sage_inference.bench.samples import Summary
+from sage_inference.bench.waits import Waiting
 
 
 def document(plan: Plan, report: Report, *, simulated: bool | None) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def document(plan: Plan, report: Report, *, simulated: bool | None) -> dict[str,
         "total": _figures(report.total),
         "kinds": {kind.value: _figures(one) for kind, one in report.kinds.items()},
         "generator": _own(report.own),
+        "warnings": list(report.warnings),
     }
 
 
@@ -58,9 +60,25 @@ def _figures(figures: Figures) -> dict[str, Any]:
         "tpot_ms": _summary(figures.tpot),
         "inter_chunk_ms": _summary(figures.inter_chunk),
         "e2e_ms": _summary(figures.e2e),
+        "waiting": _waiting(figures.waiting),
         "good": figures.good,
         "good_share": figures.good_share,
         "goodput_per_s": None if figures.good_per_s is None else round(figures.good_per_s, 3),
+    }
+
+
+def _waiting(found: Waiting) -> dict[str, Any]:
+    return {
+        "requests": found.requests,
+        "due_in_warmup": found.due_in_warmup,
+        "median_ms": _ms(found.median_s),
+        "longest_ms": _ms(found.longest_s),
+        "over_3x_median": found.long,
+        "over_3x_median_share": found.long_share,
+        "callers_over_3x_median": None if found.long_at_a_time is None else round(found.long_at_a_time, 3),
+        "starving": found.starving,
+        "throughout": found.throughout,
+        "unanswered": found.unanswered,
     }
 
 
@@ -82,6 +100,10 @@ def _own(own: Own) -> dict[str, Any]:
         "bottleneck": bool(own.reasons),
         "reasons": list(own.reasons),
     }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 4)
 
 
 def _summary(found: Summary | None) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from sage_inference.bench.plan import Closed, Open, Plan
 from sage_inference.bench.report import Ceiling, Figures, Own, Report
 from sage_inference.bench.samples import Summary
 from sage_inference.bench.slo import Slo
+from sage_inference.bench.waits import Waiting
 from sage_inference.cli import terminal
 
 _LABEL = 12
@@ -28,6 +29,8 @@ def show(plan: Plan, report: Report, *, simulated: bool) -> None:
         [(kind, figures)] = report.kinds.items()
         _section(f"{kind} ({report.models[kind]})", figures, plan.slo)
     terminal.say("")
+    for warning in report.warnings:
+        _row("warning", warning, "yellow")
     _own(report.own)
 
 
@@ -60,6 +63,8 @@ def _section(title: str, figures: Figures, slo: Slo) -> None:
     for name, found in latencies.items():
         if found:
             _row(name, "".join(f"{_ms(value):>11}" for value in _values(found)))
+    if figures.waiting.longest_s is not None:
+        _row("waits", _waits(figures.waiting, figures.waiting.longest_s))
     for kind, failures in figures.errors.items():
         example = f": {failures.example}" if failures.example else ""
         _row("error", f"{failures.count:,} {kind}{example}", "red")
@@ -75,6 +80,18 @@ def _rates(figures: Figures) -> list[str]:
         if value:
             said.append(f"{value:,.0f} {unit}")
     return said
+
+
+def _waits(found: Waiting, longest_s: float) -> str:
+    said = [f"longest {_ms(longest_s * 1000)} ms"]
+    if found.median_s is not None:
+        said.append(f"median {_ms(found.median_s * 1000)} ms")
+    if found.long_share is not None:
+        callers = "" if found.long_at_a_time is None else f" ({found.long_at_a_time:.1f} callers at a time)"
+        said.append(f"{found.long_share:.1%} over 3 x the median{callers}")
+    if found.throughout:
+        said.append(f"{found.throughout:,} callers during the whole load")
+    return ", ".join(said)
 
 
 def _own(own: Own) -> None:

@@ -120,6 +120,18 @@ CONFIG_VALIDATE = _answer(valid={"const": True}, config_path=_TEXT, exists=_FLAG
 SUMMARY = _or_null(
     _object(count=_COUNT, mean=_NUMBER, p50=_NUMBER, p90=_NUMBER, p99=_NUMBER, p999=_NUMBER, max=_NUMBER)
 )
+WAITING = _object(
+    requests=_COUNT,
+    due_in_warmup=_COUNT,
+    median_ms=_NUMBER_OR_NULL,
+    longest_ms=_NUMBER_OR_NULL,
+    over_3x_median=_COUNT_OR_NULL,
+    over_3x_median_share=_NUMBER_OR_NULL,
+    callers_over_3x_median=_NUMBER_OR_NULL,
+    starving=_COUNT,
+    throughout=_COUNT,
+    unanswered=_COUNT,
+)
 FIGURES = _object(
     sent=_COUNT,
     ok=_COUNT,
@@ -134,6 +146,7 @@ FIGURES = _object(
     tpot_ms=SUMMARY,
     inter_chunk_ms=SUMMARY,
     e2e_ms=SUMMARY,
+    waiting=WAITING,
     good=_COUNT_OR_NULL,
     good_share=_NUMBER_OR_NULL,
     goodput_per_s=_NUMBER_OR_NULL,
@@ -169,6 +182,7 @@ BENCH = _answer(
         bottleneck=_FLAG,
         reasons=_list(_TEXT),
     ),
+    warnings=_list(_TEXT),
 )
 _PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
 REPLAY = _answer(

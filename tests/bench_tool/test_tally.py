@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sage_inference.bench.exchange import Exchange, Job, Kind
 from sage_inference.bench.report import Figures
 from sage_inference.bench.slo import Slo
-from sage_inference.bench.tally import Tally, Times, Window, total
+from sage_inference.bench.tally import Tally, Times, total
+from sage_inference.bench.window import Window
 
 WINDOW = Window(10.0, 20.0)
 
@@ -114,8 +115,8 @@ def test_goodput_is_of_those_that_kept_every_limit_and_a_failure_keeps_none() ->
 
 def test_what_was_broken_off_is_neither_ok_nor_failed() -> None:
     tally = Tally()
-    tally.abandon(exchange(12, 0, kind=Kind.STREAM, arrivals=(13.0, 21.0)), WINDOW)
-    tally.abandon(exchange(9, 0), WINDOW)
+    tally.abandon(exchange(12, 0, kind=Kind.STREAM, arrivals=(13.0, 21.0)), WINDOW, 22.0)
+    tally.abandon(exchange(9, 0), WINDOW, 22.0)
     assert (tally.sent, tally.ok, tally.failed, tally.abandoned, tally.chunks) == (1, 0, 0, 1, 1)
 
 

@@ -10,8 +10,9 @@ import pytest
 from sage_inference.bench.report import Ceiling, Figures, Own
 from sage_inference.bench.samples import summary
 from sage_inference.bench.slo import Slo
-from sage_inference.bench.tally import Tally, Window
+from sage_inference.bench.tally import Tally
 from sage_inference.bench.verdict import reasons
+from sage_inference.bench.window import Window
 
 EMPTY = Figures.of(Tally(), Window(0, 1), Slo())
 FIGURES = replace(EMPTY, requests_per_s=1000.0, chunks_per_s=9000.0, e2e=summary(array("d", [0.01] * 99)))

@@ -1,7 +1,8 @@
 """The cases: a workload, the ways it is scheduled, and what the figures must show.
 
 ``at once`` is how gateways without late binding do it: a request is sent on when it comes, and waits in an
-engine. ``part`` scales a case down; the bounds are those of the whole.
+engine. ``part`` scales a case down; the bounds are those of the whole. Rows of other routers' rules are added on
+request, see ``contest.Result``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def mooncake_16(part: float) -> Result:
     ours = result.add("hybrid", play("hybrid", jobs))
     result.at_most("hybrid TTFT p50 / least_loaded at once", share(ours.ttft_ms.p50, base.ttft_ms.p50), 0.7)
     result.at_least("hybrid goodput over it, points", points(ours, base), 5)
+    result.beside_others(ours, jobs)
     return result
 
 
@@ -44,6 +46,7 @@ def mooncake_22(part: float) -> Result:
     result.at_most("hybrid TTFT p50 / least_loaded at once", share(plain.ttft_ms.p50, base.ttft_ms.p50), 0.65)
     result.at_least("hybrid goodput over it, points", points(plain, base), 40)
     result.at_least("hybrid goodput over it, callers give 1 s, points", points(ours, base), 40)
+    result.beside_others(plain, jobs)
     return result
 
 
@@ -56,6 +59,7 @@ def prefix_tenants(part: float) -> Result:
     ours = result.add("hybrid", play("hybrid", jobs))
     result.at_least("hybrid goodput, %", 100 * ours.goodput, 85)
     result.at_least("hybrid goodput over cheapest by prediction, points", points(ours, pure), 0)
+    result.beside_others(ours, jobs, -1.5)
     return result
 
 
@@ -67,10 +71,12 @@ def one_prefix(part: float) -> Result:
             jobs = workloads.one_prefix(seconds * part, saturation * SATURATED_PER_S * instances)
             what = f"{instances} engines at {saturation}"
             base = result.add(
-                f"{what}: round_robin, at once",
+                "round_robin, at once",
                 play("round_robin", jobs, at_once=True, instances=instances),
+                at=what,
             )
-            ours = result.add(f"{what}: hybrid", play("hybrid", jobs, instances=instances))
+            ours = result.add("hybrid", play("hybrid", jobs, instances=instances), at=what)
+            result.beside_others(ours, jobs, -0.5, at=what, instances=instances)
             result.at_least(
                 f"{what}: hybrid goodput over round_robin at once, points", points(ours, base), -0.5
             )
@@ -100,6 +106,7 @@ def _azure(name: str, jobs: list[Job], limit: float, prepare: Callable[[Fleet], 
     result.add("round_robin, at once", play("round_robin", jobs, at_once=True, prepare=prepare))
     ours = result.add("hybrid", play("hybrid", jobs, prepare=prepare))
     result.at_most("hybrid TTFT p99 / least_loaded at once", share(ours.ttft_ms.p99, base.ttft_ms.p99), limit)
+    result.beside_others(ours, jobs, -0.5, prepare=prepare)
     return result
 
 
@@ -112,6 +119,7 @@ def long_bursts(part: float) -> Result:
     ours = result.add("hybrid", play("hybrid", jobs))
     result.at_least("hybrid goodput over hybrid at once, points", points(ours, pushed), 15)
     result.at_least("hybrid goodput over least_loaded at once, points", points(ours, base), 15)
+    result.beside_others(ours, jobs)
     return result
 
 

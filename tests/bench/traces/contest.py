@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import Slo, Summary, summarize
 from sage_inference.replay.run import Run
+from tests.bench.traces.baselines import BASELINES
 
 INSTANCES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way's figures; ``note`` is what else is told of it."""
+    """One way's figures. ``at`` names the variant of the workload, where there are several; ``note`` has other figures."""
 
     name: str
     summary: Summary
     note: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,12 @@ class Bound:
 
 @dataclass(slots=True)
 class Result:
+    """``others`` adds the rows of other routers' rules; nothing is played for them until then."""
+
     workload: str
     rows: list[Row] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
+    _others: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def at_most(self, what: str, value: float, limit: float) -> None:
         self.bounds.append(Bound(what, value, limit, True))
@@ -49,10 +55,28 @@ class Result:
     def at_least(self, what: str, value: float, limit: float) -> None:
         self.bounds.append(Bound(what, value, limit, False))
 
-    def add(self, name: str, outcomes: Sequence[Outcome], note: str = "") -> Summary:
+    def add(self, name: str, outcomes: Sequence[Outcome], note: str = "", at: str = "") -> Summary:
         summary = summarize(outcomes, Slo())
-        self.rows.append(Row(name, summary, note))
+        self.rows.append(Row(name, summary, note, at))
         return summary
+
+    def beside_others(
+        self, ours: Summary, jobs: Sequence[Job], least: float = 0.0, *, at: str = "", **how: Any
+    ) -> None:
+        """Other routers' rules get the same jobs; ``least`` is what ours must have over their best, in points."""
+
+        def compare() -> None:
+            best = max(
+                self.add(name, play(name, jobs, at_once=True, **how), at=at).goodput for name in BASELINES
+            )
+            what = "hybrid goodput over the best of other routers' rules, points"
+            self.at_least(f"{at}: {what}" if at else what, 100 * (ours.goodput - best), least)
+
+        self._others.append(compare)
+
+    def play_others(self) -> None:
+        while self._others:
+            self._others.pop(0)()
 
 
 def play(
@@ -63,10 +87,18 @@ def play(
     instances: int = INSTANCES,
     prepare: Callable[[Fleet], None] = lambda fleet: None,
 ) -> list[Outcome]:
-    """Engines all alike; ``at_once`` is without late binding: every request goes on to wait in an engine."""
+    """Engines all alike; ``at_once`` is without late binding: every request goes on to wait in an engine.
+
+    ``policy`` is one of ours or one of ``BASELINES``.
+    """
     fleet = llm_fleet(instances, late_binding=not at_once)
     prepare(fleet)
-    return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
+    rule = BASELINES.get(policy)
+    if rule is None:
+        return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
+    run = Run(policy_named("least_loaded", fleet.clock), fleet)
+    run.manager.use(rule(run))
+    return run.play(jobs)
 
 
 def share(part: float | None, whole: float | None) -> float:

@@ -53,6 +53,88 @@ def one_prefix(seconds: float, per_s: float) -> list[Job]:
     ]
 
 
+def growing_chats(seconds: float, per_s: float) -> list[Job]:
+    """People who talk on: each question comes with all that was said before, 15 s after the answer on average.
+
+    ``per_s`` conversations begin in a second, of 8 turns on average, and share a system prompt of 1,024 tokens.
+    """
+    rng = random.Random(7)
+    jobs: list[Job] = []
+    for number, start in enumerate(_arrivals(rng, per_s, seconds)):
+        talk = _Growing(number, 1024)
+        at = start
+        for _ in range(1 + int(rng.expovariate(1 / 7.5))):
+            talk.grow(rng.randint(30, 800))
+            output = rng.randint(50, 400)
+            jobs.append(talk.job(at, output))
+            talk.grow(output)
+            at += 20 * output + 1000 * rng.expovariate(1 / 15)
+    return _until(jobs, seconds)
+
+
+def agent_loops(seconds: float, per_s: float) -> list[Job]:
+    """Agents: many short answers, each to all that came before and what a tool returned, 2 s later on average.
+
+    ``per_s`` agents begin in a second, of 25 turns on average. Four kinds of agents share 4,096 tokens of instructions
+    each; to these comes a task of 2,000 to 12,000 tokens.
+    """
+    rng = random.Random(8)
+    jobs: list[Job] = []
+    for number, start in enumerate(_arrivals(rng, per_s, seconds)):
+        work = _Growing(number, 4096, kind=rng.randrange(4))
+        work.grow(rng.randint(2000, 12_000))
+        at = start
+        for _ in range(5 + int(rng.expovariate(1 / 20))):
+            output = rng.randint(30, 150)
+            jobs.append(work.job(at, output))
+            work.grow(output + rng.randint(100, 1500))
+            at += 20 * output + 1000 * rng.expovariate(1 / 2)
+    return _until(jobs, seconds)
+
+
+class _Growing:
+    """A prompt that only grows; the first ``shared`` tokens are those of its ``kind``."""
+
+    def __init__(self, number: int, shared: int, kind: int = 0) -> None:
+        self._tokens = shared
+        self._shared = [_KIND * (kind + 1) + block for block in range(shared // BLOCK)]
+        self._own = _OWN * (number + 1)
+
+    def grow(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def job(self, at: float, output: int) -> Job:
+        own = range(self._own, self._own + self._tokens // BLOCK - len(self._shared))
+        return Job(at, self._tokens, output, (*self._shared, *own))
+
+
+_KIND, _OWN = 1000, 1_000_000  # blocks of kinds, and of single prompts, are numbered from their multiples
+
+
+def chats(seconds: float, per_s: float, *, streams: bool = True) -> list[Job]:
+    """Short prompts with nothing in common, in one piece where they are not streamed."""
+    rng = random.Random(9)
+    return [
+        Job(at, rng.randint(200, 2000), rng.randint(50, 300), streams=streams)
+        for at in _arrivals(rng, per_s, seconds)
+    ]
+
+
+def documents(seconds: float, chats_per_s: float, documents_per_s: float) -> list[Job]:
+    """Chats, and now and then a document of 8,000 to 24,000 tokens."""
+    rng = random.Random(10)
+    long = [
+        Job(at, rng.randint(8000, 24_000), rng.randint(50, 200))
+        for at in _arrivals(rng, documents_per_s, seconds)
+    ]
+    return sorted([*chats(seconds, chats_per_s), *long], key=lambda job: job.at_ms)
+
+
+def _until(jobs: list[Job], seconds: float) -> list[Job]:
+    """Those that come in time, in order: otherwise the load would fade at the end."""
+    return sorted((job for job in jobs if job.at_ms < seconds * 1000), key=lambda job: job.at_ms)
+
+
 def long_bursts(seconds: float) -> list[Job]:
     """People chat all the time; every 20 s a batch of 40 long documents comes at once, marked as background."""
     rng = random.Random(2)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import uvicorn
 
 from sage_inference.config.changes import changed_keys, restart_keys, until_restart
-from sage_inference.config.check import check_reach
+from sage_inference.config.check import check_reach, name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.engines.patience import Patience
@@ -215,7 +215,7 @@ class RunningGateway:
         try:
             await self.fleet.start(self.gateway.settings)
             # Our own engines run already; on a busy machine their first probe may come too late for them.
-            await self.fleet.ready([each.name or each.url for each in self._extra], OWN_ENGINES_S)
+            await self.fleet.ready(map(name_of, self._extra), OWN_ENGINES_S)
             yield
         finally:
             pulse.cancel()

@@ -326,11 +326,15 @@ class ExecutionInstance:
             return self.instance_type.serves_llm
         return True
 
+    def can_accept_request(self) -> bool:
+        """Whether it is available and has room for one more request."""
+        return self.is_available and self.available_capacity > 0
+
     def can_accept_llm_request(self) -> bool:
-        return self.instance_type.serves_llm and self.is_available and self.available_capacity > 0
+        return self.instance_type.serves_llm and self.can_accept_request()
 
     def can_accept_embedding_request(self) -> bool:
-        return self.instance_type.serves_embeddings and self.is_available and self.available_capacity > 0
+        return self.instance_type.serves_embeddings and self.can_accept_request()
 
 
 class Usage(NamedTuple):

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sage_inference.control_plane.routes import ROUTES
+from sage_inference.control_plane.sharing import is_mixed
 from sage_inference.library.requests import RequestMetadata
-from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestType
+from sage_inference.types import ExecutionInstance, RequestType
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class RequestClassifier:
         able = [
             one
             for one in instances
-            if one.can_handle_request_type(request_type) and (include_unavailable or _has_room(one))
+            if one.can_handle_request_type(request_type) and (include_unavailable or one.can_accept_request())
         ]
-        return sorted(able, key=is_shared) if prefer_specialized else able
+        return sorted(able, key=is_mixed) if prefer_specialized else able
 
     def validate_request(self, request: RequestMetadata) -> ValidationResult:
         errors, odd = list(_errors(request)), list(_oddities(request))
@@ -55,15 +56,6 @@ class RequestClassifier:
             code, message = (errors or odd)[0]
             return ValidationResult(False, code, message, tuple(message for _, message in odd))
         return ValidationResult(True, warnings=tuple(message for _, message in odd))
-
-
-def is_shared(instance: ExecutionInstance) -> bool:
-    """Whether it does both kinds of work."""
-    return instance.instance_type is ExecutionInstanceType.LLM_EMBEDDING
-
-
-def _has_room(instance: ExecutionInstance) -> bool:
-    return instance.is_available and instance.available_capacity > 0
 
 
 def _errors(request: RequestMetadata) -> Iterable[tuple[str, str]]:

@@ -11,8 +11,9 @@ from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Clock
 from sage_inference.control_plane.policies.base import SchedulingPolicy as PlacingPolicy
+from sage_inference.control_plane.sharing import is_mixed
 from sage_inference.control_plane.waiting.orders import ORDERS
-from sage_inference.library.classifier import RequestClassifier, is_shared
+from sage_inference.library.classifier import RequestClassifier
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
@@ -79,7 +80,7 @@ class SchedulingPolicy:
     ) -> list[ExecutionInstance]:
         able = self._classifier.get_compatible_instances(request.request_type, instances)
         serving = [one for one in able if _serves(one, request.model)]
-        special = [one for one in serving if not is_shared(one)] if self.prefer_specialized else []
+        special = [one for one in serving if not is_mixed(one)] if self.prefer_specialized else []
         return special or serving
 
     def _count(self, requests: Sequence[RequestMetadata], decisions: Sequence[SchedulingDecision]) -> None:

@@ -32,6 +32,7 @@ from sage_inference.gateway.embeddings.refused import EngineAnswer
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.phase import Phase
+from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.service import EmbeddingService
     from sage_inference.gateway.state import Engine
 
-RETRYABLE = frozenset({429, 502, 503})
 MAX_ANSWER_BYTES = 1 << 28
 # An answer to it is read here: without the second line any coding would be allowed (RFC 9110 section 12.5.3).
 _READ_HERE = b"content-type: application/json\r\naccept-encoding: identity\r\n"
@@ -264,9 +264,8 @@ class EmbeddingCall:
 
     def _lose(self, how: Broken, detail: str) -> None:
         connection, self.connection = self.connection, None
-        stale = connection is not None and connection.served and not self.fresh
-        if how is Broken.CLOSED and stale and not self.pieces:
-            # It lay idle, and the engine closed it as our call crossed: the engine never saw it.
+        # A head alone does not count as begun here: a text that is embedded twice harms nobody.
+        if was_stale(how, connection, fresh=self.fresh, begun=bool(self.pieces)):
             self.state = State.CONNECTING
             self._connect()
             return
@@ -375,7 +374,7 @@ class EmbeddingCall:
         elif answer.means_draining:
             self.engine.draining()
             self._elsewhere_or(answer)
-        elif answer.status in RETRYABLE:
+        elif answer.status in REFUSED_STATUSES:
             self._elsewhere_or(answer)
         elif self.engine.may_lack_route(answer.status) and self.engine.lacks_route(
             answer.status, self.route, answer.body

@@ -26,6 +26,7 @@ from sage_inference.gateway.relay.delivery import Caller, Delivery
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
+from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.gateway.relay.usage import reported
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import (
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from sage_inference.gateway.coded_body import CodedBody
     from sage_inference.gateway.state import Engine, Gateway
 
-RETRYABLE = frozenset({429, 502, 503})
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
 MAX_ERROR = 1 << 20  # bytes of it, decoded
 _JSON = [(b"content-type", b"application/json")]
@@ -248,7 +248,7 @@ class Exchange:
                 engine.answered(status)
             return
         engine.answered(status)
-        if status in RETRYABLE and self._may_retry():
+        if status in REFUSED_STATUSES and self._may_retry():
             assert self.connection is not None
             self.connection.discard()
             self._retry()
@@ -282,14 +282,7 @@ class Exchange:
             self._cut(errors.cut_short(self._at, detail))
             return
         self.held = None
-        if (
-            how is Broken.CLOSED
-            and not self.fresh
-            and connection is not None
-            and connection.served
-            and self.answer is None
-        ):
-            # It lay idle, and the engine closed it as our request crossed: the engine never saw it.
+        if was_stale(how, connection, fresh=self.fresh, begun=self.answer is not None):
             self._connect()
             return
         assert self.engine is not None

@@ -121,8 +121,9 @@ class InstanceLoad:
     """What this gateway has put on an instance and not yet seen begin, and how fast that is worked off.
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
-    last first byte, or the push that made them more than none. ``ms_per_token`` is learned, as
-    ``busy_ms / busy_tokens``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
+    last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
+    ``ms_per_token`` is learned, as ``busy_ms / busy_tokens * own_share + whole_part``; the latter two follow from
+    answers in one piece, see ``control_plane.relative_pace``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
     it last went out of service; ``stalled_at``: when this process last went on after it had not run for a while. An
     answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
     slow for any more work. ``late``: those in flight that were placed too
@@ -135,6 +136,9 @@ class InstanceLoad:
     ms_per_token: float = 0.03
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
+    own_share: float = 1.0
+    whole_part: float = 0.0
+    begun_tokens: int = 0
     window_tokens: float = 8192
     lost_at: float = -math.inf
     stalled_at: float = -math.inf

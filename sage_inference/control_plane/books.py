@@ -6,8 +6,14 @@ from sage_inference.control_plane.estimates import TokenEstimates
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.presumed import Presumed
 from sage_inference.control_plane.rates import Rates
+from sage_inference.control_plane.relative_pace import RelativePaces
 from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
-from sage_inference.types import Usage
+from sage_inference.types import SchedulingRequest, Usage
+
+
+def is_whole(request: SchedulingRequest) -> bool:
+    """Whether its answer is generated text that comes in one piece."""
+    return not request.streams and request.request_type.is_llm
 
 
 class Books:
@@ -18,6 +24,7 @@ class Books:
         self.estimates = TokenEstimates()
         self.tenants = TenantCounters()
         self.presumed = Presumed()
+        self.relative = RelativePaces()
         self.reads_all_usage = False
 
     def placed(self, placement: Placement, need: int, now: float) -> None:
@@ -26,13 +33,21 @@ class Books:
         rates.prompt_tokens += request.prompt_tokens
         rates.uncached_tokens += need
         self.tenants.charge(request.tenant, placement.tokens)
-        if request.request_type.is_llm and not request.streams:
+        if is_whole(request):
             # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
             self.presumed.add(placement, now)
+            self.relative.placed(placement)
+        if now >= self.relative.due_at:
+            self.relative.renew(now)
 
-    def wants_usage(self) -> bool:
-        """Whether it is of use to look for usage in an answer: for tenants always, for estimates now and then."""
-        return self.reads_all_usage or self.tenants.several or self.estimates.due()
+    def wants_usage(self, placement: object) -> bool:
+        """Whether it is of use to look for usage in an attempt's answer.
+
+        For tenants always, for estimates and for the paces of answers in one piece now and then.
+        """
+        if self.reads_all_usage or self.tenants.several or self.estimates.due():
+            return True
+        return type(placement) is Placement and is_whole(placement.request) and self.relative.wants(placement)
 
     def used(self, placement: Placement, usage: Usage) -> None:
         """What an engine says that an attempt took."""
@@ -40,3 +55,5 @@ class Books:
         request = placement.request
         self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
         self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
+        if is_whole(request):
+            self.relative.learn(placement, usage.completion_tokens)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
+# Milliseconds a token; beyond, a clock or a sum went wrong. No attempt takes longer than an hour.
+LEAST_PACE, MOST_PACE = 1e-4, 1e3
+LONGEST_MS = 3.6e6
 ALIKE = 1.5  # paces within this factor of their median differ by chance
 
 
@@ -23,6 +26,11 @@ def cost_ms(ms_per_token: float, backlog: float, uncached_tokens: float, running
     return backlog + ms_per_token * (uncached_tokens + DECODE_TOKENS * running)
 
 
+def bounded_pace(pace: float) -> float:
+    """A pace that can be reckoned with, whatever was measured."""
+    return min(max(pace, LEAST_PACE), MOST_PACE) if pace == pace else MOST_PACE
+
+
 def even_paces(own: Sequence[float]) -> list[float]:
     """The paces to reckon with, given each instance's own: one mean for those that are near the median.
 
@@ -33,8 +41,13 @@ def even_paces(own: Sequence[float]) -> list[float]:
         return []
     if max(own) <= ALIKE * min(own):  # mostly; then all are near the median, whichever it is
         return [sum(own) / len(own)] * len(own)
-    median = sorted(own)[(len(own) - 1) // 2]
+    median = lower_median(own)
     least, most = median / ALIKE, median * ALIKE
     alike = [pace for pace in own if least <= pace <= most]
     mean = sum(alike) / len(alike)
     return [mean if least <= pace <= most else pace for pace in own]
+
+
+def lower_median(values: Sequence[float]) -> float:
+    """The middle one; of an even number the lower of the two, so that it is one of them."""
+    return sorted(values)[(len(values) - 1) // 2]

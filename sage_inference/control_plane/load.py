@@ -50,6 +50,11 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
     pending: bool = True
+    begun_before: int = (
+        0  # prompt tokens that the instance had begun by then; where the answer comes in one piece
+    )
+    beside: int = 0  # requests in flight there; where the answer comes in one piece
+    answers: int = 1  # choices that the tokens of the answer are those of; 0: not known
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at: float = math.inf
     late: bool = False
@@ -112,6 +117,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         self.pending = False
         load = self.instance.load
         load.pending_tokens -= self.tokens
+        load.begun_tokens += self.tokens
         since = max(load.progress_at, self.pushed_at)
         took = progress_at - since
         load.spares_from = max(load.spares_from, since) + took / PROMPT_SHARE
@@ -131,9 +137,18 @@ def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
 
 
 def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
-    load.busy_ms = _KEPT * load.busy_ms + took_ms
-    load.busy_tokens = _KEPT * load.busy_tokens + tokens
-    load.ms_per_token = load.busy_ms / load.busy_tokens
+    """``took_ms`` for so many tokens of a prompt. What no clock can have measured is ignored."""
+    if not 0.0 <= took_ms < cost.LONGEST_MS:
+        return
+    load.busy_ms = busy_ms = _KEPT * load.busy_ms + took_ms
+    load.busy_tokens = busy_tokens = _KEPT * load.busy_tokens + tokens
+    pace = busy_ms / busy_tokens * load.own_share + load.whole_part
+    load.ms_per_token = pace if cost.LEAST_PACE < pace < cost.MOST_PACE else cost.bounded_pace(pace)
+
+
+def own_pace(load: InstanceLoad) -> float:
+    """The pace that first bytes alone show."""
+    return cost.bounded_pace(load.busy_ms / load.busy_tokens)
 
 
 def backlog_ms(load: InstanceLoad, now: float) -> float:

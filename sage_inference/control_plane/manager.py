@@ -485,6 +485,7 @@ class ControlPlaneManager:
         instances = self.registry.instances.values()
         self._placer.mixed = any(is_mixed(i) for i in instances)
         self._placer.uneven = uneven_models(instances)
+        self.books.relative.regroup(instances)
         self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
 
         def place(waiting: Waiting) -> tuple[Group, str, float]:

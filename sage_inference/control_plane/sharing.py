@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.load import Placement
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
@@ -65,6 +66,8 @@ class SharedGPU:
             return
         self.embedding -= 1
         took = now - placement.pushed_at
+        if not 0.0 <= took * 1000 < LONGEST_MS:
+            return
         timed = placement.pushed_at > placement.instance.load.stalled_at
         if placement is self._first and timed:  # the others' time is partly that of those before them
             self._learn(placement, took / placement.tokens)

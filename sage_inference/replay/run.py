@@ -64,8 +64,15 @@ class Replayed:
             self.first_token(0)
         if not self.request.streams:
             self.run.manager.first_byte(self)
-        self.run.manager.release(self, Usage(outcome.job.prompt, outcome.job.output, outcome.cached))
+        self.run.manager.release(self, self._usage())
         self.run.ended(outcome)
+
+    def _usage(self) -> Usage | None:
+        """What the engine reports; of an answer in one piece the gateway does not always look for it."""
+        job = self.outcome.job
+        if self.request.streams or self.run.manager.books.wants_usage(self.load):
+            return Usage(job.prompt, job.output, self.outcome.cached)
+        return None
 
 
 class Run:

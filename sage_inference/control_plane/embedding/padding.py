@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.embedding.job import Text
 from sage_inference.control_plane.embedding.limits import CallLimits
 
@@ -27,6 +28,8 @@ class CallCost:
         self._tokens_squared = self._tokens_seconds = 0.0
 
     def learn(self, tokens: int, seconds: float) -> None:
+        if not 0.0 <= seconds * 1000 < LONGEST_MS:
+            return
         self._calls = FORGET * self._calls + 1
         self._tokens = FORGET * self._tokens + tokens
         self._seconds = FORGET * self._seconds + seconds

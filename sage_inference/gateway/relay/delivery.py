@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sage_inference.engines.answer import Piece, StreamFormat
 from sage_inference.engines.connection import JOIN_BYTES
-from sage_inference.gateway.relay.usage import PlainUsage, reported
+from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
 from sage_inference.gateway.relay.wheel import Timed
 
 if TYPE_CHECKING:
@@ -185,6 +185,12 @@ class Delivery:
             if opening is not None:
                 usage = opening._replace(completion_tokens=usage.completion_tokens)
         return usage
+
+    def choices(self, last: bytes) -> int:
+        """How many choices a plain answer has; 0 where that is not known. ``last`` is its end, see ``sent``."""
+        if self._plain is not None:
+            return self._plain.choices
+        return choices_in(last) if self.from_start else 0
 
     def sent(self) -> bytes:
         """The last bytes of the body: ``TAIL_BYTES``, or as many more as the pieces have that hold them.

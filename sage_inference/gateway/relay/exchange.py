@@ -27,7 +27,7 @@ from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
-from sage_inference.gateway.relay.usage import reported
+from sage_inference.gateway.relay.usage import choices_in, reported
 from sage_inference.telemetry.decision_document import why
 from sage_inference.types import (
     EngineState,
@@ -669,8 +669,10 @@ class Exchange:
                 gateway.stats.ended(self, to, outcome)
             self._note_first_byte()
             if last:
-                if gateway.manager.books.wants_usage():
+                if gateway.manager.books.wants_usage(self.load):
                     usage = self.reported()
+                    if usage is not None and not self.request.streams:
+                        self._note_choices()
                 self.last = b""
                 if (
                     usage is None
@@ -689,6 +691,12 @@ class Exchange:
         """What the engine reported that the attempt took; asked while its end is being noted."""
         last = bytes(self.last)
         return reported(last) if self.delivery is None else self.delivery.reported(last)
+
+    def _note_choices(self) -> None:
+        """How many choices share the tokens that the answer reports: together they take no longer than one."""
+        if isinstance(self.load, Placement):
+            last = bytes(self.last)
+            self.load.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
 
     def _outcome(self) -> str:
         """How an answer ended that came to its end: its engine may have given it up."""

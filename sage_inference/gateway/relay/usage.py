@@ -13,6 +13,7 @@ from sage_inference.types import Usage
 # A text cannot hold this: in JSON its quotes would stand behind backslashes.
 _MARK = b'"usage":'
 _SPACED_MARK = b'"usage" :'
+_ENDING = b'"finish_reason"'
 _LONGEST = 4096  # bytes that are kept of a usage object and what follows it
 # As vLLM writes it, with nothing behind: one match instead of a decoding.
 _USUAL = re.compile(
@@ -44,17 +45,27 @@ def _last(text: bytes, mark: bytes) -> Usage | None:
     return None
 
 
-class PlainUsage:
-    """Finds the usage in a plain answer that comes in pieces, wherever it stands; keeps only what is around it."""
+def choices_in(text: bytes) -> int:
+    """How many choices a plain answer has: each ends for a reason. Protocols without choices have one answer."""
+    return max(1, text.count(_ENDING))
 
-    __slots__ = ("_around", "_edge")
+
+class PlainUsage:
+    """Finds the usage in a plain answer that comes in pieces, wherever it stands; keeps only what is around it.
+
+    ``choices`` counts them as ``choices_in`` does.
+    """
+
+    __slots__ = ("_around", "_edge", "_endings")
 
     def __init__(self) -> None:
+        self._endings = 0
         self._around = b""
         self._edge = b""  # the end of the piece before
 
     def add(self, piece: bytes | memoryview) -> None:
         data = bytes(piece)
+        self._endings += data.count(_ENDING)
         joint = self._edge + data[: len(_MARK)]
         at = data.rfind(_MARK)
         if at >= 0:
@@ -66,6 +77,10 @@ class PlainUsage:
         self._edge = (
             (self._edge + data)[1 - len(_MARK) :] if len(data) < len(_MARK) else data[1 - len(_MARK) :]
         )
+
+    @property
+    def choices(self) -> int:
+        return max(1, self._endings)
 
     @property
     def text(self) -> bytes:

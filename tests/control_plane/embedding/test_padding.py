@@ -36,6 +36,12 @@ def _arrive(world: World, *lengths: int) -> None:
             world.pump()
 
 
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf, -math.inf, -1.0, 1e300])
+def test_a_time_that_no_call_can_have_taken_teaches_nothing(nonsense: float) -> None:
+    calls = (100, 0.02), (1000, 0.11)
+    assert _learned(*calls, (500, nonsense)) == _learned(*calls)
+
+
 def test_what_a_call_costs_beside_its_tokens_is_learned() -> None:
     # 10 ms a call and 0.1 ms a token.
     assert _learned((100, 0.020), (400, 0.050)) == pytest.approx(100)

@@ -1,4 +1,4 @@
-"""Content codings undone: gzip, deflate and zstd, in pieces and bounded in every size (RFC 9110 section 8.4)."""
+"""Decode the content codings gzip, deflate and zstd, in pieces and with every size bounded (RFC 9110 section 8.4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class _Decompressor(Protocol):
-        """Of one gzip member, one zstd frame, or a deflate stream."""
+        """Decompresses one gzip member, one zstd frame, or a deflate stream."""
 
         @property
         def eof(self) -> bool: ...
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
         def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-MOST_CODINGS = 2  # of one body; nobody applies more, and each costs as much as the body
-PIECE = 65536  # bytes that come out at once at most
-# A body may have this size whatever its ratio is: repeated lines and equal texts compress 3000 times.
+MOST_CODINGS = 2  # of one body: clients apply no more, and each costs as much as the body
+PIECE = 65536  # bytes of output at once, at most
+# Up to this size a body may have any ratio, because repeated lines and equal texts compress 3000 times.
 FREE = 8 << 20
-# No real body above that exceeds this ratio: 100 copies of one file in zstd have a ratio of 350, most text one of 3 to 20.
+# Above it, no real body exceeds this ratio: 100 copies of one file in zstd have 350, most text has 3 to 20.
 MOST_RATIO = 400
-# Where one coding lies within another, the bytes between the two are bounded, too. Blocks without a byte compress well
-# and cost much to read, and nothing of them comes out in the end.
+# Between two codings, the bytes are bounded too. Otherwise empty blocks, which compress well and cost much to read,
+# could use up CPU time without a byte of output.
 _FREE_BETWEEN, _RATIO_BETWEEN = 16384, 4
-# Bytes that are fed at once. The rest behind the end of an output or of a member is copied each time.
+# Bytes of input at once. zlib copies the unused rest at the end of each piece of output and of each member.
 _FED = 16384
-# Members of gzip, or frames of zstd: each costs up to 30 µs and may have 9 bytes.
+# Limits on gzip members and zstd frames, because one of 9 bytes costs up to 30 µs.
 _FREE_MEMBERS, _BYTES_PER_MEMBER = 64, 1024
-# 8 MiB: a larger window is not for this use (RFC 9659), and its size is the sender's choice.
+# 8 MiB, the largest window that RFC 9659 allows for this use. Without a limit the sender would choose our memory.
 _WINDOW_LOG = 23
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's ``wbits``
 
 
 class CodingError(Exception):
-    """A body cannot be decoded; the message has the reason."""
+    """A body cannot be decoded. The message has the reason."""
 
 
 class UnknownCodingError(CodingError):
-    """It has a coding that is not read here: ``coding``, or too many of them."""
+    """A body has a coding that is not supported, ``coding``, or too many of them."""
 
     def __init__(self, coding: str, message: str = "") -> None:
         super().__init__(message or f'has the content coding "{coding}"')
@@ -56,26 +56,26 @@ class UnknownCodingError(CodingError):
 
 
 class TooLongError(CodingError):
-    """More bytes come out than are wanted."""
+    """A body has more bytes than the limit when decoded."""
 
 
 class TooDenseError(CodingError):
-    """More bytes come out of so few than of any real body."""
+    """A body has a higher compression ratio than any real one."""
 
 
 def codings_in(values: Iterable[bytes]) -> tuple[bytes, ...]:
-    """The codings that values of Content-Encoding name, in the order of their application, without ``identity``."""
+    """The codings in the values of Content-Encoding, in the order of their application, without ``identity``."""
     named = (name.strip().lower() for value in values for name in value.split(b","))
     return tuple(name for name in named if name not in (b"", b"identity"))
 
 
 def readable() -> tuple[str, ...]:
-    """The codings that are read here."""
+    """The supported codings."""
     return ("gzip", "deflate") if _zstd() is None else ("gzip", "deflate", "zstd")
 
 
 def decoded(codings: tuple[bytes, ...], body: bytes, most: int) -> bytes:
-    """The whole body without its codings. Raises ``CodingError``, also for more than ``most`` bytes."""
+    """Decode a whole body. Raises ``CodingError``, also for more than ``most`` bytes."""
     if not codings:
         return body
     decoder = Decoder(codings, most)
@@ -88,9 +88,10 @@ def decoded(codings: tuple[bytes, ...], body: bytes, most: int) -> bytes:
 
 
 class Decoder:
-    """A body's bytes go in by ``feed`` and come out by ``read``; all its methods raise ``CodingError``.
+    """Decodes a body: ``feed`` takes its bytes, ``read`` returns the decoded ones. All methods raise ``CodingError``.
 
-    There is at least one coding. However the bytes are cut, the same come out. At most ``most`` do, of each coding where there are two.
+    ``codings`` has at least one. The output does not depend on how the input is cut. Each coding puts out at most
+    ``most`` bytes.
     """
 
     def __init__(self, codings: tuple[bytes, ...], most: int) -> None:
@@ -106,7 +107,7 @@ class Decoder:
         self._stages[0].put(data)
 
     def read(self) -> bytes:
-        """Up to ``PIECE`` bytes; none where more must be fed first, or nothing is left."""
+        """Up to ``PIECE`` decoded bytes. Empty if more input is needed, or all was read."""
         return self._read(len(self._stages) - 1)
 
     def _read(self, stage: int) -> bytes:
@@ -132,14 +133,17 @@ class Decoder:
             raise TooDenseError(f"has more than {ratio} times its size when decompressed")
 
     def finish(self) -> None:
-        """All was fed and read. Nothing at all is nothing in each coding: some clients name one for an empty body."""
+        """Check that the body is complete, after all of it was fed and read.
+
+        An empty body is valid in each coding, because some clients name one for it.
+        """
         if self._received:
             for stage in self._stages:
                 stage.finish()
 
 
 class _Stage:
-    """One coding. ``make`` is a decompressor for what begins with these bytes."""
+    """One coding of a body. ``make`` returns a decompressor for the next member."""
 
     def __init__(
         self, name: str, make: Callable[[], _Decompressor], wrong: type[Exception], members: bool
@@ -150,7 +154,7 @@ class _Stage:
         self._may_follow = members
         self._members = 1
         self._waiting: deque[bytes] = deque()
-        self._full = False  # more may come out without more being put in
+        self._full = False  # the decompressor may have more output without more input
         self._now = make()
 
     def put(self, data: bytes) -> None:
@@ -158,7 +162,7 @@ class _Stage:
             self._waiting.append(data[start : start + _FED])
 
     def get(self, received: int) -> bytes:
-        """The next bytes that come out; empty where all that was put in is used up."""
+        """The next decoded bytes. Empty if the input is used up."""
         while self._waiting or self._full:
             data = self._waiting.popleft() if self._waiting else b""
             if self._now.eof:
@@ -193,7 +197,7 @@ class _Stage:
 
 
 class _Deflate:
-    """Deflate in zlib's format, or bare, as some clients send it (RFC 9110 section 8.4.1.2).
+    """Deflate in zlib's format, or without it, as some clients send it (RFC 9110 section 8.4.1.2).
 
     The first two bytes show which of the two it is.
     """
@@ -240,7 +244,7 @@ def _stage(coding: bytes) -> _Stage:
 
 
 class _Frame:
-    """A zstd frame. Its decompressor keeps what it could not use yet, where zlib's gives it back."""
+    """A zstd frame. Its decompressor keeps unused input, which zlib's returns."""
 
     def __init__(self, now: Any) -> None:
         self._now = now
@@ -259,7 +263,7 @@ class _Frame:
 
 @cache
 def _zstd() -> Any:
-    """Python's own module from 3.14 on; loaded with the first body that needs it. None where it is not there."""
+    """Python's own module from 3.14 on, otherwise the backport. Loaded with the first body; None if not installed."""
     try:
         return importlib.import_module(
             "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -269,7 +273,7 @@ def _zstd() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """zlib's own words: "Error -3 while decompressing data: incorrect header check"."""
+    """The last part of zlib's message, such as "Error -3 while decompressing data: incorrect header check"."""
     return str(error).rpartition(": ")[2] or "it is damaged"
 
 

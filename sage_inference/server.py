@@ -34,8 +34,8 @@ from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 
 OWN_ENGINES_S = 15.0  # for simulated engines to be ready
-_LOOK_S = 0.01  # how often a gateway that stops looks whether its callers have gone
-SETTLE_S = 1.0  # a shell may forward SIGHUP a little before its terminal is gone
+_LOOK_S = 0.01  # between two looks of a stopping gateway for connections that are left
+SETTLE_S = 1.0  # between a SIGHUP and a second look: a shell may forward it before its terminal is gone
 
 log = logging.getLogger("sage_inference.server")
 
@@ -56,13 +56,13 @@ class Hangup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """What the surroundings want to be told while a server runs."""
+    """Functions that a server calls when its state changes."""
 
     serving: Callable[[RunningGateway], None] = _nothing  # before ``ready``
     ready: Callable[[dict[str, Any]], None] = _nothing
     stopping: Callable[[], None] = _nothing
     reloading: Callable[[], None] = _nothing
-    configured: Callable[[Settings], None] = _nothing  # after a reload that took settings over
+    configured: Callable[[Settings], None] = _nothing  # after a reload that applied new settings
     reloaded: Callable[[], None] = _nothing
     watchdog: Callable[[], None] = _nothing
 
@@ -72,7 +72,7 @@ def _drain_s(settings: Settings) -> int:
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's settings, with the gateway that its protocol instances work for."""
+    """uvicorn's settings, with the gateway that its protocol instances serve."""
 
     def __init__(self, gateway: Gateway, app: Any) -> None:
         super().__init__(
@@ -92,7 +92,7 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its tenths of a second: it ends when it is asked to and all has ended."""
+    """uvicorn's server without its ticks of 0.1 s: it ends as soon as it was stopped and all requests have ended."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
         super().__init__(config)
@@ -111,7 +111,7 @@ class _Server(uvicorn.Server):
         self._ending.set()
 
     async def main_loop(self) -> None:
-        await self.on_tick(0)  # sets the headers of all answers
+        await self.on_tick(0)  # sets the default headers of responses
         await self._ending.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -122,7 +122,7 @@ class _Server(uvicorn.Server):
             connection.shutdown()
         ended = self._ended()
         try:
-            # Not asyncio's limit, which counts time in which this process did not run.
+            # asyncio's own limit would count time in which this process was suspended.
             await (ended if drain_s is None else self._patience.within(drain_s, ended))
         except TimeoutError:
             tasks = list(self.server_state.tasks)
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are handled by ``run``, which has more of them."""
+        """``run`` handles all signals."""
         yield
 
 
@@ -159,7 +159,7 @@ class RunningGateway:
         self._load = load or (lambda: settings)
         self._extra = extra_instances
         self.wheel = Wheel(asyncio.get_running_loop())
-        # A token that nobody knows is better than none: only ``admin_key`` opens /admin then.
+        # Without a token given, a random one closes /admin to all requests but those with ``admin_key``.
         token = admin_token or secrets.token_urlsafe(32)
         self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
         self.fleet = Fleet(self.gateway)
@@ -172,7 +172,7 @@ class RunningGateway:
 
     def _started(self) -> None:
         self.hooks.serving(self)
-        self.gateway.descriptors.renew()  # all that is open for as long as it runs is open now
+        self.gateway.descriptors.renew()  # every file that stays open for the whole run is open now
         limit = self.gateway.connection_limit
         if limit.by_system:
             log.info(
@@ -187,18 +187,18 @@ class RunningGateway:
         return replace(settings, instances=settings.instances + self._extra) if self._extra else settings
 
     async def serve(self, sock: socket.socket) -> None:
-        """Run until ``stop``; returns when all that ran has ended or its drain time is over."""
+        """Run until ``stop``. Returns when all requests have ended or the drain time is over."""
         async with self.working():
             await self.server.serve(sockets=[sock])
 
     async def serve_when_ready(self, listen: Callable[[], socket.socket]) -> None:
-        """As ``serve``; ``listen`` is called on a thread of its own when all but the socket is ready."""
+        """Like ``serve``, but call ``listen`` for the socket when the rest is ready, on a thread of its own."""
         async with self.working():
             self.sock = await asyncio.to_thread(listen)
             await self.server.serve(sockets=[self.sock])
 
     def release(self) -> None:
-        """Close the listening socket, and nothing else."""
+        """Close the listening socket only."""
         for server in self.server.servers:
             server.close()
         self.server.servers.clear()
@@ -210,11 +210,11 @@ class RunningGateway:
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """All but the socket: engines are watched, and ``callers`` and ``app`` are answered."""
+        """Run all but the socket: engines are watched, and ``callers`` and ``app`` work."""
         pulse = asyncio.create_task(self._pulse())
         try:
             await self.fleet.start(self.gateway.settings)
-            # Our own engines run already; on a busy machine their first probe may come too late for them.
+            # Our own engines run already, but on a busy machine their first probe may have failed.
             await self.fleet.ready(map(name_of, self._extra), OWN_ENGINES_S)
             yield
         finally:
@@ -228,14 +228,14 @@ class RunningGateway:
             self.gateway.decisions.write()
 
     def _accept(self) -> asyncio.Protocol:
-        """The protocol for one more connection that no socket accepts."""
+        """The protocol of a connection that uvicorn did not accept: from within this process, or after ``resume``."""
         config = self.server.config
         if not config.loaded:
             config.load()
         return GatewayProtocol(config=config, server_state=self.server.server_state, app_state={})
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Take no new requests, finish those that run. ``at_once`` doesn't wait for them."""
+        """Take no new requests and finish those under way. With ``at_once``, do not wait for them."""
         if not self.gateway.draining:
             self.gateway.draining = True
             self.hooks.stopping()
@@ -243,7 +243,7 @@ class RunningGateway:
         self.server.end(at_once=at_once)
 
     def reload(self) -> Reloaded:
-        """Read the configuration again and take it over. Raises ``ConfigError`` and changes nothing."""
+        """Read the configuration again and apply it. Where it is invalid, raise ``ConfigError`` and change nothing."""
         self.hooks.reloading()
         try:
             loaded = self._load()
@@ -258,7 +258,7 @@ class RunningGateway:
     def _take_over(self, wanted: Settings) -> Reloaded:
         before, guard = self.gateway.settings, self.gateway.guard
         settings = until_restart(before, wanted)
-        check_reach(settings)  # the address that it listens on now, with the new keys
+        check_reach(settings)  # the address that stays until a restart, with the new keys
         self.gateway.configure(settings)
         instances = self.fleet.apply(settings)
         self.server.config.timeout_graceful_shutdown = _drain_s(settings)
@@ -276,7 +276,7 @@ class RunningGateway:
         )
 
     async def _pulse(self) -> None:
-        """Once a second: what is counted by time, and a sign of life."""
+        """Once a second, do the work that depends on time, and report to the watchdog."""
         trimming = Trimming(self.gateway.shrink)
         while True:
             try:
@@ -287,7 +287,7 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
-            except Exception as error:  # such as no thread to be had: the next second may have one
+            except Exception as error:  # for example no thread to write with; the next second may have one
                 report(error, "what is done once a second")
             await asyncio.sleep(1)
 
@@ -339,11 +339,11 @@ async def run(
     hooks: RunHooks | None = None,
     hangup: Hangup | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns when all else is ready.
+    """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. It is called when the rest is ready.
 
-    SIGTERM drains, SIGINT drains and a second one ends at once, SIGHUP calls ``load`` and takes over what
-    it returns. SIGHUP drains if it comes from a terminal that was closed. With ``simulate``, a simulated engine of each kind is started, and stopped at the end.
-    Raises ``SimulatorError`` where one does not start.
+    SIGTERM drains. SIGINT drains, and a second one ends at once. SIGHUP calls ``load`` and applies the settings that
+    it returns; from a terminal that was closed, SIGHUP drains. With ``simulate``, a simulated engine of each kind runs
+    until the end. Raises ``SimulatorError`` if one of them does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
         extra: list[InstanceSettings] = []
@@ -357,7 +357,7 @@ async def run(
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where there is one, else asyncio's."""
+    """uvloop's event loop where uvloop exists, otherwise asyncio's."""
     if sys.platform != "win32":
         import uvloop
 

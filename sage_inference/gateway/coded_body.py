@@ -1,8 +1,8 @@
-"""Compressed bodies of requests, decoded as they arrive: in another thread, one slice of one body at a time.
+"""Decode compressed request bodies as they arrive: in another thread, one slice of one body at a time.
 
-A hostile megabyte takes 300 ms to decompress, even where nothing comes out. One that unfolds to a thousand megabytes
-takes longer. So decoding does not run on the event loop, and bodies take turns. Decoded bytes are counted slice by
-slice, as the bytes of plain bodies are when they arrive.
+A hostile megabyte takes 300 ms to decompress, even without output, and longer if it has a thousand megabytes of it.
+Therefore decoding does not run on the event loop, and bodies take turns. Decoded bytes are counted slice by slice,
+like the bytes of plain bodies when they arrive.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
     from sage_inference.gateway.state import Gateway
 
-_SLICE_IN, _SLICE_OUT = 65536, 1 << 20  # bytes at most of one turn: some ms of work, 20 ms of the worst kind
-# A body that is still arriving is decoded when there is so much of it: each turn of the thread costs 0.1 ms.
+# Limits in bytes on one turn: a few ms of work for usual bodies, 20 ms for the worst.
+_SLICE_IN, _SLICE_OUT = 65536, 1 << 20
+# Less of a body that is still arriving is not worth a turn of the thread, which costs 0.1 ms.
 _WORTH = 16384
-_AHEAD = 65536  # bytes not decoded yet at which no more are read
+_AHEAD = 65536  # with more bytes that wait to be decoded, the connection is not read
 
 
 class Sender(Protocol):
@@ -42,13 +43,13 @@ class Sender(Protocol):
     def pause_reading(self) -> None: ...
 
     def read_on(self) -> None:
-        """No more need be waited for: read, unless there is another reason not to."""
+        """Read again, unless there is another reason to pause."""
 
     def arm(self, seconds: float, /) -> None: ...
 
 
 class Decoding:
-    """Bodies take turns here; of the loop's own threads one is used, whatever is sent."""
+    """Gives bodies their turns. At most one of the loop's threads is in use."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -66,7 +67,9 @@ class Decoding:
                 continue
             try:
                 turn = self._loop.run_in_executor(None, body.decode)
-            except RuntimeError as error:  # the system grants no thread now; the next body may get one
+            except (
+                RuntimeError
+            ) as error:  # the system grants no thread now, but may grant one to the next body
                 body.no_thread(error)
             else:
                 self._busy = True
@@ -74,42 +77,44 @@ class Decoding:
 
     def _done(self, body: CodedBody, turn: asyncio.Future[list[bytes]]) -> None:
         self._busy = False
-        self._next()  # before the loop's own work: the thread goes on meanwhile
+        self._next()  # first, so that the thread works while the loop handles this result
         if not turn.cancelled():
-            turn.exception()  # asked for even where nobody wants the body any more: otherwise it would be logged
+            turn.exception()  # asyncio logs an exception that was not retrieved, as when the body is of no use any more
             body.decoded(turn)
 
 
 class CodedBody:
-    """The body of one exchange, which begins once all of it is decoded.
+    """The body of one exchange, which begins when all of it is decoded.
 
-    The parser calls ``take`` with its bytes and ``end`` behind the last. ``start`` is called at the exchange's turn.
-    Until then nothing is decoded: a refusal would stand before the answers that come first.
+    The parser calls ``take`` with its bytes, and ``end`` after the last. ``start`` is called when the responses to
+    earlier requests on the connection are complete. Nothing is decoded before, because an error response would
+    overtake them.
     """
 
     def __init__(self, exchange: Exchange, gateway: Gateway, sender: Sender) -> None:
-        """Raises ``ApiError`` for a coding that is not read here."""
+        """Raises ``ApiError`` for a coding that is not supported."""
         self._exchange = exchange
         self._gateway = gateway
         self._sender = sender
         self._decoder = decoder_for(exchange.head.codings, gateway.limits.body_bytes)
         self._coded: deque[bytes] = deque()  # not decoded yet
         self._coded_size = self._received = 0
-        # Of this thread's memory: what another one allocated for a large body would not go back to the system.
+        # Allocated by this thread: memory of a large body that the other thread allocated would not go back to the
+        # system.
         self._body = bytearray()
         self._ended = self._started = self._busy = False
-        self._slice: list[bytes] = []  # what goes to the thread
-        self._more = False  # whether more comes out of what the decoder was fed
+        self._slice: list[bytes] = []  # input of the thread's next turn
+        self._more = False  # whether the decoder has more output for the input that it has
 
     @property
     def is_over(self) -> bool:
-        """True once its request was answered or left by its caller: the body is of no use then."""
+        """True when the request was answered or its caller has left, so that the body is of no use."""
         return self._exchange.response_complete
 
     # The parser
 
     def take(self, data: bytes) -> None:
-        """Raises ``ApiError`` where all of it, or of all bodies, is too much."""
+        """Raises ``ApiError`` if this body, or all bodies together, are over their limit."""
         if self.is_over:
             return
         self._coded.append(data)
@@ -145,7 +150,7 @@ class CodedBody:
             self._gateway.decoding.add(self)
 
     def decode(self) -> list[bytes]:
-        """The next decoded pieces. Runs in the thread. Raises ``CodingError``."""
+        """Decode the next pieces. Runs in the thread. Raises ``CodingError``."""
         decoder = self._decoder
         if self._slice:
             decoder.feed(b"".join(self._slice))
@@ -161,7 +166,7 @@ class CodedBody:
         return pieces
 
     def decoded(self, turn: asyncio.Future[list[bytes]]) -> None:
-        """Its turn is over; back on the loop."""
+        """Take the result of a turn. Runs on the loop."""
         self._busy = False
         if self.is_over:
             return
@@ -187,7 +192,7 @@ class CodedBody:
             exchange.broke(error)
 
     def no_thread(self, error: RuntimeError) -> None:
-        """There is no thread for its turn."""
+        """Fail the request, because there is no thread for its turn."""
         refusal = errors.out_of_resources(f"{error} for its body", "read the request")
         refusal.close = not self._ended
         self._fail(refusal)
@@ -209,17 +214,17 @@ class CodedBody:
         exchange = self._exchange
         size = self._coded_size + len(self._body)
         if size > COUNTED:
-            exchange.size = max(exchange.size, size)  # by its size it is known to be counted
+            exchange.size = max(exchange.size, size)  # a size over ``COUNTED`` marks the exchange as counted
             self._gateway.bodies.hold(exchange, size, self._gateway.limits.bodies_bytes)
 
     def _refusal(self, error: CodingError) -> ApiError:
         refusal = refusal_of(error, self._gateway.limits.body_bytes)
-        refusal.close = not self._ended  # otherwise the connection can go on
+        refusal.close = not self._ended  # after a complete body the connection can be used again
         return refusal
 
 
 def decoder_for(codings: tuple[bytes, ...], most: int) -> Decoder:
-    """Raises ``ApiError`` for a coding that is not read here."""
+    """Raises ``ApiError`` for a coding that is not supported."""
     try:
         return Decoder(codings, most)
     except UnknownCodingError as error:
@@ -227,7 +232,7 @@ def decoder_for(codings: tuple[bytes, ...], most: int) -> Decoder:
 
 
 def refusal_of(error: CodingError, limit: int) -> ApiError:
-    """The answer to a body that cannot be decoded; ``limit`` is what it may have."""
+    """The error response to a body that cannot be decoded. ``limit`` is the most bytes that a body may have."""
     if isinstance(error, TooLongError):
         return errors.body_too_large(limit, decompressed=True)
     if isinstance(error, TooDenseError):
@@ -236,5 +241,5 @@ def refusal_of(error: CodingError, limit: int) -> ApiError:
 
 
 def codings_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
-    """The codings of a request's body; none where it is plain."""
+    """The codings of a request's body. Empty for a plain one."""
     return codings_in(value for name, value in headers if name == b"content-encoding")

@@ -1,4 +1,4 @@
-"""The background process of ``start --background``; its order comes through standard input."""
+"""The background process of ``start --background``. It reads its order from standard input."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def main(arguments: list[str]) -> int:
             takeover=takeover,
         )
     except Exception as error:
-        reporter.failed(_told(error))
+        reporter.failed(_reported(error))
         return 1
     return 0
 
 
-def _told(error: Exception) -> DaemonError:
-    """What the parent may say of it. What nobody foresaw is logged in full."""
+def _reported(error: Exception) -> DaemonError:
+    """The error as the parent may show it. An unexpected one is logged with its traceback."""
     if isinstance(error, DaemonError):
         return error
     if isinstance(error, ConfigError):
-        told = DaemonError(str(error))
-        told.code = "config"
-        return told
+        reported = DaemonError(str(error))
+        reported.code = "config"
+        return reported
     logging.getLogger("sage_inference.daemon").critical("ended by an error", exc_info=error)
-    told = DaemonError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    told.code = UNEXPECTED
-    return told
+    reported = DaemonError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    reported.code = UNEXPECTED
+    return reported
 
 
 def _commit(reporter: Reporter) -> None:
-    """Ask the parent whether to go on. It may be gone, or given up: then the predecessor is left alone."""
+    """Ask the parent whether to go on. Without a yes, as from a parent that is gone, leave the predecessor alone."""
     with suppress(OSError):
         reporter.may_commit()
     if sys.stdin.buffer.readline() != b"go\n":

@@ -1,4 +1,4 @@
-"""How a caller on this machine reaches the running gateway: its address, a key, what it serves."""
+"""How a caller on this machine reaches the running gateway: its address, a key, its models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINT = "give it with --api-key env:NAME or file:PATH"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """``status`` is the gateway's own document. ``key`` is None where none is asked for."""
+    """``status`` is the gateway's own document. ``key`` is None if the gateway asks for none."""
 
     host: str
     port: int
@@ -27,7 +27,7 @@ class Access:
     status: dict[str, Any]
 
     def model(self, *, embedding: bool) -> str | None:
-        """A model of the kind, of an instance that is ready rather than not; None where none is known."""
+        """A model of the kind, of a ready instance if there is one. None if no model is known."""
         kinds = ("embedding", "mixed") if embedding else ("llm", "mixed")
         fitting = [one for one in self.status["instances"] if one["models"] and one["kind"] in kinds]
         fitting.sort(key=lambda one: (one["state"] != "ready", kinds.index(one["kind"])))
@@ -35,9 +35,9 @@ class Access:
 
 
 def access(paths: Paths, *, key: str | None = None) -> Access:
-    """Raises ``NotRunning``, ``Unresponsive``; or ``DaemonError`` where its key is not to be had.
+    """Raises ``NotRunning``, ``Unresponsive``, or ``DaemonError`` if the gateway's key cannot be read.
 
-    ``key`` is one that the caller has; without it, the first of the gateway's configuration.
+    Without ``key``, the first one of the gateway's configuration is used.
     """
     state = inspect(paths)
     if state.state in ("stopped", "dead"):
@@ -50,7 +50,7 @@ def access(paths: Paths, *, key: str | None = None) -> Access:
 
 
 def _configured_key(paths: Paths, info: PidInfo) -> str:
-    """Read, not checked as a whole: other secrets in it may be there for the gateway's process alone."""
+    """Read the configuration without checking it: its other secrets may be readable for the gateway only."""
     from sage_inference.config import flags
     from sage_inference.config.load import load
 

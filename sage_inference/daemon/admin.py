@@ -1,6 +1,6 @@
-"""Asks the running gateway, over its own HTTP port.
+"""Sends requests to the running gateway's HTTP port.
 
-A bare socket: http.client alone costs ``status`` 18 ms of import, more than the whole exchange.
+It uses a bare socket, because the import of http.client costs ``status`` 18 ms, more than the whole exchange.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _LARGEST = 1 << 24
 def ask(
     info: PidInfo, method: str, path: str, body: Any = None, *, timeout_s: float = 2.0
 ) -> tuple[int, Any]:
-    """Status and decoded JSON of the answer, all within ``timeout_s``.
+    """Status and decoded JSON of the response, within ``timeout_s``.
 
-    Raises ``OSError`` when there is none in time, ``ValueError`` for one that isn't HTTP with JSON.
+    Raises ``OSError`` if none comes in time, ``ValueError`` if it is not HTTP with JSON.
     """
     deadline = time.monotonic() + timeout_s
     host = reachable(info.host)
@@ -32,7 +32,7 @@ def ask(
 
 
 def reachable(host: str) -> str:
-    """Where a listener on all addresses is reached from this machine."""
+    """An address at which this machine reaches a listener on ``host``, which may stand for all addresses."""
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
@@ -67,7 +67,7 @@ def _receive(sock: socket.socket, deadline: float) -> bytes:
 
 
 def _arm(sock: socket.socket, deadline: float) -> None:
-    # Once the time is up, what has arrived still counts: this process may have been suspended meanwhile.
+    # Bytes that have arrived are read even after the time is up, because this process may have been suspended.
     sock.settimeout(max(0.0, deadline - time.monotonic()))
 
 

@@ -1,4 +1,4 @@
-"""The listening socket, or why there is none."""
+"""Makes the listening socket, or explains why it cannot."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _BACKLOG = 4096
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host:port``. Raises ``PortTaken`` naming who has it, or ``BindError``."""
+    """A socket that listens on ``host:port``. Raises ``PortTaken``, which names the holder, or ``BindError``."""
     family, address = resolve(host, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Connections of the last run in TIME_WAIT must not keep the next one from starting.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        # Two sockets with SO_REUSEADDR may both bind; only listening makes the port ours.
+        # Two sockets with SO_REUSEADDR may both bind, so only ``listen`` makes the port ours.
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -38,7 +38,7 @@ def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]
         raise BindError(
             f"host {host!r} is not known: {reason}; choose another with --host or server.host"
         ) from None
-    # A name such as localhost may have both; clients that know one only know IPv4.
+    # IPv4 first: a name such as localhost may have both, and some clients know IPv4 only.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     family, _, _, _, address = found[0]
     return family, address  # type: ignore[return-value]
@@ -59,12 +59,12 @@ def _explained(error: OSError, host: str, port: int) -> BindError:
 
 
 def _holder(host: str, port: int) -> tuple[int | None, str | None]:
-    """Pid and program of the listener, as far as this user may know."""
+    """Pid and program of the listener, as far as this user may see them."""
     import psutil
 
     try:
         connections = psutil.net_connections("tcp")
-    except (psutil.Error, OSError):  # macOS tells only root
+    except (psutil.Error, OSError):  # macOS shows them to root only
         return None, None
     found = None
     for connection in connections:
@@ -74,7 +74,7 @@ def _holder(host: str, port: int) -> tuple[int | None, str | None]:
         if taken == port and _same(address, host):
             found = connection.pid
             break
-        # A listener on all addresses, or on a name we don't resolve twice, is the next best guess.
+        # The second choice: a listener on all addresses, or on another address of a name. Names are not resolved here.
         if taken == port and found is None:
             found = connection.pid
     if found is None:

@@ -1,4 +1,4 @@
-"""The gateway from outside: its state, and stopping and reloading it."""
+"""Inspect, stop and reload a gateway from another process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
 
 State = Literal["running", "stopped", "dead", "starting", "stopping", "unresponsive", "unknown"]
-# LSB: 0 running, 1 dead with files left, 3 not running, 4 can't tell.
+# LSB: 0 running, 1 dead with files left, 3 not running, 4 unknown.
 _EXIT_CODES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3}
 
 _FORCE = "sage inference stop --force ends it"
-_MARGIN_S = 5.0  # after the drain time, before we say that it doesn't end
+_MARGIN_S = 5.0  # after the drain time, before ``StopFailed``
 _LOOK_S = 0.02
 _TELL_S = 0.1
 _BUSY_S = 0.25
@@ -32,7 +32,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class DaemonState:
-    """Derived anew each time from lock, process and answer. ``live`` is the status document."""
+    """Derived each time from the lock, the process and its response. ``live`` is the status document."""
 
     state: State
     process: Process | None = None
@@ -51,7 +51,7 @@ class DaemonState:
 
 @dataclass(frozen=True, slots=True)
 class StopOutcome:
-    """``cleaned``: it had died before, and what it left is removed."""
+    """``cleaned``: the gateway had died before, and its files were removed."""
 
     result: Literal["stopped", "killed", "not_running", "cleaned"]
     pid: int | None = None
@@ -60,9 +60,9 @@ class StopOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """Names of the instances that came, went and changed, and keys of settings.
+    """Names of instances that were added, removed and changed, and keys of settings.
 
-    ``needs_restart``: keys that the running gateway, at ``address``, did not take over.
+    ``needs_restart``: keys that the running gateway, at ``address``, applies only after a restart.
     """
 
     added: tuple[str, ...] = ()
@@ -74,13 +74,13 @@ class Reloaded:
 
 
 def inspect(paths: Paths, *, timeout_s: float = 2.0) -> DaemonState:
-    """How the gateway is. Takes ``timeout_s`` at most, which only one that hangs needs."""
+    """The gateway's state. Takes up to ``timeout_s`` if the gateway hangs."""
     deadline = time.monotonic() + _HANDOVER_S
     while True:
         try:
             return _inspect(paths, timeout_s)
         except _AnsweredByAnotherError as answered:
-            # The files name the other gateway in a moment, if it is a successor.
+            # If the other gateway is a successor, the files will name it in a moment.
             if time.monotonic() > deadline:
                 return answered.state
             time.sleep(_LOOK_S)
@@ -104,7 +104,7 @@ def _inspect(paths: Paths, timeout_s: float) -> DaemonState:
     if process is None and info is not None:
         process = info.process
     if process is None:
-        # Between taking the lock and writing who took it, or somebody else's doing.
+        # The holder has not yet written its pid, or a foreign program holds the lock.
         return DaemonState("unknown", reason=f"{paths.lock_file} is held by a process that gives no name")
     if not process.alive:
         return DaemonState(
@@ -116,10 +116,10 @@ def _inspect(paths: Paths, timeout_s: float) -> DaemonState:
 
 
 def _foreign_file(paths: Paths) -> Path | None:
-    """The first of the gateway's files that this user may not read. Without the token it answers nothing."""
+    """The first of the gateway's files that this user may not read. Without its token the gateway reports nothing."""
     for path in (paths.lock_file, paths.pid_file):
         try:
-            # Without O_NONBLOCK a pipe that lies there would be waited for.
+            # Without O_NONBLOCK, opening a FIFO at this path would block.
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except PermissionError:
             return path
@@ -140,7 +140,7 @@ def _not_held(paths: Paths, holding: lock.Holding, info: PidInfo | None) -> Daem
 
 def _living(process: Process, info: PidInfo | None, timeout_s: float) -> DaemonState:
     if info is not None and info.phase != "running":
-        # It may accept connections already, or still, and answer none of them.
+        # A gateway that starts or ends may accept connections and answer none of them.
         timeout_s = min(timeout_s, _BUSY_S)
     live, another = (None, False) if info is None or process.suspended else _ask_status(info, timeout_s)
     if live is not None:
@@ -164,21 +164,21 @@ def _silent(process: Process, info: PidInfo | None) -> DaemonState:
 
 
 def _ask_status(info: PidInfo, timeout_s: float) -> tuple[dict[str, Any] | None, bool]:
-    """The status document; and whether some other program answered instead."""
+    """The status document, and whether another program answered instead."""
     try:
         status, document = admin.ask(info, "GET", "/admin/status", timeout_s=timeout_s)
     except (OSError, ValueError):
         return None, False
-    # Another program may answer on the port of one that hasn't bound it yet, or has passed it on.
+    # Another program may answer on a port that the gateway has not bound yet, or has passed on.
     ours = status == 200 and isinstance(document, dict) and document.get("pid") == info.pid
     return (document, False) if ours else (None, True)
 
 
 def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = None) -> StopOutcome:
-    """End the gateway after its running requests; with ``force``, kill it when its drain time is over.
+    """End the gateway after its running requests. With ``force``, kill it when its drain time is over.
 
-    ``on_progress`` gets the seconds waited, about ten times a second. Raises ``StopFailed`` when it
-    is still there afterwards. Only the very process that holds the lock is ever signalled.
+    ``on_progress`` gets the seconds waited, about ten times a second. Raises ``StopFailed`` if the gateway
+    is still there afterwards. Only the process that holds the lock is signalled.
     """
     state = inspect(paths)
     if state.state == "stopped":
@@ -197,7 +197,7 @@ def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = No
 def _end(
     paths: Paths, state: DaemonState, process: Process, force: bool, on_progress: Progress | None
 ) -> bool:
-    """True if it had to be killed."""
+    """End the gateway. True if it had to be killed."""
     hangs = state.state == "unresponsive"
     if hangs and process.suspended and not force:
         raise StopFailed(f"pid {process.pid} is suspended and cannot stop", _FORCE)
@@ -225,7 +225,7 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 
 def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress | None) -> bool:
-    """Wait until ``process`` has let go of the lock."""
+    """Wait until ``process`` has released the lock."""
 
     def let_go() -> bool:
         holding = lock.look(paths.lock_file)
@@ -235,7 +235,7 @@ def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress 
 
 
 def wait_until(over: Callable[[], bool], limit_s: float, on_progress: Progress | None) -> bool:
-    """Wait until ``over`` returns True; False after ``limit_s``. ``on_progress`` gets the seconds waited so far."""
+    """Wait until ``over`` returns True. False after ``limit_s``. ``on_progress`` gets the seconds waited so far."""
     began = told = time.monotonic()
     while not over():
         now = time.monotonic()
@@ -249,7 +249,7 @@ def wait_until(over: Callable[[], bool], limit_s: float, on_progress: Progress |
 
 
 def children(process: Process) -> list[Process]:
-    """The engines that the gateway started; a killed one cannot stop them itself."""
+    """The engines that the gateway started. A gateway that is killed cannot stop them itself."""
     import psutil
 
     from sage_inference.daemon.process import create_time
@@ -262,14 +262,14 @@ def children(process: Process) -> list[Process]:
 
 
 def _clean(paths: Paths) -> None:
-    """Remove what a dead gateway left, unless a new one has started meanwhile."""
+    """Remove the files of a dead gateway, unless a new one has started meanwhile."""
     lock.clean_up(paths.lock_file, then=lambda: pidfile.remove(paths.pid_file))
 
 
 def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
-    """Make the gateway read its configuration again, dropping no request.
+    """Make the gateway read its configuration again, without dropping a request.
 
-    Raises ``ReloadFailed`` with what is wrong in it (the old one holds), ``NotRunning``, ``Unresponsive``.
+    Raises ``ReloadFailed`` if the configuration is invalid (the old one stays), ``NotRunning``, ``Unresponsive``.
     """
     info = running(paths)
     try:
@@ -283,7 +283,7 @@ def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
 
 
 def _reloaded(document: dict[str, Any]) -> Reloaded:
-    """A gateway of an older version reports instances alone."""
+    """The outcome in a response. A gateway of an older version reports instances only."""
     return Reloaded(
         added=tuple(document["added"]),
         removed=tuple(document["removed"]),
@@ -295,7 +295,7 @@ def _reloaded(document: dict[str, Any]) -> Reloaded:
 
 
 def running(paths: Paths) -> PidInfo:
-    """The gateway to talk to. Raises ``NotRunning``, ``Unresponsive``."""
+    """The state of a gateway that answers. Raises ``NotRunning``, ``Unresponsive``."""
     state = inspect(paths)
     if state.state in ("stopped", "dead"):
         raise NotRunning("the gateway is not running", "sage inference start --background")

@@ -1,4 +1,4 @@
-"""The directories the gateway keeps its files in."""
+"""The directories of the gateway's files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ HOME_HINT = "SAGE_INFERENCE_HOME names another folder for the gateway's files"
 
 
 def ensure(paths: Paths) -> None:
-    """Make those that are missing, for their owner only. Raises ``DaemonError``."""
-    before = os.umask(0o077)  # Path.mkdir's own mode is not that of the parents it makes
+    """Make the missing ones, accessible to their owner only. Raises ``DaemonError``."""
+    before = os.umask(0o077)  # Path.mkdir does not apply its mode to parents
     try:
         for directory in (paths.state_dir, paths.log_dir):
             try:

@@ -1,10 +1,10 @@
-"""What can go wrong between a person and the background process."""
+"""Errors between a user and the background process."""
 
 from __future__ import annotations
 
 
 class DaemonError(Exception):
-    """``problem`` says what is wrong, ``hint`` how to mend it; ``code`` is the word scripts see."""
+    """``problem`` is what is wrong, ``hint`` is how to mend it, and ``code`` is for scripts."""
 
     code = "daemon"
     exit_code = 1
@@ -15,8 +15,8 @@ class DaemonError(Exception):
         self.hint = hint
 
 
-class AlreadyRunning(DaemonError):  # noqa: N818 - a state, told politely
-    """Another process holds the lock. ``pid`` is None when it didn't say who it is."""
+class AlreadyRunning(DaemonError):  # noqa: N818 - a state rather than an error
+    """Another process holds the lock. ``pid`` is None if it has not written its pid."""
 
     code = "already_running"
 
@@ -27,13 +27,13 @@ class AlreadyRunning(DaemonError):  # noqa: N818 - a state, told politely
 
 
 class BindError(DaemonError):
-    """The address cannot be listened on."""
+    """The gateway cannot listen on its address."""
 
     code = "bind"
 
 
 class PortTaken(BindError):
-    """Somebody listens there. ``pid`` and ``program`` are None where the system doesn't tell us."""
+    """Another process listens on the port. ``pid`` and ``program`` are None if this user may not see them."""
 
     code = "port_taken"
 
@@ -50,7 +50,7 @@ class PortTaken(BindError):
 
 
 class StartFailed(DaemonError):
-    """The background process ended before it was ready. ``status`` as in ``Popen.returncode``."""
+    """The background process ended before it was ready. ``status`` is as in ``Popen.returncode``."""
 
     code = "start_failed"
 
@@ -61,7 +61,7 @@ class StartFailed(DaemonError):
 
 
 class StartTimeout(DaemonError):
-    """The background process lived, and wasn't ready in time; it was ended."""
+    """The background process was not ready in time, and was ended."""
 
     code = "start_timeout"
 
@@ -71,31 +71,31 @@ class StartTimeout(DaemonError):
 
 
 class NotRunning(DaemonError):
-    """There is no gateway to talk to."""
+    """No gateway runs."""
 
     code = "not_running"
 
 
 class Unresponsive(DaemonError):
-    """The gateway's process lives and doesn't answer."""
+    """The gateway's process lives but does not answer."""
 
     code = "unresponsive"
 
 
 class StopFailed(DaemonError):
-    """The gateway is still there."""
+    """The gateway has not ended."""
 
     code = "stop_failed"
 
 
 class ReloadFailed(DaemonError):
-    """The configuration was not taken over; the old one holds."""
+    """The configuration was not applied. The old one stays."""
 
     code = "reload_failed"
 
 
 LOG_HINT = "sage inference logs -n 20"
-UNEXPECTED = "unexpected"  # code of an error that nobody foresaw
+UNEXPECTED = "unexpected"  # code of any other error
 
 
 def _ending(status: int | None) -> str:

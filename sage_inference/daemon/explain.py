@@ -1,4 +1,4 @@
-"""Asks the running gateway what it decided for a request."""
+"""Fetches the running gateway's decision on a request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sage_inference.daemon import admin, control
 from sage_inference.daemon.errors import DaemonError, Unresponsive
 
 
-class NoDecision(DaemonError):  # noqa: N818 - a state, told politely
-    """The gateway keeps none for that request (any more)."""
+class NoDecision(DaemonError):  # noqa: N818 - a state rather than an error
+    """The gateway has no decision on that request, or has it no longer."""
 
     code = "decision_not_found"
 

@@ -1,7 +1,7 @@
-"""A gateway passes its place to its successor: its lock, its name and its listening socket.
+"""A gateway passes its lock, its name and its listening socket to its successor.
 
-The successor is ready to serve when it asks. Both accept connections until the predecessor knows that the
-successor does, so none is refused. A connection that ends before "serving" changes nothing.
+The successor asks when it is ready to serve. Both accept connections until the predecessor knows that the
+successor does, so that none is refused. A connection that ends before "serving" changes nothing.
 
     successor                                predecessor
     {"take": "socket"} ────────────────────▶
@@ -28,35 +28,35 @@ from sage_inference.daemon.predecessor import Predecessor
 
 log = logging.getLogger("sage_inference.daemon")
 
-_ASK_S = 0.5  # for a request; a look at who is there sends none
+_ASK_S = 0.5  # for a request: a process that only asks for the holder's pid sends none
 _ANSWER_S = 5.0
-_SERVE_S = 20.0  # for the successor to begin to accept
+_SERVE_S = 20.0  # until the successor accepts connections
 _RETRY_S = 0.2
 _MOST = 3  # descriptors
 
 
 class NoHandoverError(DaemonError):
-    """The running gateway cannot pass its place on; it must be stopped first."""
+    """The running gateway cannot pass its place on, and must be stopped first."""
 
     code = "no_handover"
 
 
 class Listening(Protocol):
-    """The socket of a gateway that serves. The methods may be called from any thread."""
+    """The socket of a serving gateway. Any thread may call the methods."""
 
     sock: socket.socket
 
     def release(self) -> None:
-        """Close the listening socket, and nothing else."""
+        """Close the listening socket only."""
 
     def resume(self) -> None:
-        """Listen again where ``release`` stopped to. Raises ``BindError``."""
+        """Listen again on the address of the socket that ``release`` closed. Raises ``BindError``."""
 
 
 def give(
     connection: socket.socket, descriptors: list[int], listening: Listening, leave: Callable[[], None]
 ) -> bool:
-    """Answer one connection to the gateway's name. True if its place is passed on: ``leave`` was called."""
+    """Answer one connection to the gateway's name. True if the place was passed on; then ``leave`` was called."""
     connection.settimeout(_ASK_S)
     if not presence.may_succeed(connection):
         return False
@@ -73,7 +73,7 @@ def give(
         if _receive(connection).get("serving"):
             leave()
             left = True
-            # Before the files name the successor: a question to the successor must not be answered by this process.
+            # First, because the files will name the successor, and this process must not answer requests to it.
             if wanted != "port":
                 listening.release()
             connection.sendall(_message({"left": True}))
@@ -86,7 +86,7 @@ def give(
 
 
 def _resume(listening: Listening) -> None:
-    """Somebody else may have taken the port meanwhile; nothing is better than to wait for it."""
+    """Listen again, and wait for the port if another process has taken it meanwhile."""
     logged = False
     while True:
         try:
@@ -102,7 +102,7 @@ class Takeover:
     """The successor's side, in the order of its methods."""
 
     def __init__(self, predecessor: Predecessor, folder: Path, commit: Callable[[], None]) -> None:
-        """``commit`` raises if nothing may be taken over after all; it is called just before."""
+        """``commit`` is called just before anything is taken over, and raises if that may not be."""
         self._commit = commit
         self._predecessor = predecessor
         self._folder = folder
@@ -113,7 +113,7 @@ class Takeover:
         self._descriptors: list[int] = []
 
     def bind(self, host: str, port: int) -> None:
-        """Bind what can be bound while the predecessor listens. Raises ``BindError``."""
+        """Bind the address if that is possible while the predecessor listens. Raises ``BindError``."""
         self._address = (host, port)
         there = (self._predecessor.host, self._predecessor.port)
         if resolve(host, port)[1][:2] == there:
@@ -124,8 +124,8 @@ class Takeover:
         except PortTaken:
             if port != self._predecessor.port:
                 raise
-            # The same port of other addresses: the predecessor may be in the way. The kernel has found
-            # the address to be one of this machine already.
+            # The predecessor has the same port of another address, which may exclude this one. The kernel has
+            # already accepted the address as one of this machine.
             self._wanted = "port"
 
     def listen(self) -> socket.socket:
@@ -149,10 +149,10 @@ class Takeover:
         return self._own
 
     def done(self) -> tuple[int, int | None]:
-        """This process serves: relieve the predecessor. The descriptors of its lock and its name."""
+        """Relieve the predecessor, because this process serves. Returns the descriptors of its lock and its name."""
         assert self._connection is not None
         with contextlib.suppress(OSError), self._connection as connection:
-            # One that was killed in between needs no relief: its lock and socket live on in this process.
+            # A predecessor that was killed meanwhile needs no relief: this process has its lock and socket.
             connection.settimeout(_ANSWER_S)
             connection.sendall(_message({"serving": True}))
             _receive(connection)
@@ -183,7 +183,7 @@ def _message(document: dict[str, Any]) -> bytes:
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:
-    """One message; empty if the other end sent nothing, or nothing of ours."""
+    """One message. Empty if the other end sent none, or an invalid one."""
     try:
         return _read(connection.recv(4096))
     except OSError:

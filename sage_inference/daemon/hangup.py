@@ -13,7 +13,7 @@ class Hangup:
     """One run's terminal. A background process has none, so SIGHUP always reloads it."""
 
     def __init__(self, *, background: bool) -> None:
-        # ``nohup``: the user has decided that SIGHUP does nothing.
+        # ``nohup``: the user decided that SIGHUP has no effect.
         self.ignored: bool = not background and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._has_terminal = not background and _terminal_exists()
         self._gone = 0
@@ -23,10 +23,10 @@ class Hangup:
         return self._has_terminal and not _terminal_exists()
 
     def look(self) -> None:
-        """To be called once a second.
+        """Check the terminal. Call this once a second.
 
-        A gateway that got no SIGHUP when its terminal went (``disown``, ``setsid``) is to live without it.
-        A SIGHUP that comes later is a person's, and reloads.
+        A gateway that got no SIGHUP when its terminal was closed (``disown``, ``setsid``) runs on without it.
+        A later SIGHUP comes from a user, and reloads.
         """
         if self._has_terminal:
             self._gone = self._gone + 1 if self.terminal_is_gone() else 0
@@ -38,6 +38,6 @@ def _terminal_exists() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        # A lack of descriptors is no fact about the terminal.
+        # A lack of descriptors does not mean that the terminal was closed.
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
     return True

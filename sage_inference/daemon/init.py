@@ -1,7 +1,7 @@
 """The duties of pid 1 in a container: adopt orphans and pass signals on.
 
-The gateway runs in a child. A pid 1 that waited for any child itself would take the exit statuses of engines
-away from the event loop, and signals that it does not handle would be ignored.
+The gateway runs in a child. As pid 1 it would have to wait for any child, which takes the exit statuses of engines
+away from the event loop, and the kernel would ignore signals without a handler.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 # The terminal sends these to the whole group, so the child has them already.
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGWINCH)
 _FROM_KERNEL = 0x80  # SI_KERNEL
-# Our own faults cannot be waited for; the job control of a terminal is not ours.
+# Signals of our own faults cannot be waited for, and a terminal's job control is for its shell.
 _KEPT = (signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP)
 _IGNORED = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE)
 
@@ -25,7 +25,7 @@ def needed() -> bool:
 
 
 def stand_in() -> None:
-    """Return in a child, which runs on as the program did. Pid 1 stays here until it has ended, and exits as it."""
+    """Return in a child, which continues the program. Pid 1 waits here for its end, and exits with its status."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     watched = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *_KEPT, *_IGNORED}
@@ -38,7 +38,7 @@ def stand_in() -> None:
 
 
 def _attend(child: int, watched: set[Any]) -> int:
-    """The exit status of ``child``; orphans are reaped until it ends."""
+    """Reap orphans until ``child`` ends. Returns its exit status."""
     while True:
         caught = signal.sigwaitinfo(watched)
         if caught.si_signo != signal.SIGCHLD:
@@ -53,7 +53,7 @@ def _attend(child: int, watched: set[Any]) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Reap all that have ended. The wait status of ``child`` if it is among them."""
+    """Reap all processes that have ended. Returns the wait status of ``child`` if it is among them."""
     found = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Keeps what a running gateway has on this machine: its lock, its pidfile, its name."""
+"""Keeps the lock, the pidfile and the name of a running gateway in place."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOOK_S = 1.0
 
 
 class Keeper:
-    """Puts the files back if somebody removes them, and passes its place to a successor.
+    """Puts the files back if they are removed, and passes the gateway's place to a successor.
 
-    On a thread of its own: neither a file system that hangs nor a successor may hold up the event loop.
-    ``lock`` is None until a successor has taken it over.
+    It has a thread of its own, because neither a hanging file system nor a successor may hold up the event loop.
+    ``lock`` is None in a successor until it has taken the lock over.
     """
 
     def __init__(self, paths: Paths, lock: Lock | None) -> None:
@@ -45,31 +45,31 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def note(self, info: PidInfo) -> None:
-        """Write the pidfile, unless it is a predecessor's still, or a successor's already."""
+        """Write the pidfile, unless it still belongs to a predecessor or already to a successor."""
         with self._mutex:
             self._info = info
             if self._lock is not None and not self._left:
                 self._write()
 
     def adopt(self, lock: Lock) -> None:
-        """What a predecessor passed on."""
+        """Take the lock that a predecessor passed on."""
         with self._mutex:
             self._lock = lock
             with contextlib.suppress(DaemonError):  # the thread tries again
                 self._write()
 
     def keep(self, listening: Listening) -> None:
-        """Begin; a successor may take ``listening`` over from now on."""
+        """Start the thread. From now on a successor may take ``listening`` over."""
         self._listening = listening
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
     def refuse(self) -> None:
-        """No successor can take over from now on."""
+        """Refuse every successor from now on."""
         self._listening = None
 
     def close(self) -> None:
-        """Let go in order. One who then finds the lock free finds nothing left behind."""
+        """Remove the pidfile, then release the lock: a process that finds the lock free finds no files left."""
         if self._thread is not None:
             self._wake.close()
             self._thread.join(_LOOK_S)
@@ -96,11 +96,11 @@ class Keeper:
             self._look()
 
     def _answer(self, sock: socket.socket) -> bool:
-        """True if the place is passed on."""
+        """Answer one connection to the name. True if the place was passed on."""
         try:
             connection, _ = sock.accept()
         except OSError:
-            # Without descriptors the connection would be reported again at once.
+            # Without free descriptors the connection stays in the backlog, and poll would report it again at once.
             time.sleep(_LOOK_S)
             return False
         with connection:
@@ -143,7 +143,7 @@ class Keeper:
         except OSError:
             return False
         before = self._written
-        # The time, too: a file that is made after the removal may get the same number.
+        # The time is compared too, because a new file may get the inode number of the removed one.
         return before is not None and (there.st_dev, there.st_ino, there.st_ctime_ns) == (
             before.st_dev,
             before.st_ino,

@@ -1,4 +1,4 @@
-"""Who holds the lock: the one truth about whether a gateway runs."""
+"""The lock. A gateway runs if and only if a process holds it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from sage_inference.daemon.errors import AlreadyRunning, DaemonError
 from sage_inference.daemon.presence import Presence, holder
 from sage_inference.daemon.process import Process
 
-# How long a start waits for the holder to say who it is. `status` holds a shared lock for
-# microseconds, and a winner writes its pid right after locking: both pass well within this.
+# How long a start waits for the holder to write its pid. `status` holds a shared lock for
+# microseconds, and a new holder writes its pid right after locking: both take much less.
 _INTRODUCTION_S = 2.0
 _RETRY_S = 0.005
-# What network and user space file systems answer that cannot lock.
+# Errors of network and user space file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _ELSEWHERE = "SAGE_INFERENCE_HOME names another folder for the gateway's files"
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the lock file says. ``holder`` is who wrote it last; a holder that died leaves its name."""
+    """The lock file's content. ``holder`` is the last process that wrote it, which may have died."""
 
     held: bool
     holder: Process | None
 
     @property
     def left_behind(self) -> bool:
-        """True when a holder died without letting go in order."""
+        """True if the holder died without releasing the lock."""
         return not self.held and self.holder is not None
 
 
 class Lock:
-    """Held from ``take`` to ``release``, or until the process ends however it ends.
+    """Held from ``take`` to ``release``, or until the process ends in any way.
 
-    We never remove the file, because a lock on a removed file excludes nobody. ``put_back`` makes up for
-    others who do, and the holder's ``Presence`` excludes a second one until then. The descriptor is closed
-    on exec, so that no engine started by us keeps the lock when we are gone.
+    We never remove the file, because a lock on a removed file excludes no other process. ``put_back`` replaces a
+    file that was removed, and the holder's ``Presence`` excludes a second holder until then. The descriptor is
+    closed on exec, so that no engine started by us keeps the lock after our end.
     """
 
     def __init__(self, path: Path, descriptor: int, presence: Presence | None) -> None:
@@ -54,7 +54,7 @@ class Lock:
 
     @classmethod
     def take(cls, path: Path) -> Lock:
-        """Raises ``AlreadyRunning`` with the holder's pid."""
+        """Take the lock. Raises ``AlreadyRunning`` with the holder's pid."""
         descriptor = cls._locked(path)
         try:
             presence = Presence.take(path.parent)
@@ -68,7 +68,7 @@ class Lock:
     def adopt(cls, path: Path, descriptor: int, presence: int | None) -> Lock:
         """The lock that its holder passed to this process."""
         taken = cls(path, descriptor, None if presence is None else Presence.adopt(presence))
-        # The predecessor has left: a full disk must not leave nobody. The name shows this process.
+        # The predecessor has left, so a full disk must not end this process too. Its name shows its pid.
         with suppress(DaemonError):
             _write(path, descriptor)
         return taken
@@ -92,7 +92,7 @@ class Lock:
 
     @property
     def descriptors(self) -> list[int]:
-        """All that a successor needs for ``adopt``."""
+        """The descriptors that a successor needs for ``adopt``."""
         return [self._descriptor, *([self.presence.sock.fileno()] if self.presence else [])]
 
     @property
@@ -105,9 +105,9 @@ class Lock:
         return os.path.samestat(there, os.fstat(self._descriptor))
 
     def put_back(self) -> bool:
-        """Make the file anew and lock it; False while somebody else holds a lock on the one that is there.
+        """Make the file again and lock it. False while another process holds a lock on a new file.
 
-        That is a ``start`` that is about to find our ``Presence``, or ``status`` for a moment.
+        Such a process is a ``start`` that is about to find our ``Presence``, or for a moment ``status``.
         """
         descriptor = _open(self._path, os.O_RDWR | os.O_CREAT)
         if not _try(self._path, descriptor, fcntl.LOCK_EX):
@@ -115,7 +115,7 @@ class Lock:
             return False
         try:
             with suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # somebody else may have made it
+                os.fchmod(descriptor, 0o600)  # another process may have made it
             _write(self._path, descriptor)
         except DaemonError:
             os.close(descriptor)
@@ -125,28 +125,28 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let go and say so: an empty file is one nobody died over."""
+        """Empty the file and release the lock. An empty file shows that its holder did not die."""
         if self.presence:
-            self.presence.close()  # first, so that one who gets the lock gets the name
+            self.presence.close()  # first, so that the next holder of the lock gets the name
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
     def leave(self) -> None:
-        """Let go of a lock that a successor has adopted."""
+        """Close a lock that a successor has adopted."""
         if self.presence:
             self.presence.close()
         os.close(self._descriptor)
 
 
 def look(path: Path) -> Holding:
-    """Who holds the lock now, without disturbing them."""
+    """The present holder of the lock, without disturbing it."""
     try:
         descriptor = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return _by_name(path)
     try:
-        # Shared: two that look don't see each other, and a start that meets us tries again.
+        # A shared lock: two processes that look do not exclude each other, and a start that finds it tries again.
         held = not _try(path, descriptor, fcntl.LOCK_SH)
         found = Holding(held, _read(descriptor))
     finally:
@@ -158,13 +158,13 @@ def look(path: Path) -> Holding:
 
 
 def _by_name(path: Path) -> Holding:
-    """Who holds the lock on a file that lay here, and was removed or replaced."""
+    """The holder of a lock on a file that was removed or replaced, by its name in the kernel."""
     process = holder(path.parent)
     return Holding(process is not None, process)
 
 
 def clean_up(path: Path, then: Callable[[], object]) -> bool:
-    """Wipe what a dead holder left and do ``then`` while nobody can start. False if it is held."""
+    """Empty the file of a dead holder and call ``then``, while no gateway can start. False if the lock is held."""
     descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
         if not _try(path, descriptor, fcntl.LOCK_EX) or holder(path.parent) is not None:
@@ -177,9 +177,9 @@ def clean_up(path: Path, then: Callable[[], object]) -> bool:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Raises ``FileNotFoundError`` if the flags make no file, ``DaemonError`` if it cannot be a lock."""
+    """Raises ``FileNotFoundError`` if the flags create no file, ``DaemonError`` if it cannot be locked."""
     try:
-        # Without O_NONBLOCK a pipe that lies there would be waited for.
+        # Without O_NONBLOCK, opening a FIFO at this path would block.
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except FileNotFoundError:
         if flags & os.O_CREAT:
@@ -187,7 +187,7 @@ def _open(path: Path, flags: int) -> int:
         raise
     except (OSError, ValueError) as error:
         raise _unusable(path, getattr(error, "strerror", None) or str(error)) from None
-    # A directory opens for reading, and can even be locked.
+    # A directory can be opened for reading, and even locked.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _unusable(path, "it is not a regular file")
@@ -225,12 +225,12 @@ def _read(descriptor: int) -> Process | None:
 
 
 def _write(path: Path, descriptor: int) -> None:
-    """Write who this process is. Raises ``DaemonError``."""
+    """Write this process's pid. Raises ``DaemonError``."""
     holder = Process.current()
     text = json.dumps({"pid": holder.pid, "create_time": holder.create_time}).encode()
     try:
-        # Over what is there, so that a full disk does no harm. A reader before the cut may find no JSON,
-        # and looks again.
+        # Over the old content, so that a full disk does no harm. Before the cut a reader may find invalid JSON,
+        # and tries again.
         if os.pwrite(descriptor, text, 0) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(descriptor, len(text))
@@ -239,7 +239,7 @@ def _write(path: Path, descriptor: int) -> None:
 
 
 def refuse_second(path: Path) -> None:
-    """Raises ``AlreadyRunning`` where a living process holds the lock. ``Lock.take`` still decides."""
+    """Raises ``AlreadyRunning`` if a living process holds the lock. The decision is still that of ``Lock.take``."""
     holding = look(path)
     if holding.held and holding.holder is not None and holding.holder.alive:
         raise AlreadyRunning(holding.holder.pid)

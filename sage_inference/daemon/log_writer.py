@@ -1,4 +1,4 @@
-"""Appends lines to a log that rotates by size, and that others may move, remove, truncate or fill up."""
+"""Appends lines to a log that rotates by size, and that other programs may move, remove or truncate."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import stat
 import time
 from pathlib import Path
 
-MOST_PARTS = 100  # of a log; a file whose name ends in a larger number is not ours
+MOST_PARTS = 100  # of a log: files with larger numbers are not ours
 
 _ROTATE_AGAIN_S = 60.0  # after a failure
 
-# Nonblocking: a FIFO that nobody reads must not stop the gateway. It changes nothing for files.
+# O_NONBLOCK, because a FIFO without a reader must not stop the gateway. It has no effect on files.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class LogWriter:
-    """The file at ``path``, readable by its owner alone, and its parts ``path.1`` … ``path.N``, the newest first.
+    """The file at ``path``, readable by its owner only, and its parts ``path.1`` … ``path.N``, the newest first.
 
-    Each append looks whether the path still names the open file, so a log that was renamed or removed is
-    there again with the next line, and so is its directory. Where the path is a symbolic link, the parts
-    lie beside its target. Not for several threads at once.
+    Each append checks that the path still names the open file. After a log or its directory was renamed or
+    removed, the next line makes it again. If the path is a symbolic link, the parts lie beside its target.
+    Not thread-safe.
     """
 
     def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
@@ -32,11 +32,11 @@ class LogWriter:
         self._identity = (0, 0)
         self._rotates_from = 0.0
         self.rotation_error: OSError | None = (
-            None  # of the last attempt; the handler reports it and sets None
+            None  # of the last attempt: the handler reports it and sets None
         )
 
     def append(self, line: bytes) -> None:
-        """Write the whole line, or raise ``OSError``, which names the file, and leave nothing of it."""
+        """Write the whole line. On failure, leave nothing of it and raise ``OSError``, which names the file."""
         try:
             found = self._current()
             if stat.S_ISREG(found.st_mode) and found.st_size and found.st_size + len(line) > self.max_bytes:
@@ -49,17 +49,17 @@ class LogWriter:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            # Some file systems report here what they could not write; the next append reports it again.
+            # Some file systems report failed writes here. The next append reports them again.
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
     def _current(self) -> os.stat_result:
-        """The open file's status, after it was opened anew if the path names another one or none."""
+        """The open file's status. If the path names another file or none, it is opened again first."""
         if self._descriptor >= 0:
             with contextlib.suppress(FileNotFoundError):
                 try:
                     found = self.path.stat()
-                except PermissionError:  # what is open can still be written
+                except PermissionError:  # the open file can still be written
                     return os.fstat(self._descriptor)
                 if (found.st_dev, found.st_ino) == self._identity:
                     return found
@@ -79,18 +79,18 @@ class LogWriter:
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
         except OSError:
-            if written:  # half a line would swallow the next one
+            if written:  # the next line would be appended to half a line
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, size)
             raise
 
     def _rotate(self) -> None:
-        """Make room under the path. A log that cannot be renamed grows on, which loses less than no log."""
+        """Rename the log and its parts. A log that cannot be renamed grows on, because no line may be lost."""
         if time.monotonic() < self._rotates_from:
             return
         path = os.path.realpath(self.path)
         try:
-            for number in range(self.backups + 1, MOST_PARTS + 1):  # kept when more were wanted
+            for number in range(self.backups + 1, MOST_PARTS + 1):  # left from a larger ``backups``
                 Path(f"{path}.{number}").unlink(missing_ok=True)
             for number in range(self.backups - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Where log lines go: a rotating file of JSON lines, and a person's terminal."""
+"""The targets of log records: a rotating file of JSON lines, and a terminal."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sage_inference.daemon.log_writer import LogWriter
 from sage_inference.visible import visible
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# color_message is uvicorn's: the message again, with a terminal's escapes.
+# color_message is uvicorn's: the message again, with terminal escapes.
 _LEFT_OUT = _STANDARD | {"color_message"}
 _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31;1"}
-# These log every probe and connection, at info and at debug: at no level of ours is that wanted.
+# These log every probe and connection at info and debug, which is too much for all of our levels.
 _CHATTY = ("httpx", "httpcore", "uvicorn", "asyncio")
 
 
 def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
-    """Log to ``path``, and to ``stream`` if given, from now on. Called again, it takes the place of before.
+    """Log to ``path``, and to ``stream`` if given, from now on. A further call replaces the earlier targets.
 
-    What was logged earlier stays: lines are appended.
+    Lines are appended, so earlier ones stay.
     """
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, (JsonLinesFile, Terminal))]
@@ -44,12 +44,12 @@ def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = 
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
-    # A full disk or a closed terminal must not turn each line into a traceback.
+    # Otherwise a full disk or a closed terminal would turn each line into a traceback.
     logging.raiseExceptions = False
 
 
 def _file(path: Path, settings: LoggingSettings, known: Sequence[logging.Handler]) -> JsonLinesFile:
-    """The handler that writes to ``path`` already, which may have lost lines to report; or a new one."""
+    """The present handler if it writes to ``path``, because it may have lost lines to report. Otherwise a new one."""
     for handler in known:
         if isinstance(handler, JsonLinesFile) and handler.writer.path == path:
             handler.writer.max_bytes, handler.writer.backups = settings.max_bytes, settings.backups
@@ -58,7 +58,7 @@ def _file(path: Path, settings: LoggingSettings, known: Sequence[logging.Handler
 
 
 def log_uncaught() -> None:
-    """Exceptions that nobody caught go to the log; who watches a background process otherwise?"""
+    """Log uncaught exceptions, because a background process has no terminal that shows them."""
 
     def uncaught(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None, where: str = ""
@@ -79,9 +79,9 @@ def log_uncaught() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time (UTC), level, logger, message, what was given as ``extra``, traceback.
+    """One object a line: time (UTC), level, logger, message, the fields of ``extra``, traceback.
 
-    Everything but printable ASCII is escaped, so no value can forge a line or steer a terminal.
+    All but printable ASCII is escaped, so that no value can forge a line or control a terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -98,7 +98,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """``12:03:04 warning message``; a traceback follows on lines of its own."""
+    """``12:03:04 warning message``. A traceback follows on lines of its own."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class Terminal(logging.StreamHandler[TextIO]):
-    """Shows each record to the person who started the gateway in the foreground."""
+    """Shows each record on the terminal of a gateway in the foreground."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -165,7 +165,7 @@ class JsonLinesFile(logging.Handler):
     def _lose(self, error: OSError) -> None:
         self._reason = f"{error.filename}: {error.strerror}"
         if not self.lost:
-            # What standard error is, a full disk perhaps, is not for a handler of logs to fail by.
+            # Standard error may be a file on a full disk, which must not make a log handler fail.
             with suppress(OSError, ValueError, AttributeError):
                 print(visible(f"log lines are lost: {self._reason}"), file=sys.stderr, flush=True)
         self.lost += 1
@@ -184,7 +184,7 @@ def _warning(message: str, *values: Any) -> logging.LogRecord:
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Colour on a terminal that can show it, unless NO_COLOR; FORCE_COLOR overrules."""
+    """True on a terminal that can show colours, unless NO_COLOR is set. FORCE_COLOR overrides both."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):

@@ -1,4 +1,4 @@
-"""Tells a supervisor such as systemd how we are doing (sd_notify)."""
+"""Reports the gateway's state to a supervisor such as systemd (sd_notify)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
-# The server gives a sign of life once a second.
+# The server calls ``watchdog`` once a second.
 _TICK_S = 1.0
 
 
 class Notifier:
-    """Sends nothing where nobody listens. Never raises: a supervisor that is gone is no reason to stop."""
+    """Sends nothing without a supervisor. Never raises, because a gateway goes on without its supervisor."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Notifier:
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """What the supervisor left for this process; taken out, so that no engine speaks in our name."""
+        """Use the supervisor's variables, and remove them, so that no engine sends messages in our name."""
         address = environ.pop("NOTIFY_SOCKET", None) or None
         pid = environ.pop("WATCHDOG_PID", None)
         interval = _microseconds(environ.pop("WATCHDOG_USEC", None))
@@ -49,7 +49,7 @@ class Notifier:
         self._send("STOPPING=1", *([f"STATUS={status}"] if status else ()))
 
     def watchdog(self) -> None:
-        """Called every second; a sign of life goes out at half of what the watchdog waits."""
+        """Report that the gateway works, twice in each watchdog interval. Call this every second."""
         if self._interval is None or self._clock() + _TICK_S <= self._last + self._interval:
             return
         self._last = self._clock()
@@ -58,14 +58,14 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if self._address is None:
             return
-        # "@name" is Linux's abstract namespace, which the kernel knows with a NUL in front.
+        # "@name" is in Linux's abstract namespace, where the kernel wants a NUL in place of the @.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         text = "\n".join(line.replace("\n", " ") for line in lines)
         try:
             with socket.socket(
                 socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)
             ) as sock:
-                # A full queue must not hold up the event loop.
+                # Do not wait: a full queue must not hold up the event loop.
                 sock.setblocking(False)
                 sock.sendto(text.encode(), address)
         except OSError:

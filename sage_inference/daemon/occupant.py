@@ -1,4 +1,4 @@
-"""The server that holds a port which the gateway wants, if it is an engine."""
+"""Recognizes an engine that listens on the gateway's port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - c
 
 
 def engine_hint(host: str, port: int) -> str | None:
-    """How to put the gateway before the engine that answers on a port; None where none answers."""
+    """A hint how to run the gateway in front of the engine on its port. None if no engine answers there."""
     bare = host.removeprefix("[").removesuffix("]")
     host = _HERE.get(bare, bare)
     info = _get(host, port, "/info")
@@ -41,7 +41,7 @@ def _get(host: str, port: int, path: str) -> Any:
         connection.request("GET", path)
         answer = connection.getresponse()
         return json.loads(answer.read(_LARGEST)) if answer.status == 200 else None
-    # It may be any program: one that answers no HTTP, or nothing at all.
+    # Any program may listen there, also one without HTTP or without a response.
     except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return None
     finally:

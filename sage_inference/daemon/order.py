@@ -1,4 +1,4 @@
-"""What the background process is told by the one that starts it: passed through a pipe, never a command line."""
+"""The order that starts a background process. It passes through a pipe, because all users can read command lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage_inference.daemon.process import Process
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """``relieves`` is the gateway whose place the process takes over, once it is ready to serve."""
+    """``relieves`` is the gateway whose place the process takes when it is ready to serve."""
 
     paths: Paths
     flags: Flags
@@ -37,7 +37,7 @@ class Order:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Order:
-        """Raises ``ValueError`` for anything that ``to_json`` doesn't make."""
+        """Raises ``ValueError`` for text that ``to_json`` does not produce."""
         try:
             document = json.loads(raw)
             paths = Paths(**{name: Path(place) for name, place in document["paths"].items()})
@@ -50,7 +50,7 @@ class Order:
 
 
 def flags_from(document: Mapping[str, Any]) -> Flags:
-    """Flags from decoded JSON; names that this version doesn't know are passed over."""
+    """Flags from decoded JSON. Names that this version does not know are ignored."""
     known = {field.name for field in fields(Flags)}
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -61,7 +61,7 @@ def flags_from(document: Mapping[str, Any]) -> Flags:
 
 
 def recordable(flags: Flags) -> dict[str, Any]:
-    """The flags as they may be written down: without a literal key."""
+    """The flags as the pidfile may have them: without a literal key."""
     document = asdict(flags)
     if has_literal_key(flags):
         document["api_key"] = None

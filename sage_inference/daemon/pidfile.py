@@ -1,4 +1,4 @@
-"""What the running gateway says of itself: where it listens, how it was started."""
+"""The pidfile: the running gateway's address, and the flags that it was started with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES: dict[str, Any] = {
 
 
 class PidfileError(DaemonError):
-    """The pidfile cannot be written or removed; mostly because something else lies in its place."""
+    """The pidfile cannot be written or removed, mostly because another file has its path."""
 
     code = "pidfile"
 
@@ -41,7 +41,7 @@ class PidfileError(DaemonError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PidInfo:
-    """The pidfile's content. It is a note, never the truth: the lock says whether a gateway runs."""
+    """The pidfile's content. It does not prove that a gateway runs: that is the lock's part."""
 
     pid: int
     create_time: float
@@ -59,7 +59,7 @@ class PidInfo:
     supervised: bool = False
     directory: str | None = None
     flags: dict[str, Any] = field(default_factory=dict)
-    needs_api_key: bool = False  # --api-key was a literal, which is written nowhere
+    needs_api_key: bool = False  # --api-key was a literal, which is not stored
 
     @property
     def process(self) -> Process:
@@ -67,8 +67,8 @@ class PidInfo:
 
 
 def write(path: Path, info: PidInfo) -> None:
-    """Atomically, readable for the owner only: it holds the run's admin token. Raises ``PidfileError``."""
-    # Only the holder of the lock writes, so one name is enough; what a killed one left is overwritten.
+    """Write atomically, for the owner only, because it has the run's admin token. Raises ``PidfileError``."""
+    # Only the holder of the lock writes, so one temporary name is enough. One that a killed holder left is overwritten.
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.unlink(missing_ok=True)
@@ -85,9 +85,9 @@ def write(path: Path, info: PidInfo) -> None:
 
 
 def read(path: Path) -> PidInfo | None:
-    """None for a file that is missing, not ours to read, or not a pidfile."""
+    """The content. None if the file is missing, unreadable, or not a pidfile."""
     try:
-        # Without O_NONBLOCK a pipe that lies there would be waited for.
+        # Without O_NONBLOCK, opening a FIFO at this path would block.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return parse(file.read(_LARGEST) or b"")
     except OSError:
@@ -95,7 +95,7 @@ def read(path: Path) -> PidInfo | None:
 
 
 def copy_in_memory(info: PidInfo) -> int | None:
-    """A descriptor that ``read_of`` finds while this process has it open, whatever happens to the file."""
+    """A copy in memory that ``read_of`` finds even if the file is gone, while this process has the descriptor open."""
     try:
         descriptor = os.memfd_create(_COPY, os.MFD_CLOEXEC)
     except (AttributeError, OSError):  # not Linux; no descriptors
@@ -105,7 +105,7 @@ def copy_in_memory(info: PidInfo) -> int | None:
 
 
 def read_of(process: Process) -> PidInfo | None:
-    """What ``process`` keeps of its pidfile, after somebody removed or replaced the file."""
+    """The copy in memory of the pidfile of ``process``, for when the file was removed or replaced."""
     try:
         descriptors = list(os.scandir(f"/proc/{process.pid}/fd"))
     except OSError:
@@ -120,7 +120,7 @@ def read_of(process: Process) -> PidInfo | None:
 
 
 def parse(raw: bytes) -> PidInfo | None:
-    """The content of a pidfile, None for anything else. Keys of newer versions are passed over."""
+    """The content of a pidfile, None for other data. Keys of newer versions are ignored."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
@@ -147,5 +147,5 @@ def remove(path: Path) -> None:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    # A bool is an int to Python, and not to us.
+    # Python's bool is an int, which is not meant here.
     return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))

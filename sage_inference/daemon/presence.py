@@ -1,7 +1,7 @@
-"""The gateway's name in the kernel: a second lock, which no cleaner of folders can remove.
+"""The gateway's name in the kernel: a second lock, which is not a file and so cannot be deleted.
 
-The lock file excludes others only while it lies in its folder. A name of Linux's abstract socket namespace
-is bound to a process, not to a folder, and shows who bound it.
+The lock file excludes others only while it lies in its folder. A name in Linux's abstract socket namespace
+belongs to a process, and the kernel reports that process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sage_inference.daemon.errors import AlreadyRunning
 from sage_inference.daemon.process import Process, create_time
 
 _EXISTS = sys.platform == "linux"
-_LONGEST = 90  # bytes of a name behind its begin
+_LONGEST = 90  # bytes of a name after its prefix
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-# A process that is being killed may let go of the lock file a moment before the name.
+# A process that is being killed may release the lock file a moment before the name.
 _ENDING_S = 0.5
 _RETRY_S = 0.005
 
@@ -35,7 +35,7 @@ class Presence:
     def take(cls, folder: Path) -> Presence | None:
         """Take the name of the gateway whose files lie in ``folder``.
 
-        None where the system has no such names, or another user holds it. Raises ``AlreadyRunning``.
+        None if the system has no such names, or another user holds the name. Raises ``AlreadyRunning``.
         """
         if not _EXISTS:
             return None
@@ -58,7 +58,7 @@ class Presence:
 
     @classmethod
     def adopt(cls, descriptor: int) -> Presence:
-        """One that its holder passed to this process, which becomes the one that others see."""
+        """A name that its holder passed to this process. From now on the kernel reports this process."""
         return cls._listening(socket.socket(fileno=descriptor))
 
     @classmethod
@@ -83,7 +83,7 @@ def holder(folder: Path) -> Process | None:
 
 
 def connect(folder: Path) -> socket.socket | None:
-    """A connection to the holder of the name; None where there is none."""
+    """A connection to the holder of the name. None if no process holds it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(0)
     try:
@@ -95,10 +95,10 @@ def connect(folder: Path) -> socket.socket | None:
 
 
 def peer(sock: socket.socket, folder: Path) -> Process | None:
-    """The process at the other end, if it belongs to this user, to root, or, seen by root, to the folder's owner.
+    """The process at the other end if it belongs to this user, to root, or, seen by root, to the folder's owner.
 
-    Any user can bind any name. A gateway of root must not be kept from starting by a process of another user,
-    and ``stop`` must not signal that process.
+    Any user can bind any name. A process of another user must not keep root's gateway from starting, and ``stop``
+    must not signal it.
     """
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
@@ -116,9 +116,9 @@ def _owner(folder: Path) -> int | None:
 
 
 def may_succeed(sock: socket.socket) -> bool:
-    """True where the process at the other end is this user's or root's.
+    """True if the process at the other end is this user's or root's.
 
-    Narrower than ``peer``: root may see the gateway of a folder's owner, but passes its own place to root alone.
+    This is narrower than ``peer``: root may see the gateway of a folder's owner, but passes its place to root only.
     """
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
@@ -126,14 +126,16 @@ def may_succeed(sock: socket.socket) -> bool:
 
 
 def _name(folder: Path) -> bytes:
-    """Containers with files of their own differ by it. The kernel takes 107 bytes, so a long one is hashed."""
+    """The name, which differs between containers with files of their own. The kernel's limit is 107 bytes, so a long
+    one is hashed.
+    """
     try:
         files = os.readlink("/proc/self/ns/mnt")  # noqa: PTH115 - not a path
     except OSError:
         files = ""
     where = os.fsencode(f"{files}:{os.path.realpath(folder)}")
     if len(where) > _LONGEST:
-        from hashlib import sha256  # not above: it loads OpenSSL, which takes as long as ``status`` itself
+        from hashlib import sha256  # late: it loads OpenSSL, which takes as long as ``status`` itself
 
         where = sha256(where).hexdigest().encode()
     return b"\0sage-inference/" + where

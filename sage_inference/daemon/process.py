@@ -1,4 +1,4 @@
-"""Whether a pid is still the process it was, and signals for that process only."""
+"""A process by pid and start time, because the system uses pids again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-# Two readings of one process agree to the clock tick on Linux; psutil's elsewhere to a rounding error.
+# Two readings for one process are equal to the clock tick on Linux, elsewhere to psutil's rounding.
 _SAME_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that a pid alone doesn't name: pids are used again. ``create_time`` as in ``create_time()``."""
+    """A process. ``create_time`` is as in ``create_time()``."""
 
     pid: int
     create_time: float
@@ -27,13 +27,13 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """True while this very process exists; a zombie doesn't."""
+        """True while this process exists. A zombie does not count."""
         now = create_time(self.pid)
         return now is not None and abs(now - self.create_time) < _SAME_S
 
     @property
     def suspended(self) -> bool:
-        """True when it was halted by SIGSTOP or a debugger."""
+        """True if SIGSTOP or a debugger halted the process."""
         return self.alive and _state(self.pid) in ("T", "t", "stopped")
 
     def send(self, number: signal.Signals) -> bool:
@@ -43,10 +43,11 @@ class Process:
         except AttributeError:  # not Linux
             return self._kill(number)
         except OSError:
-            # Gone, or a kernel without pidfd: then _kill says which.
+            # The process is gone, or the kernel has no pidfd. ``_kill`` finds out which.
             return self._kill(number)
         try:
-            # The handle is of whoever has the pid now; checked after, so the pid cannot change hands between.
+            # The handle is of the process that has the pid now. Check it after opening, because the pid cannot be used
+            # again while the handle is open.
             if not self.alive:
                 return False
             signal.pidfd_send_signal(handle, number)
@@ -67,10 +68,10 @@ class Process:
 
 
 def create_time(pid: int) -> float | None:
-    """When the process was started, None if it doesn't exist or is a zombie.
+    """When the process was started. None if it does not exist or is a zombie.
 
-    Seconds since boot on Linux: wall-clock times of old processes move when the clock is set.
-    Seconds since the epoch elsewhere. Comparable on one machine only.
+    On Linux in seconds since boot, because wall-clock times of old processes move when the clock is set.
+    Elsewhere in seconds since the epoch. Comparable on one machine only.
     """
     if pid <= 0:
         return None
@@ -99,7 +100,7 @@ def _stat(pid: int) -> list[str] | None:
         raw = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The second field is the program's name, in brackets; it may hold spaces and brackets itself.
+    # The second field is the program's name in brackets, which may have spaces and brackets itself.
     return raw[raw.rindex(b")") + 2 :].decode("ascii").split()
 
 

@@ -1,4 +1,4 @@
-"""One line through a pipe: the background process is ready, or why it will never be."""
+"""One line through a pipe: the background process is ready, or the error that ended it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LOOK_S = 0.1
 
 
 class Reporter:
-    """The background process's end. Reports once; a parent that went away is no reason to stop."""
+    """The background process's end of the pipe. Reports once, and goes on without a parent."""
 
     def __init__(self, descriptor: int) -> None:
-        # Engines must not keep the pipe open: its end tells the parent that we died.
+        # Engines must not keep the pipe open, because its end shows the parent that this process died.
         os.set_inheritable(descriptor, False)
         self._descriptor: int | None = descriptor
 
@@ -26,7 +26,7 @@ class Reporter:
         self._report({"ready": status})
 
     def may_commit(self) -> None:
-        """Report that everything but the predecessor's place is there; the answer comes another way."""
+        """Report that all but the predecessor's place is ready. The parent answers through standard input."""
         if self._descriptor is not None:
             os.write(self._descriptor, json.dumps({"commit": True}).encode() + b"\n")
 
@@ -50,7 +50,7 @@ class Reporter:
 def await_report(
     descriptor: int, timeout_s: float, on_wait: Callable[[float], None] | None = None
 ) -> dict[str, Any] | None:
-    """The report, None if the pipe ended without one. Raises ``TimeoutError``.
+    """The report. None if the pipe ended without one. Raises ``TimeoutError``.
 
     ``on_wait`` gets the seconds waited, about ten times a second.
     """
@@ -75,7 +75,7 @@ def await_report(
 
 
 def reported_error(document: dict[str, Any]) -> DaemonError:
-    """The error as the background process raised it."""
+    """The error that the background process reported."""
     if document["code"] == AlreadyRunning.code:
         return AlreadyRunning(document.get("pid"))
     error = DaemonError(document["error"], document.get("hint"))

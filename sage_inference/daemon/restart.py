@@ -1,4 +1,4 @@
-"""Replaces the running gateway by a new one, and never leaves less than it found."""
+"""Replaces the running gateway by a new one. If that fails, the old one runs on or is started again."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MARGIN_S = 5.0  # after the drain time
 
 
 class RestartFailed(DaemonError):
-    """No new gateway runs; the message reports what runs now."""
+    """No new gateway runs. The message reports whether the old one does."""
 
     code = "restart_failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """``still_ending`` is the old gateway's pid if it has not finished its requests in its drain time."""
+    """``still_ending`` is the old gateway's pid if its requests took longer than its drain time."""
 
     started: Started
     still_ending: int | None = None
@@ -48,8 +48,8 @@ def restart(
 ) -> Restarted:
     """Start a new gateway with the same configuration file, flags and directory, and end the old one.
 
-    The new one starts beside the old one and takes over its socket when it is ready, so no connection is
-    refused, and the old one goes on if the new one cannot start. A stopped one is just started.
+    The new one starts beside the old one and takes over its socket when it is ready. So no connection is
+    refused, and the old one runs on if the new one cannot start. A stopped gateway is just started.
     ``api_key`` is needed again if it was a literal. Raises ``RestartFailed``, ``StopFailed``, ``ConfigError``.
     """
     state = inspect(paths)
@@ -73,7 +73,7 @@ def restart(
 
 
 def _side_by_side(paths: Paths, flags: Flags, info: PidInfo, on_wait: Progress | None) -> Started | None:
-    """None if the old gateway cannot pass on its place."""
+    """Start the new gateway beside the old one. None if the old one cannot pass on its place."""
     relieves = Predecessor(info.process, info.host, info.port)
     try:
         return start_background(paths, flags, on_wait=on_wait, relieves=relieves)
@@ -96,7 +96,10 @@ def _one_after_the_other(
     on_progress: Progress | None,
     on_wait: Progress | None,
 ) -> Restarted:
-    """For a gateway that hangs, ends already, or is of a version that cannot pass on its place."""
+    """Stop the old gateway, then start the new one.
+
+    This is for a gateway that hangs, is ending, or is of a version that cannot pass on its place.
+    """
     _check(paths, flags, info)
     stop(paths, force=force, on_progress=on_progress)
     try:
@@ -106,7 +109,7 @@ def _one_after_the_other(
 
 
 def _check(paths: Paths, flags: Flags, info: PidInfo) -> None:
-    """All that can be known before the old one is stopped. Raises ``ConfigError``, ``BindError``."""
+    """Check what can be checked before the old one is stopped. Raises ``ConfigError``, ``BindError``."""
     from sage_inference.daemon.run import load_settings
 
     server = load_settings(paths, flags).server
@@ -115,7 +118,7 @@ def _check(paths: Paths, flags: Flags, info: PidInfo) -> None:
     try:
         bind(server.host, server.port).close()
     except PortTaken:
-        if server.port != info.port:  # otherwise the old one may be in the way
+        if server.port != info.port:  # otherwise the old one may hold the port
             raise
 
 
@@ -129,7 +132,7 @@ def _same_address(paths: Paths, flags: Flags, info: PidInfo) -> bool:
 def _come_back(
     paths: Paths, flags: Flags, info: PidInfo, error: Exception, on_wait: Progress | None
 ) -> Started:
-    """Start again where the old one listened. Raises ``RestartFailed`` in any case."""
+    """Start a gateway again on the old one's address. Always raises ``RestartFailed``."""
     try:
         if not _same_address(paths, flags, info):
             flags = replace(flags, host=info.host, port=info.port)
@@ -151,7 +154,7 @@ def _failed(error: Exception, now: str) -> RestartFailed:
 
 
 def _ended(info: PidInfo, force: bool, on_progress: Progress | None) -> int | None:
-    """Wait for the old one, which finishes its requests. Its pid if it is there still."""
+    """Wait while the old one finishes its requests. Returns its pid if it has not ended in time."""
     process = info.process
     engines = children(process) if force else []
     if _gone(process, info.drain_s if force else info.drain_s + _MARGIN_S, on_progress):
@@ -191,7 +194,7 @@ def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
 
 @contextlib.contextmanager
 def _inside(directory: str | None) -> Any:
-    """Relative paths in flags and configuration mean what they meant when it was started."""
+    """Work in the old gateway's directory, because relative paths in flags and configuration belong to it."""
     if directory is None or not Path(directory).is_dir():
         yield
         return

@@ -1,4 +1,4 @@
-"""One run of the gateway, from taking the lock to letting go of it."""
+"""One run of the gateway, from taking the lock to releasing it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sage_inference.daemon")
 
-# Each relayed request takes two descriptors; many systems start a process with 1024 and allow more.
+# Each relayed request takes two descriptors. Many systems start a process with 1024 and allow more.
 _OPEN_FILES = 65536
-_LOOP_S = 10.0  # for the event loop to do a thing that another thread asks for
-_LEAST_OPEN_FILES = 32  # it starts with some twenty
+_LOOP_S = 10.0  # for the event loop to run a function for another thread
+_LEAST_OPEN_FILES = 32  # a gateway opens about twenty at its start
 
 
 def run(
@@ -51,7 +51,7 @@ def run(
     on_ready: Callable[[dict[str, Any]], None] | None = None,
     takeover: Takeover | None = None,
 ) -> None:
-    """Serve until told to stop. ``on_ready`` gets the status document, once, when it answers.
+    """Serve until a signal ends the run. ``on_ready`` gets the status document, once, when the gateway answers.
 
     With ``takeover``, the lock and perhaps the socket come from the gateway that is relieved.
 
@@ -84,7 +84,7 @@ def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) 
 
 
 class _Run:
-    """What one run remembers; ``info`` is what the pidfile says."""
+    """The state of one run. ``info`` is the pidfile's content."""
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ class _Run:
         self.hangup = hangup
         self.keeper = keeper
         self.takeover = takeover
-        self.supervised = False  # somebody would start another one, or end the container
+        self.supervised = False  # a supervisor would start another one, or the container would end
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
 
     def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
-        self._log_to(LoggingSettings())  # a mistake in the configuration belongs in the log, too
+        self._log_to(LoggingSettings())  # before the configuration is read, so that its errors are logged too
         logfile.log_uncaught()
         from sage_inference.config.warnings import warnings_of
 
@@ -121,13 +121,13 @@ class _Run:
                 log.warning("%s; %s", remark.problem, remark.hint)
             listen = self._listener(settings)
         except Exception as error:
-            if self.background:  # in the foreground it is shown anyway
+            if self.background:  # in the foreground the command shows the error
                 log.error("not started: %s", error)
             raise
         self._serve_on(listen, settings, on_ready)
 
     def _listener(self, settings: Settings) -> Callable[[], socket.socket]:
-        """Bind all that can be bound now; what is returned has the socket when all else is ready."""
+        """Bind the address, as far as that is possible now. The function returned makes the socket later."""
         host, port = settings.server.host, settings.server.port
         if self.takeover is None:
             sock = _bind(host, port)
@@ -188,7 +188,7 @@ class _Run:
             self._update(phase="running")
             log.info("serving on %s, pid %d", status["address"], os.getpid())
             self.notifier.ready(f"serving on {status['address']}")
-            gc.freeze()  # a full collection, which stops everything, need not look at what the start made
+            gc.freeze()  # a full collection pauses the process, and need not look at the objects of the start
             if on_ready is not None:
                 on_ready(status)
 
@@ -243,7 +243,7 @@ class _Run:
         self.keeper.note(info)
 
     def _update(self, **changes: Any) -> None:
-        """A full disk must not stop a gateway that serves."""
+        """Write the pidfile again. A full disk is logged only, because it must not stop a serving gateway."""
         assert self.info is not None
         try:
             self._note(replace(self.info, **changes))
@@ -294,15 +294,15 @@ class _Listening:
 
 @contextmanager
 def _ends_in_order(hangup: Hangup) -> Iterator[None]:
-    """Until the server handles signals itself, and after: SIGTERM unwinds instead of killing."""
+    """Raise ``SystemExit`` on SIGTERM, before and after the server handles signals, so that clean-up runs."""
 
     def end(number: int, _: object) -> None:
-        # A second one must not cut the first one's cleaning up short.
+        # A second SIGTERM must not interrupt the clean-up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     def hang_up(number: int, frame: object) -> None:
-        # Otherwise there is nothing to reload yet.
+        # Any other SIGHUP has no effect, because there is nothing to reload yet.
         if hangup.terminal_is_gone():
             end(number, frame)
 
@@ -318,7 +318,7 @@ def _ends_in_order(hangup: Hangup) -> Iterator[None]:
 
 
 def _allow_open_files(connections: int) -> None:
-    """Raise the limit to what ``connections`` may take. Raises ``DaemonError`` where it is too low for any."""
+    """Raise the limit for ``connections``. Raises ``DaemonError`` if the hard limit is too low for any gateway."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Starts the gateway in the background, and returns once it answers."""
+"""Starts the gateway in the background, and returns when it answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def start_background(
     on_settings: Callable[[Settings], None] | None = None,
     relieves: Predecessor | None = None,
 ) -> Started:
-    """Start it, and wait until it answers. It takes the place of the running gateway that it ``relieves``.
+    """Start a gateway, and wait until it answers. It takes the place of the running one that it ``relieves``.
 
     ``on_settings`` gets the settings before anything is started.
 
@@ -58,7 +58,7 @@ def start_background(
     """
     if relieves is None:
         lock.refuse_second(paths.lock_file)
-    # Imported late: a gateway that runs already is reported at once.
+    # Imported late, so that a gateway that runs already is reported at once.
     from sage_inference.daemon.run import load_settings
 
     settings = load_settings(paths, flags, config_required=config_required)
@@ -77,7 +77,9 @@ def start_background(
         except TimeoutError:
             raise StartTimeout(timeout_s) from None
         else:
-            process.returncode = 0  # It lives on without us: not ours to wait for, nor to warn of.
+            process.returncode = (
+                0  # It lives on without us, so Popen must not warn that nobody waited for it.
+            )
         finally:
             os.close(pipe)
             _end(process)
@@ -85,7 +87,7 @@ def start_background(
 
 
 def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and the pipe it will report through."""
+    """The process, and the pipe for its report."""
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
@@ -106,19 +108,19 @@ def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def _give(process: subprocess.Popen[bytes], order: Order) -> None:
-    """Through its standard input: a command line with the API key in it could be read by everybody."""
+    """Write the order to the process's standard input, because all users can read command lines with an API key."""
     assert process.stdin is not None
-    # It may be dead already; its report, or the lack of one, says more than a broken pipe.
+    # The process may be dead already. Its report, or the lack of one, explains more than a broken pipe.
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(order.to_json())
         process.stdin.flush()
-    # One that relieves another waits for a second word, and takes the end for a no.
+    # A process that relieves another waits for a second line, and takes the pipe's end for a no.
     if order.relieves is None:
         _close(process)
 
 
 def _commit(process: subprocess.Popen[bytes], pipe: int, timeout_s: float) -> dict[str, Any] | None:
-    """Let it take over. From here until it reports, to give up could leave no gateway at all."""
+    """Let the process take over. From here until it reports, giving up could leave no gateway at all."""
     assert process.stdin is not None
     with _uninterrupted():
         with contextlib.suppress(BrokenPipeError):
@@ -138,7 +140,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 def _uninterrupted() -> Iterator[None]:
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: it gets no signals
+    except ValueError:  # another thread than the main one gets no signals
         yield
         return
     try:
@@ -150,7 +152,7 @@ def _uninterrupted() -> Iterator[None]:
 def _accepted(
     report: dict[str, Any] | None, process: subprocess.Popen[bytes], last_words: Callable[[], str]
 ) -> dict[str, Any]:
-    """The status document of a report that says ready; raises for any other."""
+    """The status document in a report of readiness. Raises for any other report."""
     if report is not None and "ready" in report:
         status: dict[str, Any] = report["ready"]
         return status
@@ -170,7 +172,7 @@ def _reap(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing that was begun in vain is left, unless ``returncode`` says it is done with."""
+    """End a process that did not become ready, unless its ``returncode`` is set."""
     _close(process)
     if process.poll() is not None:
         return
@@ -182,7 +184,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _output_file(paths: Paths) -> Iterator[IO[bytes]]:
-    """What is printed beside the log: by an interpreter that crashes, or before there is a log."""
+    """The file for output that is not logged: of a crashing interpreter, or before logging is set up."""
     path = paths.log_file.with_suffix(".err")
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _LARGEST_OUTPUT:

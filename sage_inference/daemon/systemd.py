@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 NAME = "sage-inference.service"
 
-# Only what an unprivileged user manager can enforce; file system sandboxing needs more rights there.
+# Only options that an unprivileged user manager can enforce. File system sandboxing needs more rights.
 _UNIT = """\
 [Unit]
 Description=sage-inference, a gateway in front of local inference engines
@@ -37,7 +37,7 @@ WantedBy=default.target
 
 
 def unit(command: Sequence[str]) -> str:
-    """The unit's text; ``command`` is how ``sage`` is called, with its absolute path first."""
+    """The unit's text. ``command`` is the call of ``sage``, with its absolute path first."""
     return _UNIT.format(command=" ".join(_quoted(word) for word in command))
 
 

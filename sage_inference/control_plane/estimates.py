@@ -35,12 +35,16 @@ _ASCII, _ESCAPED, _LATIN, _TWO_BYTE, _THREE_BYTE, _TOKEN_IDS, _MEDIA = (script.v
 
 
 def script_of(prompt: bytes) -> int:
-    """The ``Script`` a prompt mostly is, as a plain number; a long one is judged by pieces from all over it."""
+    """The ``Script`` a prompt mostly is, as a plain number; a long one is judged by pieces from all over it.
+
+    ``find`` instead of ``in``, which first tries to take the bytes that it looks for as a number (CPython 3.11), and
+    so raises and drops an exception each time.
+    """
     size = len(prompt)
     if size > _LARGE:
         pieces = [prompt[at : at + _PIECE] for at in range(0, size, size // _PIECES)]
         if (
-            sum([b" " not in piece for piece in pieces]) * 2 > _PIECES
+            sum([piece.find(b" ") < 0 for piece in pieces]) * 2 > _PIECES
             and prompt.find(b";base64,", 0, _MEDIA_BEGINS) >= 0
         ):
             return _MEDIA
@@ -48,7 +52,7 @@ def script_of(prompt: bytes) -> int:
     elif size > _SAMPLE:
         prompt = prompt[(size - _SAMPLE) // 2 : (size + _SAMPLE) // 2]
     if prompt.isascii():
-        if b"\\u" in prompt[-_ESCAPES:]:
+        if prompt.find(b"\\u", -_ESCAPES) >= 0:
             return _ESCAPED
         return _ASCII if prompt.lstrip(_IDS) else _TOKEN_IDS
     beyond = prompt.translate(None, _SEVEN_BITS)

@@ -73,7 +73,9 @@ class Placement(msgspec.Struct, gc=False, eq=False):
 
     def expect(self, now: float) -> float:
         """When its prompt will likely be done: for answers whose first byte does not tell."""
-        self.expected_at = at = now + backlog_ms(self.instance.load, now) / 1000
+        load = self.instance.load
+        left_ms = cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
+        self.expected_at = at = now + left_ms / 1000
         return at
 
     def begun(self, now: float, teaches: bool = True) -> None:

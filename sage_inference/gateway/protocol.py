@@ -580,6 +580,7 @@ class GatewayProtocol(HttpToolsProtocol):
         head = self._head(route, tenant, self.parser.should_keep_alive())
         exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
         exchange.pieces = []
+        exchange.coded = None
         if head.codings:
             try:
                 exchange.coded = CodedBody(exchange, gateway, self)
@@ -620,6 +621,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if before is not None and not before.response_complete:
             raise error  # requests before it are under way: none of the rest of this connection is served
         exchange = Exchange(self, self.gateway, self._head(route, "", False))
+        exchange.coded = None
         self.cycle = exchange  # type: ignore[assignment]
         self.running = exchange
         exchange.fail(error)

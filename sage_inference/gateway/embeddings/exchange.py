@@ -60,7 +60,7 @@ class EmbeddingExchange(Exchange):
 
     def submit(self) -> None:
         """Raises ``Refusal``."""
-        wanted = None if b"?" in self.head.target else parse(self.route.path, self.body)
+        wanted = None if self.head.target.find(b"?") >= 0 else parse(self.route.path, self.body)
         if wanted is None:
             super().submit()
             return

@@ -58,6 +58,7 @@ _READING, _QUEUED, _SENT = Phase.READING, Phase.QUEUED, Phase.SENT
 _DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
 _READY = EngineState.READY
 _RESPONSES = RequestType.RESPONSES
+_PLAIN_END = -PLAIN_END
 
 
 class Exchange:
@@ -109,6 +110,7 @@ class Exchange:
     request: SchedulingRequest
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
+    coded: CodedBody | None  # what decodes the body; set, mostly to None, where the head was parsed
     prompt: bytes  # until it is measured
     length: int | None
     fresh: bool  # whether the connection was made for this request
@@ -134,7 +136,6 @@ class Exchange:
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
         self.engine: Engine | None = None
-        self.coded: CodedBody | None = None
         self.instance: ExecutionInstance | None = None
         self.answer: Answer | None = None
         self.delivery = None  # type: ignore[assignment]
@@ -637,7 +638,8 @@ class Exchange:
 
     def _drop_body(self) -> None:
         """Nobody needs the body any more."""
-        self.body, self.coded = b"", None
+        self.body = b""
+        self.coded = None
         if FINAL[self.phase]:
             self.prompt = b""
         if self.size > COUNTED:
@@ -655,7 +657,7 @@ class Exchange:
                 # Most plain answers need no second look: their end does not have the word, and their engine gave
                 # up none before. Responses report it in words of their own.
                 self.delivery is not None
-                or last.rfind(ABORT, -PLAIN_END) >= 0
+                or last.rfind(ABORT, _PLAIN_END) >= 0
                 or self.head.route.type is _RESPONSES
                 or self.engine.health.given_up
             ):

@@ -1,1 +1,1 @@
-"""Python clients: one face for chat, text and embeddings, whether a gateway runs or not."""
+"""Python clients: one interface for chat, text and embeddings, with or without a running gateway."""

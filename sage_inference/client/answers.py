@@ -1,4 +1,4 @@
-"""From what a server sent to what a caller gets, or to the error it means."""
+"""Turns a server's responses into results, or into the errors that they report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sage_inference.client.errors import (
 )
 from sage_inference.client.results import InferenceResult, Ranking
 
-_TOLD = 300  # characters of a body that is no JSON, in a message
+_SHOWN = 300  # characters of a body that is not JSON, in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer. Header names are lower case."""
+    """One HTTP response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,14 +37,14 @@ class Answer:
 
 
 def checked(answer: Answer) -> Answer:
-    """The answer itself. Raises what its status means where that is an error."""
+    """The answer itself. Raises the error of its status if it has one."""
     if answer.status >= 400:
         raise error_of(answer)
     return answer
 
 
 def document(answer: Answer) -> dict[str, Any]:
-    """The answer's JSON object. Raises what the answer's status means."""
+    """The answer's JSON object. Raises the error of its status if it has one."""
     try:
         found = json.loads(checked(answer).body)
     except (ValueError, RecursionError):
@@ -69,7 +69,7 @@ def completion_result(answer: Answer) -> InferenceResult:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content: a text, or a list of parts. Parts of another kind hold no text."""
+    """The text of a message's content, which is a text or a list of parts. Parts of other kinds have no text."""
     if isinstance(content, str):
         return content
     if isinstance(content, dict):
@@ -78,7 +78,7 @@ def text_of(content: Any) -> str:
 
 
 def model_ids(answer: Answer) -> list[str]:
-    """Of OpenAI's list of models, or of TEI's ``/info``."""
+    """The models in OpenAI's list, or in TEI's ``/info``."""
     found = document(answer)
     cards = found.get("data")
     only = found.get("served_model_name") or found.get("model_id")
@@ -88,7 +88,7 @@ def model_ids(answer: Answer) -> list[str]:
 
 
 def rankings(answer: Answer) -> list[Ranking]:
-    """Best first, of vLLM's ``{"results": …}`` or TEI's bare list."""
+    """The rankings, best first, in vLLM's ``{"results": …}`` or in TEI's bare list."""
     try:
         found = json.loads(checked(answer).body)
         entries = found["results"] if isinstance(found, dict) else found
@@ -125,12 +125,12 @@ def _result(
 
 
 def unreadable(answer: Answer, what: str) -> EngineError:
-    said = answer.body[:_TOLD].decode("utf-8", "replace").strip()
-    return EngineError(f"the answer {what}: {said!r}", **_known(answer))
+    text = answer.body[:_SHOWN].decode("utf-8", "replace").strip()
+    return EngineError(f"the answer {what}: {text!r}", **_known(answer))
 
 
 def error_of(answer: Answer) -> SageInferenceError:
-    """The error that an answer with a 4xx or 5xx status is."""
+    """The error of an answer with a 4xx or 5xx status."""
     message, code, param = _words(answer)
     kind = _KINDS.get(answer.status) or (BadRequestError if answer.status < 500 else EngineError)
     seconds = _seconds(answer.headers.get("retry-after"))
@@ -146,7 +146,7 @@ _KINDS: dict[int, type[SageInferenceError]] = {
 
 
 def stream_error(event: Mapping[str, Any], answer: Answer) -> EngineError:
-    """The error that a server tells inside a stream that had begun."""
+    """The error that a server reports within a stream."""
     told = event["error"]
     words = told if isinstance(told, dict) else {"message": told}
     code = words.get("code")
@@ -163,14 +163,14 @@ def _known(answer: Answer) -> dict[str, Any]:
 
 
 def _words(answer: Answer) -> tuple[str, str | None, str | None]:
-    """Message, code and parameter, in OpenAI's shape, TEI's, FastAPI's, or none."""
+    """Message, code and parameter of an error in OpenAI's, TEI's or FastAPI's format, or in none of them."""
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        said = answer.body[:_TOLD].decode("utf-8", "replace").strip()
-        return said or f"the server answered {answer.status}", None, None
+        text = answer.body[:_SHOWN].decode("utf-8", "replace").strip()
+        return text or f"the server answered {answer.status}", None, None
     told = found.get("error", found)
     if not isinstance(told, dict):
         return str(told), _text(found.get("error_type")), None
@@ -183,7 +183,7 @@ def _text(value: Any) -> str | None:
 
 
 def _seconds(value: str | None) -> float | None:
-    """``Retry-After`` in seconds; its other form, a date, is not used by engines."""
+    """``Retry-After`` in seconds. Engines do not use its other form, a date."""
     try:
         seconds = float(value or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Running a coroutine to its end from anywhere, also where an event loop runs already (a notebook)."""
+"""Runs a coroutine to its end, even if an event loop runs already in this thread, as in a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def run_apart(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Its result or its exception, from an event loop on a thread that ends with it."""
+    """The coroutine's result or exception. It runs on the event loop of a thread of its own."""
     results: list[T] = []
     errors: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""When a failed call may be made again, and after how long."""
+"""Decides whether and when a failed call is made again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from sage_inference.client.errors import InferenceConnectionError, InferenceTimeoutError, SageInferenceError
 
-# Inference changes nothing on the server: sending a request twice costs time, never correctness. What is not
-# here would most likely fail again (other 4xx, 500, 504).
+# Inference changes nothing on the server, so sending a request twice costs time but is never wrong. Errors that
+# would most likely come again are not here (other 4xx, 500, 504).
 _STATUSES = frozenset({408, 429, 502, 503})
 _FIRST_S = 0.25
 _MOST_S = 8.0
@@ -18,8 +18,8 @@ _MOST_S = 8.0
 class Attempts:
     """The attempts of one call: at most ``retries`` after the first, all of them within ``timeout`` seconds.
 
-    The wait is what the server asked for or a bit more, else 0.25 s or a bit less, doubling: callers who
-    failed together don't return together.
+    The delay is the server's ``Retry-After`` or a bit more, otherwise 0.25 s or a bit less, doubled each time. It is
+    random, so that callers that failed together do not return together.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class Attempts:
         self._made = 0
 
     def again(self) -> Attempts:
-        """Those of another request of the same call: as many, within the same time."""
+        """Attempts for another request of the same call: the same number, within the same time."""
         other = Attempts(self._timeout, self._retries, self._clock, self._rng)
         other._deadline = self._deadline
         return other
 
     def remaining(self) -> float:
-        """Seconds left for an attempt. Raises ``InferenceTimeoutError`` when there are none."""
+        """Seconds left for an attempt. Raises ``InferenceTimeoutError`` if none are left."""
         left = self._deadline - self._clock()
         if left <= 0:
             raise InferenceTimeoutError(f"no answer within {self._timeout:g} s")
         return left
 
     def delay_after(self, error: SageInferenceError) -> float:
-        """Seconds until the next attempt. Raises ``error`` where there is to be none."""
+        """Seconds until the next attempt. Raises ``error`` if there must not be one."""
         again = isinstance(error, InferenceConnectionError) or error.status in _STATUSES
         if not again or self._left == 0:
             raise error
         wait = self._wait(error.retry_after)
         if wait >= self._deadline - self._clock():
-            raise error  # the caller would wait for nothing
+            raise error  # no time would be left after the delay
         self._left -= 1
         self._made += 1
         return wait

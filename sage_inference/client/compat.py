@@ -1,4 +1,4 @@
-"""The adapters of older programs: the same clients under older names."""
+"""Adapters for older programs: the same clients under older names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EmbeddingClientAdapter(IntelligentEmbeddingClient):
 
     @classmethod
     def create_embedded(cls, model: str | None = None) -> Self:
-        """``model`` is a name or a directory; by default all-MiniLM-L6-v2."""
+        """``model`` is a name or a directory, by default all-MiniLM-L6-v2."""
         client = cls._of(UnifiedClientConfig(embedding_model=model), Work(UnifiedClientConfig(), None, None))
         client._embedded = EmbeddedModel(model)
         return client
@@ -68,7 +68,7 @@ class EmbeddingClientAdapter(IntelligentEmbeddingClient):
     def is_embedding_available(self) -> bool:
         return self._embedded is not None or super().is_embedding_available()
 
-    def embed(  # the overloads hold: only where vectors come from differs
+    def embed(  # the overloads still apply: only the source of the vectors differs
         self,
         texts: Texts,
         *,
@@ -87,7 +87,7 @@ class EmbeddingClientAdapter(IntelligentEmbeddingClient):
 def create_llm_client_compat(
     model_name: str | None = None, base_url: str | None = None, api_key: str | None = None, **options: Any
 ) -> LLMClientAdapter:
-    """A client of ``base_url``; without one, of what is found."""
+    """A client of ``base_url``, otherwise of the server that detection finds."""
     if base_url:
         return LLMClientAdapter(model_name, base_url, api_key, **options)
     return LLMClientAdapter.create_auto(llm_model=model_name, api_key=api_key, **options)
@@ -100,7 +100,7 @@ def create_embedding_client_compat(
     mode: Literal["auto", "api", "embedded"] = "auto",
     **options: Any,
 ) -> EmbeddingClientAdapter:
-    """``auto``: the server of ``base_url``, else one that is found, else (with the extra) a model in this process."""
+    """``auto`` takes ``base_url``, otherwise a detected server, otherwise (with the extra) a model in this process."""
     if mode == "embedded":
         return EmbeddingClientAdapter.create_embedded(model)
     if mode == "api" or base_url:

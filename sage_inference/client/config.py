@@ -1,4 +1,4 @@
-"""What a client can be told, and where its work goes by it."""
+"""A client's configuration, and the endpoints in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_TIMEOUT_S = 120.0
 
 
 class UnifiedClientMode(Choice, StrEnum):
-    """Whether a client talks to servers by HTTP, or schedules over instances itself."""
+    """A client sends requests to servers by HTTP, or schedules over instances itself."""
 
     SIMPLE = "simple"
     CONTROL_PLANE = "control_plane"
@@ -23,14 +23,13 @@ class UnifiedClientMode(Choice, StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnifiedClientConfig:
-    """``base_url`` is for both kinds of work; the others go before it.
+    """``base_url`` is for both kinds of work. A URL for one kind takes precedence.
 
-    ``timeout`` is seconds for a whole call with its retries (of a stream: until it begins, and between two
-    pieces). ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one request
-    (None: 32, and 256 through a gateway, which cuts them for its engines); a longer list is cut, and
-    ``embedding_concurrency`` requests run at once. ``instances``,
-    ``scheduling_policy`` and ``scheduling`` (other keys of that section of the configuration) are for the
-    control plane.
+    ``timeout`` is in seconds, for a whole call with its retries; of a stream, until it begins and between two
+    pieces. ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one request.
+    Longer lists are cut, and ``embedding_concurrency`` requests run at once. None means 32, and 256 through a
+    gateway, which cuts them for its engines. ``instances``, ``scheduling_policy`` and ``scheduling`` (other keys of
+    that section of the configuration) are for the control plane.
     """
 
     base_url: str | None = None
@@ -76,7 +75,7 @@ class UnifiedClientConfig:
 
 
 def unified_from_environment(environ: Mapping[str, str] = os.environ) -> Endpoint | None:
-    """The server in ``SAGE_UNIFIED_BASE_URL``. Raises ``ValueError`` for what is no URL."""
+    """The server in ``SAGE_UNIFIED_BASE_URL``. Raises ``ValueError`` if it is not a URL."""
     return _from_environment("SAGE_UNIFIED", environ)
 
 

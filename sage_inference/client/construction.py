@@ -1,4 +1,4 @@
-"""What a client is made of: its configuration, its endpoints, its transport."""
+"""Makes the parts of a client: its configuration, its endpoints, its transport."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sage_inference.client.work import Work
 if TYPE_CHECKING:
     from sage_inference.client.transport import AsyncTransport, Transport
 
-# No address: what goes there goes through the gateway in this process.
+# Without an address: requests go through the gateway in this process.
 IN_PROCESS = "http://localhost"
 
 
 def config_of(
     base_url: str | None, config: UnifiedClientConfig | None, options: ClientOptions
 ) -> UnifiedClientConfig:
-    """``config`` as it is, or one made of the arguments. Raises ``TypeError`` for both."""
+    """``config`` itself, or one made of the arguments. Raises ``TypeError`` if both are given."""
     if config is None:
         return UnifiedClientConfig(base_url=base_url, **options)
     if base_url is not None or options:
@@ -36,7 +36,7 @@ def config_of(
 
 
 def work_of(config: UnifiedClientConfig) -> Work:
-    """Its endpoints are those of the arguments; where these name none, those of the environment."""
+    """Work for the endpoints of the arguments, otherwise for those of the environment."""
     if config.mode is UnifiedClientMode.CONTROL_PLANE:
         models = config.llm_model or config.model, config.embedding_model or config.model
         return Work(config, Endpoint(IN_PROCESS, models[0]), Endpoint(IN_PROCESS, models[1]))
@@ -53,7 +53,7 @@ def _under(told: Endpoint | None, model: str | None) -> Endpoint | None:
 
 
 def transport_of(config: UnifiedClientConfig) -> Transport:
-    # Imported here: what a client doesn't use it doesn't load.
+    # Imported here, so that a client loads only the transport that it uses.
     if config.mode is UnifiedClientMode.CONTROL_PLANE:
         from sage_inference.client.in_process import InProcessTransport
 

@@ -1,4 +1,4 @@
-"""Runs requests on instances: the gateway's relay without a socket, on the running event loop."""
+"""Runs requests on instances with the gateway's relay, without a socket, on the running event loop."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _PATHS = {
 
 
 class ExecutionCoordinator:
-    """Instances, and a way to run requests on them. Use it in one event loop: ``async with``, or start and stop."""
+    """Runs requests on registered instances. Use it in one event loop, by ``async with`` or ``start`` and ``stop``."""
 
     def __init__(self, scheduling: Mapping[str, Any] | None = None) -> None:
-        """``scheduling`` is that section of the configuration. Raises ``ValueError``."""
+        """``scheduling`` is the section of that name in the configuration. Raises ``ValueError``."""
         try:
             self._settings: Settings = settings_of({"scheduling": dict(scheduling or {})}, listens=False)
         except ConfigError as error:
@@ -48,13 +48,13 @@ class ExecutionCoordinator:
 
     @property
     def gateway(self) -> Gateway:
-        """What it runs with. Raises ``RuntimeError`` before ``start``."""
+        """The gateway that runs the requests. Raises ``RuntimeError`` before ``start``."""
         if self._running is None:
             raise RuntimeError("not started: await start(), or use async with")
         return self._running.gateway
 
     async def start(self) -> None:
-        """Returns when the instances registered so far were looked at; after a second, as soon as one serves."""
+        """Start. Returns when all registered instances were probed, or after a second, as soon as one serves."""
         if self._running is None:
             running = RunningGateway(self._settings)
             await self._stack.enter_async_context(running.working())
@@ -64,7 +64,7 @@ class ExecutionCoordinator:
             await running.fleet.looked()
 
     async def stop(self) -> None:
-        """Ends what runs, and lets go of all connections."""
+        """End all requests, and close all connections."""
         if self._running is not None:
             self._running.callers.close()
             self._running = None
@@ -80,7 +80,7 @@ class ExecutionCoordinator:
         await self.stop()
 
     def register_instance(self, instance: ExecutionInstance | Backend) -> str:
-        """Its id. Raises ``ValueError`` for what is no instance, or one that is there already."""
+        """Add an instance. Returns its id. Raises ``ValueError`` if it is invalid or already registered."""
         try:
             settings = parse_instance(_entry_of(instance))
         except ConfigError as error:
@@ -94,13 +94,13 @@ class ExecutionCoordinator:
         return name
 
     def unregister_instance(self, instance_id: str) -> bool:
-        """What runs on it finishes. False where there is none of that id."""
+        """Remove an instance. Its running requests finish. False if no instance has that id."""
         if self._running is not None:
             self._running.fleet.remove(instance_id)
         return self._instances.pop(instance_id, None) is not None
 
     def get_instance(self, instance_id: str) -> ExecutionInstance | None:
-        """As it is now: its state, what it serves, its load."""
+        """The instance with its present state, models and load."""
         return self.gateway.registry.instances.get(instance_id)
 
     def list_instances(self) -> list[ExecutionInstance]:
@@ -109,10 +109,10 @@ class ExecutionCoordinator:
     async def execute(
         self, request: RequestMetadata, body: Mapping[str, Any] | None = None
     ) -> InferenceResult:
-        """Run it where the policy says; cancelling the call cancels it in the engine.
+        """Run a request on the instance that the policy chooses. Cancelling the call cancels it in the engine.
 
-        ``body`` holds further fields of the API (``messages``, ``seed`` …), and wins over the metadata's. A
-        ``prompt`` or ``embedding_texts`` in the metadata need no body. Raises errors of the ``SageInferenceError`` tree.
+        ``body`` has further fields of the API (``messages``, ``seed`` …) and takes precedence over the metadata.
+        With ``prompt`` or ``embedding_texts`` in the metadata no body is needed. Raises ``SageInferenceError``.
         """
         gateway, running = self.gateway, self._running
         assert running is not None
@@ -130,7 +130,7 @@ class ExecutionCoordinator:
         return _result(answer, path, request)
 
     def running_exchange(self, request_id: str) -> Exchange | None:
-        """The relay's view of a request that runs."""
+        """The relay's exchange of a running request."""
         if self._running is None:
             return None
         wanted = request_id.encode()

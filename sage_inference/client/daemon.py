@@ -1,4 +1,4 @@
-"""The running gateway's address, from the files it keeps."""
+"""The running gateway's address, from its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
-    """Where it listens, or why there is none."""
+    """The URL of the running gateway, or the reason why there is none."""
     try:
         paths = Paths.resolve(environ=environ)
         held = lock.look(paths.lock_file).held

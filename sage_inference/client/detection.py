@@ -1,4 +1,4 @@
-"""Finding the servers of this workstation: a list of named steps, each of which may find one or say why not."""
+"""Finds the servers of this workstation, by a list of named steps. Each finds a server or gives a reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HELP = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What is looked for. ``config`` has the explicit arguments; ``kinds`` the work that is to be done."""
+    """The criteria of a search. ``config`` has the explicit arguments, ``kinds`` the kinds of work."""
 
     config: UnifiedClientConfig
     kinds: tuple[str, ...] = ("llm", "embedding")
@@ -41,7 +41,7 @@ class Wish:
 
 @dataclass(slots=True)
 class Search:
-    """What was found so far, by kind of work, and what was tried for it."""
+    """The servers found so far, by kind of work, and the steps that were tried."""
 
     wish: Wish
     environ: Mapping[str, str]
@@ -55,21 +55,21 @@ class Search:
     def over(self) -> bool:
         return all(kind in self.found for kind in self.wish.kinds)
 
-    def told(self, kind: str, told: Endpoint | None) -> bool:
-        """Take a server that somebody named: it is not doubted."""
-        if told is None or not self.missing(kind):
+    def add_named(self, kind: str, named: Endpoint | None) -> bool:
+        """Take a server that arguments or environment name, without looking at it."""
+        if named is None or not self.missing(kind):
             return False
-        self.found[kind] = replace(told, model=self.model(kind) or told.model)
+        self.found[kind] = replace(named, model=self.model(kind) or named.model)
         return True
 
-    def seen(self, kind: str, server: Server, api_key: str | None) -> str | None:
-        """Take a server that was looked at, or say why not."""
+    def add_found(self, kind: str, server: Server, api_key: str | None) -> str | None:
+        """Take a server that was looked at, or return the reason against it."""
         models, wanted = server.models(kind), self.model(kind)
         if models is None:
             return f"serves no {kind} model"
         if wanted and wanted not in models:
             return f"serves {', '.join(models)}, not {wanted}"
-        # Of several models none is the one that is meant; a gateway knows its default.
+        # With several models no default is known. A gateway has one of its own.
         only = models[0] if len(models) == 1 else None
         self.found[kind] = Endpoint(server.url, wanted or only, api_key)
         return None
@@ -79,13 +79,13 @@ class Search:
         return (config.llm_model if kind == "llm" else config.embedding_model) or config.model
 
     def api_key(self, kind: str) -> str | None:
-        """A key given as an argument; those in the environment belong to the servers named there."""
+        """A key that was given as an argument. Keys in the environment belong to the servers named there."""
         config = self.wish.config
         return (config.llm_api_key if kind == "llm" else config.embedding_api_key) or config.api_key
 
 
 async def find(wish: Wish, environ: Mapping[str, str] = os.environ) -> Search:
-    """Raises ``NoServerFoundError`` with all that was tried, ``ValueError`` for a bad address."""
+    """Raises ``NoServerFoundError`` with all steps that were tried, ``ValueError`` for an invalid address."""
     search = Search(wish, environ)
     local = [_daemon, _llm_ports, _embedding_ports]
     rest = [*local, _cloud] if wish.prefer_local else [_cloud, *local]
@@ -108,22 +108,22 @@ def _nothing(tried: Sequence[str]) -> str:
 
 async def _arguments(search: Search) -> str | None:
     config = search.wish.config
-    took = [search.told("llm", config.llm), search.told("embedding", config.embedding)]
+    took = [search.add_named("llm", config.llm), search.add_named("embedding", config.embedding)]
     return None if any(took) else "arguments: no base_url, llm_base_url or embedding_base_url given"
 
 
 async def _unified(search: Search) -> str | None:
-    told = unified_from_environment(search.environ)
-    if told is None:
+    named = unified_from_environment(search.environ)
+    if named is None:
         return "SAGE_UNIFIED_BASE_URL: not set"
-    search.told("llm", told)
-    search.told("embedding", told)
+    search.add_named("llm", named)
+    search.add_named("embedding", named)
     return None
 
 
 async def _by_kind(search: Search) -> str | None:
-    search.told("llm", llm_from_environment(search.environ))
-    search.told("embedding", embedding_from_environment(search.environ))
+    search.add_named("llm", llm_from_environment(search.environ))
+    search.add_named("embedding", embedding_from_environment(search.environ))
     names = {"llm": "SAGE_CHAT_BASE_URL", "embedding": "SAGE_EMBEDDING_BASE_URL"}
     missing = [name for kind, name in names.items() if search.missing(kind)]
     return f"{', '.join(missing)}: not set" if missing else None
@@ -142,7 +142,7 @@ async def _daemon(search: Search) -> str | None:
         return (
             f"running gateway: {found.url} {error}{'' if key else '; its key goes into SAGE_UNIFIED_API_KEY'}"
         )
-    why = [search.seen(kind, server, key) for kind in ("llm", "embedding") if search.missing(kind)]
+    why = [search.add_found(kind, server, key) for kind in ("llm", "embedding") if search.missing(kind)]
     reasons = [one for one in why if one]
     return f"running gateway: {found.url} {', '.join(reasons)}" if reasons else None
 
@@ -166,16 +166,16 @@ async def _ports(search: Search, what: str, variable: str, ports: Sequence[int])
     own = "llm" if what == "LLM" else "embedding"
     for kind in ("llm", "embedding"):
         for server in servers:
-            # For the other kind of work it is not enough that a server doesn't say it can't.
+            # For the other kind of work, the server must have reported that it does it.
             if search.missing(kind) and (kind == own or server.dedicated):
-                why = search.seen(kind, server, search.api_key(kind))
+                why = search.add_found(kind, server, search.api_key(kind))
                 reasons += [f"{server.url} {why}"] if why and kind == own else []
     missing = search.missing(own)
     return f"{what} ports: {'; '.join(dict.fromkeys(reasons)) or 'none given'}" if missing else None
 
 
 async def _cloud(search: Search) -> str | None:
-    """Only where somebody asked for it, by a key or by word: prompts never leave the machine unasked."""
+    """The cloud, only with its key or with ``allow_cloud``: prompts must not leave the machine unasked."""
     if not search.missing("llm"):
         return None
     own, chat = (search.environ.get(name) for name in ("DASHSCOPE_API_KEY", "SAGE_CHAT_API_KEY"))

@@ -1,4 +1,4 @@
-"""Where a client sends a kind of work, and how a URL for it is written."""
+"""The server for a kind of work, and the form of its URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage_inference.config.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server with OpenAI's API. ``url`` has no ``/v1``; ``model`` is sent where a call names none."""
+    """A server with OpenAI's API. ``url`` has no ``/v1``. ``model`` is sent if a call names none."""
 
     url: str
     model: str | None = None
@@ -18,7 +18,7 @@ class Endpoint:
 
 
 def endpoint(url: str, model: str | None = None, api_key: str | None = None) -> Endpoint:
-    """Takes ``http://host:port``, with or without ``/v1``, and ``host:port``. Raises ``ValueError``."""
+    """From ``http://host:port``, with or without ``/v1``, or ``host:port``. Raises ``ValueError``."""
     try:
         address = parse_backend(url.strip())
     except ConfigError as error:

@@ -1,13 +1,13 @@
-"""What a call can fail with: one small tree, by whose fault it is and what may help."""
+"""The errors of a call, by the side at fault and the remedy."""
 
 from __future__ import annotations
 
 
 class SageInferenceError(Exception):
-    """The root. What is known of the failed call is in fields; None for what is not.
+    """The root of all errors. Fields describe the failed call, and are None if unknown.
 
-    ``status`` is the HTTP status, ``code`` and ``param`` the server's own words, ``request_id`` and
-    ``instance`` say which log to look into, ``retry_after`` is seconds, as the server asked.
+    ``status`` is the HTTP status. ``code`` and ``param`` are the server's. ``request_id`` and ``instance`` lead to
+    its log. ``retry_after`` is the delay in seconds that the server asked for.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class SageInferenceError(Exception):
 
     def __str__(self) -> str:
         known = {"status": self.status, "request": self.request_id, "instance": self.instance}
-        told = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-        return f"{self.message} ({told})" if told else self.message
+        details = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+        return f"{self.message} ({details})" if details else self.message
 
 
 class InferenceConnectionError(SageInferenceError):
-    """No server was reached, or it closed the connection before its answer ended."""
+    """No server was reached, or it closed the connection before the end of its answer."""
 
 
 class NoServerFoundError(InferenceConnectionError):
-    """Detection found nothing. ``tried`` has a line for each step: its name and why it gave nothing."""
+    """Detection found no server. ``tried`` has a line for each step: its name and the reason."""
 
     def __init__(self, message: str, tried: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class InferenceTimeoutError(SageInferenceError):
 
 
 class AuthenticationError(SageInferenceError):
-    """No API key, a wrong one, or one that may not do this (401, 403)."""
+    """The API key is missing, wrong, or has no permission (401, 403)."""
 
 
 class NotFoundError(SageInferenceError):
@@ -61,12 +61,12 @@ class NotFoundError(SageInferenceError):
 
 
 class BadRequestError(SageInferenceError):
-    """The server says that the request itself is wrong (any other 4xx)."""
+    """The request itself is wrong (any other 4xx)."""
 
 
 class RateLimitedError(SageInferenceError):
-    """Too much at once (429); ``retry_after`` says when to come again, where the server does."""
+    """Too many requests (429). ``retry_after`` is the server's delay, if it gave one."""
 
 
 class EngineError(SageInferenceError):
-    """The engine or the gateway failed (5xx), or answered something that cannot be read."""
+    """The engine or the gateway failed (5xx), or sent an invalid answer."""

@@ -1,4 +1,4 @@
-"""What both HTTP transports share: options of httpx, and its errors in our words."""
+"""The common part of both HTTP transports: options of httpx, and a translation of its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256, keep
 def options(url: str) -> dict[str, Any]:
     """Options of a client for one server. Raises ``InferenceConnectionError``.
 
-    Without TLS there is no certificate to check, and none to load, which takes 20 ms.
+    Without TLS no certificates are loaded, which would take 20 ms.
     """
     proxy = proxy_for(url)
     try:
@@ -55,7 +55,7 @@ def answer(request: Request, response: httpx.Response, body: bytes, since: float
 
 @contextlib.contextmanager
 def translated(request: Request, timeout: float) -> Iterator[None]:
-    """httpx's errors leave as ours."""
+    """Raise our errors in place of httpx's."""
     try:
         yield
     except httpx.TimeoutException as error:
@@ -76,7 +76,7 @@ def translated(request: Request, timeout: float) -> Iterator[None]:
 
 
 def _way(url: str) -> str:
-    """Names the variable that sends requests elsewhere: the failure may be the proxy's."""
+    """A part of error messages that names the proxy's variable, because the failure may be the proxy's."""
     try:
         proxy = proxy_for(url)
     except InferenceConnectionError:

@@ -1,4 +1,4 @@
-"""Requests over HTTP, from tasks."""
+"""Requests over HTTP from tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_inference.client.servers import serves
 
 
 class AsyncHttpStream:
-    """One answer's body as it comes."""
+    """The body of one answer, as it arrives."""
 
     def __init__(self, request: Request, response: httpx.Response, head: Answer, timeout: float) -> None:
         self.head = head
@@ -36,7 +36,7 @@ class AsyncHttpStream:
 
 
 class AsyncHttpTransport:
-    """Keep-alive connections of one event loop; used in another one (or after a fork) it makes new ones."""
+    """Keep-alive connections of one event loop. In another loop, or after a fork, it makes new ones."""
 
     def __init__(self) -> None:
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None

@@ -1,4 +1,4 @@
-"""Requests over HTTP, from threads."""
+"""Requests over HTTP from threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_inference.client.servers import serves
 
 
 class HttpStream:
-    """One answer's body as it comes."""
+    """The body of one answer, as it arrives."""
 
     def __init__(self, request: Request, response: httpx.Response, head: Answer, timeout: float) -> None:
         self.head = head
@@ -35,9 +35,9 @@ class HttpStream:
 
 
 class HttpTransport:
-    """Keep-alive connections to any number of servers; threads may share it.
+    """Keep-alive connections to any number of servers. Thread-safe.
 
-    After a fork the child makes connections of its own: bytes of two processes on one would mix.
+    After a fork the child makes connections of its own, because two processes would mix their bytes on one.
     """
 
     def __init__(self) -> None:
@@ -76,6 +76,6 @@ class HttpTransport:
             self._pid, self._clients = os.getpid(), {}
         client = self._clients.get(url)
         if client is None:
-            # Two threads may both come here: setdefault keeps one, the other was never used.
+            # Two threads may both make a client. setdefault keeps one, and the other was never used.
             client = self._clients.setdefault(url, httpx.Client(**options(url)))
         return client

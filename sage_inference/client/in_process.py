@@ -1,4 +1,4 @@
-"""Control-plane mode: requests through a gateway in this process, scheduled as the daemon schedules them."""
+"""Control-plane mode: requests go through a gateway in this process, which schedules like the daemon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def settings_from(config: UnifiedClientConfig) -> Settings:
-    """Raises ``ValueError`` for instances or a policy that no gateway could run with."""
+    """Raises ``ValueError`` for invalid instances or an unknown policy."""
     try:
         instances = [entry(one, "auto") for one in config.instances]
         for url, kind, key in (
@@ -46,7 +46,7 @@ def settings_from(config: UnifiedClientConfig) -> Settings:
 
 
 class _Local:
-    """A client's hold on its gateway; after a fork the child gets one of its own."""
+    """A client's reference to its gateway. After a fork the child gets a gateway of its own."""
 
     def __init__(self, config: UnifiedClientConfig) -> None:
         self._settings = settings_from(config)
@@ -66,7 +66,7 @@ class _Local:
 
 
 async def _opened(callers: Callers, request: Request) -> tuple[Reply, Answer]:
-    """The reply to a request, and its head; of an error the body as well."""
+    """The reply to a request, and its head. For an error, the head has the body as well."""
     since = time.perf_counter()
     method = b"GET" if request.body is None else b"POST"
     named = {"host": "localhost", "x-request-id": request.request_id, **request.headers}
@@ -77,16 +77,16 @@ async def _opened(callers: Callers, request: Request) -> tuple[Reply, Answer]:
         body = b"".join([piece async for piece in reply]) if reply.status >= 400 else b""
     except CutShortError as error:
         raise _broken(error, request) from error
-    except BaseException:  # cancelled: the caller left, or its time is over
+    except BaseException:  # also if cancelled, because the caller left or its time is over
         reply.abandon()
         raise
-    told = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+    received = {name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
     took = (time.perf_counter() - since) * 1000
-    return reply, Answer(reply.status, told, body, request.request_id, took)
+    return reply, Answer(reply.status, received, body, request.request_id, took)
 
 
 async def answered(callers: Callers, request: Request) -> Answer:
-    """The whole answer to a request, on the event loop of its gateway; cancelling it cancels the request."""
+    """The whole answer to a request. Runs on the gateway's event loop; cancelling it cancels the request."""
     since = time.perf_counter()
     reply, head = await _opened(callers, request)
     try:
@@ -122,7 +122,7 @@ async def _details(local: LocalGateway) -> dict[str, Any]:
 
 
 class InProcessStream:
-    """One answer's body as it comes."""
+    """The body of one answer, as it arrives."""
 
     def __init__(
         self, local: LocalGateway, reply: Reply, head: Answer, request: Request, timeout: float
@@ -153,7 +153,7 @@ class InProcessStream:
 
 
 class InProcessTransport:
-    """For threads."""
+    """A transport for threads."""
 
     def __init__(self, config: UnifiedClientConfig) -> None:
         self._local = _Local(config)
@@ -180,7 +180,7 @@ class InProcessTransport:
 
 
 class AsyncInProcessTransport:
-    """For tasks of any event loop; the gateway has its own."""
+    """A transport for tasks of any event loop. The gateway has a loop of its own."""
 
     def __init__(self, config: UnifiedClientConfig) -> None:
         self._local = _Local(config)
@@ -213,7 +213,7 @@ def _waited(future: Future[T], request: Request, timeout: float) -> T:
         future.cancel()
         raise _late(request, timeout) from None
     except BaseException:
-        future.cancel()  # an interrupt: the caller left
+        future.cancel()  # also on an interrupt, because the caller left
         raise
 
 

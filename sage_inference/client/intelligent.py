@@ -1,4 +1,4 @@
-"""Clients for one kind of work, with the constructors of older programs."""
+"""Clients for one kind of work, with the constructors that older programs use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_inference.client.unified import UnifiedInferenceClient
 
 
 class _OneKind(UnifiedInferenceClient):
-    """Shows its one endpoint as older clients do."""
+    """The endpoint as attributes, like in older clients."""
 
     @property
     def _only(self) -> Endpoint | None:

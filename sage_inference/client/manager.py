@@ -1,4 +1,4 @@
-"""``ControlPlaneManager``: submit requests, await their results, change the policy as they run."""
+"""``ControlPlaneManager``: submit requests, await their results, change the policy while they run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sage_inference.library.policies import SchedulingPolicy
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestStatus
 
-_REMEMBERED = 1000  # requests that ended, for get_request_status
+_REMEMBERED = 1000  # ended requests, for get_request_status
 
 
 class ControlPlaneManager:
-    """A gateway's scheduling for one event loop: ``async with ControlPlaneManager("hybrid") as manager``.
+    """A gateway's scheduling on one event loop: ``async with ControlPlaneManager("hybrid") as manager``.
 
-    ``scheduling_policy`` is a policy's name or one of the policy objects.
+    ``scheduling_policy`` is the name of a policy or a policy object.
     """
 
     def __init__(self, scheduling_policy: SchedulingPolicy | str = "hybrid") -> None:
-        """Raises ``ValueError`` for a policy there is not."""
+        """Raises ``ValueError`` for an unknown policy."""
         self._policy = scheduling_policy
         self.coordinator = ExecutionCoordinator(_settings(scheduling_policy))
         self._tasks: dict[str, asyncio.Task[InferenceResult]] = {}
@@ -40,7 +40,7 @@ class ControlPlaneManager:
         self.update_policy(self._policy)
 
     async def stop(self) -> None:
-        """Cancels what runs."""
+        """Cancel all running requests."""
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -65,7 +65,7 @@ class ControlPlaneManager:
     def submit_request(
         self, request: RequestMetadata, body: Mapping[str, Any] | None = None
     ) -> asyncio.Task[InferenceResult]:
-        """Begin it; await what is returned for its result. Raises ``ValueError`` for an id that runs already."""
+        """Start a request. Await the return value for its result. Raises ``ValueError`` if its id runs already."""
         name = request.request_id
         if name in self._tasks:
             raise ValueError(f"request {name} runs already; give each an id of its own")
@@ -75,7 +75,7 @@ class ControlPlaneManager:
         return task
 
     def get_request_status(self, request_id: str) -> RequestStatus | None:
-        """None for one that is not known, or ended a thousand requests ago."""
+        """The state of a request. None if its id is unknown, or a thousand requests have ended since."""
         if request_id not in self._tasks:
             return self._ended.get(request_id)
         running = self.coordinator.running_exchange(request_id)
@@ -84,12 +84,12 @@ class ControlPlaneManager:
         return RequestStatus.QUEUED if running.phase is Phase.QUEUED else RequestStatus.RUNNING
 
     def cancel_request(self, request_id: str) -> bool:
-        """Also in the engine. False where it does not run."""
+        """Cancel a request, also in the engine. False if it does not run."""
         task = self._tasks.get(request_id)
         return task is not None and task.cancel()
 
     def update_policy(self, policy: SchedulingPolicy | str) -> None:
-        """From now on; those that wait are sorted anew. Raises ``ValueError`` for a policy there is not."""
+        """Use another policy from now on, also for requests that wait. Raises ``ValueError`` for an unknown one."""
         gateway = self.coordinator.gateway
         scheduling = replace(gateway.settings.scheduling, **_settings(policy))
         gateway.configure(replace(gateway.settings, scheduling=scheduling))
@@ -98,7 +98,7 @@ class ControlPlaneManager:
         self._policy = policy
 
     def get_status(self) -> dict[str, Any]:
-        """As ``sage inference status --json``."""
+        """The document of ``sage inference status --json``."""
         return status_document(self.coordinator.gateway)
 
     def get_metrics(self) -> PerformanceMetrics:

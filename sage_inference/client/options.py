@@ -1,4 +1,4 @@
-"""The keyword arguments that the clients' constructors take, typed once. See ``UnifiedClientConfig``."""
+"""The keyword arguments of the clients' constructors, typed once. See ``UnifiedClientConfig``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class PlainOptions(TypedDict, total=False):
-    """Of every client."""
+    """Options of every client."""
 
     max_retries: int
     embedding_batch_size: int | None
@@ -23,7 +23,7 @@ class _Options(PlainOptions, total=False):
 
 
 class ClientOptions(_Options, total=False):
-    """Of the constructor, beside ``base_url``."""
+    """Options of the constructor, beside ``base_url``."""
 
     llm_model: str | None
     embedding_model: str | None
@@ -31,6 +31,6 @@ class ClientOptions(_Options, total=False):
 
 
 class ServerOptions(_Options, total=False):
-    """Of ``create_auto``, which has parameters for the rest."""
+    """Options of ``create_auto``, which has parameters for the rest."""
 
     base_url: str | None

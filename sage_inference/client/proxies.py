@@ -1,6 +1,6 @@
-"""The proxy that the environment names for a server, or the reason why its variables cannot be followed.
+"""The proxy that the environment names for a server, or the reason why its variables are wrong.
 
-httpx reads them too, but fails outside of its own errors where one is wrong, even for servers that NO_PROXY names.
+httpx reads them too. But a wrong one makes it raise errors that are not its own, even for servers in NO_PROXY.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SYSTEM = "the system's proxy setting"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """``variable`` names it in messages; its address may hold a password."""
+    """Messages name the ``variable`` only, because the address may have a password."""
 
     variable: str
     url: httpx.URL = field(repr=False)
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """None where no proxy stands before ``url``: on this machine, named by NO_PROXY, or none configured.
+    """The proxy for ``url``. None if none is configured, the host is this machine, or NO_PROXY names it.
 
     Raises ``InferenceConnectionError`` for a proxy that cannot be used.
     """
@@ -49,7 +49,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def _usable(url: str, host: str, variable: str, value: str) -> Proxy:
-    """The value stays out of the messages: it may hold a password."""
+    """The proxy in a variable. Messages leave its value out, because it may have a password."""
     address = value if "://" in value else f"http://{value}"
     scheme = address.partition("://")[0].lower()
     remedy = f"correct or unset it, or add {host} to NO_PROXY"
@@ -76,7 +76,7 @@ def _is_address(text: str) -> bool:
 
 
 def _variable(kind: str) -> str:
-    """The name as it stands in the environment; the one in lower case counts."""
+    """The variable's name in the environment. The one in lower case takes precedence."""
     for name in (f"{kind}_proxy", f"{kind.upper()}_PROXY"):
         if os.environ.get(name):
             return name
@@ -89,13 +89,13 @@ def _is_excepted(host: str, port: int | None, exceptions: str) -> bool:
 
 
 def _matches(name: str, port: int | None, entry: str) -> bool:
-    """One entry of NO_PROXY: ``*``, a name with all below it, an address, or a network; with a port or without."""
+    """Whether an entry of NO_PROXY matches: ``*``, a domain, an address or a network, with or without a port."""
     if entry == "*":
         return True
     if "/" in entry.partition("://")[2] or ("/" in entry and "://" not in entry):
         return _is_within(name, entry)
     try:
-        ipaddress.ip_address(entry)  # IPv6 without brackets, whose last part is no port
+        ipaddress.ip_address(entry)  # IPv6 without brackets: its last part is not a port
         wanted, only = entry, None
     except ValueError:
         found = _ENTRY.fullmatch(entry)

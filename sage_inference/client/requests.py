@@ -1,4 +1,4 @@
-"""From what a caller gave to what is sent: nothing is added, nothing is dropped."""
+"""Makes HTTP requests of a caller's arguments. Nothing is added, nothing is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Texts = str | Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request to be. ``body`` is None for a GET."""
+    """One HTTP request. ``body`` is None for a GET."""
 
     url: str
     path: str
@@ -27,7 +27,7 @@ class Request:
 
 
 def chat_body(messages: Messages, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A text alone is a user's message."""
+    """The body of a chat. A text alone becomes a user's message."""
     said = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     return {"messages": said, **fields}
 
@@ -47,7 +47,7 @@ def post(
     extra_body: Mapping[str, Any] | None = None,
     extra_headers: Mapping[str, str] | None = None,
 ) -> Request:
-    """``body`` without what is None (that is: not given), with ``extra_body`` put over it as it is."""
+    """A POST of ``body`` without the fields that are None, which were not given, and updated by ``extra_body``."""
     named = model or endpoint.model
     sent = {"model": named} if named else {}
     sent.update({name: value for name, value in body.items() if value is not None})
@@ -67,5 +67,5 @@ def _key(endpoint: Endpoint) -> dict[str, str]:
 def _encoded(document: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, but an escape
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, so it is escaped
         return json.dumps(document, allow_nan=False).encode()

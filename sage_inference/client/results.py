@@ -1,4 +1,4 @@
-"""What the clients hand back beside plain texts and vectors."""
+"""Results of the clients that are more than plain texts and vectors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Kind = Literal["chat", "generate", "embed"]
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """One answer with what came beside it.
+    """One answer with its metadata.
 
-    ``content`` is what the call returns without ``return_result``: a text, a vector or a list of vectors.
-    ``raw`` is the server's whole document (of an embedding in several pieces, the first's); ``instance`` is
-    who answered, where a gateway says so.
+    ``content`` is the call's return value without ``return_result``: a text, a vector or a list of vectors.
+    ``raw`` is the server's whole document, or that of the first piece of an embedding in several.
+    ``instance`` is the instance that answered, if a gateway reports it.
     """
 
     request_id: str
@@ -35,7 +35,7 @@ class InferenceResult:
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
-        """The tool calls of the first choice, as the server sent them."""
+        """The tool calls of the first choice, unchanged."""
         choices = self.raw.get("choices") or [{}]
         calls = (choices[0].get("message") or {}).get("tool_calls")
         return list(calls or ())
@@ -43,7 +43,7 @@ class InferenceResult:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A text's place in a ranking: ``index`` is its position among the texts given."""
+    """A text's place in a ranking. ``index`` is its position in the list that was given."""
 
     index: int
     score: float

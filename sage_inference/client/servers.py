@@ -1,4 +1,4 @@
-"""Looking at a server: what it serves, by its own word."""
+"""Asks a server for its models and kinds of work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LOOK_S = 1.0
 
 
 class LookError(Exception):
-    """The server is not there, or is none of ours; the message says how."""
+    """The server is not reached, or is not an inference server. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``dedicated``: it said itself what it serves, rather than nothing that speaks against it."""
+    """``dedicated``: the server reported its kinds of work. Otherwise they are assumed."""
 
     url: str
     llm: tuple[str, ...] | None
@@ -31,12 +31,12 @@ class Server:
     dedicated: bool
 
     def models(self, kind: str) -> tuple[str, ...] | None:
-        """The models for ``llm`` or ``embedding`` work, None where it does no such work."""
+        """The models for ``llm`` or ``embedding`` work. None if the server does no such work."""
         return self.llm if kind == "llm" else self.embedding
 
 
 async def look(url: str, api_key: str | None = None, seconds: float = LOOK_S) -> Server:
-    """Raises ``LookError``."""
+    """Ask the server at ``url``. Raises ``LookError``."""
     try:
         chosen = options(url)
     except InferenceConnectionError as error:
@@ -56,7 +56,7 @@ async def look(url: str, api_key: str | None = None, seconds: float = LOOK_S) ->
 
 
 async def serves(url: str, api_key: str | None, kind: str) -> bool:
-    """Whether that server answers now and does ``llm`` or ``embedding`` work."""
+    """Whether the server answers now and does ``llm`` or ``embedding`` work."""
     try:
         return (await look(url, api_key, 2 * LOOK_S)).models(kind) is not None
     except LookError:
@@ -64,7 +64,7 @@ async def serves(url: str, api_key: str | None, kind: str) -> bool:
 
 
 async def look_at_all(urls: Iterable[str], api_key: str | None) -> dict[str, Server | LookError]:
-    """At once, so that the time is that of one look."""
+    """Look at all servers in parallel, so that it takes only as long as one look."""
     wanted = list(dict.fromkeys(urls))
     found = await asyncio.gather(*(look(url, api_key) for url in wanted), return_exceptions=True)
     seen: dict[str, Server | LookError] = {}

@@ -1,4 +1,4 @@
-"""Server-sent events, out of bytes in whatever pieces they come."""
+"""Parses server-sent events from bytes in pieces of any size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """Takes bytes, returns the events that are complete by then.
+    """Takes bytes and returns the events that they complete.
 
-    Lines end with LF, CR or CRLF. A byte order mark before a line is dropped: the standard allows one at the
-    begin of the stream, and otherwise the first event would be lost without an error.
+    Lines end with LF, CR or CRLF. A byte order mark before a line is dropped. The standard allows one at the
+    beginning of the stream, and with it the first event would be lost without an error.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class EventReader:
         return [event for line in lines if (event := self._read(line)) is not None]
 
     def finish(self) -> Event | None:
-        """The event at the end of the bytes, whose empty line never came. Its data may be cut."""
+        """The last event, if no empty line ended it. Its data may be cut."""
         line = bytes(self._line)
         self._line.clear()
         if line:

@@ -1,4 +1,4 @@
-"""What a stream of tokens says: pieces of text, and at its end usage and why it ended."""
+"""Reads a stream of tokens: pieces of text, and at the end the usage and the finish reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage_inference.client.sse import Event, EventReader
 
 
 class StreamText:
-    """Reads one answer's events. ``head`` is the answer's head, its body empty."""
+    """Reads the events of one answer. ``head`` is the answer with an empty body."""
 
     def __init__(self, kind: Kind, head: Answer) -> None:
         self.kind = kind
@@ -26,20 +26,20 @@ class StreamText:
         self._pieces: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """The pieces of text in these bytes; none after the stream's end.
+        """The pieces of text in these bytes. Empty after the stream's end.
 
-        Raises ``EngineError`` for an error event, after the text before it.
+        Raises ``EngineError`` for an error event, after returning the text before it.
         """
         return iter(()) if self.ended else self._pieces_of(self._events.feed(data))
 
     def finish(self) -> Iterator[str]:
-        """The bytes are over: the text of a last event that no empty line ended.
+        """The text of a last event without an empty line, after all bytes were fed.
 
-        Raises ``EngineError`` where the stream was not over.
+        Raises ``EngineError`` if the stream was not complete.
         """
         last = None if self.ended else self._events.finish()
         if last is not None and (_is_end(last.data) or _object(last.data) is not None):
-            yield from self._pieces_of([last])  # anything else was cut
+            yield from self._pieces_of([last])  # any other data was cut
         if not self.ended and self.finish_reason is None:
             raise self._failed("the stream ended before its end")
 
@@ -54,7 +54,7 @@ class StreamText:
 
     @property
     def result(self) -> InferenceResult:
-        """What has come so far; complete once the stream is over."""
+        """The result of the events so far. It is complete when the stream is over."""
         request_id = self.head.headers.get("x-request-id") or self.head.request_id
         return InferenceResult(
             request_id,
@@ -91,7 +91,7 @@ class StreamText:
 
 
 def _is_end(data: bytes) -> bool:
-    """As the openai SDK has it, whatever follows."""
+    """Whether data begins with ``[DONE]``. Like in the openai SDK, more may follow."""
     return data.lstrip().startswith(b"[DONE]")
 
 
@@ -101,7 +101,7 @@ def _first_choice(choices: Any) -> dict[str, Any] | None:
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object of an event. Bytes that are no UTF-8 become U+FFFD, as the standard has it for events."""
+    """The JSON object of an event. Bytes that are not UTF-8 become U+FFFD, as the standard for events demands."""
     try:
         found = json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -110,7 +110,7 @@ def _object(data: bytes) -> dict[str, Any] | None:
 
 
 def _error(name: bytes, found: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The event as one that has an ``error``, if it reports one: by that key, its name, or vLLM's ``object``."""
+    """The event with an ``error`` key if it reports an error: by that key, by its name, or by vLLM's ``object``."""
     if found.get("error"):
         return found
     return {"error": found} if name == b"error" or found.get("object") == "error" else None

@@ -1,4 +1,4 @@
-"""What ``stream=True`` returns: the pieces of a text as the engine makes them."""
+"""The return values of ``stream=True``: the pieces of a text, as the engine makes them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sage_inference.client.transport import AsyncByteStream, ByteStream
 
 
 class TextStream(Iterator[str]):
-    """Pieces of text. Closing it, or letting go of it, cancels the request in the engine.
+    """Pieces of text. Closing the stream, or dropping it, cancels the request in the engine.
 
-    ``result`` is what came so far; after the last piece it has usage (where it was asked for, by
-    ``stream_options``) and why the text ended.
+    ``result`` has the text so far. After the last piece it has the finish reason, and the usage if
+    ``stream_options`` asked for it.
     """
 
     def __init__(self, body: ByteStream, text: StreamText) -> None:
@@ -45,12 +45,12 @@ class TextStream(Iterator[str]):
 
 def _pieces(body: ByteStream, text: StreamText) -> Generator[str, None, None]:
     try:
-        yield ""  # begun: only a generator that has begun runs its ``finally`` when it is let go of
+        yield ""  # starts the generator: only a started one runs its ``finally`` when it is dropped
         try:
             for data in body:
                 if (
                     not text.ended
-                ):  # otherwise what follows is the end of the transfer, and frees the connection
+                ):  # otherwise read on: the end of the transfer follows, and frees the connection
                     yield from text.feed(data)
         except (InferenceConnectionError, InferenceTimeoutError):
             if not text.ended:
@@ -61,7 +61,7 @@ def _pieces(body: ByteStream, text: StreamText) -> Generator[str, None, None]:
 
 
 class AsyncTextStream(AsyncIterator[str]):
-    """As ``TextStream``, with ``async for``, ``async with`` and ``aclose``."""
+    """Like ``TextStream``, with ``async for``, ``async with`` and ``aclose``."""
 
     def __init__(self, pieces: AsyncGenerator[str, None], text: StreamText) -> None:
         self._text = text

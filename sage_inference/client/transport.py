@@ -1,4 +1,4 @@
-"""What a client needs of whatever carries its requests: one answer, or one answer piece by piece."""
+"""The interface of a client's transports: one answer, or one answer piece by piece."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sage_inference.client.requests import Request
 
 
 class ByteStream(Protocol):
-    """An answer whose body comes in pieces; ``close`` before its end tells the server to stop.
+    """An answer with a body in pieces. ``close`` before its end makes the server stop.
 
-    ``head`` has an empty body, or the whole one where the status is an error.
+    ``head`` has an empty body, or the whole one if the status is an error.
     """
 
     head: Answer
@@ -24,25 +24,25 @@ class ByteStream(Protocol):
 
 
 class Transport(Protocol):
-    """Raises errors of the ``SageInferenceError`` tree only; ``timeout`` is in seconds."""
+    """Raises errors of the ``SageInferenceError`` tree only. ``timeout`` is in seconds."""
 
     def send(self, request: Request, timeout: float) -> Answer: ...
 
     def open(self, request: Request, timeout: float) -> ByteStream: ...
 
     def serves(self, endpoint: Endpoint, kind: str) -> bool:
-        """Whether ``llm`` or ``embedding`` work is served there now."""
+        """Whether the endpoint serves ``llm`` or ``embedding`` work now."""
         ...
 
     def details(self) -> dict[str, Any]:
-        """What a status shows beside the endpoints."""
+        """Fields for the client's status, beside the endpoints."""
         ...
 
     def close(self) -> None: ...
 
 
 class AsyncByteStream(Protocol):
-    """As ``ByteStream``."""
+    """Like ``ByteStream``."""
 
     head: Answer
 
@@ -52,7 +52,7 @@ class AsyncByteStream(Protocol):
 
 
 class AsyncTransport(Protocol):
-    """As ``Transport``."""
+    """Like ``Transport``."""
 
     async def send(self, request: Request, timeout: float) -> Answer: ...
 

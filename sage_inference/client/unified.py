@@ -1,4 +1,4 @@
-"""The client for threads: chat, text, embeddings and rankings from whatever serves them."""
+"""The client for threads: chat, text, embeddings and rankings from a gateway, an engine or several."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 
 class UnifiedInferenceClient:
-    """One face for the models of this workstation. Threads may share it; it survives a fork.
+    """One client for the models of this workstation. It is thread-safe and survives a fork.
 
-    ``UnifiedInferenceClient("http://127.0.0.1:8000")`` talks to a gateway or an engine; with
-    ``llm_base_url`` and ``embedding_base_url`` each kind of work goes to a server of its own; without any
-    of them the ``SAGE_*_BASE_URL`` variables say where. ``create_auto`` finds servers, and
-    ``create_with_control_plane`` schedules over several by itself.
+    ``UnifiedInferenceClient("http://127.0.0.1:8000")`` uses a gateway or an engine. With ``llm_base_url`` and
+    ``embedding_base_url`` each kind of work has a server of its own. Without a URL, those in the ``SAGE_*_BASE_URL``
+    variables are used. ``create_auto`` finds servers, and ``create_with_control_plane`` schedules over several by
+    itself.
     """
 
     _instances: ClassVar[dict[str, UnifiedInferenceClient]] = {}
@@ -58,12 +58,12 @@ class UnifiedInferenceClient:
 
     @classmethod
     def _of(cls, config: UnifiedClientConfig, work: Work | None = None) -> Self:
-        """One whose constructor is passed by: those of the derived clients take other arguments."""
+        """Make a client without its constructor, because derived clients have other arguments there."""
         client = cls.__new__(cls)
         client._set_up(config, work or work_of(config))
         return client
 
-    # Making one
+    # Constructors
 
     @classmethod
     def create_auto(
@@ -77,9 +77,9 @@ class UnifiedInferenceClient:
         allow_cloud: bool | None = None,
         **options: Unpack[ServerOptions],
     ) -> Self:
-        """A client of what is found: arguments, environment, running gateway, local ports, cloud if allowed.
+        """A client of detected servers: arguments, environment, running gateway, local ports, cloud if allowed.
 
-        The cloud (DashScope) is used only where ``DASHSCOPE_API_KEY`` is set, or ``allow_cloud`` is True and
+        The cloud (DashScope) is used only if ``DASHSCOPE_API_KEY`` is set, or if ``allow_cloud`` is True and
         ``SAGE_CHAT_API_KEY`` is set, and never with ``allow_cloud=False``. Raises ``NoServerFoundError``.
         """
         from sage_inference.client.apart import run_apart
@@ -104,7 +104,7 @@ class UnifiedInferenceClient:
 
     @classmethod
     def get_instance(cls, instance_key: str = "default", **options: Any) -> Self:
-        """The client of that key, made by ``create_auto(**options)`` where there is none yet."""
+        """The client of that key. If there is none yet, ``create_auto(**options)`` makes it."""
         key = f"{cls.__name__}:{instance_key}"
         with UnifiedInferenceClient._lock:
             found = UnifiedInferenceClient._instances.get(key)
@@ -115,7 +115,7 @@ class UnifiedInferenceClient:
 
     @classmethod
     def clear_instances(cls) -> None:
-        """Close and forget all that ``get_instance`` made."""
+        """Close and forget all clients that ``get_instance`` made."""
         with UnifiedInferenceClient._lock:
             instances = list(UnifiedInferenceClient._instances.values())
             UnifiedInferenceClient._instances.clear()
@@ -137,11 +137,11 @@ class UnifiedInferenceClient:
         max_retries: int = 2,
         **scheduling: Any,
     ) -> Self:
-        """A client that schedules over the instances itself, as a gateway does, on a thread of this process.
+        """A client that schedules over the instances itself, like a gateway, on a thread of this process.
 
-        An instance is ``{"host", "port", "model_name", "instance_type"}`` (and what else
-        ``BackendInstanceConfig`` takes). ``scheduling`` has other keys of that section of the configuration,
-        such as ``embedding_priority``. Raises ``ValueError`` for what is no instance, policy or key.
+        An instance is ``{"host", "port", "model_name", "instance_type"}``, with any other fields of
+        ``BackendInstanceConfig``. ``scheduling`` has other keys of that section of the configuration, such as
+        ``embedding_priority``. Raises ``ValueError`` for an invalid instance, policy or key.
         """
         return cls._of(
             UnifiedClientConfig(
@@ -182,10 +182,10 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | TextStream:
-        """The answer's text; with ``return_result`` what came beside it, with ``stream`` its pieces.
+        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` the text's pieces.
 
         A text alone as ``messages`` is a user's message. All other ``fields`` (``tools``, ``seed``,
-        ``response_format`` …) are sent as they are; what is None is not sent.
+        ``response_format`` …) are sent unchanged. Fields that are None are not sent.
         """
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
@@ -212,7 +212,7 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | TextStream:
-        """What follows ``prompt`` (a text, or its token ids); the rest as for ``chat``."""
+        """The continuation of ``prompt``, which is a text or its token ids. The rest is as for ``chat``."""
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
         return self._generated(self._work.generate(prompt, fields, options), stream, return_result)
@@ -252,7 +252,7 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> Any:
-        """The vector of a text, or a list of the vectors of several, in their order.
+        """The vector of a text, or a list of the vectors of several texts, in their order.
 
         With ``as_numpy`` an array of float32: one vector, or one row a text.
         """
@@ -270,7 +270,7 @@ class UnifiedInferenceClient:
         return result if return_result else result.content
 
     def _each(self, do: Callable[[Piece], T], pieces: Sequence[Piece]) -> list[T]:
-        """``do`` for each, several at once; the first failure ends the rest."""
+        """Call ``do`` for each piece, several at once. The first failure ends the rest."""
         if len(pieces) < 2:
             return [do(piece) for piece in pieces]
         from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -282,7 +282,7 @@ class UnifiedInferenceClient:
             failed = next((one for one in futures if one in done and one.exception() is not None), None)
             return [failed.result()] if failed is not None else [one.result() for one in futures]
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that run have no way to be told
+            pool.shutdown(wait=False, cancel_futures=True)  # running ones cannot be cancelled
 
     def rerank(
         self,
@@ -295,17 +295,17 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> list[Ranking]:
-        """How well each text answers the query, best first."""
+        """The texts ranked by how well they answer the query, best first."""
         options = Options(model, timeout, extra_body, extra_headers)
         ways = self._work.rerank(query, texts, fields, options)
         request, answer = self._first(ways, self._work.attempts(timeout))
         self._work.rerank_works_by(request)
         return rankings(answer)
 
-    # What there is
+    # Status
 
     def models(self) -> list[str]:
-        """The names of the models that can be asked for."""
+        """The names of the available models."""
         found: list[str] = []
         for ways in self._work.model_lists():
             _, answer = self._first(ways, self._work.attempts())
@@ -313,7 +313,7 @@ class UnifiedInferenceClient:
         return list(dict.fromkeys(found))
 
     def is_llm_available(self) -> bool:
-        """Whether a server for chat and completions answers now, and serves such work."""
+        """Whether a server for chat and completions answers now."""
         return self._available("llm")
 
     def is_embedding_available(self) -> bool:
@@ -328,14 +328,14 @@ class UnifiedInferenceClient:
         return self.config.mode is UnifiedClientMode.CONTROL_PLANE
 
     def get_status(self) -> dict[str, Any]:
-        """Where work goes, and whether it can go there now."""
+        """The server for each kind of work, and whether it is available now."""
         available = {kind: self._available(kind) for kind in self._work.endpoints}
         return {**self._work.status(available), **self._transport.details()}
 
-    # Ends
+    # Closing
 
     def close(self) -> None:
-        """Let go of all connections; idempotent."""
+        """Close all connections. May be called again."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.close()
@@ -355,7 +355,7 @@ class UnifiedInferenceClient:
         return self._carrier
 
     def _first(self, ways: Sequence[Request], attempts: Attempts) -> tuple[Request, Answer]:
-        """The first way whose route the server has, and its answer."""
+        """The first of several requests with a route that the server has, and the answer."""
         missing: SageInferenceError | None = None
         for request in ways:
             try:
@@ -373,7 +373,7 @@ class UnifiedInferenceClient:
 
 
 def _attempted(attempts: Attempts, attempt: Callable[[float], T]) -> T:
-    """The first attempt that succeeds; ``attempt`` is given the seconds it may take."""
+    """The result of the first attempt that succeeds. ``attempt`` gets its time limit in seconds."""
     while True:
         try:
             return attempt(attempts.remaining())

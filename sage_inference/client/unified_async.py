@@ -1,4 +1,4 @@
-"""The client for tasks: as ``unified``, with ``await``."""
+"""The client for tasks: like ``unified``, with ``await``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class AsyncUnifiedInferenceClient:
-    """As ``UnifiedInferenceClient``, for an event loop: await its methods, ``async for`` its streams."""
+    """Like ``UnifiedInferenceClient``, for an event loop: await its methods, and read streams by ``async for``."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class AsyncUnifiedInferenceClient:
         self._work = work_of(self.config)
         self._carrier: AsyncTransport | None = async_transport_of(self.config)
 
-    # Making one
+    # Constructors
 
     @classmethod
     async def create_auto(
@@ -56,7 +56,7 @@ class AsyncUnifiedInferenceClient:
         allow_cloud: bool | None = None,
         **options: Unpack[ServerOptions],
     ) -> Self:
-        """As ``UnifiedInferenceClient.create_auto``."""
+        """Like ``UnifiedInferenceClient.create_auto``."""
         from sage_inference.client.detection import Wish, find
 
         config = UnifiedClientConfig(
@@ -89,7 +89,7 @@ class AsyncUnifiedInferenceClient:
         max_retries: int = 2,
         **scheduling: Any,
     ) -> Self:
-        """As ``UnifiedInferenceClient.create_with_control_plane``."""
+        """Like ``UnifiedInferenceClient.create_with_control_plane``."""
         return cls(
             config=UnifiedClientConfig(
                 mode=UnifiedClientMode.CONTROL_PLANE,
@@ -131,10 +131,10 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | AsyncTextStream:
-        """The answer's text; with ``return_result`` what came beside it, with ``stream`` its pieces.
+        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` the text's pieces.
 
         A text alone as ``messages`` is a user's message. All other ``fields`` (``tools``, ``seed``,
-        ``response_format`` …) are sent as they are; what is None is not sent.
+        ``response_format`` …) are sent unchanged. Fields that are None are not sent.
         """
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
@@ -163,7 +163,7 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | AsyncTextStream:
-        """What follows ``prompt`` (a text, or its token ids); the rest as for ``chat``."""
+        """The continuation of ``prompt``, which is a text or its token ids. The rest is as for ``chat``."""
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
         return await self._generated(self._work.generate(prompt, fields, options), stream, return_result)
@@ -209,7 +209,7 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> Any:
-        """The vector of a text, or a list of the vectors of several, in their order.
+        """The vector of a text, or a list of the vectors of several texts, in their order.
 
         With ``as_numpy`` an array of float32: one vector, or one row a text.
         """
@@ -230,7 +230,7 @@ class AsyncUnifiedInferenceClient:
         return result if return_result else result.content
 
     async def _each(self, do: Callable[[Piece], Awaitable[T]], pieces: Sequence[Piece]) -> list[T]:
-        """``do`` for each, several at once; the first failure ends the rest."""
+        """Call ``do`` for each piece, several at once. The first failure ends the rest."""
         slots = asyncio.Semaphore(self.config.embedding_concurrency)
 
         async def one(piece: Piece) -> T:
@@ -255,17 +255,17 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> list[Ranking]:
-        """How well each text answers the query, best first."""
+        """The texts ranked by how well they answer the query, best first."""
         options = Options(model, timeout, extra_body, extra_headers)
         ways = self._work.rerank(query, texts, fields, options)
         request, answer = await self._first(ways, self._work.attempts(timeout))
         self._work.rerank_works_by(request)
         return rankings(answer)
 
-    # What there is
+    # Status
 
     async def models(self) -> list[str]:
-        """The names of the models that can be asked for."""
+        """The names of the available models."""
         found: list[str] = []
         for ways in self._work.model_lists():
             _, answer = await self._first(ways, self._work.attempts())
@@ -273,7 +273,7 @@ class AsyncUnifiedInferenceClient:
         return list(dict.fromkeys(found))
 
     async def is_llm_available(self) -> bool:
-        """Whether a server for chat and completions answers now, and serves such work."""
+        """Whether a server for chat and completions answers now."""
         return await self._available("llm")
 
     async def is_embedding_available(self) -> bool:
@@ -288,14 +288,14 @@ class AsyncUnifiedInferenceClient:
         return self.config.mode is UnifiedClientMode.CONTROL_PLANE
 
     async def get_status(self) -> dict[str, Any]:
-        """Where work goes, and whether it can go there now."""
+        """The server for each kind of work, and whether it is available now."""
         available = {kind: await self._available(kind) for kind in self._work.endpoints}
         return {**self._work.status(available), **await self._transport.details()}
 
-    # Ends
+    # Closing
 
     async def aclose(self) -> None:
-        """Let go of all connections; idempotent."""
+        """Close all connections. May be called again."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             await carrier.aclose()
@@ -317,7 +317,7 @@ class AsyncUnifiedInferenceClient:
         return self._carrier
 
     async def _first(self, ways: Sequence[Request], attempts: Attempts) -> tuple[Request, Answer]:
-        """The first way whose route the server has, and its answer."""
+        """The first of several requests with a route that the server has, and the answer."""
         missing: SageInferenceError | None = None
         for request in ways:
             try:
@@ -339,7 +339,7 @@ class AsyncUnifiedInferenceClient:
 
 
 async def _attempted(attempts: Attempts, attempt: Callable[[float], Awaitable[T]]) -> T:
-    """The first attempt that succeeds; ``attempt`` is given the seconds it may take."""
+    """The result of the first attempt that succeeds. ``attempt`` gets its time limit in seconds."""
     while True:
         try:
             return await attempt(attempts.remaining())

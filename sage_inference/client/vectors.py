@@ -1,4 +1,4 @@
-"""Vectors out of an embedding answer: in the order of the texts, from base64 without a detour over JSON floats."""
+"""Reads the vectors in an answer, in the order of the texts. Base64 saves a detour over JSON numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Vector = bytes | list[float]  # little-endian float32, or numbers where the server knows no base64
+Vector = bytes | list[float]  # little-endian float32, or numbers if the server does not support base64
 _BIG_ENDIAN = sys.byteorder == "big"  # of this machine
 
 
 def embeddings(answer: Answer, count: int) -> tuple[list[Vector], dict[str, Any]]:
-    """The ``count`` vectors of an answer, and its document. Raises ``EngineError`` where one is missing."""
+    """The ``count`` vectors of an answer, and its document. Raises ``EngineError`` if one is missing."""
     found = document(answer)
     vectors: list[Vector | None] = [None] * count
     try:
@@ -47,14 +47,14 @@ def as_lists(vectors: Sequence[Vector]) -> list[list[float]]:
 
 
 def _floats(vector: bytes) -> list[float]:
-    numbers = array("f", vector)  # without the tuple that struct would make first: 4 µs for 384, not 7
+    numbers = array("f", vector)  # struct would make a tuple first: 7 µs instead of 4 for 384 numbers
     if _BIG_ENDIAN:
         numbers.byteswap()
     return numbers.tolist()
 
 
 def as_array(vectors: Sequence[Vector]) -> NDArray[np.float32]:
-    """One row a vector. Raises ``ImportError`` where numpy is not installed."""
+    """An array with one row a vector. Raises ``ImportError`` if numpy is not installed."""
     try:
         import numpy as np
     except ImportError:

@@ -1,4 +1,4 @@
-"""The work a client can be asked for: each as the requests it takes and how their answers are read."""
+"""The kinds of work of a client: the requests that each sends, and the reading of their answers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from sage_inference.client.vectors import Vector, as_array, as_lists, embeddings
 WorkKind = Literal["llm", "embedding"]
 
 EMBED_PATH = "/v1/embeddings"
-FEW = 32  # texts that every engine takes in one request
-# Enough that a request's own cost is small; so few that answers are read while servers are at work on others.
+FEW = 32  # texts in one request that every engine accepts
+# Enough texts to make a request's own cost small, and few enough to read answers while servers work on others.
 MANY = 256
-# vLLM's and most others', then TEI's: which one a server has shows when it is asked.
+# The route of vLLM and most others, then TEI's. The server's response shows which one it has.
 _RERANK = (("/v1/rerank", "documents"), ("/rerank", "texts"))
 _NO_ROUTE = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every call may be given beside its body's fields."""
+    """Options of every call, beside the fields of its body."""
 
     model: str | None = None
     timeout: float | None = None
@@ -48,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One chat or completion. ``read`` makes a result of a whole answer."""
+    """One chat or completion. ``read`` makes a result from a whole answer."""
 
     kind: Kind
     request: Request
@@ -56,7 +56,7 @@ class Generation:
     read: Callable[[Answer], InferenceResult]
 
     def streamed(self, head: Answer) -> StreamText:
-        """A reader of the stream that begins with ``head``. Raises what its status means."""
+        """A reader for the stream that begins with ``head``. Raises the error of its status if it has one."""
         if head.status >= 400:
             raise error_of(head)
         return StreamText(self.kind, head)
@@ -64,7 +64,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some of the texts to be embedded, in one request."""
+    """Some of the texts of an embedding, in one request."""
 
     request: Request
     attempts: Attempts
@@ -72,7 +72,7 @@ class Piece:
     as_numpy: bool
 
     def read(self, answer: Answer) -> PieceRead:
-        """Numbers are made of each answer as it comes, while servers are at work on others."""
+        """Convert an answer as soon as it arrives, while servers work on others."""
         vectors, document = embeddings(answer, self.count)
         return answer, vectors if self.as_numpy else as_lists(vectors), document
 
@@ -81,10 +81,10 @@ PieceRead = tuple[Answer, Sequence[Vector], dict[str, Any]]
 
 
 class Embedding:
-    """Texts to be embedded, in pieces; the pieces' answers, in order, are the vectors.
+    """Texts to embed, in pieces. The pieces' answers, in order, have the vectors.
 
-    ``cut`` makes a piece of some texts. Where it is not known who serves, a first piece shows: an engine may
-    take no more than ``FEW`` texts, a gateway cuts for its engines what it gets, and large requests cost less.
+    ``cut`` makes a piece of some texts. The answer to a first piece shows whether the server is an engine, which may
+    accept no more than ``FEW`` texts, or a gateway, which cuts requests for its engines. Large requests cost less.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Embedding:
         self._cut = cut
 
     def opening(self) -> list[Piece]:
-        """What is to be sent before the rest, if anything."""
+        """The piece that must be answered before the rest is sent, if there is one."""
         if self._single:
             return [self._cut(self._texts[0])]
         return [self._cut(self._texts[:FEW])] if self.size is None and self._texts else []
@@ -144,7 +144,7 @@ def _summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 class Work:
-    """Makes the requests of one client. ``tried`` is what detection looked at, for errors to tell."""
+    """Makes the requests of one client. ``tried`` has the steps of detection, for error messages."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Work:
         self.endpoints: dict[WorkKind, Endpoint | None] = {"llm": llm, "embedding": embedding}
         self._tried = tuple(tried)
         self._rerank_ways = list(_RERANK)
-        self._learned_size: int | None = None  # texts a request, once it showed who serves them
+        self._learned_size: int | None = None  # texts a request, when an answer has shown the kind of server
 
     def endpoint(self, kind: WorkKind) -> Endpoint:
         found = self.endpoints[kind]
@@ -182,7 +182,7 @@ class Work:
         return Generation("generate", request, self.attempts(options.timeout), completion_result)
 
     def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options, as_numpy: bool) -> Embedding:
-        """Vectors are asked for in base64, as the openai SDK does: a quarter of the bytes, and exact."""
+        """Ask for vectors in base64, like the openai SDK: a quarter of the bytes, and exact."""
         single = isinstance(texts, str)
         every = [texts] if isinstance(texts, str) else list(texts)
         attempts = self.attempts(options.timeout)
@@ -195,13 +195,13 @@ class Work:
 
     @property
     def _piece_size(self) -> int | None:
-        # In control-plane mode the batch size is the gateway's own rule, for its calls to engines.
+        # In control-plane mode the batch size is a rule of the gateway, for its calls to engines.
         if self.config.mode is UnifiedClientMode.CONTROL_PLANE:
             return MANY
         return self.config.embedding_batch_size or self._learned_size
 
     def embeds_by(self, embedding: Embedding) -> None:
-        """Remember what its first piece showed."""
+        """Remember the batch size that the answer to a first piece allows."""
         self._learned_size = embedding.size
 
     def _embedding_request(self, texts: Texts, fields: Mapping[str, Any], options: Options) -> Request:
@@ -211,7 +211,7 @@ class Work:
     def rerank(
         self, query: str, texts: Sequence[str], fields: Mapping[str, Any], options: Options
     ) -> list[Request]:
-        """The ways to ask; each next one is for servers without the route of the one before."""
+        """Requests to try in order. Each further one is for servers without the route of the one before."""
         return [
             self._post("embedding", path, {"query": query, name: list(texts), **fields}, options)
             for path, name in self._rerank_ways
@@ -221,12 +221,12 @@ class Work:
         self._rerank_ways = [way for way in _RERANK if way[0] == request.path]
 
     def model_lists(self) -> list[list[Request]]:
-        """The ways to ask each server, as for ``rerank``."""
+        """Requests to try for each server, in order, as for ``rerank``."""
         by_url = {one.url: one for one in self.endpoints.values() if one is not None}
         return [[get(one, "/v1/models"), get(one, "/info")] for one in by_url.values()]
 
     def status(self, available: Mapping[WorkKind, bool]) -> dict[str, Any]:
-        """Where each kind of work goes, and what was tried where it goes nowhere."""
+        """The server for each kind of work, or the steps that were tried if there is none."""
         document: dict[str, Any] = {"mode": self.config.mode.value}
         for kind, endpoint in self.endpoints.items():
             document[kind] = {

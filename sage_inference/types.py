@@ -152,7 +152,8 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     A program constructs the public ``library.requests.RequestMetadata``; the gateway and the policies use this.
 
     ``caller_request_id`` is the caller's own id where the engine gets another, because that one was in use.
-    ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``prompt_blocks`` are
+    ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``output_tokens``: how long an
+    answer the caller asks for; 0 where the engine decides, or where it matters to nobody. ``prompt_blocks`` are
     chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
     the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
     from ``arrived`` to the first byte of the answer. ``slo`` is what the operator wants for it; None: the default of its
@@ -176,6 +177,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     script: int = 0
     cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
     caller_request_id: str = ""
+    output_tokens: int = 0
     slo: Slo | None = None
 
 

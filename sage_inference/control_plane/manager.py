@@ -92,6 +92,11 @@ class ControlPlaneManager:
         """Those of models that have one of their own."""
         return self._placer.by_model
 
+    @property
+    def uneven(self) -> frozenset[str]:
+        """The models whose instances have contexts of different lengths."""
+        return self._placer.uneven
+
     # What the relay calls
 
     def submit(self, ticket: Ticket, measure: Callable[[], None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How much one request may ask an engine to generate, where the settings limit it."""
+"""How much one request asks an engine to generate, and how much it may ask for where the settings limit it."""
 
 from __future__ import annotations
 
@@ -13,34 +13,41 @@ from sage_inference.control_plane.refusal import Refusal, Why
 
 # Which fields ask for how much, in all the protocols that are relayed.
 _ANSWERS = ("n", "best_of")
-_TOKENS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_TOKENS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict", "num_predict")
 _Asked = msgspec.defstruct(
     "_Asked",
     [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in (*_ANSWERS, *_TOKENS)],
     gc=False,
 )
+_MOST = 1 << 31  # tokens: no context is longer
 _LONGEST = 400  # bytes of a value: longer numbers are above any limit
 _decode = msgspec.json.Decoder(_Asked).decode
 
 
-def check_output(body: bytes, limits: LimitSettings) -> None:
-    """Raises ``Refusal`` for a field above its limit. A field that is absent is the engine's to decide on."""
+def asked_output(body: bytes, limits: LimitSettings) -> int:
+    """The tokens of an answer that a body asks for, the most where several fields do; 0 where none does.
+
+    A field that is absent is the engine's to decide on. Raises ``Refusal`` for a field above its limit.
+    """
     try:
         asked = decoded(_decode, body)
     except msgspec.ValidationError:
-        return  # no object: it asks for nothing
+        return 0  # no object: it asks for nothing
     for name in _ANSWERS:
-        _check(name, getattr(asked, name), limits.max_n, "limits.max_n")
-    for name in _TOKENS:
-        _check(name, getattr(asked, name), limits.max_completion_tokens, "limits.max_completion_tokens")
+        _asked(name, getattr(asked, name), limits.max_n, "limits.max_n")
+    most, setting = limits.max_completion_tokens, "limits.max_completion_tokens"
+    tokens = max([_asked(name, getattr(asked, name), most, setting) for name in _TOKENS])
+    return int(min(max(0.0, tokens), _MOST))
 
 
-def _check(name: str, field: msgspec.Raw | msgspec.UnsetType, limit: int | None, setting: str) -> None:
-    if limit is None or isinstance(field, msgspec.UnsetType):
-        return
+def _asked(name: str, field: msgspec.Raw | msgspec.UnsetType, limit: int | None, setting: str) -> float:
+    if isinstance(field, msgspec.UnsetType):
+        return 0.0
     value = _value(field)
-    if _number(value) > limit:
+    number = _number(value)
+    if limit is not None and number > limit:
         raise Refusal(Why.BAD_REQUEST, f"'{name}' is {value}, more than {limit} ({setting})", name)
+    return number
 
 
 def _value(field: msgspec.Raw) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from sage_inference.control_plane.load import backlog_ms, can_spare, is_open
+from sage_inference.control_plane.pairs import whole_of
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed
@@ -139,10 +140,23 @@ def uneven_models(instances: Iterable[ExecutionInstance]) -> frozenset[str]:
 
 
 def _fitting(request: SchedulingRequest, candidates: list[ExecutionInstance]) -> list[ExecutionInstance]:
-    """Those whose context the prompt may fit into; all where it fits into none, because the estimate may be wrong."""
-    fewest = request.prompt_tokens / SURELY_TOO_LONG
-    fitting = [i for i in candidates if i.context_tokens.get(request.model, fewest) >= fewest]
-    return fitting or candidates
+    """Those whose context prompt and answer may fit into; all where they fit into none, because estimates may be wrong.
+
+    With the length of its answer a request also names what it needs: then those come first where that fits by the
+    estimate of its prompt, because an engine refuses a request that asks for one token too many. Without it the engine
+    gives what its context has left.
+    """
+    whole = whole_of(request)
+    output, prompt = whole.output_tokens, whole.prompt_tokens
+    fewest = prompt / SURELY_TOO_LONG + output
+    if output and (fitting := _with_context(candidates, request.model, prompt + output)):
+        return fitting
+    return _with_context(candidates, request.model, fewest) or candidates
+
+
+def _with_context(candidates: list[ExecutionInstance], model: str, tokens: float) -> list[ExecutionInstance]:
+    """Those that may have a context of so many tokens: some engines do not report theirs."""
+    return [i for i in candidates if i.context_tokens.get(model, tokens) >= tokens]
 
 
 def _ask(

@@ -17,7 +17,7 @@ from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.embedding import AggregationRules, Room
 from sage_inference.control_plane.health import Health
 from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.output_limits import check_output
+from sage_inference.control_plane.output_limits import asked_output
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import VECTOR_ROUTES, Registry
@@ -367,7 +367,7 @@ class Gateway:
         self.wheel.idle_s = settings.timeouts.stream_idle_s
         self.limits = settings.limits
         self.connection_limit.configured = settings.limits.connections
-        self.limits_output = (self.limits.max_n, self.limits.max_completion_tokens) != (None, None)
+        self._look_at_output()
         self.retries = settings.scheduling.retries
         self.stats.access = AccessLog() if settings.logging.access else None
         self.registry.aliases = dict(settings.aliases)
@@ -470,12 +470,19 @@ class Gateway:
         self.exchanges = exchanges_for(self.registry.instances.values())
         self._track_prompts()
         self.manager.dispatch()
+        self._look_at_output()
         self.embeddings.pump_soon()
 
     def _track_prompts(self) -> None:
         """Where nobody can choose, it is of no use to know which short prompts are cached, but for a record."""
         matters = self.registry.offers_choice or self.settings.scheduling.record_file
         self.shortest = 0 if matters else SHORT_BYTES
+
+    def _look_at_output(self) -> None:
+        """How long an answer a request asks for matters where it is limited, or fits only some of the instances."""
+        limits = self.limits
+        limited = limits.max_n is not None or limits.max_completion_tokens is not None
+        self.looks_at_output = limited or bool(self.manager.uneven)
 
     # For the relay
 
@@ -503,8 +510,7 @@ class Gateway:
         route, kind = head.route, head.route.type
         asked = read(route, exchange.body)
         named = asked.model
-        if self.limits_output and kind.is_llm:
-            check_output(exchange.body, self.limits)
+        output = asked_output(exchange.body, self.limits) if self.looks_at_output and kind.is_llm else 0
         model = named or self._implied_model(route)
         if model in self.registry.names:
             model = self.registry.resolve(model)
@@ -522,6 +528,8 @@ class Gateway:
             session=asked.user,
             prompt_bytes=0 if kind is _TOKENIZE else len(prompt),  # text that is only tokenized is no work
         )
+        if output:
+            request.output_tokens = output
         if self._key_priority or head.asks is not None:
             self._heed_headers(request, head)
         return request

@@ -10,7 +10,7 @@ import pytest
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.density import LARGE
-from sage_inference.control_plane.output_limits import check_output
+from sage_inference.control_plane.output_limits import asked_output
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.embeddings.request import parse
@@ -99,7 +99,7 @@ def bounded(work: Callable[[], object], size: int) -> None:
 def test_no_json_costs_more_than_its_bytes(body: bytes) -> None:
     bounded(lambda: read(CHAT, body), len(body))
     bounded(lambda: read(CHAT, body) and with_model(CHAT, body, "other"), len(body))
-    bounded(lambda: check_output(body, LIMITS), len(body))
+    bounded(lambda: asked_output(body, LIMITS), len(body))
 
 
 @pytest.mark.parametrize("body", EMBEDDINGS.values(), ids=EMBEDDINGS.keys())

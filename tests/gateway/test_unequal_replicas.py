@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings
+from sage_inference.control_plane.policies import POLICIES, policy_named
 from sage_inference.gateway.api.status import instance_document
+from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState, ExecutionInstanceType
 from tests.support.inprocess import InProcess, gateway
 from tests.support.listing import NO_ROUTE, ListingEngine, Reply
@@ -78,6 +80,87 @@ def test_what_fits_only_the_larger_context_is_served_there(policy: str) -> None:
             assert {chat(g, 5).headers["x-sage-instance"] for _ in range(12)} >= {
                 "e0"
             } or policy != "round_robin"
+
+
+ROUTES = {
+    "/v1/chat/completions": ("max_tokens", "max_completion_tokens", "n_predict"),
+    "/v1/completions": ("max_tokens", "n_predict"),
+    "/v1/responses": ("max_output_tokens",),
+    "/v1/messages": ("max_tokens",),
+}
+FIELDS = [(path, field) for path, fields in ROUTES.items() for field in fields]
+
+
+def strict(length: int) -> ListingEngine:
+    """Refuses what does not fit in words that no gateway knows."""
+
+    def answer(path: str, document: dict[str, Any]) -> Reply:
+        prompt = document.get("prompt") or document.get("input") or document["messages"][0]["content"]
+        asked = max([int(document.get(field) or 0) for fields in ROUTES.values() for field in fields])
+        fits = len(prompt) // 4 + asked <= length
+        return OK if fits else (400, {"error": {"message": "no", "type": "invalid_request_error"}})
+
+    return ListingEngine("m1", post=answer, owner="vllm", routes=list(ROUTES), card={"max_model_len": length})
+
+
+def asking(path: str, words: int, **more: Any) -> dict[str, Any]:
+    text = "abc " * words
+    if path == "/v1/completions":
+        return {"prompt": text, **more}
+    if path == "/v1/responses":
+        return {"input": text, **more}
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+def test_an_answer_that_fits_only_the_larger_context_is_asked_for_there_under_every_policy() -> None:
+    with strict(4096) as a, strict(32768) as b, gateway(*instances(a, b)) as g:
+        ready(g)
+        sizes = (5, 8000), (5, "7000"), (3000, 2000), (800, 3400), (2000, 30_000)
+        many = [{"max_tokens": 8000}, {}, {"max_tokens": 10}, {"max_tokens": None}] * 2
+        with ThreadPoolExecutor(4) as pool:
+            for turn, policy in enumerate(POLICIES):
+                g.ask(lambda r, name=policy: r.gateway.manager.use(policy_named(name)))  # type: ignore[misc]
+                a.posts.clear()
+                for number, (path, field) in enumerate(FIELDS):
+                    words, tokens = sizes[(turn + number) % len(sizes)]
+                    assert post(g, path, **asking(path, words, **{field: tokens})).status_code == 200
+                assert a.posts == [], policy
+                mixed = list(pool.map(lambda asked: chat(g, 400, **asked), many))
+                assert {answer.status_code for answer in mixed} == {200}, policy
+                assert a.posts or policy not in ("round_robin", "least_loaded")
+
+
+def test_an_odd_length_of_the_answer_is_the_engines_to_judge() -> None:
+    with ListingEngine("m1", post=lambda *_: OK, routes=CHAT, card={"max_model_len": 64}) as a:
+        with ListingEngine("m1", post=lambda *_: OK, routes=CHAT, card={"max_model_len": 128}) as b:
+            with gateway(*instances(a, b)) as g:
+                ready(g)
+                odds: list[Any] = [0, -1, 1e300, 10**400, "many", [], {}, True, None, 0.5]
+                for odd in odds:
+                    assert chat(g, 5, max_tokens=odd).status_code == 200, odd
+
+
+def test_the_smaller_context_is_asked_where_the_larger_is_down() -> None:
+    with strict(4096) as a, strict(32768) as b, gateway(*instances(a, b)) as g:
+        ready(g)
+
+        def eject(running: RunningGateway) -> None:
+            running.gateway.engines["e1"].instance.state = EngineState.EJECTED
+            running.gateway.instances_changed()
+
+        g.ask(eject)
+        assert chat(g, 5, max_tokens=8000).status_code == 400
+        assert len(a.posts) == 1
+
+
+def test_bodies_are_read_for_their_answers_length_only_where_it_matters() -> None:
+    with strict(4096) as a, strict(4096) as b, strict(32768) as c:
+        with gateway(*instances(a, b)) as g:
+            ready(g)
+            assert not g.ask(lambda r: r.gateway.looks_at_output)
+        with gateway(*instances(a, c)) as g:
+            ready(g)
+            assert g.ask(lambda r: r.gateway.looks_at_output)
 
 
 def test_what_fits_no_context_gets_the_engines_own_refusal() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 from typing import Any
 
@@ -53,11 +53,16 @@ class Fleet:
 
         return set_to
 
-    def add_llm(self, slots: int = 0) -> None:
-        """An LLM engine on a GPU of its own; ``slots`` 0 leaves its number of requests open."""
-        engine = LLMEngine(self.events, self.limits)
+    def add_llm(self, slots: int = 0, max_model_len: int = 0) -> None:
+        """An LLM engine on a GPU of its own; ``slots`` 0 leaves its number of requests open.
+
+        ``max_model_len`` is its context's length, where it reports one.
+        """
+        engine = LLMEngine(self.events, replace(self.limits, max_model_len=max_model_len))
         name = f"gpu-{len(self.gpus) + 1}"
         self._add(f"{name}-llm", engine, ExecutionInstanceType.GENERAL, slots=slots)
+        if max_model_len:
+            self.instances[-1].context_tokens = {LLM_MODEL: max_model_len}
         self.gpus.append(GPU(engine))
 
     def add_mixed(self) -> None:

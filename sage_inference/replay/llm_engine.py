@@ -21,12 +21,21 @@ from sage_inference.simulator.timing import llm_step_ms
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """vLLM's defaults on an H100 with a 7B model; ``block_tokens`` is the unit in which prefixes are shared."""
+    """vLLM's defaults on an H100 with a 7B model; ``block_tokens`` is the unit in which prefixes are shared.
+
+    ``max_model_len`` is what a prompt and its answer may have together; 0: as much as the KV memory holds.
+    """
 
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     kv_tokens: int = 940_000
     block_tokens: int = 512
+    max_model_len: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest sequence may have."""
+        return min(self.max_model_len or self.kv_tokens, self.kv_tokens)
 
 
 class Listener(Protocol):
@@ -120,8 +129,10 @@ class LLMEngine:
 
     def submit(self, generation: Generation) -> None:
         """Raises ``ValueError`` for what can never fit."""
-        if generation.prompt + generation.output > self.limits.kv_tokens:
-            raise ValueError(f"{generation.prompt} + {generation.output} tokens exceed the KV cache")
+        if generation.prompt + generation.output > self.limits.longest:
+            raise ValueError(
+                f"{generation.prompt} + {generation.output} tokens exceed the {self.limits.longest} of the context"
+            )
         self.waiting.append(generation)
         if not self._steps:
             self._begin()

@@ -16,6 +16,7 @@ from sage_inference.replay.llm_engine import Generation, LLMEngine
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
+TOO_LONG = "too_long"  # why a job was refused that fits into no engine's context
 UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
 
 
@@ -39,6 +40,9 @@ class Replayed:
         self.tell_gap = self.run.manager.gap_listener(instance) if self.request.streams else None
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
+            if job.prompt + job.output > engine.limits.longest:
+                self.run.events.at(self.run.events.now, lambda: self._too_long(instance))
+                return
             engine.submit(Generation(job.prompt, job.output, job.blocks, self))
         else:
             engine.submit(job.prompt, self)
@@ -46,6 +50,18 @@ class Replayed:
     def refused(self, refusal: Refusal) -> None:
         self.outcome.refused = refusal.why.name.lower()
         self.run.ended(self.outcome)
+
+    def _too_long(self, instance: ExecutionInstance) -> None:
+        """The engine refused it, before any work: as in the gateway, a larger one gets it where there is one."""
+        manager = self.run.manager
+        self.tried += (too_small := manager.no_larger(self, instance))
+        manager.release(self, outcome="retried" if too_small else "failed", status=400)
+        if too_small:
+            self.outcome.placed_ms = None
+            self.run.place(self, manager.go_on)
+        else:
+            self.outcome.refused = TOO_LONG
+            self.run.ended(self.outcome)
 
     def first_token(self, cached: int) -> None:
         self.outcome.first_ms = self.run.events.now
@@ -100,13 +116,16 @@ class Run:
         """Now, whatever ``job.at_ms`` says."""
         outcome = Outcome(job)
         self.outcomes.append(outcome)
-        ticket = Replayed(self, self._request(job), outcome)
+        self.place(Replayed(self, self._request(job), outcome), self.manager.submit)
+
+    def place(self, ticket: Replayed, how: Callable[[Replayed], None]) -> None:
+        """Let the manager place it now or later; what waits too long is refused."""
         try:
-            self.manager.submit(ticket)
+            how(ticket)
         except Refusal as refusal:
             ticket.refused(refusal)
             return
-        if outcome.placed_ms is None:
+        if ticket.outcome.placed_ms is None:
             self.events.at(self.events.now + QUEUE_MS, lambda: self._give_up(ticket))
 
     def _request(self, job: Job) -> SchedulingRequest:

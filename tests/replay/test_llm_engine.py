@@ -130,8 +130,11 @@ def test_the_newest_is_preempted_when_memory_is_full_and_loses_no_token() -> Non
 
 
 def test_what_can_never_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="exceed the KV cache"):
-        LLMEngine(Events(), EngineLimits(kv_tokens=1000)).submit(Generation(900, 101, [], Stream(Events())))
+    for limits in (EngineLimits(kv_tokens=1000), EngineLimits(max_model_len=1000)):
+        engine = LLMEngine(Events(), limits)
+        engine.submit(Generation(900, 100, [], Stream(Events())))
+        with pytest.raises(ValueError, match="exceed the 1000 of the context"):
+            engine.submit(Generation(900, 101, [], Stream(Events())))
 
 
 def one_step_at_a_time(arrivals: list[Arrival], limits: EngineLimits) -> list[tuple[float, float]]:

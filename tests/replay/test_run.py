@@ -11,7 +11,7 @@ from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import Slo, percentile, summarize
-from sage_inference.replay.run import QUEUE_MS, Run
+from sage_inference.replay.run import QUEUE_MS, TOO_LONG, Run
 from sage_inference.simulator.timing import encoder_ms, llm_step_ms
 from sage_inference.types import RequestType
 
@@ -115,3 +115,30 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert [percentile(values, part) for part in (0.5, 0.9, 0.99)] == [50, 90, 99]
     assert percentile([], 0.5) is None
     assert percentile([7.0], 0.99) == 7.0
+
+
+def uneven(*lengths: int) -> Fleet:
+    fleet = Fleet()
+    for length in lengths:
+        fleet.add_llm(max_model_len=length)
+    return fleet
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "least_loaded", "hybrid"])
+@pytest.mark.parametrize(
+    ("prompt", "output"), [(10_000, 10), (5000, 10), (100, 8000), (4000, 200)], ids=lambda n: str(n)
+)
+def test_what_fits_only_a_larger_context_is_served_there(policy: str, prompt: int, output: int) -> None:
+    outcomes = play(uneven(4096, 32_768), *[Job(float(n), prompt, output) for n in range(6)], policy=policy)
+    assert [o.refused for o in outcomes] == [None] * 6
+    assert {o.instance for o in outcomes} == {"gpu-2-llm"}
+    assert all(o.end_ms is not None for o in outcomes)
+
+
+@pytest.mark.parametrize("lengths", [(4096,), (4096, 4096), (4096, 8192), (0, 0)], ids=str)
+def test_what_fits_no_context_is_refused_and_leaves_nothing_behind(lengths: tuple[int, ...]) -> None:
+    run = Run(policy_named("least_loaded"), uneven(*lengths))
+    small, large = run.play([Job(0.0, 100, 10), Job(1.0, 950_000, 10)])
+    assert small.end_ms is not None
+    assert (large.refused, large.first_ms) == (TOO_LONG, None)
+    assert [i.active_requests for i in run.manager.registry.instances.values()] == [0] * len(lengths)

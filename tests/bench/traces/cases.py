@@ -12,9 +12,13 @@ from dataclasses import replace
 
 from sage_inference.replay.fleet import Fleet
 from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.replay.llm_engine import EngineLimits
+from sage_inference.simulator.timing import llm_step_ms
 from tests.bench.traces import workloads
-from tests.bench.traces.contest import Result, play, points, share
+from tests.bench.traces.contest import Result, play, points, share, waits_ms
+from tests.bench.traces.conversations import agent_loops, cold_start, growing_chats
 from tests.bench.traces.mixed import mixed
+from tests.bench.traces.uneven import contexts, one_piece, slow_engines
 
 DEADLINE_MS = 1000.0
 SATURATED_PER_S = 40.0  # requests of one_prefix that an engine can take in time
@@ -38,9 +42,13 @@ def mooncake_22(part: float) -> Result:
     """Mooncake conversation at 2.2 times its speed: more than the engines can take in time, all of it."""
     jobs = workloads.mooncake(2.2, part)
     result = Result("mooncake x2.2")
-    base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    at_once = play("least_loaded", jobs, at_once=True)
+    base = result.add("least_loaded, at once", at_once, _long(at_once))
     result.add("least_loaded", play("least_loaded", jobs))
-    plain = result.add("hybrid", play("hybrid", jobs))
+    pushed = play("hybrid", jobs, at_once=True)
+    result.add("hybrid, at once", pushed, _long(pushed))
+    late_bound = play("hybrid", jobs)
+    plain = result.add("hybrid", late_bound, _long(late_bound))
     told = [replace(job, deadline_ms=DEADLINE_MS) for job in jobs]
     ours = result.add("hybrid, callers give 1 s", play("hybrid", told))
     result.at_most("hybrid TTFT p50 / least_loaded at once", share(plain.ttft_ms.p50, base.ttft_ms.p50), 0.65)
@@ -48,6 +56,18 @@ def mooncake_22(part: float) -> Result:
     result.at_least("hybrid goodput over it, callers give 1 s, points", points(ours, base), 40)
     result.beside_others(plain, jobs)
     return result
+
+
+def _long(outcomes: Sequence[Outcome]) -> str:
+    """How long prompts waited that take more than a second by themselves."""
+    waits = waits_ms(outcome for outcome in outcomes if _alone_ms(outcome.job.prompt) > DEADLINE_MS)
+    return f"prompts over 1 s: TTFT p90 {waits.p90:,.0f} ms"
+
+
+def _alone_ms(prompt: int) -> float:
+    """What an idle engine takes for it, with nothing cached."""
+    step = EngineLimits().max_num_batched_tokens
+    return sum(llm_step_ms(1, done, [(min(step, prompt - done), done)]) for done in range(0, prompt, step))
 
 
 def prefix_tenants(part: float) -> Result:
@@ -149,4 +169,10 @@ CASES: dict[str, tuple[Callable[[float], Result], float]] = {
     "long-bursts": (long_bursts, 0.3),
     "noisy-tenant": (noisy_tenant, 0.3),
     "mixed": (mixed, 0.2),
+    "growing-chats": (growing_chats, 1.0),
+    "agent-loops": (agent_loops, 1.0),
+    "cold-start": (cold_start, 1.0),
+    "one-piece": (one_piece, 1.0),
+    "slow-engines": (slow_engines, 1.0),
+    "contexts": (contexts, 1.0),
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.report import Slo, Summary, summarize
+from sage_inference.replay.report import Percentiles, Slo, Summary, summarize
 from sage_inference.replay.run import Run
 from tests.bench.traces.baselines import BASELINES
 
@@ -61,16 +62,20 @@ class Result:
         return summary
 
     def beside_others(
-        self, ours: Summary, jobs: Sequence[Job], least: float = 0.0, *, at: str = "", **how: Any
+        self, ours: Summary, jobs: Sequence[Job], least: float | None = 0.0, *, at: str = "", **how: Any
     ) -> None:
-        """Other routers' rules get the same jobs; ``least`` is what ours must have over their best, in points."""
+        """Other routers' rules get the same jobs; ``least`` is what ours must have over their best, in points.
+
+        None: no bound.
+        """
 
         def compare() -> None:
             best = max(
                 self.add(name, play(name, jobs, at_once=True, **how), at=at).goodput for name in BASELINES
             )
-            what = "hybrid goodput over the best of other routers' rules, points"
-            self.at_least(f"{at}: {what}" if at else what, 100 * (ours.goodput - best), least)
+            if least is not None:
+                what = "hybrid goodput over the best of other routers' rules, points"
+                self.at_least(f"{at}: {what}" if at else what, 100 * (ours.goodput - best), least)
 
         self._others.append(compare)
 
@@ -99,6 +104,16 @@ def play(
     run = Run(policy_named("least_loaded", fleet.clock), fleet)
     run.manager.use(rule(run))
     return run.play(jobs)
+
+
+def waits_ms(outcomes: Iterable[Outcome]) -> Percentiles:
+    """Times to the first token; one that was never answered waited for ever."""
+    return Percentiles.of(math.inf if o.ttft_ms is None else o.ttft_ms for o in outcomes)
+
+
+def longest_s(outcomes: Iterable[Outcome]) -> float:
+    """The longest time to a first token."""
+    return max(math.inf if o.ttft_ms is None else o.ttft_ms / 1000 for o in outcomes)
 
 
 def share(part: float | None, whole: float | None) -> float:

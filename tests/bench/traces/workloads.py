@@ -130,6 +130,22 @@ def documents(seconds: float, chats_per_s: float, documents_per_s: float) -> lis
     return sorted([*chats(seconds, chats_per_s), *long], key=lambda job: job.at_ms)
 
 
+def mixed_lengths(seconds: float) -> list[Job]:
+    """Most chats are short; every sixth has a long prompt, every sixth may have a long answer, one in 60 is too long."""
+    rng = random.Random(11)
+    jobs = []
+    for number, at in enumerate(_arrivals(rng, 10, seconds)):
+        prompt, output = rng.randint(100, 1500), rng.randint(50, 300)
+        if number % 60 == 59:
+            prompt = 40_000
+        elif number % 6 == 0:
+            prompt = rng.randint(4000, 20_000)
+        elif number % 6 == 3:
+            output = rng.randint(3500, 6000)
+        jobs.append(Job(at, prompt, output))
+    return jobs
+
+
 def _until(jobs: list[Job], seconds: float) -> list[Job]:
     """Those that come in time, in order: otherwise the load would fade at the end."""
     return sorted((job for job in jobs if job.at_ms < seconds * 1000), key=lambda job: job.at_ms)

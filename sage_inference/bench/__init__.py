@@ -1,1 +1,1 @@
-"""A load generator for any OpenAI-compatible server, which states what it can do itself."""
+"""A load generator for any OpenAI-compatible server, which reports its own limits too."""

@@ -1,4 +1,4 @@
-"""A timer finer than an event loop's own, which count whole milliseconds."""
+"""A timer that is finer than those of an event loop, which count whole milliseconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ABSOLUTE = 1
 
 
 class Alarm:
-    """Calls ``ring`` at a moment of ``time.monotonic``, to some ten microseconds where Linux' timerfd is there.
+    """Calls ``ring`` at a moment of ``time.monotonic``, within tens of microseconds if Linux's timerfd exists.
 
-    A millisecond of delay is as much as a gateway adds; it would be counted as the server's.
+    A gateway adds about a millisecond. A timer as late as that would be counted as the server's delay.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
@@ -29,7 +29,7 @@ class Alarm:
             loop.add_reader(self._precise.file, self._rang)
 
     def set(self, moment: float) -> None:
-        """At ``moment``, or at once where it is past. One alarm at a time: a new one replaces it."""
+        """Ring at ``moment``, or at once if it is past. A new alarm replaces the one before."""
         if self._precise is not None:
             self._precise.set(moment)
             return
@@ -50,7 +50,7 @@ class Alarm:
         try:
             os.read(self._precise.file, 8)
         except BlockingIOError:
-            return  # it was set anew between the ringing and this call
+            return  # it was set again between its expiry and this call
         self._ring()
 
 
@@ -61,7 +61,7 @@ class _Spec(ctypes.Structure):
 
 
 class _TimerFile:
-    """A timer of the system's, as a file that becomes readable. Python has it from 3.13 on only."""
+    """A timer of the system as a file that becomes readable. Python has it only from 3.13 on."""
 
     def __init__(self, libc: ctypes.CDLL, file: int) -> None:
         self._libc = libc
@@ -77,6 +77,6 @@ class _TimerFile:
 
     def set(self, moment: float) -> None:
         whole = max(0, int(moment))
-        # All zero would switch it off.
+        # All zeros would switch the timer off.
         spec = _Spec(0, 0, whole, max(1, int((moment - whole) * 1e9)))
         self._libc.timerfd_settime(self.file, _ABSOLUTE, ctypes.byref(spec), None)

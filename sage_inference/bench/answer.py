@@ -1,7 +1,7 @@
-"""What an answer says, read from its bytes: tokens, when they came, whether it is whole.
+"""Reads an answer's bytes: its tokens, the moments of their arrival, its completeness.
 
-By regular expressions over raw JSON: decoding each event would cost five times as much. No text of a
-model can be mistaken for a key, because a quote inside a JSON string has a backslash before it.
+It uses regular expressions on raw JSON, because decoding each event would cost five times as much. A model's text
+cannot be mistaken for a key, because a quote inside a JSON string has a backslash before it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _EXAMPLE = 200
 
 
 class Reading(Protocol):
-    """An answer as it comes. Tokens are None where the server does not tell them."""
+    """An answer as it arrives. Token counts are None if the server does not report them."""
 
-    arrivals: list[float]  # of pieces of text; none where the answer comes as a whole
+    arrivals: list[float]  # of pieces of text; empty if the answer is not streamed
     prompt_tokens: int | None
     output_tokens: int | None
 
     def feed(self, piece: bytes, now: float) -> None: ...
 
     def fault(self) -> tuple[str, str] | None:
-        """Kind and example of what is wrong with an answer that has ended; None where nothing is."""
+        """Kind and example of an ended answer's error. None if there is no error."""
 
 
 class Streamed:
-    """Server-sent events. Several that came in one packet came at one moment."""
+    """Server-sent events. Events in one packet have one moment of arrival."""
 
     __slots__ = ("_done", "_error", "_rest", "arrivals", "output_tokens", "prompt_tokens")
 
@@ -45,7 +45,7 @@ class Streamed:
 
     def feed(self, piece: bytes, now: float) -> None:
         data = self._rest + piece if self._rest else piece
-        if b"\r" in data:  # JSON has none but escaped: it is the events' own line end
+        if b"\r" in data:  # in JSON it is escaped, so it ends a line of an event
             data = data.replace(b"\r\n", b"\n")
         *events, self._rest = data.split(b"\n\n")
         for event in events:
@@ -85,7 +85,7 @@ class Plain:
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._key not in body:
             return "malformed", message_of(body)
-        # From its end: usage comes after the answer, which may be long.
+        # Search from the end, because usage comes after the answer, which may be long.
         at = body.rfind(b'"usage"')
         if at >= 0:
             self.prompt_tokens = _number(_PROMPT_TOKENS, body, at)
@@ -94,7 +94,7 @@ class Plain:
 
 
 class Refused:
-    """The answer of another status than 200: an error, and its words."""
+    """An answer with another status than 200: an error and its message."""
 
     __slots__ = ("_pieces", "_status", "arrivals", "output_tokens", "prompt_tokens")
 
@@ -113,7 +113,7 @@ class Refused:
 
 
 def message_of(body: bytes) -> str:
-    """The words of an error's body, in one short line."""
+    """The message in an error's body, as one short line."""
     try:
         document = json.loads(body)
         error = document.get("error", document.get("detail", document))

@@ -1,4 +1,4 @@
-"""What the generator itself can do, measured against a server that does nothing."""
+"""Measures the generator's own limit, with a server that does nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sage_inference.interpreter import command, environment
 
 SECONDS = 1.0
 _WARM_UP_S = 0.2
-_CONCURRENCY = 64  # of an open loop, whose own is not known beforehand
-_TIMEOUT_S = 60.0  # an answer that runs out of the plan's time would count for nothing, chunks and all
+_CONCURRENCY = 64  # for an open loop, whose concurrency is not known beforehand
+_TIMEOUT_S = 60.0  # not the plan's: an answer that times out would not count, and neither would its chunks
 _ROWS = 1000
 
 
 async def measure(plan: Plan, limit: int) -> Ceiling:
-    """With the plan's own requests, as fast as they go; takes a little over a second."""
+    """The limit for the plan's requests. Takes a little over a second."""
     concurrency = plan.load.concurrency if isinstance(plan.load, Closed) else _CONCURRENCY
     with echo() as port:
         target = Target("127.0.0.1", port)
@@ -59,13 +59,13 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
 
 @contextmanager
 def echo() -> Iterator[int]:
-    """The port of an echo server in a process, and so on a core, of its own."""
+    """The port of an echo server in a process of its own, so that it uses another core."""
     process = subprocess.Popen(  # noqa: S603 - ourselves
         command("sage_inference.bench.echo"),
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is for us alone
+        start_new_session=True,  # a Ctrl-C must reach this process only
     )
     try:
         assert process.stdout is not None

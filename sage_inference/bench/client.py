@@ -1,4 +1,4 @@
-"""The connections to the server that is measured, as many as its load needs."""
+"""The connections to the measured server, as many as the load needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SWEEP_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server by its address, so that no name is looked up while it is measured; the rest is for TLS."""
+    """A server's address, so that no name is resolved during the measurement. The other fields are for TLS."""
 
     host: str
     port: int
@@ -27,9 +27,9 @@ class Endpoint:
 
 
 class Client:
-    """Sends exchanges, each on a connection of its own meanwhile; tells ``on_end`` of each, once.
+    """Sends each exchange on a connection that it has for itself meanwhile. Calls ``on_end`` once for each.
 
-    At most ``limit`` connections: beyond it exchanges wait, which the report owns up to (``waited``).
+    There are at most ``limit`` connections. Further exchanges wait; ``waited`` counts them for the report.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Client:
         self._connections: set[Connection] = set()
         self._connecting = 0
         self._waiting: deque[Exchange] = deque()
-        # What carries each exchange: its connection, or the task that makes one.
+        # Each exchange's connection, or the task that makes one for it.
         self._running: dict[Exchange, Connection | asyncio.Task[None]] = {}
         self.waited = 0
         self.connections = 0
@@ -65,7 +65,7 @@ class Client:
 
     def send(self, exchange: Exchange) -> None:
         while self._idle:
-            connection = self._idle.pop()  # the newest is the least likely to be closed by the server
+            connection = self._idle.pop()  # the last one used is the least likely to be closed by the server
             if not connection.transport.is_closing():
                 self._running[exchange] = connection
                 connection.send(exchange)
@@ -73,14 +73,14 @@ class Client:
         if self._may_connect:
             task = self._running[exchange] = self._loop.create_task(self._connect(exchange))
             self._connecting += 1
-            # A callback, because a task that is cancelled before its first step runs no line of its own.
+            # A callback, because a task that is cancelled before its first step runs none of its code.
             task.add_done_callback(self._connected)
         else:
             self.waited += 1
             self._waiting.append(exchange)
 
     def close(self) -> list[Exchange]:
-        """Leave all connections, at once; the exchanges that were under way."""
+        """Close all connections at once. Returns the exchanges that were under way."""
         self._sweeper.cancel()
         abandoned = [*self._running, *self._waiting]
         for carrier in [*self._running.values(), *self._idle]:
@@ -144,7 +144,7 @@ class Client:
             self.send(self._waiting.popleft())
 
     def _sweep(self) -> None:
-        """One timer for all: a timer a request would cost more than the request."""
+        """End exchanges that are out of time. One timer serves all, because a timer costs more than a request."""
         before = monotonic() - self._timeout_s
         late = [one for one in self._running if (one.sent or one.due) < before]
         for exchange in late:

@@ -1,4 +1,4 @@
-"""One connection to the server that is measured: HTTP/1.1, one exchange at a time."""
+"""One connection to the measured server: HTTP/1.1, one exchange at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FRAMED = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORE
 
 
 class Owner(Protocol):
-    """Who hears how exchanges end."""
+    """Receives the ends of exchanges and connections."""
 
     def ended(self, connection: Connection, exchange: Exchange, reusable: bool) -> None: ...
 
@@ -23,7 +23,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Headers are not looked at: a callback a header would cost more than all else that an answer needs."""
+    """A connection. It has no callback for headers, which would cost more than the rest of an answer's handling."""
 
     __slots__ = (
         "_complete",
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._now = 0.0
-        self._head: bytes | None = b""  # as far as it has come; None once it was whole
+        self._head: bytes | None = b""  # the part that has arrived; None when the head is complete
         self._framed = False  # whether the answer declares where its body ends
         self._complete = self._keep = self._surplus = False
 
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(exchange.request)
 
     def abandon(self) -> None:
-        """Close at once and tell no one."""
+        """Close at once, without a call of the owner."""
         self._exchange = None
         self.transport.abort()
 
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
-            self.transport.abort()  # an idle server has nothing to say
+            self.transport.abort()  # a server must not send without a request
             return
         self._now = monotonic()
         if self._head is not None:
@@ -125,7 +125,9 @@ class Connection(asyncio.Protocol):
             self._exchange.reading.feed(body, self._now)
 
     def on_message_complete(self) -> None:
-        if self._head is None and not self._complete:  # the end of a 1xx is none
+        if (
+            self._head is None and not self._complete
+        ):  # the end of a 1xx response is not the end of the answer
             self._complete = True
-            # Asked now: the parser forgets the message's framing as soon as this returns.
+            # Read it now, because the parser drops the message's framing when this callback returns.
             self._keep = self._parser.should_keep_alive()

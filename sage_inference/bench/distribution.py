@@ -1,4 +1,4 @@
-"""Lengths of prompts and answers, drawn from a distribution that is written as a word."""
+"""Lengths of prompts and answers, drawn from a distribution that an option names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMS = "128, uniform:10-200, normal:200,50, lognormal:200,0.8, exponential:200"
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Whole numbers of tokens, never under 1.
+    """A distribution of whole numbers of tokens, at least 1.
 
-    ``a`` and ``b`` are: the value; low and high; mean and standard deviation; median and sigma (of the
-    logarithm); the mean.
+    ``a`` and ``b`` are, in the order of ``FORMS``: the value; low and high; mean and standard deviation; median and
+    sigma (of the logarithm); the mean.
     """
 
     kind: str
@@ -38,7 +38,7 @@ _DRAW: dict[str, Callable[[Random, float, float], float]] = {
 
 
 def parse(text: str, option: str) -> Distribution:
-    """The distribution that ``text`` names; raises ``OptionError`` naming ``option``."""
+    """The distribution that ``text`` names. Raises ``OptionError``, which names ``option``."""
     kind, colon, rest = text.strip().partition(":")
     try:
         found = _shaped(kind, rest) if colon else Distribution("fixed", int(kind))

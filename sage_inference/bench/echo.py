@@ -1,4 +1,4 @@
-"""A server that does next to nothing: what a generator reaches against it is the generator's own ceiling.
+"""A server that does next to nothing. The rate that a generator reaches with it is the generator's own limit.
 
 ``python -m sage_inference.bench.echo`` prints its port, and ends when its standard input does.
 """
@@ -11,7 +11,7 @@ import sys
 
 from sage_inference.bench.eventloop import new_event_loop
 
-_ASKED = 256  # the generator's own requests say at the beginning what they want
+_ASKED = 256  # bytes: the generator's requests have all parameters in their first ones
 _MAX_TOKENS = re.compile(rb'"max_tokens":(\d+)')
 _LENGTH = re.compile(rb"content-length: (\d+)")
 
@@ -34,7 +34,7 @@ _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-
 
 
 class Echo(asyncio.Protocol):
-    """Answers a request in the shape that it asks for, at once; a stream's chunks one a turn of the loop."""
+    """Answers each request at once, in the form that it asks for. A stream has one chunk per iteration of the loop."""
 
     transport: asyncio.Transport
 

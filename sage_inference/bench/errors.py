@@ -1,4 +1,4 @@
-"""How a benchmark cannot even begin."""
+"""Errors that keep a benchmark from starting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class BenchError(Exception):
-    """There is nothing to measure: the words are for a person, and the hint says what to do."""
+    """Nothing can be measured. The message and the hint are for users."""
 
     message: str
     hint: str | None = None
@@ -19,7 +19,7 @@ class BenchError(Exception):
 
 @dataclass
 class OptionError(Exception):
-    """A value that makes no sense: which option, what was given, what would do."""
+    """An invalid value: the option, the value, and a description of valid ones."""
 
     option: str
     given: str
@@ -31,7 +31,7 @@ class OptionError(Exception):
 
 @dataclass
 class OptionConflict(Exception):
-    """Two options that cannot both hold, and why."""
+    """Two options that exclude each other, and the reason."""
 
     first: str
     second: str

@@ -1,4 +1,4 @@
-"""The event loop that generator and echo server run on."""
+"""The event loop of generator and echo server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where there is one: it halves what a request costs."""
+    """uvloop's event loop if uvloop is installed, because it halves the cost of a request."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""One request and what became of it."""
+"""One request and its outcome."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from enum import StrEnum
 
 from sage_inference.bench.answer import Plain, Reading, Refused, Streamed
 
-TIMEOUT = "timeout"  # an error: no whole answer in the time that was given
-NO_CALLER = -1  # of an open loop
+TIMEOUT = "timeout"  # an error: no complete answer within the timeout
+NO_CALLER = -1  # of a request in an open loop
 
 
 class Kind(StrEnum):
-    """What is asked for."""
+    """Kinds of requests."""
 
     CHAT = "chat"
     STREAM = "stream"
@@ -28,20 +28,21 @@ class Job:
 
 
 class Exchange:
-    """Moments are of ``time.monotonic``. Latency counts from ``due``, when the request should have left.
+    """A request and its outcome. Moments are of ``time.monotonic``.
 
-    A request that the generator or a slow server held back is so charged for its waiting; counted from
-    when it left it would vanish from the figures just when the server stalls (coordinated omission).
+    Latency counts from ``due``, when the request should have left. So it includes the time in which the generator
+    or a slow server held the request back. Otherwise this time would be missing from the figures just when the server
+    stalls (coordinated omission).
     """
 
     __slots__ = ("caller", "detail", "due", "ended", "error", "kind", "reading", "request", "sent")
 
     def __init__(self, job: Job, due: float, caller: int = NO_CALLER) -> None:
-        self.caller = caller  # of a closed loop, which sends its next request after this one
+        self.caller = caller  # in a closed loop, where each sends its next request after this one
         self.kind = job.kind
         self.request = job.request
         self.due = due
-        self.sent: float | None = None  # when it was first written; None while it waits for a connection
+        self.sent: float | None = None  # None while it waits for a connection
         self.ended = 0.0
         self.error: str | None = None
         self.detail = ""
@@ -52,7 +53,7 @@ class Exchange:
             self.reading = Refused(status)
 
     def answered(self, now: float) -> None:
-        """The answer has come to the end that its framing declared."""
+        """Note the end of the answer, according to its framing."""
         fault = self.reading.fault()
         if fault is not None:
             self.error, self.detail = fault

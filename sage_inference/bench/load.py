@@ -1,4 +1,4 @@
-"""When requests are sent: at given moments whatever the server does, or each after an answer."""
+"""Sends requests: at given moments, independent of the server, or each after an answer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sage_inference.bench.exchange import Exchange, Job
 from sage_inference.bench.samples import samples
 from sage_inference.bench.trace import Row
 
-_AT_ONCE = 64  # requests sent before answers are looked at again
+_AT_ONCE = 64  # requests sent before the loop reads answers again
 _AFTER_NO_CONNECTION_S = 0.1
 
 Send = Callable[[Exchange], None]
 
 
 def poisson(rate: float, random: Random) -> Iterator[float]:
-    """Seconds at which requests of independent callers come, ``rate`` a second on average; without end."""
+    """Arrivals of requests from independent callers, in seconds, ``rate`` a second on average. Endless."""
     at = 0.0
     while True:
         at += random.expovariate(rate)
@@ -31,20 +31,20 @@ def poisson(rate: float, random: Random) -> Iterator[float]:
 
 
 def replay(rows: list[Row], speedup: float) -> Iterator[float]:
-    """Seconds at which the requests of a trace come, the first at 0."""
+    """Arrivals of a trace's requests in seconds, the first at 0."""
     first = rows[0].t_ms
     for row in rows:
         yield (row.t_ms - first) / 1000 / speedup
 
 
 class Load(Protocol):
-    """A way of sending. It is over once it will send no more; answers may still be awaited then.
+    """A way of sending. It is ``over`` when it will send no more. Answers may still be missing then.
 
-    Nothing is sent at ``until`` or later, by the clock: timers of a loop under heavy load may ring seconds late.
+    It reads the clock to send nothing at ``until`` or later, because timers of a loaded loop may be seconds late.
     """
 
     over: bool
-    last_due: float  # the moment of the last request that was sent
+    last_due: float  # of all requests that were sent
 
     def start(self, at: float, until: float) -> None: ...
 
@@ -54,7 +54,7 @@ class Load(Protocol):
 
 
 class OpenLoop:
-    """Sends each request at its moment. ``late`` is by how much the generator itself missed it."""
+    """Sends each request at its moment. ``late`` are the delays that the generator itself caused."""
 
     def __init__(
         self, moments: Iterator[float], jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
@@ -77,7 +77,7 @@ class OpenLoop:
         self._ring()
 
     def ended(self, exchange: Exchange) -> None:
-        """No answer changes when the next request is sent."""
+        """Do nothing: answers do not affect an open loop."""
 
     def stop(self) -> None:
         if not self.over:
@@ -111,7 +111,7 @@ class OpenLoop:
 
 
 class ClosedLoop:
-    """Keeps ``concurrency`` requests under way: each answer lets the next one go."""
+    """Keeps ``concurrency`` requests under way: after each answer the next one is sent."""
 
     def __init__(
         self, concurrency: int, jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
@@ -131,7 +131,7 @@ class ClosedLoop:
 
     def ended(self, exchange: Exchange) -> None:
         if exchange.sent is None:
-            # No connection: without a pause this would ask for one ten thousand times a second.
+            # No connection was made. Without a pause, this would try ten thousand times a second.
             self._loop.call_later(_AFTER_NO_CONNECTION_S, self._send, exchange.caller)
         else:
             self._send(exchange.caller)

@@ -1,4 +1,4 @@
-"""One load on one server, from its first request to its last answer."""
+"""One load on one server, from the first request to the last answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RATE_TICKS = 10
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How a measurement goes. ``share`` of it that is done is None where its end depends on the server."""
+    """The progress of a measurement. ``share`` is None if the end depends on the server."""
 
     elapsed_s: float
     share: float | None
@@ -37,15 +37,17 @@ class Progress:
     per_s: float  # answers in the last second
 
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 class Measurement:
-    """Runs once. Afterwards ``tallies``, ``window`` and the rest have what it found."""
+    """Runs once. Afterwards ``tallies``, ``window`` and the other attributes have the outcome."""
 
-    def __init__(self, plan: Plan, jobs: Iterator[Job], endpoint: Endpoint, limit: int, tell: Tell) -> None:
+    def __init__(
+        self, plan: Plan, jobs: Iterator[Job], endpoint: Endpoint, limit: int, on_progress: OnProgress
+    ) -> None:
         self._plan = plan
-        self._tell = tell
+        self._on_progress = on_progress
         self._loop = loop = asyncio.get_running_loop()
         self.tallies = {kind: Tally() for kind in plan.shape.mix}
         self.window = Window(0.0, math.inf)
@@ -60,7 +62,7 @@ class Measurement:
         self._began = self._last = 0.0
 
     async def run(self, *, cut_at_end: bool = False) -> None:
-        """SIGINT breaks it off, keeping what was measured. ``cut_at_end`` does not wait for the last answers."""
+        """Run to the end, or to SIGINT, which keeps the figures so far. ``cut_at_end`` skips the last answers."""
         plan = self._plan
         self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
         self._begin()
@@ -120,7 +122,7 @@ class Measurement:
             self._look()
 
     def _look(self) -> None:
-        """After the last request is sent: what the generator used is known; without answers to come it is over."""
+        """After the last request was sent, stop the watch. Finish if no answers are missing."""
         self._stop_watch()
         if not self.client.in_flight:
             self._finished.set()
@@ -130,12 +132,12 @@ class Measurement:
             self.cpu = self._watch.stop()
 
     async def _ticks(self) -> None:
-        """Tells how it goes; and notices an end that no answer brings, as when no connection is to be had."""
+        """Report progress, and notice an end without an answer, for example if no connection can be made."""
         while True:
             await asyncio.sleep(_TICK_S)
             if self.load.over:
                 self._look()
-            self._tell(self._progress())
+            self._on_progress(self._progress())
 
     def _progress(self) -> Progress:
         elapsed = monotonic() - self._began

@@ -1,4 +1,4 @@
-"""Which kinds of requests are sent, and how many of each."""
+"""The kinds of requests that are sent, and their weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ Mix = dict[Kind, float]
 
 
 def parse(text: str, option: str = "--kind") -> Mix:
-    """``stream``, ``mixed`` (a third each) or weights such as ``stream=8,embeddings=2``; raises ``OptionError``."""
+    """The mix in ``stream``, ``mixed`` (a third each) or weights such as ``stream=8,embeddings=2``.
+
+    Raises ``OptionError``.
+    """
     if text.strip() == MIXED:
         return dict.fromkeys(Kind, 1.0)
     mix: Mix = {}

@@ -1,4 +1,4 @@
-"""From what was typed to what is measured: defaults, and what makes no sense."""
+"""Makes a plan of the command's options: defaults, and checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _A_DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """The options as typed; None where they were not."""
+    """The options as given. None if an option was not given."""
 
     kind: str | None = None
     input_tokens: str | None = None
@@ -50,7 +50,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Options that make sense: all of a plan but the server, which is looked for only then."""
+    """Valid options: all of a plan but the server, which is looked for later."""
 
     given: Given
     shape: Shape
@@ -78,7 +78,7 @@ class Checked:
 
 
 def check(given: Given) -> Checked:
-    """Raises ``OptionError`` or ``OptionConflict``; ``BenchError`` for a trace that cannot be read."""
+    """Raises ``OptionError`` or ``OptionConflict``, and ``BenchError`` for an unreadable trace."""
     _check_numbers(given)
     _check_pairs(given)
     slo.parse(given.slo)
@@ -120,11 +120,11 @@ def _check_numbers(given: Given) -> None:
 
 
 def _within(option: str, value: float | None, low: float, high: float) -> None:
-    """Whole numbers may be ``low`` itself, others are above it."""
+    """Whole numbers may be equal to ``low``, others must be above it."""
     if value is None:
         return
     fits = low <= value <= high if isinstance(value, int) else low < value <= high
-    if not fits:  # which nan does not either
+    if not fits:  # nan fails all comparisons
         reach = f"from {low:g}" if isinstance(value, int) else f"above {low:g}"
         most = "" if high == math.inf else f", at most {high:,.0f}"
         raise OptionError(option, f"{value:g}", f"a number {reach}{most}")

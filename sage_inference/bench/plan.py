@@ -1,4 +1,4 @@
-"""What is to be measured, as a value."""
+"""The plan of a measurement, as a value."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sage_inference.bench.workload import Shape
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """So many requests at any time."""
+    """A closed loop with ``concurrency`` requests under way."""
 
     concurrency: int
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Poisson arrivals, so many a second."""
+    """An open loop with Poisson arrivals, ``rate`` a second."""
 
     rate: float
 
@@ -35,7 +35,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``requests`` or ``duration_s`` end it; a replay may also end with its trace."""
+    """A measurement. ``requests`` or ``duration_s`` ends it. A replay may also end with its trace."""
 
     target: Target
     models: dict[Kind, str]

@@ -1,4 +1,4 @@
-"""One request of each kind before the load: a wrong key or model is told once, and not counted a million times."""
+"""Sends one request of each kind before the load, to report a wrong key or model once and not a million times."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sage_inference.bench.plan import Plan
 from sage_inference.bench.target import Target, hint_for
 from sage_inference.bench.workload import Workload
 
-# Mistakes of whoever asks. A 429 or 503 may pass; it is part of what is measured.
+# Errors of the caller. A 429 or 503 may pass, and is part of the measurement.
 _HOPELESS = frozenset({f"http_{status}" for status in (400, 401, 403, 404, 405, 413, 415, 422, 501)})
 _CONNECT_S = 10.0
 
 
 def reach(target: Target) -> Endpoint:
-    """Of the addresses that the target's name stands for, one that answers. Raises ``BenchError``."""
+    """One of the addresses of the target's name, which answers. Raises ``BenchError``."""
     try:
         with socket.create_connection((target.host, target.port), _CONNECT_S) as sock:
             host, port = sock.getpeername()[:2]
@@ -41,7 +41,7 @@ def _trusted(target: Target) -> ssl.SSLContext:
 
 
 async def try_each(plan: Plan, workload: Workload, endpoint: Endpoint) -> None:
-    """Raises ``BenchError`` for what the server will never answer."""
+    """Raises ``BenchError`` for a kind of request that the server will never answer."""
     ended: asyncio.Queue[Exchange] = asyncio.Queue()
     client = Client(endpoint, limit=1, timeout_s=plan.timeout_s, on_end=ended.put_nowait)
     try:

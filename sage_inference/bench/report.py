@@ -14,9 +14,9 @@ from sage_inference.bench.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of the requests of one kind, or of all. Latencies count from when a request was due, in ms.
+    """Figures of the requests of one kind, or of all. Latencies count from when a request was due, in ms.
 
-    All but the rates and ``waiting`` leave out requests that were due in the warm-up.
+    Requests that were due in the warm-up count for the rates and ``waiting`` only.
     """
 
     sent: int
@@ -32,7 +32,7 @@ class Figures:
     tpot: Summary | None
     inter_chunk: Summary | None
     e2e: Summary | None
-    good: int | None  # kept the SLO; None without one
+    good: int | None  # answers that met the SLO; None without one
     good_per_s: float | None
     waiting: Waiting
 
@@ -60,32 +60,32 @@ class Figures:
 
     @property
     def good_share(self) -> float | None:
-        """Of all that were sent and not broken off; None without an SLO or without any."""
+        """The share of good answers in all requests that were not broken off. None without an SLO or a request."""
         judged = self.ok + self.failed
         return None if self.good is None or not judged else self.good / judged
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What the generator reached, with the same requests, against a server that does nothing."""
+    """The rates of the generator with the same requests and a server that does nothing."""
 
     concurrency: int
     requests_per_s: float
     chunks_per_s: float
-    cpu: float  # share of a core that it used; well under 1, the machine and not the generator was the limit
+    cpu: float  # share of a core that it used; well under 1, the machine was the limit and not the generator
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """How the generator itself fared."""
+    """Figures of the generator itself."""
 
     cpu: float
     lag: Summary | None  # of its event loop
-    late: Summary | None  # of requests with a moment to be sent at; None in a closed loop
-    waited: int  # requests that found no connection free, and none more allowed
+    late: Summary | None  # of requests in an open loop; None in a closed one
+    waited: int  # requests that had to wait, because all allowed connections were in use
     connections: int
     ceiling: Ceiling | None
-    reasons: tuple[str, ...] = ()  # to doubt that the server was what was measured
+    reasons: tuple[str, ...] = ()  # to doubt that the figures are the server's
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from sage_inference.bench.tally import total
 from sage_inference.bench.workload import Workload
 
 _OTHER_FILES = 64
-_PORTS = 20000  # that one address can be reached from; Linux has 28,000 by default
+_PORTS = 20000  # for connections to one address; Linux has 28,000 by default
 
 
 class Listener(Protocol):
-    """Who wants to hear how it goes."""
+    """Receives the progress of a benchmark."""
 
     def step(self, what: str) -> None: ...
 
@@ -30,7 +30,7 @@ class Listener(Protocol):
 
 
 def run(plan: Plan, listener: Listener) -> Report:
-    """Raises ``BenchError`` where there is nothing to measure, ``KeyboardInterrupt`` before there is."""
+    """Run a plan. Raises ``BenchError`` if nothing can be measured, ``KeyboardInterrupt`` before the load begins."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_run(plan, listener))
 
@@ -78,7 +78,7 @@ def _report(plan: Plan, measurement: Measurement, found: Ceiling | None) -> Repo
 
 
 def _connections() -> int:
-    """How many this process may have open, after asking the system for as many as it grants."""
+    """The most connections of this process, after raising its limit of open files as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _PORTS + _OTHER_FILES
     wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,4 +1,4 @@
-"""Measured times, kept exactly, and what is said of them."""
+"""Measured times, kept exactly, and their summaries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PER_MILLE = {"p50": 500, "p90": 900, "p99": 990, "p999": 999}
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Milliseconds. A percentile is a value that was measured (nearest rank), never one in between."""
+    """A summary in milliseconds. Each percentile is a measured value (nearest rank), never an interpolated one."""
 
     count: int
     mean: float
@@ -27,7 +27,7 @@ def samples() -> array[float]:
 
 
 def summary(seconds: array[float]) -> Summary | None:
-    """None where nothing was measured."""
+    """The summary of times in seconds. None without any."""
     if not seconds:
         return None
     ordered = sorted(seconds)
@@ -36,5 +36,8 @@ def summary(seconds: array[float]) -> Summary | None:
 
 
 def nearest_rank(ordered: list[float], per_mille: int) -> float:
-    """The smallest value that at least ``per_mille`` of 1000 do not exceed. Whole numbers: 0.999 · n is not one."""
+    """The smallest value that at least ``per_mille`` of 1000 do not exceed.
+
+    It calculates with whole numbers, because 0.999 · n is not exact.
+    """
     return ordered[max(0, (per_mille * len(ordered) + 999) // 1000 - 1)]

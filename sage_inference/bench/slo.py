@@ -1,4 +1,4 @@
-"""The limits that a good answer keeps."""
+"""The limits for good answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIGURES = ("ttft", "tpot", "e2e")
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Milliseconds; a limit that is None is kept by all."""
+    """Limits in milliseconds. None is no limit."""
 
     ttft: float | None = None
     tpot: float | None = None
@@ -22,7 +22,7 @@ class Slo:
         return any(getattr(self, name) is not None for name in FIGURES)
 
     def met(self, *, streamed: bool, ttft_s: float | None, tpot_s: float | None, e2e_s: float) -> bool:
-        """An answer that is not streamed has only ``e2e``; a stream without any token kept no ``ttft``."""
+        """Whether an answer met the limits. ``ttft`` and ``tpot`` are for streams. One without text misses ``ttft``."""
         if self.e2e is not None and e2e_s * 1000 > self.e2e:
             return False
         if not streamed:
@@ -33,7 +33,7 @@ class Slo:
 
 
 def parse(text: str | None) -> Slo:
-    """``ttft=500,tpot=50,e2e=5000``, any of them; raises ``OptionError``."""
+    """The limits in ``ttft=500,tpot=50,e2e=5000``, or some of them. Raises ``OptionError``."""
     limits: dict[str, float] = {}
     for part in text.split(",") if text is not None else ():
         name, _, value = (word.strip() for word in part.partition("="))

@@ -1,4 +1,4 @@
-"""What was counted and measured of the requests of one kind."""
+"""Counts and measures of the requests of one kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage_inference.bench.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Of one answer, in seconds. ``ttft`` only where text came in pieces, ``tpot`` where more than one token did."""
+    """Times of one answer in seconds. ``ttft`` only with text in pieces, ``tpot`` only with more than one token."""
 
     e2e: float
     ttft: float | None = None
@@ -39,7 +39,7 @@ class Times:
 
 @dataclass(slots=True)
 class Failures:
-    """How often something went wrong in one way, and what the first one said."""
+    """The number of failures of one kind, and the message of the first one."""
 
     count: int
     example: str
@@ -47,17 +47,17 @@ class Failures:
 
 @dataclass(slots=True)
 class Tally:
-    """``sent`` = ``ok`` + ``failed`` + ``abandoned``; all are of requests due in the window.
+    """``sent`` = ``ok`` + ``failed`` + ``abandoned``. All count requests that were due in the window.
 
-    Rates are of what came in the window, whenever it was asked for: so a steady load has a steady rate,
-    however long its requests take. ``waits`` are of all requests that waited in the window, by kind.
+    Rates count answers and chunks that arrived in the window, whenever their request was due. So a steady load has a
+    steady rate, even with long requests. ``waits`` are of all requests that waited in the window, by kind.
     """
 
     sent: int = 0
     ok: int = 0
     failed: int = 0
     abandoned: int = 0
-    good: int = 0  # of them, those that kept the SLO
+    good: int = 0  # of ``ok``, answers that met the SLO
     errors: dict[str, Failures] = field(default_factory=dict)
     completed: int = 0
     completed_good: int = 0
@@ -71,7 +71,7 @@ class Tally:
     waits: list[Waits] = field(default_factory=lambda: [Waits()])
 
     def add(self, exchange: Exchange, window: Window, slo: Slo) -> None:
-        """An exchange that has ended."""
+        """Count an exchange that has ended."""
         self.waits[0].add(exchange, window, exchange.ended)
         counts = exchange.due >= window.start
         self.sent += counts
@@ -93,7 +93,7 @@ class Tally:
             self._measure(exchange, times)
 
     def abandon(self, exchange: Exchange, window: Window, now: float) -> None:
-        """An exchange that was still under way when the measurement was broken off."""
+        """Count an exchange that was still under way when the measurement was broken off, ``now``."""
         self.waits[0].add(exchange, window, now, broken_off=True)
         self._receive(exchange, window)
         if exchange.due >= window.start:
@@ -101,7 +101,7 @@ class Tally:
             self.abandoned += 1
 
     def _receive(self, exchange: Exchange, window: Window) -> None:
-        """Chunks count when they come, and a stream's tokens with them; those of other answers at their end."""
+        """Count chunks in the window, and a stream's tokens in proportion. Other answers' tokens count at their end."""
         arrivals, tokens = exchange.reading.arrivals, exchange.reading.output_tokens
         if arrivals:
             inside = bisect_right(arrivals, window.end) - bisect_left(arrivals, window.start)
@@ -134,7 +134,7 @@ _COUNTS = (
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """All kinds together."""
+    """The tally of all kinds together."""
     whole = Tally(waits=[])
     for one in tallies:
         whole.waits += one.waits

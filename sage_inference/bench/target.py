@@ -1,4 +1,4 @@
-"""The server that is measured: where it is, and how a request to it begins."""
+"""The measured server: its address, and the heads of requests to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``prefix`` is the path before ``/v1``, mostly empty; an IPv6 host has no brackets."""
+    """``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets."""
 
     host: str
     port: int
@@ -33,7 +33,7 @@ class Target:
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
     def head(self, path: str) -> bytes:
-        """A POST up to the number of its Content-Length, which comes last."""
+        """The head of a POST up to ``content-length: ``, which is its last header."""
         lines = [
             f"POST {self.prefix}{path} HTTP/1.1",
             f"host: {self.authority}",
@@ -45,7 +45,7 @@ class Target:
 
 
 def served_models(target: Target) -> list[str]:
-    """What ``/v1/models`` names. Raises ``BenchError`` where the server is not reached, or names none."""
+    """The models in ``/v1/models``. Raises ``BenchError`` if the server is not reached or has none."""
     status, raw = _get(target, f"{target.prefix}/v1/models")
     if status in (401, 403):
         words = "wants another API key" if target.key else "wants an API key"
@@ -62,7 +62,7 @@ def served_models(target: Target) -> list[str]:
 
 
 def hint_for(error: Exception) -> str:
-    """What helps where a server is not reached."""
+    """A hint for a server that is not reached."""
     if isinstance(error, ssl.SSLCertVerificationError | trust.TrustError):
         return "SSL_CERT_FILE=FILE names certificates to trust"
     return "is the server running, and the address right?"

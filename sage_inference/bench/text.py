@@ -1,4 +1,4 @@
-"""Prompts of a wanted length in tokens, made of short words that nearly every tokenizer keeps whole."""
+"""Prompts with a given length in tokens, made of short words that are one token each for nearly every tokenizer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from random import Random
 
 BLOCK_TOKENS = 512
-_TAG = 4  # words that no two prompts have in common: 128 ** 4 of them
+_TAG = 4  # words at the beginning of each prompt, which differ between prompts: 128 ** 4 combinations
 _MASK = (1 << 28) - 1
 
 _WORDS = (
@@ -22,10 +22,10 @@ WORDS = _WORDS.split()  # at least 128, for the tags
 
 
 class Prompts:
-    """Texts cut from a long one, which was made beforehand: a prompt costs a copy.
+    """Cuts prompts from a long text that is made beforehand, so that a prompt costs a copy only.
 
-    Each begins with words of its own, so no engine finds it in its prefix cache; blocks with the same id
-    are the same text, so there it does.
+    Each begins with words of its own, so that no engine finds it in its prefix cache. Blocks with equal ids are
+    equal texts, which an engine finds there.
     """
 
     def __init__(self, seed: int, *, filler_tokens: int = 1 << 16) -> None:
@@ -43,7 +43,7 @@ class Prompts:
         return self._text(number * 2, tokens)
 
     def shared(self, blocks: Iterable[int], number: int, tokens: int) -> bytes:
-        """A prompt that begins with the texts of ``blocks``; what they leave is filled with its own words."""
+        """A prompt that begins with the texts of ``blocks``. The rest has words of its own."""
         parts, left = [], tokens
         for block in blocks:
             if left <= 0:
@@ -55,7 +55,7 @@ class Prompts:
         return b"".join(parts)
 
     def _text(self, identity: int, tokens: int) -> bytes:
-        # A product with an odd number keeps identities apart, and makes neighbours look different.
+        # Multiplying by an odd number maps different identities to different values, and neighbours to distant ones.
         mixed = (identity * 0x9E3779B1 + self._seed * 0x85EBCA6B) & _MASK
         tag = [WORDS[mixed >> shift & 127] for shift in (0, 7, 14, 21)[:tokens]]
         start = mixed % (self._tokens // 2)

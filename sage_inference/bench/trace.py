@@ -1,4 +1,4 @@
-"""Recorded traffic: when requests came, and how long their prompts and answers were."""
+"""Recorded traffic: arrivals of requests, and lengths of prompts and answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = ("t_ms", "in_tokens", "out_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request. ``blocks`` are the ids of its prompt's 512-token parts: equal ids, equal text."""
+    """A request. ``blocks`` are ids of its prompt's 512-token parts. Equal ids mean equal text."""
 
     t_ms: float
     in_tokens: int
@@ -23,7 +23,7 @@ class Row:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a CSV ``t_ms,in_tokens,out_tokens[,blocks]``, by time. Raises ``BenchError`` with the line."""
+    """The rows of a CSV ``t_ms,in_tokens,out_tokens[,blocks]``, ordered by time. Raises ``BenchError`` with the line."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(_rows(path, csv.reader(file)))
@@ -62,7 +62,7 @@ def _row(cells: list[str]) -> Row:
 
 
 def _ids(text: str) -> Iterator[int]:
-    """``3 7-9`` is 3, 7, 8, 9."""
+    """The ids in a text: ``3 7-9`` is 3, 7, 8, 9."""
     for part in text.split():
         low, _, high = part.partition("-")
         yield from range(int(low), int(high or low) + 1)

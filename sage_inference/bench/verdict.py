@@ -1,4 +1,4 @@
-"""What to keep in mind with the figures: the generator limited or blurred them, or the server let callers starve."""
+"""Judges the figures: the generator may have limited or blurred them, or the server let callers starve."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sage_inference.bench.report import Figures, Own
 from sage_inference.bench.samples import Summary
 from sage_inference.bench.waits import Waiting
 
-BUSY = 0.9  # of a core: from here on requests wait for the generator
+BUSY = 0.9  # of a core: above it, requests wait for the generator
 NEAR = 0.8  # of the ceiling
-BLUR = 0.1  # of the median latency: a smaller delay of our own is not seen in the figures
-LEAST_BLUR_MS = 2.0  # whatever the latency: a busy machine's scheduler does that to anyone
+BLUR = 0.1  # of the median latency: the generator's delays below it hardly change the figures
+LEAST_BLUR_MS = 2.0  # at any latency, because a busy machine's scheduler delays every process as much
 
 
 def reasons(figures: Figures, own: Own) -> tuple[str, ...]:
-    """Why to doubt the figures, in words; empty where the server was the limit."""
+    """Reasons to doubt the figures. Empty if the server was the limit."""
     found = []
     if own.cpu >= BUSY:
         found.append(f"it used {own.cpu:.0%} of a core")
@@ -45,7 +45,7 @@ def warnings(total: Figures, kinds: Mapping[Kind, Figures], seconds: float) -> t
 
 
 def _starving(found: Waiting) -> str:
-    """The percentiles hide it: callers that wait send few requests, and none after the warm-up has a latency."""
+    """The warning. Percentiles hide such callers, because these send few requests, or none that has a latency."""
     more = [
         f"{count:,} {words}"
         for count, words in (

@@ -51,7 +51,7 @@ class Waits:
     flags: array[int] = field(default_factory=lambda: array("b"))
 
     def add(self, exchange: Exchange, window: Window, ended: float, *, broken_off: bool = False) -> None:
-        """A request that ended, or was ``broken_off``. Only its waits of which the window saw a part count."""
+        """Count a request that ended, or was ``broken_off``. Its waits count if a part of them lies in the window."""
         moments = [exchange.due, *exchange.reading.arrivals, ended]
         first = max(bisect_right(moments, window.start) - 1, 0)
         last = min(bisect_left(moments, window.end), len(moments) - 1)
@@ -79,18 +79,18 @@ class Waits:
             )
 
     def median_s(self) -> float | None:
-        """Of requests that ended well. Quick refusals would make every other wait look long."""
+        """The median of requests that ended well. With quick refusals in it, every other wait would be a long one."""
         seconds = sorted(one.seconds for one in self if one.answered)
         return nearest_rank(seconds, 500) if seconds else None
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Of the callers that waited in the measured time. A long wait is over 3 x the median of its kind.
+    """Figures of the callers that waited in the measured time. A long wait is over 3 x the median of its kind.
 
     ``starving``: callers with a long wait that took half of the time of load, or was in vain.
     ``throughout``: callers that got no text in the whole time of load.
-    ``unanswered``: callers with a long wait in vain; where no request ended well, with any wait in vain.
+    ``unanswered``: callers with a long wait in vain, or with any wait in vain if no request ended well.
     """
 
     requests: int
@@ -109,7 +109,7 @@ class Waiting:
 
 
 def waiting(kinds: Iterable[Waits], window: Window) -> Waiting:
-    """Of one kind or several. Each request is compared with the median of its own kind."""
+    """The figures of one kind or several. Each request is compared with the median of its own kind."""
     parts = [_Part.of(waits, window) for waits in kinds]
     compared = [part for part in parts if part.median_s is not None]
     judged = any(part.told_apart for part in parts)
@@ -128,7 +128,7 @@ def waiting(kinds: Iterable[Waits], window: Window) -> Waiting:
 
 @dataclass(slots=True)
 class _Part:
-    """The same of one kind, with the callers themselves: one caller may send requests of several kinds."""
+    """The figures of one kind, with the callers themselves, because one caller may send requests of several kinds."""
 
     median_s: float | None
     told_apart: bool
@@ -177,6 +177,6 @@ def _within(window: Window, begin: float, end: float) -> float:
 
 
 def _count(parts: Iterable[list[int]]) -> int:
-    """Distinct callers. Requests of an open loop have none to tell apart, so each is one."""
+    """The number of distinct callers. In an open loop each request is a caller of its own."""
     callers = [caller for part in parts for caller in part]
     return len(set(callers) - {NO_CALLER}) + callers.count(NO_CALLER)

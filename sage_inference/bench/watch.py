@@ -1,4 +1,4 @@
-"""What the generator itself used and missed: its own CPU time, and how late its event loop was."""
+"""Measures the generator itself: its CPU time, and the delays of its event loop."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TICK_S = 0.02
 
 
 class Watch:
-    """Looks at this process from ``start`` on.
+    """Watches this process from ``start`` on.
 
-    ``lag`` is by how much the loop was late for an event whose moment was known: answers come no sooner to it.
+    ``lag`` are the loop's delays for events at known moments. Answers are read with the same delays.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -28,10 +28,10 @@ class Watch:
         self._arm()
 
     def stop(self) -> float:
-        """The share of one core that was used, 0 to 1 (and a little more where a second thread ran)."""
+        """Stop. Returns the share of one core that was used, from 0 to 1, or a little more with a second thread."""
         self._alarm.close()
         if not self._began:
-            return 0.0  # all was sent before the measured time began
+            return 0.0  # all requests were sent before the measured time began
         return (time.process_time() - self._cpu) / max(time.monotonic() - self._began, 1e-9)
 
     def _arm(self) -> None:

@@ -1,4 +1,4 @@
-"""The requests themselves, ready to be written."""
+"""Makes the requests, ready to be written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATHS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How long prompts and answers are, in tokens; ``texts`` are those of one embeddings request."""
+    """Lengths of prompts and answers in tokens. ``texts`` is the number of texts in an embeddings request."""
 
     mix: Mix
     prompt: Distribution
@@ -47,12 +47,12 @@ class Workload:
         self._text_number = 0
 
     def jobs(self) -> Iterator[Job]:
-        """Without end."""
+        """Endless jobs."""
         while True:
             yield self.job(self._random.choices(self._kinds, self._weights)[0])
 
     def job(self, kind: Kind) -> Job:
-        """The next of its kind."""
+        """The next job of a kind."""
         draw, shape = self._random, self._shape
         if kind is Kind.EMBEDDINGS:
             lengths = [shape.prompt.draw(draw) for _ in range(shape.texts.draw(draw))]
@@ -60,7 +60,7 @@ class Workload:
         return self._chat(kind, self._text(shape.prompt.draw(draw)), shape.output.draw(draw))
 
     def replayed(self, row: Row) -> Job:
-        """The request of a trace: its lengths, and its prompt's shared beginning."""
+        """The job of a trace's row, with its lengths and its prompt's shared beginning."""
         kind = self._random.choices(self._kinds, self._weights)[0]
         if kind is Kind.EMBEDDINGS:
             return self._embeddings([row.in_tokens])

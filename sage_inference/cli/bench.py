@@ -1,4 +1,4 @@
-"""``bench``: measure a server under a load made here."""
+"""``bench``: measure a server under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a benchmark goes, on stderr: a line that changes on a terminal, now and then a line elsewhere."""
+"""A benchmark's progress on stderr: a changing line on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._live = terminal.is_live()
-        self._told_s = 0.0
+        self._shown_s = 0.0
 
     def step(self, what: str) -> None:
         self._write(f"{what} …")
@@ -23,8 +23,8 @@ class Progress:
     def progress(self, progress: Any) -> None:
         if self._live:
             self._write(_line(progress))
-        elif progress.elapsed_s - self._told_s >= _EVERY_S:
-            self._told_s = progress.elapsed_s
+        elif progress.elapsed_s - self._shown_s >= _EVERY_S:
+            self._shown_s = progress.elapsed_s
             terminal.talk(_line(progress))
 
     def _write(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The server that ``bench`` measures, and the models it asks it for."""
+"""The server that ``bench`` measures, and the models for its requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage_inference.config.secrets import Secret
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``simulated`` is None where the server does not tell."""
+    """``simulated`` is None if the server does not report it."""
 
     target: Target
     models: dict[Kind, str]
@@ -32,7 +32,7 @@ def find(
     model: str | None,
     embedding_model: str | None,
 ) -> Found:
-    """Asks the server, or the running gateway, for what was not given."""
+    """Ask the server, or the running gateway, for models that were not given."""
     warn_of_literal_key(api_key)
     key = Secret(api_key).reveal() if api_key is not None else None
     given = {kind: (embedding_model if kind is Kind.EMBEDDINGS else None) or model for kind in kinds}

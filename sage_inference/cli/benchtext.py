@@ -13,7 +13,7 @@ from sage_inference.cli import terminal
 
 _LABEL = 12
 _COLUMNS = ("p50", "p90", "p99", "p99.9", "max", "mean")
-_BUSY_CEILING = 0.9  # of a core: with less, something else than the generator was the limit
+_BUSY_CEILING = 0.9  # of a core: with less, the generator was not the limit
 
 
 def show(plan: Plan, report: Report, *, simulated: bool) -> None:
@@ -71,27 +71,27 @@ def _section(title: str, figures: Figures, slo: Slo) -> None:
 
 
 def _rates(figures: Figures) -> list[str]:
-    said = [f"{figures.requests_per_s:,.1f} requests/s"]
+    parts = [f"{figures.requests_per_s:,.1f} requests/s"]
     for value, unit in (
         (figures.prompt_tokens_per_s, "prompt tokens/s"),
         (figures.output_tokens_per_s, "output tokens/s"),
         (figures.chunks_per_s, "chunks/s"),
     ):
         if value:
-            said.append(f"{value:,.0f} {unit}")
-    return said
+            parts.append(f"{value:,.0f} {unit}")
+    return parts
 
 
 def _waits(found: Waiting, longest_s: float) -> str:
-    said = [f"longest {_ms(longest_s * 1000)} ms"]
+    parts = [f"longest {_ms(longest_s * 1000)} ms"]
     if found.median_s is not None:
-        said.append(f"median {_ms(found.median_s * 1000)} ms")
+        parts.append(f"median {_ms(found.median_s * 1000)} ms")
     if found.long_share is not None:
         callers = "" if found.long_at_a_time is None else f" ({found.long_at_a_time:.1f} callers at a time)"
-        said.append(f"{found.long_share:.1%} over 3 x the median{callers}")
+        parts.append(f"{found.long_share:.1%} over 3 x the median{callers}")
     if found.throughout:
-        said.append(f"{found.throughout:,} callers during the whole load")
-    return ", ".join(said)
+        parts.append(f"{found.throughout:,} callers during the whole load")
+    return ", ".join(parts)
 
 
 def _own(own: Own) -> None:

@@ -76,9 +76,7 @@ def _show(number: int, attempt: dict[str, Any]) -> None:
 
 
 def _outcome(attempt: dict[str, Any]) -> str:
-    parts = []
-    if attempt["predicted_first_byte_ms"] is not None:
-        parts.append(f"first byte predicted after {attempt['predicted_first_byte_ms']:.0f} ms")
+    parts = _predicted(attempt)
     if attempt["first_byte_ms"] is not None:
         parts.append(f"came after {attempt['first_byte_ms']:.0f} ms")
     if attempt["outcome"] is None:
@@ -88,3 +86,13 @@ def _outcome(attempt: dict[str, Any]) -> str:
     if attempt["completion_tokens"]:
         parts.append(f"{attempt['completion_tokens']:,} tokens")
     return "; ".join(parts)
+
+
+def _predicted(attempt: dict[str, Any]) -> list[str]:
+    first_byte, prompt = attempt["predicted_first_byte_ms"], attempt.get("predicted_prompt_ms")
+    if not attempt.get("in_one_piece"):  # an older gateway may still run
+        return [] if first_byte is None else [f"first byte predicted after {first_byte:.0f} ms"]
+    if first_byte is not None:
+        return [f"whole answer predicted after {first_byte:.0f} ms, its prompt after {prompt:.0f} ms"]
+    whole = "the first byte comes with the whole answer"
+    return [whole] if prompt is None else [f"prompt predicted to be done after {prompt:.0f} ms", whole]

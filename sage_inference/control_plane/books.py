@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.load import Placement, is_whole
 from sage_inference.control_plane.presumed import Presumed
 from sage_inference.control_plane.rates import Rates
 from sage_inference.control_plane.relative_pace import RelativePaces
 from sage_inference.control_plane.waiting.tenants import OUTPUT_WEIGHT, TenantCounters
-from sage_inference.types import SchedulingRequest, Usage
-
-
-def is_whole(request: SchedulingRequest) -> bool:
-    """Whether its answer is generated text that comes in one piece."""
-    return not request.streams and request.request_type.is_llm
+from sage_inference.types import Usage
 
 
 class Books:

@@ -54,6 +54,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         0  # prompt tokens that the instance had begun by then; where the answer comes in one piece
     )
     beside: int = 0  # requests in flight there; where the answer comes in one piece
+    token_ms: float = 0.0  # of its answer, as predicted; the same, and 0 where it was not known
     answers: int = 1  # choices that the tokens of the answer are those of; 0: not known
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at: float = math.inf
@@ -175,6 +176,11 @@ def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:
     """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
     kind = request.request_type
     return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
+
+
+def is_whole(request: SchedulingRequest) -> bool:
+    """Whether its answer is generated text in one piece: then the first byte comes with the last."""
+    return not request.streams and request.request_type.is_llm
 
 
 def is_open(instance: ExecutionInstance, need: int) -> bool:

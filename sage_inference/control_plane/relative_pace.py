@@ -44,16 +44,25 @@ def steps_of(output_tokens: float, began_tokens: float, beside: float) -> float:
 
 
 class Shown(msgspec.Struct, gc=False):
-    """What answers showed of an instance with one model: M milliseconds for U steps."""
+    """What answers showed of an instance with one model: M milliseconds for U steps.
+
+    ``answers_ms``: what the answers took beside their prompts, for so many ``tokens``, with all that ran beside them.
+    """
 
     ms: float = 0.0
     steps: float = 0.0
+    answers_ms: float = 0.0
+    tokens: float = 0.0
 
     def add(self, pace: float, steps: float) -> None:
         """M ← 0.95·M + w·pace and U ← 0.95·U + w, with w = min(steps, 512)."""
         weight = min(steps, MOST_STEPS)
         self.ms = _KEPT * self.ms + weight * pace
         self.steps = _KEPT * self.steps + weight
+
+    def add_answer(self, took_ms: float, tokens: float) -> None:
+        self.answers_ms = _KEPT * self.answers_ms + max(0.0, took_ms)
+        self.tokens = _KEPT * self.tokens + tokens
 
     def fade(self, typical: float, kept: float) -> None:
         """Toward the typical pace, and to less weight; ``kept`` of the distance remains, as a ratio."""
@@ -108,9 +117,13 @@ class RelativePaces:
             beside.peers = peers
 
     def placed(self, placement: Placement) -> None:
-        """Note what is on the instance when it gets a request whose answer comes in one piece."""
+        """Note how the instance stands when it gets a request whose answer comes in one piece."""
         placement.begun_before = placement.instance.load.begun_tokens
         placement.beside = placement.instance.active_requests - 1
+        beside = self._of.get(placement.instance)
+        shown = beside.shown.get(placement.request.model) if beside is not None else None
+        if shown is not None:
+            placement.token_ms = shown.answers_ms / shown.tokens
 
     def wants(self, placement: Placement) -> bool:
         """Whether it is of use to look how many tokens an answer in one piece had."""
@@ -133,12 +146,13 @@ class RelativePaces:
             return
         others = (placement.beside + placement.instance.active_requests) / 2
         began = load.begun_tokens - placement.begun_before
-        steps = steps_of(output_tokens / placement.answers, began, others)
-        self._add(beside, placement.request.model, (ended - pushed) * 1000, steps)
-
-    def _add(self, beside: Beside, model: str, took_ms: float, steps: float) -> None:
-        if not (0.0 < took_ms < LONGEST_MS and 0.0 < steps < math.inf):
+        took_ms, tokens = (ended - pushed) * 1000, output_tokens / placement.answers
+        if not 0.0 < took_ms < LONGEST_MS or tokens <= 0:
             return
+        shown = self._add(beside, placement.request.model, took_ms, steps_of(tokens, began, others))
+        shown.add_answer(took_ms - load.ms_per_token * placement.tokens, tokens)
+
+    def _add(self, beside: Beside, model: str, took_ms: float, steps: float) -> Shown:
         pace = took_ms / steps
         typical = self._typical.get(model)
         if typical is not None:
@@ -150,6 +164,7 @@ class RelativePaces:
             shown = beside.shown[model] = Shown()
         shown.add(pace, steps)
         beside.answers += 1
+        return shown
 
     def renew(self, now: float) -> None:
         """Reckon with what was learned since the last time. To be called when it is due and there is work."""

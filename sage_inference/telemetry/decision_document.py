@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces
-from sage_inference.control_plane.load import Placement, Seen
+from sage_inference.control_plane.load import Placement, Seen, is_whole
 from sage_inference.control_plane.pairs import leg_of, path_of, whole_of
 
 
@@ -13,12 +13,14 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """All that is known of an attempt, in JSON's terms; None for what is not.
 
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
-    engine's where it told them, else the estimate that was decided with.
+    engine's where it told them, else the estimate that was decided with. Of text ``in_one_piece`` the first byte comes
+    with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
     """
     request, usage = whole_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
     candidates = _candidates(attempt)
     chosen = next((each for each in candidates if each["chosen"]), None)
+    prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3) if chosen is not None else None
     return {
         "request_id": request.request_id,
         "caller_request_id": request.caller_request_id or None,
@@ -35,7 +37,9 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "instance": attempt.decision.target_instance_id,
         "reason": attempt.decision.reason,
         "candidates": candidates,
-        "predicted_first_byte_ms": chosen and round(chosen["backlog_ms"] + chosen["prompt_ms"], 3),
+        "in_one_piece": is_whole(attempt.request),
+        "predicted_prompt_ms": prompt_ms,
+        "predicted_first_byte_ms": _first_byte_ms(attempt, prompt_ms),
         "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
         "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
         "outcome": _outcome(attempt),
@@ -47,6 +51,19 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "blocks": list(request.prompt_blocks),
         "block_tokens": round(request.block_tokens, 3),
     }
+
+
+def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
+    """That of a stream comes when the prompt is done. Other text comes as a whole, when its tokens are made.
+
+    None where it is not known how many these are, or what one takes.
+    """
+    if prompt_ms is None or not is_whole(attempt.request):
+        return prompt_ms
+    usage = attempt.usage
+    if usage is None or not usage.completion_tokens or not attempt.answers or not attempt.token_ms:
+        return None
+    return round(prompt_ms + usage.completion_tokens / attempt.answers * attempt.token_ms, 3)
 
 
 def _outcome(attempt: Placement) -> str | None:

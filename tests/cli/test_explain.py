@@ -22,8 +22,17 @@ def test_a_decision_is_explained_to_people_and_scripts() -> None:
         assert "attempt 1: simulated-vllm, only instance" in shown.stdout
         assert "chosen" in shown.stdout
         assert "done (status 200)" in shown.stdout
+        assert "the first byte comes with the whole answer; came after" in shown.stdout
         found = json.loads(sage(g.home, "explain", answer.headers["x-request-id"], "--json").stdout)
         assert mistakes(found, ANSWERS["explain"]) == []
+        [attempt] = found["attempts"]
+        assert (attempt["in_one_piece"], attempt["predicted_first_byte_ms"]) == (True, None)
+        assert attempt["predicted_prompt_ms"] < attempt["first_byte_ms"]
+        for stream, said in ((False, "whole answer predicted after "), (True, "first byte predicted after ")):
+            with g.client() as client:
+                answer = client.post("/v1/chat/completions", json={**body, "stream": stream})
+                answer.read()
+            assert said in sage(g.home, "explain", answer.headers["x-request-id"]).stdout
         unknown = sage(g.home, "explain", "nope/ä")
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert "no decision for request nope/ä is kept" in unknown.stderr

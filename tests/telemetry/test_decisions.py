@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -14,12 +16,15 @@ from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Loads
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
+from sage_inference.replay.fleet import llm_fleet
+from sage_inference.replay.jobs import Job
+from sage_inference.replay.run import Run
 from sage_inference.telemetry.decision_document import document, why
 from sage_inference.telemetry.decision_file import DecisionFile
 from sage_inference.telemetry.decisions import DecisionLog
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest, Usage
 from tests.cli.shape import mistakes
-from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 
 NOW = 1000.0
 BLOCKS = tuple(range(10))
@@ -123,6 +128,70 @@ def test_an_attempt_says_what_came_of_it() -> None:
     assert (after["waited_ms"], after["first_byte_ms"], after["duration_ms"]) == (500, 250, 1000)
     assert (after["prompt_tokens"], after["completion_tokens"], after["cached_tokens"]) == (900, 40, 512)
     assert after["arrived_ms"] == (1000 + NOW - 0.5) * 1000
+
+
+def in_one_piece(
+    recorded: Recorded, name: str, tokens: int, *, took_s: float, usage: bool = True
+) -> Placement:
+    """An answer of so many tokens, whose first byte came with the last."""
+    ticket, attempt = recorded.submit(request(name, 1000, arrived=recorded.clock.now, streams=False))
+    recorded.clock.now += took_s
+    recorded.manager.first_byte(ticket)
+    recorded.manager.release(ticket, Usage(1000, tokens) if usage else None, "done", 200)
+    return attempt
+
+
+def test_an_answer_in_one_piece_is_predicted_as_a_whole() -> None:
+    recorded = Recorded()
+    recorded.busy.state = EngineState.EJECTED
+    first = document(in_one_piece(recorded, "first", 100, took_s=1.035), 0.0)
+    assert (first["in_one_piece"], first["predicted_first_byte_ms"]) == (True, None)  # no pace is known yet
+    assert first["predicted_prompt_ms"] == 35.0
+    for number in range(5):
+        in_one_piece(recorded, f"r{number}", 100, took_s=1.035)
+    known = document(in_one_piece(recorded, "known", 300, took_s=3.035), 0.0)
+    assert mistakes(known, ATTEMPT) == []
+    assert known["predicted_first_byte_ms"] == pytest.approx(3030, rel=0.05)
+    assert known["first_byte_ms"] == known["duration_ms"] == 3035
+    unread = document(in_one_piece(recorded, "unread", 300, took_s=3.035, usage=False), 0.0)
+    assert (unread["predicted_first_byte_ms"], unread["predicted_prompt_ms"]) == (None, 35.0)
+
+
+def test_predictions_of_whole_answers_are_near_what_they_took() -> None:
+    """Simulated: two of four instances three times slower, half of what they can take."""
+    rng = random.Random(6)
+    fleet = llm_fleet(4)
+    for gpu in fleet.gpus[:2]:
+        gpu.slow_down(3)
+    run = Run(policy_named("hybrid", fleet.clock), fleet)
+    ended: list[Placement] = []
+    run.manager.on_placed, run.manager.on_end = (lambda attempt: None), ended.append
+    run.play(
+        [Job(33.0 * n, rng.randint(100, 2000), rng.randint(50, 300), streams=False) for n in range(1000)]
+    )
+    found = [document(attempt, 0.0) for attempt in ended]
+    ratios = [d["duration_ms"] / d["predicted_first_byte_ms"] for d in found if d["predicted_first_byte_ms"]]
+    assert len(ratios) > 100
+    assert 0.8 < median(ratios) < 1.25
+
+
+def test_streams_and_embeddings_are_predicted_by_their_prompts() -> None:
+    recorded = Recorded(1024, instance("embeds", model="e", route=EMBED))
+    streamed = document(recorded.submit()[1], 0.0)
+    embedded = document(recorded.submit(request("e", 1000, model="e", route=EMBED, streams=False))[1], 0.0)
+    for each in (streamed, embedded):
+        assert each["in_one_piece"] is False
+        assert each["predicted_first_byte_ms"] == each["predicted_prompt_ms"] > 0
+
+
+def test_choices_of_an_answer_are_made_side_by_side() -> None:
+    recorded = Recorded()
+    recorded.busy.state = EngineState.EJECTED
+    for number in range(5):
+        in_one_piece(recorded, f"r{number}", 100, took_s=1.035)
+    attempt = in_one_piece(recorded, "four", 400, took_s=1.035)
+    attempt.answers = 4
+    assert document(attempt, 0.0)["predicted_first_byte_ms"] == pytest.approx(1030, rel=0.05)
 
 
 def test_why_fits_into_a_header() -> None:

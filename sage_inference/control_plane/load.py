@@ -50,12 +50,12 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
     pending: bool = True
-    begun_before: int = (
-        0  # prompt tokens that the instance had begun by then; where the answer comes in one piece
-    )
-    beside: int = 0  # requests in flight there; where the answer comes in one piece
-    token_ms: float = 0.0  # of its answer, as predicted; the same, and 0 where it was not known
-    answers: int = 1  # choices that the tokens of the answer are those of; 0: not known
+    # The next three only where the answer comes in one piece: tokens that the instance had begun when it was pushed,
+    # requests beside it, and what a token of its answer was to take (0: not known).
+    begun_before: int = 0
+    beside: int = 0
+    token_ms: float = 0.0
+    answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at: float = math.inf
     late: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -481,6 +482,116 @@ def test_a_reload_that_changes_the_maker_forgets_nothing_unless_it_is_another_en
                 g.until(lambda r: r.gateway.can_serve)
                 for request in (get(f"{PATH}/resp_1"), post(PATH, asked(previous_response_id="resp_1"))):
                     assert caller.send(request).reply().status == status
+
+
+# A chain of responses
+
+
+def keeping(name: str, *, refuses: int = 404, streams: bool = False) -> RogueEngine:
+    """Makes responses, and goes on only from those that it made, as vLLM does."""
+    made: list[str] = []
+
+    def answer(wire: Wire) -> None:
+        request = json.loads(wire.engine.requests[-1].split(b"\r\n\r\n", 1)[1])
+        previous = request.get("previous_response_id")
+        if previous is not None and previous not in made:
+            error = {"error": {"message": f"Response with id '{previous}' not found.", "code": refuses}}
+            ok(json.dumps(error), status=f"{refuses} No")(wire)
+            return
+        made.append(f"resp_{name}_{len(made)}")
+        document = json.dumps({"id": made[-1], "object": "response"}).encode()
+        if streams:
+            events = b'data: {"type":"response.created","response":%b}\n\n' % document
+            head = f"HTTP/1.1 200 OK\r\n{EVENTS}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+            wire.send(head + chunk(events) + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        else:
+            ok(document.decode())(wire)
+
+    return engine(*[answer] * 100)
+
+
+def id_of(reply: Reply) -> str:
+    assert reply.status == 200, reply.body
+    found = re.search(rb'"id": ?"(resp_[^"]+)"', reply.body)
+    assert found is not None
+    return found[1].decode()
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["one piece", "streamed"])
+@pytest.mark.parametrize("refuses", [404, 400])
+def test_a_chain_goes_on_with_a_gateway_that_was_started_anew(streams: bool, refuses: int) -> None:
+    how: dict[str, Any] = {"refuses": refuses, "streams": streams}
+    with keeping("a", **how) as a, keeping("b", **how) as b, keeping("c", **how) as c:
+        with before(a, b, c) as g, Caller(g.port) as caller:
+            ids = {made_at(g, caller, f"e{n}").headers["x-sage-instance"]: "" for n in range(3)}
+            for name in ids:
+                ids[name] = id_of(made_at(g, caller, name))
+        for _ in range(2):
+            with before(a, b, c) as g, Caller(g.port) as caller:
+                for name in ids:
+                    for _ in range(2):
+                        reply = caller.send(post(PATH, asked(previous_response_id=ids[name]))).reply()
+                        assert reply.headers["x-sage-instance"] == name
+                        ids[name] = id_of(reply)
+
+
+def test_the_maker_that_was_found_is_remembered() -> None:
+    with keeping("a") as a, keeping("b") as b:
+        with before(a, b) as g, Caller(g.port) as caller:
+            own = id_of(made_at(g, caller, "e1"))
+        with before(a, b) as g, Caller(g.port) as caller:
+            for _ in range(4):  # several go on from one response
+                assert caller.send(post(PATH, asked(previous_response_id=own))).reply().status == 200
+            sent = sum(own.encode() in request for request in a.requests)
+            assert sent <= 1
+
+
+def test_a_response_that_nobody_has_is_sought_once_everywhere() -> None:
+    with keeping("a") as a, keeping("b") as b, keeping("c") as c, before(a, b, c) as g:
+        with Caller(g.port) as caller:
+            reply = caller.send(post(PATH, asked(previous_response_id="resp_none"))).reply()
+            assert reply.status == 404
+            assert "resp_none" in reply.json["error"]["message"]
+            assert [len(each.requests) for each in (a, b, c)] == [1, 1, 1]
+            assert caller.send(post(PATH, asked())).reply().status == 200
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ok('{"error":"the model `m` does not exist"}', status="404 Not Found"),
+        ok('{"error":"temperature"}', status="400 Bad Request"),
+        ok('{"error":"resp_1"}', status="500 Internal Server Error"),
+        raw("HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\nresp_1", then="close"),
+    ],
+    ids=["model", "other field", "500", "cut"],
+)
+def test_another_refusal_ends_the_search(refusal: Answers) -> None:
+    with engine(refusal) as a, engine(refusal) as b, before(a, b) as g, Caller(g.port) as caller:
+        status = caller.send(post(PATH, asked(previous_response_id="resp_1"))).reply().status
+        assert status >= 400
+        retried = status in (502, 503)
+        assert len(a.requests) + len(b.requests) == 1 + retried
+
+
+def test_nobody_is_sought_for_an_empty_id_or_with_a_long_body() -> None:
+    for more in ({"previous_response_id": ""}, {"previous_response_id": "r", "input": "x" * (1 << 20)}):
+        with keeping("a") as a, keeping("b") as b, before(a, b) as g, Caller(g.port) as caller:
+            assert caller.send(post(PATH, asked(**more))).reply().status == 404
+            assert len(a.requests) + len(b.requests) == 1
+
+
+def test_a_maker_that_is_gone_is_a_clear_answer_and_no_hang() -> None:
+    with keeping("b") as b:
+        with keeping("a") as a, before(a, b) as g, Caller(g.port) as caller:
+            own = id_of(made_at(g, caller, "e0"))
+            a.__exit__(None, None, None)
+            began = time.monotonic()
+            reply = caller.send(post(PATH, asked(previous_response_id=own))).reply()
+            assert reply.status in (502, 503)
+            assert "e0" in reply.error["message"]
+            assert time.monotonic() - began < 10
+            assert not any(own.encode() in request for request in b.requests)
 
 
 # What is remembered

@@ -6,22 +6,30 @@ from sage_inference.control_plane.pairs import pinned_route, pinned_to
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.control_plane.response_routes import ResponseRoute
 from sage_inference.engines.answer import Answer, Piece, StreamFormat
+from sage_inference.engines.coding import CodingError, coding_of, decoded
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
 from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.phase import FINAL, OUTCOMES, Phase
 from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
-from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
+from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
+NO_SUCH_RESPONSE = frozenset({400, 404})
+MAX_REPEATED = 1 << 20  # bytes of a body that is sent to one instance after another
 # Why an instance was chosen.
 MADE_IT, MADE_PREVIOUS = "made the response", "made the previous response"
 
 
 class ResponsesExchange(Exchange):
-    """A new response. One that goes on from another goes to the instance that made that one, and nowhere else."""
+    """A new response. One that goes on from another goes to the instance that made that one, and nowhere else.
+
+    Where its maker is not known, as after a restart of the gateway, one instance after another is asked, as long as
+    they answer that they have no such response.
+    """
 
     _previous: str | None = None
+    _seeks_maker = False
     _chosen: str | None = None  # the id that the caller chose for the response
     _seeker: IdSeeker | None = None  # while the answer's id is not known
 
@@ -75,11 +83,40 @@ class ResponsesExchange(Exchange):
         shared = gateway.guard.has_tenants
         engine = gateway.responses.to_follow(previous, self.head.tenant, shared=shared)
         if engine is None:
+            self._seeks_maker = previous != ""
             return
         instance, model = engine.instance, self.request.model
         if model not in instance.models:
             raise errors.maker_lacks_model(previous, instance.instance_id, model)
         self.request.route = pinned_route(self.route.path, instance.instance_id)
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        super().engine_answers(answer, length)
+        refused = self._seeks_maker and answer.status in NO_SUCH_RESPONSE and self.answer is answer
+        if refused and (length or 0) <= MAX_HELD and len(self.body) <= MAX_REPEATED:
+            self.held = []
+
+    def _judge(self, body: bytes) -> None:
+        assert self.instance is not None
+        if self._seeks_maker and self.status in NO_SUCH_RESPONSE and self._lacks_previous(body):
+            self.tried += (self.instance,)
+            group = self.gateway.registry.group(self.request.model, self.request.route)
+            if any(i.state is EngineState.READY and i not in self.tried for i in group):
+                self.held = None
+                self._go_on_elsewhere()
+                return
+        super()._judge(body)
+
+    def _lacks_previous(self, body: bytes) -> bool:
+        """Whether an engine's refusal names the response before: then it has no such response, and did no work."""
+        assert self.answer is not None
+        assert self._previous is not None
+        try:
+            if coding := coding_of(self.answer):
+                body = decoded(coding, body, MAX_HELD)
+        except CodingError:
+            return False
+        return self._previous.encode("utf-8", "replace") in body
 
     def engine_sends(self, piece: Piece, end: bool) -> None:
         seeker = self._seeker
@@ -90,6 +127,8 @@ class ResponsesExchange(Exchange):
     def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
         super()._let_go(piece, end, took)
         if self.status < 300 and self.answer is not None:
+            if self._seeks_maker and self._previous is not None and self.engine is not None:
+                self.gateway.responses.remember(self._previous, self.head.tenant, self.engine)
             self._seeker = IdSeeker(self.answer)
             self._seek(self._seeker, piece, end)
 

@@ -60,6 +60,12 @@ class Client:
         return len(self._running) + len(self._waiting)
 
     @property
+    def oldest_due(self) -> float | None:
+        """When the oldest exchange under way was due. None without any."""
+        oldest = next(iter(self._running), None)  # dicts keep the order of insertion
+        return None if oldest is None else oldest.due
+
+    @property
     def _may_connect(self) -> bool:
         return len(self._connections) + self._connecting < self._limit
 

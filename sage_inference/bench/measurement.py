@@ -34,6 +34,7 @@ class Progress:
     ok: int
     failed: int
     in_flight: int
+    oldest_s: float  # since the oldest request in flight was due
     per_s: float  # answers in the last second
 
 
@@ -144,7 +145,16 @@ class Measurement:
         counts = self._counts
         counts.append(self._ok + self._failed)
         rate = (counts[-1] - counts[0]) / (_TICK_S * (len(counts) - 1))
-        return Progress(elapsed, self._share(elapsed), self._ok, self._failed, self.client.in_flight, rate)
+        oldest = self.client.oldest_due
+        return Progress(
+            elapsed,
+            self._share(elapsed),
+            self._ok,
+            self._failed,
+            self.client.in_flight,
+            0.0 if oldest is None else self._began + elapsed - oldest,
+            rate,
+        )
 
     def _share(self, elapsed: float) -> float | None:
         plan = self._plan

@@ -8,6 +8,7 @@ from typing import Any
 from sage_inference.cli import terminal
 
 _EVERY_S = 10.0  # without a terminal
+_OLD_S = 5.0  # shown from then on: the run may only wait for that request
 
 
 class Progress:
@@ -46,7 +47,8 @@ class Progress:
 def _line(progress: Any) -> str:
     share = "" if progress.share is None else f"{progress.share:4.0%}  "
     failed = f", {progress.failed:,} failed" if progress.failed else ""
+    oldest = f" (the oldest for {progress.oldest_s:.0f} s)" if progress.oldest_s >= _OLD_S else ""
     return (
-        f"{share}{progress.elapsed_s:.0f} s  {progress.ok:,} ok{failed}, {progress.in_flight:,} in flight, "
+        f"{share}{progress.elapsed_s:.0f} s  {progress.ok:,} ok{failed}, {progress.in_flight:,} in flight{oldest}, "
         f"{progress.per_s:,.0f}/s"
     )

@@ -20,6 +20,7 @@ from sage_inference.bench.report import Report
 from sage_inference.bench.trace import Row
 from sage_inference.bench.waits import Waits, waiting
 from sage_inference.bench.window import Window
+from sage_inference.cli import benchprogress
 from sage_inference.cli.schemas import BENCH, WAITING
 from tests.bench_tool.driving import measured, plan
 from tests.cli.shape import mistakes
@@ -232,6 +233,21 @@ def test_a_run_that_is_stopped_shows_who_still_waits() -> None:
     assert (found.starving, found.throughout, found.unanswered) == (3, 3, 3)
     assert found.longest_s is not None
     assert 0.5 < found.longest_s < 30
+
+
+def test_progress_has_the_age_of_the_oldest_request() -> None:
+    ages: list[float] = []
+
+    def note(progress: Progress) -> None:
+        ages.append(progress.oldest_s)
+        engine.release_at_the_end(progress)
+
+    with Unfair(ANSWERS[Kind.CHAT], {2}) as engine:
+        measured(plan(engine.port, Closed(4), duration_s=0.5), note)
+    assert 0.35 < max(ages) < 20
+    assert ages[:3] == sorted(ages[:3])
+    shown = benchprogress._line(Progress(70.0, 1.0, 9, 0, 3, 62.4, 0.0))
+    assert shown == "100%  70 s  9 ok, 3 in flight (the oldest for 62 s), 0/s"
 
 
 def test_a_run_that_is_stopped_in_its_warm_up_has_no_waits() -> None:

@@ -54,7 +54,7 @@ def _starving(found: Waiting) -> str:
         )
         if count
     ]
-    waited = "waited over 3 x the median, either for half of the load or longer, or without an answer"
+    waited = "waited over 3 x the median, either half as long as the load or longer, or without an answer"
     return "; ".join([f"starving callers: {found.starving:,} {waited}", *more])
 
 

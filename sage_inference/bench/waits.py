@@ -20,7 +20,7 @@ from sage_inference.bench.samples import nearest_rank
 from sage_inference.bench.window import Window
 
 LONG = 3  # times the median of its kind: a wait beyond it is a long one
-_MOST = 0.5  # of the time of load: a caller with a long wait of this share of it starves
+_MOST = 0.5  # of the time of load: a caller with a long wait of that length starves
 _THROUGHOUT = 0.95  # not 1, because the first requests of a closed loop leave one after another
 
 _ANSWERED, _IN_VAIN, _IN_WARMUP = 1, 2, 4
@@ -88,7 +88,7 @@ class Waits:
 class Waiting:
     """Figures of the callers that waited in the measured time. A long wait is over 3 x the median of its kind.
 
-    ``starving``: callers with a long wait that took half of the time of load, or was in vain.
+    ``starving``: callers with a long wait that lasted half as long as the load or longer, or was in vain.
     ``throughout``: callers that got no text in the whole time of load.
     ``unanswered``: callers with a long wait in vain, or with any wait in vain if no request ended well.
     """
@@ -112,7 +112,7 @@ def waiting(kinds: Iterable[Waits], window: Window) -> Waiting:
     """The figures of one kind or several. Each request is compared with the median of its own kind."""
     parts = [_Part.of(waits, window) for waits in kinds]
     compared = [part for part in parts if part.median_s is not None]
-    judged = any(part.told_apart for part in parts)
+    judged = any(part.comparable for part in parts)
     return Waiting(
         requests=sum(part.requests for part in parts),
         due_in_warmup=sum(part.due_in_warmup for part in parts),
@@ -131,7 +131,7 @@ class _Part:
     """The figures of one kind, with the callers themselves, because one caller may send requests of several kinds."""
 
     median_s: float | None
-    told_apart: bool
+    comparable: bool
     requests: int = 0
     due_in_warmup: int = 0
     longest_s: float = 0.0
@@ -165,9 +165,11 @@ class _Part:
         if not is_long:
             return
         self.long += 1
-        if self.told_apart:
+        if self.comparable:
             self.long_at_a_time += _within(window, one.begin + limit_s, one.end) / load_s
-        if one.in_vain or (self.told_apart and took_s >= _MOST * load_s):
+        # The part before the load counts too, because the load may begin in the middle of a wait.
+        lasted = one.seconds >= _MOST * load_s and took_s > limit_s
+        if one.in_vain or (self.comparable and lasted):
             self.starving.append(one.caller)
 
 

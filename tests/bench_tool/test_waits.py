@@ -411,6 +411,8 @@ def fast(waits: Waits, window: Window) -> None:
     [
         (9, 21, None, (1, 1, 0)),
         (9, 15, None, (1, 0, 0)),  # half of it, and a second before
+        (4, 11, None, (1, 0, 0)),  # most of it before the load
+        (4, 10.2, None, (0, 0, 0)),  # nearly all of it before the load
         (11, 15.9, None, (0, 0, 0)),  # long, and not half of the load
         (11, 11.29, None, (0, 0, 0)),
         (11, 12, TIMEOUT, (1, 0, 1)),

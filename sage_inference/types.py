@@ -107,10 +107,12 @@ class EngineState(Choice, StrEnum):
 
 
 class Slo(msgspec.Struct, frozen=True, gc=False):
-    """Service level objectives, in milliseconds: to the first token, and of each token after it."""
+    """Service level objectives, in milliseconds: to the first token, and of each token after it; and where each is stated."""
 
     ttft_ms: float
     tpot_ms: float
+    ttft_from: str = "default"
+    tpot_from: str = "default"
 
 
 NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
@@ -123,7 +125,8 @@ class InstanceLoad:
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
     ``ms_per_token`` is learned, as ``busy_ms / busy_tokens * own_share + whole_part``; the latter two follow from
-    answers in one piece, see ``control_plane.relative_pace``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
+    answers in one piece, see ``control_plane.relative_pace``. In ``paced_tokens`` a prompt counts as no fewer than a
+    step's, see ``control_plane.slos.slowness``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
     it last went out of service; ``stalled_at``: when this process last went on after it had not run for a while. An
     answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
     slow for any more work. ``late``: those in flight that were placed too
@@ -139,6 +142,7 @@ class InstanceLoad:
     own_share: float = 1.0
     whole_part: float = 0.0
     begun_tokens: int = 0
+    paced_tokens: float = 20000.0
     window_tokens: float = 8192
     lost_at: float = -math.inf
     stalled_at: float = -math.inf

@@ -42,7 +42,8 @@ class Builder:
             return cls(**{alone.name: self.value(alone, alone.shape, node, steps)})
         if not isinstance(node, Mapping):
             what = f"{join(steps)} must be" if steps else "the file must hold"
-            raise self._error(node, steps, f"{what} a section of keys, not {_form(node)}", _leave_out(node))
+            hint = _leave_out(node) or (f"its keys: {', '.join(keys(cls))}" if steps else None)
+            raise self._error(node, steps, f"{what} a section of keys, not {_form(node)}", hint)
         known, values = keys(cls), dict[str, Any]()
         for name, value in node.entries:
             key = known.get(name.text)

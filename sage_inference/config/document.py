@@ -48,7 +48,7 @@ def type_of(key: Key, shape: Shape) -> str:
     if shape.kind == "list" and shape.item:
         return f"list of {'sections' if shape.item.section else shape.item.kind}"
     if shape.kind == "map" and shape.item:
-        return f"map of {shape.item.kind}"
+        return f"map of {'sections' if shape.item.section else shape.item.kind}"
     names = {"integer": "whole number", "boolean": "true or false"}
     return names.get(shape.kind, shape.kind) + span(key, shape)
 
@@ -89,16 +89,20 @@ def commented_file() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(key: Key) -> list[str]:
+def _section(key: Key, indent: str = "") -> list[str]:
     assert key.shape.section is not None
-    lines = [f"# {key.doc}", f"{key.name}:"]
+    lines = [f"{indent}# {key.doc}", f"{indent}{key.name}:"]
     for inner in keys(key.shape.section).values():
-        lines += _entry(inner, "  ")
+        lines += _entry(inner, f"{indent}  ")
     return lines
 
 
 def _entry(key: Key, indent: str) -> list[str]:
+    if key.shape.section and not key.example:
+        return _section(key, indent)
     lines = [f"{indent}# {_help(key)}"]
+    if key.shape.section:
+        return [*lines, f"{indent}# {key.name}: {key.example}", f"{indent}{key.name}: {{}}"]
     section = key.shape.item.section if key.shape.kind == "list" and key.shape.item else None
     value = plain(key.default)
     if section is not None:

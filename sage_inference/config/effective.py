@@ -21,7 +21,7 @@ class Effective:
 
 
 def effective(settings: Settings) -> Iterator[Effective]:
-    """Every key in the schema's order. Of a list's entries, the keys that differ from their defaults."""
+    """Every key in the schema's order. Of sections in a list or map, the keys that differ from their defaults."""
     for path, key in walk():
         if key.shape.section or "[]" in path:
             continue
@@ -33,13 +33,21 @@ def effective(settings: Settings) -> Iterator[Effective]:
 
 def _rows(path: str, key: Key, value: Any) -> Iterator[Effective]:
     item = key.shape.item
-    if key.shape.kind == "list" and item and item.section and value:
-        for at, entry in enumerate(value):
-            for inner in keys(item.section).values():
-                if inner.required or entry[inner.name] != plain(inner.default):
-                    yield Effective(f"{path}[{at}].{inner.name}", entry[inner.name], plain(inner.default))
+    if item and item.section and value:
+        of_list = key.shape.kind == "list"
+        for name, entry in enumerate(value) if of_list else value.items():
+            yield from _changed(f"{path}[{name}]" if of_list else f"{path}.{name}", item.section, entry)
     elif key.shape.kind == "map" and value:
         for name, entry in value.items():
             yield Effective(f"{path}.{name}", entry, None)
     else:
         yield Effective(path, value, plain(key.default))
+
+
+def _changed(path: str, section: type, entry: dict[str, Any]) -> Iterator[Effective]:
+    for key in keys(section).values():
+        value, default = entry[key.name], plain(key.default)
+        if key.shape.section and value != default:
+            yield from _changed(f"{path}.{key.name}", key.shape.section, value)
+        elif key.required or value != default:
+            yield Effective(f"{path}.{key.name}", value, default)

@@ -120,7 +120,7 @@ def walk(section: type = Settings, before: str = "") -> Iterator[tuple[str, Key]
         yield path, key
         if key.shape.section:
             yield from walk(key.shape.section, f"{path}.")
-        elif key.shape.item and key.shape.item.section:
+        elif key.shape.kind == "list" and key.shape.item and key.shape.item.section:
             yield from walk(key.shape.item.section, f"{path}[].")
 
 
@@ -146,13 +146,15 @@ def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[
 def locate(path: str) -> Place:
     """Where ``path`` (``scheduling.policy``, ``instances[0].url``, ``instances.0.url``) leads.
 
-    Whatever follows a map's name is one key of it, dots and all. Raises ``ConfigError`` for an unknown key.
+    What follows a map's name is one key of it, dots and all; in a map of sections, up to a key of the section
+    (``scheduling.slo.models.qwen2.5-7b.ttft_ms``). Raises ``ConfigError`` for an unknown key.
     """
     steps: tuple[Step, ...] = ()
     shape, key, rest = Shape("section", section=Settings), None, path.strip()
     while rest:
         if shape.kind == "map" and shape.item:
-            steps, shape, rest = (*steps, rest), shape.item, ""
+            name, rest = _entry_name(rest, shape.item)
+            steps, shape = (*steps, name), shape.item
             continue
         name, rest = _split(rest)
         if shape.kind == "list" and shape.item:
@@ -173,6 +175,15 @@ def locate(path: str) -> Place:
     if key is None:
         raise ConfigError("the key is empty", hint=f"one of {', '.join(keys(Settings))}")
     return Place(steps, key, shape)
+
+
+def _entry_name(rest: str, item: Shape) -> tuple[str, str]:
+    """The name of a map's entry, and the path that follows it within the entry."""
+    known = keys(item.section) if item.section else {}
+    for dot in re.finditer(r"\.", rest):
+        if dot.start() and _split(rest[dot.end() :])[0] in known:
+            return rest[: dot.start()], rest[dot.end() :]
+    return rest, ""
 
 
 def loose_steps(path: str) -> tuple[Step, ...]:

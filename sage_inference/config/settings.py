@@ -134,6 +134,41 @@ class ApiKeySettings:
     weight: float = setting(1.0, doc="Share of a busy engine beside other keys.", minimum=0.001)
 
 
+_LONGEST_MS = 86_400_000  # a day
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloTimes:
+    ttft_ms: float | None = setting(
+        None, doc="Milliseconds to the first token.", minimum=1, maximum=_LONGEST_MS
+    )
+    tpot_ms: float | None = setting(
+        None, doc="Milliseconds of each token after it.", minimum=0.1, maximum=_LONGEST_MS
+    )
+
+
+def _priority(name: str, example: str) -> Any:
+    return setting(doc=f"Its own times for requests of {name} priority.", factory=SloTimes, example=example)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSloSettings(SloTimes):
+    critical: SloTimes = _priority("critical", "{ttft_ms: 500}")
+    high: SloTimes = _priority("high", "{ttft_ms: 700}")
+    normal: SloTimes = _priority("normal", "{ttft_ms: 1000, tpot_ms: 50}")
+    low: SloTimes = _priority("low", "{ttft_ms: 10000}")
+    background: SloTimes = _priority("background", "{ttft_ms: 60000, tpot_ms: 200}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloSettings(ModelSloSettings):
+    models: dict[str, ModelSloSettings] = setting(
+        doc="Their own times for single models, and for priorities of them.",
+        factory=dict,
+        example="{llama-70b: {ttft_ms: 5000, tpot_ms: 200, background: {ttft_ms: 120000}}}",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulingSettings:
     policy: str = setting("hybrid", doc="How an instance is chosen.", choices=POLICIES)
@@ -142,6 +177,10 @@ class SchedulingSettings:
         factory=dict,
         choices=POLICIES,
         example="{bge-m3: least_loaded}",
+    )
+    slo: SloSettings = setting(
+        doc="What requests should get. What is not set follows the engines' pace: 1000 and 50 ms on usual ones.",
+        factory=SloSettings,
     )
     late_binding: bool = setting(
         True, doc="Hold back prompts an engine could not start, while order can still change."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sage_inference.control_plane.estimates import TokenEstimates
 from sage_inference.control_plane.load import Placement, is_whole
 from sage_inference.control_plane.presumed import Presumed
@@ -21,6 +23,7 @@ class Books:
         self.presumed = Presumed()
         self.relative = RelativePaces()
         self.reads_all_usage = False
+        self.renewed: Callable[[], None] = _nobody  # called when paces were
 
     def placed(self, placement: Placement, need: int, now: float) -> None:
         """``need``: tokens of its prompt that the instance has not cached."""
@@ -34,6 +37,7 @@ class Books:
             self.relative.placed(placement)
         if now >= self.relative.due_at:
             self.relative.renew(now)
+            self.renewed()
 
     def wants_usage(self, placement: object) -> bool:
         """Whether it is of use to look for usage in an attempt's answer.
@@ -52,3 +56,6 @@ class Books:
         self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
         if is_whole(request):
             self.relative.learn(placement, usage.completion_tokens)
+
+
+def _nobody() -> None: ...

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
+STEP_TOKENS = 512  # a prompt takes a step of the streams beside it at least
 # Of an instance's time prompts may take before late requests have to wait: decode steps of 20 ms then make 50 ms
 # a token for its streams.
 PROMPT_SHARE = 0.6
@@ -145,6 +146,7 @@ def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
         return
     load.busy_ms = busy_ms = _KEPT * load.busy_ms + took_ms
     load.busy_tokens = busy_tokens = _KEPT * load.busy_tokens + tokens
+    load.paced_tokens = _KEPT * load.paced_tokens + (tokens if tokens > STEP_TOKENS else STEP_TOKENS)
     pace = busy_ms / busy_tokens * load.own_share + load.whole_part
     load.ms_per_token = pace if cost.LEAST_PACE < pace < cost.MOST_PACE else cost.bounded_pace(pace)
 

@@ -16,6 +16,7 @@ from sage_inference.control_plane.rates import retry_after_s
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.registry import Registry
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed, shared_gpus
+from sage_inference.control_plane.slos import Slos
 from sage_inference.control_plane.ticket import Ticket
 from sage_inference.control_plane.unserved import unserved
 from sage_inference.control_plane.waiting.entry import Waiting
@@ -33,8 +34,6 @@ from sage_inference.types import (
 )
 
 _Sent = tuple[Ticket, SchedulingDecision, Group, float, Callable[[], None]]
-
-SOON_MS = 1000.0  # a prompt that takes no longer is in time for all but the tightest deadlines
 
 
 class ControlPlaneManager:
@@ -65,6 +64,8 @@ class ControlPlaneManager:
         self.later: Callable[[Callable[[], None]], None] = _at_once
         self.report: Callable[[Exception], None] = _raise
         self.on_unserved: Callable[[], None] = _nothing
+        self.slos = Slos(registry)
+        books.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
         self._queue = Queue(self.tenants)
@@ -296,12 +297,14 @@ class ControlPlaneManager:
     # Placing
 
     def _place_or_queue(self, ticket: Ticket, group: Group, now: float) -> None:
+        if self.slos.differ:
+            self.slos.give(ticket.request)
         choice = None
         if not self._queue.requests or self._queue.lane(group, self._order(ticket)) is None:
             choice = self._placer.choose(ticket, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
-                if prompt_ms <= SOON_MS or not self._stands_back(ticket, prompt_ms, now):
+                if prompt_ms <= self.slos.soon_ms or not self._stands_back(ticket, prompt_ms, now):
                     self._put(ticket, choice[0], choice[1], choice[2], group, now)
                     return
                 choice = None
@@ -345,7 +348,7 @@ class ControlPlaneManager:
         if heeds_streams:
             self.settle()  # there may be LLM work on the same GPU among it
         return (
-            most * load.ms_per_token <= SOON_MS
+            most * load.ms_per_token <= self.slos.soon_ms
             and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
@@ -379,6 +382,8 @@ class ControlPlaneManager:
             ticket, decision, group, now, measure = sent.popleft()
             try:
                 measure()
+                if self.slos.differ:
+                    self.slos.give(ticket.request)
                 need = self._placer.uncached(ticket.request, group[0])
                 self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
             except Exception as error:
@@ -492,15 +497,30 @@ class ControlPlaneManager:
         self._placer.uneven = uneven_models(instances)
         self.books.relative.regroup(instances)
         self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
+        self.slos.renew()
+        self._share_by_slos()
 
         def place(waiting: Waiting) -> tuple[Group, str, float]:
             request = waiting.request
+            self.slos.give(request)
+            waiting.heed_slo()
             group = self.registry.group(request.model, request.route)
             return group, self._placer.policy_for(request).order, prefill_ms(request, group)
 
         for stranded in self._queue.regroup(place, now):
             self._queue.remove(stranded)
             stranded.ticket.refused(self._unserved(stranded.request))
+
+    def _follow_paces(self) -> None:
+        """Paces were learned anew: SLOs that nobody set go by them. Requests that wait keep theirs."""
+        if self.slos.follow():
+            self._share_by_slos()
+
+    def _share_by_slos(self) -> None:
+        """Streams that share a GPU are to keep their model's time of a token."""
+        for instance, shared in self._placer.shared.items():
+            if instance.instance_type.serves_llm and instance.models:
+                shared.tpot_s = min(self.slos.of(model).tpot_ms for model in instance.models) / 1000
 
     def _check_deadline(self, ticket: Ticket, group: Group, now: float) -> None:
         """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""

@@ -198,9 +198,10 @@ class RelativePaces:
         was_slow = self._is_slow(load, beside)
         usual = self._usual_pace(beside.peers)
         pace = usual * (own_pace(load) / usual) ** kept
+        stepped = load.paced_tokens / load.busy_tokens
         if load.busy_tokens > _FADED_TOKENS:
             load.busy_tokens = _FADED_TOKENS + (load.busy_tokens - _FADED_TOKENS) * kept
-        load.busy_ms = pace * load.busy_tokens
+        load.busy_ms, load.paced_tokens = pace * load.busy_tokens, stepped * load.busy_tokens
         for model, shown in list(beside.shown.items()):
             shown.fade(self._typical[model], kept)
             if shown.steps < 1.0:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.slo import TPOT_MS
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
 TIME_SLICED = 0.45  # two processes on one GPU run at about so much of their own speed (one H100, measured)
-TPOT_SLO_S = 0.05
 _GAP_KEPT = 0.8
 _LONGEST_GAP_S = 1.0  # one pause, of whatever cause, must not outweigh a hundred chunks
 _STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
@@ -22,12 +22,13 @@ class SharedGPU:
     While LLM work is in flight, embedding calls go one at a time. After a call of wall time d that alone would
     take w, a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM: on a time-sliced GPU
     a ratio of slots would do nothing. With ``ratio`` None the pause is a closed loop: 4 ms more while the
-    streams' gap between chunks exceeds half of 50 ms, else 0.9 of it less 0.5 ms, at most 400 ms.
+    streams' gap between chunks exceeds half of ``tpot_s``, else 0.9 of it less 0.5 ms, at most 400 ms.
     What the LLM does not use is lent.
     """
 
     def __init__(self, ratio: float | None) -> None:
         self.ratio = ratio
+        self.tpot_s = TPOT_MS / 1000
         self.llm = 0  # requests in flight
         self.embedding = 0
         self.resumes_at = 0.0
@@ -80,7 +81,7 @@ class SharedGPU:
 
     def _pause(self, tokens: int, took: float) -> float:
         if self.ratio is None:
-            if self.gap_s > TPOT_SLO_S / 2:
+            if self.gap_s > self.tpot_s / 2:
                 self._pause_s = min(_MOST_S, self._pause_s + _STEP_S)
             else:
                 self._pause_s = max(0.0, _EASE * self._pause_s - _EASE_S)

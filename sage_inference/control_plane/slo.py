@@ -1,7 +1,7 @@
 """The service level objectives (SLOs) of a request: the time to its first token and the time of each token after it.
 
-A request carries the ``Slo`` of its model and priority, see ``types.Slo``. Its caller's own deadline stands before the
-time to the first token.
+A request carries the ``Slo`` of its model and priority, see ``slos``. Its caller's own deadline stands before the time to
+the first token.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ TTFT_MS = 1000.0
 TPOT_MS = 50.0
 BATCH = 30.0  # times the time to the first token, below normal priority
 
-DEFAULT: tuple[Slo, ...] = tuple(
-    Slo(TTFT_MS * (1.0 if priority <= RequestPriority.NORMAL else BATCH), TPOT_MS)
-    for priority in RequestPriority
-)
+
+def patience(priority: RequestPriority) -> float:
+    """How many times as long as a normal request one of this priority may wait for its first token."""
+    return BATCH if priority > RequestPriority.NORMAL else 1.0
+
+
+DEFAULT = tuple(Slo(TTFT_MS * patience(priority), TPOT_MS) for priority in RequestPriority)
 
 
 def slo_of(request: SchedulingRequest) -> Slo:

@@ -383,6 +383,7 @@ class Gateway:
         """Tell the manager what the settings say of scheduling."""
         manager, scheduling = self.manager, settings.scheduling
         manager.limits = settings.limits
+        manager.slos.configure(scheduling.slo)
         manager.llm_share = llm_share(scheduling)
         manager.books.reads_all_usage = scheduling.record_file is not None
         manager.tenants.weights = {name: key.weight for name, key in tenants(settings.api_keys)}

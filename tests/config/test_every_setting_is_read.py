@@ -10,6 +10,7 @@ import pytest
 
 import sage_inference
 from sage_inference.config.document import rows
+from sage_inference.config.settings import PRIORITIES
 
 PACKAGE = Path(sage_inference.__file__).parent
 OTHERS = {PACKAGE / "config", PACKAGE / "simulator", PACKAGE / "bench"}
@@ -19,6 +20,8 @@ OWNERS = {
     "instances": {"settings"},
     "api_keys": {"key", "entry"},
     "scheduling": {"settings"},
+    "scheduling.slo": {"t", "settings"},
+    **{f"scheduling.slo.{priority}": {"t"} for priority in PRIORITIES},  # read by name
     "health": {"_settings"},
     "logging": {"settings"},
 }

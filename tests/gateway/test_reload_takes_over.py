@@ -19,9 +19,9 @@ from sage_inference.config.document import rows
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import load
 from sage_inference.config.secrets import Secret
-from sage_inference.config.settings import ApiKeySettings, HealthSettings, ServerSettings
+from sage_inference.config.settings import PRIORITIES, ApiKeySettings, HealthSettings, ServerSettings
 from sage_inference.server import RunningGateway
-from sage_inference.types import EngineState
+from sage_inference.types import EngineState, RequestPriority
 from tests.support.command import sage
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import ADMIN, InProcess, gateway
@@ -116,6 +116,12 @@ def allowed_origins(w: World) -> Any:
     return w.client.get("/health", headers={"origin": ORIGIN}).headers.get("access-control-allow-origin")
 
 
+def slo(key: str, priority: str = "normal") -> Look:
+    """What a chat's SLO would be."""
+    level = RequestPriority[priority.upper()]
+    return held(lambda r: getattr(r.gateway.manager.slos.of("m", level), f"{key}_ms"))
+
+
 TABLE: dict[str, Entry] = {
     "llm_model": Entry({"llm_model": "m"}, no_model("/v1/chat/completions", messages=[]), False),
     "embedding_model": Entry(
@@ -147,6 +153,12 @@ TABLE: dict[str, Entry] = {
     "admin_key": Entry({"admin_key": "adm"}, held(lambda r: r.gateway.guard.is_admin(b"adm")), True),
     "scheduling.policy": section("scheduling", "policy", "random", held(lambda r: r.gateway.manager.policy.name), "random"),
     "scheduling.policies": section("scheduling", "policies", {"m": "fifo"}, held(lambda r: {m: p.name for m, p in r.gateway.manager.policies.items()}), {"m": "fifo"}),
+    **{f"scheduling.slo.{key}_ms": Entry({"scheduling": {"slo": {f"{key}_ms": 77}}}, slo(key), 77) for key in ("ttft", "tpot")},
+    **{
+        f"scheduling.slo.{priority}.{key}_ms": Entry({"scheduling": {"slo": {priority: {f"{key}_ms": 77}}}}, slo(key, priority), 77)
+        for priority in PRIORITIES for key in ("ttft", "tpot")
+    },
+    "scheduling.slo.models": Entry({"scheduling": {"slo": {"models": {"m": {"ttft_ms": 77}}}}}, slo("ttft"), 77),
     "scheduling.late_binding": section("scheduling", "late_binding", False, engine(lambda e: e.instance.load.window_tokens), float("inf")),
     "scheduling.hybrid_instance_ratio": section("scheduling", "hybrid_instance_ratio", 0.3, held(lambda r: r.gateway.manager.llm_share), 0.3),
     "scheduling.llm_fallback_policy": section("scheduling", "llm_fallback_policy", "round_robin", held(lambda r: r.gateway.manager.policy)),

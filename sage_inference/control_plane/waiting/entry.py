@@ -43,7 +43,7 @@ class Waiting:
         self.request = request
         self.lane = lane
         self.arrived = request.arrived
-        self.overdue_at = request.arrived + OVERDUE * ttft_s(request)
+        self.heed_slo()
         self.patient = True  # may still be held for a warm instance
         self.held_for: ExecutionInstance | None = None
         self.late = False  # gets only what instances can spare
@@ -55,6 +55,10 @@ class Waiting:
         self.change: Place[Waiting] | None = None  # when it falls into the late band
         self.hold: Place[Waiting] | None = None  # until when it stands aside
         self.deadline: Place[Waiting] | None = None  # the one its caller gave
+
+    def heed_slo(self) -> None:
+        """Its request's SLO is another, or the first."""
+        self.overdue_at = self.request.arrived + OVERDUE * ttft_s(self.request)
 
     def forget_places(self) -> None:
         """Its lane was dissolved."""

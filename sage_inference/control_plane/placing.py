@@ -21,6 +21,8 @@ ONLY, FINISHES = "only instance", "finishes what it began"
 # comes before any work, and the request then goes to a larger instance.
 SURELY_TOO_LONG = 1.5
 
+# Windows of pending tokens that an instance may have, where a prompt that it has cached would go elsewhere otherwise.
+BEYOND = 2
 # Decision (None: it is held, the instance is closed), instance, and the tokens of the prompt it has not cached.
 Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
 
@@ -88,11 +90,15 @@ class Placer:
         if choice is None or is_open(choice[1], choice[2]):
             return choice
         wanted, need = choice[1], choice[2]
-        if patient and not late and policy.sticky and cached and need < 0.7 * request.prompt_tokens:
-            return None, wanted, need
         tokens = request.prompt_tokens
+        is_warm = policy.sticky and not late and bool(cached) and need < 0.7 * tokens
+        if is_warm and patient:
+            return None, wanted, need
         open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
-        return _ask(policy, request, open_) if open_ else None
+        elsewhere = _ask(policy, request, open_) if open_ else None
+        if is_warm and elsewhere is not None and _is_sooner(request, wanted, elsewhere[1], now):
+            return choice
+        return elsewhere
 
     def soonest_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
         """The soonest first byte that the group could give it."""
@@ -170,6 +176,23 @@ def _ask(
             if instance.instance_id == target:
                 return decision, instance, request.prompt_tokens - request.cached_tokens.get(instance, 0)
     return None
+
+
+def _is_sooner(
+    request: SchedulingRequest, warm: ExecutionInstance, other: ExecutionInstance, now: float
+) -> bool:
+    """Whether a closed instance that has the prompt cached answers sooner than an open one that has not.
+
+    The prompt would be worked off twice otherwise, at the cost of all others. What waits in an engine can no longer be
+    ordered, so this ends at ``BEYOND`` windows. One that should be done with its prompts and is not may be stuck.
+    """
+    load = warm.load
+    need = request.prompt_tokens - request.cached_tokens.get(warm, 0)
+    return (
+        load.pending_tokens + need <= BEYOND * load.window_tokens
+        and backlog_ms(load, now) > 0.0
+        and first_byte_ms(request, (warm,), now) <= first_byte_ms(request, (other,), now)
+    )
 
 
 def healthy(

@@ -99,6 +99,36 @@ def test_it_is_held_only_while_it_can_still_be_in_time_elsewhere(
     assert waits.where is cold
 
 
+@pytest.mark.parametrize(
+    ("tokens", "pending", "since_s", "elsewhere", "goes_warm"),
+    [
+        (20_000, 9000, 0.1, 0, True),  # 170 ms and its own 24 ms, against 600 ms
+        (20_000, 15_000, 0.1, 0, True),
+        (20_000, 15_700, 0.1, 0, False),  # with its 800 tokens more than two windows
+        (20_000, 9000, 0.3, 0, False),  # should have begun all it has, and has not
+        (7000, 9000, 0.08, 0, False),  # 214 ms there, 210 ms elsewhere
+        (7000, 9000, 0.08, 1000, True),  # 240 ms elsewhere, with what waits there
+    ],
+)
+def test_when_its_hold_ends_a_request_goes_where_it_is_answered_sooner(
+    tokens: int, pending: int, since_s: float, elsewhere: int, goes_warm: bool
+) -> None:
+    """The warm instance is closed all the time. At 0.03 ms a token, with windows of 8,192 tokens."""
+    clock = Clock()
+    warm, cold, m = held(clock)
+    cached = tuple(range((tokens - 800) // 64))
+    m._placer.prefixes.add(warm, request(blocks=cached))  # type: ignore[attr-defined]
+    alarms: list[float] = []
+    m.alarm = alarms.append  # type: ignore[attr-defined]
+    waits = submit(m, request("waits", tokens, blocks=cached))  # type: ignore[arg-type]
+    assert waits.where is None
+    clock.now = alarms[-1]
+    warm.load.pending_tokens, warm.load.progress_at = pending, clock.now - since_s
+    cold.load.pending_tokens, cold.load.progress_at = elsewhere, clock.now
+    m.dispatch()  # type: ignore[attr-defined]
+    assert waits.where is (warm if goes_warm else cold)
+
+
 def test_one_that_could_be_in_time_nowhere_else_is_held_for_the_full_second() -> None:
     assert hold_s(request(0, 50_000), (instance("a"),), 1000.0) == 1.0
 

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.rerank import tokens_of
 
 if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
@@ -25,16 +26,19 @@ class AccessLog:
     def ended(self, exchange: Exchange, ended: str) -> None:
         """A relayed request ended. To be called before its attempt's notes are given back."""
         request = getattr(exchange, "request", None)
-        began = getattr(exchange, "queued_at", None)
+        # A request that goes to several engines in turn enters the queue more than once.
+        began = (request.arrived if request is not None else 0.0) or getattr(exchange, "queued_at", None)
         now = exchange.gateway.clock()
         instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
         usage = exchange.reported() if exchange.last else None
+        # An engine's status is not the caller's, as long as nothing was written for the caller.
+        status = exchange.status if exchange.is_answered else 0
         write(
             exchange.caller_id.decode("latin-1"),
             exchange.route.method,
             exchange.route.path,
-            exchange.status,
-            outcome(exchange.status, ended, placed=instance is not None),
+            status,
+            outcome(status, ended, placed=instance is not None),
             engine_request_id=_id_at_engine(exchange),
             tenant=exchange.head.tenant or None,
             model=(request.model or None) if request is not None else None,
@@ -42,15 +46,23 @@ class AccessLog:
             first_byte_ms=_ms(began, _first_byte(exchange)),
             total_ms=_ms(began, now),
             request_bytes=exchange.size,
-            response_bytes=getattr(exchange, "length", None),
-            prompt_tokens=usage.prompt_tokens if usage is not None else None,
+            response_bytes=exchange.body_bytes,
+            prompt_tokens=usage.prompt_tokens if usage is not None else _prompt_tokens(exchange),
             completion_tokens=usage.completion_tokens if usage is not None else None,
         )
 
-    def refused(self, request_id: bytes, method: bytes, target: bytes, status: int) -> None:
+    def refused(
+        self, request_id: bytes, method: bytes, target: bytes, status: int, response_bytes: int
+    ) -> None:
         """A connection was refused, or a request before its head was read: method and target may be unknown."""
-        path = target.partition(b"?")[0].decode("latin-1") or "-"
-        write(request_id.decode("latin-1"), method.decode("latin-1") or "-", path, status, "refused")
+        write(
+            request_id.decode("latin-1"),
+            method.decode("latin-1") or "-",
+            target.partition(b"?")[0].decode("latin-1") or "-",
+            status,
+            "refused",
+            response_bytes=response_bytes,
+        )
 
 
 def outcome(status: int, ended: str, *, placed: bool) -> str:
@@ -102,6 +114,13 @@ def _first_byte(exchange: Exchange) -> float | None:
         return exchange.sent_at + exchange.took
     attempt = exchange.load
     return attempt.answered_at if isinstance(attempt, Placement) else None
+
+
+def _prompt_tokens(exchange: Exchange) -> int | None:
+    """The prompt's tokens where the body reports none: those of a merged answer, or a header of TEI."""
+    answer = exchange.answer
+    counted = tokens_of(answer.headers) if answer is not None and answer.status < 400 else 0
+    return exchange.prompt_tokens or counted or None
 
 
 def _ms(start: float | None, end: float | None) -> float | None:

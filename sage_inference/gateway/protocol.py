@@ -779,15 +779,15 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.transport.abort()
             return
         request_id = self._id_of(running)
-        if running is not None:
-            running.status = error.status
-        elif self.gateway.stats.access is not None:
-            begun = self.parser is not None and self._in_message and self.url
-            method = self.parser.get_method() if begun else b""
-            self.gateway.stats.access.refused(request_id, method, self.url if begun else b"", error.status)
         target = self.url if running is None else running.head.target
         shape = format_of(target.decode("latin-1"))
         body = shape.body(error, request_id)
+        if running is not None:
+            running.status, running.length = error.status, len(body)
+        elif self.gateway.stats.access is not None:
+            begun = self.parser is not None and self._in_message and self.url
+            method, named = (self.parser.get_method(), self.url) if begun else (b"", b"")
+            self.gateway.stats.access.refused(request_id, method, named, error.status, len(body))
         headers = [
             *error.headers,
             *shape.headers(request_id),

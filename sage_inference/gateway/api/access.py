@@ -53,5 +53,5 @@ class AccessMiddleware:
                     "failed" if crashed else outcome(status, ended, placed=False),
                     tenant=scope.get(TENANT),
                     total_ms=round((time.monotonic() - began) * 1000, 3),
-                    response_bytes=sent,
+                    response_bytes=0 if scope["method"] == "HEAD" else sent,
                 )

@@ -115,6 +115,11 @@ class EmbeddingCall:
         """Where it must not go: where it failed, and where another call would only wait."""
         return self.failed_at + self.service.closed_to(self.lane) if self.batch is None else self.failed_at
 
+    @property
+    def asked(self) -> Engine | None:
+        """The engine that was asked last, if any was."""
+        return getattr(self, "engine", None)
+
     # The manager
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:

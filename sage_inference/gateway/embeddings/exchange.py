@@ -124,7 +124,7 @@ class EmbeddingExchange(Exchange):
         try:
             job = self.job
             assert job is not None
-            tokens = sum(job.tokens)
+            self.prompt_tokens = tokens = sum(job.tokens)
             body = answers.pieces(
                 self.route.path, self.model_name, job.vectors, tokens, base64=self.wanted.base64
             )
@@ -247,8 +247,8 @@ class EmbeddingExchange(Exchange):
             self.fail(errors.from_refusal(refusal))
 
     def _write(self, answer: Answer, body: list[bytes]) -> None:
-        self.status = answer.status
-        head = self._head(answer, sum(map(len, body)))
+        self.status, self.length = answer.status, sum(map(len, body))
+        head = self._head(answer, self.length)
         self._arm(math.inf)
         # One packet, one system call; where that would copy much, two.
         self._rest = iter([head + body[0], *body[1:]] if len(body[0]) < JOIN_BYTES else [head, *body])

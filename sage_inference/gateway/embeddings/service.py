@@ -391,9 +391,12 @@ class EmbeddingService:
             self.failed(call, error)
 
     def failed(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
-        """All who want any of it are told."""
+        """Every caller with a text in the call gets the error."""
         batch = call.batch
         assert batch is not None
+        if (asked := call.asked) is not None:
+            for caller in self.callers(batch):
+                caller.engine = asked
         self._calls.pop(batch, None)
         self._cancel(self.aggregator.fail(batch, error))
 

@@ -47,6 +47,8 @@ class Delivery:
     ``chunks`` counts those after the first, which with engines has the role and no token.
     """
 
+    body_bytes: int | None = None  # of the body, so far; counted by ``CountedDelivery`` alone
+
     __slots__ = (
         "_caller",
         "_connection",
@@ -235,6 +237,43 @@ class Delivery:
             self._caller.write(start + piece)
         else:  # one system call for both, and the piece is not copied
             self._caller.writelines((start, piece))
+
+
+class CountedDelivery(Delivery):
+    """Counts the bytes of the body, without their framing. Used while the access log is on."""
+
+    __slots__ = ("body_bytes",)
+
+    body_bytes: int
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        instance: ExecutionInstance,
+        connection: EngineConnection | None,
+        caller: Caller,
+        start: bytes,
+        chunked: bool,
+    ) -> None:
+        super().__init__(gateway, instance, connection, caller, start, chunked)
+        self.body_bytes = 0
+
+    def send(self, piece: Piece) -> None:
+        if self._start or not self.chunked:  # otherwise ``pass_on`` gets it, and counts it
+            self.body_bytes += len(piece)
+        super().send(piece)
+
+    def pass_on(self, chunk: bytes) -> None:
+        self.body_bytes += len(chunk) - chunk.find(b"\n") - 3  # its size, its data, CRLF
+        super().pass_on(chunk)
+
+    def end(self, piece: Piece) -> None:
+        self.body_bytes += len(piece)
+        super().end(piece)
+
+    def cut(self, event: bytes) -> None:
+        self.body_bytes += len(event)
+        super().cut(event)
 
 
 def _chunk(piece: Piece) -> bytes:

@@ -22,7 +22,7 @@ from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.cutting import last_words
-from sage_inference.gateway.relay.delivery import Caller, Delivery
+from sage_inference.gateway.relay.delivery import Caller, CountedDelivery, Delivery
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
@@ -107,6 +107,7 @@ class Exchange:
     )
 
     message_event = Event()
+    prompt_tokens = 0  # what the engines counted for an answer that the gateway made itself
     request: SchedulingRequest
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
@@ -415,9 +416,8 @@ class Exchange:
             return
         instance, connection = self.instance, self.connection
         assert instance is not None
-        self.delivery = delivery = Delivery(
-            self.gateway, instance, connection, self.caller, start, self.chunked
-        )
+        made = Delivery if self.gateway.stats.access is None else CountedDelivery
+        self.delivery = delivery = made(self.gateway, instance, connection, self.caller, start, self.chunked)
         self.took = took
         if end:
             self._finish(piece)
@@ -500,7 +500,7 @@ class Exchange:
         """Answer for the engine, or instead of one."""
         shape = format_of(self.route.path)
         body = shape.body(error, self.caller_id)
-        self.status = error.status
+        self.status, self.length = error.status, len(body)
         if error.close:
             self.keep_alive = False
         headers = [*_JSON, *error.headers, *shape.headers(self.caller_id)]
@@ -547,6 +547,23 @@ class Exchange:
     def _began(self) -> bool:
         """Whether bytes of an answer were written, in another phase than DELIVERING."""
         return False
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether ``status`` is what the caller got, and not only what an engine answered."""
+        return (
+            self.phase is _DONE
+            or self.delivery is not None
+            or not self.whole  # refused while it was read: no engine was asked
+            or self._began
+        )
+
+    @property
+    def body_bytes(self) -> int | None:
+        """Bytes of the answer's body that were written for the caller. None where they were not counted."""
+        if self.delivery is not None:
+            return self.delivery.body_bytes
+        return getattr(self, "length", None) if self.phase is _DONE or not self.whole else None
 
     # What the caller and the clock do
 

@@ -52,7 +52,6 @@ class RerankExchange(Exchange):
     own_head: RequestHead
     call_head: RequestHead
     _ranks: Ranks
-    _tokens = 0
     _most_texts = 0  # of a call, where a refusal said so
     _waited_ms = -1.0  # what the calls before waited
 
@@ -96,7 +95,7 @@ class RerankExchange(Exchange):
         """Make what this instance gets."""
         if instance.engine is not EngineKind.TEI:  # the whole of it, in the caller's own words
             self.call, self.body, self.head = None, self.own_body, self.own_head
-            self._ranks, self._tokens = [], 0
+            self._ranks, self.prompt_tokens = [], 0
             return
         engine = self.gateway.engines[instance.instance_id]
         limits = engine.detected.limits if engine.detected is not None else {}
@@ -164,7 +163,7 @@ class RerankExchange(Exchange):
         except (BadRanksError, CodingError) as error:
             self._unusable(str(error))
             return
-        self._tokens += tokens_of(answer.headers)
+        self.prompt_tokens += tokens_of(answer.headers)
         if end < len(wanted.texts):
             self.tried = ()
             self._go_on()
@@ -195,11 +194,11 @@ class RerankExchange(Exchange):
             wanted,
             self._ranks,
             model=self.request.model,
-            tokens=self._tokens,
+            tokens=self.prompt_tokens,
             request_id=self.caller_id.decode("latin-1"),
         )
         self.held = self.connection = None
-        self.length = len(body)  # for the access log: the engine's were those of a call
+        self.length = len(body)
         head = self._head(Answer(200, [_JSON]), self.length)
         if len(body) < JOIN_BYTES:
             self.caller.write(head + body)

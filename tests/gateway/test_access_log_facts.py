@@ -1,0 +1,316 @@
+"""What a line of the access log says is what the caller got, on every route and at every end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sage_inference.config.secrets import Secret
+from sage_inference.config.settings import (
+    ApiKeySettings,
+    InstanceSettings,
+    LimitSettings,
+    LoggingSettings,
+    TimeoutSettings,
+)
+from sage_inference.daemon.logfile import JsonFormatter
+from sage_inference.types import EngineState
+from tests.support.access_lines import Lines
+from tests.support.inprocess import InProcess, gateway
+from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw, sse
+from tests.support.simulators import simulated_engine
+from tests.support.tei import FakeTEI, ranked, refusal
+from tests.support.wire import Caller, Reply, chat, post
+
+ON = LoggingSettings(access=True)
+SECRET = "a text of the caller"
+JSON = "content-type: application/json"
+TIMEOUTS = TimeoutSettings(first_byte_s=0.4, stream_idle_s=0.4, header_s=0.3, body_s=0.3)
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def after(seconds: float, answer: Answer) -> Answer:
+    def waits(wire: Wire) -> None:
+        time.sleep(seconds)
+        answer(wire)
+
+    return waits
+
+
+def hang(wire: Wire) -> None:
+    wire.wait_for_peer_to_leave()
+
+
+def as_logged(line: dict[str, Any]) -> dict[str, Any]:
+    """The line as it stands in the file."""
+    record = logging.makeLogRecord({**line, "msg": line["message"], "args": ()})
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    assert SECRET not in text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def agrees(lines: Lines, reply: Reply, took_s: float, path: str) -> dict[str, Any]:
+    line = as_logged(lines.one())
+    assert line["time"].endswith("Z")
+    assert (line["path"], line["status"]) == (path, reply.status)
+    assert line["request_id"] == reply.headers["x-request-id"]
+    assert line["response_bytes"] == len(reply.body)
+    if line.get("total_ms") is not None:
+        assert 0 <= line["total_ms"] <= took_s * 1000 + 5
+        assert (line.get("first_byte_ms") or 0) <= line["total_ms"]
+    assert lines.found.empty()
+    return line
+
+
+def asked(g: InProcess, lines: Lines, path: str, sent: bytes) -> tuple[dict[str, Any], Reply]:
+    began = time.monotonic()
+    with Caller(g.port) as caller:
+        reply = caller.send(post(path, sent, JSON)).reply()
+        return agrees(lines, reply, time.monotonic() - began, path), reply
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[InProcess]:
+    with simulated_engine("vllm") as vllm, simulated_engine("tei") as tei:
+        engines = [
+            InstanceSettings(url=engine.url, name=name) for engine, name in ((vllm, "llm"), (tei, "tei"))
+        ]
+        with gateway(*engines, logging=ON) as g:
+            g.until(lambda r: all(e.instance.state is EngineState.READY for e in r.gateway.engines.values()))
+            yield g
+
+
+LLM, EMBEDDER = "simulated-llm", "simulated-embedding"
+MESSAGES = [{"role": "user", "content": SECRET}]
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+ROUTES: dict[str, tuple[str, bytes, int | None, int | None]] = {
+    "chat": ("/v1/chat/completions", body(model=LLM, messages=MESSAGES, max_tokens=5), None, 5),
+    "stream": ("/v1/chat/completions", body(model=LLM, messages=MESSAGES, max_tokens=5, **STREAM), None, 5),
+    "completion": ("/v1/completions", body(model=LLM, prompt=SECRET, max_tokens=4), None, 4),
+    "responses": ("/v1/responses", body(model=LLM, input=SECRET, max_output_tokens=4), None, 4),
+    "messages": ("/v1/messages", body(model=LLM, messages=MESSAGES, max_tokens=4), None, 4),
+    "embeddings alone": ("/v1/embeddings", body(model=EMBEDDER, input=SECRET), None, None),
+    "embeddings in two calls": ("/v1/embeddings", body(model=EMBEDDER, input=[SECRET] * 40), None, None),
+    "embeddings as they came": ("/v1/embeddings", body(model=EMBEDDER, input=SECRET, other=1), None, None),
+    "TEI's own": ("/embed", body(inputs=SECRET), None, None),
+    "TEI's own, several": ("/embed", body(inputs=[SECRET, "b"]), None, None),
+}
+
+
+@pytest.mark.parametrize(("path", "sent", "prompt", "output"), ROUTES.values(), ids=ROUTES)
+def test_a_good_request_of_each_route(
+    fleet: InProcess, lines: Lines, path: str, sent: bytes, prompt: int | None, output: int | None
+) -> None:
+    line, _ = asked(fleet, lines, path, sent)
+    assert (line["status"], line["outcome"]) == (200, "done")
+    assert line["instance"] == ("llm" if output else "tei")
+    assert line["model"] == (LLM if output else EMBEDDER)
+    assert line["request_bytes"] == len(sent)
+    assert line["prompt_tokens"] > 0
+    if output:
+        assert line["completion_tokens"] == output
+        assert line["first_byte_ms"] > 0
+
+
+def test_merged_embeddings_have_their_own_sizes_and_tokens(fleet: InProcess, lines: Lines) -> None:
+    callers = [Caller(fleet.port) for _ in range(6)]
+    sent = [
+        post("/v1/embeddings", body(model=EMBEDDER, input=[f"{SECRET} {n}"] * (n + 1)), JSON, f"x-request-id: c{n}")
+        for n in range(6)
+    ]  # fmt: skip
+    for caller, data in zip(callers, sent, strict=True):
+        caller.send(data)
+    replies = {f"c{n}": caller.reply() for n, caller in enumerate(callers)}
+    for _ in callers:
+        line = as_logged(lines.one())
+        reply = replies.pop(line["request_id"])
+        usage: Any = reply.json["usage"]
+        assert (line["status"], line["response_bytes"]) == (reply.status, len(reply.body))
+        assert line["prompt_tokens"] == usage["prompt_tokens"]
+    for caller in callers:
+        caller.sock.close()
+
+
+def test_application_answers_have_what_was_sent(fleet: InProcess, lines: Lines) -> None:
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("GET", "/metrics"),
+        ("HEAD", "/health/live"),
+        ("GET", "/no"),
+    ):
+        with Caller(fleet.port) as caller:
+            began = time.monotonic()
+            caller.send(f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+            reply = caller.reply() if method == "GET" else caller.head()
+            agrees(lines, reply, time.monotonic() - began, path)
+
+
+LONG = b"x" * 70
+RERANK = body(model="m", query="q", documents=["d 1", "d 2", "d 3", "d 4"])
+RERANKS: dict[str, tuple[list[Answer], int]] = {
+    "two calls": ([after(0.1, ranked)], 200),
+    "the first call hangs": ([hang], 504),
+    "the second call hangs": ([after(0.3, ranked), hang], 504),
+    "the second call fails": ([ranked, raw(b"", then="close")], 502),
+    "the second call is garbage": ([ranked, ok(LONG)], 502),
+    "the second call is refused": ([ranked, refusal("no")], 422),
+    "the second call has another status": ([ranked, ok(LONG, status="302 Found")], 502),
+    "the second call is too long": ([ranked, ok(b"x" * (1 << 20 | 1))], 502),
+}
+
+
+@pytest.mark.parametrize(("answers", "status"), RERANKS.values(), ids=RERANKS)
+def test_a_rerank_of_several_calls_is_one_request(lines: Lines, answers: list[Answer], status: int) -> None:
+    with (
+        FakeTEI(*answers, batch=2) as engine,
+        gateway(InstanceSettings(url=engine.url, name="e0"), logging=ON, timeouts=TIMEOUTS) as g,
+    ):
+        g.until(lambda r: all(e.instance.state is EngineState.READY for e in r.gateway.engines.values()))
+        line, reply = asked(g, lines, "/v1/rerank", RERANK)
+        assert (reply.status, line["instance"], line["model"]) == (status, "e0", "m")
+        assert line["outcome"] == ("done" if status == 200 else "failed")
+        if status == 200:
+            assert line["total_ms"] >= 200  # both calls
+            assert line["prompt_tokens"] == 4
+        if hang in answers:
+            assert line["total_ms"] >= 300 * len(answers)
+
+
+def partial(told: int, sent: bytes, then: Answer) -> Answer:
+    def answer(wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % told)
+        wire.send(sent)
+        then(wire)
+
+    return answer
+
+
+def close(wire: Wire) -> None:
+    wire.close()
+
+
+def slowly(wire: Wire) -> None:
+    for part in (sse(), *[chunk(b"data: {}\n\n")] * 9, b"0\r\n\r\n"):
+        wire.send(part)
+
+
+def events(wire: Wire) -> None:
+    wire.send(sse(*['{"choices":[{"delta":{"content":"x"}}]}'] * 20))
+    wire.close()
+
+
+FAILURES: dict[str, tuple[list[Answer], int]] = {
+    "silence after a head": ([partial(70, b"", hang)], 504),
+    "closed after a head": ([partial(70, b"", close)], 502),
+    "silence within a body": ([partial(70, b"abc", hang)], 200),
+    "closed within a body": ([partial(70, b"abcdef", close)], 200),
+    "stream that breaks off": ([events], 200),
+    "stream of one event at a time": ([slowly], 200),
+    "long answer": ([ok(b"x" * 300_000)], 200),
+    "no content": ([raw(b"HTTP/1.1 204 No Content\r\n\r\n")], 204),
+    "engine's refusal": ([ok(LONG, status="400 Bad Request")], 400),
+    "engine's long refusal": ([ok(LONG * 2000, status="400 Bad Request")], 400),
+    "refused twice": ([ok(LONG, status="503 Busy")], 503),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answers", "status"), FAILURES.values(), ids=FAILURES)
+def test_bytes_are_those_that_were_written(lines: Lines, answers: list[Answer], status: int) -> None:
+    with RogueEngine(*answers) as engine, gateway(engine, logging=ON, timeouts=TIMEOUTS) as g:
+        _, reply = asked(g, lines, "/v1/chat/completions", chat())
+        assert reply.status == status
+
+
+EMBEDDINGS: dict[str, tuple[Answer, int]] = {
+    "no vectors": (ok(LONG, status="500 No"), 500),
+    "refused": (ok(body(error="no", error_type="Validation"), status="422 Unprocessable"), 422),
+    "hangs": (hang, 504),
+    "silence after a head": (partial(70, b"", hang), 504),
+    "closed after a head": (partial(70, b"", close), 502),
+}
+
+
+@pytest.mark.parametrize("texts", ["one", [f"text {n}" for n in range(40)]])
+@pytest.mark.parametrize(("answer", "status"), EMBEDDINGS.values(), ids=EMBEDDINGS)
+def test_embeddings_that_fail(lines: Lines, answer: Answer, status: int, texts: object) -> None:
+    with RogueEngine(answer) as engine, gateway(engine, logging=ON, timeouts=TIMEOUTS) as g:
+        line, reply = asked(g, lines, "/v1/embeddings", body(model="m", input=texts))
+        assert reply.status == status
+        assert line["outcome"] == "failed"
+
+
+def left_before(head: bytes) -> Callable[[InProcess, RogueEngine], None]:
+    def leave(g: InProcess, engine: RogueEngine) -> None:
+        with Caller(g.port) as caller:
+            caller.chat()
+            wire = engine.arrived.get(timeout=10)
+            wire.send(head)
+            # Seen by the gateway: what the engine answered is known there, and not written yet.
+            if head:
+                connections: Any = g.running.server.server_state.connections
+                g.until(lambda _: any(c.running and c.running.status for c in connections))
+
+    return leave
+
+
+LEFT = {
+    "nothing": b"",
+    "a head": b"HTTP/1.1 200 OK\r\ncontent-length: 70\r\n\r\n",
+    "the head of an error": b"HTTP/1.1 400 No\r\ncontent-length: 70\r\n\r\n",
+    "the head of a fault": b"HTTP/1.1 500 No\r\ncontent-length: 70\r\n\r\n",
+    "the head of a stream": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("head", LEFT.values(), ids=LEFT)
+def test_a_caller_that_leaves_before_a_byte_has_no_status(lines: Lines, head: bytes) -> None:
+    with RogueEngine(hang) as engine, gateway(engine, logging=ON) as g:
+        left_before(head)(g, engine)
+        line = as_logged(lines.one())
+        assert (line["status"], line["outcome"], line["instance"]) == (None, "cancelled", "e0")
+        assert line["response_bytes"] is None
+
+
+def test_a_caller_that_leaves_within_an_answer_has_the_bytes_written(lines: Lines) -> None:
+    with RogueEngine(partial(70, b"abc", hang)) as engine, gateway(engine, logging=ON) as g:
+        with Caller(g.port) as caller:
+            assert caller.chat().head().status == 200
+            caller.take(3)
+        line = as_logged(lines.one())
+        assert (line["status"], line["outcome"], line["response_bytes"]) == (200, "cancelled", 3)
+
+
+REFUSED = {
+    "no HTTP": b"\x16\x03\x01\x00\r\n\r\n",
+    "large head": b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * 70000,
+    "slow head": b"GET /health HTTP/1.1\r\nhost:",
+    "slow body": post("/v1/chat/completions", chat(), "x-api-key: k")[:-3],
+    "large body": post("/v1/chat/completions", b"x" * 5000, "x-api-key: k"),
+    "no key": post("/v1/chat/completions", chat()),
+    "unknown model": post("/v1/chat/completions", chat("other"), "x-api-key: k"),
+    "unknown route": b"GET /no HTTP/1.1\r\nhost: localhost\r\nx-api-key: k\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", REFUSED.values(), ids=REFUSED)
+def test_a_refusal_has_its_bytes(lines: Lines, sent: bytes) -> None:
+    keys = (ApiKeySettings(key=Secret("k")),)
+    with (
+        RogueEngine(ok()) as engine,
+        gateway(engine, logging=ON, api_keys=keys, timeouts=TIMEOUTS, limits=LimitSettings(body_bytes=4096)) as g,
+        Caller(g.port) as caller,
+    ):  # fmt: skip
+        reply = caller.send(sent).reply()
+        line = as_logged(lines.one())
+        assert (line["status"], line["response_bytes"]) == (reply.status, len(reply.body))
+        assert line["outcome"] == "refused"

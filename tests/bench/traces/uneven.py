@@ -31,7 +31,7 @@ def one_piece(part: float) -> Result:
 
 
 def slow_engines(part: float) -> Result:
-    """Chats and documents before engines that take five times as long: no document can be in time within 1 s."""
+    """Chats and documents before engines that take five times as long, and so have five times as long for each."""
 
     def prepare(fleet: Fleet) -> None:
         for gpu in fleet.gpus:
@@ -39,14 +39,16 @@ def slow_engines(part: float) -> Result:
 
     jobs = workloads.documents(600 * part, 8, 0.3)
     result = Result("all engines 5 x slower")
-    found = {}
+    found, worst = {}, {}
     for name, once in (("least_loaded", True), ("hybrid", True), ("hybrid", False)):
         outcomes = play(name, jobs, at_once=once, prepare=prepare)
         way = f"{name}, at once" if once else name
-        worst = waits_ms(o for o in outcomes if o.job.prompt >= DOCUMENT).p99
-        found[way] = result.add(way, outcomes, f"documents' TTFT p99 {worst:,.0f} ms")
+        worst[way] = waits_ms(o for o in outcomes if o.job.prompt >= DOCUMENT).p99
+        found[way] = result.add(way, outcomes, f"documents' TTFT p99 {worst[way]:,.0f} ms")
     ours, base = found["hybrid"], found["least_loaded, at once"]
     result.at_most("hybrid TTFT p90 / least_loaded at once", share(ours.ttft_ms.p90, base.ttft_ms.p90), 0.5)
+    for other in ("least_loaded, at once", "hybrid, at once"):
+        result.at_most(f"documents' TTFT p99 / {other}", share(worst["hybrid"], worst[other]), 1.3)
     result.beside_others(ours, jobs, None, prepare=prepare)
     return result
 

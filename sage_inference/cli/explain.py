@@ -44,10 +44,14 @@ def explain(
 def _show_request(attempt: dict[str, Any]) -> None:
     about = "about " if attempt["prompt_tokens_estimated"] else ""
     tenant = f", tenant {attempt['tenant']}" if attempt["tenant"] else ""
-    deadline = f", deadline {attempt['deadline_ms']:g} ms" if attempt["deadline_ms"] is not None else ""
     terminal.say(
         f"{attempt['route']}, model {attempt['model']}, {about}{attempt['prompt_tokens']:,} prompt tokens"
-        f"{tenant}{deadline}"
+        f"{tenant}"
+    )
+    slo = attempt["slo"]
+    terminal.say(
+        f"SLO: first token in {slo['ttft_ms']:,.0f} ms ({slo['ttft_from']}), "
+        f"{slo['tpot_ms']:,.4g} ms a token after it ({slo['tpot_from']})"
     )
 
 

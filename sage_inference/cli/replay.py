@@ -11,11 +11,12 @@ from sage_inference.cli import table, terminal
 from sage_inference.cli.complete import policies as policy_names
 from sage_inference.cli.errors import Failure
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import Json, NoColor, check_choice
+from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path, check_choice
 
 if TYPE_CHECKING:
     from sage_inference.replay.jobs import Workload
-    from sage_inference.replay.report import Percentiles, Slo, Summary
+    from sage_inference.replay.report import Percentiles, Summary
+    from sage_inference.replay.slo import Slo
 
 app = plain_app()
 _HEADERS = (
@@ -44,18 +45,34 @@ def replay(
         float, typer.Option(metavar="X", min=0.001, help="So many times as fast as it was.")
     ] = 1.0,
     slo_ttft_ms: Annotated[
-        float, typer.Option(metavar="MS", min=1, help="Time to the first token.", rich_help_panel=_GOOD)
-    ] = 1000.0,
+        float | None,
+        typer.Option(
+            metavar="MS",
+            min=1,
+            max=86_400_000,
+            help="Time to the first token; 30 times that for low and background. Instead of scheduling.slo.",
+            rich_help_panel=_GOOD,
+        ),
+    ] = None,
     slo_tpot_ms: Annotated[
-        float, typer.Option(metavar="MS", min=1, help="Time of each token after it.", rich_help_panel=_GOOD)
-    ] = 50.0,
+        float | None,
+        typer.Option(
+            metavar="MS",
+            min=0.1,
+            max=86_400_000,
+            help="Time of each token after it. Instead of scheduling.slo.",
+            rich_help_panel=_GOOD,
+        ),
+    ] = None,
+    config: ConfigFile = None,
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
     """Show what policies would do with recorded traffic.
 
     The gateway's own scheduler decides, before modelled engines: an H100 with a 7B model. Good for comparing
-    policies, not for predicting your hardware.
+    policies, not for predicting your hardware. It aims at scheduling.slo of the configuration, and goodput is the share
+    of requests that kept it; a request's own deadline stands above it.
 
     \b
     Examples:
@@ -64,14 +81,21 @@ def replay(
     """
     from pathlib import Path
 
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
     from sage_inference.config.settings import POLICIES
     from sage_inference.replay.compare import compare
     from sage_inference.replay.jobs import WorkloadError
-    from sage_inference.replay.report import Slo
+    from sage_inference.replay.slo import Slo, for_all
     from sage_inference.replay.workload import read_workload
 
     for name in policy:
         check_choice("policy", name, POLICIES)
+    settings = load(Paths.resolve(as_path(config)).config_file, required=config is not None)
+    aims = settings.scheduling.slo
+    for key, value in (("ttft_ms", slo_ttft_ms), ("tpot_ms", slo_tpot_ms)):
+        aims = for_all(aims, key, value) if value is not None else aims
+    slo = Slo(aims, settings.aliases)
     with terminal.Waiting(f"reading {file}") as waiting:
         try:
             workload = read_workload(Path(file), speed)
@@ -81,7 +105,6 @@ def replay(
         def progress(policy: str, done: int, of: int) -> None:
             waiting.update(f"replaying {policy}: {done:,} of {of:,} requests")
 
-        slo = Slo(slo_ttft_ms, slo_tpot_ms)
         found = compare(workload, policy, instances, slo, progress)
     if as_json:
         terminal.say_json(document(workload, found, instances, speed, slo))
@@ -99,7 +122,7 @@ def document(
         "left_out": workload.left_out,
         "instances": instances,
         "speed": speed,
-        "slo": asdict(slo),
+        "slo": slo.document(workload.jobs),
         "policies": [{"policy": name, **asdict(summary)} for name, summary in found.items()],
     }
 

@@ -190,7 +190,12 @@ REPLAY = _answer(
     left_out=_COUNT,
     instances=_COUNT,
     speed=_NUMBER,
-    slo=_object(ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER),
+    slo=_object(
+        ttft_ms=_NUMBER,
+        tpot_ms=_NUMBER,
+        batch_ttft_ms=_NUMBER,
+        models=_list(_object(model=_TEXT, ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER)),
+    ),
     policies=_list(
         _object(
             policy=_TEXT,
@@ -227,6 +232,7 @@ ATTEMPT = _object(
     priority={"enum": [0, 1, 2, 3, 4]},
     tenant=_TEXT,
     deadline_ms=_NUMBER_OR_NULL,
+    slo=_object(ttft_ms=_NUMBER, ttft_from=_TEXT, tpot_ms=_NUMBER, tpot_from=_TEXT),
     streams=_FLAG,
     leg={"enum": ["prefill", "decode", None]},
     arrived_ms=_NUMBER,

@@ -8,8 +8,9 @@ from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import llm_fleet
 from sage_inference.replay.jobs import Outcome, Workload
 from sage_inference.replay.llm_engine import EngineLimits
-from sage_inference.replay.report import Slo, Summary, summarize
+from sage_inference.replay.report import Summary, summarize
 from sage_inference.replay.run import Run
+from sage_inference.replay.slo import Slo
 
 OFTEN = 500  # requests between two signs of life
 
@@ -21,17 +22,18 @@ def compare(
     slo: Slo,
     on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
 ) -> dict[str, Summary]:
-    """By policy. ``on_progress`` is told how many requests of how many have ended."""
+    """By policy, all of which aim at ``slo``. ``on_progress`` is told how many requests of how many have ended."""
     return {
-        policy: summarize(_play(workload, policy, instances, on_progress), slo)
+        policy: summarize(_play(workload, policy, instances, slo, on_progress), slo)
         for policy in dict.fromkeys(policies)
     }
 
 
 def _play(
-    workload: Workload, policy: str, instances: int, on_progress: Callable[[str, int, int], None]
+    workload: Workload, policy: str, instances: int, slo: Slo, on_progress: Callable[[str, int, int], None]
 ) -> list[Outcome]:
-    fleet = llm_fleet(instances, limits=EngineLimits(block_tokens=workload.block_tokens))
+    models = [model for model in dict.fromkeys(job.model for job in workload.jobs) if model]
+    fleet = llm_fleet(instances, limits=EngineLimits(block_tokens=workload.block_tokens), models=models)
     ended = 0
 
     def count(outcome: Outcome) -> None:
@@ -41,4 +43,4 @@ def _play(
             on_progress(policy, ended, len(workload.jobs))
 
     on_progress(policy, 0, len(workload.jobs))
-    return Run(policy_named(policy, fleet.clock), fleet, count).play(workload.jobs)
+    return Run(policy_named(policy, fleet.clock), fleet, count, slo).play(workload.jobs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 from typing import Any
@@ -34,6 +34,7 @@ class Fleet:
     engines: dict[str, LLMEngine | EncoderEngine] = field(default_factory=dict)
     instances: list[ExecutionInstance] = field(default_factory=list)
     gpus: list[GPU] = field(default_factory=list)
+    models: Sequence[str] = ()  # further names that LLM engines serve
 
     @property
     def block_tokens(self) -> int:
@@ -90,7 +91,7 @@ class Fleet:
             "127.0.0.1",
             0,
             instance_type=kind,
-            models=(EMBEDDING_MODEL if encodes else LLM_MODEL,),
+            models=(EMBEDDING_MODEL,) if encodes else (LLM_MODEL, *self.models),
             routes=frozenset({EMBEDDINGS if encodes else CHAT}),
             max_concurrent_requests=slots,
             gpu=gpu,

@@ -24,6 +24,7 @@ class Job:
     tenant: str = ""
     deadline_ms: float | None = None
     streams: bool = True
+    model: str = ""  # whose SLO holds for it; all engines serve all models
 
 
 @dataclass(frozen=True, slots=True)

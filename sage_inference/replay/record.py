@@ -48,4 +48,5 @@ def _job(entry: dict[str, Any], start: float, block_tokens: int, speed: float) -
         entry["tenant"],
         entry["deadline_ms"],
         entry.get("streams", True),
+        entry.get("model", ""),
     )

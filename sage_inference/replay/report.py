@@ -6,31 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.types import RequestPriority
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """What a request must keep to count as good; ``batch_ttft_ms`` is for priorities below normal.
-
-    A job's own deadline stands before both times to the first token.
-    """
-
-    ttft_ms: float = 1000.0
-    tpot_ms: float = 50.0
-    batch_ttft_ms: float = 30_000.0
-
-    def kept(self, outcome: Outcome) -> bool:
-        ttft, tpot = outcome.ttft_ms, outcome.tpot_ms
-        if outcome.end_ms is None or ttft is None:
-            return False
-        return ttft <= self._first_token_ms(outcome.job) and (tpot is None or tpot <= self.tpot_ms)
-
-    def _first_token_ms(self, job: Job) -> float:
-        if job.deadline_ms is not None:
-            return job.deadline_ms
-        return self.ttft_ms if job.priority <= RequestPriority.NORMAL else self.batch_ttft_ms
+from sage_inference.replay.jobs import Outcome
+from sage_inference.replay.slo import Slo
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sage_inference.control_plane.registry import Registry
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
+from sage_inference.replay.slo import Slo
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
@@ -92,24 +93,27 @@ class Replayed:
 
 
 class Run:
-    """One policy before one fleet. ``ended`` is told of each job's end, and may submit others."""
+    """One policy before one fleet. ``ended`` is told of each job's end, and may submit others. ``slo`` is what to aim at."""
 
     def __init__(
         self,
         policy: SchedulingPolicy,
         fleet: Fleet,
         ended: Callable[[Outcome], None] = lambda outcome: None,
+        slo: Slo | None = None,
     ) -> None:
+        slo = slo or Slo()
         self.events = fleet.events
         self.engines = fleet.engines
         self.block_tokens = fleet.block_tokens
         self.ended = ended
         self.outcomes: list[Outcome] = []
-        registry = Registry()
+        registry = Registry(slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
         self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
         self.manager.llm_share = fleet.llm_share
+        self.manager.slos.configure(slo.settings)
         self.manager.alarm = fleet.alarm(self.manager.dispatch)
 
     def submit(self, job: Job) -> None:
@@ -133,7 +137,7 @@ class Run:
         return SchedulingRequest(
             str(len(self.outcomes)),
             job.request_type,
-            EMBEDDING_MODEL if encodes else LLM_MODEL,
+            EMBEDDING_MODEL if encodes else job.model or LLM_MODEL,
             EMBEDDINGS if encodes else CHAT,
             job.priority,
             job.tenant,

@@ -7,6 +7,8 @@ from typing import Any
 from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces
 from sage_inference.control_plane.load import Placement, Seen, is_whole
 from sage_inference.control_plane.pairs import leg_of, path_of, whole_of
+from sage_inference.control_plane.slo import slo_of
+from sage_inference.types import SchedulingRequest
 
 
 def document(attempt: Placement, epoch: float) -> dict[str, Any]:
@@ -30,6 +32,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "priority": int(request.priority),
         "tenant": request.tenant,
         "deadline_ms": request.slo_deadline_ms,
+        "slo": _slo(attempt.request),
         "streams": request.streams,
         "leg": leg_of(attempt.request),
         "arrived_ms": round((epoch + request.arrived) * 1000, 3),
@@ -50,6 +53,18 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens if usage is not None else None,
         "blocks": list(request.prompt_blocks),
         "block_tokens": round(request.block_tokens, 3),
+    }
+
+
+def _slo(request: SchedulingRequest) -> dict[str, Any]:
+    """What was aimed at, and where it comes from: ``caller``, a setting's path, or ``default`` and why."""
+    slo = slo_of(request)
+    deadline_ms = request.slo_deadline_ms
+    return {
+        "ttft_ms": slo.ttft_ms if deadline_ms is None else deadline_ms,
+        "ttft_from": slo.ttft_from if deadline_ms is None else "caller",
+        "tpot_ms": slo.tpot_ms,
+        "tpot_from": slo.tpot_from,
     }
 
 

@@ -19,6 +19,7 @@ def test_a_decision_is_explained_to_people_and_scripts() -> None:
             answer = client.post("/v1/chat/completions", json=body).raise_for_status()
         shown = sage(g.home, "explain", answer.headers["x-request-id"])
         assert shown.returncode == 0, shown.stderr
+        assert "SLO: first token in 1,000 ms (default), 50 ms a token after it (default)" in shown.stdout
         assert "attempt 1: simulated-vllm, only instance" in shown.stdout
         assert "chosen" in shown.stdout
         assert "done (status 200)" in shown.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,25 @@ def test_a_failure_says_what_and_where(tmp_path: Path, args: tuple[str, ...], sa
     assert failed.returncode in (1, 2)
     assert said in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_it_aims_at_the_configured_slo_and_is_judged_by_it(tmp_path: Path, trace: str) -> None:
+    """The options stand above the configuration; of what they do not name, that holds."""
+    config = tmp_path / "slo.yaml"
+    config.write_text("scheduling: {slo: {ttft_ms: 1, tpot_ms: 70, background: {ttft_ms: 9}}}")
+
+    def found(*args: str) -> dict[str, Any]:
+        shown = sage(tmp_path, "replay", trace, "-p", "hybrid", "--json", *args)
+        assert shown.returncode == 0, shown.stderr
+        answer: dict[str, Any] = json.loads(shown.stdout)
+        assert mistakes(answer, ANSWERS["replay"]) == []
+        return answer
+
+    usual, own = found(), found("--config", str(config))
+    assert usual["slo"] == {"ttft_ms": 1000, "tpot_ms": 50, "batch_ttft_ms": 30_000, "models": []}
+    assert usual["policies"][0]["goodput"] == 1
+    assert own["slo"] == {"ttft_ms": 1, "tpot_ms": 70, "batch_ttft_ms": 9, "models": []}
+    assert own["policies"][0]["goodput"] == 0
+    above = found("--config", str(config), "--slo-ttft-ms", "900")
+    assert above["slo"] == {"ttft_ms": 900, "tpot_ms": 70, "batch_ttft_ms": 27_000, "models": []}
+    assert above["policies"][0]["goodput"] == 1

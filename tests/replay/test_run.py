@@ -10,8 +10,9 @@ from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.report import Slo, percentile, summarize
+from sage_inference.replay.report import percentile, summarize
 from sage_inference.replay.run import QUEUE_MS, TOO_LONG, Run
+from sage_inference.replay.slo import Slo
 from sage_inference.simulator.timing import encoder_ms, llm_step_ms
 from sage_inference.types import RequestType
 

@@ -13,8 +13,9 @@ import pytest
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.report import Slo, summarize
+from sage_inference.replay.report import summarize
 from sage_inference.replay.run import Run
+from sage_inference.replay.slo import Slo
 
 NAMES = [f"gpu-{number}-llm" for number in range(1, 5)]
 

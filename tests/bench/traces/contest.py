@@ -10,8 +10,9 @@ from typing import Any
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.report import Percentiles, Slo, Summary, summarize
+from sage_inference.replay.report import Percentiles, Summary, summarize
 from sage_inference.replay.run import Run
+from sage_inference.replay.slo import Slo
 from tests.bench.traces.baselines import BASELINES
 
 INSTANCES = 4

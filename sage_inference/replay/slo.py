@@ -1,0 +1,69 @@
+"""What a replayed request must keep to count as good: the SLOs that the gateway's configuration states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings
+from sage_inference.control_plane.slos import Row, row
+from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.types import RequestPriority
+
+
+class Slo:
+    """``aliases`` are names of models that ``settings`` may use. A job's own deadline stands before its time to the first token.
+
+    The modelled engines are usual ones, so that what is not stated is the usual default.
+    """
+
+    def __init__(self, settings: SloSettings | None = None, aliases: Mapping[str, str] | None = None) -> None:
+        self.settings = settings or SloSettings()
+        self.aliases = dict(aliases or {})
+        self._rows: dict[str, Row] = {}
+
+    def kept(self, outcome: Outcome) -> bool:
+        ttft, tpot, job = outcome.ttft_ms, outcome.tpot_ms, outcome.job
+        if outcome.end_ms is None or ttft is None:
+            return False
+        slo = self.row(job.model)[job.priority]
+        return ttft <= (slo.ttft_ms if job.deadline_ms is None else job.deadline_ms) and (
+            tpot is None or tpot <= slo.tpot_ms
+        )
+
+    def row(self, model: str) -> Row:
+        """By priority."""
+        found = self._rows.get(model)
+        if found is None:
+            found = self._rows[model] = row(self.settings, self._own(model))
+        return found
+
+    def document(self, jobs: Iterable[Job]) -> dict[str, Any]:
+        """In JSON's terms: the times of normal requests, and the background's to the first token; by model, where its differ."""
+        general = _times(self.row(""))
+        models = {model: _times(self.row(model)) for model in dict.fromkeys(job.model for job in jobs)}
+        own = [{"model": model, **times} for model, times in models.items() if times != general]
+        return {**general, "models": own}
+
+    def _own(self, model: str) -> tuple[str, ModelSloSettings] | None:
+        stated = self.settings.models
+        names = [model, *(alias for alias, meant in self.aliases.items() if meant == model)]
+        return next(((name, stated[name]) for name in names if name in stated), None)
+
+
+def _times(found: Row) -> dict[str, float]:
+    normal, batch = found[RequestPriority.NORMAL], found[RequestPriority.BACKGROUND]
+    return {"ttft_ms": normal.ttft_ms, "tpot_ms": normal.tpot_ms, "batch_ttft_ms": batch.ttft_ms}
+
+
+def for_all(settings: SloSettings, key: str, value: float) -> SloSettings:
+    """``value`` as the general one of ``key``, with none of its own for any priority or model."""
+    models = {name: _without(own, key) for name, own in settings.models.items()}
+    found: SloSettings = replace(_without(settings, key), models=models, **{key: value})
+    return found
+
+
+def _without(settings: Any, key: str) -> Any:
+    priorities = {name: replace(getattr(settings, name), **{key: None}) for name in PRIORITIES}
+    return replace(settings, **priorities, **{key: None})

@@ -1,0 +1,90 @@
+"""Which SLO held for a request, over a real gateway: headers, models, priorities, and settings that are reloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from sage_inference.config.settings import ModelSloSettings, SchedulingSettings, SloSettings, SloTimes
+from tests.support.inprocess import ADMIN, InProcess, gateway
+from tests.support.rogue import RogueEngine, ok
+from tests.support.wire import Caller, chat, post
+
+STATED = SloSettings(
+    ttft_ms=2000,
+    background=SloTimes(ttft_ms=70_000),
+    models={"gpt": ModelSloSettings(ttft_ms=5000, tpot_ms=200, critical=SloTimes(tpot_ms=90))},
+)
+GENERAL, OWN = "scheduling.slo", "scheduling.slo.models.gpt"
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one instance", "two instances"])
+def g(request: pytest.FixtureRequest) -> Iterator[InProcess]:
+    """One instance gets its request before anything is decided; between two is chosen."""
+    with ExitStack() as stack:
+        engines = [stack.enter_context(RogueEngine(*[ok()] * 200)) for _ in range(request.param)]
+        scheduling = SchedulingSettings(slo=STATED)
+        with gateway(*engines, scheduling=scheduling, aliases={"gpt": "m"}) as found:
+            yield found
+
+
+def slo(g: InProcess, *headers: str, model: str = "m") -> dict[str, Any]:
+    """That of a chat, as it is explained."""
+    with Caller(g.port) as caller:
+        reply = caller.send(post("/v1/chat/completions", chat(model=model), *headers)).reply()
+    assert reply.status == 200
+    path = f"{g.url}/admin/decisions/{dict(reply.headers)['x-request-id']}"
+    answer = httpx.get(path, headers=ADMIN, trust_env=False).raise_for_status().json()
+    found: dict[str, Any] = answer["attempts"][-1]["slo"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("headers", "ttft", "tpot"),
+    [
+        ((), (5000, OWN), (200, OWN)),
+        (("x-sage-priority: high",), (5000, OWN), (200, OWN)),
+        (("x-sage-priority: critical",), (5000, OWN), (90, f"{OWN}.critical")),
+        (("x-sage-priority: low",), (150_000, OWN), (200, OWN)),
+        (("x-sage-priority: background",), (70_000, f"{GENERAL}.background"), (200, OWN)),
+        (("x-sage-deadline-ms: 8000",), (8000, "caller"), (200, OWN)),
+        (
+            ("x-sage-deadline-ms: 8000", "x-sage-priority: background"),
+            (8000, "caller"),
+            (200, OWN),
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", "gpt"])
+def test_the_first_that_is_set_holds(
+    g: InProcess, headers: tuple[str, ...], ttft: tuple[float, str], tpot: tuple[float, str], model: str
+) -> None:
+    found = slo(g, *headers, model=model)
+    assert (found["ttft_ms"], found["ttft_from"]) == ttft
+    assert (found["tpot_ms"], found["tpot_from"]) == tpot
+
+
+def test_a_reload_holds_for_the_next_request(g: InProcess) -> None:
+    before = g.settings_to_load
+    try:
+        for stated, ttft, tpot in (
+            (SloSettings(), (1000, "default"), (50, "default")),
+            (SloSettings(tpot_ms=30), (1000, "default"), (30, GENERAL)),
+            (SloSettings(normal=SloTimes(ttft_ms=300)), (300, f"{GENERAL}.normal"), (50, "default")),
+            (SloSettings(models={"other": ModelSloSettings(ttft_ms=1)}), (1000, "default"), (50, "default")),
+        ):
+            scheduling = replace(before.scheduling, slo=stated)
+            g.settings_to_load = replace(before, scheduling=scheduling)
+            httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False).raise_for_status()
+            found = slo(g)
+            assert (found["ttft_ms"], found["ttft_from"]) == ttft
+            assert (found["tpot_ms"], found["tpot_from"]) == tpot
+    finally:
+        g.settings_to_load = before
+        httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False).raise_for_status()
+    assert slo(g)["ttft_from"] == OWN

@@ -72,6 +72,12 @@ def shells(incomplete: str) -> list[str]:
     return [word for word in SHELLS if word.startswith(incomplete)]
 
 
+def document_topics(incomplete: str) -> list[str]:
+    from sage_inference.cli.documents import topics
+
+    return [topic for topic in topics() if topic.startswith(incomplete)]
+
+
 def config_values(context: typer.Context, incomplete: str) -> list[str]:
     """The choices of the key that stands before, where it has any."""
     from sage_inference.config.schema import locate

@@ -26,6 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Root(LazyGroup):
     lazy = {
         "inference": Lazy("sage_inference.cli.inference", "Run the inference gateway and talk to it."),
+        "docs": Lazy("sage_inference.cli.docs", "Show the documentation."),
         "completion": Lazy("sage_inference.cli.completion", "Print the completion script of a shell."),
     }
 
@@ -56,6 +57,7 @@ def sage(
       sage inference start --simulate --background
       sage inference status
       sage inference stop
+      sage docs
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _OURS = "sage inference"
+_BESIDE = ("docs", "completion")  # commands beside ``inference``
 _called = [_OURS]
 
 
@@ -13,4 +14,8 @@ def call(program: str) -> None:
 
 def as_called(text: str) -> str:
     """``text`` with its commands as this caller can type them. Another ``sage`` may be the one that is found."""
-    return text if _called[0] == _OURS else text.replace(_OURS, _called[0])
+    if _called[0] == _OURS:
+        return text
+    for command in _BESIDE:
+        text = text.replace(f"sage {command}", f"{_called[0]} {command}")
+    return text.replace(_OURS, _called[0])

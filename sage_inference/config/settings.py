@@ -115,7 +115,7 @@ class InstanceSettings:
     max_concurrent_requests: int = setting(0, doc="Requests at once; 0 = no limit.", minimum=0)
     gpu: str | None = setting(None, doc="GPU it runs on, where instances share one.", example="cuda:0")
     max_batched_tokens: int = setting(
-        0, doc="Prompt tokens sent ahead of its answers; 0 = as its engine has it by default.", minimum=0
+        0, doc="Prompt tokens sent ahead of its answers; 0 = the engine's default.", minimum=0
     )
     kv_cache_tokens: int = setting(
         0, doc="Tokens its prefix cache holds; 0 = ask vLLM, else assume 1000000.", minimum=0
@@ -125,7 +125,7 @@ class InstanceSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeySettings:
     key: Secret = setting(doc="The key; prefer env:NAME or file:PATH to a literal.", example="env:SAGE_KEY")
-    name: str = setting("default", doc="Whose key it is, for logs and metrics.")
+    name: str = setting("default", doc="Name of the key in logs and metrics.")
     priority: str | None = setting(
         None,
         doc="Priority of its requests, and the most x-sage-priority may ask for; none = normal, any.",
@@ -201,7 +201,7 @@ class SchedulingSettings:
     )
     embedding_priority: str = setting(
         "normal",
-        doc="Embeddings beside streams on one GPU; adaptive = as much as streams stand.",
+        doc="Embeddings beside streams on one GPU; adaptive = as much as the streams allow.",
         choices=EMBEDDING_PRIORITIES,
     )
     retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
@@ -219,7 +219,7 @@ class SchedulingSettings:
     embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
     record_file: str | None = setting(
         None,
-        doc="File that each decision is written to, for replay: sizes, times, hashes; no texts.",
+        doc="File that each decision is written to: sizes, times, hashes; no texts. Read by replay.",
         example="~/sage-decisions.jsonl",
     )
 

@@ -35,6 +35,8 @@ def test_the_scripts_in_the_repository_are_those_the_program_prints(shell: str, 
         ("sage inference logs --level w", {"warning"}),
         ("sage inference bench --kind m", {"mixed"}),
         ("sage completion z", {"zsh"}),
+        ("sage d", {"docs"}),
+        ("sage docs p", {"prefill_decode", "python"}),
         ("sage inference nope ", set()),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_inference.config.document import commented_file, json_schema, rows
+import sage_inference
+from sage_inference.config.document import Row, commented_file, json_schema, rows
 from sage_inference.config.edit import set_value, unset_value, write_new
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import load, parse
@@ -313,8 +315,18 @@ def test_every_key_is_in_the_commented_file_the_rows_and_the_schema() -> None:
         assert row.doc
 
 
-def test_every_key_is_in_the_readme_with_its_help() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for row in rows():
-        assert f"| `{row.key}` |" in readme
-        assert row.doc in readme
+def documented(row: Row) -> str:
+    """The row of the document's table."""
+    takes = row.type
+    if row.choices:
+        one = f"one of {', '.join(f'`{choice}`' for choice in row.choices)}"
+        takes = f"{takes}, each {one}" if takes.startswith("map") else one
+    plain = row.default if isinstance(row.default, str) else json.dumps(row.default)
+    default = "" if row.default in (None, "") else f"; default `{plain}`"
+    return f"| `{row.key}` | {row.doc} {takes[0].upper()}{takes[1:]}{default}. |"
+
+
+def test_the_document_has_each_key_with_what_it_takes_its_default_and_its_help() -> None:
+    text = (Path(sage_inference.__file__).parent / "docs" / "configuration.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("| `")]
+    assert table == [documented(row) for row in rows()]

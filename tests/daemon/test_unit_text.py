@@ -1,11 +1,13 @@
-"""The systemd unit that the README shows and users install."""
+"""The systemd unit that the documentation shows and users install."""
 
 from __future__ import annotations
 
 import configparser
+from pathlib import Path
 
 import pytest
 
+import sage_inference
 from sage_inference.daemon.systemd import unit
 
 
@@ -30,3 +32,9 @@ def test_it_waits_for_readiness_and_reloads_by_the_command() -> None:
 )
 def test_odd_paths_are_quoted_as_systemd_reads_them(word: str, written: str) -> None:
     assert section(unit([word]), "Service")["ExecStart"] == f"{written} inference start"
+
+
+def test_the_document_shows_this_unit() -> None:
+    page = Path(sage_inference.__file__).parent / "docs" / "operations.md"
+    shown = page.read_text().partition("```ini\n")[2].partition("```")[0]
+    assert shown == unit(["/home/me/.venv/bin/sage"])

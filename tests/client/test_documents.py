@@ -1,4 +1,4 @@
-"""The README's Python chapter: every example runs as it is written, but for its ports."""
+"""The examples in README and in the documents run as they are written, but with other ports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import pytest
 from tests.support.gateway import Gateway, free_port, running_gateway
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-CHAPTER = README.partition("## From Python\n")[2].partition("\n## ")[0]
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", CHAPTER, re.S | re.M)
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "sage_inference" / "docs").glob("*.md")))
+EXAMPLES = {
+    f"{page.stem}-{number}": code
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.S | re.M))
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +50,11 @@ def run(code: str, ports: Mapping[int, int], home: Path) -> str:
     return done.stdout
 
 
-def test_the_chapter_has_its_examples() -> None:
-    assert len(EXAMPLES) == 5
+def test_the_pages_have_their_examples() -> None:
+    assert {*EXAMPLES} == {"README-0", "api-0", *(f"python-{number}" for number in range(5))}
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.parametrize("code", EXAMPLES.values(), ids=EXAMPLES)
 def test_the_example_runs(
     code: str, vllm: SimulatedEngine, tei: SimulatedEngine, second: SimulatedEngine, daemon: Gateway
 ) -> None:

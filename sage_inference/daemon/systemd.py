@@ -1,25 +1,26 @@
-"""The systemd user unit that runs the gateway."""
+"""The systemd user unit that runs the gateway. ``sage inference unit`` prints it, and docs/operations.md shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 NAME = "sage-inference.service"
+_MARGIN_S = 15  # after the drain time, for cut answers and for simulated engines
 
 # Only options that an unprivileged user manager can enforce. File system sandboxing needs more rights.
 _UNIT = """\
 [Unit]
 Description=sage-inference, a gateway in front of local inference engines
-After=network.target
 
 [Service]
 Type=notify
-ExecStart={command} inference start
+{environment}ExecStart={command} inference start{options}
 ExecReload={command} inference reload
 WatchdogSec=30
 Restart=on-failure
 RestartSec=2
-TimeoutStopSec=45
+TimeoutStopSec={stop_s}
 KillMode=mixed
 LimitNOFILE=65536
 UMask=0077
@@ -36,15 +37,35 @@ WantedBy=default.target
 """
 
 
-def unit(command: Sequence[str]) -> str:
-    """The unit's text. ``command`` is the call of ``sage``, with its absolute path first."""
-    return _UNIT.format(command=" ".join(_quoted(word) for word in command))
+def unit(
+    command: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    drain_s: float = 30.0,
+) -> str:
+    """The unit's text. ``command`` is the call of ``sage``, with its absolute path first; ``options`` are for start.
+
+    ``environ`` holds variables that the gateway needs. systemd waits ``drain_s`` and a margin for its end.
+    """
+    variables = [f"Environment={_quoted(f'{name}={value}')}\n" for name, value in (environ or {}).items()]
+    return _UNIT.format(
+        command=" ".join(map(_word, command)),
+        options="".join(f" {_word(word)}" for word in options),
+        environment="".join(variables),
+        stop_s=math.ceil(drain_s) + _MARGIN_S,
+    )
+
+
+def _word(word: str) -> str:
+    """A word of a command line, in which systemd expands ``$`` as well."""
+    return _quoted(word.replace("$", "$$"))
 
 
 def _quoted(word: str) -> str:
-    # systemd expands % and $ in command lines.
-    word = word.replace("%", "%%").replace("$", "$$")
-    if word and not set(word) & set(" \t\"'\\;"):
+    word = word.replace("%", "%%")
+    if word and not set(word) & set(" \t\n\"'\\;"):
         return word
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\t", "\\t")):
+        word = word.replace(character, escaped)
+    return f'"{word}"'

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+_COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE", "PYTHON_COLORS")
 _LAUNCHER = Path(__file__).resolve().parent / "_launch.py"
 
 
@@ -19,11 +20,12 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Our environment, without the entries of PYTHONPATH that mean the current directory.
+    """Our environment for a process whose output goes to a file or a pipe.
 
-    ``PYTHONPATH=$PYTHONPATH:/mine`` begins with an empty entry where the variable was not set.
+    It lacks the entries of PYTHONPATH that mean the current directory: ``PYTHONPATH=$PYTHONPATH:/mine`` begins with an
+    empty entry where the variable was not set. It also lacks what asks for colours, such as for those of a traceback.
     """
-    environ = dict(os.environ)
+    environ = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     if "PYTHONPATH" in environ:
         entries = environ["PYTHONPATH"].split(os.pathsep)
         environ["PYTHONPATH"] = os.pathsep.join(each for each in entries if each and Path(each) != Path())

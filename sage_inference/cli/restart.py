@@ -30,8 +30,10 @@ def restart(
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.restart import restart as replace
 
-    with terminal.Waiting("waiting for running requests, and for the new gateway"):
-        restarted = replace(Paths.resolve(), api_key=api_key, force=force)
+    with terminal.Waiting("waiting for running requests, and for the new gateway", later=True) as waiting:
+        restarted = replace(
+            Paths.resolve(), api_key=api_key, force=force, on_progress=waiting.begin, on_wait=waiting.begin
+        )
     announce(restarted.started.status, restarted.started.log_file)
     if restarted.still_ending is not None:
         terminal.warn(

@@ -18,6 +18,7 @@ _ENGINES, _SERVER = "Engines", "Server"
 
 @app.command(cls=PlainCommand)
 def start(
+    ctx: typer.Context,
     llm_backend: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="An engine for text; repeat for more.", rich_help_panel=_ENGINES),
@@ -116,31 +117,36 @@ def start(
     if background:
         _in_background(paths, flags, config is not None)
     else:
-        _here(paths, flags, config is not None)
+        _here(paths, flags, config is not None, ctx.color)
 
 
 def _in_background(paths: Any, flags: Any, required: bool) -> None:
     from sage_inference.daemon.spawn import start_background
 
-    with terminal.Waiting("waiting for the gateway"):
-        started = start_background(paths, flags, config_required=required, on_settings=remarks.warn_of)
+    # Nothing is awaited before the configuration is read: it may have to be mended first.
+    with terminal.Waiting("waiting for the gateway", later=True) as waiting:
+        started = start_background(
+            paths, flags, config_required=required, on_settings=remarks.warn_of, on_wait=waiting.begin
+        )
     announce(started.status, started.log_file)
 
 
-def _here(paths: Any, flags: Any, required: bool) -> None:
+def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
     from sage_inference.daemon.lock import refuse_second
 
     refuse_second(paths.lock_file)
-    if terminal.is_live():
-        terminal.talk("starting the gateway; Ctrl-C ends it")
     from sage_inference.daemon.run import run
+
+    def read(_: Any) -> None:
+        if terminal.is_live():
+            terminal.talk("starting the gateway; Ctrl-C ends it")
 
     def ready(status: dict[str, Any]) -> None:
         # Nobody has to read what a gateway prints: `start | head -1`, a full disk, a closed terminal.
         with suppress(OSError):
             announce(status, paths.log_file)
 
-    run(paths, flags, config_required=required, on_ready=ready)
+    run(paths, flags, config_required=required, on_settings=read, on_ready=ready, colour=colour)
 
 
 def announce(status: dict[str, Any], log_file: Any) -> None:

@@ -97,14 +97,16 @@ def is_live(environ: Mapping[str, str] | None = None) -> bool:
 
 
 class Waiting:
-    """Says on stderr what is awaited, once that takes longer than 300 ms.
+    """Shows on stderr what is awaited, once that takes longer than 300 ms.
 
     On a terminal one line that counts seconds and vanishes; elsewhere a plain line at start and end.
+    With ``later`` the wait begins with ``begin``, for a command that may find at first that it has nothing to wait for.
     """
 
-    def __init__(self, what: str, *, after_s: float = PROGRESS_AFTER_S) -> None:
+    def __init__(self, what: str, *, after_s: float = PROGRESS_AFTER_S, later: bool = False) -> None:
         self._what = what
         self._after_s = after_s
+        self._later = later
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._show, daemon=True)
         self._started = time.monotonic()
@@ -126,13 +128,20 @@ class Waiting:
                 rewrite("")
                 return
 
+    def begin(self, *_: object) -> None:
+        """Begin to wait. Later calls have no effect, so this may be a listener that is called often."""
+        if self._thread.ident is None:
+            self._started = time.monotonic()
+            self._thread.start()
+
     def __enter__(self) -> Waiting:
-        self._started = time.monotonic()
-        self._thread.start()
+        if not self._later:
+            self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()

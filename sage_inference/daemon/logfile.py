@@ -26,16 +26,18 @@ _COLOURS = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logg
 _CHATTY = ("httpx", "httpcore", "uvicorn", "asyncio")
 
 
-def configure(path: Path, settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
+def configure(
+    path: Path, settings: LoggingSettings, *, stream: TextIO | None = None, colour: bool | None = None
+) -> None:
     """Log to ``path``, and to ``stream`` if given, from now on. A further call replaces the earlier targets.
 
-    Lines are appended, so earlier ones stay.
+    Lines are appended, so earlier ones stay. ``colour`` is False where the user wants none.
     """
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, (JsonLinesFile, Terminal))]
     handlers: list[logging.Handler] = [_file(path, settings, ours)]
     if stream is not None:
-        handlers.append(Terminal(stream))
+        handlers.append(Terminal(stream, colour))
     root.handlers[:] = [*(handler for handler in root.handlers if handler not in ours), *handlers]
     for handler in ours:
         if handler not in handlers:
@@ -119,9 +121,9 @@ class HumanFormatter(logging.Formatter):
 class Terminal(logging.StreamHandler[TextIO]):
     """Shows each record on the terminal of a gateway in the foreground."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, colour: bool | None = None) -> None:
         super().__init__(stream)
-        self.setFormatter(HumanFormatter(colour=wants_colour(stream)))
+        self.setFormatter(HumanFormatter(colour=colour is not False and wants_colour(stream)))
 
 
 class JsonLinesFile(logging.Handler):
@@ -184,12 +186,24 @@ def _warning(message: str, *values: Any) -> logging.LogRecord:
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """True on a terminal that can show colours, unless NO_COLOR is set. FORCE_COLOR overrides both."""
-    if os.environ.get("NO_COLOR"):
+    """True on a terminal that can show colours, unless NO_COLOR is set. FORCE_COLOR overrides TERM.
+
+    A log that goes to a file or a pipe is read by programs: FORCE_COLOR, set for other tools, must not colour it.
+    """
+    if os.environ.get("NO_COLOR") or (not stream.isatty() and _has_descriptor(stream)):
         return False
-    if os.environ.get("FORCE_COLOR"):
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _has_descriptor(stream: TextIO) -> bool:
+    """Whether the stream is a file, a pipe or a terminal, and not an object of a program that shows text itself."""
+    try:
+        stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def _utc(seconds: float) -> str:

@@ -48,11 +48,14 @@ def run(
     *,
     background: bool = False,
     config_required: bool = False,
+    on_settings: Callable[[Settings], None] | None = None,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
     takeover: Takeover | None = None,
+    colour: bool | None = None,
 ) -> None:
     """Serve until a signal ends the run. ``on_ready`` gets the status document, once, when the gateway answers.
 
+    ``on_settings`` gets the settings when they are read. ``colour`` is False for a terminal without colours.
     With ``takeover``, the lock and perhaps the socket come from the gateway that is relieved.
 
     Raises ``AlreadyRunning``, ``ConfigError``, ``BindError`` or another ``DaemonError`` before that.
@@ -67,8 +70,9 @@ def run(
         keeper = Keeper(paths, None if takeover else Lock.take(paths.lock_file))
         try:
             run = _Run(paths, flags, notifier, background, config_required, hangup, keeper, takeover)
+            run.colour = colour
             run.supervised = not background and (is_first or notifier.listened_to or _started_by_systemd())
-            run.serve(on_ready)
+            run.serve(on_settings, on_ready)
         finally:
             keeper.close()
 
@@ -105,11 +109,16 @@ class _Run:
         self.hangup = hangup
         self.keeper = keeper
         self.takeover = takeover
+        self.colour: bool | None = None  # of the log on a terminal; None leaves it to the environment
         self.supervised = False  # a supervisor would start another one, or the container would end
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
 
-    def serve(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+    def serve(
+        self,
+        on_settings: Callable[[Settings], None] | None,
+        on_ready: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
         self._log_to(LoggingSettings())  # before the configuration is read, so that its errors are logged too
         logfile.log_uncaught()
         from sage_inference.config.warnings import warnings_of
@@ -117,6 +126,8 @@ class _Run:
         try:
             settings = self._load()
             self._log_to(settings.logging)
+            if on_settings is not None:
+                on_settings(settings)
             for remark in warnings_of(settings):
                 log.warning("%s; %s", remark.problem, remark.hint)
             listen = self._listener(settings)
@@ -174,7 +185,8 @@ class _Run:
         return load_settings(self.paths, self.flags, config_required=self.config_required)
 
     def _log_to(self, settings: LoggingSettings) -> None:
-        logfile.configure(self.paths.log_file, settings, stream=None if self.background else sys.stderr)
+        stream = None if self.background else sys.stderr
+        logfile.configure(self.paths.log_file, settings, stream=stream, colour=self.colour)
 
     def _hooks(self, on_ready: Callable[[dict[str, Any]], None] | None) -> RunHooks:
         from sage_inference.server import RunHooks

@@ -17,7 +17,6 @@ from tests.support.command import sage
 from tests.support.gateway import clean_environment
 
 
-
 def section(text: str, name: str) -> dict[str, str]:
     parser = configparser.RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]

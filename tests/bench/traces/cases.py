@@ -79,7 +79,7 @@ def prefix_tenants(part: float) -> Result:
     ours = result.add("hybrid", play("hybrid", jobs))
     result.at_least("hybrid goodput, %", 100 * ours.goodput, 85)
     result.at_least("hybrid goodput over cheapest by prediction, points", points(ours, pure), 0)
-    result.beside_others(ours, jobs, -1.5)
+    result.beside_others(ours, jobs)
     return result
 
 
@@ -96,7 +96,7 @@ def one_prefix(part: float) -> Result:
                 at=what,
             )
             ours = result.add("hybrid", play("hybrid", jobs, instances=instances), at=what)
-            result.beside_others(ours, jobs, -0.5, at=what, instances=instances)
+            result.beside_others(ours, jobs, at=what, instances=instances)
             result.at_least(
                 f"{what}: hybrid goodput over round_robin at once, points", points(ours, base), -0.5
             )
@@ -126,7 +126,7 @@ def _azure(name: str, jobs: list[Job], limit: float, prepare: Callable[[Fleet], 
     result.add("round_robin, at once", play("round_robin", jobs, at_once=True, prepare=prepare))
     ours = result.add("hybrid", play("hybrid", jobs, prepare=prepare))
     result.at_most("hybrid TTFT p99 / least_loaded at once", share(ours.ttft_ms.p99, base.ttft_ms.p99), limit)
-    result.beside_others(ours, jobs, -0.5, prepare=prepare)
+    result.beside_others(ours, jobs, prepare=prepare)
     return result
 
 

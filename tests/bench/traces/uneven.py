@@ -49,7 +49,7 @@ def slow_engines(part: float) -> Result:
     result.at_most("hybrid TTFT p90 / least_loaded at once", share(ours.ttft_ms.p90, base.ttft_ms.p90), 0.5)
     for other in ("least_loaded, at once", "hybrid, at once"):
         result.at_most(f"documents' TTFT p99 / {other}", share(worst["hybrid"], worst[other]), 1.3)
-    result.beside_others(ours, jobs, None, prepare=prepare)
+    result.beside_others(ours, jobs, prepare=prepare)
     return result
 
 

@@ -127,3 +127,12 @@ YAML = [block for page in PAGES for language, block in FENCE.findall(page.read_t
 @pytest.mark.parametrize("block", YAML, ids=range(len(YAML)))
 def test_each_configuration_that_is_shown_is_valid(block: str) -> None:
     assert parse(block, "shown") != Settings()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_in_one_piece(page: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", FENCE.sub("", page.read_text()), re.M):
+        first, second, *rows = table.splitlines()
+        cells = [len(re.sub(r"\\\|", "", row).split("|")) for row in (first, second, *rows)]
+        assert re.fullmatch(r"\|(?:---\|)+", second), first
+        assert len(set(cells)) == 1, first

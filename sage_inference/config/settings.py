@@ -67,7 +67,7 @@ def setting(
 class ServerSettings:
     host: str = setting(
         "127.0.0.1",
-        doc="Address to listen on; other than loopback needs api_keys.",
+        doc="Address to listen on; any other than loopback needs api_keys.",
         format="host",
         restart=True,
     )
@@ -101,24 +101,24 @@ class InstanceSettings:
     )
     kind: str = setting(
         "auto",
-        doc="What it serves; auto asks the engine. Prefilling and decoding are halves of a pair.",
+        doc="Kind of work; auto asks the engine. Prefilling and decoding are the two sides of split requests.",
         choices=INSTANCE_KINDS,
     )
-    engine: str = setting("auto", doc="Whose dialect it speaks; auto asks the engine.", choices=ENGINES)
-    model: str | None = setting(None, doc="Model to assume where the engine names none.")
+    engine: str = setting("auto", doc="Dialect of the engine; auto asks it.", choices=ENGINES)
+    model: str | None = setting(None, doc="Model to assume if the engine names none.")
     api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")
     ca_file: str | None = setting(
         None,
         doc="Certificates (PEM) trusted for its https address, beside the system's store.",
         example="~/engine-ca.pem",
     )
-    max_concurrent_requests: int = setting(0, doc="Requests at once; 0 = no limit.", minimum=0)
-    gpu: str | None = setting(None, doc="GPU it runs on, where instances share one.", example="cuda:0")
+    max_concurrent_requests: int = setting(0, doc="Requests at the same time; 0 = no limit.", minimum=0)
+    gpu: str | None = setting(None, doc="GPU of the engine, if instances share one.", example="cuda:0")
     max_batched_tokens: int = setting(
-        0, doc="Prompt tokens sent ahead of its answers; 0 = the engine's default.", minimum=0
+        0, doc="Prompt tokens that may wait in the engine; 0 = the engine's default.", minimum=0
     )
     kv_cache_tokens: int = setting(
-        0, doc="Tokens its prefix cache holds; 0 = ask vLLM, else assume 1000000.", minimum=0
+        0, doc="Tokens in its prefix cache; 0 = ask vLLM, otherwise assume 1000000.", minimum=0
     )
 
 
@@ -128,10 +128,10 @@ class ApiKeySettings:
     name: str = setting("default", doc="Name of the key in logs and metrics.")
     priority: str | None = setting(
         None,
-        doc="Priority of its requests, and the most x-sage-priority may ask for; none = normal, any.",
+        doc="Priority of its requests, and the highest one in x-sage-priority; none = normal, and any.",
         choices=PRIORITIES,
     )
-    weight: float = setting(1.0, doc="Share of a busy engine beside other keys.", minimum=0.001)
+    weight: float = setting(1.0, doc="Share of a busy engine, in proportion to other keys.", minimum=0.001)
 
 
 _LONGEST_MS = 86_400_000  # a day
@@ -163,7 +163,7 @@ class ModelSloSettings(SloTimes):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloSettings(ModelSloSettings):
     models: dict[str, ModelSloSettings] = setting(
-        doc="Their own times for single models, and for priorities of them.",
+        doc="Times of single models, and of priorities within them.",
         factory=dict,
         example="{llama-70b: {ttft_ms: 5000, tpot_ms: 200, background: {ttft_ms: 120000}}}",
     )
@@ -173,48 +173,52 @@ class SloSettings(ModelSloSettings):
 class SchedulingSettings:
     policy: str = setting("hybrid", doc="How an instance is chosen.", choices=POLICIES)
     policies: dict[str, str] = setting(
-        doc="Other policies for single models.",
+        doc="Policies of single models.",
         factory=dict,
         choices=POLICIES,
         example="{bge-m3: least_loaded}",
     )
     slo: SloSettings = setting(
-        doc="What requests should get. What is not set follows the engines' pace: 1000 and 50 ms on usual ones.",
+        doc="Targets of requests. A time that is not set follows the engines' pace: 1000 and 50 ms on usual ones.",
         factory=SloSettings,
     )
     late_binding: bool = setting(
-        True, doc="Hold back prompts an engine could not start, while order can still change."
+        True, doc="Keep prompts that no engine could start yet in the gateway, where their order can change."
     )
     hybrid_instance_ratio: float = setting(
         0.7,
-        doc="Share of a GPU's time for LLM work while embeddings want it too.",
+        doc="Share of a shared GPU's time that LLM work gets while embeddings wait.",
         minimum=0.0,
         maximum=0.99,
     )
     llm_fallback_policy: str = setting(
         "adaptive",
-        doc="Under hybrid: the order in which requests wait, or, if it has none of its own, what places LLM work.",
+        doc="Under hybrid: the order of waiting requests. A policy without an order places LLM work instead.",
         choices=POLICIES,
     )
     prefer_specialized_instances: bool = setting(
-        True, doc="Instances for one kind of work before mixed ones, while they are in time."
+        True, doc="Prefer instances for one kind of work to mixed ones, while they are in time."
     )
     embedding_priority: str = setting(
         "normal",
-        doc="Embeddings beside streams on one GPU; adaptive = as much as the streams allow.",
+        doc="Priority of embeddings beside streams on one GPU; adaptive = as much as the streams allow.",
         choices=EMBEDDING_PRIORITIES,
     )
-    retries: int = setting(2, doc="Other instances tried after a safe failure.", minimum=0, maximum=10)
+    retries: int = setting(
+        2, doc="Further instances to try after a failure, where that is safe.", minimum=0, maximum=10
+    )
     enable_embedding_batching: bool = setting(True, doc="Merge texts of different callers into one call.")
-    embedding_batch_size: int = setting(32, doc="Most texts of an embedding call.", minimum=1)
+    embedding_batch_size: int = setting(32, doc="Most texts in an embedding call.", minimum=1)
     min_embedding_batch_size: int = setting(
-        1, doc="Texts an embedding call waits for; 1 = never wait while an engine has room.", minimum=1
+        1, doc="Texts that an embedding call waits for; 1 = never wait while an engine has room.", minimum=1
     )
     max_embedding_wait_ms: float = setting(
         50.0, doc="Longest wait for min_embedding_batch_size.", minimum=0.0
     )
     embedding_truncation: str = setting(
-        "allow", doc="Texts an engine would cut silently; allowed ones are marked.", choices=TRUNCATIONS
+        "allow",
+        doc="Texts that an engine would cut silently: allow and mark them, or refuse them.",
+        choices=TRUNCATIONS,
     )
     embedding_cache_bytes: int = setting(0, doc="Memory for vectors of texts seen before.", minimum=0)
     record_file: str | None = setting(
@@ -226,41 +230,43 @@ class SchedulingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutSettings:
-    connect_s: float = setting(5.0, doc="Connecting to an engine.", minimum=0.001)
+    connect_s: float = setting(5.0, doc="Time to connect to an engine.", minimum=0.001)
     first_byte_s: float = setting(
-        600.0, doc="From sending a request to the first byte of its answer.", minimum=0.001
+        600.0, doc="Time from sending a request to the first byte of its answer.", minimum=0.001
     )
-    stream_idle_s: float = setting(120.0, doc="Silence within an answer.", minimum=0.001)
-    header_s: float = setting(10.0, doc="A caller's headers.", minimum=0.001)
-    body_s: float = setting(60.0, doc="A caller's body, between two pieces of it.", minimum=0.001)
-    keep_alive_s: float = setting(75.0, doc="An idle connection of a caller.", minimum=0.001)
-    drain_s: float = setting(30.0, doc="Running requests, when the gateway stops.", minimum=0.0)
-    queue_s: float = setting(120.0, doc="Waiting for a free slot.", minimum=0.001)
+    stream_idle_s: float = setting(120.0, doc="Longest silence within an answer.", minimum=0.001)
+    header_s: float = setting(10.0, doc="Time for a caller's headers.", minimum=0.001)
+    body_s: float = setting(60.0, doc="Longest gap between two pieces of a caller's body.", minimum=0.001)
+    keep_alive_s: float = setting(75.0, doc="Time that a caller's connection may be idle.", minimum=0.001)
+    drain_s: float = setting(30.0, doc="Time for running requests when the gateway stops.", minimum=0.0)
+    queue_s: float = setting(120.0, doc="Longest wait for a free slot.", minimum=0.001)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
-    header_bytes: int = setting(65536, doc="Bytes of a request's headers.", minimum=1024)
-    headers: int = setting(100, doc="Number of a request's headers.", minimum=10)
-    body_bytes: int = setting(67108864, doc="Bytes of a request's body, decompressed.", minimum=1)
+    header_bytes: int = setting(65536, doc="Most bytes of a request's headers.", minimum=1024)
+    headers: int = setting(100, doc="Most headers of a request.", minimum=10)
+    body_bytes: int = setting(67108864, doc="Most bytes of a request's body, decompressed.", minimum=1)
     bodies_bytes: int = setting(
-        536870912, doc="Bytes of all bodies above 64 KB that arrive, wait or await an answer.", minimum=1
+        536870912, doc="Most bytes of all bodies above 64 KB that arrive, wait or await an answer.", minimum=1
     )
     connections: int = setting(
-        20000, doc="Connections of callers at once; fewer where the system grants few open files.", minimum=1
+        20000,
+        doc="Most connections of callers at once; fewer if the system grants few open files.",
+        minimum=1,
     )
-    queue_requests: int = setting(4096, doc="Requests waiting for a slot.", minimum=0)
-    queue_bytes: int = setting(268435456, doc="Bytes of all requests waiting for a slot.", minimum=0)
-    max_n: int | None = setting(None, doc="Answers one request may ask for; none = any.", minimum=1)
+    queue_requests: int = setting(4096, doc="Most requests that wait for a slot.", minimum=0)
+    queue_bytes: int = setting(268435456, doc="Most bytes of all requests that wait for a slot.", minimum=0)
+    max_n: int | None = setting(None, doc="Most answers that one request may ask for; none = any.", minimum=1)
     max_completion_tokens: int | None = setting(
-        None, doc="Tokens one request may ask for; none = any.", minimum=1
+        None, doc="Most tokens that one request may ask for; none = any.", minimum=1
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSettings:
-    interval_s: float = setting(5.0, doc="Between two probes of an instance.", minimum=0.05)
-    timeout_s: float = setting(2.0, doc="One probe.", minimum=0.05)
+    interval_s: float = setting(5.0, doc="Time between two probes of an instance.", minimum=0.05)
+    timeout_s: float = setting(2.0, doc="Time for one probe.", minimum=0.05)
     failures: int = setting(5, doc="Consecutive 5xx answers that eject an instance.", minimum=1)
 
 
@@ -269,7 +275,7 @@ class LoggingSettings:
     level: str = setting("info", doc="Least severe level that is logged.", choices=LOG_LEVELS)
     max_bytes: int = setting(10485760, doc="Size at which the log rotates.", minimum=4096)
     backups: int = setting(5, doc="Rotated logs kept.", minimum=0, maximum=100)
-    access: bool = setting(False, doc="Log every request.")
+    access: bool = setting(False, doc="Log one line for each request.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,12 +284,12 @@ class Settings:
 
     llm_model: str | None = setting(None, doc="Model for chat and completions that name none.")
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
-    server: ServerSettings = setting(doc="Where it listens.", factory=ServerSettings)
+    server: ServerSettings = setting(doc="The gateway's own address.", factory=ServerSettings)
     instances: tuple[InstanceSettings, ...] = setting((), doc="The engines.")
     aliases: dict[str, str] = setting(
         doc="Other names for served models.", factory=dict, example="{gpt-4o: qwen2.5-7b}"
     )
-    api_keys: tuple[ApiKeySettings, ...] = setting((), doc="Keys callers must show; none = open.")
+    api_keys: tuple[ApiKeySettings, ...] = setting((), doc="Keys that callers must show; none = open.")
     admin_key: Secret | None = setting(
         None, doc="Key for /admin, beside the token of each run; a key of api_keys does not open it."
     )

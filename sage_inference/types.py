@@ -125,9 +125,10 @@ class InstanceLoad:
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
     ``ms_per_token`` is learned, as ``busy_ms / busy_tokens * own_share + whole_part``; the latter two follow from
-    answers in one piece, see ``control_plane.relative_pace``. In ``paced_tokens`` a prompt counts as no fewer than a
-    step's, see ``control_plane.slos.slowness``. ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when
-    it last went out of service; ``stalled_at``: when this process last went on after it had not run for a while. An
+    answers in one piece, see ``control_plane.relative_pace``. ``read_in``: such answers until the next that is read for
+    that. In ``paced_tokens`` a prompt counts as no fewer than a step's, see ``control_plane.slos.slowness``.
+    ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when it last went out of service;
+    ``stalled_at``: when this process last went on after it had not run for a while. An
     answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
     slow for any more work. ``late``: those in flight that were placed too
     late to be in time. ``spares_from``: when prompts will have taken no more of its time than leaves its streams
@@ -142,6 +143,7 @@ class InstanceLoad:
     own_share: float = 1.0
     whole_part: float = 0.0
     begun_tokens: int = 0
+    read_in: int = 1
     paced_tokens: float = 20000.0
     window_tokens: float = 8192
     lost_at: float = -math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.load import Placement, is_whole
+from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.presumed import Presumed
 from sage_inference.control_plane.rates import Rates
 from sage_inference.control_plane.relative_pace import RelativePaces
@@ -31,10 +31,13 @@ class Books:
         rates.prompt_tokens += request.prompt_tokens
         rates.uncached_tokens += need
         self.tenants.charge(request.tenant, placement.tokens)
-        if is_whole(request):
-            # The first byte of its answer comes with the last: it doesn't tell when the prompt was worked off.
+        if request.request_type.is_llm and not request.streams:
+            # The first byte of its answer comes with the last: it does not show when the prompt was worked off.
             self.presumed.add(placement, now)
-            self.relative.placed(placement)
+            load = placement.instance.load
+            load.read_in -= 1
+            if load.read_in <= 0:
+                self.relative.note(placement)
         if now >= self.relative.due_at:
             self.relative.renew(now)
             self.renewed()
@@ -44,9 +47,12 @@ class Books:
 
         For tenants always, for estimates and for the paces of answers in one piece now and then.
         """
-        if self.reads_all_usage or self.tenants.several or self.estimates.due():
-            return True
-        return type(placement) is Placement and is_whole(placement.request) and self.relative.wants(placement)
+        return (
+            self.reads_all_usage
+            or self.tenants.several
+            or self.estimates.due()
+            or (type(placement) is Placement and placement.beside >= 0)
+        )
 
     def used(self, placement: Placement, usage: Usage) -> None:
         """What an engine says that an attempt took."""
@@ -54,7 +60,7 @@ class Books:
         request = placement.request
         self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
         self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
-        if is_whole(request):
+        if placement.beside >= 0:
             self.relative.learn(placement, usage.completion_tokens)
 
 

@@ -51,10 +51,11 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
     pending: bool = True
-    # The next three only where the answer comes in one piece: tokens that the instance had begun when it was pushed,
-    # requests beside it, and what a token of its answer was to take (0: not known).
+    # The next three only where the answer comes in one piece and will be read for its pace: tokens that the instance had
+    # begun when it was pushed, requests beside it (-1: it will not be read), and what a token of its answer was to take
+    # (0: not known).
     begun_before: int = 0
-    beside: int = 0
+    beside: int = -1
     token_ms: float = 0.0
     answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
     shared: SharedGPU | None = None  # with work of the other kind

@@ -28,7 +28,8 @@ _LONGEST_S = 5.0  # that one renewal stands for
 _KEPT = 0.95  # of the past, at each answer
 _SHIFT = 0.3  # of the way to the share of streams that the last second had
 _FADED_TOKENS = 2000.0  # that faded knowledge of first bytes still weighs
-_SURE, _EVERY = 16, 8  # the first answers are all read, and then one in so many
+# Of an instance's answers the first are all read, then one in so many, and the first after each renewal.
+_SURE, _EVERY = 16, 8
 _MODELS = 512
 _WHOLE = ("done", "ended")  # outcomes of attempts whose answer came to its end
 
@@ -77,7 +78,6 @@ class Beside(msgspec.Struct, gc=False):
     peers: Sequence[ExecutionInstance]
     shown: dict[str, Shown] = msgspec.field(default_factory=dict)  # by model
     answers: int = 0  # that it is known by
-    unread: int = 0  # since an answer was last read
     busy_tokens: float = -1.0  # at the last renewal
     seen: int = 0  # of ``answers``, at the last renewal
     trials: int = 0  # that have shown it to be still slow
@@ -116,25 +116,17 @@ class RelativePaces:
             self._of[each] = beside = known.get(each) or Beside(peers)
             beside.peers = peers
 
-    def placed(self, placement: Placement) -> None:
-        """Note how the instance stands when it gets a request whose answer comes in one piece."""
-        placement.begun_before = placement.instance.load.begun_tokens
+    def note(self, placement: Placement) -> None:
+        """Note how the instance stands as it gets a request whose answer will be read, and when the next one will be."""
+        load, beside = placement.instance.load, self._of.get(placement.instance)
+        if beside is None:
+            return
+        load.read_in = _EVERY if beside.answers >= _SURE else 1
+        placement.begun_before = load.begun_tokens
         placement.beside = placement.instance.active_requests - 1
-        beside = self._of.get(placement.instance)
-        shown = beside.shown.get(placement.request.model) if beside is not None else None
+        shown = beside.shown.get(placement.request.model)
         if shown is not None:
             placement.token_ms = shown.answers_ms / shown.tokens
-
-    def wants(self, placement: Placement) -> bool:
-        """Whether it is of use to look how many tokens an answer in one piece had."""
-        beside = self._of.get(placement.instance)
-        if beside is None:
-            return False
-        beside.unread += 1
-        if beside.unread < _EVERY and beside.answers >= _SURE:
-            return False
-        beside.unread = 0
-        return True
 
     def learn(self, placement: Placement, output_tokens: int) -> None:
         """An answer in one piece came to its end, with so many tokens in ``placement.answers`` choices."""
@@ -182,6 +174,7 @@ class RelativePaces:
                 self._fade(instance.load, beside, 0.5 ** (half_lives / 2**beside.trials))
         for instance, beside in self._of.items():
             beside.busy_tokens, beside.seen = instance.load.busy_tokens, beside.answers
+            instance.load.read_in = 1
 
     def _weigh(self, load: InstanceLoad, beside: Beside, streamed: bool) -> None:
         """By how its answers came of late."""

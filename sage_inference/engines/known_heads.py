@@ -24,6 +24,7 @@ class KnownHeads(Generic[T]):
         self._most = most
         self._known: dict[bytes, _Known[T]] = {}  # by what stands before the length
         self._last: _Known[T] | None = None
+        self._digits = 1  # that the last length had
 
     def recall(self, data: bytes) -> tuple[T, int, int] | None:
         """What is known of the head that ``data`` begins with, its Content-Length, and where its body begins.
@@ -40,10 +41,17 @@ class KnownHeads(Generic[T]):
                 return None
             self._last = known
         _, start, rest, size, end, what = known
-        stop = data.find(rest, start, end)
-        digits = data[start:stop]
-        if stop > 0 and digits.isdigit():
-            return what, int(digits), stop + size
+        digits = data[start : start + self._digits]
+        body = start + self._digits + size
+        if data[body - size : body] != rest:  # mostly the length has as many digits as the last
+            stop = data.find(rest, start, end)
+            if stop < 0:
+                return None
+            digits = data[start:stop]
+            self._digits = len(digits)
+            body = stop + size
+        if digits.isdigit():
+            return what, int(digits), body
         return None
 
     def remember(self, data: bytes, length: int, what: T) -> bool:

@@ -113,6 +113,7 @@ class Engine:
         self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
         self.recent_ttfb = RecentMean(self.ttfb)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
+        self.id_end = b"\r\n" + self.header  # what follows the request's id in the head of an answer
         self._on_change = gateway.instances_changed
         self._gateway = gateway
         self._on_loss = gateway.manager.instance_down

@@ -281,9 +281,18 @@ def test_an_instance_without_peers_forgets_nothing() -> None:
 
 def test_instances_that_left_are_forgotten() -> None:
     bench = slow_one()
-    bench.books.relative.regroup(bench.instances[:1])
+    bench.books.relative.regroup(bench.instances[:2])
     bench.second(10.0, 10.0, 90.0)
-    assert set(bench.books.relative._of) == {bench.instances[0]}
+    assert set(bench.books.relative._of) == set(bench.instances[:2])
+
+
+def test_an_instance_that_is_left_alone_goes_by_first_bytes_again() -> None:
+    bench = slow_one()
+    slow = bench.instances[2]
+    bench.books.relative.regroup([slow])
+    bench.answer(slow, 30.0)
+    bench.books.relative.renew(bench.now + 1)
+    assert slow.load.ms_per_token == pytest.approx(K)
 
 
 # Laws
@@ -393,7 +402,7 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
         asked = request(number, 100, streams=False)
         asked.prompt_bytes = 400
         ticket = submit(m, asked)
-        clock.now += 1.0
+        clock.now += 0.01
         wanted = m.books.wants_usage(ticket.load)
         m.release(ticket, Usage(100, 50) if wanted else None)
         read += wanted and number >= 400

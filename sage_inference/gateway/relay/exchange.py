@@ -484,13 +484,17 @@ class Exchange:
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
         if self.head.asks is not None and self.head.asks.why and isinstance(self.load, Placement):
             framing += b"x-sage-why: %b\r\n" % self._why().encode("ascii", "replace")
-        return b"%b%b%bx-request-id: %b\r\n%b%b\r\n" % (
-            STATUS_LINES[answer.status],
-            answer.lines,
-            framing,
-            self.head.request_id or self.request_id,
-            b"" if self.engine is None else self.engine.header,
-            self.head.cors,
+        return b"".join(  # faster than a format of so many pieces
+            (
+                STATUS_LINES[answer.status],
+                answer.lines,
+                framing,
+                b"x-request-id: ",
+                self.head.request_id or self.request_id,
+                b"\r\n" if self.engine is None else self.engine.id_end,
+                self.head.cors,
+                b"\r\n",
+            )
         )
 
     def _why(self) -> str:
@@ -690,7 +694,7 @@ class Exchange:
             if last:
                 if gateway.manager.books.wants_usage(self.load):
                     usage = self.reported()
-                    if usage is not None and not self.request.streams:
+                    if usage is not None:
                         self._note_choices()
                 self.last = b""
                 if (
@@ -713,7 +717,7 @@ class Exchange:
 
     def _note_choices(self) -> None:
         """How many choices share the tokens that the answer reports: together they take no longer than one."""
-        if isinstance(self.load, Placement):
+        if isinstance(self.load, Placement) and self.load.beside >= 0:
             last = bytes(self.last)
             self.load.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
 

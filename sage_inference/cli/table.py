@@ -77,6 +77,8 @@ def _records(
 ) -> str:
     """Each row as its first cell, and below it the others with their headers; those without a value are left out."""
     before = max(len(header) for header in headers[1:]) + 2 * GAP
+    is_stacked = width <= before  # no room beside the headers, so the values stand below them
+    before = GAP if is_stacked else before
     lines = []
     for number, row in enumerate(rows):
         lines += [typer.style(piece, bold=True) for piece in _wrapped(row[0], max(width, 1))]
@@ -84,8 +86,10 @@ def _records(
             if at == 0 or cell in ("", "-"):
                 continue
             style = styles[number] if at == styled_column and number < len(styles) else None
+            if is_stacked:
+                lines.append(" " * GAP + header)
             for nth, piece in enumerate(_wrapped(cell, max(width - before, 1))):
-                label = " " * GAP + header if nth == 0 else ""
+                label = " " * GAP + header if nth == 0 and not is_stacked else ""
                 lines.append(label.ljust(before) + (typer.style(piece, fg=style) if style else piece))
     return "\n".join(lines)
 

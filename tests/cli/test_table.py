@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sage_inference.cli import status, statusrows, table
@@ -71,6 +71,8 @@ def test_rows_of_status_fit_the_terminal(width: int) -> None:
     st.integers(10, 120),
     st.lists(st.lists(st.text("ab -:/", max_size=60), min_size=3, max_size=3), min_size=1, max_size=4),
 )
+@example(10, [["", "", ":"]])
+@example(10, [["a b", "-", "ab:/ ab-ab"], ["a", "b" * 20, ""]])
 def test_no_line_is_wider_and_nothing_is_lost(width: int, rows: list[list[str]]) -> None:
     text = table.render(("NAME", "STATE", "MODELS"), rows, width=width)
     plain = text.replace("\x1b[1m", "").replace("\x1b[0m", "")

@@ -47,10 +47,11 @@ class Books:
 
         For tenants always, for estimates and for the paces of answers in one piece now and then.
         """
+        self.estimates.pass_over -= 1
         return (
             self.reads_all_usage
             or self.tenants.several
-            or self.estimates.due()
+            or self.estimates.pass_over < 0
             or (type(placement) is Placement and placement.beside >= 0)
         )
 

@@ -69,22 +69,19 @@ class TokenEstimates:
         self._sums: dict[tuple[str, int], list[float]] = {}
         self._ratios: dict[tuple[str, int], float] = {}
         self._reports = 0
-        self._passed = 0
+        self.pass_over = (
+            0  # reports until the next that is worth reading: none of the first, and then eight each time
+        )
 
     def tokens_per_byte(self, model: str, script: int) -> float:
         return self._ratios.get((model, script)) or _first_guess(script)
-
-    def due(self) -> bool:
-        """Whether the next report is worth reading: all of the first, then every eighth."""
-        self._passed += 1
-        return self._passed > _EVERY or self._reports < _FIRST
 
     def learn(self, model: str, script: int, prompt_bytes: int, tokens: int) -> None:
         """An engine counted ``tokens`` in a prompt of so many bytes."""
         if prompt_bytes <= 0 or tokens <= 0:
             return
         self._reports += 1
-        self._passed = 0
+        self.pass_over = 0 if self._reports < _FIRST else _EVERY
         key = (model, script)
         sums = self._sums.get(key)
         if sums is None:

@@ -132,6 +132,10 @@ class Placement(msgspec.Struct, gc=False, eq=False):
 
 def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
     """Them as they are now."""
+    if len(instances) == 1:  # without the call that a comprehension is
+        (only,) = instances
+        load = only.load
+        return ((only, only.active_requests, load.pending_tokens, load.progress_at, load.ms_per_token),)
     # Many of them are kept: a tuple is little more than half as large as a list.
     return tuple(
         [

@@ -411,6 +411,6 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
 
 def test_a_stream_is_not_read_for_its_pace() -> None:
     m = manager(instance("a"), instance("b"))
-    m.books.estimates.due = lambda: False  # type: ignore[method-assign]
+    m.books.estimates.pass_over = 1000
     tickets = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
     assert [m.books.wants_usage(ticket.load) for ticket in tickets] == [False, True] * 4

@@ -26,7 +26,7 @@ _WELL = 10  # renewals until a trial has shown that it is slow no more
 RENEWED_S = 1.0
 _LONGEST_S = 5.0  # that one renewal stands for
 _KEPT = 0.95  # of the past, at each answer
-_SHIFT = 0.3  # of the way to the share of streams that the last second had
+_SHIFT = 0.5  # of the way to the share of streams that the last second had
 _FADED_TOKENS = 2000.0  # that faded knowledge of first bytes still weighs
 # Of an instance's answers the first are all read, then one in so many, and the first after each renewal.
 _SURE, _EVERY = 16, 8

@@ -116,7 +116,7 @@ def test_an_answer_that_fits_only_the_larger_context_is_asked_for_there_under_ev
     with strict(4096) as a, strict(32768) as b, gateway(*instances(a, b)) as g:
         ready(g)
         sizes = (5, 8000), (5, "7000"), (3000, 2000), (800, 3400), (2000, 30_000)
-        many = [{"max_tokens": 8000}, {}, {"max_tokens": 10}, {"max_tokens": None}] * 2
+        many = [{"max_tokens": 8000}, {}, {"max_tokens": 10}, {"max_tokens": None}]
         with ThreadPoolExecutor(4) as pool:
             for turn, policy in enumerate(POLICIES):
                 g.ask(lambda r, name=policy: r.gateway.manager.use(policy_named(name)))  # type: ignore[misc]

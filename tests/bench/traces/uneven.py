@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.policies import POLICIES, policy_named
+import random
+
+from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, policy_named
 from sage_inference.replay.fleet import Fleet
 from sage_inference.replay.jobs import Job
 from sage_inference.replay.run import TOO_LONG, Run
@@ -10,6 +12,7 @@ from tests.bench.traces import workloads
 from tests.bench.traces.contest import Result, play, share, waits_ms
 
 DOCUMENT = 8000  # tokens, at least
+DRAWN = {each.name: each for each in (PowerOfTwo, Random)}  # seeded, so that equal runs have equal figures
 CONTEXTS = 4096, 4096, 32_768, 32_768
 
 
@@ -62,7 +65,9 @@ def contexts(part: float) -> Result:
         fleet = Fleet()
         for length in CONTEXTS:
             fleet.add_llm(max_model_len=length)
-        outcomes = Run(policy_named(name, fleet.clock), fleet).play(jobs)
+        drawn = DRAWN.get(name)
+        policy = drawn(random.Random(12)) if drawn else policy_named(name, fleet.clock)
+        outcomes = Run(policy, fleet).play(jobs)
         refused = [o for o in outcomes if o.refused == TOO_LONG]
         avoidable += sum(_fits(o.job) for o in refused)
         result.add(name, outcomes, f"{len(refused)} too long")

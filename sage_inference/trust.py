@@ -164,7 +164,7 @@ def _add(made: ssl.SSLContext, ca_file: str) -> None:
 
 
 def _state(name: str | None) -> object:
-    """What a path names now. An unreadable one has none; to load it reports why."""
+    """The identity of the file at a path now. An unreadable one has none; to load it reports why."""
     if not name:
         return None
     try:

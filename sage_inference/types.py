@@ -17,7 +17,7 @@ from sage_inference.choices import Choice, member_of
 
 
 class RequestType(Choice, StrEnum):
-    """What a request asks an engine for. One value a family of routes."""
+    """The kind of work of a request. One value for each family of routes."""
 
     LLM_CHAT = "llm_chat"
     LLM_GENERATE = "llm_generate"
@@ -63,7 +63,7 @@ class RequestStatus(Choice, StrEnum):
 
 
 class ExecutionInstanceType(Choice, StrEnum):
-    """What kinds of work an instance takes. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
+    """The kinds of work that an instance takes. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
 
     GENERAL = "general"
     PREFILLING = "prefilling"
@@ -88,7 +88,7 @@ class ExecutionInstanceType(Choice, StrEnum):
 
 
 class EngineKind(Choice, StrEnum):
-    """Whose dialect an instance speaks."""
+    """The dialect of an instance."""
 
     VLLM = "vllm"
     TEI = "tei"
@@ -120,7 +120,7 @@ NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
 
 @dataclass(slots=True, eq=False)
 class InstanceLoad:
-    """What this gateway has put on an instance and not yet seen begin, and how fast that is worked off.
+    """The work that this gateway has put on an instance and not yet seen begin, and how fast that is worked off.
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
@@ -160,7 +160,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     ``caller_request_id`` is the caller's own id where the engine gets another, because that one was in use.
     ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``output_tokens``: how long an
     answer the caller asks for; 0 where the engine decides, or where it matters to nobody. ``prompt_blocks`` are
-    chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` says how many of
+    chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` has how many of
     the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
     from ``arrived`` to the first byte of the answer. ``slo`` is what the operator wants for it; None: the default of its
     priority.
@@ -350,7 +350,7 @@ class ExecutionInstance:
 
 
 class Usage(NamedTuple):
-    """What an engine said a request took, in tokens; ``cached_tokens`` None where it does not tell."""
+    """The tokens of a request by the engine's count; ``cached_tokens`` is None where it does not report them."""
 
     prompt_tokens: int
     completion_tokens: int

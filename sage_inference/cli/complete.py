@@ -17,7 +17,7 @@ def variable(program: str) -> str:
 
 
 def asked(program: str) -> bool:
-    """Whether it is a shell that runs us, for words to offer."""
+    """Whether a shell runs the program to complete a word."""
     return variable(program) in os.environ
 
 
@@ -32,7 +32,7 @@ def prepare(program: str) -> None:
 
 
 def script(shell: str, program: str) -> str:
-    """What the shell has to read once."""
+    """The completion script, which the shell reads once."""
     from typer._completion_shared import get_completion_script
 
     text = get_completion_script(prog_name=program, complete_var=variable(program), shell=shell)

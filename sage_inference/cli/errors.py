@@ -1,4 +1,4 @@
-"""How a command fails: what a person, and a script that asked for JSON, are told."""
+"""The failure of a command: the message to a person, and the document to a script that asked for JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the program's exit status means."""
+"""The meanings of the program's exit status."""
 
 from __future__ import annotations
 

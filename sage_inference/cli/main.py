@@ -124,7 +124,7 @@ def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
 
 
 def _wants_json(args: Sequence[str]) -> bool:
-    """Whether a script reads the answer; asked of the words, for they may be what failed to parse."""
+    """Whether a script reads the answer; the words are read because they may not parse."""
     pairs = zip(args, [*args[1:], ""], strict=True)
     return any(
         word == "--json" or word == "--output=json" or (word in ("--output", "-o") and following == "json")

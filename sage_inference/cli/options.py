@@ -56,7 +56,7 @@ def as_path(text: str | None) -> Path | None:
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    """Raises a usage failure that names the choices. Here, not in Typer, for one wording in all versions."""
+    """Raises a usage failure that names the choices. Not by Typer, whose wording differs by version."""
     if value in choices:
         return
     from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What ``--json`` prints, as JSON Schema (draft 2020-12).
+"""The output of ``--json``, as JSON Schema (draft 2020-12).
 
 A promise to scripts: keys are only ever added while ``schema`` is 1, so none of these forbids others.
 """

@@ -150,7 +150,7 @@ def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
 
 
 def announce(status: dict[str, Any], log_file: Any) -> None:
-    """What a person wants to know of a gateway that has just started."""
+    """The facts that a person needs about a gateway that has just started."""
     terminal.say(f"gateway running at {status['address']} (pid {status['pid']})")
     instances = status["instances"]
     simulated = [f"{i['name']} ({i['kind']})" for i in instances if i["simulated"]]
@@ -169,7 +169,7 @@ def announce(status: dict[str, Any], log_file: Any) -> None:
 
 
 def curl_line(status: dict[str, Any]) -> str | None:
-    """A request that works, for what is served now."""
+    """A request that works with the models served now."""
     ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
     for each in ready:
         if each["kind"] != "embedding":

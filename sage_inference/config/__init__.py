@@ -1,1 +1,1 @@
-"""What the gateway can be told: the schema, the YAML file, the environment."""
+"""The configuration: the schema, the YAML file, the environment."""

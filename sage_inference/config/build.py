@@ -26,7 +26,7 @@ class Builder:
     mistakes: list[ConfigError] | None = None
 
     def _go_on(self, build: Callable[[], Any]) -> Any:
-        """What ``build`` returns; None for a mistake that is collected."""
+        """The result of ``build``; None for a mistake that is collected."""
         if self.mistakes is None:
             return build()
         try:

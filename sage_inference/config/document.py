@@ -1,4 +1,4 @@
-"""The schema told to people and editors: rows, the commented file, the JSON schema; never a secret."""
+"""The schema as people and editors read it: rows, the commented file, the JSON schema; never a secret."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _LINK_WITH_VALUE = (
 
 
 def variables() -> dict[str, tuple[str, Key]]:
-    """The variables that are read: for each its key's path and the key."""
+    """The variables that are read, each with the path of its key and the key."""
     return {
         PREFIX + path.replace(".", "__").upper(): (path, key)
         for path, key in walk()

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, where, and how to mend it."""
+"""A mistake in a configuration: its place, and the way to mend it."""
 
 from __future__ import annotations
 

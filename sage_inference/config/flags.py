@@ -1,4 +1,4 @@
-"""What ``start`` was told, put over the settings."""
+"""The options of ``start``, put over the settings."""
 
 from __future__ import annotations
 

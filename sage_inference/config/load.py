@@ -47,7 +47,7 @@ def parse_instance(data: Any, source: str = "") -> InstanceSettings:
 
 
 def read_text(path: Path) -> str | None:
-    """What the file holds, None where there is none. Raises ``ConfigError`` where it cannot be read."""
+    """The content of the file, None where there is none. Raises ``ConfigError`` where it cannot be read."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LARGEST_FILE + 1)

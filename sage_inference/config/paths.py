@@ -34,7 +34,7 @@ class Paths:
 
     @classmethod
     def resolve(cls, config: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
-        """The user's own directories, unless ``SAGE_INFERENCE_HOME`` or ``config`` say otherwise.
+        """The user's own directories, unless ``SAGE_INFERENCE_HOME`` or ``config`` name others.
 
         Raises ``ConfigError`` for a path that names no place.
         """

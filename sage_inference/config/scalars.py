@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _ZEROS = re.compile(r"[-+]?0[0-9]")
 
-# What may stand unquoted anywhere, also within [] and {}, for every reader of YAML.
+# Words that every reader of YAML takes unquoted, also within [] and {}.
 _UNQUOTED = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@+~-]*(:[A-Za-z0-9_./@+~-]+)*")
 
 

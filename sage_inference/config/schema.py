@@ -24,7 +24,7 @@ _KINDS: dict[Any, Kind] = {str: "text", Secret: "secret", int: "integer", float:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What form a value has. ``item`` is what a list or a map holds, ``section`` the dataclass of a section."""
+    """The form of a value. ``item`` is the form of the entries of a list or a map, ``section`` the dataclass of a section."""
 
     kind: Kind
     optional: bool = False
@@ -42,7 +42,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a section, with all that its field says of it."""
+    """One key of a section, with the metadata of its field."""
 
     name: str
     shape: Shape

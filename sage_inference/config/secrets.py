@@ -49,7 +49,7 @@ class Secret:
         return value
 
     def masked(self) -> str:
-        """What may be shown: the place of a kept secret, stars for a literal."""
+        """The text that may be shown: the place of a kept secret, stars for a literal."""
         return "***" if self.is_literal else self.source
 
     def __repr__(self) -> str:

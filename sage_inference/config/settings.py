@@ -280,7 +280,7 @@ class LoggingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything the gateway can be told. Immutable; a reload makes a new one."""
+    """The whole configuration. Immutable; a reload makes a new one."""
 
     llm_model: str | None = setting(None, doc="Model for chat and completions that name none.")
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
@@ -302,7 +302,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """What ``start`` was told on its command line: holds for that run, above environment and file."""
+    """The options of ``start``, which apply to that run, above environment and file."""
 
     llm_model: str | None = None
     embedding_model: str | None = None

@@ -25,7 +25,7 @@ def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
 
 
 def find(text: str, steps: Steps, source: str = "") -> Node | None:
-    """What is at ``steps``, None where there is nothing. Raises ``ConfigError``."""
+    """The value at ``steps``, None where there is none. Raises ``ConfigError``."""
     return _at(read(text, source), steps)
 
 
@@ -37,7 +37,7 @@ def cut(text: str, steps: Steps, source: str = "") -> str | None:
         return None
     _refuse_shared(root, steps)
     if len(steps) > 1 and len(_children(holder)) == 1:
-        # What is left is an empty section; comments in it stay.
+        # An empty section is left; comments in it stay.
         return put(text, steps[:-1], {} if isinstance(holder, Mapping) else [], source)
     data = _without(to_data(root), steps)
     return _proven(_Surgeon(text).cut(holder, steps[-1]), data, steps)
@@ -85,7 +85,7 @@ def _without(data: Any, steps: Steps) -> Any:
 
 
 def _proven(text: str, data: Any, steps: Steps) -> str:
-    """``text``, if it says ``data`` and nothing else: the guard against forms of YAML not thought of here."""
+    """``text``, if it reads as ``data`` and nothing else: the guard against forms of YAML not thought of here."""
     try:
         said = to_data(read(text, ""))
     except ConfigError:
@@ -127,14 +127,14 @@ def _at(node: Node | None, steps: Steps) -> Node | None:
 
 
 class _Surgeon:
-    """The operations on one text. An end is the offset just behind the last character that says something."""
+    """The operations on one text. An end is the offset just behind the last character that has a meaning."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.newline = "\r\n" if "\r\n" in text else "\n"
 
     def put(self, root: Node | None, steps: Steps, data: Any) -> str:
-        """The text that says ``data``, which differs from what it says now at ``steps`` alone."""
+        """The text of ``data``, which differs from the present data at ``steps`` alone."""
         if root is None or (isinstance(root, Scalar) and root.value is None):
             return self._closed(self.text) + self._block(data, 0) + self.newline
         holder: Node | None = None

@@ -202,7 +202,7 @@ class Anchors:
             self._known[name] = node, extent
 
     def resolve(self, name: str, start: Mark, end: Mark) -> tuple[Node, Extent]:
-        """What ``*name`` stands for, at the alias's own place. Raises ``ConfigError``."""
+        """The node that ``*name`` refers to, at the alias's own place. Raises ``ConfigError``."""
         if name not in self._known:
             raise error_at(
                 self._source, start, f"alias *{name[:60]} has no anchor", f"write &{name[:60]} before it"

@@ -43,7 +43,7 @@ def from_word(key: Key, shape: Shape, text: str) -> Plain | Secret:
 
 
 def wanted(key: Key, shape: Shape) -> str:
-    """What a value must be, in words."""
+    """The values that are accepted, in words."""
     if key.choices:
         return "one of " + ", ".join(key.choices)
     return _NAMES[shape.kind] + span(key, shape)

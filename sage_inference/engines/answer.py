@@ -1,4 +1,4 @@
-"""The head of an engine's answer: what it says, and the lines of it that go on to a caller."""
+"""The head of an engine's answer: its meaning, and the lines that go on to a caller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from sage_inference.engines.origin_headers import is_gateways_own
 
-# What each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
+# Headers that each hop keeps to itself (RFC 9110 section 7.6.1), and framing, which is made anew.
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -39,7 +39,7 @@ _JSON_LINES = frozenset(
 
 
 class StreamFormat(Enum):
-    """How a body is divided, for code that has something to add to it."""
+    """The framing of a body, read by code that adds to the body."""
 
     OPAQUE = auto()  # not at all, or compressed: no byte can be added
     EVENTS = auto()  # text/event-stream

@@ -19,7 +19,7 @@ MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
 _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
-# Of which each connection would else have its own, for as long as a stream goes on.
+# Shared empty values, so that an open stream does not hold its own copies.
 _NO_HEADERS: list[Header] = []  # never added to: once a head is complete, what follows is no header of it
 _NO_NAMES: frozenset[bytes] = frozenset()
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
@@ -37,7 +37,7 @@ class Broken(Enum):
 
 
 class Receiver(Protocol):
-    """Who gets an answer: its head, then pieces of its body, the last one, bytes always, with ``end``.
+    """The receiver of an answer: its head, then pieces of its body, the last one, bytes always, with ``end``.
 
     ``engine_failed`` comes instead of what is missing. ``length`` is None where the body's end is not
     told in advance. ``engine_is_silent``: the engine answers nobody, and it is up to the receiver to leave.
@@ -56,7 +56,7 @@ class Receiver(Protocol):
 
 
 class ChunkTaker(Protocol):
-    """Who takes chunks of an answer as they came."""
+    """The receiver of chunks of an answer as they came."""
 
     def pass_on(self, chunk: bytes) -> None: ...
 
@@ -141,7 +141,7 @@ class EngineConnection(asyncio.Protocol):
             self._turn.write(self.transport, body)
 
     def hand_to(self, receiver: Receiver) -> None:
-        """What is still to come of the answer under way goes to another receiver."""
+        """The rest of the answer under way goes to another receiver."""
         self._receiver = receiver
 
     def pass_whole_chunks(self, taker: ChunkTaker | None) -> None:
@@ -155,12 +155,12 @@ class EngineConnection(asyncio.Protocol):
             self._take = taker
 
     def discard(self) -> None:
-        """Close at once and tell no one: the engine sees its caller leave."""
+        """Close at once, without a report to the receiver: the engine sees its caller leave."""
         self._receiver = self._take = self._pass = None
         self.transport.abort()
 
     def engine_is_silent(self) -> None:
-        """Tell who waits for an answer, if anybody does."""
+        """Report to the receiver of the answer, if there is one."""
         receiver = self._receiver
         if receiver is not None:
             try:
@@ -213,7 +213,7 @@ class EngineConnection(asyncio.Protocol):
             if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
                 pass_.pass_on(data)
             elif receiver is None:
-                self.discard()  # an idle engine has nothing to say: whatever this is, it answers no request
+                self.discard()  # an idle engine sends nothing: these bytes answer no request
             elif self._left:
                 self._count(receiver, data)
             elif self._parser is None:
@@ -335,7 +335,7 @@ class EngineConnection(asyncio.Protocol):
         else:
             self.transport.abort()
 
-    # What the parser tells
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -382,7 +382,7 @@ class EngineConnection(asyncio.Protocol):
             raise ValueError(f"HTTP/{self._parser.get_http_version()}")
         self._answered = True
         self._keep_alive = self._parser.should_keep_alive()
-        if status in (204, 304):  # no body, whatever the head says of one
+        if status in (204, 304):  # no body, whatever length the head has
             self._length = 0
             self._chunked = False
         receiver = self._receiver

@@ -50,7 +50,7 @@ class Descriptors:
 
     @property
     def shared(self) -> int:
-        """What callers and connections to engines have together."""
+        """The open files that callers and connections to engines share."""
         return max(4, self.granted - self._own - KEPT)
 
     @property

@@ -23,7 +23,7 @@ _LIMITS = (
     "max_concurrent_requests",
     "auto_truncate",
 )
-# It says nothing of these (its refusal of more texts does), makes batches of all calls together, and pads them.
+# It does not report these (its refusal of more texts does), makes batches of all calls together, and pads them.
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
 _ROUTES = "/openapi.json"
@@ -67,7 +67,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Detected:
-    """What a server said it is. ``routes`` are the gateway's routes that it serves.
+    """The type of a server, as detected. ``routes`` are the gateway's routes that it serves.
 
     ``guessed``: it does not report its routes, so each is tried. ``bare``: it serves OpenAI's routes without ``/v1``
     before them. ``paths``: routes that it has under another path. ``tagged``: it is an Ollama, where ``llama3`` is short for ``llama3:latest``.
@@ -88,9 +88,9 @@ class Detected:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the server said to each question; None where it had no such route, or did not say.
+    """The server's answer to each question; None where it had no such route, or gave no answer.
 
-    ``silent_on_routes``: it did not say which routes it has.
+    ``silent_on_routes``: it did not report its routes.
     """
 
     models: Any
@@ -113,7 +113,7 @@ async def detect(
     question_s: float = _TIMEOUT_S,
     patience: Patience = REAL_TIME,
 ) -> Detected:
-    """What serves at ``base_url``. What the caller knows (``engine``, ``kind``) is not asked.
+    """The server at ``base_url``. Facts that the caller gives (``engine``, ``kind``) are not asked.
 
     ``model`` is assumed where the engine names none. Each question has ``question_s``, all have five seconds.
     Raises ``DetectError`` only.
@@ -159,7 +159,7 @@ async def _interview(
     bare = ollama = False
     if said[0] is None and not isinstance(said[1], dict) and first[0] == 404:
         status, listing = await document(BARE_MODELS)
-        if status == 200 and _cards(listing):  # infinity, unless told --url-prefix
+        if status == 200 and _cards(listing):  # infinity, unless started with --url-prefix
             said[0], bare = listing, True
     if said[0] is None and not isinstance(said[1], dict):
         raise DetectError(
@@ -320,7 +320,7 @@ def _other_names(served: frozenset[str]) -> dict[str, str]:
 
 
 def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionInstanceType:
-    """From the models' own words, else from the routes; an engine that says nothing may serve both."""
+    """From the models' cards, otherwise from the routes; an engine with neither may serve both."""
     able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
     if able:  # infinity
         llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & (_EMBEDS | _RANKS))

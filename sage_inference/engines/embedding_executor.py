@@ -27,7 +27,7 @@ from sage_inference.types import ExecutionInstance
 
 
 class EmbeddingExecutorError(Exception):
-    """An embedding call failed; the message says where and how. ``instance_id`` is the engine asked."""
+    """An embedding call failed; the message has the place and the reason. ``instance_id`` is the engine asked."""
 
     def __init__(self, instance_id: str, message: str) -> None:
         super().__init__(f"instance {instance_id} {message}")
@@ -77,7 +77,7 @@ class EmbeddingMetrics:
 
 
 class EmbeddingRequest(Protocol):
-    """What is read of a request; ``RequestMetadata`` has it."""
+    """The fields that are read of a request; ``RequestMetadata`` has it."""
 
     request_id: str
     embedding_texts: list[str] | None

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Feeding:
-    """What parsers tell, and of which connection: one for all of a loop, since feeding one never leads to another.
+    """The reports of parsers, and the connection they belong to: one for all of a loop, since feeding one never leads to another.
 
     Parsers keep what they find here, so a thousand streams share it. Of bodies C code takes note: not a frame of
     ours a chunk.
@@ -20,7 +20,7 @@ class Feeding:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []  # of bodies
         self.on_body = self.pieces.append
-        # Turned round at both ends of a chunk; the first tells whether the parser stands between two.
+        # Turned round at both ends of a chunk; the first shows whether the parser is between two.
         self._turns = [True, False]
         self.on_chunk_header = self.on_chunk_complete = self._turns.reverse
         # Else each parser would have bound methods of its own.
@@ -30,7 +30,7 @@ class Feeding:
         self.on_message_complete = self._on_message_complete
 
     def begin(self, connection: EngineConnection, between: bool) -> None:
-        """What is fed next is this connection's; ``between``: its parser stands between two chunks."""
+        """The next bytes are this connection's; ``between``: its parser stands between two chunks."""
         self.connection = connection
         self.pieces.clear()
         if self._turns[0] is not between:

@@ -27,7 +27,7 @@ class KnownHeads(Generic[T]):
         self._digits = 1  # that the last length had
 
     def recall(self, data: bytes) -> tuple[T, int, int] | None:
-        """What is known of the head that ``data`` begins with, its Content-Length, and where its body begins.
+        """The known head that ``data`` begins with, its Content-Length, and where its body begins.
 
         None: it must be parsed. Nothing but the digits of the length may differ from a head that was remembered.
         """

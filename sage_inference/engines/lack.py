@@ -1,4 +1,4 @@
-"""What this machine runs out of while a connection is made; no engine is to blame for that."""
+"""Resources that this machine runs out of while a connection is made; no engine is to blame for that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LackError(OSError):
 
 
 def lack(error: BaseException) -> LackError | None:
-    """What is lacking, or None where the failure is the other side's.
+    """The lacking resource, or None where the failure is the other side's.
 
     A local firewall (EPERM, EACCES) is not a lack: waiting does not help, and another instance may be reachable.
     """

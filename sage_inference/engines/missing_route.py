@@ -43,7 +43,7 @@ def _detail(body: bytes) -> str | None:
 
 
 def kind_without(kind: ExecutionInstanceType, missing: set[str]) -> ExecutionInstanceType:
-    """What an instance that was thought to serve both kinds of work serves without the missing routes."""
+    """The work that an instance that was thought to serve both kinds of work serves without the missing routes."""
     if kind is not ExecutionInstanceType.LLM_EMBEDDING or not missing:
         return kind
     if "/v1/embeddings" in missing:

@@ -167,7 +167,7 @@ class Pool:
                 made(connection)
                 return
             connecting.lacks = lacks
-            # What nobody uses is given up for it, and is free in a moment.
+            # An idle connection is given up for it, and is free in a moment.
             self._descriptors.make_room()
             await asyncio.sleep(pause)
         assert lacks is not None
@@ -228,7 +228,7 @@ class Pool:
             self._idle.popitem()[0].discard()
 
     def engine_is_silent(self) -> None:
-        """The engine answers nobody: tell all who wait for it, and keep no connection for the next."""
+        """The engine answers nobody: report it to all that wait, and keep no connection for the next request."""
         self.drop_idle()
         for connection in list(self._open):
             connection.engine_is_silent()

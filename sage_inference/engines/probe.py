@@ -130,7 +130,7 @@ async def kv_cache_tokens(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> int | None:
-    """How many tokens the engine's prefix cache holds, by vLLM's metrics; None where they do not say."""
+    """How many tokens the engine's prefix cache holds, by vLLM's metrics; None where they do not have it."""
     try:
         question = ask_bytes(client, f"{base_url}/metrics", api_key)
         status, page = await patience.within(timeout_s, question)

@@ -1,7 +1,7 @@
 """Asking an engine whether it sleeps: its weights are not on the GPU, and it answers no request until it wakes.
 
 A sleeping vLLM answers ``/health`` with 200. ``/is_sleeping`` is there in its development mode only; the metric
-always is, but says "awake" as soon as a part of the engine woke.
+always is, but reports "awake" as soon as a part of the engine woke.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SleepProbe:
         timeout_s: float,
         patience: Patience = REAL_TIME,
     ) -> None:
-        """What was known holds where it does not answer: it does not while it falls asleep or wakes."""
+        """The last known state holds where it does not answer: it does not while it falls asleep or wakes."""
         while self._paths:
             path = self._paths[0]
             try:

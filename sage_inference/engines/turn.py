@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from sage_inference.engines.answer import Piece
 
-# What is long goes through at once: it is worth its own system calls, and would be out of the caches at the turn's end.
+# Long pieces go through at once: it is worth its own system calls, and would be out of the caches at the turn's end.
 _LONG = 16384
 _MOST_BYTES = 262144  # gathered, before they are sent in the midst of a turn
 
@@ -64,7 +64,7 @@ class Turn:
             self.holds_reads = True
 
     def read_on(self) -> None:
-        """Hand out what arrived: before anyone is told that its connection is lost."""
+        """Hand out what arrived: before any report that a connection is lost."""
         self.holds_reads = False
         reads = self._reads
         while reads:

@@ -1,4 +1,4 @@
-"""What a request asks for, whether it makes sense, and which instances could take it."""
+"""The kind of a request, whether it is valid, and the instances that could take it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program tells the gateway, and the settings it means."""
+"""The options that a program gives, and the settings that they become."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_inference.types import ExecutionInstanceType
 
 _Member = TypeVar("_Member", bound=Enum)
 
-# A gateway that is not told to schedule spreads requests in turn, and looks at nothing.
+# A gateway without scheduling spreads requests in turn, and looks at nothing.
 UNSCHEDULED = "round_robin"
 _KINDS = {
     ExecutionInstanceType.GENERAL: "llm",
@@ -154,7 +154,7 @@ def settings_of(document: Mapping[str, Any], *, listens: bool = True) -> Setting
 
 
 def entry(backend: Backend, kind: str) -> dict[str, Any]:
-    """The backend as an entry of ``instances``; ``kind`` holds where it says nothing of itself."""
+    """The backend as an entry of ``instances``; ``kind`` applies where the entry has none."""
     if isinstance(backend, str):
         return {"url": backend, "kind": kind}
     if isinstance(backend, Mapping):

@@ -1,4 +1,4 @@
-"""Gateways without a socket, for this process alone: on one event loop, on one thread, while somebody uses them."""
+"""Gateways without a socket, for this process alone: on one event loop and one thread, while they are used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LocalGateway:
 
 
 class _Process:
-    """What one process has of this: no more than one loop and thread, and none when nobody needs them."""
+    """The one instance in a process: no more than one loop and thread, and none when nobody needs them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -137,7 +137,7 @@ def use(settings: Settings) -> LocalGateway:
 
 
 def leave(gateway: LocalGateway) -> None:
-    """Who used it needs it no more; the last one's leaving ends it."""
+    """Release the gateway; the last release stops it."""
     _process.leave(gateway)
 
 

@@ -62,7 +62,7 @@ class SchedulingPolicy:
         self._by_instance: dict[str, int] = {}
 
     def settings(self) -> dict[str, Any]:
-        """What of ``scheduling`` in the configuration makes a gateway decide so."""
+        """The keys of ``scheduling`` that make a gateway decide in this way."""
         return {"policy": self.name}
 
     @property

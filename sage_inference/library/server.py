@@ -20,7 +20,7 @@ from sage_inference.library.options import ServerFields
 from sage_inference.netloc import netloc
 from sage_inference.server import RunHooks, RunningGateway, new_event_loop
 
-_STOP_MARGIN_S = 5.0  # beyond the drain time, for the thread to end
+_STOP_MARGIN_S = 5.0  # that the thread gets beyond the drain time
 
 
 class UnifiedAPIServer:
@@ -84,7 +84,7 @@ class UnifiedAPIServer:
             await run.task
 
     async def stop_async(self) -> None:
-        """As ``stop``, for a server that ``start_async`` started."""
+        """``stop`` for a server that ``start_async`` started."""
         run, self._run = self._run, None
         if run is not None and run.task is not None:
             run.stop()
@@ -134,7 +134,7 @@ class _Run:
 
     def __init__(self, settings: Settings, admin_token: str, sock: socket.socket) -> None:
         self.ready = threading.Event()
-        self.began = asyncio.Event()  # the same, for the loop it runs on
+        self.began = asyncio.Event()  # the same on the loop that it runs on
         self.failure: BaseException | None = None
         self.serving = False
         self.thread: threading.Thread | None = None
@@ -144,7 +144,7 @@ class _Run:
         self._admin_token = admin_token
         self._sock = sock
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unwanted = False  # told to stop before it had begun
+        self._unwanted = False  # stopped before it had begun
 
     def on_new_loop(self) -> None:
         try:

@@ -15,7 +15,7 @@ _DEFAULT_WAIT_S = 10.0
 
 
 class BadQuestionError(ValueError):
-    """What was asked for does not exist; the text says what does."""
+    """The requested thing does not exist; the text lists those that do."""
 
 
 class Admin:

@@ -1,4 +1,4 @@
-"""What a simulated model says: deterministic, readable, and plain about being simulated."""
+"""The answers of a simulated model: deterministic, readable, and plain about being simulated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What limits an answer. ``most`` is what the model's context leaves room for."""
+    """The limits of an answer. ``most`` is the room that the model's context leaves."""
 
     most: int
     max_tokens: int | None = None
@@ -115,7 +115,7 @@ def logprob(piece: str, place: int) -> float:
 
 
 def example_of(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
-    """A small value that is valid under ``schema``, for the common keywords."""
+    """A small value that is valid under ``schema``, as far as it uses the common keywords."""
     root = schema if root is None else root
     if "const" in schema:
         return schema["const"]

@@ -1,4 +1,4 @@
-"""What the server needs of a simulated engine, whichever it is."""
+"""The interface between the server and each simulated engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SimulatedEngine(Protocol):
     draining: bool
 
     def headers_for(self, request: Request) -> Headers:
-        """What every response to ``request`` carries."""
+        """The headers of every response to ``request``."""
         ...
 
     async def handle(self, request: Request, reply: Reply) -> None: ...
@@ -35,5 +35,5 @@ class SimulatedEngine(Protocol):
         ...
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """What has to run for ever beside the server."""
+        """The work that runs beside the server until it stops."""
         ...

@@ -1,4 +1,4 @@
-"""What can be made to go wrong: switches with an optional count and route."""
+"""Faults on demand: switches with an optional count and route."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STANDING = frozenset({"refuse", "unhealthy"})  # states of the engine, not of a 
 
 
 class FaultError(ValueError):
-    """The switches as given make no sense; the text says why."""
+    """The given switches make no sense; the text has the reason."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ def _parse_one(document: Any) -> Fault:
 
 
 class FaultBook:
-    """The faults in force. ``on_change`` hears of every new set, for those that are states of the engine."""
+    """The faults in force. ``on_change`` gets every new set, because some faults are states of the engine."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []

@@ -27,7 +27,7 @@ class CutError(Exception):
 
 
 async def silence() -> None:
-    """Nothing, for ever: until the client goes and the work for it is cancelled."""
+    """Nothing, until the client goes and its work is cancelled."""
     await asyncio.get_running_loop().create_future()
 
 

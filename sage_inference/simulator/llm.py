@@ -30,7 +30,7 @@ def _ignore(*_: float) -> None: ...
 
 @dataclass(slots=True)
 class Observers:
-    """What is told how long things took, in seconds."""
+    """The receiver of durations, in seconds."""
 
     first_token: Callable[[float], None] = _ignore
     next_tokens: Callable[[float, int], None] = _ignore
@@ -185,7 +185,7 @@ class LLM:
         self.cache_hits += local
 
     def _plan(self) -> tuple[list[Generation], list[tuple[Generation, int]]]:
-        """Who gets a token in this step, and whose prompt is computed how much further."""
+        """The sequences that get a token in this step, and how far each prompt is computed."""
         decoding = [one for one in self.running if one.computed == one.prompt]
         budget = self.limits.max_num_batched_tokens - len(decoding)
         chunks: list[tuple[Generation, int]] = []

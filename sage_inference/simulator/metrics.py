@@ -41,7 +41,7 @@ class Histogram:
 
 
 class Page:
-    """What ``/metrics`` answers, in the order things were declared."""
+    """The answer of ``/metrics``, in the order of declaration."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels

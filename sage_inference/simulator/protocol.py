@@ -1,4 +1,4 @@
-"""uvicorn's connection, which also tells at once when the client has gone."""
+"""uvicorn's connection, which also reports at once when the client has gone."""
 
 from __future__ import annotations
 

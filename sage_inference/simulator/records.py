@@ -1,4 +1,4 @@
-"""What the simulated engine saw: the last requests byte for byte, counts, and a way to wait for them."""
+"""The requests that the simulated engine got: the last ones byte for byte, counts, and a way to wait for them."""
 
 from __future__ import annotations
 

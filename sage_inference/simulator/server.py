@@ -174,7 +174,7 @@ class SimulatorServer:
 
 
 def _uvicorn_config(app: Application, keep_alive_s: int) -> uvicorn.Config:
-    # What goes wrong on a connection is either a fault that was asked for or the client's doing.
+    # A failure of a connection is either a fault that was asked for or the client's doing.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,

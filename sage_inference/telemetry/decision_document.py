@@ -15,7 +15,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """All that is known of an attempt, in JSON's terms; None for what is not.
 
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
-    engine's where it told them, else the estimate that was decided with. Of text ``in_one_piece`` the first byte comes
+    engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
     with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
     """
     request, usage = whole_of(attempt.request), attempt.usage
@@ -57,7 +57,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
 
 
 def _slo(request: SchedulingRequest) -> dict[str, Any]:
-    """What was aimed at, and where it comes from: ``caller``, a setting's path, or ``default`` and why."""
+    """The target, and its origin: ``caller``, a setting's path, or ``default`` and why."""
     slo = slo_of(request)
     deadline_ms = request.slo_deadline_ms
     return {
@@ -82,7 +82,7 @@ def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
 
 
 def _outcome(attempt: Placement) -> str | None:
-    """As the relay reports it. What was answered is no retry: its request went on with the next leg, or call."""
+    """As the relay reports it. An answered attempt is no retry: its request went on with the next leg, or call."""
     if attempt.outcome == "retried" and attempt.answered_at is not None:
         if leg_of(attempt.request) == "prefill":
             return "prefilled"
@@ -102,7 +102,7 @@ def _candidates(attempt: Placement) -> list[dict[str, Any]]:
 
 
 def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
-    """What the request would have cost one instance, ``cost_ms`` being backlog, prompt and running requests."""
+    """The cost of the request on one instance, ``cost_ms`` being backlog, prompt and running requests."""
     instance, running, pending, progress_at, own = seen
     request = attempt.request
     cached = request.cached_tokens.get(instance, 0)

@@ -1,4 +1,4 @@
-"""A file of ended attempts, one JSON object a line, for replay; bounded by starting anew."""
+"""A file of ended attempts, one JSON object a line. Replay reads it. It is bounded by starting anew."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class DecisionFile:
     """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
 
-    A file that cannot be written is told once.
+    A file that cannot be written is reported once.
     """
 
     def __init__(self, path: Path, epoch: Callable[[], float], largest: int = LARGEST) -> None:

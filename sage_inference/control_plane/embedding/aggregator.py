@@ -32,9 +32,9 @@ class AggregationRules:
 
 
 class Aggregator:
-    """Holds what waits; takes a call's worth when told that an instance has room.
+    """Holds what waits; takes a call's worth when an instance has room.
 
-    It never waits where there is room, unless ``min_texts`` says so. Times come from the caller, in seconds.
+    It never waits where there is room, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
     """
 
     def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
@@ -80,7 +80,7 @@ class Aggregator:
                 self._finish([job])
 
     def line_up(self, job: Job) -> None:
-        """What of it has not ended, and waits with no other, waits."""
+        """Queue the part of it that has not ended, and waits with no other."""
         if job.lane is not None:
             job.lane.queue(job)
 
@@ -121,7 +121,7 @@ class Aggregator:
         return list(unwanted)
 
     def refuse(self, lane: Lane, error: Any) -> list[EmbeddingBatch]:
-        """What waits in it can't be served: its callers fail. Calls now unwanted are returned."""
+        """Fail the callers that wait in it: they cannot be served. Calls now unwanted are returned."""
         return self._fail(lane.all_waiting(), error)
 
     # Calls

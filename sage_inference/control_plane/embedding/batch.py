@@ -44,7 +44,7 @@ class EmbeddingBatch:
 
     @property
     def padded_tokens(self) -> int:
-        """What an engine computes that takes every text to be as long as the longest."""
+        """The tokens that an engine computes if it takes every text to be as long as the longest."""
         counts = [text.tokens for text in self._texts] if self.whole is None else self.whole.counts
         return self.count * max(counts)
 

@@ -1,4 +1,4 @@
-"""What merging did so far, in whole numbers."""
+"""Counts of merging so far, in whole numbers."""
 
 from __future__ import annotations
 

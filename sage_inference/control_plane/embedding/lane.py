@@ -15,7 +15,7 @@ LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones
 
 
 class Lane:
-    """``model`` and ``route`` say which instances may serve it; ``key`` is what its texts agree in.
+    """``model`` and ``route`` select the instances that may serve it; ``key`` is what its texts agree in.
 
     A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``wholes``
     it is there by the job that it belongs to, until that is divided.
@@ -151,7 +151,7 @@ class Lane:
                 queue.appendleft(job)
 
     def adopt(self, text: Text) -> None:
-        """Who brought a waiting text left, others want it: it stands in line with the first of them."""
+        """The caller that brought a waiting text left, and others want it: it stands in line with the first of them."""
         self._count(text, -1)
         job = _keenest(text)
         text.interactive = job.interactive
@@ -172,7 +172,7 @@ class Lane:
         )
 
     def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text] | Job:
-        """What goes in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
+        """The texts that go in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
 
         It is a job where that goes whole, and nothing with it.
         """
@@ -269,7 +269,7 @@ class Lane:
 
 
 def _keenest(text: Text) -> Job:
-    """Who wants it soonest."""
+    """The caller that needs it soonest."""
     return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
 
 

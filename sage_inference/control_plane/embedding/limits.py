@@ -1,4 +1,4 @@
-"""What an engine takes: in one call, in one text, and at once."""
+"""The limits of an engine: for one call, for one text, and at the same time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-DEFAULT_WINDOW_TOKENS = 8192  # of an engine that does not say how much it computes in a step
+DEFAULT_WINDOW_TOKENS = 8192  # of an engine that does not report how much it computes in a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CallLimits:
 
     @classmethod
     def told(cls, facts: Mapping[str, int], *, size: int, serial: bool) -> CallLimits:
-        """From what an engine says of itself, under TEI's names for it."""
+        """From the facts that an engine reports, under TEI's names."""
         return cls(
             texts=facts.get("max_client_batch_size", 0),
             tokens=facts.get("max_batch_tokens", 0) or DEFAULT_WINDOW_TOKENS,
@@ -52,7 +52,7 @@ class CallLimits:
         return replace(self, padding=min(self.padding, tokens))
 
     def learn(self, *, texts: int = 0, size: int = 0) -> CallLimits:
-        """The same after a refusal that told of a tighter limit."""
+        """The same after a refusal that showed a tighter limit."""
         return replace(self, texts=least(self.texts, texts), size=least(self.size, size))
 
     def admit(self, texts: int, tokens: int, size: int) -> bool:

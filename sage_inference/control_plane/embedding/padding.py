@@ -16,7 +16,7 @@ LEAST_TOKENS = 32  # whatever was learned: a call is never free
 
 
 class CallCost:
-    """What a call takes of the engine's time: a part for itself, and one for each token, padding included.
+    """The engine's time for a call: a part for itself, and one for each token, padding included.
 
     Fitted by least squares to the calls that were answered, the older the less.
     """

@@ -13,11 +13,11 @@ FIRST_BACKOFF_S = 0.05
 
 
 class Room:
-    """What one instance has been sent and not answered.
+    """The calls that one instance was sent and has not answered.
 
     Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
     one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
-    two such calls are out, for until then the engine would let it wait just as long. Where the engine pads,
+    two such calls are out, because until then the engine would let it wait just as long. Where the engine pads,
     a call could grow also if others waited that were too long or too short for it.
     """
 

@@ -16,7 +16,7 @@ OVERDUE = 10.0  # times its SLO
 
 
 class Waiting:
-    """What a request holds while it waits: its lane, and its places in the lane's heaps."""
+    """The places of a request while it waits: its lane, and its places in the lane's heaps."""
 
     __slots__ = (
         "age",

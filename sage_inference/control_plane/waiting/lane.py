@@ -20,7 +20,7 @@ class Lane:
     """Bands of requests: within one, tenants by what they were served, and a tenant's by the order's keys.
 
     An eighth of the work goes to the oldest request, if it has waited ten times its SLO: so everybody is served
-    in the end, under any mix. Who is held stands aside until its instance opens or its patience ends.
+    in the end, under any mix. A held request stands aside until its instance opens or its patience ends.
 
     Requests that can't be in time any more are late: they go behind the others, long prompts behind short ones
     that came a little later, and to what instances can spare.
@@ -74,7 +74,7 @@ class Lane:
             self._unhold(waiting)
 
     def next(self, now: float) -> Waiting | None:
-        """Who is next; it stays until it is removed or held."""
+        """The next request; it stays until it is removed or held."""
         while self._changes.first_key() <= now:
             self._late(self._changes.pop())
         while self._holds.first_key() <= now:

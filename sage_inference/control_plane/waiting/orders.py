@@ -20,7 +20,7 @@ class Order(Protocol):
 
     ``place`` gives band, key (least first) and the time from which the request belongs into ``after``.
     ``pick`` names the next band, given the arrival of the oldest request in each (infinite: empty).
-    ``defers`` tells whether requests fall late: then the last band is theirs.
+    ``defers`` is whether requests fall late: then the last band is theirs.
     """
 
     name: str

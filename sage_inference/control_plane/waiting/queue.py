@@ -45,7 +45,7 @@ class Queue:
         return self.lanes.get((group, order))
 
     def add(self, ticket: Ticket, group: Group, order: str, predicted_ms: float, now: float) -> Waiting:
-        """Let it wait; ``ticket.load`` says where until it leaves."""
+        """Let it wait; ``ticket.load`` has its place until it leaves."""
         waiting = ticket.load = Waiting(ticket, self._lane(group, order))
         self.requests += 1
         self.bytes += ticket.size
@@ -72,7 +72,7 @@ class Queue:
     def regroup(self, place: Callable[[Waiting], tuple[Group, str, float]], now: float) -> list[Waiting]:
         """Sort everyone into lanes anew, by arrival; returns those whose group is empty, still to be removed.
 
-        ``place`` tells a request's group, order, and what its prompt takes in ms.
+        ``place`` returns a request's group, order, and the time of its prompt in ms.
         """
         everyone = [waiting for lane in self.lanes.values() for waiting in lane.everyone()]
         self.lanes = {}

@@ -1,4 +1,4 @@
-"""What differs between engines, as tables of facts."""
+"""The differences between engines, as tables of facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dialect is: a table of facts about one kind of engine, and the few things that differ."""
+"""A dialect: a table of facts about one kind of engine, and the few things that differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Dialect:
     it is shutting down, so that the request may safely go elsewhere. ``sleep_paths``: paths that may report that it sleeps.
 
     Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
-    largest body it takes (0: not known); ``batch_limit``, where a refusal tells how many texts it takes; ``too_long``,
+    largest body it takes (0: not known); ``batch_limit``, where a refusal names how many texts it takes; ``too_long``,
     words of one that means a text, where the engine would else have cut it.
     """
 
@@ -44,7 +44,7 @@ class Dialect:
         return status == 500 and bool(self.draining)
 
     def texts_allowed(self, body: bytes) -> int | None:
-        """How many texts a call may hold, where an error says so."""
+        """How many texts a call may hold, where an error names the number."""
         found = self.batch_limit.search(body) if self.batch_limit else None
         return int(found[1]) if found else None
 

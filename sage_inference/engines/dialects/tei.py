@@ -27,7 +27,7 @@ class _Tei(Dialect):
         return status >= 400 and route.startswith("/v1/")
 
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
-        """TEI says ``{"message", "code", "type"}`` on ``/v1``; OpenAI clients look for ``error``."""
+        """TEI sends ``{"message", "code", "type"}`` on ``/v1``; OpenAI clients look for ``error``."""
         if not route.startswith("/v1/"):
             return None
         document: Any

@@ -1,4 +1,4 @@
-"""What each text of a call cost, where the engine tells only the sum."""
+"""The cost of each text of a call, where the engine reports only the sum."""
 
 from __future__ import annotations
 

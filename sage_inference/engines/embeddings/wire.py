@@ -18,12 +18,12 @@ Options = tuple[tuple[str, bytes], ...]  # names and JSON values
 
 
 class BadAnswerError(Exception):
-    """What came is not an answer to the call; the message says how."""
+    """The answer does not belong to the call; the message has the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not say."""
+    """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not report them."""
 
     vectors: list[Vector]
     tokens: int | None

@@ -19,7 +19,7 @@ STOP_S = 5.0
 
 
 class SimulatorError(Exception):
-    """A simulated engine that did not start; the text says why."""
+    """A simulated engine that did not start; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)

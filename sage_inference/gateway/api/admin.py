@@ -164,7 +164,7 @@ def _policies(manager: ControlPlaneManager) -> dict[str, Any]:
 
 
 async def explain(request: Request) -> Response:
-    """What was decided for a request; of those sent most recently, which are kept."""
+    """The decisions on a request; of those sent most recently, which are kept."""
     gateway: Gateway = request.app.state.gateway
     request_id = request.path_params["request_id"]
     attempts = gateway.decisions.documents(request_id)

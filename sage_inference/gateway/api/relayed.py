@@ -59,7 +59,7 @@ class Relayed:
         reply = self._callers.send(method.encode(), target, _headers(scope), body)
         leaving = asyncio.create_task(_left(receive, reply))
         try:
-            # Cut short: an answer that was never completed is how ASGI says so, and servers close on it.
+            # Cut short: in ASGI that is an answer that was never completed, and servers close on it.
             with contextlib.suppress(CutShortError):
                 await _pass_on(reply, send)
         finally:

@@ -1,4 +1,4 @@
-"""What the gateway says of itself: the document behind ``status``."""
+"""The gateway's state: the document behind ``status``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One engine call: placed by the manager, sent, and its answer or its failure told to the service.
+"""One engine call: placed by the manager, sent, and its answer or its failure reported to the service.
 
     ASKING ─placed─▶ CONNECTING ─▶ SENT ─▶ ENDED
        ▲                 │ refused   │ closed, 502/503/429
@@ -123,7 +123,7 @@ class EmbeddingCall:
     # The manager
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
-        """It has a slot: now is the time to say which texts go."""
+        """It has a slot: now the texts that go with it are chosen."""
         service = self.service
         try:  # the manager may be at others' requests beside this one
             self.instance = instance
@@ -171,7 +171,7 @@ class EmbeddingCall:
         connection.send(self, head, body)
 
     def take_over(self, caller: EmbeddingExchange) -> None:
-        """What ``caller`` had sent itself concerns others too, or went wrong: go on with it."""
+        """Go on with a call that ``caller`` had sent itself, because it concerns others too, or failed."""
         assert caller.engine is not None
         assert caller.instance is not None
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
@@ -342,7 +342,7 @@ class EmbeddingCall:
     # How it ends
 
     def cancel(self) -> None:
-        """Nobody wants its vectors any more: the engine is told by the connection's end."""
+        """Nobody wants its vectors any more: the engine sees the end of the connection."""
         if self.state is State.ASKING:
             self.service.gateway.manager.withdraw(self)
             self.service.gateway.wheel.remove(self)

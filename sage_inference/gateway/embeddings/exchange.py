@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _JSON = (b"content-type", b"application/json")
 _TRUNCATED = b"x-sage-truncated: true\r\n\r\n"
 _UNCUT = ("truncate", b"false")
-# Options that themselves say what is cut, or that TEI's own route has not.
+# Options that themselves name what is cut, or that TEI's own route has not.
 _CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_tokens", "add_special_tokens"})
 
 
@@ -83,7 +83,7 @@ class EmbeddingExchange(Exchange):
         self.gateway.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
-        """TEI's own route and OpenAI's mean the same where neither asks for more than the other can say."""
+        """TEI's own route and OpenAI's mean the same where neither asks for more than the other can express."""
         path = self.route.path
         if path == NATIVE_ROUTE and self._asks_nothing_special:
             registry, model = self.gateway.registry, self.request.model
@@ -102,7 +102,7 @@ class EmbeddingExchange(Exchange):
     def _asks_nothing_special(self) -> bool:
         return all(name == "dimensions" for name, _ in self.wanted.options)
 
-    # What the aggregator tells
+    # Called by the aggregator
 
     def progressed(self) -> None:
         """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""
@@ -239,7 +239,7 @@ class EmbeddingExchange(Exchange):
         return self.gateway.settings.scheduling.embedding_truncation == "allow"
 
     def _enter_again(self) -> None:
-        """One of its texts is too long: let the engine cut it, and tell."""
+        """One of its texts is too long: let the engine cut it, and mark the answer."""
         self.truncated = True
         try:
             self._enter(guarded=False)
@@ -273,7 +273,7 @@ class EmbeddingExchange(Exchange):
         super()._drop_body()
         self.wanted = EmbeddingRequest([], ())
 
-    # What the caller and the clock do
+    # Events of the caller and of the clock
 
     def resume(self) -> None:
         if self._rest is None or FINAL[self.phase]:

@@ -1,4 +1,4 @@
-"""What engines say of themselves, as limits of embedding calls and of single texts."""
+"""The facts that engines report, as limits of embedding calls and of single texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def limits_of(detected: Detected | None, dialect: Dialect) -> CallLimits:
 
 
 class TextLimits(NamedTuple):
-    """What the instances take that serve a model; None where there is no limit.
+    """The limits of the instances that serve a model; None where there is no limit.
 
     ``size``: bytes of a text as JSON. ``tokens``: those of a text, where none cuts longer ones; ``cuts_after``:
     those after which one silently does.

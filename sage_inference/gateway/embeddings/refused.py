@@ -1,4 +1,4 @@
-"""An engine's answer as a whole, and what an error in it says about the call."""
+"""An engine's answer as a whole, and the meaning of an error in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
 # not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).
 _OF_A_TEXT = frozenset({400, 413, 422, 424, 500})
-# What a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
+# The most that a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
 FEWEST_BYTES, BYTES_A_TEXT = 1 << 20, 1 << 19
 _TOO_MANY_BYTES = b"length limit exceeded"
 
@@ -60,7 +60,7 @@ class EngineAnswer:
 
     @property
     def texts_allowed(self) -> int | None:
-        """How many texts the engine says it takes in a call."""
+        """The number of texts that the engine takes in a call, by its refusal."""
         return self.engine.dialect.texts_allowed(self.body) if self.status in (400, 413, 422) else None
 
     @property

@@ -1,4 +1,4 @@
-"""What merging did, for status and metrics."""
+"""Counts of merging, as status and metrics show them."""
 
 from __future__ import annotations
 

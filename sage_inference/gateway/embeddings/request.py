@@ -10,7 +10,7 @@ from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, O
 
 ROUTES = frozenset({OPENAI_ROUTE, NATIVE_ROUTE})
 
-# What changes vectors text by text, so that requests which agree in it can share a call. A field that stands
+# Options that change vectors text by text, so that requests which agree in it can share a call. A field that stands
 # in neither list may mean anything: its request is not merged.
 _OPTIONS = {
     OPENAI_ROUTE: frozenset({"dimensions", "truncate_prompt_tokens", "add_special_tokens", "normalize"}),
@@ -45,7 +45,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse(route: str, body: bytes) -> EmbeddingRequest | None:
-    """What can be merged; None for all else, be it wrong or merely unknown: the engine says it better."""
+    """The request if it can be merged; None otherwise, wrong or merely unknown: the engine words the error better."""
     fields = read_fields(body) if len(body) <= _MOST_BYTES else None
     if fields is None:
         return None
@@ -86,7 +86,7 @@ def are_ids(texts: list[bytes]) -> bool:
 
 
 def most_tokens(texts: list[bytes]) -> int:
-    """What the longest has at the most, with the two that an encoder puts round it."""
+    """The most that the longest has, with the two that an encoder puts round it."""
     return 2 + (max(token_counts(texts)) if are_ids(texts) else max(map(len, texts)) - 2)
 
 

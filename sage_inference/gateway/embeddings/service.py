@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _READY = EngineState.READY
 # Answers in a row without vectors from which no text is taken to be the cause: to find one of 512 takes ten.
 MAX_UNUSABLE = 16
-MAX_OVERLOADS = 6  # answers in a row that say "overloaded" before a caller is told
+MAX_OVERLOADS = 6  # answers in a row that mean "overloaded" before a caller gets one
 
 
 class EmbeddingService:
@@ -77,7 +77,7 @@ class EmbeddingService:
         """Let others leave for the request, which is one too many. Raises ``Refusal`` where it has to leave itself."""
         limits, shares = self.gateway.limits, self.aggregator.shares
         own_size = job.size + len(job.raws)
-        # What waited before may be over a bound that was lowered, or have come back from a call that failed.
+        # Texts that waited before may be over a bound that was lowered, or have come back from a call that failed.
         most = max(limits.queue_requests, self.in_line - 1), max(limits.queue_bytes, self._size - own_size)
         over_requests, over_bytes = self.in_line - most[0], self._size - most[1]
         others = shares.displaced(request.tenant, own_size, over_requests, over_bytes) or ()
@@ -128,7 +128,7 @@ class EmbeddingService:
         return sum(lane.waiting_size for lane in self.aggregator.lanes.values())
 
     def _check_fit(self, job: Job, counts: list[int], caller: EmbeddingExchange) -> None:
-        """What no instance could ever take is refused before one is asked."""
+        """Texts that no instance could ever take are refused before one is asked."""
         limits = self.text_limits(caller.request.model, caller.wire_route)
         if limits.size is not None and (size := max(map(len, job.raws))) > limits.size:
             message = f"a text of {size} bytes fits no call: the engine takes {limits.size} bytes"
@@ -141,7 +141,7 @@ class EmbeddingService:
                 raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
 
     def text_limits(self, model: str, route: str) -> TextLimits:
-        """What the instances of a model take, as long as none of them comes, goes, or learns."""
+        """The limits of the instances of a model, as long as none of them comes, goes, or learns."""
         registry = self.gateway.registry
         if self._limits_seen != registry.version:
             self._limits.clear()
@@ -239,7 +239,7 @@ class EmbeddingService:
     # How calls end
 
     def left(self, call: EmbeddingCall) -> None:
-        """It holds no room any more; told before its outcome is."""
+        """It holds no room any more; reported before its outcome."""
         if call.batch is not None:
             call.engine.room.ended(call.batch)
         self.pump_soon()
@@ -265,7 +265,7 @@ class EmbeddingService:
         return call
 
     def sole_caller(self, call: EmbeddingCall) -> EmbeddingExchange | None:
-        """Who alone gets the call's answer, as it comes; None where its vectors have to be looked at.
+        """The one caller that gets the call's answer, as it comes; None where its vectors have to be looked at.
 
         From now on its texts are not under way any more: who asks for one of them gets it computed anew.
         """
@@ -401,7 +401,7 @@ class EmbeddingService:
         self._cancel(self.aggregator.fail(batch, error))
 
     def broke(self, call: EmbeddingCall, error: ApiError) -> None:
-        """Whoever of its callers has no answer yet gets this one."""
+        """Those of its callers that have no answer yet get this one."""
         if call.batch is None:
             if self._asking.get(call.lane) is call:
                 self.refused(call, error)

@@ -32,7 +32,7 @@ class TEIError(Exception):
 
 
 class BodyError(Exception):
-    """What the web framework refuses before TEI's own code sees it: plain text."""
+    """Requests that the web framework refuses before TEI's own code sees it: plain text."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

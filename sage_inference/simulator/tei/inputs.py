@@ -63,7 +63,7 @@ def plain_text(document: dict[str, Any], name: str) -> str:
 
 
 def sequences_of(document: dict[str, Any]) -> tuple[list[tuple[str, ...]], bool]:
-    """What ``/predict`` is given: texts and pairs, and whether they were a batch.
+    """The inputs of ``/predict``: texts and pairs, and whether they were a batch.
 
     A flat list of two texts is one pair, not two texts.
     """

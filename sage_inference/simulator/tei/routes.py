@@ -1,4 +1,4 @@
-"""What the model's routes answer: embeddings in three forms, predictions, ranks, similarities."""
+"""The answers of the model's routes: embeddings in three forms, predictions, ranks, similarities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TEI call from its texts to its times: permits, lengths, the queue, the headers that tell."""
+"""A TEI call from its texts to its times: permits, lengths, the queue, the headers that report them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Worker:
     ) -> Done:
         """Put ``texts`` through the model. Raises ``TEIError``; one bad text fails all of them.
 
-        ``truncate`` None means as the server was told; ``left`` cuts from the beginning. A text of a pair
+        ``truncate`` None means the server's setting; ``left`` cuts from the beginning. A text of a pair
         and its partner are one text here.
         """
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What all generating routes of the simulated vLLM share: prompts in, choices with their tokens out."""
+"""The common part of the simulated vLLM's generating routes: prompts in, choices with their tokens out."""
 
 from __future__ import annotations
 

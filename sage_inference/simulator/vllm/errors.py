@@ -28,7 +28,7 @@ class ApiError(Exception):
 
 
 class SchemaError(ApiError):
-    """What pydantic found: all of it in one message, the first one's place in ``param``."""
+    """The mistakes that pydantic found: all of them in one message, the first one's place in ``param``."""
 
     def __init__(self, errors: Sequence[dict[str, Any]]) -> None:
         lines = [f"  {error!r}" for error in errors[:_LISTED]]

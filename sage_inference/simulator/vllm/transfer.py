@@ -1,7 +1,7 @@
 """Handing a prompt's KV blocks from one simulated vLLM to another, as its NixlConnector does by pulling.
 
-The engine that computed a prompt keeps its blocks under a lease and says in ``kv_transfer_params`` where they
-are; the one that goes on with it fetches them over a side channel, which frees them. What passes there is one
+The engine that computed a prompt keeps its blocks under a lease and reports in ``kv_transfer_params`` where they
+are; the one that goes on with it fetches them over a side channel, which frees them. One thing passes there:
 line each way, in place of the blocks.
 """
 
@@ -31,7 +31,7 @@ _GONE, _STRANGER = b"gone\n", b"not I\n"
 
 @dataclass(frozen=True, slots=True)
 class TransferConfig:
-    """What of vLLM's ``--kv-transfer-config`` can be simulated.
+    """The part of vLLM's ``--kv-transfer-config`` that is simulated.
 
     ``recompute``: what can't be fetched is computed anew; else its request fails.
     """
@@ -66,7 +66,7 @@ class KVTransfer:
         self.fetched = 0  # prompts that came from other engines
         self._config = config
         self._host = host
-        # Bound at once: the first answer may have to tell the port.
+        # Bound at once: the first answer may have to contain the port.
         self._socket = socket.create_server(
             (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
@@ -84,13 +84,13 @@ class KVTransfer:
         return len(self._held)
 
     async def serve(self) -> None:
-        """The side channel, for ever."""
+        """The side channel, until it is cancelled."""
         server = await asyncio.start_server(self._hand_over, sock=self._socket)
         async with server:
             await server.serve_forever()
 
     def offer(self, params: Mapping[str, Any] | None, request_id: str, tokens: int) -> dict[str, Any] | None:
-        """A prompt was computed and a token made: what its answer says, if another engine is to go on with it."""
+        """A prompt was computed and a token made: the part of its answer with which another engine can go on."""
         if not params or not params.get("do_remote_decode"):
             return None
         until = asyncio.get_running_loop().time() + self._config.lease_s

@@ -20,7 +20,7 @@ MEANINGS = {
     ExitCode.DONE: "done (status: running)",
     ExitCode.FAILED: "failed (status: dead, but its lock or pidfile is left)",
     ExitCode.USAGE: "wrong usage",
-    ExitCode.NOT_RUNNING: "not running (status, reload)",
+    ExitCode.NOT_RUNNING: "not running",
     ExitCode.UNKNOWN: "unknown (status: it does not answer)",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
 }

@@ -1,0 +1,214 @@
+"""What the documents and the help name exists, and what users can name is documented.
+
+Read from the tables of the documents and from the sources, so that an entry without a counterpart fails by its name.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import sage_inference
+from sage_inference.cli.config.group import ConfigGroup
+from sage_inference.cli.exit_codes import MEANINGS, ExitCode
+from sage_inference.cli.inference import InferenceGroup
+from sage_inference.cli.lazy import Lazy
+from sage_inference.cli.main import Root
+from sage_inference.cli.schemas import ANSWERS, STATUS
+from sage_inference.control_plane.routes import ROUTES
+from sage_inference.gateway import access_log
+from sage_inference.types import EngineState
+
+PACKAGE = Path(sage_inference.__file__).parent
+DOCS = {page.stem: page.read_text() for page in (PACKAGE / "docs").glob("*.md")}
+ALL_DOCS = "\n".join([*DOCS.values(), (PACKAGE.parent / "README.md").read_text()])
+SOURCES = {file: file.read_text() for file in PACKAGE.rglob("*.py")}
+CODE = "\n".join(SOURCES.values())
+COMMANDS: dict[str, Lazy] = {
+    **{name: lazy for name, lazy in Root.lazy.items() if name != "inference"},
+    **{name: lazy for name, lazy in InferenceGroup.lazy.items() if name != "config"},
+    **{f"config {name}": lazy for name, lazy in ConfigGroup.lazy.items()},
+}
+WORD = re.compile(r"`([^`]+)`")
+
+
+def rows(page: str, head: str) -> list[list[str]]:
+    """The cells of the table under the first line of ``page`` that begins with ``head``."""
+    lines = DOCS[page][DOCS[page].index(f"\n{head}") + 1 :].splitlines()[2:]
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    assert found
+    return found
+
+
+def words(text: str) -> set[str]:
+    return set(WORD.findall(text))
+
+
+def command_of(name: str) -> Any:
+    return typer.main.get_command(import_module(COMMANDS[name].module).app)
+
+
+# Commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_read(name: str) -> None:
+    command = command_of(name)
+    function = inspect.unwrap(command.callback)
+    [definition] = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(function))))  # type: ignore[arg-type]
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__
+    ]
+    read = {
+        node.id
+        for statement in definition.body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    options = {parameter.name for parameter in command.params if parameter.expose_value}
+    assert options <= read, f"{name} does not read {options - read}"
+    # ``main`` reads this one from the arguments.
+    assert {p.name for p in command.params if not p.expose_value} <= {"no_color"}
+
+
+def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None:
+    table = {
+        cells[0].strip("`").split(" ")[0]: cells[0] for cells in rows("commands", "| `sage inference …`")
+    }
+    assert set(table) == set(InferenceGroup.lazy)
+    for name, cell in table.items():
+        if name == "config":
+            assert set(re.findall(r"\w+", cell)) == {"config", *ConfigGroup.lazy}
+            continue
+        known = {option for parameter in command_of(name).params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\w)--?\w[\w-]*", cell)) <= known
+
+
+def test_exit_codes_are_those_of_the_table_and_each_is_used() -> None:
+    assert {int(cells[0]) for cells in rows("commands", "| exit code")} == {code.value for code in ExitCode}
+    assert set(MEANINGS) == set(ExitCode)
+    elsewhere = "\n".join(text for file, text in SOURCES.items() if file.name != "exit_codes.py")
+    for code in ExitCode:
+        assert f"ExitCode.{code.name}" in elsewhere, code
+
+
+def properties(schema: Any) -> set[str]:
+    return set(schema["properties"]) - {"schema"}
+
+
+def test_keys_of_status_are_those_of_its_schema() -> None:
+    table = rows("commands", "| key | |")
+    named = set().union(*[words(cells[0]) for cells in table])
+    assert named == {key.replace("instances", "instances[]") for key in properties(STATUS)}
+    for cells in table:
+        [*keys] = words(cells[0])
+        if keys == ["instances[]"]:
+            described = words(cells[1]) - {state.value for state in EngineState} | {"name", "kind"}
+            assert described == set(STATUS["properties"]["instances"]["anyOf"][0]["items"]["properties"])
+        if keys == ["state"]:
+            assert words(cells[1]) == set(STATUS["properties"]["state"]["enum"])
+
+
+@pytest.mark.parametrize("command", sorted(ANSWERS.keys() - {"status"}))
+def test_keys_of_other_answers_are_those_of_their_schemas(command: str) -> None:
+    table = {name: cells[1] for cells in rows("commands", "| command | keys") for name in words(cells[0])}
+    assert command in table, f"{command} --json is not documented"
+    assert properties(ANSWERS[command]) <= words(table[command])
+
+
+# The gateway
+
+
+def test_headers_of_ours_are_documented_and_those_documented_exist() -> None:
+    pattern = r"x-sage-[a-z]+(?:-[a-z]+)*"
+    written = set(re.findall(pattern, CODE.replace("x-sage-prefill-%b", "x-sage-prefill-instance")))
+    assert written == set(re.findall(pattern, ALL_DOCS))
+
+
+def test_documented_metrics_exist() -> None:
+    for name in set(re.findall(r"\bsage_[a-z_]+\b", ALL_DOCS)) - {"sage_inference"}:
+        assert f'"{name}' in CODE or f"'{name}" in CODE or f" {name}" in CODE, name
+
+
+def strings() -> Iterator[str]:
+    for text in SOURCES.values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_documented_error_codes_exist_and_those_that_exist_are_documented() -> None:
+    table = rows("api", "| status | when")
+    documented = set().union(*[words(cells[2]) for cells in table]) - {"previous_response_id"}
+    errors = ast.parse((PACKAGE / "gateway" / "errors.py").read_text())
+    # A code is the fourth argument of an error.
+    sent = {
+        argument.value
+        for node in ast.walk(errors)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ApiError"
+        for argument in [*node.args[3:4], *[k.value for k in node.keywords if k.arg == "code"]]
+        if isinstance(argument, ast.Constant)
+    }
+    sent -= {"model", "request_id"}  # names of fields
+    assert documented <= set(strings())
+    assert sent <= words(DOCS["api"]), sent - documented
+
+
+def test_documented_statuses_are_those_that_the_gateway_gives() -> None:
+    documented = {
+        int(found) for cells in rows("api", "| status | when") for found in re.findall(r"\d{3}", cells[0])
+    }
+    errors = ast.parse((PACKAGE / "gateway" / "errors.py").read_text())
+    given = {
+        node.value
+        for node in ast.walk(errors)
+        if isinstance(node, ast.Constant) and type(node.value) is int and 400 <= node.value < 600
+    }
+    assert given <= documented, given - documented
+
+
+def test_routes_of_the_relay_are_those_of_the_table() -> None:
+    table = "\n".join(cells[0] for cells in rows("api", "| route | |"))
+    documented = {word.split(" ")[-1] for word in words(table) if "/" in word}
+    relayed = set(ROUTES)
+    assert {path for path in documented if "{" not in path} == relayed | {"/"}
+
+
+def test_fields_of_the_access_log_are_those_of_the_table() -> None:
+    documented = set().union(*[words(cells[0]) for cells in rows("operations", "| field | |")])
+    source = ast.parse(Path(access_log.__file__).read_text())
+    written = {
+        k.arg for node in ast.walk(source) if isinstance(node, ast.Call) for k in node.keywords if k.arg
+    }
+    written |= {"request_id", "method", "path", "status", "outcome"}
+    assert documented == written - {"extra", "placed"}
+
+
+# The environment
+
+ENVIRONMENT = re.compile(r"\b(?:SAGE|DASHSCOPE|OPENAI|SSL)_[A-Z]+(?:_[A-Z]+)*\b")
+EXAMPLES = {"SAGE_KEY", "SAGE_INFERENCE_SERVER", "SAGE_TEST_ENGINES"}  # of a user's own, and of the tests
+OF_CLIENTS = {"OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE_URL"}  # variables of other programs
+
+
+def test_documented_variables_are_read_and_those_read_are_documented() -> None:
+    documented = set(ENVIRONMENT.findall(ALL_DOCS)) - EXAMPLES - OF_CLIENTS
+    literals = "\n".join(strings())
+    for name in documented:
+        start = name.removesuffix("_MODEL").removesuffix("_API_KEY").removesuffix("_BASE_URL")
+        assert name in literals or start in literals, f"{name} is not read"
+    read = {name for text in strings() if ENVIRONMENT.fullmatch(text) for name in [text]} - EXAMPLES
+    assert {name for name in read if not any(known.startswith(name) for known in documented)} == set()

@@ -16,7 +16,8 @@ from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 NO_SUCH_RESPONSE = frozenset({400, 404})
-MAX_REPEATED = 1 << 20  # bytes of a body that is sent to one instance after another
+# A caller may invent an id: bytes of a body that is sent to one instance after another, and how many instances get it.
+MAX_REPEATED, MOST_ASKED = 1 << 20, 16
 # Why an instance was chosen.
 MADE_IT, MADE_PREVIOUS = "made the response", "made the previous response"
 
@@ -101,7 +102,8 @@ class ResponsesExchange(Exchange):
         if self._seeks_maker and self.status in NO_SUCH_RESPONSE and self._lacks_previous(body):
             self.tried += (self.instance,)
             group = self.gateway.registry.group(self.request.model, self.request.route)
-            if any(i.state is EngineState.READY and i not in self.tried for i in group):
+            left = any(i.state is EngineState.READY and i not in self.tried for i in group)
+            if left and len(self.tried) < MOST_ASKED:
                 self.held = None
                 self._go_on_elsewhere()
                 return

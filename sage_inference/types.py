@@ -115,6 +115,7 @@ class Slo(msgspec.Struct, frozen=True, gc=False):
     tpot_from: str = "default"
 
 
+PROMPT_SHARE = 0.6  # at first: decode steps of 20 ms then make 50 ms a token
 NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
 
 
@@ -131,8 +132,8 @@ class InstanceLoad:
     ``stalled_at``: when this process last went on after it had not run for a while. An
     answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
     slow for any more work. ``late``: those in flight that were placed too
-    late to be in time. ``spares_from``: when prompts will have taken no more of its time than leaves its streams
-    their pace; see ``control_plane.load.can_spare``.
+    late to be in time. ``spares_from``: when prompts will have taken no more than ``prompt_share`` of its time; see
+    ``control_plane.prompt_share``.
     """
 
     pending_tokens: int = 0
@@ -150,6 +151,7 @@ class InstanceLoad:
     stalled_at: float = -math.inf
     late: int = 0
     spares_from: float = 0.0
+    prompt_share: float = PROMPT_SHARE
 
 
 class SchedulingRequest(msgspec.Struct, gc=False):

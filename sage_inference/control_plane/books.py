@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sage_inference.control_plane import prompt_share
 from sage_inference.control_plane.estimates import TokenEstimates
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.presumed import Presumed
@@ -63,6 +64,8 @@ class Books:
         self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
         if placement.beside >= 0:
             self.relative.learn(placement, usage.completion_tokens)
+        elif request.request_type.is_llm:
+            prompt_share.learn(placement, usage.completion_tokens)
 
 
 def _nobody() -> None: ...

@@ -27,10 +27,9 @@ Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
 STEP_TOKENS = 512  # a prompt takes a step of the streams beside it at least
-# Of an instance's time prompts may take before late requests have to wait: decode steps of 20 ms then make 50 ms
-# a token for its streams.
-PROMPT_SHARE = 0.6
-
+# Late requests wait no longer than this for the time that prompts took beyond their share: streams that suffered from it
+# have ended by then.
+MOST_OWED_S = 10.0
 
 _NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
 _NO_DECISION = SchedulingDecision("", "", "")
@@ -125,7 +124,8 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         load.begun_tokens += self.tokens
         since = max(load.progress_at, self.pushed_at)
         took = progress_at - since
-        load.spares_from = max(load.spares_from, since) + took / PROMPT_SHARE
+        spares_from = max(load.spares_from, since) + took / load.prompt_share
+        load.spares_from = min(spares_from, progress_at + MOST_OWED_S)
         load.progress_at = progress_at
         return took
 
@@ -164,19 +164,6 @@ def own_pace(load: InstanceLoad) -> float:
 def backlog_ms(load: InstanceLoad, now: float) -> float:
     """How long the instance likely takes for the prompts it has."""
     return cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
-
-
-def can_spare(instance: ExecutionInstance, now: float) -> bool:
-    """Whether a late request may be sent to it without harm to what is in time.
-
-    Where something on it is, no prompt may be under way, and prompts must have taken less than ``PROMPT_SHARE`` of
-    its time: while one is worked off, streams get a token only with each of its chunks. A late request that was
-    sent can't be taken back, and may take the engine for seconds.
-    """
-    load = instance.load
-    if instance.active_requests <= load.late or load.window_tokens == math.inf:
-        return True
-    return not load.pending_tokens and load.spares_from <= now
 
 
 def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:

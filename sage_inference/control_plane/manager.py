@@ -68,7 +68,7 @@ class ControlPlaneManager:
         books.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Placer(policy)
-        self._queue = Queue(self.tenants)
+        self._queue = Queue(self.tenants, self._placer.prompt_ms)
         self._clock = clock
         self._alarm_at = math.inf
         self._gpus: dict[str, SharedGPU] = {}

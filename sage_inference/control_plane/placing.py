@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from sage_inference.control_plane.load import backlog_ms, can_spare, is_open
+from sage_inference.control_plane.load import backlog_ms, is_open
 from sage_inference.control_plane.pairs import whole_of
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
+from sage_inference.control_plane.prompt_share import can_spare
 from sage_inference.control_plane.sharing import SharedGPU, is_mixed
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.control_plane.ticket import Ticket
@@ -69,7 +70,7 @@ class Placer:
         """
         request = ticket.request
         if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
-            return None if late and not can_spare(group[0], now) else self._only(request, group[0])
+            return self._only_late(request, group[0], now) if late else self._only(request, group[0])
         candidates = [i for i in group if i.state is _READY]
         if not candidates or ticket.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
@@ -78,11 +79,16 @@ class Placer:
             candidates = _fitting(request, candidates)
         if self.shared or self.mixed:
             candidates = self._spare_streams(request, candidates, now)
-        if late:
-            candidates = [i for i in candidates if can_spare(i, now)]
         if not candidates:
             return None
         cached = request.cached_tokens = self.prefixes.match(request)
+        if late:
+            tokens = request.prompt_tokens
+            candidates = [
+                i for i in candidates if can_spare(i, i.load.ms_per_token * (tokens - cached.get(i, 0)), now)
+            ]
+            if not candidates:
+                return None
         if len(candidates) == 1:
             return self._only(request, candidates[0])
         policy = self.policy_for(request) if self.by_model else self.policy
@@ -113,6 +119,15 @@ class Placer:
         """Tokens of its prompt that the only instance has to work off."""
         cached = request.cached_tokens = self.prefixes.match(request)
         return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
+
+    def _only_late(self, request: SchedulingRequest, only: ExecutionInstance, now: float) -> Choice | None:
+        prompt_ms = only.load.ms_per_token * self.uncached(request, only)
+        return self._only(request, only) if can_spare(only, prompt_ms, now) else None
+
+    def prompt_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:
+        """What its prompt takes where that is least, with what is cached now."""
+        request.cached_tokens = self.prefixes.match(request)
+        return prefill_ms(request, group)
 
     def _only(self, request: SchedulingRequest, only: ExecutionInstance) -> Choice | None:
         need = self.uncached(request, only)

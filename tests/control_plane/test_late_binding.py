@@ -224,13 +224,21 @@ def test_a_dispatch_does_not_look_at_the_whole_queue() -> None:
     assert asked <= 2
 
 
-def test_who_stood_behind_one_that_leaves_is_placed_if_it_needs_less() -> None:
-    m = manager(instance("a"))
+def test_a_request_behind_one_that_leaves_is_placed_if_it_needs_less() -> None:
+    m = manager(instance("a"), policy="fifo")
     submit(m, request(0, 5000))
     large, small = submit(m, request(1, 6000)), submit(m, request(2, 100))
     assert (large.where, small.where) == (None, None)
     m.withdraw(large)
     assert small.where is not None
+
+
+def test_a_short_prompt_passes_a_long_one_that_does_not_fit_yet() -> None:
+    a = instance("a")
+    m = manager(a)
+    submit(m, request(0, 5000))
+    large, small = submit(m, request(1, 6000)), submit(m, request(2, 100))
+    assert (large.where, small.where) == (None, a)
 
 
 def test_nobody_waits_behind_a_retry_that_may_not_go_where_there_is_room() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.load import PROMPT_SHARE, can_spare
+from sage_inference.control_plane.load import MOST_OWED_S
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.types import ExecutionInstance
+from sage_inference.control_plane.prompt_share import CHEAP_MS, LEAST, can_spare
+from sage_inference.types import PROMPT_SHARE, ExecutionInstance
 from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 
 HOPELESS = 100_000  # tokens: 3 s at 0.03 ms
@@ -120,7 +121,7 @@ def test_what_was_placed_late_is_counted_until_its_end() -> None:
     m = manager(a, clock=clock)
     one = late(m, clock)
     assert (a.active_requests, a.load.late) == (1, 1)
-    assert can_spare(a, clock.now)
+    assert can_spare(a, 3000.0, clock.now)
     m.release(one)
     assert (a.active_requests, a.load.late) == (0, 0)
 
@@ -139,3 +140,57 @@ def test_a_late_one_that_waited_ten_times_its_slo_gets_an_instance_like_others()
         m.release(soon)
     assert waits.where is a
     assert 7 * HOPELESS / 8300 <= number <= 7 * HOPELESS / 8000 + 2
+
+
+@pytest.mark.parametrize(("share", "goes"), [(PROMPT_SHARE, True), (LEAST, False)])
+def test_a_cheap_late_prompt_goes_beside_one_under_way_while_streams_keep_their_slo(
+    share: float, goes: bool
+) -> None:
+    clock, a = Clock(), instance("a")
+    m = streaming(clock, a)
+    submit(m, request("in time", 8000, arrived=clock.now))
+    waits = submit(m, request("late", int(CHEAP_MS / a.load.ms_per_token) - 10, arrived=clock.now))
+    clock.now += 1.2
+    a.load.pending_tokens, a.load.prompt_share = 1000, share  # the first of its prompt's chunks are done
+    m.dispatch()
+    assert (waits.where is a) == goes
+
+
+def test_a_long_late_prompt_does_not_keep_cheap_ones_waiting() -> None:
+    clock, a = Clock(), instance("a")
+    m = streaming(clock, a)
+    waits = late(m, clock)
+    assert submit(m, request("cheap", 100, arrived=clock.now - 2.0)).where is a
+    assert waits.where is None
+
+
+def test_a_late_prompt_that_another_had_cached_meanwhile_goes_as_a_cheap_one() -> None:
+    clock, a = Clock(), instance("a")
+    m = streaming(clock, a)
+    blocks = tuple(range(HOPELESS // 64))
+    waits = submit(m, request("late", HOPELESS, arrived=clock.now, blocks=blocks))
+    m._placer.prefixes.add(a, request("same prefix", HOPELESS, blocks=blocks))
+    assert waits.where is None
+    clock.now += 1.01
+    a.load.spares_from = clock.now + 5.0
+    m.dispatch()
+    assert waits.where is a
+
+
+@pytest.mark.parametrize("busy_s", [3.0, 60.0, 3600.0])
+def test_after_prompts_had_all_the_time_the_late_wait_for_no_more_than_a_few_seconds(busy_s: float) -> None:
+    clock, a = Clock(), instance("a")
+    m = streaming(clock, a)
+    begun = clock.now
+    while clock.now < begun + busy_s:
+        one = submit(m, request("one", 8000, arrived=clock.now))
+        clock.now += min(10.0, busy_s / 20)
+        m.first_byte(one)
+    assert a.load.spares_from - clock.now <= MOST_OWED_S
+
+
+def test_where_streams_have_all_the_room_a_late_prompt_goes_at_once() -> None:
+    clock, a = Clock(), instance("a")
+    m = streaming(clock, a)
+    clock.now += 0.1
+    assert late(m, clock).where is a

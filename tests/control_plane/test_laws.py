@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sage_inference.control_plane.load import Placement, is_open
 from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, SchedulingPolicy, policy_named
+from sage_inference.control_plane.prompt_share import LEAST, MOST
 from sage_inference.control_plane.refusal import Refusal
 from sage_inference.types import (
     EngineState,
@@ -19,6 +20,7 @@ from sage_inference.types import (
     RequestPriority,
     SchedulingDecision,
     SchedulingRequest,
+    Usage,
 )
 from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
 
@@ -121,10 +123,10 @@ class AnyEvents(RuleBasedStateMachine):
         self.sort()
 
     @precondition(lambda self: self.running)
-    @rule(pick=st.integers(0, 99))
-    def ends(self, pick: int) -> None:
+    @rule(pick=st.integers(0, 99), tokens=st.sampled_from([None, 0, 1, 9, 400]))
+    def ends(self, pick: int, tokens: int | None) -> None:
         ticket = self.running.pop(pick % len(self.running))
-        self.manager.release(ticket)
+        self.manager.release(ticket, None if tokens is None else Usage(10, tokens))
         self.manager.release(ticket)
         self.outcomes += 1
         self.sort()
@@ -222,6 +224,25 @@ class AnyEvents(RuleBasedStateMachine):
                     pytest.fail(f"{ticket.request.request_id} waits beside {each.instance_id}")
 
     @invariant()
+    def shares_of_prompts_stay_within_their_bounds(self) -> None:
+        assert all(LEAST <= each.load.prompt_share <= MOST for each in self.instances)
+
+    @invariant()
+    def the_shortest_in_time_does_not_wait_beside_room(self) -> None:
+        """Under the order of hybrid; requests that were tried or are held wait for others."""
+        waiting = [t for t in self.waiting if not t.tried and t.load.held_for is None]
+        if self.manager.policy.order != "adaptive" or len({t.request.tenant for t in waiting}) > 1:
+            return
+        for model in "mn":
+            live = [t for t in waiting if t.request.model == model and not t.load.late]
+            if not live:
+                continue
+            first = min(live, key=lambda t: (t.load.key, t.request.arrived))
+            for each in self.instances:
+                if model in each.models and each.state is READY and first.request.request_type.is_llm:
+                    assert not is_open(each, first.request.prompt_tokens)
+
+    @invariant()
     def holds_end(self) -> None:
         held = [t for t in self.waiting if t.load.held_for is not None]
         assert not held or any(at <= self.clock.now + 1.0 for at in self.alarms)
@@ -230,7 +251,7 @@ class AnyEvents(RuleBasedStateMachine):
         for ticket in self.waiting:
             self.manager.withdraw(ticket)
         while self.running:
-            self.ends(0)
+            self.ends(0, None)
         assert self.manager.queued == self.manager.queued_bytes == 0
         for each in self.instances:
             assert each.active_requests == each.load.pending_tokens == 0

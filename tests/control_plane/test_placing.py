@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_inference.config.settings import POLICIES
-from sage_inference.control_plane.load import can_spare, is_open
+from sage_inference.control_plane.load import is_open
 from sage_inference.control_plane.placing import Choice, Placer, healthy, uneven_models
 from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.prompt_share import can_spare
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 from tests.control_plane.parts import CHAT, EMBED, Clock, Ticket, instance, request
 
@@ -84,7 +85,7 @@ def test_the_choice_is_of_the_group_and_has_room(
     if found is not None:
         assert found in group
         assert is_open(found, tokens)
-        assert not late or can_spare(found, NOW)
+        assert not late or can_spare(found, tokens * found.load.ms_per_token, NOW)
         assert found.state is READY or all(i.state is not READY for i in group)
 
 

@@ -9,6 +9,7 @@ import pytest
 from sage_inference.control_plane.load import Placement
 from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.policies import policy_named
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,
@@ -167,6 +168,7 @@ def full(m: ControlPlaneManager) -> None:
 def waiting(m: ControlPlaneManager) -> None:
     submit(m, request("before", 4000))
     submit(m, request("waits", 8000))
+    m.use(policy_named("fifo"))
 
 
 def slow(m: ControlPlaneManager) -> None:

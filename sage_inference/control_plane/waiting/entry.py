@@ -29,10 +29,11 @@ class Waiting:
         "key",
         "lane",
         "late",
-        "late_key",
         "overdue_at",
         "patient",
+        "prompt_ms",
         "request",
+        "review",
         "spot",
         "ticket",
     )
@@ -47,12 +48,13 @@ class Waiting:
         self.patient = True  # may still be held for a warm instance
         self.held_for: ExecutionInstance | None = None
         self.late = False  # gets only what instances can spare
-        self.late_key = 0.0  # its place among the late
+        self.prompt_ms = 0.0  # what its prompt likely takes
         self.band = 0
         self.key = 0.0
         self.spot: Place[Waiting] | None = None  # among its tenant's
         self.age: Place[Waiting] | None = None  # among its band's, by arrival
-        self.change: Place[Waiting] | None = None  # when it falls into the late band
+        self.change: Place[Waiting] | None = None  # when it falls late
+        self.review: Place[Waiting] | None = None  # when a late one's prompt is predicted anew
         self.hold: Place[Waiting] | None = None  # until when it stands aside
         self.deadline: Place[Waiting] | None = None  # the one its caller gave
 
@@ -62,4 +64,4 @@ class Waiting:
 
     def forget_places(self) -> None:
         """Its lane was dissolved."""
-        self.spot = self.age = self.change = self.hold = self.held_for = None
+        self.spot = self.age = self.change = self.review = self.hold = self.held_for = None

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sage_inference.control_plane.slo import ttft_s
-from sage_inference.types import RequestPriority, SchedulingRequest
+from sage_inference.types import ExecutionInstance, RequestPriority, SchedulingRequest
 
 AGING_S = 10.0  # so long a wait makes up for one level of priority
 
-# Milliseconds until the request's first byte if it were placed now.
-Predict = Callable[[SchedulingRequest], float]
+# Milliseconds that a request's prompt takes where that is least, with what is cached now.
+Predict = Callable[[SchedulingRequest, tuple[ExecutionInstance, ...]], float]
+# A request's turn comes as if its deadline were so many times its prompt's time later: of those in time, the shortest
+# goes first. The bound keeps a class with a near deadline before one with a far deadline.
+SHORTEST_FIRST = 10.0
 
 
 class Order(Protocol):
@@ -20,7 +23,7 @@ class Order(Protocol):
 
     ``place`` gives band, key (least first) and the time from which the request belongs into ``after``.
     ``pick`` names the next band, given the arrival of the oldest request in each (infinite: empty).
-    ``defers`` is whether requests fall late: then the last band is theirs.
+    ``defers`` is whether requests fall late: then the last two bands are theirs, the first of them for cheap ones.
     """
 
     name: str
@@ -61,14 +64,14 @@ class ByPriority:
         return min(range(len(oldest)), key=lambda level: oldest[level] + AGING_S * level)
 
 
-LIVE, LATE = 0, 1
+LIVE, CHEAP, LATE = 0, 1, 2
 
 
 class EarliestDeadline:
     """Least slack first: the nearest deadline. A request whose deadline has passed never goes before others."""
 
     name = "slo_aware"
-    bands = 2
+    bands = 3
     defers = True
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
@@ -76,17 +79,22 @@ class EarliestDeadline:
         return LIVE, deadline, deadline
 
     def pick(self, oldest: Sequence[float]) -> int:
-        return LIVE if oldest[LIVE] < math.inf else LATE
+        if oldest[LIVE] < math.inf:
+            return LIVE
+        return CHEAP if oldest[CHEAP] < math.inf else LATE
 
 
 class StillInTime(EarliestDeadline):
-    """Least slack first among those that can still be in time, given how long their prompts take."""
+    """The shortest first among those that can still be in time, given how long their prompts take.
+
+    With one deadline for all, that is the order in which the most of them are in time (Moore, 1968).
+    """
 
     name = "adaptive"
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
-        latest_start = request.arrived + ttft_s(request) - predicted_ms / 1000
-        return LIVE, latest_start, latest_start
+        deadline, predicted_s = request.arrived + ttft_s(request), predicted_ms / 1000
+        return LIVE, deadline + SHORTEST_FIRST * predicted_s, deadline - predicted_s
 
 
 ORDERS: dict[str, Order] = {

@@ -9,7 +9,7 @@ from sage_inference.control_plane.ticket import Ticket
 from sage_inference.control_plane.waiting.entry import Waiting
 from sage_inference.control_plane.waiting.heap import Heap
 from sage_inference.control_plane.waiting.lane import Lane
-from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.waiting.orders import ORDERS, Predict
 from sage_inference.control_plane.waiting.shares import Shares
 from sage_inference.control_plane.waiting.tenants import TenantCounters
 from sage_inference.types import ExecutionInstance
@@ -20,12 +20,13 @@ Group = tuple[ExecutionInstance, ...]
 class Queue:
     """Lanes by group and order. ``deadlines`` are those that callers gave."""
 
-    def __init__(self, counters: TenantCounters) -> None:
+    def __init__(self, counters: TenantCounters, predict: Predict | None = None) -> None:
         self.requests = 0
         self.bytes = 0
         self.lanes: dict[tuple[Group, str], Lane] = {}
         self.deadlines: Heap[Waiting] = Heap()
         self._counters = counters
+        self._predict = predict
         self._shares: Shares[Waiting] = Shares(counters)
 
     def has_room(self, ticket: Ticket, limits: LimitSettings) -> bool:
@@ -89,5 +90,5 @@ class Queue:
     def _lane(self, group: Group, order: str) -> Lane:
         lane = self.lanes.get((group, order))
         if lane is None:
-            lane = self.lanes[group, order] = Lane(group, ORDERS[order], self._counters)
+            lane = self.lanes[group, order] = Lane(group, ORDERS[order], self._counters, self._predict)
         return lane

@@ -16,6 +16,7 @@ from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.report import Percentiles
 from sage_inference.simulator.timing import llm_step_ms
 from tests.bench.traces import workloads
+from tests.bench.traces.closed_loop import closed_loop
 from tests.bench.traces.contest import Result, play, points, share, waits_ms
 from tests.bench.traces.conversations import agent_loops, cold_start, growing_chats
 from tests.bench.traces.mixed import mixed
@@ -156,13 +157,23 @@ def long_bursts(part: float) -> Result:
 
 
 def noisy_tenant(part: float) -> Result:
-    """Ten quiet tenants and one that sends more than the engines can take."""
-    jobs = workloads.noisy_tenant(300 * part)
+    """Ten quiet tenants and one that sends more than the engines can take: long prompts, then short ones.
+
+    The shortest prompts go first, so long ones of one tenant harm the others little without fairness too.
+    """
     result = Result("noisy tenant (quiet ones' figures)")
-    nameless = [replace(job, tenant="") for job in jobs]
-    unfair = result.add("hybrid, no fairness", _quiet(jobs, play("hybrid", nameless)))
-    ours = result.add("hybrid", _quiet(jobs, play("hybrid", jobs)))
-    result.at_most("quiet tenants' TTFT p99 / no fairness", share(ours.ttft_ms.p99, unfair.ttft_ms.p99), 0.15)
+    for what, per_s, least, most in (("long", 40, 2000, 8000), ("short", 200, 200, 2000)):
+        jobs = workloads.noisy_tenant(300 * part, per_s, least, most)
+        nameless = [replace(job, tenant="") for job in jobs]
+        pushed = result.add(
+            f"{what}: least_loaded, at once", _quiet(jobs, play("least_loaded", jobs, at_once=True))
+        )
+        unfair = result.add(f"{what}: hybrid, no fairness", _quiet(jobs, play("hybrid", nameless)))
+        ours = result.add(f"{what}: hybrid", _quiet(jobs, play("hybrid", jobs)))
+        base, named = (pushed, "least_loaded at once") if what == "long" else (unfair, "no fairness")
+        result.at_most(
+            f"{what}: quiet tenants' TTFT p99 / {named}", share(ours.ttft_ms.p99, base.ttft_ms.p99), 0.15
+        )
     return result
 
 
@@ -187,4 +198,5 @@ CASES: dict[str, tuple[Callable[[float], Result], float]] = {
     "one-piece": (one_piece, 1.0),
     "slow-engines": (slow_engines, 1.0),
     "contexts": (contexts, 1.0),
+    "closed-loop": (closed_loop, 0.2),
 }

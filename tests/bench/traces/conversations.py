@@ -44,6 +44,9 @@ def cold_start(part: float) -> Result:
     outcomes = play("hybrid", jobs)
     ours = result.add("hybrid", outcomes, _longest(longest_s(outcomes)))
     result.at_least("hybrid goodput over least_loaded at once, points", points(ours, base), 40)
+    result.at_most(
+        "hybrid's longest wait / least_loaded at once", longest_s(outcomes) / longest_s(at_once), 2
+    )
     result.beside_others(ours, jobs)
     return result
 

@@ -168,16 +168,19 @@ def long_bursts(seconds: float) -> list[Job]:
     return sorted(jobs, key=lambda job: job.at_ms)
 
 
-def noisy_tenant(seconds: float) -> list[Job]:
-    """Ten tenants ask a little; for the first half one more sends several times what the engines can take."""
+def noisy_tenant(seconds: float, per_s: float = 40, least: int = 2000, most: int = 8000) -> list[Job]:
+    """Ten tenants ask a little; for the first half one more sends several times what the engines can take.
+
+    Its prompts have from ``least`` to ``most`` tokens, those of the others from 200 to 2,000.
+    """
     rng = random.Random(3)
     jobs = [
         Job(at, rng.randint(200, 2000), rng.randint(50, 300), tenant=f"quiet-{rng.randrange(10)}")
         for at in _arrivals(rng, 10, seconds)
     ]
     jobs += [
-        Job(at, rng.randint(2000, 8000), rng.randint(50, 300), tenant="noisy")
-        for at in _arrivals(rng, 40, seconds / 2)
+        Job(at, rng.randint(least, most), rng.randint(50, 300), tenant="noisy")
+        for at in _arrivals(rng, per_s, seconds / 2)
     ]
     return sorted(jobs, key=lambda job: job.at_ms)
 

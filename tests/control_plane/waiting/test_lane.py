@@ -60,15 +60,23 @@ def test_slo_aware_takes_the_nearest_deadline_and_the_late_last() -> None:
     assert order_of("slo_aware", [late, far, batch, near], 9.5) == ["near", "far", "batch", "late"]
 
 
-def test_adaptive_counts_the_time_the_prompt_takes() -> None:
+def test_adaptive_takes_the_shortest_first_while_it_can_be_in_time() -> None:
     """20,000 tokens take 600 ms: of two seconds' deadline 1.4 are left."""
     long, short = (
         request("long", 20_000, arrived=0, deadline_ms=2000),
-        request("short", 10, arrived=0, deadline_ms=1500),
+        request("short", 10, arrived=0.5, deadline_ms=2000),
     )
-    assert order_of("slo_aware", [long, short], 0.1) == ["short", "long"]
-    assert order_of("adaptive", [long, short], 0.1) == ["long", "short"]
-    assert order_of("adaptive", [long, short], 1.45) == ["short", "long"]  # long cannot be in time any more
+    assert order_of("slo_aware", [long, short], 0.6) == ["long", "short"]
+    assert order_of("adaptive", [long, short], 0.6) == ["short", "long"]
+    longer = request("longer", 30_000, arrived=1.0, deadline_ms=2000)
+    assert order_of("adaptive", [long, longer], 1.45) == ["longer", "long"]  # long cannot be in time any more
+
+
+def test_a_long_prompt_of_a_class_with_a_near_deadline_goes_before_short_ones_of_background() -> None:
+    long, batch = request("long", 30_000, arrived=0.05), request("batch", 10, arrived=0, priority=LOW)
+    assert order_of("adaptive", [batch, long], 0.1) == ["long", "batch"]
+    waited = request("waited", 10, arrived=-25.0, priority=LOW)
+    assert order_of("adaptive", [waited, long], 0.06) == ["waited", "long"]
 
 
 def test_the_late_go_by_arrival() -> None:
@@ -77,13 +85,101 @@ def test_the_late_go_by_arrival() -> None:
 
 
 def test_among_the_late_a_long_prompt_goes_behind_short_ones_that_came_a_little_later() -> None:
-    """10,000 tokens take 300 ms: thirty times that is nine seconds."""
+    """20,000 tokens take 600 ms: thirty times that is 18 seconds; 10,000 take 300 ms, and so come 9 seconds later."""
     late = [
-        request("long", 10_000, arrived=0.0),
-        request("8 s", 10, arrived=8.0),
-        request("10 s", 10, arrived=10.0),
+        request("long", 20_000, arrived=0.0),
+        request("8 s", 10_000, arrived=8.0),
+        request("10 s", 10_000, arrived=10.0),
     ]
     assert order_of("adaptive", late, 100) == ["8 s", "long", "10 s"]
+
+
+def test_cheap_prompts_that_are_late_go_before_long_ones() -> None:
+    late = [request("long", 20_000, arrived=0.0), request("cheap", 1000, arrived=90.0)]
+    assert order_of("adaptive", late, 100) == ["cheap", "long"]
+
+
+def predicted(prompt_ms: dict[str, float]) -> Queue:
+    return Queue(TenantCounters(), lambda request, group: prompt_ms[request.request_id])
+
+
+def next_id(queue: Queue, now: float) -> str:
+    waiting = queue.lanes[GROUP, "adaptive"].next(now)
+    assert waiting is not None
+    return waiting.request.request_id
+
+
+def test_a_late_prompt_that_was_cached_meanwhile_is_cheap() -> None:
+    prompt_ms = {"a": 400.0, "b": 500.0}
+    queue = predicted(prompt_ms)
+    for name in prompt_ms:
+        queue.add(Ticket(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 1.5)
+    assert next_id(queue, 2.0) == "a"
+    prompt_ms["b"] = 3.0
+    assert next_id(queue, 2.4) == "a"  # predicted a moment ago
+    assert next_id(queue, 2.6) == "b"
+    prompt_ms["b"] = 500.0  # and lost again
+    assert next_id(queue, 4.0) == "a"
+
+
+def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
+    prompt_ms = {"a": 900.0, "b": 900.0}
+    queue = predicted(prompt_ms)
+    for name in prompt_ms:
+        queue.add(Ticket(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 0.0)
+    prompt_ms["b"] = 3.0
+    lane = queue.lanes[GROUP, "adaptive"]
+    assert next_id(queue, 0.5) == "b"
+    assert {each.request.request_id: each.late for each in lane.everyone()} == {"a": True, "b": False}
+    assert next_id(queue, 0.998) == "b"
+    assert {each.request.request_id: each.late for each in lane.everyone()} == {"a": True, "b": True}
+
+
+@given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))
+def test_the_guarded_share_of_the_oldest_late_request_grows_with_its_wait(waited: float, works: int) -> None:
+    queue = Queue(TenantCounters())
+    old = queue.add(Ticket(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
+    queue.add(Ticket(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
+    for _ in range(works):
+        lane = queue.lanes[GROUP, "adaptive"]
+        served = queue.add(Ticket(request("served", 7733, arrived=waited)), GROUP, "adaptive", 232.0, waited)
+        queue.remove(served)
+        lane.placed(served)
+    assert (next_id(queue, waited) == "old") == (works * waited >= 7 * 10)
+    queue.remove(old)
+
+
+def test_before_twice_its_slo_no_late_request_is_guarded() -> None:
+    old, fresh = request("old", 20_000, arrived=0.0), [request(n, 10, arrived=1.9) for n in range(200)]
+    assert order_of("adaptive", [old, *fresh], 1.95)[-1] == "old"
+
+
+@given(
+    work=st.lists(
+        st.tuples(st.floats(0, 5), st.floats(0, 3000), st.floats(0, 3000)), min_size=1, max_size=30
+    ),
+    steps=st.lists(st.floats(0.01, 3.0), max_size=20),
+)
+def test_predictions_that_change_lose_nobody(
+    work: list[tuple[float, float, float]], steps: list[float]
+) -> None:
+    prompt_ms = {str(n): first for n, (_, first, _) in enumerate(work)}
+    queue = predicted(prompt_ms)
+    for name, (arrived, first, _) in enumerate(work):
+        queue.add(Ticket(request(name, arrived=arrived)), GROUP, "adaptive", first, arrived)
+    prompt_ms.update({str(n): then for n, (_, _, then) in enumerate(work)})
+    now = 5.0
+    for step in steps:
+        now += step
+        queue.lanes[GROUP, "adaptive"].next(now)
+    names = set()
+    while lane := queue.lane(GROUP, "adaptive"):
+        waiting = lane.next(now)
+        assert waiting is not None
+        names.add(waiting.request.request_id)
+        queue.remove(waiting)
+    assert names == set(prompt_ms)
+    assert queue.requests == 0
 
 
 def test_every_eighth_is_the_oldest_that_waited_ten_times_its_slo() -> None:

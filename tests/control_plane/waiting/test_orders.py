@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import POLICIES
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.waiting.orders import AGING_S, LATE, LIVE, ORDERS, Order
+from sage_inference.control_plane.waiting.orders import AGING_S, CHEAP, LATE, LIVE, ORDERS, Order
 from sage_inference.types import RequestPriority, SchedulingRequest
 from tests.control_plane.parts import Clock, request
 from tests.control_plane.waiting.test_lane import order_of
@@ -113,8 +113,8 @@ def test_one_that_is_late_never_goes_before_one_in_time(
     order, in_time = ORDERS[name], {}
     for number, each in enumerate(asked):
         each.request_id = str(number)
-        # None has waited ten times its SLO: that has a law of its own.
-        each.arrived = max(each.arrived, now - 8)
+        # None has waited twice its SLO: that has a law of its own.
+        each.arrived = max(each.arrived, now - 1.7)
         if each.slo_deadline_ms is not None:
             each.slo_deadline_ms = max(each.slo_deadline_ms, 900.0)
         in_time[str(number)] = order.place(each, each.prompt_tokens * 0.03)[2] > now
@@ -122,16 +122,19 @@ def test_one_that_is_late_never_goes_before_one_in_time(
     assert placed == sorted(placed, reverse=True)
 
 
-def test_bands_of_a_deferring_order_are_those_in_time_before_the_late() -> None:
+def test_bands_of_a_deferring_order_are_those_in_time_then_cheap_late_ones_then_the_late() -> None:
     for order in ORDERS.values():
         if order.defers:
-            assert [order.pick([1.0, 0.0]), order.pick([math.inf, 0.0])] == [LIVE, LATE]
+            nobody = math.inf
+            assert order.pick([1.0, 0.0, 0.0]) == LIVE
+            assert order.pick([nobody, 1.0, 0.0]) == CHEAP
+            assert order.pick([nobody, nobody, 0.0]) == LATE
 
 
 def test_adaptive_counts_what_a_prompt_takes_and_slo_aware_does_not() -> None:
-    short, long = request("short", 10, arrived=0.1), request("long", 10_000, arrived=0.2)
-    assert order_of("slo_aware", [short, long], 0.3) == ["short", "long"]
-    assert order_of("adaptive", [short, long], 0.3) == ["long", "short"]
+    long, short = request("long", 10_000, arrived=0.1), request("short", 10, arrived=0.2)
+    assert order_of("slo_aware", [long, short], 0.3) == ["long", "short"]
+    assert order_of("adaptive", [long, short], 0.3) == ["short", "long"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

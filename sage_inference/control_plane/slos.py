@@ -30,7 +30,7 @@ from sage_inference.types import (
 
 SETTING = "scheduling.slo"
 USUAL_MS_PER_TOKEN = 0.03  # an H100 with a 7B model
-CHANCE = 2.0  # streams beside the prompts make a usual engine look up to 1.7 times as slow
+CHANCE = 2.5  # streams beside the prompts, or embeddings on the GPU, make a usual engine look up to 2.2 times as slow
 STEADY = 1.25  # the default follows changes beyond this factor
 
 Row = tuple[Slo, ...]  # by priority
@@ -44,7 +44,7 @@ def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
     are 1000 ms · s to the first token, 30 times that below normal priority, and 50 ms · s a token.
 
     In k a prompt counts as 512 tokens at least: a short one takes a step of the streams beside it, which is no pace
-    of prompts. A usual engine gets exactly the usual times: s below 2 counts as 1. s moves only when it is beyond 1.25
+    of prompts. A usual engine gets exactly the usual times: s below 2.5 counts as 1. s moves only when it is beyond 1.25
     times what held, because load raises paces, and longer SLOs let more load in. One slow instance among equals
     changes nothing. Instances that only embed or only decode don't count, nor those that have not learned a pace.
     """

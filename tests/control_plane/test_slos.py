@@ -14,7 +14,7 @@ from sage_inference.control_plane.load import learn
 from sage_inference.control_plane.slo import BATCH, DEFAULT, tpot_ms, ttft_s
 from sage_inference.control_plane.slos import Slos, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority
-from tests.control_plane.parts import Clock, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
 
 BELOW = (RequestPriority.LOW, RequestPriority.BACKGROUND)
 MS = st.none() | st.floats(1, 86_400_000)
@@ -104,7 +104,7 @@ def test_nothing_stated_on_usual_engines_is_a_second_thirty_and_fifty_ms() -> No
 PACES: list[tuple[str, Callable[[], list[ExecutionInstance]], float]] = [
     ("usual", lambda: [engine()], 1),
     ("faster", lambda: [engine(pace=0.006)], 1),
-    ("busy with streams", lambda: [engine(pace=0.05)], 1),
+    ("busy with streams and embeddings", lambda: [engine(pace=0.066)], 1),
     ("short prompts beside many streams", lambda: [engine(pace=0.3, tokens=90)], 1),
     ("five times as slow", lambda: [engine(pace=0.15)], 5),
     ("all four", lambda: [engine(str(n), pace=0.15) for n in range(4)], 5),
@@ -174,3 +174,19 @@ def test_a_waiting_request_heeds_new_settings() -> None:
     m.use(m.policy)
     assert ttft_s(waits.request) == 4
     assert waits.load.overdue_at == before + 30
+
+
+def test_streams_that_share_a_gpu_keep_their_models_time() -> None:
+    llm, encoder = instance("a", gpu="0"), instance("b", gpu="0", model="e", route=EMBED)
+    m = manager(llm, encoder)
+    m.llm_share = None
+    for stated, seconds in (
+        (SloSettings(models={"m": ModelSloSettings(tpot_ms=200)}), 0.2),
+        (SloSettings(), 0.05),
+    ):
+        m.slos.configure(stated)
+        m.use(m.policy)
+        listener = m.gap_listener(llm)
+        assert listener is not None
+        shared = listener.__self__  # type: ignore[attr-defined]
+        assert shared.tpot_s == seconds

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange
 
 log = logging.getLogger("sage_inference.access")
-# The setting alone decides: a level of warning, say, for all else does not silence it.
+# The setting alone decides: a level of warning does not silence it.
 log.setLevel(logging.INFO)
 
 

@@ -15,7 +15,7 @@ from sage_inference.gateway.pipe import HIGH_WATER, join
 
 
 class CutShortError(Exception):
-    """The answer ended before its end, or there was none; the message says how."""
+    """The answer ended before its end, or there was none; the message has the reason."""
 
 
 class Reply:
@@ -38,7 +38,7 @@ class Reply:
             await self._more()
 
     async def piece(self) -> bytes:
-        """What has come of the body since, b"" at its end. Raises ``CutShortError``."""
+        """The part of the body that came since, b"" at its end. Raises ``CutShortError``."""
         while not self._pieces:
             if self._ended:
                 return b""
@@ -75,7 +75,7 @@ class Reply:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # What its connection tells (see engines.connection.Receiver)
+    # Called by its connection (see engines.connection.Receiver)
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         self.status, self.headers, self.length = answer.status, answer.headers, length

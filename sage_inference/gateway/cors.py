@@ -1,4 +1,4 @@
-"""What the gateway's answers grant to web pages of allowed origins."""
+"""The permissions that the gateway's answers grant to web pages of allowed origins."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _SETTLED = (EngineState.READY, EngineState.ASLEEP)  # it is known what the engin
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a reload did to the instances, by name."""
+    """The changes of the instances by a reload, by name."""
 
     added: list[str]
     removed: list[str]
@@ -108,7 +108,7 @@ class Fleet:
         await self._askers.aclose()
 
     def apply(self, settings: Settings) -> Changes:
-        """Make the instances what the settings say; those added through the API stay."""
+        """Make the instances those of the settings; those added through the API stay."""
         self._askers.use(settings.health.timeout_s)
         wanted = {name_of(entry): entry for entry in settings.instances}
         gone = [name for name in self._configured if name not in wanted]

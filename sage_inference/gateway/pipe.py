@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-HIGH_WATER = 65536  # bytes unread on the other side at which a writer is told to pause
+HIGH_WATER = 65536  # bytes unread on the other side at which a writer has to pause
 
 
 def join(left: asyncio.Protocol, right: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
@@ -17,7 +17,7 @@ def join(left: asyncio.Protocol, right: asyncio.Protocol, loop: asyncio.Abstract
 
 
 class End(asyncio.Transport):
-    """One side's transport. What is written arrives at the other side in a later turn of the event loop:
+    """One side's transport. Written bytes arrive at the other side in a later turn of the event loop:
 
     a protocol is never called from within its own call, as over a socket.
     """
@@ -31,7 +31,7 @@ class End(asyncio.Transport):
         self._unread: list[bytes] = []
         self._size = 0
         self._paused = self._awake = self._ended = self._closing = self._lost = False
-        self._holds_peer = False  # the peer was told to pause writing
+        self._holds_peer = False  # the peer has to pause writing
 
     # The writer's face
 
@@ -40,7 +40,7 @@ class End(asyncio.Transport):
             self.peer._take(bytes(data))
 
     def close(self) -> None:
-        """What was written still arrives."""
+        """Close. Written bytes still arrive."""
         if not self._closing:
             self._closing = True
             self._unread.clear()
@@ -48,7 +48,7 @@ class End(asyncio.Transport):
             self.peer._end()
 
     def abort(self) -> None:
-        """What the peer has not read yet is gone."""
+        """Close at once. Bytes that the peer has not read yet are lost."""
         if not self._lost:
             self.peer._unread.clear()
         self.close()

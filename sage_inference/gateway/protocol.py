@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 _HOT = {path.encode(): route for path, route in ROUTES.items()}
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")
-# What the framing of a chunked body may cost: so much a chunk, and so much in extensions and trailers.
+# Limits of the framing of a chunked body: so much a chunk, and so much in extensions and trailers.
 _CHUNK_BYTES = 32
 _EXTRA_BYTES = 16384
 _VERSIONS = ("1.0", "1.1")
-# What llhttp heeds even in a trailer, after all was decided.
+# Headers that llhttp heeds even in a trailer, after all was decided.
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"proxy-connection", b"upgrade")
 # Small chunks cost a call each, so each takes as many bytes of this, and each byte of the body gives one back.
 _GRAIN_BYTES = 64
@@ -150,7 +150,7 @@ class GatewayProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # uvicorn's own asks the system for addresses that only an application's scope tells: see ``_begin_scope``.
+        # uvicorn's own asks the system for addresses that only an application's scope needs: see ``_begin_scope``.
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)  # type: ignore[assignment]
@@ -249,7 +249,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     def _parse(self, data: bytes, start: int = 0) -> None:
-        """Parse one request to its end. What comes behind it waits for its answer."""
+        """Parse one request to its end. The bytes behind it wait for its answer."""
         size = len(data)
         while True:
             end = self._end_of_slice(data, start)
@@ -346,7 +346,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _pass_over_offer(self, rest: memoryview) -> None:
-        """A head asked for another protocol: parse it as if it had not, for httptools leaves its body unread."""
+        """A head asked for another protocol: parse it as if it had not, because httptools leaves its body unread."""
         while True:
             method, version = self.parser.get_method(), self.parser.get_http_version().encode()
             self._renew_parser()
@@ -362,7 +362,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _await_head(self) -> None:
         """A head has begun and not ended: it has its time and its size."""
         if not self._head_bytes:
-            # Behind the end of another message it cannot be told how much of it is here.
+            # Behind the end of another message it is unknown how much of it is here.
             self._head_bytes = self._fed if self._received and self._begun == 1 else 1
             self.arm(self.gateway.timeouts.header_s)
         if self._head_bytes > self.gateway.limits.header_bytes:
@@ -476,7 +476,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._left = self._length
         if self._chunked:
             self._grain = _GRAINS
-            # Of several messages in one piece it cannot be told which bytes are whose.
+            # Of several messages in one piece it is unknown which bytes belong to which.
             self._spare = _EXTRA_BYTES + size - (self._fed if self._begun == 1 else 0)
 
     def on_chunk_header(self) -> None:
@@ -555,7 +555,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return route
 
     def _begin_scope(self) -> None:
-        """What uvicorn prepares at a message's begin, made only for the requests that need it."""
+        """Make the objects that uvicorn prepares at a message's begin, but only for the requests that need it."""
         if self.scheme is None:
             transport = self.transport
             self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
@@ -671,7 +671,7 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self.arm(self.gateway.timeouts.keep_alive_s)
 
-    # What an exchange asks of its caller
+    # Called by an exchange
 
     def arm(self, seconds: float) -> None:
         """One deadline a connection: whatever it waits for now must come within ``seconds``."""
@@ -715,7 +715,7 @@ class GatewayProtocol(HttpToolsProtocol):
         elif self._in_head:
             self._refuse(errors.request_timeout("headers", timeouts.header_s))
         elif self._in_message and isinstance(cycle, RequestResponseCycle) and not cycle.response_started:
-            cycle.disconnected = True  # what the application has to say comes too late
+            cycle.disconnected = True  # the application's answer comes too late
             self._refuse(errors.request_timeout("body", timeouts.body_s))
         else:
             self.gateway.turn.close(self.transport)
@@ -728,7 +728,7 @@ class GatewayProtocol(HttpToolsProtocol):
             report(error, "a connection")
             self.transport.abort()
 
-    # What the limit of connections asks
+    # Called by the limit of connections
 
     @property
     def idle_since(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What the gateway knows while it runs: its rules, its engines, its manager, its counters."""
+"""The state of a running gateway: its rules, its engines, its manager, its counters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from sage_inference.types import (
 )
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens, unless told otherwise
+BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens by default
 TEI_BATCH_TOKENS = 16384
 SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
 MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
@@ -129,7 +129,7 @@ class Engine:
         self.configure()
 
     def configure(self) -> None:
-        """Take over what the gateway's settings say of all instances."""
+        """Take over the gateway's settings of all instances."""
         gateway = self._gateway
         # The caller's own key goes on only where neither we nor the engine were given one.
         self.keeps_callers_key = self.api_key is None and not gateway.guard.has_keys
@@ -188,7 +188,7 @@ class Engine:
         return bool(answered) and not any(route in other.instance.routes for other in others)
 
     def adopt(self, detected: Detected) -> None:
-        """Take over what the engine said it is."""
+        """Take over the result of the detection."""
         instance = self.instance
         changed, self.detected = detected != self.detected, detected
         self.dialect = dialect_of(detected.engine)
@@ -243,7 +243,7 @@ class Engine:
         known = self.detected.limits.get("max_batch_tokens") if self.detected else None
         return known or TEI_BATCH_TOKENS
 
-    # What the relay learns about it
+    # Called by the relay
 
     @property
     def ttft_ms(self) -> float | None:
@@ -252,7 +252,7 @@ class Engine:
         return None if recent is None else 1000 * recent
 
     def answered(self, status: int) -> None:
-        """The head of an answer came that tells something of its health: see ``doubted``."""
+        """The head of an answer came that shows something of its health: see ``doubted``."""
         if status == 404:  # perhaps a model that it does not have any more
             self.look_again()
         if status >= 500 or self.doubted:
@@ -290,7 +290,7 @@ class Engine:
         self.sync()
 
     def sync(self) -> None:
-        """Make the instance's state what its health says."""
+        """Set the instance's state by its health."""
         instance = self.instance
         self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
@@ -381,7 +381,7 @@ class Gateway:
             engine.configure()
 
     def _schedule(self, settings: Settings) -> None:
-        """Tell the manager what the settings say of scheduling."""
+        """Pass the settings of scheduling to the manager."""
         manager, scheduling = self.manager, settings.scheduling
         manager.limits = settings.limits
         manager.slos.configure(scheduling.slo)
@@ -435,7 +435,7 @@ class Gateway:
             )
 
     def ran_since(self, at: float) -> bool:
-        """Whether this process ran all the time since ``at``, so that what passed since then tells of others.
+        """Whether this process ran all the time since ``at``, so that the time since then measures others.
 
         The loop reads sockets before it ticks: without a look at the clock, the first answers after a suspension
         would be judged as if there had been none.
@@ -462,7 +462,7 @@ class Gateway:
 
     def _wake_at(self, when: float) -> None:
         """The manager can place something then, though nothing else may happen."""
-        if self._waking is not None:  # else each that goes off would have another set, for ever
+        if self._waking is not None:  # otherwise each alarm would set another one, without end
             self._waking.cancel()
         self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
 
@@ -504,7 +504,7 @@ class Gateway:
         return b""
 
     def classify(self, exchange: Exchange) -> SchedulingRequest:
-        """What the request asks for, but for what ``Exchange.measure`` tells.
+        """The request as the scheduler sees it, without the results of ``Exchange.measure``.
 
         Its body is changed only where it names an alias or no model.
         """
@@ -576,7 +576,7 @@ class Gateway:
 
 
 def _context_tokens(detected: Detected) -> dict[str, int]:
-    """What each model's prompt and answer may have together; an adapter has its base model's."""
+    """The tokens that prompt and answer of each model may have together; an adapter has its base model's."""
     known = {card.id: card.max_model_len for card in detected.models}
     found = {
         card.id: card.max_model_len or known.get(str(card.raw.get("parent"))) for card in detected.models

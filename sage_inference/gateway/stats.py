@@ -1,4 +1,4 @@
-"""What the relay counts: plain integers on the hot path, read when someone asks."""
+"""Counters of the relay: plain integers on the hot path, read on request."""
 
 from __future__ import annotations
 

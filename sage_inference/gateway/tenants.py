@@ -1,4 +1,4 @@
-"""Who the callers are, by their keys."""
+"""The tenants, by their keys."""
 
 from __future__ import annotations
 

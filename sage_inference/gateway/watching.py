@@ -1,4 +1,4 @@
-"""The decision record of this gateway: fed by its manager, kept in memory and, if told so, in a file."""
+"""The decision record of this gateway: fed by its manager, kept in memory and, if configured, in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller asks of the scheduler in headers: priority, deadline, session, its reasons."""
+"""The hints for the scheduler in a caller's headers: priority, deadline, session, its reasons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_SESSION = 200
 
 @dataclass(slots=True)
 class Asks:
-    """``refusal`` says what is wrong with one of them, for the answer to each request with this head."""
+    """``refusal`` has the mistake in one of them. It answers each request with this head."""
 
     priority: RequestPriority | None = None
     deadline_ms: float | None = None

@@ -23,7 +23,7 @@ def last_words(
     sent: bytes,
     from_start: bool,
 ) -> bytes:
-    """What to send of ``error`` before the connection closes. Nothing where any byte would be taken for content.
+    """The form of ``error`` that is sent before the connection closes. Nothing where any byte would be taken for content.
 
     ``sent`` are the last bytes of the body, or all of it: ``from_start``. An event that was sent in part is ended so
     that it reports the error, too: readers parse that one first, and would fail at it without having seen the reason.
@@ -47,7 +47,7 @@ def _end_of_line(sent: bytes, from_start: bool, members: bytes) -> bytes:
 
 
 def _end_of_event(sent: bytes, from_start: bool, name: bytes, members: bytes) -> bytes:
-    """What ends the event that ``sent`` ends in."""
+    """The bytes that end the event that ``sent`` ends in."""
     begin = max((end.end() for end in _EVENT_END.finditer(sent)), default=0)
     event = sent[begin:].lstrip(b"\r\n")
     if not event:

@@ -153,7 +153,7 @@ class Delivery:
             self._caller.write(piece)
 
     def cut(self, event: bytes) -> None:
-        """Nothing more comes, though it should; ``event`` says so."""
+        """Nothing more comes, though it should; ``event`` reports that."""
         self._write_first(self._framed(event))
 
     def hold(self) -> None:

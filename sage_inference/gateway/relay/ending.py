@@ -1,7 +1,7 @@
 """The outcome that the end of an answer shows: finished, given up by its engine, or failed.
 
-Engines end what they give up like what they finish, with ``[DONE]`` or the last byte of a Content-Length. vLLM, told to
-stop, ends its requests early with the finish reason ``abort``; where its core dies, streams end with an error event.
+Engines end answers that they give up like those that they finish, with ``[DONE]`` or the last byte of a
+Content-Length. A vLLM that has to stop ends its requests early with the finish reason ``abort``; where its core dies, streams end with an error event.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _may_have_failed(body: bytes, type_: RequestType) -> bool:
 def _failure_of_events(text: bytes, type_: RequestType) -> Failure | None:
     suspect = text.rfind(ABORT) >= 0
     if not suspect and (type_ is _RESPONSES or text.rfind(_FINISHED) < 0):
-        # Else it was finished. Streams of some protocols never say so in these words.
+        # Otherwise it was finished. Streams of some protocols have no such word.
         suspect = text.rfind(b'"error') >= 0
         if type_ is _RESPONSES:
             suspect = suspect or b'"failed"' in text or b'"cancelled"' in text
@@ -142,7 +142,7 @@ def _failure_in(document: Any) -> Failure | None:
 
 
 def _status_of(error: dict[str, Any]) -> int:
-    """The HTTP status that an error stands for; 500 where it does not say."""
+    """The HTTP status that an error stands for; 500 where it names none."""
     for name in ("code", "status", "status_code"):
         value = error.get(name)
         if isinstance(value, str) and value.isdecimal() and len(value) == 3:

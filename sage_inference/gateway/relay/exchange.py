@@ -155,7 +155,7 @@ class Exchange:
         """The id that the caller knows the request by; ``request_id`` is its engine's, and mostly the same."""
         return self.head.request_id or self.request_id
 
-    # What moves it forward
+    # Events that move it forward
 
     def begin(self, body: bytes) -> None:
         """The whole request is here, and it is its turn: classify and submit it."""
@@ -183,7 +183,7 @@ class Exchange:
         self.gateway.manager.submit(self, self.measure)
 
     def measure(self) -> None:
-        """What its prompt tells; none of it is needed where there is nothing to decide."""
+        """Measure its prompt, which is needed only where there is something to decide."""
         gateway = self.gateway
         measure(self.request, self.prompt, gateway.manager.estimates, gateway.shortest)
         self.prompt = b""
@@ -238,7 +238,7 @@ class Exchange:
         self._move(_SENT)
         gateway.wheel.set(self.caller, gateway.timeouts.first_byte_s)
 
-    # What the engine says
+    # Called by the engine's connection
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         engine = self.engine
@@ -398,12 +398,12 @@ class Exchange:
             if self.phase is Phase.QUEUED:
                 self._arm(self.gateway.timeouts.queue_s)
 
-    # What the caller gets
+    # The caller's answer
 
     def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
         """From here on the caller gets what the engine sends, and no other engine is asked.
 
-        ``took``: seconds to the first byte, where that tells of the engine.
+        ``took``: seconds to the first byte, where that depends on the engine.
         """
         self.held = None
         assert self.answer is not None

@@ -48,7 +48,7 @@ class RequestHead:
     ``target`` is path and query as the caller sent them, ``lines`` the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
     ``comes_again``: it is remembered. ``codings`` are those of its body, which is decoded before it goes on.
-    It says all that the same bytes will ever mean under one configuration, so it may be kept.
+    It depends only on the bytes and the configuration, so it can be cached.
     """
 
     __slots__ = (

@@ -16,7 +16,7 @@ _ASK = msgspec.Raw(
 )
 _ONE, _FALSE = msgspec.Raw(b"1"), msgspec.Raw(b"false")
 _UNSET = (b"", b"null")
-# What a single token can't satisfy, or can't have.
+# Fields that a single token can't satisfy, or can't have.
 _NOT_OF_ONE_TOKEN = ("stream_options", "min_tokens", "min_completion_tokens")
 # vLLM hands over the blocks of one prompt for one answer, and no probabilities of the prompt's own tokens.
 _SPLIT_WITH = {"n": b"1", "best_of": b"1", "use_beam_search": b"false", "echo": b"false"}
@@ -78,7 +78,7 @@ def decode_body(fields: Fields, params: msgspec.Raw) -> bytes:
 
 
 def handed_over(answer: bytes) -> msgspec.Raw | None:
-    """What a prefilling engine says of where the blocks are; None where it says nothing."""
+    """The place of the blocks, as a prefilling engine reports it; None where it reports none."""
     try:
         params = _decode_answer(answer).kv_transfer_params
     except UNREADABLE:

@@ -5,7 +5,7 @@
 The phases are those of any exchange; the first leg ends where others would be sent elsewhere, in QUEUED. The
 caller, the deadlines and the slot (of one instance at a time) are looked after as ever. Until a byte is
 delivered a leg that fails may be repeated: another prefilling instance, or, where the decoding one failed, both
-legs, for the blocks may be gone. What no pair can do is sent whole to where one instance does all, see
+legs, because the blocks may be gone. Requests that no pair can do go whole to where one instance does all, see
 ``control_plane.pairs``.
 """
 
@@ -51,7 +51,7 @@ MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer, which names every
 _STREAMED_ERROR = b'data: {"error"'
 
 log = logging.getLogger("sage_inference.relay")
-_silent: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that handed nothing over, and were told of
+_silent: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that handed nothing over, and were reported
 
 
 class PairedExchange(Exchange):
@@ -71,7 +71,7 @@ class PairedExchange(Exchange):
     _first_byte_s: float | None = None  # both legs share one time; what the first left of it
     _waited_ms = -1.0  # what the legs before waited
 
-    # What moves it forward
+    # Events that move it forward
 
     def submit(self) -> None:
         registry, model, path = self.gateway.registry, self.request.model, self.route.path
@@ -116,7 +116,7 @@ class PairedExchange(Exchange):
         if self._first_byte_s is not None:
             self._arm(self._first_byte_s)
 
-    # What the engine says
+    # Called by the engine's connection
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         super().engine_answers(answer, length)
@@ -134,7 +134,7 @@ class PairedExchange(Exchange):
             if self.leg is PREFILL and self.status == 200:
                 self._hand_over(engine, body)
                 return
-            # What the one refuses for a prompt alone, the other may take; and it has the last word.
+            # A request that the one refuses for a prompt alone, the other may take; and it has the last word.
             if self._whole_instead():
                 return
         super()._judge(body)
@@ -234,7 +234,7 @@ class PairedExchange(Exchange):
         gateway = self.gateway
         if self.fields is None or not gateway.registry.group(self.entire.model, self.route.path):
             return False
-        # Who sends what is refused must not use up the retries of others.
+        # A caller of refused requests must not use up the retries of others.
         refused = 400 <= self.status < 500
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False
@@ -248,7 +248,7 @@ class PairedExchange(Exchange):
             self._retry()
         return True
 
-    # What the caller gets
+    # The caller's answer
 
     def _head(self, answer: Answer, length: int | None) -> bytes:
         head = super()._head(answer, length)

@@ -4,7 +4,7 @@
                        ▲                │ refused    │ closed, 502/503/429             │ closed, silence
                        └───── retry ────┴────────────┘                                 └─▶ CUT
 
-What takes no time is passed over: a request that is placed at once never queues, one that finds an idle
+Phases that take no time are passed over: a request that is placed at once never queues, one that finds an idle
 connection never connects, and an answer that came as a whole goes from SENT to DONE.
 
 Any phase but the last three may also end in CANCELLED (the caller left) or in DONE, by an answer of our own
@@ -41,7 +41,7 @@ _MOVES: dict[Phase, set[Phase]] = {
 _FINAL = {_P.DONE, _P.CUT, _P.CANCELLED}
 _HOLDING = {_P.CONNECTING, _P.SENT, _P.DELIVERING}
 
-# What a move does, 0 where it is none. Plain numbers in tuples: an enum's hash is a Python call, and so are its bits.
+# The effects of a move, 0 where it is none. Plain numbers in tuples: an enum's hash is a Python call, and so are its bits.
 STAYS, ENDS, RELEASES = 1, 2, 4
 
 

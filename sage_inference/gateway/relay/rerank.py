@@ -55,7 +55,7 @@ class RerankExchange(Exchange):
     _most_texts = 0  # of a call, where a refusal said so
     _waited_ms = -1.0  # what the calls before waited
 
-    # What moves it forward
+    # Events that move it forward
 
     def submit(self) -> None:
         """Raises ``Refusal``."""
@@ -105,7 +105,7 @@ class RerankExchange(Exchange):
         self.call, self.body = (start, end), call_body(wanted, start, end)
         self.head = self.call_head
 
-    # What the engine says
+    # Called by the engine's connection
 
     def engine_answers(self, answer: Answer, length: int | None) -> None:
         super().engine_answers(answer, length)
@@ -177,7 +177,7 @@ class RerankExchange(Exchange):
         self.fail(errors.upstream_unreachable(self._at, detail))
 
     def _go_on(self) -> None:
-        """What is left of the documents is placed anew."""
+        """The rest of the documents is placed anew."""
         self.held = None
         if self.waited_ms >= 0:
             self._waited_ms = max(0.0, self._waited_ms) + self.waited_ms
@@ -186,7 +186,7 @@ class RerankExchange(Exchange):
         if self.phase is Phase.QUEUED:
             self.waited_ms, self.queued_at = 0.0, self.gateway.clock()
 
-    # What the caller gets
+    # The caller's answer
 
     def _answer(self, wanted: RerankRequest) -> None:
         body = answer_body(

@@ -10,14 +10,14 @@ _OPEN_STRING = re.compile(rb'\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*(\\(?:u[0-9
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORDS = (b"true", b"false", b"null")
 
-# What comes next in the innermost object or array. FIRST: a key or a value, or its end.
+# The next part of the innermost object or array. FIRST: a key or a value, or its end.
 _FIRST, _KEY, _COLON, _VALUE, _COMMA = range(5)
-# What stands for what is missing, by that.
+# The text that replaces a missing part, by that.
 _MISSING = {_FIRST: b"", _KEY: b'"":null', _COLON: b":null", _VALUE: b"null", _COMMA: b""}
 
 
 def completion(text: bytes, members: bytes) -> bytes | None:
-    """What has to follow ``text``, the start of an object, so that it is whole and has ``members`` at its end.
+    """The text that completes ``text``, the start of an object, so that it is whole and has ``members`` at its end.
 
     ``members`` is JSON without the braces. None where the text is whole already, or no start of an object.
     """
@@ -40,7 +40,7 @@ def completion(text: bytes, members: bytes) -> bytes | None:
 
 
 def missing_bytes(text: bytes) -> bytes:
-    """What the last character of a UTF-8 text lacks; nothing where it is whole."""
+    """The bytes that the last character of a UTF-8 text lacks; nothing where it is whole."""
     for back in range(1, min(3, len(text)) + 1):
         lead = text[-back]
         if 0x80 <= lead < 0xC0:
@@ -89,7 +89,7 @@ def _value_ended(level: list[int]) -> None:
 
 
 def _closing(levels: list[list[int]]) -> bytes:
-    """What comes before our members: the ends of all but the outermost object, and a comma where one is due."""
+    """The text before our members: the ends of all but the outermost object, and a comma where one is due."""
     if not levels:
         return b"{"
     state = levels[-1][1]

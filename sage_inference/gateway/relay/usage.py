@@ -1,4 +1,4 @@
-"""What an engine reports that a request took, found in the bytes of its answer."""
+"""The usage that an engine reports, found in the bytes of its answer."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class PlainUsage:
 
     @property
     def text(self) -> bytes:
-        """What ``reported`` finds the usage in."""
+        """The bytes in which ``reported`` finds the usage."""
         return self._around
 
 

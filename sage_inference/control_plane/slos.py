@@ -63,6 +63,12 @@ def _works_off_prompts(instance: ExecutionInstance) -> bool:
     return kind.serves_llm and kind is not ExecutionInstanceType.DECODING
 
 
+def _is_slow(instance: ExecutionInstance) -> bool:
+    """Whether the pace of it alone could change a default."""
+    load = instance.load
+    return load.busy_ms >= CHANCE * USUAL_MS_PER_TOKEN * load.paced_tokens
+
+
 def row(settings: SloSettings, own: tuple[str, ModelSloSettings] | None = None, slow: float = 1.0) -> Row:
     """The SLOs by priority of a model that has ``own`` settings under this name, and this ``slowness``."""
     return tuple(_slo(settings, own, slow, priority) for priority in RequestPriority)
@@ -142,11 +148,24 @@ class Slos:
         self.soon_ms = min(slo.ttft_ms for each in (self._others, *self._rows.values()) for slo in each)
 
     def _look(self) -> dict[str, float]:
-        """The models whose engines are slow."""
-        serving: dict[str, list[ExecutionInstance]] = {}
-        for instance in self._registry.instances.values():
+        """The models whose engines are slow.
+
+        Engines that serve the same models are one group: an engine may serve hundreds of adapters.
+        """
+        instances = list(self._registry.instances.values())
+        if not self._slow and not any(map(_is_slow, instances)):
+            return {}
+        serving: dict[str, list[int]] = {}
+        for at, instance in enumerate(instances):
             for model in instance.models:
-                serving.setdefault(model, []).append(instance)
-        known = self._slow
-        found = {model: slowness(group, known.get(model, 1.0)) for model, group in serving.items()}
-        return {model: slow for model, slow in found.items() if slow != 1.0}
+                serving.setdefault(model, []).append(at)
+        known: dict[tuple[float, tuple[int, ...]], float] = {}
+        found = {}
+        for model, members in serving.items():
+            now = self._slow.get(model, 1.0)
+            key = now, tuple(members)
+            if key not in known:
+                known[key] = slowness([instances[at] for at in members], now)
+            if known[key] != 1.0:
+                found[model] = known[key]
+        return found

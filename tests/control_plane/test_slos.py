@@ -190,3 +190,26 @@ def test_streams_that_share_a_gpu_keep_their_models_time() -> None:
         assert listener is not None
         shared = listener.__self__  # type: ignore[attr-defined]
         assert shared.tpot_s == seconds
+
+
+def test_models_of_the_same_engines_have_the_same_pace_and_others_their_own() -> None:
+    slow, shared, usual = engine("a", pace=0.15), engine("b", pace=0.15), engine("c")
+    for each, models in (
+        (slow, ("m", "adapter")),
+        (shared, ("m", "adapter", "both")),
+        (usual, ("both", "fast")),
+    ):
+        each.models = models
+    slos = Slos(manager(slow, shared, usual).registry)
+    assert slos.follow()
+    assert [round(slos.of(model).ttft_ms / 1000) for model in ("m", "adapter", "both", "fast")] == [
+        5,
+        5,
+        1,
+        1,
+    ]
+    assert not slos.follow()
+    for each in (slow, shared):
+        each.load.busy_ms /= 5
+    assert slos.follow(), "they were mended"
+    assert slos.of("m").ttft_ms == 1000

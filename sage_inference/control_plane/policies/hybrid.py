@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms
 from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
@@ -84,7 +84,7 @@ class Hybrid:
             self._even_paces(instances)
         chosen, why = None, "cached there"
         if request.cached_tokens:
-            chosen = self._warmest(request, placed, now)
+            chosen = self._warmest(request, request.cached_tokens, placed, now)
         if chosen is None:
             chosen, why = self._cheapest(request, placed, now), "cheapest"
         if chosen is not None:
@@ -103,7 +103,7 @@ class Hybrid:
         self, request: SchedulingRequest, placed: Placed | None, now: float
     ) -> ExecutionInstance | None:
         """Called for every request, so it does only what decides: the laws of ``cost`` are written out."""
-        tokens, cached = request.prompt_tokens, request.cached_tokens
+        tokens, cached, chosen_at = request.prompt_tokens, request.cached_tokens, self._chosen_at
         chosen, least = None, INFINITE
         for i, k in self._paces.items():
             load, running, limit = i.load, i.active_requests, i.max_concurrent_requests
@@ -112,35 +112,50 @@ class Hybrid:
                 running, pending = _with(placed, i)
             if limit and running >= limit:
                 continue
-            cost = k * (tokens + DECODE_TOKENS * running)
+            need = tokens + DECODE_TOKENS * running
+            if cached:
+                need -= cached.get(i, 0)
+            cost = k * need
             if pending:
                 backlog = k * pending - (now - load.progress_at) * 1000
                 if backlog > 0.0:
                     cost += backlog
-            if cached:
-                cost -= k * cached.get(i, 0)
             if cost < least:
                 chosen, least = i, cost
-            elif cost == least and chosen is not None:
+            elif (
                 # Equal costs take turns: idle instances share the work, and different prompts their caches.
-                chosen = min(chosen, i, key=lambda each: self._chosen_at.get(each.instance_id, 0))
+                cost == least
+                and chosen is not None
+                and chosen_at.get(i.instance_id, 0) < chosen_at.get(chosen.instance_id, 0)
+            ):
+                chosen = i
         return chosen
 
     def _warmest(
-        self, request: SchedulingRequest, placed: Placed | None, now: float
+        self,
+        request: SchedulingRequest,
+        cached: Mapping[ExecutionInstance, int],
+        placed: Placed | None,
+        now: float,
     ) -> ExecutionInstance | None:
         """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
         tokens, paces = request.prompt_tokens, self._paces
-        holders = _holders(request, paces, placed)
-        if len(holders) == 1:  # the usual case, made short: no idle instance could be cheaper
-            i, pace, running, pending, held = holders[0]
-            dearest = pace * (pending + tokens - held + DECODE_TOKENS * running)
-            if dearest <= self._fastest * tokens and running <= SPARE and pace * pending <= LATER_MS:
-                return i
-        slack = DECODE_TOKENS * EVEN * len(paces)
+        longest = max(cached.values())
+        if longest < WORTH * tokens:
+            return None
+        nearly = NEARLY * longest
         most: tuple[float, float] | None = None
         least, bearable = INFINITE, []
-        for i, pace, running, pending, held in holders:
+        for i, held in cached.items():
+            if held < nearly:
+                continue
+            pace, running, limit = paces.get(i), i.active_requests, i.max_concurrent_requests
+            pending = i.load.pending_tokens
+            if placed is not None:
+                running, pending = _with(placed, i)
+            if pace is None or (limit and running >= limit):  # the longest must be one that can be chosen
+                others = _with_room(cached, paces, placed)
+                return self._warmest(request, others, placed, now) if others else None
             backlog = 0.0
             if pending:
                 backlog = pace * pending - (now - i.load.progress_at) * 1000
@@ -152,56 +167,48 @@ class Hybrid:
                 if running > most[0] or backlog > most[1]:
                     continue
             cost = backlog + pace * (tokens - held + DECODE_TOKENS * running)
-            bearable.append((cost - pace * slack, i))
+            bearable.append((cost, pace, i))
             if cost < least:
                 least = cost
-        if least > self._fastest * tokens and _idle_costs_less(least, tokens, paces, placed):
+        if (
+            least > self._fastest * tokens
+            and len(bearable) < len(paces)  # otherwise each instance is among them
+            and _idle_costs_less(least, tokens, paces, placed)
+        ):
             return None
         return self._next_in_turn(bearable, least)
 
     def _next_in_turn(
-        self, costs: Sequence[tuple[float, ExecutionInstance]], most: float
+        self, costs: Sequence[tuple[float, float, ExecutionInstance]], least: float
     ) -> ExecutionInstance | None:
-        """Of those that cost no more than ``most`` the one chosen least recently."""
+        """Of those that cost little more than ``least`` the one chosen least recently; each comes with its pace."""
+        if len(costs) == 1:
+            return costs[0][2]
+        slack, chosen_at = DECODE_TOKENS * EVEN * len(self._paces), self._chosen_at
         chosen, first = None, self._turn + 1
-        for cost, i in costs:
-            if cost <= most and (at := self._chosen_at.get(i.instance_id, 0)) < first:
+        for cost, pace, i in costs:
+            if cost <= least + pace * slack and (at := chosen_at.get(i.instance_id, 0)) < first:
                 chosen, first = i, at
         return chosen
 
 
-def _holders(
-    request: SchedulingRequest, paces: Paces, placed: Placed | None
-) -> list[tuple[ExecutionInstance, float, int, int, int]]:
-    """Those with room that have nearly the most of the prompt cached.
-
-    Each with its pace, its requests, its pending tokens and the cached ones.
-    """
-    longest, found = 0, []
-    for i, held in request.cached_tokens.items():
-        pace = paces.get(i)
-        if pace is None:
-            continue
-        running, pending, limit = i.active_requests, i.load.pending_tokens, i.max_concurrent_requests
-        if placed is not None:
-            running, pending = _with(placed, i)
-        if not limit or running < limit:
-            found.append((i, pace, running, pending, held))
-            if held > longest:
-                longest = held
-    if not longest or longest < WORTH * request.prompt_tokens:
-        return []
-    if len(found) == 1:
-        return found
-    nearly = NEARLY * longest
-    return [each for each in found if each[4] >= nearly]
+def _with_room(
+    cached: Mapping[ExecutionInstance, int], paces: Paces, placed: Placed | None
+) -> dict[ExecutionInstance, int]:
+    """What is cached by those that may be chosen and have room."""
+    return {
+        i: held
+        for i, held in cached.items()
+        if i in paces and not 0 < i.max_concurrent_requests <= _with(placed, i)[0]
+    }
 
 
 def _idle_costs_less(cost: float, tokens: int, paces: Paces, placed: Placed | None) -> bool:
     """Whether an instance with nothing to do would take less for the whole prompt: that keeps nobody waiting."""
-    if 0 not in [i.active_requests for i in paces]:
-        return False
-    return any(pace * tokens < cost and not any(_with(placed, i)) for i, pace in paces.items())
+    for i, pace in paces.items():
+        if not i.active_requests and pace * tokens < cost and not any(_with(placed, i)):
+            return True
+    return False
 
 
 def _with(placed: Placed | None, instance: ExecutionInstance) -> tuple[int, int]:

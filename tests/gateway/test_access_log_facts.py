@@ -155,6 +155,32 @@ def test_application_answers_have_what_was_sent(fleet: InProcess, lines: Lines) 
             agrees(lines, reply, time.monotonic() - began, path)
 
 
+def test_a_prefill_and_a_wait_between_count_as_one_request(lines: Lines) -> None:
+    prefilled = ok(body(kv_transfer_params={"do_remote_prefill": True, "remote_engine_id": "p"}))
+
+    def first_waits(wire: Wire) -> None:
+        assert wire.engine.go.wait(20)
+        ok()(wire)
+
+    with RogueEngine(prefilled, after(0.3, prefilled)) as p, RogueEngine(first_waits, ok(LONG)) as d:
+        engines = [
+            InstanceSettings(url=p.url, name="p", kind="prefilling"),
+            InstanceSettings(url=d.url, name="d", kind="decoding", max_concurrent_requests=1),
+        ]
+        with gateway(*engines, logging=ON) as g, Caller(g.port) as one, Caller(g.port) as two:
+            one.chat()
+            d.arrived.get(timeout=10)
+            two.chat("x-request-id: two")
+            p.arrived.get(timeout=10)
+            p.arrived.get(timeout=10)
+            g.until(lambda r: r.gateway.manager.queued == 1)  # the rest of the second request
+            d.go.set()
+            assert [one.reply().status, two.reply().status] == [200, 200]
+            found = {line["request_id"]: line for line in (lines.one(), lines.one())}["two"]
+            assert found["total_ms"] >= found["first_byte_ms"] >= 300
+            assert found["response_bytes"] == len(LONG)
+
+
 LONG = b"x" * 70
 RERANK = body(model="m", query="q", documents=["d 1", "d 2", "d 3", "d 4"])
 RERANKS: dict[str, tuple[list[Answer], int]] = {

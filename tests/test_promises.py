@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 from sage_inference.cli.schemas import ANSWERS, STATUS
+from sage_inference.config.settings import ServerSettings
 from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway import access_log
 from sage_inference.types import EngineState
@@ -84,6 +84,28 @@ def test_every_option_of_a_command_is_read(name: str) -> None:
     assert {p.name for p in command.params if not p.expose_value} <= {"no_color"}
 
 
+def test_defaults_in_the_help_of_start_are_those_of_the_settings() -> None:
+    shown = {
+        parameter.name: found[1]
+        for parameter in command_of("start").params
+        if (found := re.search(r"\[(.*)\]", parameter.help or ""))
+    }
+    assert shown == {"host": ServerSettings().host, "port": str(ServerSettings().port)}
+
+
+def test_every_option_of_the_simulator_is_read() -> None:
+    tree = ast.parse((PACKAGE / "simulator" / "options.py").read_text())
+    options = {
+        node.args[0].value.lstrip("-").replace("-", "_")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+        if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+    }  # fmt: skip
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert options
+    assert options <= read, options - read
+
+
 def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None:
     table = {
         cells[0].strip("`").split(" ")[0]: cells[0] for cells in rows("commands", "| `sage inference …`")
@@ -143,11 +165,8 @@ def test_documented_metrics_exist() -> None:
         assert f'"{name}' in CODE or f"'{name}" in CODE or f" {name}" in CODE, name
 
 
-def strings() -> Iterator[str]:
-    for text in SOURCES.values():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+# Words in quotes: to parse all sources would take seconds.
+STRINGS = frozenset(re.findall(r"""["'](\w+)["']""", CODE))
 
 
 def test_documented_error_codes_exist_and_those_that_exist_are_documented() -> None:
@@ -163,7 +182,7 @@ def test_documented_error_codes_exist_and_those_that_exist_are_documented() -> N
         if isinstance(argument, ast.Constant)
     }
     sent -= {"model", "request_id"}  # names of fields
-    assert documented <= set(strings())
+    assert documented <= STRINGS
     assert {code for code in map(str, sent) if f"`{code}`" not in DOCS["api"]} == set()
 
 
@@ -206,9 +225,9 @@ OF_CLIENTS = {"OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE_URL"}  # var
 
 def test_documented_variables_are_read_and_those_read_are_documented() -> None:
     documented = set(ENVIRONMENT.findall(ALL_DOCS)) - EXAMPLES - OF_CLIENTS
-    literals = "\n".join(strings())
+    literals = "\n".join(STRINGS)
     for name in documented:
         start = name.removesuffix("_MODEL").removesuffix("_API_KEY").removesuffix("_BASE_URL")
         assert name in literals or start in literals, f"{name} is not read"
-    read = {name for text in strings() if ENVIRONMENT.fullmatch(text) for name in [text]} - EXAMPLES
+    read = {name for text in STRINGS if ENVIRONMENT.fullmatch(text) for name in [text]} - EXAMPLES
     assert {name for name in read if not any(known.startswith(name) for known in documented)} == set()

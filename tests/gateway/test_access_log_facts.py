@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,7 +82,7 @@ def asked(g: InProcess, lines: Lines, path: str, sent: bytes) -> tuple[dict[str,
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[InProcess]:
-    with simulated_engine("vllm") as vllm, simulated_engine("tei") as tei:
+    with simulated_engine("vllm", "--store-responses") as vllm, simulated_engine("tei") as tei:
         engines = [
             InstanceSettings(url=engine.url, name=name) for engine, name in ((vllm, "llm"), (tei, "tei"))
         ]
@@ -179,6 +180,23 @@ def test_a_prefill_and_a_wait_between_count_as_one_request(lines: Lines) -> None
             found = {line["request_id"]: line for line in (lines.one(), lines.one())}["two"]
             assert found["total_ms"] >= found["first_byte_ms"] >= 300
             assert found["response_bytes"] == len(LONG)
+
+
+def test_requests_about_a_stored_response(fleet: InProcess, lines: Lines) -> None:
+    _, made = asked(fleet, lines, "/v1/responses", body(model=LLM, input=SECRET, max_output_tokens=4))
+    path = f"/v1/responses/{json.loads(made.body)['id']}"
+    for method, target, status in (
+        ("GET", path, 200),
+        ("GET", f"{path}/input_items", 404),  # vLLM has neither this
+        ("DELETE", path, 405),  # nor this
+        ("GET", "/v1/responses/resp_unknown", 404),
+    ):
+        with Caller(fleet.port) as caller:
+            began = time.monotonic()
+            reply = caller.send(f"{method} {target} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()).reply()
+            route = re.sub("resp_[^/]+", "{response_id}", target)  # ids are not part of it
+            line = agrees(lines, reply, time.monotonic() - began, route)
+            assert (line["method"], reply.status) == (method, status)
 
 
 LONG = b"x" * 70

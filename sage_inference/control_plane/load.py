@@ -122,10 +122,15 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         load = self.instance.load
         load.pending_tokens -= self.tokens
         load.begun_tokens += self.tokens
-        since = max(load.progress_at, self.pushed_at)
+        since, pushed_at, spares_from = load.progress_at, self.pushed_at, load.spares_from
+        if since < pushed_at:
+            since = pushed_at
+        if spares_from < since:
+            spares_from = since
         took = progress_at - since
-        spares_from = max(load.spares_from, since) + took / load.prompt_share
-        load.spares_from = min(spares_from, progress_at + MOST_OWED_S)
+        spares_from += took / load.prompt_share
+        most = progress_at + MOST_OWED_S
+        load.spares_from = spares_from if spares_from < most else most
         load.progress_at = progress_at
         return took
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 from sage_inference.control_plane.load import Placement
-from sage_inference.control_plane.slo import tpot_ms
+from sage_inference.control_plane.slo import slo_of
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
 
 LEAST, MOST = 0.45, 0.75
@@ -29,9 +29,11 @@ CHEAP_MS = 50.0
 def stepped(share: float, took_ms: float, slo_ms: float) -> float:
     """The share after a stream ended whose tokens took so many milliseconds each."""
     if took_ms > slo_ms:
-        return max(LEAST, share - DOWN)
+        share -= DOWN
+        return share if share > LEAST else LEAST
     if took_ms <= WELL_UNDER * slo_ms:
-        return min(MOST, share + UP)
+        share += UP
+        return share if share < MOST else MOST
     return share
 
 
@@ -40,13 +42,19 @@ def learn(placement: Placement, tokens: int) -> None:
 
     Ignored are answers during which this process or the engine stood still, because that is no prompt's doing.
     """
-    began_at, ended_at, load = placement.answered_at, placement.ended_at, placement.instance.load
+    began_at, ended_at = placement.answered_at, placement.ended_at
     if began_at is None or ended_at is None or tokens < FEWEST_TOKENS:
         return
-    if placement.pushed_at <= load.stalled_at or placement.pushed_at <= load.lost_at:
+    load = placement.instance.load
+    share = load.prompt_share
+    stepped_share = stepped(
+        share, (ended_at - began_at) * 1000 / (tokens - 1), slo_of(placement.request).tpot_ms
+    )
+    if stepped_share == share:  # mostly
         return
-    took_ms = (ended_at - began_at) * 1000 / (tokens - 1)
-    load.prompt_share = stepped(load.prompt_share, took_ms, tpot_ms(placement.request))
+    pushed_at = placement.pushed_at
+    if pushed_at > load.stalled_at and pushed_at > load.lost_at:
+        load.prompt_share = stepped_share
 
 
 def can_spare(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:

@@ -362,7 +362,8 @@ class Usage(NamedTuple):
 class SchedulingDecision(msgspec.Struct, gc=False):
     """Which instance serves a request, and why. Matched to its request by ``request_id`` alone.
 
-    ``paces`` are the milliseconds a token that the policy reckoned with, where it did.
+    ``paces`` are the milliseconds a token that the policy reckoned with, where it did. ``target`` may be the instance
+    itself: then nothing has to look it up by its id.
     """
 
     request_id: str
@@ -372,6 +373,7 @@ class SchedulingDecision(msgspec.Struct, gc=False):
     estimated_latency_ms: float = 0.0
     metadata: dict[str, Any] | None = None
     paces: Mapping[ExecutionInstance, float] | None = None
+    target: ExecutionInstance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,11 @@ class Placer:
         request = ticket.request
         if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
             return self._only_late(request, group[0], now) if late else self._only(request, group[0])
-        candidates = [i for i in group if i.state is _READY]
+        candidates: Sequence[ExecutionInstance] = group
+        for instance in group:
+            if instance.state is not _READY:
+                candidates = [i for i in group if i.state is _READY]
+                break
         if not candidates or ticket.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
             candidates = healthy(group, ticket.tried) or healthy(group, ())
@@ -136,8 +140,8 @@ class Placer:
         return SchedulingDecision(request.request_id, only.instance_id, ONLY), only, need
 
     def _spare_streams(
-        self, request: SchedulingRequest, candidates: list[ExecutionInstance], now: float
-    ) -> list[ExecutionInstance]:
+        self, request: SchedulingRequest, candidates: Sequence[ExecutionInstance], now: float
+    ) -> Sequence[ExecutionInstance]:
         """Specialised instances first while they are in time, if wanted; embeddings only as far as streams allow."""
         if self.mixed and self.prefers_special:
             special = [i for i in candidates if not is_mixed(i)]
@@ -160,7 +164,9 @@ def uneven_models(instances: Iterable[ExecutionInstance]) -> frozenset[str]:
     return frozenset(model for model, found in lengths.items() if len(found) > 1)
 
 
-def _fitting(request: SchedulingRequest, candidates: list[ExecutionInstance]) -> list[ExecutionInstance]:
+def _fitting(
+    request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
+) -> Sequence[ExecutionInstance]:
     """Those whose context prompt and answer may fit into; all where they fit into none, because estimates may be wrong.
 
     With the length of its answer a request also names what it needs: then those come first where that fits by the
@@ -175,7 +181,9 @@ def _fitting(request: SchedulingRequest, candidates: list[ExecutionInstance]) ->
     return _with_context(candidates, request.model, fewest) or candidates
 
 
-def _with_context(candidates: list[ExecutionInstance], model: str, tokens: float) -> list[ExecutionInstance]:
+def _with_context(
+    candidates: Sequence[ExecutionInstance], model: str, tokens: float
+) -> Sequence[ExecutionInstance]:
     """Those that may have a context of so many tokens: some engines do not report theirs."""
     return [i for i in candidates if i.context_tokens.get(model, tokens) >= tokens]
 
@@ -186,10 +194,12 @@ def _ask(
     for decision in policy.schedule((request,), candidates):
         if decision.request_id != request.request_id:
             continue
-        target = decision.target_instance_id
-        for instance in candidates:
-            if instance.instance_id == target:
-                return decision, instance, request.prompt_tokens - request.cached_tokens.get(instance, 0)
+        target = decision.target
+        if target is None or target not in candidates:
+            named = decision.target_instance_id
+            target = next((i for i in candidates if i.instance_id == named), None)
+        if target is not None:
+            return decision, target, request.prompt_tokens - request.cached_tokens.get(target, 0)
     return None
 
 

@@ -20,7 +20,9 @@ def prompt_blocks(prompt: bytes) -> list[int]:
     Python's own keyed hash: the key is drawn anew by each process, so a recorded hash gives no text away.
     """
     before, blocks = 0, []
-    count = min(len(prompt) // BLOCK_BYTES, _MOST_BLOCKS)
+    count = len(prompt) // BLOCK_BYTES
+    if count > _MOST_BLOCKS:
+        count = _MOST_BLOCKS
     for block in _blocks_of(prompt[: count * BLOCK_BYTES]):
         before = hash((before, block))
         blocks.append(before)
@@ -75,7 +77,8 @@ class PrefixIndex:
                     return found
                 holders = still
             depth += 1
-        self._note(found, holders, min(int(depth * request.block_tokens), request.prompt_tokens))
+        tokens = int(depth * request.block_tokens)
+        self._note(found, holders, tokens if tokens < request.prompt_tokens else request.prompt_tokens)
         return found
 
     def _note(self, found: dict[ExecutionInstance, int], bits: int, tokens: int) -> None:

@@ -48,7 +48,9 @@ class Hybrid:
         self._turn = 0
         self._chosen_at: dict[str, int] = {}  # the turn in which an instance was last chosen
         self._paces: Paces = {}
-        self._paces_of: list[ExecutionInstance] = []
+        self._paces_of: tuple[
+            ExecutionInstance, ...
+        ] = ()  # the very one that comes where all of a group can be chosen
         self._fastest = 0.0  # of the paces
         self._paces_until = 0  # the turn in which they are worked out anew
 
@@ -60,7 +62,11 @@ class Hybrid:
             chosen, why = self._choose(request, instances, None)
             if chosen is None:
                 return []
-            return [SchedulingDecision(request.request_id, chosen.instance_id, why, paces=self._paces)]
+            return [
+                SchedulingDecision(
+                    request.request_id, chosen.instance_id, why, paces=self._paces, target=chosen
+                )
+            ]
         placed: Placed = {}
         decisions: list[SchedulingDecision] = []
         for request in requests:
@@ -80,7 +86,9 @@ class Hybrid:
     ) -> tuple[ExecutionInstance | None, str]:
         now = self._clock()
         self._turn = turn = self._turn + 1
-        if turn >= self._paces_until or instances != self._paces_of:
+        if turn >= self._paces_until or (
+            instances is not self._paces_of and tuple(instances) != self._paces_of
+        ):
             self._even_paces(instances)
         chosen, why = None, "cached there"
         if request.cached_tokens:
@@ -93,7 +101,7 @@ class Hybrid:
 
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Only now and then for the same instances, because paces change by a few percent a minute."""
-        self._paces_of, self._paces_until = list(instances), self._turn + _SAME_PACES
+        self._paces_of, self._paces_until = tuple(instances), self._turn + _SAME_PACES
         self._paces = paces_of(instances)
         self._fastest = min(self._paces.values(), default=0.0)
         if len(self._chosen_at) > _MOST_NOTED:
@@ -140,7 +148,10 @@ class Hybrid:
     ) -> ExecutionInstance | None:
         """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
         tokens, paces = request.prompt_tokens, self._paces
-        longest = max(cached.values())
+        longest = 0
+        for held in cached.values():  # ``max`` takes longer for a few
+            if held > longest:
+                longest = held
         if longest < WORTH * tokens:
             return None
         nearly = NEARLY * longest

@@ -96,13 +96,19 @@ def _aliases(settings: Settings) -> None:
             )
 
 
+_ENVIRONMENT = (
+    "a running gateway has the environment it was started in; sage inference restart gives it this shell's"
+)
+
+
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
     for here, secret in kept_secrets(settings):
         try:
             value = secret.reveal(environ)
         except (SecretError, ValueError, RuntimeError) as error:
             # ValueError: a NUL in a path. RuntimeError: a home directory that is not known.
-            raise ConfigError(f"{here}: {error}", key=here) from None
+            hint = _ENVIRONMENT if secret.source.startswith("env:") else None
+            raise ConfigError(f"{here}: {error}", key=here, hint=hint) from None
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise ConfigError(
                 f"{here}: the key holds characters that cannot stand in a header",

@@ -29,7 +29,8 @@ _SCALARS = {
 def apply(settings: Settings, flags: Flags) -> Settings:
     """``settings`` with the flags put over them: backends are added, an API key takes the place of all others.
 
-    Raises ``ConfigError`` for a value that its key does not take, or a backend that is there already.
+    A backend that the configuration has already stays as it is there. Raises ``ConfigError`` for a value that its key
+    does not take, or a backend that the configuration has for the other kind of work.
     """
     for field, path in _SCALARS.items():
         value = getattr(flags, field)
@@ -51,11 +52,13 @@ def _with_backend(settings: Settings, kind: str, url: str) -> Settings:
     url = _checked(flag, "instances[0].url", url)
     address = check_backend(url).identity
     for at, known in enumerate(settings.instances):
-        if check_backend(known.url).identity == address:
-            hint = None
-            if known.kind != kind:
-                hint = "for an engine that serves both, write kind: mixed in the configuration's instances"
-            raise ConfigError(f"{flag} {url} is there already, as instances[{at}]", key=flag, hint=hint)
+        if check_backend(known.url).identity != address:
+            continue
+        if known.kind in ("auto", "mixed", kind):
+            return settings
+        problem = f"{flag} {url} is there already, as instances[{at}] of kind {known.kind}"
+        hint = "for an engine that serves both, write kind: mixed in the configuration's instances"
+        raise ConfigError(problem, key=flag, hint=hint)
     return replace(settings, instances=(*settings.instances, InstanceSettings(url=url, kind=kind)))
 
 

@@ -60,8 +60,11 @@ def test_backends_of_flags_are_added_to_those_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        (Flags(llm_backends=("h:1",)), "--llm-backend h:1 is there already, as instances[0]"),
-        (Flags(embedding_backends=("http://H:1/v1",)), "kind: mixed"),
+        (
+            Flags(llm_backends=("h:2",), embedding_backends=("http://H:2/v1",)),
+            "--embedding-backend http://H:2/v1 is there already, as instances[1] of kind llm",
+        ),
+        (Flags(llm_backends=("h:2",), embedding_backends=("h:2",)), "kind: mixed"),
         (Flags(llm_backends=("h",)), "--llm-backend must be http://host:port"),
         (Flags(port=0), "--port must be a whole number from 1 to 65535, not 0"),
         (Flags(scheduling_policy="robin"), "--scheduling-policy must be one of"),
@@ -75,6 +78,13 @@ def test_a_bad_flag_is_named(told: Flags, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         flags.apply(parse("instances: [h:1]", "f"), told)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["auto", "llm", "mixed"])
+@pytest.mark.parametrize("url", ["h:1", "http://H:1/v1", "http://h:1/"])
+def test_a_backend_that_the_file_has_already_stays_as_it_is_there(kind: str, url: str) -> None:
+    before = parse(f"instances: [{{url: 'h:1', kind: {kind}, max_concurrent_requests: 3}}]", "f")
+    assert flags.apply(before, Flags(llm_backends=(url, url))) == before
 
 
 def test_a_key_given_as_flag_takes_the_place_of_the_files() -> None:

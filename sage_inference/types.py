@@ -125,6 +125,7 @@ class InstanceLoad:
 
     ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
     last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
+    ``taught``: first bytes that showed its pace; none: ``busy_ms`` and ``busy_tokens`` are a guess.
     ``ms_per_token`` is learned, as ``busy_ms / busy_tokens * own_share + whole_part``; the latter two follow from
     answers in one piece, see ``control_plane.relative_pace``. ``read_in``: such answers until the next that is read for
     that. In ``paced_tokens`` a prompt counts as no fewer than a step's, see ``control_plane.slos.slowness``.
@@ -141,6 +142,7 @@ class InstanceLoad:
     ms_per_token: float = 0.03
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
+    taught: int = 0
     own_share: float = 1.0
     whole_part: float = 0.0
     begun_tokens: int = 0

@@ -64,7 +64,7 @@ class Books:
         self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
         if placement.beside >= 0:
             self.relative.learn(placement, usage.completion_tokens)
-        elif request.request_type.is_llm:
+        elif request.streams and request.request_type.is_llm:
             prompt_share.learn(placement, usage.completion_tokens)
 
 

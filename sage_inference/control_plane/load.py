@@ -156,6 +156,7 @@ def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
     """``took_ms`` for so many tokens of a prompt. What no clock can have measured is ignored."""
     if not 0.0 <= took_ms < cost.LONGEST_MS:
         return
+    load.taught += 1
     load.busy_ms = busy_ms = _KEPT * load.busy_ms + took_ms
     load.busy_tokens = busy_tokens = _KEPT * load.busy_tokens + tokens
     load.paced_tokens = _KEPT * load.paced_tokens + (tokens if tokens > STEP_TOKENS else STEP_TOKENS)

@@ -518,9 +518,13 @@ class ControlPlaneManager:
 
     def _share_by_slos(self) -> None:
         """Streams that share a GPU are to keep their model's time of a token."""
+        wanted: dict[SharedGPU, float] = {}
         for instance, shared in self._placer.shared.items():
             if instance.instance_type.serves_llm and instance.models:
-                shared.tpot_s = min(self.slos.of(model).tpot_ms for model in instance.models) / 1000
+                tpot_ms = min(self.slos.of(model).tpot_ms for model in instance.models)
+                wanted[shared] = min(tpot_ms, wanted.get(shared, tpot_ms))
+        for shared, tpot_ms in wanted.items():
+            shared.tpot_s = tpot_ms / 1000
 
     def _check_deadline(self, ticket: Ticket, group: Group, now: float) -> None:
         """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""

@@ -211,10 +211,11 @@ def _is_sooner(
     The prompt would be worked off twice otherwise, at the cost of all others. What waits in an engine can no longer be
     ordered, so this ends at ``BEYOND`` windows. One that should be done with its prompts and is not may be stuck.
     """
-    load = warm.load
+    load, limit = warm.load, warm.max_concurrent_requests
     need = request.prompt_tokens - request.cached_tokens.get(warm, 0)
     return (
-        load.pending_tokens + need <= BEYOND * load.window_tokens
+        not (limit and warm.active_requests >= limit)
+        and load.pending_tokens + need <= BEYOND * load.window_tokens
         and backlog_ms(load, now) > 0.0
         and first_byte_ms(request, (warm,), now) <= first_byte_ms(request, (other,), now)
     )

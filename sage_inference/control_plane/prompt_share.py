@@ -5,8 +5,9 @@ is depends on the engine, its model and its batch. So the share follows the answ
 
     p + 0.005 for a stream whose tokens took no more than 0.4 of its SLO,
     p - 0.03 for one whose tokens took longer than its SLO,
+    p + 0.0005 for one between the two while p is below 0.6, so that a few bad answers do not count for ever,
 
-within 0.45 and 0.75. An answer between the two changes nothing. The steps are 1 to 6 because each answer over its SLO
+within 0.45 and 0.75. The steps are 1 to 6 because each answer over its SLO
 is lost already: with 1 to 3, in overload a quarter of them may be lost before the share falls.
 """
 
@@ -19,7 +20,7 @@ from sage_inference.control_plane.slo import slo_of
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
 
 LEAST, MOST = 0.45, 0.75
-UP, DOWN = 0.005, 0.03
+UP, DOWN, BACK = 0.005, 0.03, 0.0005
 WELL_UNDER = 0.4  # of the SLO
 FEWEST_TOKENS = 8  # of an answer that shows what streams get
 # A late prompt that takes no longer keeps nobody in time from being so: it need not wait for a pause between prompts.
@@ -34,7 +35,7 @@ def stepped(share: float, took_ms: float, slo_ms: float) -> float:
     if took_ms <= WELL_UNDER * slo_ms:
         share += UP
         return share if share < MOST else MOST
-    return share
+    return share + BACK if share < PROMPT_SHARE else share
 
 
 def learn(placement: Placement, tokens: int) -> None:

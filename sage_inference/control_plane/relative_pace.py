@@ -14,6 +14,7 @@ import msgspec
 from sage_inference.control_plane.cost import ALIKE, DECODE_TOKENS, LONGEST_MS, bounded_pace, lower_median
 from sage_inference.control_plane.load import Placement, own_pace
 from sage_inference.control_plane.pairs import leg_of
+from sage_inference.control_plane.slos import works_off_prompts
 from sage_inference.types import ExecutionInstance, InstanceLoad
 
 BATCH = 200.0  # so many requests beside one make an engine's step twice as long
@@ -30,7 +31,7 @@ _SHIFT = 0.5  # of the way to the share of streams that the last second had
 _FADED_TOKENS = 2000.0  # that faded knowledge of first bytes still weighs
 # Of an instance's answers the first are all read, then one in so many, and the first after each renewal.
 _SURE, _EVERY = 16, 8
-_MODELS = 512
+_MODELS = 64  # of an instance, because all are looked at once a second
 _WHOLE = ("done", "ended")  # outcomes of attempts whose answer came to its end
 
 
@@ -54,9 +55,11 @@ class Shown(msgspec.Struct, gc=False):
     steps: float = 0.0
     answers_ms: float = 0.0
     tokens: float = 0.0
+    fresh: bool = False  # whether there was an answer since the last renewal
 
     def add(self, pace: float, steps: float) -> None:
         """M ← 0.95·M + w·pace and U ← 0.95·U + w, with w = min(steps, 512)."""
+        self.fresh = True
         weight = min(steps, MOST_STEPS)
         self.ms = _KEPT * self.ms + weight * pace
         self.steps = _KEPT * self.steps + weight
@@ -78,7 +81,7 @@ class Beside(msgspec.Struct, gc=False):
     peers: Sequence[ExecutionInstance]
     shown: dict[str, Shown] = msgspec.field(default_factory=dict)  # by model
     answers: int = 0  # that it is known by
-    busy_tokens: float = -1.0  # at the last renewal
+    taught: int = 0  # of the instance's load, at the last renewal
     seen: int = 0  # of ``answers``, at the last renewal
     trials: int = 0  # that have shown it to be still slow
     well: int = 0  # renewals in a row, each with new answers, in which it was not slow
@@ -108,13 +111,17 @@ class RelativePaces:
         serving: dict[str, list[ExecutionInstance]] = {}
         present = list(instances)
         for each in present:
-            for model in each.models:
-                serving.setdefault(model, []).append(each)
+            if works_off_prompts(each):  # an engine that only embeds has a pace of another kind
+                for model in each.models:
+                    serving.setdefault(model, []).append(each)
         known, self._of = self._of, {}
         for each in present:
-            peers = max([serving[model] for model in each.models], key=len, default=[each])
+            groups = [serving[model] for model in each.models] if works_off_prompts(each) else []
+            peers = max(groups, key=len, default=[each])
             self._of[each] = beside = known.get(each) or Beside(peers)
             beside.peers = peers
+            for model in [model for model in beside.shown if model not in each.models]:
+                del beside.shown[model]
 
     def note(self, placement: Placement) -> None:
         """Note how the instance stands as it gets a request whose answer will be read, and when the next one will be."""
@@ -165,15 +172,16 @@ class RelativePaces:
         self._typical = _typical(self._of.values())
         self._usual.clear()
         self._usual_now.clear()
-        streamed = {i for i, beside in self._of.items() if i.load.busy_tokens != beside.busy_tokens}
+        streamed = {i for i, beside in self._of.items() if i.load.taught != beside.taught}
         taught = streamed | {i for i, beside in self._of.items() if beside.answers != beside.seen}
         for instance, beside in self._of.items():
             if instance in taught:
+                self._fade_unused(beside, 0.5**half_lives)
                 self._weigh(instance.load, beside, instance in streamed)
             elif not instance.active_requests and not taught.isdisjoint(beside.peers):
                 self._fade(instance.load, beside, 0.5 ** (half_lives / 2**beside.trials))
         for instance, beside in self._of.items():
-            beside.busy_tokens, beside.seen = instance.load.busy_tokens, beside.answers
+            beside.taught, beside.seen = instance.load.taught, beside.answers
             instance.load.read_in = 1
 
     def _weigh(self, load: InstanceLoad, beside: Beside, streamed: bool) -> None:
@@ -189,20 +197,28 @@ class RelativePaces:
 
     def _fade(self, load: InstanceLoad, beside: Beside, kept: float) -> None:
         was_slow = self._is_slow(load, beside)
-        usual = self._usual_pace(beside.peers)
-        pace = usual * (own_pace(load) / usual) ** kept
-        stepped = load.paced_tokens / load.busy_tokens
-        if load.busy_tokens > _FADED_TOKENS:
-            load.busy_tokens = _FADED_TOKENS + (load.busy_tokens - _FADED_TOKENS) * kept
-        load.busy_ms, load.paced_tokens = pace * load.busy_tokens, stepped * load.busy_tokens
-        for model, shown in list(beside.shown.items()):
-            shown.fade(self._typical[model], kept)
-            if shown.steps < 1.0:
-                del beside.shown[model]
+        if load.taught:
+            usual = self._usual_pace(beside.peers)
+            pace = usual * (own_pace(load) / usual) ** kept
+            stepped = load.paced_tokens / load.busy_tokens
+            if load.busy_tokens > _FADED_TOKENS:
+                load.busy_tokens = _FADED_TOKENS + (load.busy_tokens - _FADED_TOKENS) * kept
+            load.busy_ms, load.paced_tokens = pace * load.busy_tokens, stepped * load.busy_tokens
+        self._fade_unused(beside, kept)
         beside.answers = 0
         self._combine(load, beside)
         if was_slow and not self._is_slow(load, beside):
             beside.trials = min(beside.trials + 1, MOST_TRIALS)
+
+    def _fade_unused(self, beside: Beside, kept: float) -> None:
+        """What is known of models that had no answers since the last renewal."""
+        for model, shown in list(beside.shown.items()):
+            if shown.fresh:
+                shown.fresh = False
+                continue
+            shown.fade(self._typical[model], kept)
+            if shown.steps < 1.0:
+                del beside.shown[model]
 
     def _combine(self, load: InstanceLoad, beside: Beside) -> None:
         part = (1.0 - load.own_share) * self._usual_pace(beside.peers)
@@ -213,16 +229,26 @@ class RelativePaces:
         """K, worked out once for all that have the same peers."""
         found = self._usual.get(id(peers))
         if found is None:
-            found = self._usual[id(peers)] = lower_median([own_pace(each.load) for each in peers])
+            found = self._usual[id(peers)] = lower_median([own_pace(each.load) for each in _learned(peers)])
         return found
+
+    def _known(self, peers: Sequence[ExecutionInstance]) -> Sequence[ExecutionInstance]:
+        """Those of which anything is known; all where nothing is."""
+        return [each for each in peers if each.load.taught or self._of[each].shown] or peers
 
     def _is_slow(self, load: InstanceLoad, beside: Beside) -> bool:
         """Whether it is so slow beside its peers that they are not alike to the policies."""
         peers = beside.peers
         found = self._usual_now.get(id(peers))
         if found is None:
-            found = self._usual_now[id(peers)] = lower_median([each.load.ms_per_token for each in peers])
+            paces = [each.load.ms_per_token for each in self._known(peers)]
+            found = self._usual_now[id(peers)] = lower_median(paces)
         return load.ms_per_token > ALIKE * found
+
+
+def _learned(peers: Sequence[ExecutionInstance]) -> Sequence[ExecutionInstance]:
+    """Those whose pace first bytes have shown; all where none has."""
+    return [each for each in peers if each.load.taught] or peers
 
 
 def relative(shown: Mapping[str, Shown], typical: Mapping[str, float]) -> float:

@@ -22,7 +22,6 @@ from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,
-    InstanceLoad,
     RequestPriority,
     SchedulingRequest,
     Slo,
@@ -34,7 +33,6 @@ CHANCE = 2.5  # streams beside the prompts, or embeddings on the GPU, make a usu
 STEADY = 1.25  # the default follows changes beyond this factor
 
 Row = tuple[Slo, ...]  # by priority
-_NOT_LEARNED = InstanceLoad().paced_tokens
 
 
 def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
@@ -48,8 +46,8 @@ def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
     times what held, because load raises paces, and longer SLOs let more load in. One slow instance among equals
     changes nothing. Instances that only embed or only decode don't count, nor those that have not learned a pace.
     """
-    loads = [i.load for i in instances if _works_off_prompts(i)]
-    paces = sorted(load.busy_ms / load.paced_tokens for load in loads if load.paced_tokens != _NOT_LEARNED)
+    loads = [i.load for i in instances if works_off_prompts(i)]
+    paces = sorted(load.busy_ms / load.paced_tokens for load in loads if load.taught)
     if not paces:
         return now
     found = paces[(len(paces) - 1) // 2] / USUAL_MS_PER_TOKEN
@@ -58,7 +56,8 @@ def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
     return now if now / STEADY <= found <= now * STEADY else found
 
 
-def _works_off_prompts(instance: ExecutionInstance) -> bool:
+def works_off_prompts(instance: ExecutionInstance) -> bool:
+    """Whether its pace is that of an LLM's prompts."""
     kind = instance.instance_type
     return kind.serves_llm and kind is not ExecutionInstanceType.DECODING
 

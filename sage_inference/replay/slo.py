@@ -48,8 +48,10 @@ class Slo:
 
     def _own(self, model: str) -> tuple[str, ModelSloSettings] | None:
         stated = self.settings.models
-        names = [model, *(alias for alias, meant in self.aliases.items() if meant == model)]
-        return next(((name, stated[name]) for name in names if name in stated), None)
+        if model in stated:
+            return model, stated[model]
+        meant = [name for name in stated if self.aliases.get(name) == model]
+        return (meant[-1], stated[meant[-1]]) if meant else None  # as in the gateway, the last one holds
 
 
 def _times(found: Row) -> dict[str, float]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from sage_inference.control_plane.refusal import Refusal, Why
 from sage_inference.control_plane.waiting.patience import hold_s
-from sage_inference.types import EngineState, ExecutionInstance, RequestPriority
+from sage_inference.types import (
+    EngineState,
+    ExecutionInstance,
+    RequestPriority,
+    SchedulingDecision,
+    SchedulingRequest,
+)
 from tests.control_plane.parts import Clock, instance, manager, request, submit
 
 BIG = 8000
@@ -127,6 +135,35 @@ def test_when_its_hold_ends_a_request_goes_where_it_is_answered_sooner(
     cold.load.pending_tokens, cold.load.progress_at = elsewhere, clock.now
     m.dispatch()  # type: ignore[attr-defined]
     assert waits.where is (warm if goes_warm else cold)
+
+
+class FollowsTheCache:
+    """A policy of a user's own that heeds no limit."""
+
+    name, order, sticky = "mine", "adaptive", True
+
+    def schedule(
+        self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
+    ) -> list[SchedulingDecision]:
+        (one,) = requests
+        best = max(instances, key=lambda each: one.cached_tokens.get(each, 0))
+        return [SchedulingDecision(one.request_id, best.instance_id, "mine")]
+
+
+def test_after_its_hold_no_request_goes_beyond_the_limit_of_an_instance() -> None:
+    clock, blocks = Clock(), tuple(range(100))
+    full, cold = instance("a", 2), instance("b", 20)
+    m = manager(full, cold, clock=clock)
+    m.use(FollowsTheCache())
+    m._placer.prefixes.add(full, request(blocks=blocks))
+    for number in range(2):
+        submit(m, request(number, 7900, blocks=blocks))
+    waiting = [submit(m, request(f"w{number}", 6500, blocks=blocks)) for number in range(6)]
+    full.load.ms_per_token = cold.load.ms_per_token = 0.5
+    clock.now += 1.01
+    m.dispatch()
+    assert full.active_requests == 2
+    assert any(each.where is cold for each in waiting)
 
 
 def test_one_that_could_be_in_time_nowhere_else_is_held_for_the_full_second() -> None:

@@ -89,3 +89,14 @@ def test_streams_that_keep_their_slo_bring_back_any_share(misses: int) -> None:
     for _ in range(60):
         share = stepped(share, 10.0, 50.0)
     assert share == pytest.approx(MOST)
+
+
+def test_a_few_bad_answers_do_not_count_for_ever() -> None:
+    """Engines whose steps take half of the SLO give no answer that is well under it."""
+    share = PROMPT_SHARE
+    for _ in range(10):
+        share = stepped(share, 51.0, 50.0)
+    assert share == LEAST
+    for _ in range(1000):
+        share = stepped(share, 30.0, 50.0)
+    assert share == pytest.approx(PROMPT_SHARE, abs=0.001)

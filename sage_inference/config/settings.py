@@ -193,7 +193,8 @@ class SchedulingSettings:
     )
     llm_fallback_policy: str = setting(
         "adaptive",
-        doc="Under hybrid: the order of waiting requests. A policy without an order places LLM work instead.",
+        doc="Under hybrid: the order of waiting requests. Any other policy than fifo, priority, slo_aware or adaptive "
+        "places LLM work instead.",
         choices=POLICIES,
     )
     prefer_specialized_instances: bool = setting(

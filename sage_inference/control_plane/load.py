@@ -153,7 +153,7 @@ def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
 
 
 def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
-    """``took_ms`` for so many tokens of a prompt. What no clock can have measured is ignored."""
+    """Note that ``tokens`` of a prompt took ``took_ms``. A time that no clock can have measured is ignored."""
     if not 0.0 <= took_ms < cost.LONGEST_MS:
         return
     load.taught += 1

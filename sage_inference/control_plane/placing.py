@@ -129,7 +129,7 @@ class Placer:
         return self._only(request, only) if can_spare(only, prompt_ms, now) else None
 
     def prompt_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:
-        """What its prompt takes where that is least, with what is cached now."""
+        """The milliseconds that its prompt takes on the fastest instance, given the prefixes that are cached now."""
         request.cached_tokens = self.prefixes.match(request)
         return prefill_ms(request, group)
 
@@ -208,8 +208,9 @@ def _is_sooner(
 ) -> bool:
     """Whether a closed instance that has the prompt cached answers sooner than an open one that has not.
 
-    The prompt would be worked off twice otherwise, at the cost of all others. What waits in an engine can no longer be
-    ordered, so this ends at ``BEYOND`` windows. One that should be done with its prompts and is not may be stuck.
+    Otherwise two engines would compute the same prompt, at the cost of all other requests. A request that waits in an
+    engine can no longer be ordered, so this ends at ``BEYOND`` windows. An instance that should be done with its prompts
+    and is not may be stuck.
     """
     load, limit = warm.load, warm.max_concurrent_requests
     need = request.prompt_tokens - request.cached_tokens.get(warm, 0)

@@ -46,7 +46,7 @@ def steps_of(output_tokens: float, began_tokens: float, beside: float) -> float:
 
 
 class Shown(msgspec.Struct, gc=False):
-    """What answers showed of an instance with one model: M milliseconds for U steps.
+    """The time that answers of one model took on one instance: M milliseconds for U steps.
 
     ``answers_ms``: what the answers took beside their prompts, for so many ``tokens``, with all that ran beside them.
     """
@@ -211,7 +211,7 @@ class RelativePaces:
             beside.trials = min(beside.trials + 1, MOST_TRIALS)
 
     def _fade_unused(self, beside: Beside, kept: float) -> None:
-        """What is known of models that had no answers since the last renewal."""
+        """Fade the knowledge of models that had no answers since the last renewal."""
         for model, shown in list(beside.shown.items()):
             if shown.fresh:
                 shown.fresh = False

@@ -22,7 +22,7 @@ DEFAULT = tuple(Slo(TTFT_MS * patience(priority), TPOT_MS) for priority in Reque
 
 
 def slo_of(request: SchedulingRequest) -> Slo:
-    """What its operator wants for it; a deadline of its caller's is left out."""
+    """The operator's SLO for the request. A deadline from its caller is not part of it."""
     return request.slo or DEFAULT[request.priority]
 
 
@@ -32,8 +32,3 @@ def ttft_s(request: SchedulingRequest) -> float:
     if deadline_ms is not None:
         return deadline_ms / 1000
     return slo_of(request).ttft_ms / 1000
-
-
-def tpot_ms(request: SchedulingRequest) -> float:
-    """Milliseconds of each token after the first."""
-    return slo_of(request).tpot_ms

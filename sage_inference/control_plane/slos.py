@@ -1,4 +1,4 @@
-"""What the operator wants of each model, and what holds where the operator says nothing.
+"""The SLOs of each model: those that the operator sets, and the defaults for the rest.
 
 Of several values the first holds, each of the two times by itself:
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings, SloTimes
 from sage_inference.control_plane.load import learn
-from sage_inference.control_plane.slo import BATCH, DEFAULT, tpot_ms, ttft_s
+from sage_inference.control_plane.slo import BATCH, DEFAULT, slo_of, ttft_s
 from sage_inference.control_plane.slos import Slos, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority
 from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
@@ -144,7 +144,7 @@ def test_requests_carry_theirs_once_some_differ() -> None:
     assert first.request.slo is None, "paces are looked at when it was sent"
     second = submit(m, request("second"))
     assert ttft_s(second.request) == pytest.approx(5, rel=0.02)
-    assert tpot_ms(second.request) == pytest.approx(250, rel=0.02)
+    assert slo_of(second.request).tpot_ms == pytest.approx(250, rel=0.02)
     assert ttft_s(submit(m, request("third", deadline_ms=70_000)).request) == 70
 
 

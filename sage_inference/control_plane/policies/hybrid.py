@@ -206,7 +206,7 @@ class Hybrid:
 def _with_room(
     cached: Mapping[ExecutionInstance, int], paces: Paces, placed: Placed | None
 ) -> dict[ExecutionInstance, int]:
-    """What is cached by those that may be chosen and have room."""
+    """The entries of ``cached`` whose instance may be chosen and has room."""
     return {
         i: held
         for i, held in cached.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.engines.answer import Piece, StreamFormat
 from sage_inference.engines.connection import JOIN_BYTES
@@ -246,16 +246,8 @@ class CountedDelivery(Delivery):
 
     body_bytes: int
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        instance: ExecutionInstance,
-        connection: EngineConnection | None,
-        caller: Caller,
-        start: bytes,
-        chunked: bool,
-    ) -> None:
-        super().__init__(gateway, instance, connection, caller, start, chunked)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.body_bytes = 0
 
     def send(self, piece: Piece) -> None:

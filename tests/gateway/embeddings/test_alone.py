@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, TimeoutSettings
 from sage_inference.control_plane.load import Placement
 from tests.gateway.embeddings.callers import aggregator
+from tests.support.buffers import more_than_the_kernel_buffers
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw
@@ -24,7 +24,7 @@ Door = Callable[..., AbstractContextManager[InProcess]]
 
 MANY = 10_000  # numbers of a vector, so that an answer is not one packet
 PIECE = 65536
-OFFERED = 64 << 20
+OFFERED = more_than_the_kernel_buffers()
 
 
 @pytest.fixture(params=["a call makes it", "its caller makes it"])
@@ -155,18 +155,15 @@ def piece(number: int) -> bytes:
 
 
 def test_an_answer_that_was_held_up_arrives_whole_once_it_is_read(door: Door) -> None:
-    pieces = 400  # 26 MB: more than all buffers on the way
+    pieces = more_than_the_kernel_buffers() // PIECE
 
     def flood(wire: Wire) -> None:
         wire.send(head(pieces * PIECE))
         for number in range(pieces):
             wire.send(piece(number))
-            if number == pieces // 2:
-                wire.engine.go.set()
+        wire.engine.go.set()
 
     with RogueEngine(flood) as engine, door(1, engine) as g, Caller(g.port) as caller:
-        # By itself the kernel lets this buffer grow up to 32 MB, and the whole answer would fit into it.
-        caller.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
         assert caller.send(embed("a")).head().status == 200
         assert not engine.go.wait(1.0)  # stuck: nobody reads
         got, expected = hashlib.sha256(), hashlib.sha256()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sage_inference._version import __version__
+
 if TYPE_CHECKING:
     from sage_inference.client.compat import EmbeddingClientAdapter as EmbeddingClientAdapter
     from sage_inference.client.compat import LLMClientAdapter as LLMClientAdapter
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from sage_inference.client.compat import create_llm_client_compat as create_llm_client_compat
     from sage_inference.client.config import UnifiedClientConfig as UnifiedClientConfig
     from sage_inference.client.config import UnifiedClientMode as UnifiedClientMode
-    from sage_inference.client.coordinator import ExecutionCoordinator as ExecutionCoordinator
     from sage_inference.client.errors import AuthenticationError as AuthenticationError
     from sage_inference.client.errors import BadRequestError as BadRequestError
     from sage_inference.client.errors import EngineError as EngineError
@@ -27,31 +28,32 @@ if TYPE_CHECKING:
     from sage_inference.client.errors import SageInferenceError as SageInferenceError
     from sage_inference.client.intelligent import IntelligentEmbeddingClient as IntelligentEmbeddingClient
     from sage_inference.client.intelligent import IntelligentLLMClient as IntelligentLLMClient
-    from sage_inference.client.manager import ControlPlaneManager as ControlPlaneManager
     from sage_inference.client.results import InferenceResult as InferenceResult
     from sage_inference.client.results import Ranking as Ranking
     from sage_inference.client.streams import AsyncTextStream as AsyncTextStream
     from sage_inference.client.streams import TextStream as TextStream
     from sage_inference.client.unified import UnifiedInferenceClient as UnifiedInferenceClient
     from sage_inference.client.unified_async import AsyncUnifiedInferenceClient as AsyncUnifiedInferenceClient
+    from sage_inference.config.backend import BackendInstanceConfig as BackendInstanceConfig
     from sage_inference.control_plane.embedding.batch import EmbeddingBatch as EmbeddingBatch
-    from sage_inference.control_plane.embedding.job import EmbeddingPriority as EmbeddingPriority
-    from sage_inference.engines.embedding_executor import EmbeddingExecutor as EmbeddingExecutor
-    from sage_inference.engines.embedding_executor import EmbeddingExecutorError as EmbeddingExecutorError
-    from sage_inference.engines.embedding_executor import (
-        EmbeddingInstanceUnavailableError as EmbeddingInstanceUnavailableError,
-    )
-    from sage_inference.engines.embedding_executor import EmbeddingMetrics as EmbeddingMetrics
-    from sage_inference.engines.embedding_executor import EmbeddingRequestError as EmbeddingRequestError
-    from sage_inference.engines.embedding_executor import EmbeddingResult as EmbeddingResult
-    from sage_inference.engines.embedding_executor import EmbeddingTimeoutError as EmbeddingTimeoutError
+    from sage_inference.control_plane.embedding.request import EmbeddingPriority as EmbeddingPriority
     from sage_inference.library.classifier import RequestClassifier as RequestClassifier
     from sage_inference.library.classifier import ValidationResult as ValidationResult
-    from sage_inference.library.config import BackendInstanceConfig as BackendInstanceConfig
     from sage_inference.library.config import SchedulingPolicyType as SchedulingPolicyType
     from sage_inference.library.config import UnifiedServerConfig as UnifiedServerConfig
+    from sage_inference.library.coordinator import ExecutionCoordinator as ExecutionCoordinator
+    from sage_inference.library.embedding_executor import EmbeddingExecutor as EmbeddingExecutor
+    from sage_inference.library.embedding_executor import EmbeddingExecutorError as EmbeddingExecutorError
+    from sage_inference.library.embedding_executor import (
+        EmbeddingInstanceUnavailableError as EmbeddingInstanceUnavailableError,
+    )
+    from sage_inference.library.embedding_executor import EmbeddingMetrics as EmbeddingMetrics
+    from sage_inference.library.embedding_executor import EmbeddingRequestError as EmbeddingRequestError
+    from sage_inference.library.embedding_executor import EmbeddingResult as EmbeddingResult
+    from sage_inference.library.embedding_executor import EmbeddingTimeoutError as EmbeddingTimeoutError
     from sage_inference.library.hybrid import HybridSchedulingPolicy as HybridSchedulingPolicy
     from sage_inference.library.hybrid_config import HybridSchedulingConfig as HybridSchedulingConfig
+    from sage_inference.library.manager import ControlPlaneManager as ControlPlaneManager
     from sage_inference.library.policies import AdaptivePolicy as AdaptivePolicy
     from sage_inference.library.policies import CostOptimizedPolicy as CostOptimizedPolicy
     from sage_inference.library.policies import FIFOPolicy as FIFOPolicy
@@ -72,8 +74,6 @@ if TYPE_CHECKING:
 
     UnifiedClient = UnifiedInferenceClient
 
-__version__ = "0.1.0"
-
 # Where each public name lives. Type checkers read the list above; a test holds the two together.
 _HOMES = {
     "client.compat": (
@@ -86,7 +86,7 @@ _HOMES = {
         "UnifiedClientConfig",
         "UnifiedClientMode",
     ),
-    "client.coordinator": ("ExecutionCoordinator",),
+    "library.coordinator": ("ExecutionCoordinator",),
     "client.errors": (
         "AuthenticationError",
         "BadRequestError",
@@ -102,7 +102,7 @@ _HOMES = {
         "IntelligentEmbeddingClient",
         "IntelligentLLMClient",
     ),
-    "client.manager": ("ControlPlaneManager",),
+    "library.manager": ("ControlPlaneManager",),
     "client.results": (
         "InferenceResult",
         "Ranking",
@@ -117,10 +117,11 @@ _HOMES = {
         "RequestClassifier",
         "ValidationResult",
     ),
+    "config.backend": ("BackendInstanceConfig",),
     "control_plane.embedding.batch": ("EmbeddingBatch",),
-    "control_plane.embedding.job": ("EmbeddingPriority",),
+    "control_plane.embedding.request": ("EmbeddingPriority",),
     "library.hybrid_config": ("HybridSchedulingConfig",),
-    "engines.embedding_executor": (
+    "library.embedding_executor": (
         "EmbeddingExecutor",
         "EmbeddingExecutorError",
         "EmbeddingInstanceUnavailableError",
@@ -130,7 +131,6 @@ _HOMES = {
         "EmbeddingTimeoutError",
     ),
     "library.config": (
-        "BackendInstanceConfig",
         "SchedulingPolicyType",
         "UnifiedServerConfig",
     ),

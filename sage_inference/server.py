@@ -25,13 +25,13 @@ from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
-from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.fleet import Fleet
-from sage_inference.gateway.isolation import report
+from sage_inference.gateway.in_process import Callers
 from sage_inference.gateway.protocol import GatewayProtocol
-from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
+from sage_inference.wire.isolation import report
+from sage_inference.wire.timers import Wheel
 
 OWN_ENGINES_S = 15.0  # for simulated engines to be ready
 _LOOK_S = 0.01  # between two looks of a stopping gateway for connections that are left

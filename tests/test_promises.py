@@ -23,8 +23,8 @@ from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 from sage_inference.cli.schemas import ANSWERS, STATUS
 from sage_inference.config.settings import ServerSettings
-from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway import access_log
+from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
 
 PACKAGE = Path(sage_inference.__file__).parent

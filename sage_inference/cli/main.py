@@ -33,7 +33,7 @@ class Root(LazyGroup):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from sage_inference import __version__
+        from sage_inference._version import __version__
 
         terminal.say(f"sage-inference {__version__} (Python {sys.version.split()[0]})")
         raise typer.Exit()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.client.config import (
     UnifiedClientConfig,
@@ -55,9 +56,8 @@ def _under(told: Endpoint | None, model: str | None) -> Endpoint | None:
 def transport_of(config: UnifiedClientConfig) -> Transport:
     # Imported here, so that a client loads only the transport that it uses.
     if config.mode is UnifiedClientMode.CONTROL_PLANE:
-        from sage_inference.client.in_process import InProcessTransport
-
-        return InProcessTransport(config)
+        transport: Transport = _in_process().InProcessTransport(config)
+        return transport
     from sage_inference.client.http_sync import HttpTransport
 
     return HttpTransport()
@@ -65,9 +65,13 @@ def transport_of(config: UnifiedClientConfig) -> Transport:
 
 def async_transport_of(config: UnifiedClientConfig) -> AsyncTransport:
     if config.mode is UnifiedClientMode.CONTROL_PLANE:
-        from sage_inference.client.in_process import AsyncInProcessTransport
-
-        return AsyncInProcessTransport(config)
+        transport: AsyncTransport = _in_process().AsyncInProcessTransport(config)
+        return transport
     from sage_inference.client.http_async import AsyncHttpTransport
 
     return AsyncHttpTransport()
+
+
+def _in_process() -> Any:
+    """The transports of the gateway in this process, loaded by name: the library builds on this package."""
+    return import_module("sage_inference.library.in_process")

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 from sage_inference.client.answers import Answer
-from sage_inference.client.apart import run_apart
 from sage_inference.client.endpoint import Endpoint
 from sage_inference.client.http import answer, options, prepared, translated
 from sage_inference.client.requests import Request
+from sage_inference.client.run_in_thread import run_apart
 from sage_inference.client.servers import serves
 
 

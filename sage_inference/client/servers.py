@@ -11,8 +11,8 @@ import httpx
 
 from sage_inference.client.errors import InferenceConnectionError
 from sage_inference.client.http import options
-from sage_inference.engines.ask import AskError, ask
 from sage_inference.engines.detect import Detected, DetectError, detect
+from sage_inference.engines.query import AskError, ask
 
 LOOK_S = 1.0
 

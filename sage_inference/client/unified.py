@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sage_inference.client.streams import TextStream
     from sage_inference.client.transport import Transport
-    from sage_inference.library.config import Backend
+    from sage_inference.config.backend import Backend
 
 T = TypeVar("T")
 
@@ -82,8 +82,8 @@ class UnifiedInferenceClient:
         The cloud (DashScope) is used only if ``DASHSCOPE_API_KEY`` is set, or if ``allow_cloud`` is True and
         ``SAGE_CHAT_API_KEY`` is set, and never with ``allow_cloud=False``. Raises ``NoServerFoundError``.
         """
-        from sage_inference.client.apart import run_apart
         from sage_inference.client.detection import Wish, find
+        from sage_inference.client.run_in_thread import run_apart
 
         config = UnifiedClientConfig(
             llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sage_inference.client.streams import AsyncTextStream
     from sage_inference.client.transport import AsyncTransport
-    from sage_inference.library.config import Backend
+    from sage_inference.config.backend import Backend
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sage_inference.config import surgery, tree
+from sage_inference.config import tree, yaml_splice
 from sage_inference.config.build import Builder
 from sage_inference.config.errors import ConfigError, Invalid
 from sage_inference.config.load import parse, read_text
@@ -49,7 +49,7 @@ def unset_value(path: Path, key: str) -> bool:
 
     def drop(before: str) -> str:
         nonlocal removed
-        after = surgery.cut(before, steps, str(path))
+        after = yaml_splice.cut(before, steps, str(path))
         removed = after is not None
         if after is None and unknown:
             raise unknown
@@ -79,13 +79,13 @@ def replace_text(path: Path, text: str) -> None:
 def _put(before: str, place: Place, value: Any, source: str) -> str:
     """``before`` with the value, where an entry written as its one text alone becomes a section for it."""
     *owner, last = place.steps
-    entry = surgery.find(before, tuple(owner), source) if owner else None
+    entry = yaml_splice.find(before, tuple(owner), source) if owner else None
     if isinstance(entry, tree.Scalar) and isinstance(entry.value, str):
         section = locate(join(tuple(owner))).shape.section
         alone = stands_alone(section) if section else None
         if alone:
-            return surgery.put(before, tuple(owner), {alone.name: entry.value, last: value}, source)
-    return surgery.put(before, place.steps, value, source)
+            return yaml_splice.put(before, tuple(owner), {alone.name: entry.value, last: value}, source)
+    return yaml_splice.put(before, place.steps, value, source)
 
 
 def _scalar(place: Place, text: str) -> Any:

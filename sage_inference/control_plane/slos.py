@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
-from sage_inference.control_plane.registry import Registry
+from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
 from sage_inference.types import (
     ExecutionInstance,

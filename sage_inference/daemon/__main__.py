@@ -10,7 +10,7 @@ from contextlib import suppress
 from sage_inference.config.errors import ConfigError
 from sage_inference.daemon.errors import UNEXPECTED, DaemonError
 from sage_inference.daemon.handover import Takeover
-from sage_inference.daemon.order import Order
+from sage_inference.daemon.launch_spec import Order
 from sage_inference.daemon.readiness import Reporter
 from sage_inference.daemon.run import run
 

@@ -11,7 +11,7 @@ from sage_inference.config.secrets import SecretError
 from sage_inference.daemon.admin import reachable
 from sage_inference.daemon.control import inspect
 from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
-from sage_inference.daemon.order import flags_from
+from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.pidfile import PidInfo
 
 _HINT = "give it with --api-key env:NAME or file:PATH"

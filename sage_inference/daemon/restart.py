@@ -15,7 +15,7 @@ from sage_inference.daemon import handover
 from sage_inference.daemon.bind import bind, resolve
 from sage_inference.daemon.control import DaemonState, Progress, children, inspect, stop, wait_until
 from sage_inference.daemon.errors import DaemonError, PortTaken
-from sage_inference.daemon.order import flags_from
+from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.process import Process

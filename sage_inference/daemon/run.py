@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sage_inference import __version__
+from sage_inference._version import __version__
 from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags, LoggingSettings, Settings
 from sage_inference.daemon import init, logfile
@@ -25,9 +25,9 @@ from sage_inference.daemon.errors import LOG_HINT, DaemonError, PortTaken
 from sage_inference.daemon.handover import Takeover
 from sage_inference.daemon.hangup import Hangup
 from sage_inference.daemon.keeper import Keeper
+from sage_inference.daemon.launch_spec import has_literal_key, recordable
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
-from sage_inference.daemon.order import has_literal_key, recordable
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
 

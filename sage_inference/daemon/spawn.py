@@ -22,7 +22,7 @@ from sage_inference.daemon.errors import (
     StartFailed,
     StartTimeout,
 )
-from sage_inference.daemon.order import Order
+from sage_inference.daemon.launch_spec import Order
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.readiness import await_report, reported_error
 from sage_inference.interpreter import command, environment

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.engines.answer import HOP_BY_HOP, Answer, Header, Piece
-from sage_inference.engines.chunk_heads import CHUNK_HEADS
-from sage_inference.engines.feeding import Feeding
-from sage_inference.engines.known_heads import LONGEST, KnownHeads
-from sage_inference.engines.turn import Turn
+from sage_inference.engines.parser_events import Feeding
+from sage_inference.wire.chunks import CHUNK_HEADS
+from sage_inference.wire.head_cache import LONGEST, KnownHeads
+from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.message import HOP_BY_HOP, Answer, Header, Piece
 
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"

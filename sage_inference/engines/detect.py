@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
-from sage_inference.engines.ask import AskError, NotAskedError, ask
 from sage_inference.engines.dialects import dialect_of
 from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE, SPARSE_ROUTES
 from sage_inference.engines.patience import REAL_TIME, Patience
+from sage_inference.engines.query import AskError, NotAskedError, ask
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"

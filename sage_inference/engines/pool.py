@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from sage_inference import trust
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
-from sage_inference.engines.feeding import Feeding
 from sage_inference.engines.lack import LackError, lack
-from sage_inference.engines.turn import Turn
+from sage_inference.engines.parser_events import Feeding
 from sage_inference.netloc import netloc
+from sage_inference.wire.loop_batch import Turn
 
 if TYPE_CHECKING:
     import ssl

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from sage_inference.engines.ask import AskError, NotAskedError, ask, ask_bytes
 from sage_inference.engines.dialects import Dialect
 from sage_inference.engines.patience import REAL_TIME, Patience
+from sage_inference.engines.query import AskError, NotAskedError, ask, ask_bytes
 
 _SOON = 1 / 8  # of the time-out; then the second question is asked
 _CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)

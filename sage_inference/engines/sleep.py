@@ -11,8 +11,8 @@ import re
 
 import httpx
 
-from sage_inference.engines.ask import AskError, ask_bytes
 from sage_inference.engines.patience import REAL_TIME, Patience
+from sage_inference.engines.query import AskError, ask_bytes
 
 IS_SLEEPING, METRICS = "/is_sleeping", "/metrics"
 _STATE = re.compile(rb"^vllm:engine_sleep_state\{(.*)\}[ \t]+(\S+)", re.M)

@@ -9,8 +9,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from sage_inference.control_plane.load import Placement
-from sage_inference.control_plane.rerank import tokens_of
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.requests.rerank import tokens_of
 
 if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange

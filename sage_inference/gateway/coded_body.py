@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from sage_inference.content_coding import (
+from sage_inference.gateway import errors
+from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.errors import ApiError
+from sage_inference.wire.content_coding import (
     CodingError,
     Decoder,
     TooDenseError,
@@ -22,9 +25,6 @@ from sage_inference.content_coding import (
     codings_in,
     readable,
 )
-from sage_inference.gateway import errors
-from sage_inference.gateway.bodies import COUNTED
-from sage_inference.gateway.errors import ApiError
 
 if TYPE_CHECKING:
     from sage_inference.gateway.relay.exchange import Exchange

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_inference.control_plane.refusal import Refusal, Why
+from sage_inference.requests.rejection import Refusal, Why
 
 INVALID = "invalid_request_error"
 

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from sage_inference.config.address import parse_backend
 from sage_inference.config.check import name_of
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.control_plane.agreement import PROBE_TEXT
-from sage_inference.engines.askers import Askers
+from sage_inference.control_plane.instances.replica_vectors import PROBE_TEXT
 from sage_inference.engines.detect import DetectError, detect, listed
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
+from sage_inference.engines.query_clients import Askers
 from sage_inference.engines.sleep import SleepProbe
-from sage_inference.gateway.isolation import report
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
 from sage_inference.gateway.state import Engine, Gateway, trusted_by
 from sage_inference.trust import TrustError
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
+from sage_inference.wire.isolation import report
 
 if TYPE_CHECKING:
     import httpx

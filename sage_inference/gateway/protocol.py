@@ -15,21 +15,21 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from sage_inference.control_plane.response_routes import PREFIX as RESPONSES
-from sage_inference.control_plane.response_routes import ResponseRoute, response_route
-from sage_inference.control_plane.routes import ROUTES, Route
-from sage_inference.engines.answer import Piece
-from sage_inference.engines.turn import Turn
 from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.coded_body import CodedBody
 from sage_inference.gateway.connection_limit import HEAD_S
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.flow import Flow, reset
-from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead, given_id
+from sage_inference.requests.response_routes import PREFIX as RESPONSES
+from sage_inference.requests.response_routes import ResponseRoute, response_route
+from sage_inference.requests.routes import ROUTES, Route
+from sage_inference.wire.flow import Flow, reset
+from sage_inference.wire.isolation import report
+from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.message import Piece
 
 if TYPE_CHECKING:
     from uvicorn.config import Config

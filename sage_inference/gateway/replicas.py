@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.agreement import VectorAgreement
+from sage_inference.control_plane.instances.replica_vectors import VectorAgreement
 from sage_inference.engines.detect import ModelInfo, embeds_by_its_card
-from sage_inference.gateway.isolation import report
 from sage_inference.types import EngineKind
+from sage_inference.wire.isolation import report
 
 if TYPE_CHECKING:
     from sage_inference.gateway.state import Engine, Gateway

@@ -13,47 +13,43 @@ from urllib.parse import quote
 
 from sage_inference import trust
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
-from sage_inference.control_plane.body import read, with_model
 from sage_inference.control_plane.embedding import AggregationRules, Room
-from sage_inference.control_plane.health import Health
-from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.output_limits import asked_output
+from sage_inference.control_plane.instances.health import Health
+from sage_inference.control_plane.instances.registry import VECTOR_ROUTES, Registry
+from sage_inference.control_plane.instances.rejections import unserved_route
 from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
-from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.registry import VECTOR_ROUTES, Registry
-from sage_inference.control_plane.routes import Route
-from sage_inference.control_plane.unserved import unserved_route
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.engines.connection import Broken
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
-from sage_inference.engines.known_heads import KnownHeads
 from sage_inference.engines.missing_route import STATUSES as NO_ROUTE
 from sage_inference.engines.missing_route import kind_without, means_no_route
 from sage_inference.engines.permits import calls_at_once
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.sleep import SleepProbe
-from sage_inference.engines.turn import Turn
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
 from sage_inference.gateway.bodies import Bodies
 from sage_inference.gateway.coded_body import Decoding
 from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
 from sage_inference.gateway.cors import grant_lines
-from sage_inference.gateway.embeddings.limits import limits_of
 from sage_inference.gateway.embeddings.service import EmbeddingService
-from sage_inference.gateway.exchanges import exchanges_for
+from sage_inference.gateway.embeddings.text_limits import limits_of
+from sage_inference.gateway.exchange_types import exchanges_for
 from sage_inference.gateway.guard import Guard
-from sage_inference.gateway.isolation import report
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead
-from sage_inference.gateway.relay.wheel import Wheel
 from sage_inference.gateway.request_ids import RequestIds
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
-from sage_inference.gateway.watching import Watcher
+from sage_inference.requests.body import read, with_model
+from sage_inference.requests.output_limits import asked_output
+from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.routes import Route
+from sage_inference.telemetry.decisions.recorder import Watcher
 from sage_inference.telemetry.metrics import Histogram, RecentMean
 from sage_inference.types import (
     EngineKind,
@@ -63,6 +59,10 @@ from sage_inference.types import (
     RequestType,
     SchedulingRequest,
 )
+from sage_inference.wire.head_cache import KnownHeads
+from sage_inference.wire.isolation import report
+from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.timers import Wheel
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens by default

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from sage_inference.control_plane.response_routes import is_response_id
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
+from sage_inference.requests.response_routes import is_response_id
 from sage_inference.types import EngineState
 
 if TYPE_CHECKING:

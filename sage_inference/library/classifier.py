@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sage_inference.control_plane.routes import ROUTES
-from sage_inference.control_plane.sharing import is_mixed
+from sage_inference.control_plane.instances.gpu_sharing import is_mixed
 from sage_inference.library.requests import RequestMetadata
+from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance, RequestType
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any
 
-from sage_inference import engine_url
-from sage_inference.choices import Choice, member_of
+from sage_inference.choices import Choice
 from sage_inference.config import tree
+from sage_inference.config.backend import Backend, BackendInstanceConfig, choice_of
 from sage_inference.config.build import Builder
 from sage_inference.config.check import check
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import Settings
 from sage_inference.types import ExecutionInstanceType
-
-_Member = TypeVar("_Member", bound=Enum)
 
 # A gateway without scheduling spreads requests in turn, and looks at nothing.
 UNSCHEDULED = "round_robin"
@@ -25,10 +23,6 @@ _KINDS = {
     ExecutionInstanceType.HYBRID: "llm",
     ExecutionInstanceType.LLM_EMBEDDING: "mixed",
 }
-
-
-class WrongChoiceError(ConfigError, ValueError):
-    """A word that is no choice: as a mistake in a configuration, and as a wrong argument."""
 
 
 class SchedulingPolicyType(Choice, StrEnum):
@@ -46,46 +40,6 @@ class SchedulingPolicyType(Choice, StrEnum):
     POWER_OF_TWO = "power_of_two"
     PREFIX_AWARE = "prefix_aware"
     SESSION = "session"
-
-
-@dataclass(frozen=True, slots=True)
-class BackendInstanceConfig:
-    """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto``: the engine is asked.
-
-    ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 or None is no limit.
-    ``scheme`` is ``http`` or ``https``, ``prefix`` the path before ``/v1``, and ``ca_file`` names certificates that are
-    trusted for it beside the system's.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8001
-    model_name: str = ""
-    instance_type: ExecutionInstanceType | str = "auto"
-    max_concurrent_requests: int | None = 0
-    api_key: str | None = field(default=None, repr=False)
-    scheme: str = "http"
-    prefix: str = ""
-    ca_file: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an ``instance_type``, a ``scheme`` or a ``prefix`` that there is not."""
-        for key, checked in (("scheme", engine_url.scheme_of), ("prefix", engine_url.prefix_of)):
-            try:
-                object.__setattr__(self, key, checked(getattr(self, key)))
-            except ValueError as error:
-                raise WrongChoiceError(str(error), key=key) from None
-        if self.instance_type != "auto":
-            kind = _member(ExecutionInstanceType, self.instance_type, "instance_type")
-            object.__setattr__(self, "instance_type", kind)
-        if self.max_concurrent_requests is None:
-            object.__setattr__(self, "max_concurrent_requests", 0)
-
-    @property
-    def base_url(self) -> str:
-        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix)
-
-
-Backend = BackendInstanceConfig | Mapping[str, Any] | str  # a string is its URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +65,7 @@ class UnifiedServerConfig:
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a ``scheduling_policy`` that there is not."""
-        policy = _member(SchedulingPolicyType, self.scheduling_policy, "scheduling_policy")
+        policy = choice_of(SchedulingPolicyType, self.scheduling_policy, "scheduling_policy")
         object.__setattr__(self, "scheduling_policy", policy)
 
     def settings(self) -> Settings:
@@ -137,13 +91,6 @@ class UnifiedServerConfig:
             "logging": {"level": self.log_level.lower()},
         }
         return settings_of(document)
-
-
-def _member(cls: type[_Member], value: object, name: str) -> _Member:
-    try:
-        return member_of(cls, value, name)
-    except ValueError as error:
-        raise WrongChoiceError(str(error), key=name) from None
 
 
 def settings_of(document: Mapping[str, Any], *, listens: bool = True) -> Settings:

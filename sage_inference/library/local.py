@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sage_inference.config.settings import Settings
-from sage_inference.gateway.callers import Callers
+from sage_inference.gateway.in_process import Callers
 from sage_inference.server import RunningGateway, new_event_loop
 
 T = TypeVar("T")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from sage_inference.library.config import Backend, SchedulingPolicyType
+from sage_inference.config.backend import Backend
+from sage_inference.library.config import SchedulingPolicyType
 
 
 class ServerFields(TypedDict, total=False):

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.instances.gpu_sharing import is_mixed
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Clock
 from sage_inference.control_plane.policies.base import SchedulingPolicy as PlacingPolicy
-from sage_inference.control_plane.sharing import is_mixed
-from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.library.classifier import RequestClassifier
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest

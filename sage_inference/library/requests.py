@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sage_inference.choices import member_of
-from sage_inference.control_plane.estimates import TokenEstimates
-from sage_inference.control_plane.measure import measure
-from sage_inference.control_plane.routes import ROUTES
+from sage_inference.control_plane.accounting.estimates import TokenEstimates
+from sage_inference.control_plane.prompt_size import measure
+from sage_inference.requests.routes import ROUTES
 from sage_inference.types import (
     ExecutionInstance,
     RequestPriority,

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies.base import SchedulingPolicy
-from sage_inference.control_plane.refusal import Refusal
-from sage_inference.control_plane.registry import Registry
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
 from sage_inference.replay.slo import Slo
+from sage_inference.requests.rejection import Refusal
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default

@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.refusal import Refusal
-from sage_inference.control_plane.registry import Registry
+from sage_inference.control_plane.prompt_size import measure
+from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.requests.rejection import Refusal
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,

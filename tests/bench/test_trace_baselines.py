@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies.base import SchedulingPolicy
 from sage_inference.replay.fleet import llm_fleet
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingRequest

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.waiting.patience import hold_s
+from sage_inference.control_plane.queue.patience import hold_s
+from sage_inference.requests.rejection import Refusal, Why
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,

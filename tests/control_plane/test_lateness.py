@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.load import MOST_OWED_S
-from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.accounting.prompt_share import CHEAP_MS, LEAST, can_spare
+from sage_inference.control_plane.instances.load import MOST_OWED_S
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.prompt_share import CHEAP_MS, LEAST, can_spare
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
 from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 

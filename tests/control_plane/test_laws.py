@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sage_inference.control_plane.load import Placement, is_open
+from sage_inference.control_plane.accounting.prompt_share import LEAST, MOST
+from sage_inference.control_plane.instances.load import Placement, is_open
 from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, SchedulingPolicy, policy_named
-from sage_inference.control_plane.prompt_share import LEAST, MOST
-from sage_inference.control_plane.refusal import Refusal
+from sage_inference.requests.rejection import Refusal
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.config.settings import ModelSloSettings, SloSettings
-from sage_inference.control_plane.books import Books
-from sage_inference.control_plane.load import Placement, learn
-from sage_inference.control_plane.prompt_share import LEAST
+from sage_inference.control_plane.accounting.ledger import Books
+from sage_inference.control_plane.accounting.prompt_share import LEAST
+from sage_inference.control_plane.instances.load import Placement, learn
 from sage_inference.control_plane.slos import slowness
 from sage_inference.replay.slo import Slo
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, InstanceLoad, Usage

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sage_inference.control_plane.load import Placement
-from sage_inference.control_plane.manager import ControlPlaneManager
-from sage_inference.control_plane.measure import measure
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
+from sage_inference.control_plane.prompt_size import measure
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings, SloTimes
-from sage_inference.control_plane.load import learn
+from sage_inference.control_plane.instances.load import learn
 from sage_inference.control_plane.slo import BATCH, DEFAULT, slo_of, ttft_s
 from sage_inference.control_plane.slos import Slos, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority

@@ -17,7 +17,7 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import control, lock
 from sage_inference.daemon.errors import AlreadyRunning, DaemonError, StartFailed, StartTimeout
-from sage_inference.daemon.order import Order, recordable
+from sage_inference.daemon.launch_spec import Order, recordable
 from sage_inference.daemon.spawn import start_background
 from tests.support.gateway import free_port
 

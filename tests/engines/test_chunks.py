@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sage_inference.engines.answer import Answer, Piece
-from sage_inference.engines.chunk_heads import CHUNK_HEADS
 from sage_inference.engines.connection import Broken, EngineConnection
-from sage_inference.engines.feeding import Feeding
-from sage_inference.engines.turn import Turn
+from sage_inference.engines.parser_events import Feeding
+from sage_inference.wire.chunks import CHUNK_HEADS
+from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.message import Answer, Piece
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LINES = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n")

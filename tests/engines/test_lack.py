@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sage_inference.engines.ask import AskError, NotAskedError, ask
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import DetectError, detect
@@ -21,8 +20,9 @@ from sage_inference.engines.dialects.vllm import VLLM
 from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.probe import probe
-from sage_inference.engines.turn import Turn
+from sage_inference.engines.query import AskError, NotAskedError, ask
 from sage_inference.server import new_event_loop
+from sage_inference.wire.loop_batch import Turn
 from tests.support.rogue import RogueEngine, ok
 
 LOOPS = pytest.mark.parametrize("loops", [new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

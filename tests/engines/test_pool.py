@@ -10,7 +10,7 @@ import pytest
 
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
-from sage_inference.engines.turn import Turn
+from sage_inference.wire.loop_batch import Turn
 
 
 def test_a_connection_that_is_closed_as_soon_as_it_is_made_counts_as_refused(

@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable
 
-from sage_inference.content_coding import readable
+from sage_inference.wire.content_coding import readable
 from tests.support.codings import raw_deflate, zstd
 
 MEMBER = 200  # bytes of a body that is cut into members

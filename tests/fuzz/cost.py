@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
-from sage_inference.content_coding import FREE, MOST_RATIO
-from sage_inference.control_plane.routes import ROUTES
+from sage_inference.requests.routes import ROUTES
+from sage_inference.wire.content_coding import FREE, MOST_RATIO
 from tests.fuzz.codings import CODINGS
 from tests.fuzz.house import Broken, House
 from tests.fuzz.wires import MOST_READ, FakeTransport, FuzzLoop

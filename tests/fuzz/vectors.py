@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings, SchedulingSettings, Settings
-from sage_inference.gateway.isolation import log
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
+from sage_inference.wire.isolation import log
 from tests.fuzz.house import TIMEOUTS, Broken, CallerEnd, EngineEnd, House
 from tests.fuzz.reader import Message, read_responses
 from tests.fuzz.vector_answers import ANY, OF_A_TEXT, Draw, EngineSays, meaning, read, right, spoiled, vector

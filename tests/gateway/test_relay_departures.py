@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings
-from sage_inference.control_plane.routes import ROUTES
+from sage_inference.requests.routes import ROUTES
 from tests.support.deaf import deaf
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import Answer, RogueEngine, Wire, ok, raw, sse

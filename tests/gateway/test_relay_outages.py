@@ -152,7 +152,7 @@ def test_an_engine_that_says_it_drains_and_whose_successor_is_never_missed_is_us
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The successor took over between two probes: /health was 200 throughout."""
-    monkeypatch.setattr("sage_inference.control_plane.health.DRAINED_S", 0.5)
+    monkeypatch.setattr("sage_inference.control_plane.instances.health.DRAINED_S", 0.5)
     body = '{"error":{"message":"cannot schedule new futures after shutdown"}}'
     leaving = ok(body, status="500 Internal Server Error")
     with RogueEngine(leaving, ok("a")) as a, RogueEngine(ok("b")) as b:

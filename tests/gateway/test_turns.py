@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from sage_inference.config.settings import InstanceSettings
-from sage_inference.gateway.pipe import join
 from sage_inference.server import RunningGateway
+from sage_inference.wire.memory import join
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, ok
 from tests.support.wire import CHAT, Caller, chat, post

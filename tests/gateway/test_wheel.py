@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sage_inference.gateway.relay.wheel import TICK_S, Wheel
+from sage_inference.wire.timers import TICK_S, Wheel
 
 
 class Loop:

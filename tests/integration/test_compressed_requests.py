@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from sage_inference.content_coding import readable
+from sage_inference.wire.content_coding import readable
 from tests.support.codings import cases
 from tests.support.gateway import Gateway
 from tests.support.sdk import EMBEDDER, LLM, chat_and_embeddings, sdk

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome

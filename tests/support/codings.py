@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sage_inference.content_coding import readable
+from sage_inference.wire.content_coding import readable
 
 needs_zstd = pytest.mark.skipif("zstd" not in readable(), reason="this interpreter has no zstd")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from sage_inference.control_plane.agreement import PROBE_TEXT
+from sage_inference.control_plane.instances.replica_vectors import PROBE_TEXT
 
 Answer = Callable[["Wire"], None]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.embedding.aggregator import AggregationRules, Aggregator
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-from sage_inference.control_plane.embedding.job import EmbeddingPriority, Job
+from sage_inference.control_plane.embedding.batcher import AggregationRules, Aggregator
+from sage_inference.control_plane.embedding.call_window import Room
 from sage_inference.control_plane.embedding.limits import CallLimits
-from sage_inference.control_plane.embedding.room import Room
+from sage_inference.control_plane.embedding.request import EmbeddingPriority, Job
 
 __all__ = [
     "AggregationRules",

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.embedding.job import Job, Text
+from sage_inference.control_plane.embedding.request import Job, Text
 
 if TYPE_CHECKING:
-    from sage_inference.control_plane.embedding.lane import Lane
+    from sage_inference.control_plane.embedding.merge_queue import Lane
 
 
 class EmbeddingBatch:

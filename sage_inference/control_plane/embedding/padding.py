@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from sage_inference.control_plane.cost import LONGEST_MS
-from sage_inference.control_plane.embedding.job import Text
 from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.request import Text
 
 FORGET = 0.98  # each call weighs so much of the next one
 ENOUGH_CALLS = 8

@@ -13,7 +13,7 @@ from sage_inference.control_plane.policies.least_loaded import LeastLoaded
 from sage_inference.control_plane.policies.ordered import FIFO, Priority
 from sage_inference.control_plane.policies.predicted import Adaptive, CostOptimized, SLOAware
 from sage_inference.control_plane.policies.simple import PowerOfTwo, Random, RoundRobin
-from sage_inference.control_plane.waiting.orders import ORDERS
+from sage_inference.control_plane.queue.orders import ORDERS
 
 _TIMED: dict[str, Callable[[Clock], SchedulingPolicy]] = {
     each.name: each for each in (Hybrid, SLOAware, CostOptimized, Adaptive)

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import msgspec
 
 from sage_inference.engines.embeddings.vectors import Vector
-
-OPENAI_ROUTE = "/v1/embeddings"
-NATIVE_ROUTE = "/embed"
+from sage_inference.requests.embedding import NATIVE_ROUTE, Options
 
 _MOST_TOKENS = 1 << 53  # beyond, a count is nonsense
-
-Options = tuple[tuple[str, bytes], ...]  # names and JSON values
 
 
 class BadAnswerError(Exception):

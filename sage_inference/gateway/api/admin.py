@@ -17,9 +17,8 @@ from starlette.routing import Route
 from sage_inference.config.check import check_ca_file, name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
-from sage_inference.content_coding import CodingError, TooLongError, decoded
-from sage_inference.control_plane.manager import ControlPlaneManager
 from sage_inference.control_plane.policies import POLICIES
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.coded_body import codings_of, decoder_for, refusal_of
@@ -27,7 +26,8 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.guard import is_admin_path
 from sage_inference.gateway.state import Gateway
-from sage_inference.telemetry.decisions import KEPT
+from sage_inference.telemetry.decisions.log import KEPT
+from sage_inference.wire.content_coding import CodingError, TooLongError, decoded
 
 _BODY_BYTES = 1 << 20
 

@@ -13,20 +13,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_inference.control_plane.response_routes import METHODS
-from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.api import admin, health, metrics, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
 from sage_inference.gateway.api.relayed import Relayed
 from sage_inference.gateway.api.reloading import Reloaded
-from sage_inference.gateway.callers import Callers
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.in_process import Callers
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
+from sage_inference.requests.response_routes import METHODS
+from sage_inference.requests.routes import ROUTES
 
 # The relayed routes and their methods.
 _RELAYED = {**{path: (route.method,) for path, route in ROUTES.items()}, **METHODS}

@@ -7,10 +7,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sage_inference import __version__
-from sage_inference.control_plane.response_routes import METHODS
-from sage_inference.control_plane.routes import ROUTES
+from sage_inference._version import __version__
 from sage_inference.gateway.state import Gateway
+from sage_inference.requests.response_routes import METHODS
+from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
 
 

@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sage_inference import __version__
+from sage_inference._version import __version__
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.metrics import CONTENT_TYPE, Exposition

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from sage_inference.engines.answer import HOP_BY_HOP, Headers
 from sage_inference.gateway.api.access import RELAYED
 from sage_inference.gateway.bodies import COUNTED
-from sage_inference.gateway.callers import Callers, CutShortError, Reply
+from sage_inference.gateway.in_process import Callers, CutShortError, Reply
 from sage_inference.gateway.state import Gateway
+from sage_inference.wire.message import HOP_BY_HOP, Headers
 
 _NOT_PASSED = HOP_BY_HOP | {b"expect"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sage_inference import __version__
+from sage_inference._version import __version__
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Engine, Gateway
 from sage_inference.netloc import netloc

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from sage_inference.engines.embeddings.vectors import Vector, VectorError, as_base64, as_floats
-from sage_inference.engines.embeddings.wire import NATIVE_ROUTE
+from sage_inference.requests.embedding import NATIVE_ROUTE
 
 PIECE_BYTES = 1 << 18
 Part = tuple[bytes, Vector]  # what stands before a vector, and the vector

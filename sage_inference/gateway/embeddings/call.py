@@ -18,22 +18,22 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.embedding import EmbeddingBatch
-from sage_inference.control_plane.embedding.lane import Lane
-from sage_inference.control_plane.refusal import Refusal
-from sage_inference.control_plane.routes import ROUTES
-from sage_inference.control_plane.unserved import asleep
-from sage_inference.engines.answer import Answer, Piece
+from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting, reason_of
 from sage_inference.gateway import errors
-from sage_inference.gateway.embeddings.refused import EngineAnswer
+from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
+from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
+from sage_inference.wire.isolation import report_of
+from sage_inference.wire.message import Answer, Piece
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange

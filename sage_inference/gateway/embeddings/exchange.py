@@ -7,20 +7,26 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, Job
-from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.waiting.queue import Group
-from sage_inference.engines.answer import Answer, Piece
+from sage_inference.control_plane.queue.waiting import Group
 from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.vectors import VectorError
-from sage_inference.engines.embeddings.wire import NATIVE_ROUTE, OPENAI_ROUTE, Options
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
-from sage_inference.gateway.embeddings.refused import EngineAnswer
-from sage_inference.gateway.embeddings.request import EmbeddingRequest, most_tokens, parse
+from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.relay.phase import FINAL, Phase
+from sage_inference.requests.embedding import (
+    NATIVE_ROUTE,
+    OPENAI_ROUTE,
+    EmbeddingRequest,
+    Options,
+    most_tokens,
+    parse,
+)
+from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.wire.message import Answer, Piece
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.call import EmbeddingCall

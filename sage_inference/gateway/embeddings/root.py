@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from copy import copy
 
-from sage_inference.control_plane.root_route import route_meant
-from sage_inference.control_plane.routes import ROUTES
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
-from sage_inference.gateway.embeddings.request import ROUTES as MERGED
 from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.requests.embedding import ROUTES as MERGED
+from sage_inference.requests.root_route import route_meant
+from sage_inference.requests.routes import ROUTES
 
 
 class RootExchange(EmbeddingExchange):
     """From its body on an exchange of the route that was meant. Texts to embed share calls with others'."""
 
     def begin(self, body: bytes) -> None:
-        route = ROUTES[route_meant(self.gateway.registry, body)]
+        route = ROUTES[route_meant(self.gateway.registry.is_served, body)]
         _, mark, query = self.head.target.partition(b"?")
         self.head = copy(self.head)
         self.head.comes_again = False  # the same bytes may mean another route, with another body

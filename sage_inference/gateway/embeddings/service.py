@@ -13,20 +13,20 @@ from sage_inference.control_plane.embedding import (
     Job,
     Room,
 )
-from sage_inference.control_plane.embedding.lane import Lane
-from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.waiting.shares import DISPLACED
-from sage_inference.engines.coding import UnknownCodingError
+from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
-from sage_inference.gateway.embeddings.limits import TextLimits
-from sage_inference.gateway.embeddings.refused import EngineAnswer
-from sage_inference.gateway.embeddings.request import are_ids, token_counts
+from sage_inference.gateway.embeddings.engine_error import EngineAnswer
+from sage_inference.gateway.embeddings.text_limits import TextLimits
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.isolation import report_of
+from sage_inference.requests.embedding import are_ids, token_counts
+from sage_inference.requests.rejection import Refusal, Why
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
+from sage_inference.wire.body_coding import UnknownCodingError
+from sage_inference.wire.isolation import report_of
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from sage_inference.gateway.isolation import report
+from sage_inference.wire.isolation import report
 
 RATE = 500.0  # chunks/s from which a stream is held: nobody reads so fast
 LOOK = 8  # chunks over which its rate is taken

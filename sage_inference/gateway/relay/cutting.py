@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from sage_inference.engines.answer import StreamFormat
 from sage_inference.gateway.error_formats import ErrorFormat, encode
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.truncated_json import completion, missing_bytes
+from sage_inference.wire.message import StreamFormat
 
 # Lines of event streams end with LF, CRLF or CR (HTML standard, "Server-sent events").
 _LINE_END = re.compile(rb"\r\n|\n|\r")

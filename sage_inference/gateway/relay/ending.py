@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sage_inference.control_plane.lenient import UNREADABLE
-from sage_inference.engines.answer import StreamFormat
+from sage_inference.requests.lenient import UNREADABLE
 from sage_inference.types import RequestType
+from sage_inference.wire.message import StreamFormat
 
 ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"'
 _FINISH_BYTES = len(b'"finish_reason": "abort"')

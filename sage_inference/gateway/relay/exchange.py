@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_inference.control_plane.load import Placement
-from sage_inference.control_plane.measure import measure
-from sage_inference.control_plane.refusal import Refusal, Why
-from sage_inference.control_plane.routes import Route
-from sage_inference.control_plane.unserved import asleep
-from sage_inference.engines.answer import Answer, Piece, StreamFormat
-from sage_inference.engines.coding import CodingError, coding_of, decoded
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.instances.rejections import asleep
+from sage_inference.control_plane.prompt_size import measure
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting, reason_of
@@ -20,15 +16,16 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.isolation import report_of
 from sage_inference.gateway.relay.cutting import last_words
-from sage_inference.gateway.relay.delivery import Caller, CountedDelivery, Delivery
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
+from sage_inference.gateway.relay.response import Caller, CountedDelivery, Delivery
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.gateway.relay.usage import choices_in, reported
-from sage_inference.telemetry.decision_document import why
+from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.routes import Route
+from sage_inference.telemetry.decisions.document import why
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -37,6 +34,9 @@ from sage_inference.types import (
     SchedulingRequest,
     Usage,
 )
+from sage_inference.wire.body_coding import CodingError, coding_of, decoded
+from sage_inference.wire.isolation import report_of
+from sage_inference.wire.message import Answer, Piece, StreamFormat
 
 if TYPE_CHECKING:
     from sage_inference.gateway.coded_body import CodedBody

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from sage_inference.content_coding import codings_in
-from sage_inference.control_plane.routes import Route
-from sage_inference.engines.answer import HOP_BY_HOP, Headers
-from sage_inference.gateway.relay.asks import asked_of_scheduler
+from sage_inference.requests.hints import asked_of_scheduler
+from sage_inference.requests.routes import Route
 from sage_inference.types import RequestType
+from sage_inference.wire.content_coding import codings_in
+from sage_inference.wire.message import HOP_BY_HOP, Headers
 
 # Made anew for the engine, or of no concern to it.
 _NOT_SENT = HOP_BY_HOP | {

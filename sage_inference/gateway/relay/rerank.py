@@ -11,8 +11,14 @@ from __future__ import annotations
 
 from copy import copy
 
-from sage_inference.control_plane.refusal import Refusal
-from sage_inference.control_plane.rerank import (
+from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.engines.permits import texts_a_call
+from sage_inference.gateway import errors
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import UNCODED, RequestHead
+from sage_inference.gateway.relay.phase import Phase
+from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rerank import (
     ENGINE_ROUTE,
     BadRanksError,
     Ranks,
@@ -24,15 +30,9 @@ from sage_inference.control_plane.rerank import (
     read_request,
     tokens_of,
 )
-from sage_inference.engines.answer import Answer, Piece
-from sage_inference.engines.coding import CodingError, coding_of, decoded
-from sage_inference.engines.connection import JOIN_BYTES
-from sage_inference.engines.permits import texts_a_call
-from sage_inference.gateway import errors
-from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import UNCODED, RequestHead
-from sage_inference.gateway.relay.phase import Phase
 from sage_inference.types import EngineKind, ExecutionInstance, SchedulingDecision
+from sage_inference.wire.body_coding import CodingError, coding_of, decoded
+from sage_inference.wire.message import Answer, Piece
 
 MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
 _TOO_MANY = frozenset({413, 422})

@@ -6,10 +6,10 @@ import re
 
 import msgspec
 
-from sage_inference.control_plane.lenient import UNREADABLE, decoded
-from sage_inference.engines.answer import Answer, Piece, StreamFormat
-from sage_inference.engines.coding import CodingError, coding_of
-from sage_inference.engines.coding import decoded as uncoded
+from sage_inference.requests.lenient import UNREADABLE, decoded
+from sage_inference.wire.body_coding import CodingError, coding_of
+from sage_inference.wire.body_coding import decoded as uncoded
+from sage_inference.wire.message import Answer, Piece, StreamFormat
 
 # Engines send the id among the first fields. That is as far as a document is read that is not here as a whole.
 _HEAD = 4096

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from sage_inference.control_plane.pairs import pinned_route, pinned_to
-from sage_inference.control_plane.refusal import Refusal
-from sage_inference.control_plane.response_routes import ResponseRoute
-from sage_inference.engines.answer import Answer, Piece, StreamFormat
-from sage_inference.engines.coding import CodingError, coding_of, decoded
+from sage_inference.control_plane.instances.prefill_decode import pinned_route, pinned_to
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
-from sage_inference.gateway.relay.pair import PairedExchange
 from sage_inference.gateway.relay.phase import FINAL, OUTCOMES, Phase
+from sage_inference.gateway.relay.prefill_decode import PairedExchange
 from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
+from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.response_routes import ResponseRoute
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
+from sage_inference.wire.body_coding import CodingError, coding_of, decoded
+from sage_inference.wire.message import Answer, Piece, StreamFormat
 
 NO_SUCH_RESPONSE = frozenset({400, 404})
 # A caller may invent an id: bytes of a body that is sent to one instance after another, and how many instances get it.

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from sage_inference.control_plane.lenient import UNREADABLE
+from sage_inference.requests.lenient import UNREADABLE
 from sage_inference.types import Usage
 
 # A text cannot hold this: in JSON its quotes would stand behind backslashes.

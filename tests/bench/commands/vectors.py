@@ -12,8 +12,9 @@ from collections.abc import Callable
 import msgspec
 
 from sage_inference.engines.embeddings import vectors
-from sage_inference.engines.embeddings.wire import OPENAI_ROUTE, read_answer
+from sage_inference.engines.embeddings.wire import read_answer
 from sage_inference.gateway.embeddings.answer import pieces
+from sage_inference.requests.embedding import OPENAI_ROUTE
 
 HELP = "CPU of one answer: numbers cut out unread, against reading and printing them"
 _TEXTS, _SIZE = 32, 1024

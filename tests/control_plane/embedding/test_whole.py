@@ -6,7 +6,7 @@ import pytest
 
 from sage_inference.control_plane.embedding import AggregationRules, CallLimits
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.embedding.merge_queue import Lane
 from tests.control_plane.embedding.world import SimulatedCaller, World, vector_of
 
 

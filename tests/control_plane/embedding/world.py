@@ -16,7 +16,7 @@ from sage_inference.control_plane.embedding import (
     Job,
     Room,
 )
-from sage_inference.control_plane.embedding.lane import Lane
+from sage_inference.control_plane.embedding.merge_queue import Lane
 
 
 def vector_of(raw: bytes) -> bytes:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sage_inference import content_coding
 from sage_inference.config.settings import InstanceSettings
-from sage_inference.content_coding import codings_in
 from sage_inference.server import RunningGateway
+from sage_inference.wire import content_coding
+from sage_inference.wire.content_coding import codings_in
 from tests.support.codings import ENCODERS
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, TimeoutSettings
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.instances.load import Placement
 from tests.gateway.embeddings.callers import aggregator
 from tests.support.buffers import more_than_the_kernel_buffers
 from tests.support.gateway import running_gateway

@@ -10,16 +10,16 @@ import pytest
 
 from sage_inference.control_plane.embedding import Aggregator, EmbeddingBatch
 from sage_inference.control_plane.embedding.cache import VectorCache
-from sage_inference.control_plane.manager import ControlPlaneManager
+from sage_inference.control_plane.scheduler import ControlPlaneManager
 from sage_inference.engines.pool import Pool
-from sage_inference.gateway.embeddings import answer, call, refused, service
+from sage_inference.gateway.embeddings import answer, call, engine_error, service
 from sage_inference.gateway.embeddings.call import EmbeddingCall
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from tests.gateway.embeddings.odd import BAD, Asked, House, good, listed, odd_house, vector, with_bad
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "an answer is decoded": (refused, "coding_of"),
+    "an answer is decoded": (engine_error, "coding_of"),
     "an answer is read": (service, "read_answer"),
     "tokens are shared out": (service, "shares"),
     "vectors are handed out": (Aggregator, "done"),

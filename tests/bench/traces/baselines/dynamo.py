@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from sage_inference.control_plane.load import Placement
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies.base import Loads, one_by_one
 from sage_inference.replay.run import Run
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest

@@ -1,0 +1,1 @@
+"""Counters and estimates that are learned from answers: tokens, rates, paces, shares."""

@@ -1,0 +1,71 @@
+"""What is written down of attempts: nobody waits for it, and later decisions go by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sage_inference.control_plane.accounting import prompt_share
+from sage_inference.control_plane.accounting.estimates import TokenEstimates
+from sage_inference.control_plane.accounting.rates import Rates
+from sage_inference.control_plane.accounting.relative_pace import RelativePaces
+from sage_inference.control_plane.accounting.silent_prefills import Presumed
+from sage_inference.control_plane.accounting.tenants import OUTPUT_WEIGHT, TenantCounters
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.types import Usage
+
+
+class Books:
+    """How fast work comes and goes, what each tenant had, what prompts took, and which should be done by now."""
+
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.estimates = TokenEstimates()
+        self.tenants = TenantCounters()
+        self.presumed = Presumed()
+        self.relative = RelativePaces()
+        self.reads_all_usage = False
+        self.renewed: Callable[[], None] = _nobody  # called when paces were
+
+    def placed(self, placement: Placement, need: int, now: float) -> None:
+        """``need``: tokens of its prompt that the instance has not cached."""
+        request, rates = placement.request, self.rates
+        rates.prompt_tokens += request.prompt_tokens
+        rates.uncached_tokens += need
+        self.tenants.charge(request.tenant, placement.tokens)
+        if request.request_type.is_llm and not request.streams:
+            # The first byte of its answer comes with the last: it does not show when the prompt was worked off.
+            self.presumed.add(placement, now)
+            load = placement.instance.load
+            load.read_in -= 1
+            if load.read_in <= 0:
+                self.relative.note(placement)
+        if now >= self.relative.due_at:
+            self.relative.renew(now)
+            self.renewed()
+
+    def wants_usage(self, placement: object) -> bool:
+        """Whether it is of use to look for usage in an attempt's answer.
+
+        For tenants always, for estimates and for the paces of answers in one piece now and then.
+        """
+        self.estimates.pass_over -= 1
+        return (
+            self.reads_all_usage
+            or self.tenants.several
+            or self.estimates.pass_over < 0
+            or (type(placement) is Placement and placement.beside >= 0)
+        )
+
+    def used(self, placement: Placement, usage: Usage) -> None:
+        """What an engine says that an attempt took."""
+        placement.usage = usage
+        request = placement.request
+        self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
+        self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
+        if placement.beside >= 0:
+            self.relative.learn(placement, usage.completion_tokens)
+        elif request.streams and request.request_type.is_llm:
+            prompt_share.learn(placement, usage.completion_tokens)
+
+
+def _nobody() -> None: ...

@@ -1,0 +1,73 @@
+"""The share of an instance's time that prompts may take before late requests wait; measured from what streams get.
+
+A decode step of s ms beside prompts that take the share p of the time makes s / (1 - p) ms a token. How long a step
+is depends on the engine, its model and its batch. So the share follows the answers that ended:
+
+    p + 0.005 for a stream whose tokens took no more than 0.4 of its SLO,
+    p - 0.03 for one whose tokens took longer than its SLO,
+    p + 0.0005 for one between the two while p is below 0.6, so that a few bad answers do not count for ever,
+
+within 0.45 and 0.75. The steps are 1 to 6 because each answer over its SLO
+is lost already: with 1 to 3, in overload a quarter of them may be lost before the share falls.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.slo import slo_of
+from sage_inference.types import PROMPT_SHARE, ExecutionInstance
+
+LEAST, MOST = 0.45, 0.75
+UP, DOWN, BACK = 0.005, 0.03, 0.0005
+WELL_UNDER = 0.4  # of the SLO
+FEWEST_TOKENS = 8  # of an answer that shows what streams get
+# A late prompt that takes no longer keeps nobody in time from being so: it need not wait for a pause between prompts.
+CHEAP_MS = 50.0
+
+
+def stepped(share: float, took_ms: float, slo_ms: float) -> float:
+    """The share after a stream ended whose tokens took so many milliseconds each."""
+    if took_ms > slo_ms:
+        share -= DOWN
+        return share if share > LEAST else LEAST
+    if took_ms <= WELL_UNDER * slo_ms:
+        share += UP
+        return share if share < MOST else MOST
+    return share + BACK if share < PROMPT_SHARE else share
+
+
+def learn(placement: Placement, tokens: int) -> None:
+    """A streamed answer of so many tokens ended.
+
+    Ignored are answers during which this process or the engine stood still, because that is no prompt's doing.
+    """
+    began_at, ended_at = placement.answered_at, placement.ended_at
+    if began_at is None or ended_at is None or tokens < FEWEST_TOKENS:
+        return
+    load = placement.instance.load
+    share = load.prompt_share
+    stepped_share = stepped(
+        share, (ended_at - began_at) * 1000 / (tokens - 1), slo_of(placement.request).tpot_ms
+    )
+    if stepped_share == share:  # mostly
+        return
+    pushed_at = placement.pushed_at
+    if pushed_at > load.stalled_at and pushed_at > load.lost_at:
+        load.prompt_share = stepped_share
+
+
+def can_spare(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:
+    """Whether a late request whose prompt takes so long there may be sent to it without harm to what is in time.
+
+    Where something in time is on it, no prompt may be under way, and prompts must have taken no more than their share
+    of its time: a late request that was sent can't be taken back, and may take the engine for seconds. A cheap prompt
+    only needs streams that keep their SLO.
+    """
+    load = instance.load
+    if instance.active_requests <= load.late or load.window_tokens == math.inf:
+        return True
+    if prompt_ms <= CHEAP_MS and load.prompt_share >= PROMPT_SHARE:
+        return True
+    return not load.pending_tokens and load.spares_from <= now

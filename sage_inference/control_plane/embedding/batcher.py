@@ -1,0 +1,327 @@
+"""Many callers' texts in, few engine calls out, and every vector back to the text it belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sage_inference.control_plane.accounting.tenants import TenantCounters
+from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.cache import VectorCache
+from sage_inference.control_plane.embedding.call_window import Room
+from sage_inference.control_plane.embedding.counters import Counters
+from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.request import Job, Text, TextState
+from sage_inference.control_plane.queue.shares import Shares
+
+BULK_EVERY = 4  # of so many calls, at least one takes bulk requests first
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationRules:
+    """``max_texts`` caps a call. ``min_texts`` above 1 asks for a wait, of ``max_wait_s`` at the most."""
+
+    max_texts: int = 32
+    min_texts: int = 1
+    max_wait_s: float = 0.05
+    merges: bool = True
+    cache_bytes: int = 0
+
+
+class Aggregator:
+    """Holds what waits; takes a call's worth when an instance has room.
+
+    It never waits where there is room, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
+    """
+
+    def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
+        self.counters = Counters()
+        self.lanes: dict[Hashable, Lane] = {}
+        self.jobs = 0  # under way
+        self.size = 0  # bytes of their texts
+        self.cache = VectorCache(rules.cache_bytes)
+        self.rules = rules
+        self.shares: Shares[Job] = Shares(tenants or TenantCounters())  # of jobs of which no text was sent
+        self._turn = 0
+
+    def configure(self, rules: AggregationRules) -> None:
+        if rules.cache_bytes != self.rules.cache_bytes:
+            self.cache = VectorCache(rules.cache_bytes)
+        self.rules = rules
+
+    # Callers
+
+    def enter(
+        self, job: Job, key: Hashable, model: str, route: str, tokens: Sequence[int], now: float
+    ) -> None:
+        """Take in a request. ``tokens`` are estimates, text by text.
+
+        It may end at once, from the cache. Else ``line_up`` comes next, or ``send_whole`` if it may.
+        """
+        if not self.rules.merges:
+            key = (key, id(job))
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key, model, route)
+        job.lane, job.arrived = lane, now
+        job.counts, job.estimate = tokens, sum(tokens)
+        self.jobs += 1
+        self.size += job.size
+        self.counters.requests += 1
+        self.counters.texts += len(job.raws)
+        if self.cache.max_bytes or not lane.enter_whole(job):
+            for place, raw in enumerate(job.raws):
+                self._want(job, place, raw, tokens[place], now)
+            self._tidy(lane)
+            if not job.missing:
+                self._finish([job])
+
+    def line_up(self, job: Job) -> None:
+        """Queue the part of it that has not ended, and waits with no other."""
+        if job.lane is not None:
+            job.lane.queue(job)
+
+    def may_send_whole(self, job: Job, room: Room, now: float) -> bool:
+        """Whether it is a full call as it is, and may go to the instance with this room before it lines up."""
+        rules = self.rules
+        return job.whole and room.takes_whole(job, now, rules.max_texts, rules.merges) and not self.waits
+
+    def send_whole(self, job: Job, room: Room) -> EmbeddingBatch:
+        """Its call."""
+        assert job.lane is not None
+        job.state = TextState.SENT
+        batch = EmbeddingBatch(job.lane, job, full=True)
+        self._count(batch, room)
+        return batch
+
+    def leave(self, job: Job) -> list[EmbeddingBatch]:
+        """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
+        lane = job.lane
+        if lane is None:
+            return []
+        if job.whole:
+            lane.divide(job)
+        lane.remove(job)
+        brought = set(map(id, job.pending))
+        unwanted: dict[EmbeddingBatch, None] = {}
+        for text in dict.fromkeys(job.texts):
+            text.wanted = [want for want in text.wanted if want[0] is not job]
+            if text.wanted:
+                if text.state is TextState.WAITING and id(text) in brought:
+                    lane.adopt(text)
+            elif text.state is TextState.WAITING:
+                lane.drop(text)
+            elif text.state is TextState.SENT and text.batch is not None and not text.batch.is_wanted:
+                unwanted[text.batch] = None
+        self._forget(job)
+        self._tidy(lane)
+        return list(unwanted)
+
+    def refuse(self, lane: Lane, error: Any) -> list[EmbeddingBatch]:
+        """Fail the callers that wait in it: they cannot be served. Calls now unwanted are returned."""
+        return self._fail(lane.all_waiting(), error)
+
+    # Calls
+
+    @property
+    def waits(self) -> bool:
+        """Whether a text has not been sent yet."""
+        return any(lane.waiting for lane in self.lanes.values())
+
+    def waiting_lanes(self, now: float) -> list[Lane]:
+        """Those with texts to send, in the order of their turn."""
+        lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]
+        if len(lanes) > 1:
+            bulk_first = self._bulk_first
+            lanes.sort(key=lambda lane: (bool(lane.waiting_interactive) is bulk_first, lane.oldest))
+        return lanes
+
+    def next_due(self, now: float) -> float | None:
+        """When the next lane that waits to grow may wait no longer."""
+        due = [
+            lane.oldest + self.rules.max_wait_s
+            for lane in self.lanes.values()
+            if lane.waiting and self._held(lane, now)
+        ]
+        return min(due, default=None)
+
+    def limits(self, room: Room) -> CallLimits:
+        return room.next_limits().at_most(self.rules.max_texts)
+
+    def next_tokens(self, lane: Lane) -> int:
+        """About how many tokens the lane's next call will have."""
+        texts = min(lane.waiting, self.rules.max_texts)
+        return lane.waiting_tokens * texts // max(1, lane.waiting)
+
+    def has_room(self, lane: Lane, room: Room, now: float) -> bool:
+        """Whether the lane's next call may go to the instance with this room."""
+        return room.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
+
+    def take(self, lane: Lane, room: Room, now: float) -> EmbeddingBatch | None:
+        """The next call for the instance with this room; None if nothing waits any more."""
+        limits = self.limits(room)
+        bulk = room.takes_bulk or not self.rules.merges
+        full = lane.fills(limits, bulk=bulk)
+        load = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
+        if isinstance(load, Job):
+            self.counters.wait_s += len(load.raws) * (now - load.arrived)
+        elif load:
+            self.counters.wait_s += sum(now - text.since for text in load)
+        else:
+            return None
+        batch = EmbeddingBatch(lane, load, full=full)
+        if limits.padding < math.inf:
+            batch.full = len(batch) == limits.texts
+        self._turn += 1
+        return self._sent(batch, room)
+
+    def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
+        """The same call to another instance; what that does not take in one call goes back in line."""
+        limits = self.limits(room)
+        texts: list[Text] = []
+        tokens = size = 0
+        for text in batch.texts:
+            tokens += text.tokens
+            size += len(text.raw) + 1
+            if not text.wanted or (texts and not limits.admit(len(texts) + 1, tokens, size)):
+                continue
+            texts.append(text)
+        kept = set(map(id, texts))
+        self._wait_again(batch.lane, [text for text in batch.texts if id(text) not in kept])
+        return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
+
+    def done(
+        self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
+    ) -> None:
+        """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
+        lane = batch.lane
+        finished: list[Job] = []
+        for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
+            lane.drop(text)
+            for job, place in text.wanted:
+                job.give(place, vector, cost)
+                if not job.missing:
+                    finished.append(job)
+        self._tidy(lane)
+        self._finish(finished)
+        for job in batch.jobs:
+            if job.missing and job.lane is not None:
+                job.owner.progressed()
+        if self.cache.max_bytes:
+            for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
+                self.cache.put(lane.key, text.raw, vector, cost)
+
+    def passed(self, batch: EmbeddingBatch, job: Job) -> None:
+        """The engine's answer went to its only caller as it was."""
+        self.abandon(batch)
+        self._forget(job)
+
+    def halve(self, batch: EmbeddingBatch) -> tuple[EmbeddingBatch, EmbeddingBatch] | None:
+        """In two, so that a bad text fails only those who sent it; None if all of it is one caller's."""
+        halves = batch.halves()
+        if halves is None:
+            return None
+        self.counters.splits += 1
+        return EmbeddingBatch(batch.lane, halves[0]), EmbeddingBatch(batch.lane, halves[1])
+
+    def put_back(self, batch: EmbeddingBatch) -> None:
+        """It was not computed: its texts stand in front again."""
+        self._wait_again(batch.lane, batch.texts)
+
+    def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
+        """All who still want any of it fail with ``error``. Calls now unwanted are returned.
+
+        It may have ended in part: what has its vector, waits again, or is in another call is left alone.
+        """
+        if batch.whole is not None and batch.whole.batch is not batch:
+            return []
+        texts = [text for text in batch.texts if text.batch is batch]
+        unwanted = self._fail(texts, error)
+        for text in texts:
+            batch.lane.drop(text)
+        self._tidy(batch.lane)
+        return [other for other in unwanted if other is not batch]
+
+    def abandon(self, batch: EmbeddingBatch) -> None:
+        """It ended without vectors, and nobody wants them."""
+        if batch.whole is not None:
+            batch.lane.drop_whole(batch.whole)
+        else:
+            for text in batch.texts:
+                batch.lane.drop(text)
+        self._tidy(batch.lane)
+
+    # Inside
+
+    @property
+    def _bulk_first(self) -> bool:
+        return self._turn % BULK_EVERY == BULK_EVERY - 1
+
+    def _held(self, lane: Lane, now: float) -> bool:
+        rules = self.rules
+        return lane.waiting < rules.min_texts and now < lane.oldest + rules.max_wait_s
+
+    def _want(self, job: Job, place: int, raw: bytes, tokens: int, now: float) -> None:
+        lane = job.lane
+        assert lane is not None
+        text = lane.find(raw)
+        if text is not None:
+            self.counters.shared_texts += 1
+            if text.state is TextState.WAITING and job.interactive and not text.interactive:
+                lane.promote(job, text)
+        elif (cached := self.cache.get(lane.key, raw)) is not None:
+            self.counters.cached_texts += 1
+            job.give(place, *cached)
+            return
+        else:
+            text = Text(raw, tokens, now)
+            lane.enter(job, text)
+        text.wanted.append((job, place))
+        job.texts.append(text)
+
+    def _count(self, batch: EmbeddingBatch, room: Room) -> None:
+        room.sent(batch)
+        self.counters.calls += 1
+        self.counters.sent_texts += len(batch)
+
+    def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
+        self._count(batch, room)
+        for job in batch.jobs:
+            self.shares.remove(job)
+            job.owner.progressed()
+        return batch
+
+    def _wait_again(self, lane: Lane, texts: list[Text]) -> None:
+        lane.put_back(texts)
+        self._tidy(lane)
+        # From here on their callers' own clocks watch the wait again.
+        for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
+            job.owner.progressed()
+
+    def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
+        unwanted: list[EmbeddingBatch] = []
+        for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
+            if job.lane is not None:  # otherwise what became of another has ended it, too
+                unwanted += self.leave(job)
+                job.owner.failed(error)
+        return unwanted
+
+    def _finish(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.lane is not None:
+                self._forget(job)
+                job.owner.finished()
+
+    def _forget(self, job: Job) -> None:
+        job.lane = None
+        self.shares.remove(job)
+        job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
+        self.jobs -= 1
+        self.size -= job.size
+
+    def _tidy(self, lane: Lane) -> None:
+        if lane.is_empty:
+            self.lanes.pop(lane.key, None)

@@ -1,0 +1,127 @@
+"""How much of an instance's attention is free for another embedding call."""
+
+from __future__ import annotations
+
+from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.limits import CallLimits, least
+from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.padding import CallCost
+from sage_inference.control_plane.embedding.request import Job
+
+WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
+FIRST_BACKOFF_S = 0.05
+
+
+class Room:
+    """The calls that one instance was sent and has not answered.
+
+    Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
+    one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
+    two such calls are out, because until then the engine would let it wait just as long. Where the engine pads,
+    a call could grow also if others waited that were too long or too short for it.
+    """
+
+    __slots__ = (
+        "batches",
+        "closed_until",
+        "cost",
+        "last_answer",
+        "limits",
+        "overloads",
+        "partial",
+        "stalled_at",
+        "texts",
+        "tokens",
+        "unusable",
+    )
+
+    def __init__(self, limits: CallLimits) -> None:
+        self.limits = limits
+        self.batches: set[EmbeddingBatch] = set()
+        self.partial = 0  # calls among them that could have taken more
+        self.texts = 0
+        self.tokens = 0
+        self.closed_until = 0.0
+        self.overloads = 0  # in a row, that no call of ours was to blame for
+        self.unusable = 0  # answers in a row without vectors in them
+        self.cost = CallCost()  # of an engine that pads
+        self.last_answer = 0.0
+        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
+
+    def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
+        """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
+        if not self.takes_full(now, interactive=bool(lane.waiting_interactive), merges=merges):
+            return False
+        if not self.batches or not merges or self.partial < WINDOW_CALLS:
+            return True
+        if self.limits.pads:
+            return False
+        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
+
+    def takes_whole(self, job: Job, now: float, max_texts: int, merges: bool = True) -> bool:
+        """Whether a job fills a call of ``max_texts`` at the most, neither more nor less, and may be sent now."""
+        limits, texts, left = self.limits, len(job.raws), self._texts_left()
+        return (
+            texts == least(limits.texts, max_texts)
+            and (left is None or texts <= left)
+            and limits.admit(texts, job.estimate, job.size + texts)
+            and not limits.pads
+            and self.takes_full(now, interactive=job.interactive, merges=merges)
+        )
+
+    def takes_full(self, now: float, *, interactive: bool, merges: bool = True) -> bool:
+        """Whether a call that could not grow may be sent now; ``interactive``: somebody waits for it."""
+        if now < self.closed_until:
+            return False
+        if not self.batches:
+            return True
+        if self._texts_left() == 0:
+            return False
+        if not merges:
+            return True
+        if self.limits.serial:
+            return False
+        return self.takes_bulk or (interactive and self.tokens < 2 * self.limits.tokens)
+
+    @property
+    def takes_bulk(self) -> bool:
+        """Bulk work fills one of the engine's batches, and leaves the next to those that somebody awaits."""
+        return self.tokens < self.limits.tokens
+
+    def next_limits(self) -> CallLimits:
+        """The limits of the next call: the engine's, and what is left of those on all calls together."""
+        left = self._texts_left()
+        limits = self.limits if left is None else self.limits.at_most(max(1, left))
+        return limits.at_most_padding(self.cost.call_in_tokens) if limits.pads else limits
+
+    def sent(self, batch: EmbeddingBatch) -> None:
+        self.batches.add(batch)
+        self.partial += not batch.full
+        self.texts += len(batch)
+        self.tokens += batch.tokens
+
+    def ended(self, batch: EmbeddingBatch) -> None:
+        self.batches.remove(batch)
+        self.partial -= not batch.full
+        self.texts -= len(batch)
+        self.tokens -= batch.tokens
+
+    def answered(self, batch: EmbeddingBatch, sent_at: float, now: float) -> None:
+        """It takes work: no reason to hold back. Its time was this call's since it had answered the one before."""
+        self.closed_until = 0.0
+        self.overloads = 0
+        if self.limits.pads:
+            if sent_at > self.stalled_at:
+                self.cost.learn(batch.padded_tokens, now - max(sent_at, self.last_answer))
+            self.last_answer = now
+
+    def overloaded(self, now: float) -> None:
+        """It refused a call for being busy: ask again when another call is answered, or after a while."""
+        self.closed_until = now + FIRST_BACKOFF_S * 2**self.overloads
+        if not self.batches:
+            self.overloads += 1
+
+    def _texts_left(self) -> int | None:
+        at_once = self.limits.texts_at_once
+        return max(0, at_once - self.texts) if at_once else None

@@ -1,0 +1,320 @@
+"""Texts that may share a call (one model, one set of options), and the order in which they leave."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterator
+from itertools import islice
+
+from sage_inference.control_plane.embedding.limits import CallLimits
+from sage_inference.control_plane.embedding.padding import AlikeTexts
+from sage_inference.control_plane.embedding.request import Job, Text, TextState
+
+LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones are chosen
+
+
+class Lane:
+    """``model`` and ``route`` select the instances that may serve it; ``key`` is what its texts agree in.
+
+    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``wholes``
+    it is there by the job that it belongs to, until that is divided.
+    """
+
+    def __init__(self, key: Hashable, model: str, route: str) -> None:
+        self.key = key
+        self.model = model
+        self.route = route
+        self.texts: dict[bytes, Text] = {}
+        self.wholes: dict[bytes, Job] = {}
+        self.waiting = 0
+        self.waiting_interactive = 0
+        self.waiting_tokens = 0
+        self.waiting_size = 0
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+
+    @property
+    def in_line(self) -> int:
+        """Requests with texts that may still wait."""
+        return len(self._interactive) + len(self._bulk)
+
+    @property
+    def oldest(self) -> float:
+        """When the first of those that wait came; infinite if none does."""
+        times = [job.arrived for job in self._bulk]
+        if self._interactive:
+            times.append(self._interactive[0].arrived)
+        return min(times, default=float("inf"))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits or is computed."""
+        return not self.texts and not self.wholes
+
+    def find(self, raw: bytes) -> Text | None:
+        """The text that is waiting or computed already; the job that it came with is divided."""
+        job = self.wholes.get(raw)
+        if job is not None:
+            self.divide(job)
+        return self.texts.get(raw)
+
+    def enter_whole(self, job: Job) -> bool:
+        """Its texts are there, as one. False: one of them is already, or twice in it."""
+        raws = dict.fromkeys(job.raws, job)
+        known = len(raws) < len(job.raws)
+        if known or not (self.wholes.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
+            return False
+        self.wholes |= raws
+        job.whole = True
+        return True
+
+    def divide(self, job: Job) -> None:
+        """Make single texts of what was whole; where they stand remains as it was."""
+        job.whole = False
+        for place, raw in enumerate(job.raws):
+            del self.wholes[raw]
+            self.texts[raw] = text = Text(raw, job.counts[place], job.arrived)
+            text.state, text.batch = job.state, job.batch
+            text.interactive = job.interactive
+            text.wanted.append((job, place))
+            job.texts.append(text)
+        if job.batch is not None:
+            job.batch.divided(list(job.texts))
+            job.batch = None
+        if job.state is TextState.WAITING:
+            job.pending.extend(job.texts)
+
+    def drop_whole(self, job: Job) -> None:
+        """Its call ended, and it was whole to the end."""
+        for raw in job.raws:
+            del self.wholes[raw]
+        job.whole = False
+        job.state, job.batch = TextState.GONE, None
+
+    def all_waiting(self) -> list[Text]:
+        """One by one: what was whole is divided."""
+        for job in dict.fromkeys(self.wholes.values()):
+            if job.state is TextState.WAITING:
+                self.divide(job)
+        return [text for text in self.texts.values() if text.state is TextState.WAITING]
+
+    def enter(self, job: Job, text: Text) -> None:
+        """A new text waits."""
+        self.texts[text.raw] = text
+        text.interactive = job.interactive
+        job.pending.append(text)
+        self._count(text, 1)
+
+    def promote(self, job: Job, text: Text) -> None:
+        """It waits in bulk, and now an interactive request wants it too: it need not wait for the bulk's turn."""
+        self._count(text, -1)
+        text.interactive = True
+        self._count(text, 1)
+        job.pending.append(text)
+
+    def queue(self, job: Job) -> None:
+        """The job stands in line, with all of its texts or with those pending."""
+        if job.whole:
+            self._count_whole(job, 1)
+        elif not job.pending:
+            return
+        (self._interactive if job.interactive else self._bulk).append(job)
+
+    def drop(self, text: Text) -> None:
+        """Nobody wants it any more, or it has its vector."""
+        if text.state is TextState.WAITING:
+            self._count(text, -1)
+        text.state, text.batch = TextState.GONE, None
+        if self.texts.get(text.raw) is text:
+            del self.texts[text.raw]
+
+    def remove(self, job: Job) -> None:
+        """It leaves the line; its texts stay for the others that want them."""
+        queue = self._interactive if job.interactive else self._bulk
+        if job in queue:
+            queue.remove(job)
+
+    def put_back(self, texts: list[Text]) -> None:
+        """Texts that were taken and not computed stand in front again, by the first who wants each."""
+        for text in reversed(texts):
+            if not text.wanted:
+                self.drop(text)
+                continue
+            text.state, text.batch = TextState.WAITING, None
+            job = _keenest(text)
+            text.interactive = job.interactive
+            self._count(text, 1)
+            job.pending.appendleft(text)
+            queue = self._interactive if job.interactive else self._bulk
+            if job not in queue:
+                queue.appendleft(job)
+
+    def adopt(self, text: Text) -> None:
+        """The caller that brought a waiting text left, and others want it: it stands in line with the first of them."""
+        self._count(text, -1)
+        job = _keenest(text)
+        text.interactive = job.interactive
+        self._count(text, 1)
+        job.pending.append(text)
+        queue = self._interactive if job.interactive else self._bulk
+        if job not in queue:
+            queue.append(job)
+
+    def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
+        """Whether what waits is enough for a call that can't take more."""
+        if not bulk:
+            return bool(limits.texts and self.waiting_interactive >= limits.texts)
+        return (
+            bool(limits.texts and self.waiting >= limits.texts)
+            or self.waiting_tokens >= limits.tokens
+            or bool(limits.size and self.waiting_size >= limits.size)
+        )
+
+    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text] | Job:
+        """The texts that go in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
+
+        It is a job where that goes whole, and nothing with it.
+        """
+        queues = [self._interactive, self._bulk] if bulk else [self._interactive]
+        if bulk_first:
+            queues.reverse()
+        # A request that is alone stays whole where it can: it is relayed as it came.
+        if limits.padding < math.inf and (self.in_line > 1 or self.fills(limits)):
+            return self._take_alike(limits, queues)
+        call = _Filling(self, limits)
+        for queue in queues:
+            while queue:
+                before = call.count
+                if not self._fill(call, queue[0]):
+                    if queue is self._bulk and call.count > before:
+                        queue.rotate(-1)  # it has had its turn
+                    return call.load
+                queue.popleft()
+        return call.load
+
+    def _take_alike(self, limits: CallLimits, queues: list[deque[Job]]) -> list[Text]:
+        """The first in line, and of the next ones those of about its length."""
+        call: AlikeTexts | None = None
+        seen: dict[Text, Job] = {}
+        for queue in queues:
+            next_ones = islice(self._waiting(queue), LOOK_AHEAD * limits.texts)
+            found = {text: job for text, job in next_ones if text not in seen}
+            seen |= found
+            texts = list(found)
+            if call is None and texts:
+                call = AlikeTexts(limits, texts.pop(0))
+            if call is not None and not call.extend(texts):
+                break
+        chosen = set(call.texts) if call else set()
+        for text in chosen:
+            self._count(text, -1)
+            text.state = TextState.SENT
+        self._close_gaps({seen[text] for text in chosen})
+        return [text for text in seen if text in chosen]
+
+    def _waiting(self, queue: deque[Job]) -> Iterator[tuple[Text, Job]]:
+        for job in queue:
+            if job.whole:
+                self.divide(job)
+            for text in job.pending:
+                if text.state is TextState.WAITING:
+                    yield text, job
+
+    def _close_gaps(self, jobs: set[Job]) -> None:
+        """Texts of these left from the middle of the line; a bulk request that was first had its turn."""
+        for job in jobs:
+            job.pending = deque(text for text in job.pending if text.state is TextState.WAITING)
+        if self._bulk and self._bulk[0] in jobs:
+            self._bulk.rotate(-1)
+        for queue in (self._interactive, self._bulk):
+            for job in jobs:
+                if not job.pending and job in queue:
+                    queue.remove(job)
+            while queue and not queue[0].waits:
+                queue.popleft()  # others wanted its texts too, and they were sent with theirs
+
+    def _fill(self, call: _Filling, job: Job) -> bool:
+        """Whether all that still waits of a request went in."""
+        if job.whole:
+            if call.begin_with(job):
+                self._count_whole(job, -1)
+                job.state = TextState.SENT
+                return True
+            if not call.admits(1, job.counts[0], len(job.raws[0]) + 1):
+                return False
+            self.divide(job)
+        while job.pending:
+            text = job.pending[0]
+            if text.state is TextState.WAITING:
+                if not call.add(text):
+                    return False
+                self._count(text, -1)
+                text.state = TextState.SENT
+            job.pending.popleft()
+        return True
+
+    def _count(self, text: Text, sign: int) -> None:
+        self.waiting += sign
+        self.waiting_interactive += sign * text.interactive
+        self.waiting_tokens += sign * text.tokens
+        self.waiting_size += sign * (len(text.raw) + 1)
+
+    def _count_whole(self, job: Job, sign: int) -> None:
+        texts = len(job.raws)
+        self.waiting += sign * texts
+        self.waiting_interactive += sign * texts * job.interactive
+        self.waiting_tokens += sign * job.estimate
+        self.waiting_size += sign * (job.size + texts)
+
+
+def _keenest(text: Text) -> Job:
+    """The caller that needs it soonest."""
+    return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
+
+
+class _Filling:
+    """A call's texts, as they are put together."""
+
+    def __init__(self, lane: Lane, limits: CallLimits) -> None:
+        self.count = 0
+        self._lane = lane
+        self._limits = limits
+        self._tokens = self._size = 0
+        self._texts: list[Text] = []
+        self._whole: Job | None = None
+
+    @property
+    def load(self) -> list[Text] | Job:
+        return self._texts if self._whole is None else self._whole
+
+    def admits(self, count: int, tokens: int, size: int) -> bool:
+        """Whether so much more may go in; a first text may in any case."""
+        if not self.count and count == 1:
+            return True
+        return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)
+
+    def begin_with(self, job: Job) -> bool:
+        """Take it whole; False if something is in already, or it is too much."""
+        count = len(job.raws)
+        if self.count or not self.admits(count, job.estimate, job.size + count):
+            return False
+        self._whole = job
+        self._add(count, job.estimate, job.size + count)
+        return True
+
+    def add(self, text: Text) -> bool:
+        size = len(text.raw) + 1
+        if not self.admits(1, text.tokens, size):
+            return False
+        if self._whole is not None:
+            self._lane.divide(self._whole)
+            self._texts, self._whole = list(self._whole.texts), None
+        self._texts.append(text)
+        self._add(1, text.tokens, size)
+        return True
+
+    def _add(self, count: int, tokens: int, size: int) -> None:
+        self.count += count
+        self._tokens += tokens
+        self._size += size

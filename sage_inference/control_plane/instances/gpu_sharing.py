@@ -1,0 +1,121 @@
+"""LLM and embedding work on one GPU: how much of its time embeddings may take while streams run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sage_inference.control_plane.cost import LONGEST_MS
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.slo import TPOT_MS
+from sage_inference.types import ExecutionInstance, ExecutionInstanceType
+
+TIME_SLICED = 0.45  # two processes on one GPU run at about so much of their own speed (one H100, measured)
+_GAP_KEPT = 0.8
+_LONGEST_GAP_S = 1.0  # one pause, of whatever cause, must not outweigh a hundred chunks
+_STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
+
+
+class SharedGPU:
+    """The instances on one GPU are scheduled together.
+
+    While LLM work is in flight, embedding calls go one at a time. After a call of wall time d that alone would
+    take w, a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM: on a time-sliced GPU
+    a ratio of slots would do nothing. With ``ratio`` None the pause is a closed loop: 4 ms more while the
+    streams' gap between chunks exceeds half of ``tpot_s``, else 0.9 of it less 0.5 ms, at most 400 ms.
+    What the LLM does not use is lent.
+    """
+
+    def __init__(self, ratio: float | None) -> None:
+        self.ratio = ratio
+        self.tpot_s = TPOT_MS / 1000
+        self.llm = 0  # requests in flight
+        self.embedding = 0
+        self.resumes_at = 0.0
+        self.gap_s = 0.0
+        self._pause_s = 0.0
+        self._first: Placement | None = None  # the call that found no other before it
+        self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
+        self._company_since = math.inf  # LLM work in flight all the time since; infinite while there is none
+        self._solo_s: float | None = None  # a token, alone
+        self._least_s: float | None = None  # a token, the least seen in company
+
+    @property
+    def goes_by_gaps(self) -> bool:
+        """Whether it is of use to tell how its streams fare."""
+        return self.ratio is None
+
+    def may_embed(self, now: float) -> bool:
+        return not self.llm or (not self.embedding and now >= self.resumes_at)
+
+    def began(self, placement: Placement, llm: bool) -> None:
+        if llm:
+            self.llm += 1
+            self._alone_since = math.inf
+            self._company_since = min(self._company_since, placement.pushed_at)
+            return
+        self.embedding += 1
+        if self.embedding == 1:
+            self._first = placement
+
+    def ended(self, placement: Placement, llm: bool, now: float) -> None:
+        if llm:
+            self.llm -= 1
+            if not self.llm:
+                self._alone_since = now
+                self._company_since = math.inf
+            return
+        self.embedding -= 1
+        took = now - placement.pushed_at
+        if not 0.0 <= took * 1000 < LONGEST_MS:
+            return
+        timed = placement.pushed_at > placement.instance.load.stalled_at
+        if placement is self._first and timed:  # the others' time is partly that of those before them
+            self._learn(placement, took / placement.tokens)
+        if self.llm:
+            self.resumes_at = now + self._pause(placement.tokens, took)
+
+    def streamed(self, gap_s: float) -> None:
+        """A stream on this GPU had a chunk so long after the one before."""
+        self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
+
+    def _pause(self, tokens: int, took: float) -> float:
+        if self.ratio is None:
+            if self.gap_s > self.tpot_s / 2:
+                self._pause_s = min(_MOST_S, self._pause_s + _STEP_S)
+            else:
+                self._pause_s = max(0.0, _EASE * self._pause_s - _EASE_S)
+            return self._pause_s
+        if self.ratio <= 0:
+            return 0.0
+        alone = self._solo_s if self._solo_s is not None else TIME_SLICED * (self._least_s or 0.0)
+        return max(0.0, alone * tokens / max(0.01, 1 - self.ratio) - took)
+
+    def _learn(self, placement: Placement, seconds: float) -> None:
+        """From calls that were alone, or in company, from their begin to their end."""
+        if self._alone_since <= placement.pushed_at:
+            self._solo_s = seconds if self._solo_s is None else 0.9 * self._solo_s + 0.1 * seconds
+        elif self._company_since <= placement.pushed_at:
+            self._least_s = seconds if self._least_s is None else min(seconds, self._least_s)
+
+
+def shared_gpus(
+    instances: Iterable[ExecutionInstance], ratio: float | None, known: dict[str, SharedGPU]
+) -> dict[ExecutionInstance, SharedGPU]:
+    """Which instance is on a GPU that LLM and embedding work share; ``known`` keeps what was learned of each."""
+    by_gpu: dict[str, list[ExecutionInstance]] = {}
+    for instance in instances:
+        by_gpu.setdefault(instance.gpu or f"of {instance.instance_id}", []).append(instance)
+    found = {}
+    for name, members in by_gpu.items():
+        if any(i.instance_type.serves_embeddings for i in members) and any(
+            i.instance_type.serves_llm for i in members
+        ):
+            shared = known.setdefault(name, SharedGPU(ratio))
+            shared.ratio = ratio
+            found.update(dict.fromkeys(members, shared))
+    return found
+
+
+def is_mixed(instance: ExecutionInstance) -> bool:
+    return instance.instance_type is ExecutionInstanceType.LLM_EMBEDDING

@@ -1,0 +1,197 @@
+"""The load a request puts on an instance from its dispatch to its end, and what its first byte teaches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sage_inference.control_plane import cost
+from sage_inference.types import (
+    ExecutionInstance,
+    InstanceLoad,
+    RequestType,
+    SchedulingDecision,
+    SchedulingRequest,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from sage_inference.control_plane.instances.gpu_sharing import SharedGPU
+
+# An instance when it could have been chosen: itself, requests in flight, prompt tokens not yet begun, when it
+# last got on, milliseconds a token.
+Seen = tuple[ExecutionInstance, int, int, float, float]
+
+_KEPT = 0.98  # of the past, at each first byte
+STEP_TOKENS = 512  # a prompt takes a step of the streams beside it at least
+# Late requests wait no longer than this for the time that prompts took beyond their share: streams that suffered from it
+# have ended by then.
+MOST_OWED_S = 10.0
+
+_NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
+_NO_DECISION = SchedulingDecision("", "", "")
+
+
+class Placement(msgspec.Struct, gc=False, eq=False):
+    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
+
+    It is the attempt's record as well: times are the manager's, None is what did not happen (yet). The manager
+    gives ``request``, ``decision`` and, where somebody watches, ``seen``: the instances it was chosen among, as
+    they then were. A struct, for a thousand of them are kept.
+    """
+
+    instance: ExecutionInstance
+    tokens: int
+    pushed_at: float
+    request: SchedulingRequest = msgspec.field(default_factory=lambda: _NO_REQUEST)
+    decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
+    seen: Sequence[Seen] = ()
+    pending: bool = True
+    # The next three only where the answer comes in one piece and will be read for its pace: tokens that the instance had
+    # begun when it was pushed, requests beside it (-1: it will not be read), and what a token of its answer was to take
+    # (0: not known).
+    begun_before: int = 0
+    beside: int = -1
+    token_ms: float = 0.0
+    answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
+    shared: SharedGPU | None = None  # with work of the other kind
+    expected_at: float = math.inf
+    late: bool = False
+    answered_at: float | None = None  # when its first byte came
+    ended_at: float | None = None
+    outcome: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
+
+    def __post_init__(self) -> None:
+        load = self.instance.load
+        if not load.pending_tokens:
+            load.progress_at = self.pushed_at
+        load.pending_tokens += self.tokens
+        self.instance.active_requests += 1
+
+    def expect(self, now: float) -> float:
+        """When its prompt will likely be done: for answers whose first byte does not tell."""
+        load = self.instance.load
+        left_ms = cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
+        self.expected_at = at = now + left_ms / 1000
+        return at
+
+    def begun(self, now: float, teaches: bool = True) -> None:
+        """Its first byte came: the instance got on, and showed how fast it is.
+
+        M ← 0.98·M + dt and U ← 0.98·U + u for u tokens in the dt ms since the byte before or its own push;
+        the pace is M / U.
+        """
+        if self.pending:
+            took = self._no_longer_pending(now)
+            load = self.instance.load
+            if teaches and self.pushed_at > load.lost_at and self.pushed_at > load.stalled_at:
+                learn(load, self.tokens, took * 1000)
+
+    def resize(self, tokens: int) -> None:
+        """It was not known how many tokens would go, and now it is."""
+        if self.pending:
+            self.instance.load.pending_tokens += tokens - self.tokens
+        self.tokens = tokens
+
+    def presumed_begun(self) -> None:
+        """Its prompt should be done by now, though nothing tells."""
+        if self.pending:
+            began_at = self.instance.load.progress_at
+            self._no_longer_pending(self.expected_at if self.expected_at > began_at else began_at)
+
+    def ended(self) -> None:
+        """The attempt is over: slot and pending tokens go back."""
+        self.instance.active_requests -= 1
+        if self.pending:
+            self.pending = False
+            self.instance.load.pending_tokens -= self.tokens
+        if self.late:
+            self.instance.load.late -= 1
+
+    def count_as_late(self) -> None:
+        self.late = True
+        self.instance.load.late += 1
+
+    def _no_longer_pending(self, progress_at: float) -> float:
+        """Seconds that the instance spent on its prompt."""
+        self.pending = False
+        load = self.instance.load
+        load.pending_tokens -= self.tokens
+        load.begun_tokens += self.tokens
+        # Comparisons, because a call of ``max`` takes ten times as long.
+        since, pushed_at, spares_from = load.progress_at, self.pushed_at, load.spares_from
+        if since < pushed_at:
+            since = pushed_at
+        if spares_from < since:
+            spares_from = since
+        took = progress_at - since
+        spares_from += took / load.prompt_share
+        most = progress_at + MOST_OWED_S
+        load.spares_from = spares_from if spares_from < most else most
+        load.progress_at = progress_at
+        return took
+
+
+def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
+    """Them as they are now."""
+    if len(instances) == 1:  # without the call that a comprehension is
+        (only,) = instances
+        load = only.load
+        return ((only, only.active_requests, load.pending_tokens, load.progress_at, load.ms_per_token),)
+    # Many of them are kept: a tuple is little more than half as large as a list.
+    return tuple(
+        [
+            (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
+            for i in instances
+        ]
+    )
+
+
+def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
+    """Note that ``tokens`` of a prompt took ``took_ms``. A time that no clock can have measured is ignored."""
+    if not 0.0 <= took_ms < cost.LONGEST_MS:
+        return
+    load.taught += 1
+    load.busy_ms = busy_ms = _KEPT * load.busy_ms + took_ms
+    load.busy_tokens = busy_tokens = _KEPT * load.busy_tokens + tokens
+    load.paced_tokens = _KEPT * load.paced_tokens + (tokens if tokens > STEP_TOKENS else STEP_TOKENS)
+    pace = busy_ms / busy_tokens * load.own_share + load.whole_part
+    load.ms_per_token = pace if cost.LEAST_PACE < pace < cost.MOST_PACE else cost.bounded_pace(pace)
+
+
+def own_pace(load: InstanceLoad) -> float:
+    """The pace that first bytes alone show."""
+    return cost.bounded_pace(load.busy_ms / load.busy_tokens)
+
+
+def backlog_ms(load: InstanceLoad, now: float) -> float:
+    """How long the instance likely takes for the prompts it has."""
+    return cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
+
+
+def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:
+    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
+    kind = request.request_type
+    return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
+
+
+def is_whole(request: SchedulingRequest) -> bool:
+    """Whether its answer is generated text in one piece: then the first byte comes with the last."""
+    return not request.streams and request.request_type.is_llm
+
+
+def is_open(instance: ExecutionInstance, need: int) -> bool:
+    """Whether ``need`` more uncached tokens may go to it now; an instance with none pending always is.
+
+    Beyond the window they would wait in the engine, where they can't be ordered, moved or cancelled.
+    """
+    load, limit = instance.load, instance.max_concurrent_requests
+    pending = load.pending_tokens
+    if pending and pending + need > load.window_tokens:
+        return False
+    return not limit or instance.active_requests < limit

@@ -1,0 +1,67 @@
+"""Why no instance takes a request, in words that help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sage_inference.control_plane.instances.prefill_decode import path_of
+from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
+
+RETRY_S = 5  # about the time between two probes
+
+
+def unserved(registry: Registry, request: SchedulingRequest) -> Refusal:
+    """The refusal of a request whose group is empty."""
+    model, path = request.model, path_of(request.route)
+    serving = registry.serving(path)
+    everywhere = [i for i in registry.instances.values() if model in i.models]
+    able = [i for i in everywhere if path in i.routes]
+    if refusal := asleep(model, able):
+        return refusal
+    if any(i.instance_type is ExecutionInstanceType.PREFILLING and i in serving for i in able):
+        return _later(f'only prefilling instances serve model "{model}" now: they write no answers')
+    if able:
+        return _later(f'every instance of model "{model}" is draining')
+    if not any(i.routes for i in everywhere) and (why := _unknown(registry)):
+        return _later(f'no instance serves model "{model}" yet; {why}')
+    if everywhere:
+        others = registry.models(serving)
+        served = f"; served there: {', '.join(others)}" if others else ""
+        message = f'model "{model}" is served, but not on {path}{served}'
+        return Refusal(Why.UNKNOWN_MODEL if others else Why.NO_ENGINE_FOR_ROUTE, message, "model")
+    served = ", ".join(registry.models()) or "none"
+    return Refusal(Why.UNKNOWN_MODEL, f'no instance serves model "{model}"; served now: {served}', "model")
+
+
+def unserved_route(registry: Registry, path: str) -> Refusal:
+    """The refusal of a request that names no model, on a route that no instance takes work for."""
+    able = [i for i in registry.instances.values() if path in i.routes and i.models]
+    if able:
+        return asleep(None, able) or _later(f"every instance that serves {path} is draining")
+    if why := _unknown(registry):
+        return _later(f"no instance serves {path} yet; {why}")
+    return Refusal(Why.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {path}")
+
+
+def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Refusal | None:
+    """The refusal of a request for ``model`` that sleeping instances serve; None where none of them sleeps."""
+    names = [i.instance_id for i in instances if i.state is EngineState.ASLEEP]
+    if not names:
+        return None
+    what = f'model "{model}" is asleep' if model else "every instance that serves this route is asleep"
+    return _later(f"{what} (on {', '.join(names)}); POST /wake_up to that engine wakes it")
+
+
+def _unknown(registry: Registry) -> str:
+    """Of which instances it is not known what they serve, and why; empty where there are none."""
+    instances = registry.instances.values()
+    unseen = [i.instance_id for i in instances if not i.routes]
+    unlisted = [i.instance_id for i in instances if i.routes and not i.models]
+    parts = (("not reached so far", unseen), ("lists no model yet", unlisted))
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+
+
+def _later(message: str) -> Refusal:
+    return Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=RETRY_S)

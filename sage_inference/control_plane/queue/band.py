@@ -1,0 +1,81 @@
+"""Requests of one band: the tenant served least is next, and of its requests the first in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sage_inference.control_plane.accounting.tenants import TenantCounters
+from sage_inference.control_plane.queue.entry import Waiting
+from sage_inference.control_plane.queue.heap import Heap, Place
+
+
+class _Line:
+    """One tenant's requests, and its place among the tenants."""
+
+    __slots__ = ("heap", "tenant", "turn")
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.heap: Heap[Waiting] = Heap()
+        self.turn: Place[_Line] | None = None
+
+
+class Band:
+    def __init__(self, counters: TenantCounters) -> None:
+        self._counters = counters
+        self._lines: dict[str, _Line] = {}
+        self._turns: Heap[_Line] = Heap()
+        self._ages: Heap[Waiting] = Heap()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._ages)
+
+    def add(self, waiting: Waiting, key: float) -> None:
+        tenant = waiting.request.tenant
+        line = self._lines.get(tenant)
+        if line is None:
+            line = self._lines[tenant] = _Line(tenant)
+            self._queue(line)
+        waiting.spot = line.heap.push(key, waiting)
+        waiting.age = self._ages.push(waiting.arrived, waiting)
+
+    def remove(self, waiting: Waiting) -> None:
+        line = self._lines[waiting.request.tenant]
+        assert waiting.spot is not None
+        assert waiting.age is not None
+        line.heap.leave(waiting.spot)
+        self._ages.leave(waiting.age)
+        if not line.heap:
+            del self._lines[line.tenant]
+            assert line.turn is not None
+            self._turns.leave(line.turn)
+
+    def next(self) -> Waiting | None:
+        line = self._least()
+        return line.heap.first() if line else None
+
+    def least(self) -> float:
+        """The lowest counter among the tenants here; infinite where there are none."""
+        return self._counters.of(line.tenant) if (line := self._least()) else float("inf")
+
+    def oldest(self) -> Waiting | None:
+        return self._ages.first()
+
+    def oldest_arrival(self) -> float:
+        return self._ages.first_key()
+
+    def _least(self) -> _Line | None:
+        while (line := self._turns.first()) is not None:
+            if self._turns.first_key() >= self._counters.of(line.tenant):
+                return line
+            # Counters only grow: one that grew since it was queued is queued anew.
+            assert line.turn is not None
+            self._turns.leave(line.turn)
+            self._queue(line)
+        return None
+
+    def _queue(self, line: _Line) -> None:
+        line.turn = self._turns.push(self._counters.of(line.tenant), line)

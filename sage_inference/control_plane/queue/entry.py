@@ -1,0 +1,67 @@
+"""One request in the queue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.queue.heap import Place
+from sage_inference.control_plane.slo import ttft_s
+from sage_inference.types import ExecutionInstance, SchedulingRequest
+
+if TYPE_CHECKING:
+    from sage_inference.control_plane.queue.group_queue import Lane
+    from sage_inference.control_plane.submission import Ticket
+
+OVERDUE = 10.0  # times its SLO
+
+
+class Waiting:
+    """The places of a request while it waits: its lane, and its places in the lane's heaps."""
+
+    __slots__ = (
+        "age",
+        "arrived",
+        "band",
+        "change",
+        "deadline",
+        "held_for",
+        "hold",
+        "key",
+        "lane",
+        "late",
+        "overdue_at",
+        "patient",
+        "prompt_ms",
+        "request",
+        "review",
+        "spot",
+        "ticket",
+    )
+
+    def __init__(self, ticket: Ticket, lane: Lane) -> None:
+        request: SchedulingRequest = ticket.request
+        self.ticket = ticket
+        self.request = request
+        self.lane = lane
+        self.arrived = request.arrived
+        self.heed_slo()
+        self.patient = True  # may still be held for a warm instance
+        self.held_for: ExecutionInstance | None = None
+        self.late = False  # gets only what instances can spare
+        self.prompt_ms = 0.0  # what its prompt likely takes
+        self.band = 0
+        self.key = 0.0
+        self.spot: Place[Waiting] | None = None  # among its tenant's
+        self.age: Place[Waiting] | None = None  # among its band's, by arrival
+        self.change: Place[Waiting] | None = None  # when it falls late
+        self.review: Place[Waiting] | None = None  # when a late one's prompt is predicted anew
+        self.hold: Place[Waiting] | None = None  # until when it stands aside
+        self.deadline: Place[Waiting] | None = None  # the one its caller gave
+
+    def heed_slo(self) -> None:
+        """Its request's SLO is another, or the first."""
+        self.overdue_at = self.request.arrived + OVERDUE * ttft_s(self.request)
+
+    def forget_places(self) -> None:
+        """Its lane was dissolved."""
+        self.spot = self.age = self.change = self.review = self.hold = self.held_for = None

@@ -1,0 +1,117 @@
+"""Each tenant's part of a bounded queue, and the choice of requests that leave it when it is full."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+from sage_inference.control_plane.accounting.tenants import TenantCounters
+
+T = TypeVar("T", bound=Hashable)
+
+_REQUESTS, _BYTES = 0, 1
+DISPLACED = "the queue is full, and most of what waits is of this caller; try again later"
+
+
+class _Holding(Generic[T]):
+    """One tenant's entries, by priority and in order of their coming, each with its size."""
+
+    __slots__ = ("held", "levels")
+
+    def __init__(self) -> None:
+        self.held = [0, 0]  # requests, bytes
+        self.levels: dict[int, dict[T, int]] = {}
+
+    def leavers(self) -> Iterator[tuple[T, int]]:
+        """The least important first, and of these the newest."""
+        for level in sorted(self.levels, reverse=True):
+            yield from reversed(self.levels[level].items())
+
+
+class _Leaving(Generic[T]):
+    """A tenant while it is planned who leaves: nothing has left yet."""
+
+    __slots__ = ("entries", "held", "weight")
+
+    def __init__(self, holding: _Holding[T], weight: float) -> None:
+        self.held = list(holding.held)
+        self.weight = weight
+        self.entries = holding.leavers()
+
+
+class Shares(Generic[T]):
+    """Fair division of a queue that is full.
+
+    A tenant that fills the queue displaces itself first: a newcomer takes the place of the newest request of the
+    tenant that holds the most, if its own tenant still holds less with it. So a tenant that holds no more than its
+    share (the bound, divided among the waiting tenants by their weights) is neither refused nor displaced. Priorities
+    decide within a tenant only: callers choose them.
+    """
+
+    def __init__(self, counters: TenantCounters) -> None:
+        self._counters = counters  # has the weights
+        self._holdings: dict[str, _Holding[T]] = {}
+        self._where: dict[T, tuple[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def add(self, entry: T, tenant: str, priority: int, size: int) -> None:
+        holding = self._holdings.get(tenant)
+        if holding is None:
+            holding = self._holdings[tenant] = _Holding()
+        holding.held[_REQUESTS] += 1
+        holding.held[_BYTES] += size
+        holding.levels.setdefault(priority, {})[entry] = size
+        self._where[entry] = tenant, priority
+
+    def remove(self, entry: T) -> None:
+        """It waits no longer; fine if it is not here."""
+        place = self._where.pop(entry, None)
+        if place is None:
+            return
+        tenant, priority = place
+        holding = self._holdings[tenant]
+        level = holding.levels[priority]
+        holding.held[_REQUESTS] -= 1
+        holding.held[_BYTES] -= level.pop(entry)
+        if not level:
+            del holding.levels[priority]
+        if not holding.held[_REQUESTS]:
+            del self._holdings[tenant]
+
+    def displaced(self, tenant: str, size: int, over_requests: int, over_bytes: int) -> list[T] | None:
+        """The requests that have to leave for a request of ``tenant`` and ``size``; None where it is the one that has to.
+
+        With it the queue would be so many requests and bytes over its bounds. A bound that was lowered has no one leave
+        but for the newcomer.
+        """
+        own = self._holdings.get(tenant)
+        mine = own.held if own else (0, 0)
+        weight = self._weight(tenant)
+        others = [
+            _Leaving(each, self._weight(name)) for name, each in self._holdings.items() if each is not own
+        ]
+        over, leave = [min(over_requests, 1), min(over_bytes, size)], []
+        for what, asked in ((_REQUESTS, 1), (_BYTES, size)):
+            if over[what] <= 0:
+                continue
+            with_it = (mine[what] + asked) / weight
+            most = [(-each.held[what] / each.weight, number) for number, each in enumerate(others)]
+            heapq.heapify(most)
+            while over[what] > 0:
+                if not most or -most[0][0] <= with_it:
+                    return None
+                number = most[0][1]
+                each = others[number]
+                entry, freed = next(each.entries)
+                leave.append(entry)
+                for kind, amount in ((_REQUESTS, 1), (_BYTES, freed)):
+                    each.held[kind] -= amount
+                    over[kind] -= amount
+                heapq.heapreplace(most, (-each.held[what] / each.weight, number))
+        return leave
+
+    def _weight(self, tenant: str) -> float:
+        return self._counters.weights.get(tenant, 1.0)

@@ -1,0 +1,94 @@
+"""All requests that wait: bounded in number and bytes, each in the lane of its group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sage_inference.config.settings import LimitSettings
+from sage_inference.control_plane.accounting.tenants import TenantCounters
+from sage_inference.control_plane.queue.entry import Waiting
+from sage_inference.control_plane.queue.group_queue import Lane
+from sage_inference.control_plane.queue.heap import Heap
+from sage_inference.control_plane.queue.orders import ORDERS, Predict
+from sage_inference.control_plane.queue.shares import Shares
+from sage_inference.control_plane.submission import Ticket
+from sage_inference.types import ExecutionInstance
+
+Group = tuple[ExecutionInstance, ...]
+
+
+class Queue:
+    """Lanes by group and order. ``deadlines`` are those that callers gave."""
+
+    def __init__(self, counters: TenantCounters, predict: Predict | None = None) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self.lanes: dict[tuple[Group, str], Lane] = {}
+        self.deadlines: Heap[Waiting] = Heap()
+        self._counters = counters
+        self._predict = predict
+        self._shares: Shares[Waiting] = Shares(counters)
+
+    def has_room(self, ticket: Ticket, limits: LimitSettings) -> bool:
+        return self.requests < limits.queue_requests and self.bytes + ticket.size <= limits.queue_bytes
+
+    def make_room(self, ticket: Ticket, limits: LimitSettings) -> list[Waiting] | None:
+        """Take out those who have to leave for ``ticket``; None where nobody has to: there is no room for it."""
+        over_requests = self.requests + 1 - limits.queue_requests
+        over_bytes = self.bytes + ticket.size - limits.queue_bytes
+        leave = self._shares.displaced(ticket.request.tenant, ticket.size, over_requests, over_bytes)
+        for waiting in leave or ():
+            self.remove(waiting)
+        return leave
+
+    def lane(self, group: Group, order: str) -> Lane | None:
+        """Where requests of this group already wait, if any do."""
+        return self.lanes.get((group, order))
+
+    def add(self, ticket: Ticket, group: Group, order: str, predicted_ms: float, now: float) -> Waiting:
+        """Let it wait; ``ticket.load`` has its place until it leaves."""
+        waiting = ticket.load = Waiting(ticket, self._lane(group, order))
+        self.requests += 1
+        self.bytes += ticket.size
+        deadline_ms = ticket.request.slo_deadline_ms
+        if deadline_ms is not None:
+            waiting.deadline = self.deadlines.push(ticket.request.arrived + deadline_ms / 1000, waiting)
+        waiting.lane.add(waiting, predicted_ms, now)
+        if ticket.size:  # else it holds nothing here: an embedding call's texts are counted where they wait
+            self._shares.add(waiting, ticket.request.tenant, ticket.request.priority, ticket.size)
+        return waiting
+
+    def remove(self, waiting: Waiting) -> None:
+        waiting.ticket.load = None
+        self._shares.remove(waiting)
+        self.requests -= 1
+        self.bytes -= waiting.ticket.size
+        if waiting.deadline is not None:
+            self.deadlines.leave(waiting.deadline)
+        lane = waiting.lane
+        lane.remove(waiting)
+        if not lane:
+            del self.lanes[lane.group, lane.order.name]
+
+    def regroup(self, place: Callable[[Waiting], tuple[Group, str, float]], now: float) -> list[Waiting]:
+        """Sort everyone into lanes anew, by arrival; returns those whose group is empty, still to be removed.
+
+        ``place`` returns a request's group, order, and the time of its prompt in ms.
+        """
+        everyone = [waiting for lane in self.lanes.values() for waiting in lane.everyone()]
+        self.lanes = {}
+        stranded = []
+        for waiting in sorted(everyone, key=lambda each: each.arrived):
+            group, order, predicted_ms = place(waiting)
+            if not group:
+                stranded.append(waiting)
+            waiting.forget_places()
+            waiting.lane = self._lane(group, order)
+            waiting.lane.add(waiting, predicted_ms, now)
+        return stranded
+
+    def _lane(self, group: Group, order: str) -> Lane:
+        lane = self.lanes.get((group, order))
+        if lane is None:
+            lane = self.lanes[group, order] = Lane(group, ORDERS[order], self._counters, self._predict)
+        return lane

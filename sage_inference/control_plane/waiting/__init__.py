@@ -1,1 +1,0 @@
-"""Requests that wait: in which order, and whose turn it is."""

@@ -1,0 +1,73 @@
+"""An engine's answer as a whole, and the meaning of an error in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sage_inference.wire.body_coding import CodingError, coding_of, decoded, uncoded
+from sage_inference.wire.message import Answer, Piece
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.state import Engine
+
+# The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
+# not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).
+_OF_A_TEXT = frozenset({400, 413, 422, 424, 500})
+# The most that a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
+FEWEST_BYTES, BYTES_A_TEXT = 1 << 20, 1 << 19
+_TOO_MANY_BYTES = b"length limit exceeded"
+
+
+@dataclass(eq=False, slots=True)
+class EngineAnswer:
+    """``pieces``: its body, decoded where it came compressed. ``unread`` is the reason where that was not possible."""
+
+    head: Answer
+    pieces: list[Piece]
+    engine: Engine
+    unread: CodingError | None = None
+
+    @classmethod
+    def of(cls, head: Answer, pieces: list[Piece], engine: Engine, texts: int) -> EngineAnswer:
+        """``texts`` bounds what a compressed body may hold: so many vectors, and no more than a moment takes."""
+        coding = coding_of(head)
+        if not coding:
+            return cls(head, pieces, engine)
+        try:
+            body = decoded(coding, b"".join(pieces), FEWEST_BYTES + BYTES_A_TEXT * texts)
+        except CodingError as error:
+            return cls(head, pieces, engine, error)
+        return cls(uncoded(head), [body], engine)
+
+    @property
+    def body(self) -> bytes:
+        if len(self.pieces) > 1:
+            self.pieces[:] = [b"".join(self.pieces)]
+        return bytes(self.pieces[0])
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def means_draining(self) -> bool:
+        return self.engine.dialect.means_draining(self.status, self.body)
+
+    @property
+    def may_blame_a_text(self) -> bool:
+        return self.status in _OF_A_TEXT
+
+    @property
+    def texts_allowed(self) -> int | None:
+        """The number of texts that the engine takes in a call, by its refusal."""
+        return self.engine.dialect.texts_allowed(self.body) if self.status in (400, 413, 422) else None
+
+    @property
+    def says_too_long(self) -> bool:
+        words = self.engine.dialect.too_long
+        return self.status in (413, 422) and bool(words) and words in self.body
+
+    @property
+    def too_many_bytes(self) -> bool:
+        return self.status == 413 and _TOO_MANY_BYTES in self.body

@@ -1,0 +1,142 @@
+"""Callers within this process: a request in, its answer piece by piece, through the gateway's own protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.parser_events import Feeding
+from sage_inference.wire.isolation import report
+from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.memory import HIGH_WATER, join
+from sage_inference.wire.message import Answer, Headers, Piece
+
+
+class CutShortError(Exception):
+    """The answer ended before its end, or there was none; the message has the reason."""
+
+
+class Reply:
+    """One answer, awaited: its head, then its body. Left alone it pauses the gateway, not the memory."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = ()
+        self.length: int | None = None
+        self._pieces: deque[Piece] = deque()
+        self._size = 0
+        self._ended = False
+        self._failure: CutShortError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.connection: EngineConnection | None = None
+
+    async def head(self) -> None:
+        """Returns once ``status`` and ``headers`` are there. Raises ``CutShortError``."""
+        while not self.status:
+            await self._more()
+
+    async def piece(self) -> bytes:
+        """The part of the body that came since, b"" at its end. Raises ``CutShortError``."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            await self._more()
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._size > HIGH_WATER and self.connection is not None and not self._ended:
+            self.connection.resume()
+        self._size = 0
+        return data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.piece():
+            yield data
+
+    def abandon(self) -> None:
+        """Nobody wants the rest: the gateway sees its caller leave. Idempotent."""
+        connection, self.connection = self.connection, None
+        if connection is not None and not self._ended and self._failure is None:
+            self._failure = CutShortError("the caller left")
+            connection.discard()
+            self._wake()
+
+    async def _more(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Called by its connection (see engines.connection.Receiver)
+
+    def engine_answers(self, answer: Answer, length: int | None) -> None:
+        self.status, self.headers, self.length = answer.status, answer.headers, length
+        self._wake()
+
+    def engine_sends(self, piece: Piece, end: bool) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self._size += len(piece)
+            if self._size > HIGH_WATER and self.connection is not None and not end:
+                self.connection.pause()
+        if end:
+            self._ended = True
+        self._wake()
+
+    def engine_failed(self, how: Broken, detail: str) -> None:
+        self._failure = CutShortError(f"the gateway {detail}")
+        self._wake()
+
+    def engine_is_silent(self) -> None:
+        """No engine is at the other end."""
+
+    def broke(self, error: Exception) -> None:
+        report(error, "an answer to a caller in this process")
+        self._failure = CutShortError("the gateway failed at passing on the answer")
+        self._wake()
+
+
+class Callers:
+    """Connections to one gateway from within its process; for use on its event loop."""
+
+    def __init__(self, accept: Callable[[], asyncio.Protocol], turn: Turn) -> None:
+        self._accept = accept
+        self._turn = turn
+        self._idle: list[EngineConnection] = []
+        self._feeding = Feeding()
+
+    def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Reply:
+        """``target`` is path and query; ``headers`` has none of framing. The answer comes through the reply."""
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        reply = Reply()
+        reply.connection = self._connection()
+        reply.connection.send(reply, b"".join(lines), body)
+        return reply
+
+    def _connection(self) -> EngineConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed:
+                return connection
+        connection = EngineConnection(self._idle.append, self._lost, self._feeding, self._turn)
+        join(self._accept(), connection, asyncio.get_running_loop())
+        return connection
+
+    def _lost(self, connection: EngineConnection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().discard()

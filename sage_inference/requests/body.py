@@ -1,0 +1,160 @@
+"""What is read from a request's body, and the one field the gateway ever changes in it: ``model``."""
+
+from __future__ import annotations
+
+import re
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+
+from sage_inference.requests.density import LARGE, check_density
+from sage_inference.requests.lenient import UNREADABLE, decoded, decoded_mended
+from sage_inference.requests.multipart import model_field
+from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.routes import ROUTES, Body, Route
+
+_PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
+_BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
+_READ = (*_PROMPTS, *_BEFORE, "stream", "user")
+_USER = 200  # bytes of a user that tell tenants apart
+_MODEL = 1024  # characters of a model's name: it is looked up, logged and quoted
+_UNSET, _RAW = msgspec.UNSET, msgspec.Raw
+_JSON = Body.JSON
+_Absent = msgspec.UnsetType
+# Only presence and the model's type are checked: the engine checks the rest, and says it better.
+_Head = msgspec.defstruct(
+    "_Head",
+    [
+        ("model", Annotated[str, msgspec.Meta(max_length=_MODEL)] | None | _Absent, _UNSET),
+        *((name, msgspec.Raw | _Absent, _UNSET) for name in _READ),
+    ],
+    gc=False,
+)
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+class _RawModel(msgspec.Struct, gc=False):
+    model: msgspec.Raw | msgspec.UnsetType = _UNSET
+
+
+_decode_raw_model = msgspec.json.Decoder(_RawModel).decode
+# What of a body is looked at in the usual case: for each route its first prompt, and all that is read beside it.
+_usual = {
+    route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user")
+    for route in ROUTES.values()
+}
+_WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
+_ENDS = re.compile(rb"\s*\}")
+_MOST_PLACES = 3  # in a body that look like its model
+
+
+class Asked(msgspec.Struct, gc=False):
+    """What a body asks for. ``prompt`` is the part that the engine reads, as JSON; ``user`` is "" for nobody."""
+
+    model: str | None
+    prompt: bytes = b""
+    streams: bool = False
+    user: str = ""
+
+
+def read(route: Route, body: bytes) -> Asked:
+    """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
+    if route.body is _JSON:
+        if len(body) > LARGE:
+            check_density(body)
+        head = _decode(body)
+        first, tools, system, instructions, model, stream, user = _usual[route.path](head)
+        if type(first) is _RAW and tools is system is instructions is _UNSET:
+            prompt = bytes(first)
+        else:
+            prompt = _prompt(route, head, body)
+        return Asked(
+            None if model is _UNSET else model or None,
+            prompt,
+            stream is not _UNSET and bytes(stream) == b"true",
+            "" if user is _UNSET else _text(user),
+        )
+    place = model_field(body) if route.body is Body.MULTIPART else None
+    if place is None:
+        return Asked(None)
+    if place[1] - place[0] > _MODEL:
+        raise Refusal(Why.BAD_REQUEST, f"'model' is longer than {_MODEL} characters", "model")
+    # Sound: how many bytes it has tells nothing of the work.
+    return Asked(body[place[0] : place[1]].decode("utf-8", "replace"))
+
+
+def _prompt(route: Route, head: Any, body: bytes) -> bytes:
+    """The values that make up the prompt. Raises ``Refusal`` where the route's own fields are missing."""
+    for name in route.any_of or _PROMPTS:
+        found = getattr(head, name)
+        if found is not _UNSET:
+            break
+    else:
+        if not route.any_of:
+            return body
+        wanted = " or ".join(f"'{name}'" for name in route.any_of)
+        raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
+    if head.tools is _UNSET and head.system is _UNSET and head.instructions is _UNSET:
+        return _raw(found) or body
+    return b"".join([_raw(getattr(head, name)) for name in _BEFORE]) + _raw(found)
+
+
+def _raw(value: Any) -> bytes:
+    """The JSON of a field; empty where it is absent."""
+    return bytes(value) if type(value) is _RAW else b""
+
+
+def _text(value: Any) -> str:
+    """The begin of a text; "" for what is none."""
+    raw = memoryview(value)
+    begin = bytes(raw[: min(len(raw) - 1, _USER + 1)])
+    return begin[1:].decode("utf-8", "replace") if begin[:1] == b'"' else ""
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        try:
+            return _decode_head(body)  # here, because a call costs every request
+        except msgspec.ValidationError:
+            raise
+        except UNREADABLE as error:
+            return decoded_mended(_decode_head, body, error)
+    except msgspec.ValidationError as error:
+        where = _WHERE.search(str(error))
+        said = str(error)[: where.start()] if where else str(error)
+        field = where[1] if where and where[1] else None
+        place = f"'{field}'" if field else "the body"
+        message = f"{place}: {said[0].lower()}{said[1:]}".replace("`", "")
+        raise Refusal(Why.BAD_REQUEST, message, field) from None
+
+
+def with_model(route: Route, body: bytes, model: str) -> bytes:
+    """The body naming ``model``; every other byte stays as it came."""
+    if route.body is Body.MULTIPART:
+        place = model_field(body)
+        return body if place is None else body[: place[0]] + model.encode() + body[place[1] :]
+    named = decoded(_decode_raw_model, body).model
+    name = msgspec.json.encode(model)
+    if isinstance(named, msgspec.UnsetType):
+        start = body.index(b"{") + 1
+        comma = b"" if _ENDS.match(body, start) else b","
+        return b"".join((body[:start], b'"model":', name, comma, memoryview(body)[start:]))  # one copy
+    replaced = _replaced(body, bytes(named), name)
+    if replaced is None:
+        message = "'model' can't be replaced by the name it stands for; write it as the body's first field"
+        raise Refusal(Why.BAD_REQUEST, message, "model")
+    return replaced
+
+
+def _replaced(body: bytes, named: bytes, name: bytes) -> bytes | None:
+    """The body with ``name`` as its model in place of ``named``; None where that is not found.
+
+    Fields of other objects may look the same. Which is the body's own shows by what it then names.
+    """
+    looks = re.compile(rb'"model"\s*:\s*(%b)(?=[\s,}])' % re.escape(named))
+    for found, _ in zip(looks.finditer(body), range(_MOST_PLACES), strict=False):
+        changed = body[: found.start(1)] + name + body[found.end(1) :]
+        if decoded(_decode_raw_model, changed).model == msgspec.Raw(name):
+            return changed
+    return None

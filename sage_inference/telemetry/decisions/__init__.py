@@ -1,0 +1,1 @@
+"""The log of scheduling decisions: in memory, as a document, and in a file."""

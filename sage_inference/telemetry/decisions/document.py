@@ -1,0 +1,131 @@
+"""Attempts as documents: what each candidate would have cost, what was chosen, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces
+from sage_inference.control_plane.instances.load import Placement, Seen, is_whole
+from sage_inference.control_plane.instances.prefill_decode import leg_of, path_of, whole_of
+from sage_inference.control_plane.slo import slo_of
+from sage_inference.types import SchedulingRequest
+
+
+def document(attempt: Placement, epoch: float) -> dict[str, Any]:
+    """All that is known of an attempt, in JSON's terms; None for what is not.
+
+    ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
+    engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
+    with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
+    """
+    request, usage = whole_of(attempt.request), attempt.usage
+    told = usage is not None and usage.prompt_tokens > 0
+    candidates = _candidates(attempt)
+    chosen = next((each for each in candidates if each["chosen"]), None)
+    prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3) if chosen is not None else None
+    return {
+        "request_id": request.request_id,
+        "caller_request_id": request.caller_request_id or None,
+        "request_type": request.request_type.value,
+        "route": path_of(request.route),
+        "model": request.model,
+        "priority": int(request.priority),
+        "tenant": request.tenant,
+        "deadline_ms": request.slo_deadline_ms,
+        "slo": _slo(attempt.request),
+        "streams": request.streams,
+        "leg": leg_of(attempt.request),
+        "arrived_ms": round((epoch + request.arrived) * 1000, 3),
+        "waited_ms": _ms(request.arrived, attempt.pushed_at),
+        "instance": attempt.decision.target_instance_id,
+        "reason": attempt.decision.reason,
+        "candidates": candidates,
+        "in_one_piece": is_whole(attempt.request),
+        "predicted_prompt_ms": prompt_ms,
+        "predicted_first_byte_ms": _first_byte_ms(attempt, prompt_ms),
+        "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
+        "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
+        "outcome": _outcome(attempt),
+        "status": attempt.status or None,
+        "prompt_tokens": usage.prompt_tokens if usage is not None and told else request.prompt_tokens,
+        "prompt_tokens_estimated": not told,
+        "completion_tokens": usage.completion_tokens if usage is not None else None,
+        "cached_tokens": usage.cached_tokens if usage is not None else None,
+        "blocks": list(request.prompt_blocks),
+        "block_tokens": round(request.block_tokens, 3),
+    }
+
+
+def _slo(request: SchedulingRequest) -> dict[str, Any]:
+    """The target, and its origin: ``caller``, a setting's path, or ``default`` and why."""
+    slo = slo_of(request)
+    deadline_ms = request.slo_deadline_ms
+    return {
+        "ttft_ms": slo.ttft_ms if deadline_ms is None else deadline_ms,
+        "ttft_from": slo.ttft_from if deadline_ms is None else "caller",
+        "tpot_ms": slo.tpot_ms,
+        "tpot_from": slo.tpot_from,
+    }
+
+
+def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
+    """That of a stream comes when the prompt is done. Other text comes as a whole, when its tokens are made.
+
+    None where it is not known how many these are, or what one takes.
+    """
+    if prompt_ms is None or not is_whole(attempt.request):
+        return prompt_ms
+    usage = attempt.usage
+    if usage is None or not usage.completion_tokens or not attempt.answers or not attempt.token_ms:
+        return None
+    return round(prompt_ms + usage.completion_tokens / attempt.answers * attempt.token_ms, 3)
+
+
+def _outcome(attempt: Placement) -> str | None:
+    """As the relay reports it. An answered attempt is no retry: its request went on with the next leg, or call."""
+    if attempt.outcome == "retried" and attempt.answered_at is not None:
+        if leg_of(attempt.request) == "prefill":
+            return "prefilled"
+        if attempt.status == 200:
+            return "done"
+    return attempt.outcome
+
+
+def _candidates(attempt: Placement) -> list[dict[str, Any]]:
+    """Reckoned with the policy's paces. Those it could not choose among have none of these."""
+    reckoned = attempt.decision.paces or {}
+    paces = even_paces([own for _, _, _, _, own in attempt.seen])
+    return [
+        _candidate(attempt, seen, reckoned.get(seen[0], pace))
+        for seen, pace in zip(attempt.seen, paces, strict=True)
+    ]
+
+
+def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
+    """The cost of the request on one instance, ``cost_ms`` being backlog, prompt and running requests."""
+    instance, running, pending, progress_at, own = seen
+    request = attempt.request
+    cached = request.cached_tokens.get(instance, 0)
+    uncached = request.prompt_tokens - cached
+    backlog = backlog_ms(pace, pending, attempt.pushed_at - progress_at)
+    return {
+        "instance": instance.instance_id,
+        "chosen": instance.instance_id == attempt.decision.target_instance_id,
+        "cost_ms": round(cost_ms(pace, backlog, uncached, running), 3),
+        "backlog_ms": round(backlog, 3),
+        "prompt_ms": round(pace * uncached, 3),
+        "cached_tokens": cached,
+        "running": running,
+        "pending_tokens": pending,
+        "ms_per_token": round(own, 5),
+    }
+
+
+def why(attempt: Placement) -> str:
+    """One line: the choice, its reason, and each candidate's predicted cost."""
+    shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in _candidates(attempt))
+    return f"{attempt.decision.target_instance_id}: {attempt.decision.reason}; predicted: {shown}"
+
+
+def _ms(start: float, end: float | None) -> float | None:
+    return None if end is None else round((end - start) * 1000, 3)

@@ -1,0 +1,69 @@
+"""A file of ended attempts, one JSON object a line. Replay reads it. It is bounded by starting anew."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.telemetry.decisions.document import document
+
+LARGEST = 256 << 20  # bytes; then it becomes FILE.1, and the FILE.1 before is gone
+_MOST_HELD = 65536  # attempts between two writes
+
+log = logging.getLogger(__name__)
+
+
+class DecisionFile:
+    """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
+
+    A file that cannot be written is reported once.
+    """
+
+    def __init__(self, path: Path, epoch: Callable[[], float], largest: int = LARGEST) -> None:
+        self.path = path
+        self._epoch = epoch
+        self._largest = largest
+        self.held: deque[Placement] = deque(maxlen=_MOST_HELD)
+        self._failed = False
+
+    def touch(self) -> None:
+        """Make the file, if it is not there. Raises ``OSError`` if it cannot be written."""
+        with self._opened():
+            pass
+
+    def add(self, attempt: Placement) -> None:
+        self.held.append(attempt)
+
+    def write(self) -> None:
+        """Append what has been taken in since the last time."""
+        if not self.held:
+            return
+        held, self.held = self.held, deque(maxlen=_MOST_HELD)
+        try:
+            epoch = self._epoch()
+            self._append("".join(json.dumps(document(attempt, epoch)) + "\n" for attempt in held))
+        except OSError as error:
+            if not self._failed:
+                log.warning("decisions are not recorded: %s: %s", self.path, error.strerror)
+            self._failed = True
+        else:
+            self._failed = False
+
+    def _append(self, text: str) -> None:
+        if self.path.exists() and self.path.stat().st_size + len(text) > self._largest:
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        with self._opened() as file:
+            file.write(text)
+
+    def _opened(self) -> TextIO:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # For the owner alone: the file shows who asks for how much. Without O_NONBLOCK a pipe that
+        # nobody reads would stop the gateway.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.fdopen(os.open(self.path, flags, 0o600), "a", encoding="utf-8")

@@ -1,0 +1,172 @@
+"""Coarse timers: one wheel for all timeouts, so that moving a deadline costs an attribute, not a timer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sage_inference.wire.isolation import report
+
+TICK_S = 0.05
+_LATE = 2  # ticks from a deadline to its bucket's turn: ``now`` is up to a tick old
+_STALL_S = 2 * TICK_S  # a tick this late shows that the loop did not run meanwhile
+# Turns of the loop between finding a deadline passed and acting on it. uvloop runs timers and ready callbacks before
+# or after it reads sockets, depending on where it was held up; what is read may be handed on a turn later.
+_TURNS = 3
+
+
+class Timed(Protocol):
+    """Something with at most one deadline at a time, on the wheel's clock; infinite means none."""
+
+    deadline: float
+    wakes_at: float  # the wheel's own: the soonest deadline its bucket is for, 0 while it is in none
+
+    def timed_out(self) -> None: ...
+
+    def broke(self, error: Exception) -> None:
+        """It gets what its own ``timed_out`` raised."""
+
+
+class Loop(Protocol):
+    """The part of an event loop that a wheel needs."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any: ...
+
+    def call_soon(self, callback: Callable[..., object], /, *args: Any) -> Any: ...
+
+
+class Wheel:
+    """Calls ``timed_out`` at a deadline, give or take three ticks.
+
+    Moving a deadline later touches nothing but ``Timed.deadline``: the bucket it lies in finds out when its
+    turn comes. Moving it sooner puts it into a sooner bucket.
+
+    ``idle_at`` is ``idle_s`` from ``now``: the deadline of a stream from its latest chunk on. It is worked out once a
+    tick, because it is set for each chunk. A new ``idle_s`` holds for each stream from its next chunk on.
+
+    ``now`` is the wheel's clock as of the last tick. It counts only time in which the loop ran: after a suspended
+    process or a callback that held the loop up, every deadline is as far away as before. ``lost`` is the time that
+    was not counted. A deadline that has passed is acted on only after the sockets were read once more: an answer
+    that already lies there moves the deadline.
+    """
+
+    def __init__(self, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop = loop
+        self._clock = clock  # not the loop's: that one stands still while a callback runs
+        self._ticked_at = self.now = clock()
+        self._idle_s = self.idle_at = math.inf
+        self.lost = 0.0
+        self.on_stall: Callable[[float], object] | None = None  # called with the seconds that were lost
+        self._turn = int(self.now / TICK_S)
+        self._buckets: dict[int, set[Timed]] = {}
+        self._stopped = False
+        self._handle = loop.call_later(TICK_S, self._tick)
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds of silence that a stream may make; infinite until it is set."""
+        return self._idle_s
+
+    @idle_s.setter
+    def idle_s(self, seconds: float) -> None:
+        if seconds < self._idle_s:
+            self._look_by(self.now + seconds)
+        self._idle_s = seconds
+        self.idle_at = self.now + seconds
+
+    def set(self, timed: Timed, seconds: float) -> None:
+        """The deadline is ``seconds`` from now; infinite: there is none."""
+        timed.deadline = deadline = self.now + seconds
+        if not 0 < timed.wakes_at <= deadline:
+            self._sooner(timed, deadline)
+
+    def remove(self, timed: Timed) -> None:
+        """Forget it; it may be freed."""
+        timed.deadline = math.inf
+        if timed.wakes_at:
+            self._leave(timed)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._handle.cancel()
+        self._buckets.clear()
+
+    def _sooner(self, timed: Timed, deadline: float) -> None:
+        if timed.wakes_at:
+            self._leave(timed)
+        if deadline < math.inf:
+            self._enter(timed, int(deadline / TICK_S) + _LATE)
+
+    def _look_by(self, deadline: float) -> None:
+        """Look at every deadline by then: a chunk sets a sooner ``idle_at`` without a call."""
+        latest = int(deadline / TICK_S) + _LATE
+        for bucket in [each for each in self._buckets if each > latest]:
+            for timed in self._buckets.pop(bucket):
+                self._enter(timed, latest)
+
+    def _enter(self, timed: Timed, bucket: int) -> None:
+        timed.wakes_at = (bucket - _LATE) * TICK_S
+        self._buckets.setdefault(bucket, set()).add(timed)
+
+    def _leave(self, timed: Timed) -> None:
+        bucket = self._buckets.get(round(timed.wakes_at / TICK_S) + _LATE)
+        timed.wakes_at = 0
+        if bucket is not None:
+            bucket.discard(timed)
+
+    def _broke(self, timed: Timed, error: Exception) -> None:
+        """Others' deadlines are next, and must not be lost with it."""
+        try:
+            timed.broke(error)
+        except Exception as another:
+            report(another, "a time-out")
+
+    def _tick(self) -> None:
+        self.advance()
+        self._handle = self._loop.call_later(TICK_S, self._tick)
+        now = self.now
+        last, self._turn = self._turn, int(now / TICK_S)
+        due: list[Timed] = []
+        for turn in range(last + 1, self._turn + 1):
+            for timed in self._buckets.pop(turn, ()):
+                timed.wakes_at = 0
+                if timed.deadline == math.inf:
+                    continue
+                if timed.deadline <= now:
+                    due.append(timed)
+                else:
+                    self._enter(timed, max(int(timed.deadline / TICK_S) + 1, self._turn + 1))
+        if due:
+            self._loop.call_soon(self._await_reads, due, now, _TURNS)
+
+    def advance(self) -> None:
+        """Move the clock on, by one tick at most where the loop did not run.
+
+        Each tick does so. Measure a time after a call, so that a stall is noted before it is taken for slowness.
+        """
+        real = self._clock()
+        passed, self._ticked_at = real - self._ticked_at, real
+        if passed > TICK_S + _STALL_S:
+            lost, passed = passed - TICK_S, TICK_S
+            self.lost += lost
+            if self.on_stall is not None:
+                self.on_stall(lost)
+        self.now += passed
+        self.idle_at = self.now + self._idle_s
+
+    def _await_reads(self, due: list[Timed], now: float, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._await_reads, due, now, turns - 1)
+            return
+        for timed in due:
+            if timed.deadline > now or self._stopped:
+                continue  # it was moved or removed meanwhile
+            timed.deadline = math.inf
+            if timed.wakes_at:
+                self._leave(timed)
+            try:
+                timed.timed_out()
+            except Exception as error:
+                self._broke(timed, error)

@@ -1,0 +1,416 @@
+"""Paces of instances beside each other: what answers in one piece teach, and how it is forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_inference.control_plane.accounting.ledger import Books
+from sage_inference.control_plane.accounting.relative_pace import (
+    FARTHEST,
+    HALF_LIFE_S,
+    MOST_TRIALS,
+    PRIOR_STEPS,
+    steps_of,
+)
+from sage_inference.control_plane.cost import ALIKE, LEAST_PACE, MOST_PACE, even_paces
+from sage_inference.control_plane.instances.gpu_sharing import SharedGPU
+from sage_inference.control_plane.instances.load import Placement, learn
+from sage_inference.control_plane.instances.prefill_decode import decode_leg
+from sage_inference.types import ExecutionInstance, InstanceLoad, RequestType, SchedulingRequest, Usage
+from tests.control_plane.parts import Clock, instance, manager, request, submit
+
+K = InstanceLoad().ms_per_token
+
+
+class Bench:
+    """Books of some instances, and a clock. An answer takes ``pace`` milliseconds for each of its tokens."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.now = 1000.0
+        self.instances = [instance(f"i{n}") for n in range(count)]
+        self.books = Books()
+        self.books.relative.regroup(self.instances)
+
+    def answer(
+        self,
+        at: ExecutionInstance,
+        pace: float,
+        tokens: int = 200,
+        *,
+        streams: bool = False,
+        outcome: str = "done",
+        choices: int = 1,
+        change: Callable[[SchedulingRequest], SchedulingRequest] = lambda request: request,
+    ) -> None:
+        asked = change(request(0, 100, streams=streams))
+        placement = Placement(at, 1, self.now, asked)
+        self.books.placed(placement, 1, self.now)
+        if streams:
+            placement.begun(self.now + pace / 1000)
+        placement.ended()
+        placement.ended_at = self.now + pace * tokens / 1000
+        placement.outcome, placement.answers = outcome, choices
+        self.books.used(placement, Usage(100, tokens))
+
+    def second(self, *paces: float, streams: bool = False) -> None:
+        """Each instance answers at its pace; with 0 it has no work."""
+        self.now += 1.0
+        self.books.relative.renew(self.now)
+        for each, pace in zip(self.instances, paces, strict=True):
+            if pace:
+                self.answer(each, pace, streams=streams)
+
+    @property
+    def paces(self) -> list[float]:
+        return [each.load.ms_per_token for each in self.instances]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [pace / min(self.paces) for pace in self.paces]
+
+
+def test_the_pace_of_answers_in_one_piece_follows_the_formula() -> None:
+    bench = Bench(2)
+    bench.now += 1.0
+    bench.answer(bench.instances[0], 10.0)
+    bench.answer(bench.instances[1], 30.0)
+    bench.books.relative.renew(bench.now)
+    r = (200 * 3 + PRIOR_STEPS) / (200 + PRIOR_STEPS)
+    first, second = (each.load for each in bench.instances)
+    assert (first.own_share, second.own_share) == (0.5, 0.5)
+    assert second.ms_per_token == pytest.approx(0.5 * K + 0.5 * K * r)
+    assert first.ms_per_token == pytest.approx(K)
+
+
+def test_a_slow_instance_is_known_after_some_answers_in_one_piece() -> None:
+    bench = Bench(4)
+    for _ in range(30):
+        bench.second(10.0, 10.5, 30.0, 31.0)
+    assert bench.ratios == pytest.approx([1, 1, 3, 3], rel=0.25)
+    assert min(bench.paces) == pytest.approx(K, rel=0.1)  # of the group itself they teach nothing
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+def test_one_slow_instance_does_not_make_the_others_look_slow(count: int) -> None:
+    bench = Bench(count)
+    for _ in range(30):
+        bench.second(*[10.0] * (count - 1), 40.0)
+    assert bench.ratios == pytest.approx([1] * (count - 1) + [4], rel=0.3)
+
+
+def test_the_work_beside_an_answer_counts() -> None:
+    assert steps_of(200, 0, 0) == 200
+    assert steps_of(200, 0, 200) == 400
+    assert steps_of(200, 267 * 200, 0) == 400
+
+
+def test_choices_of_one_request_take_no_longer_than_one() -> None:
+    bench = Bench(2)
+    for _ in range(30):
+        bench.now += 1.0
+        bench.answer(bench.instances[0], 10.0)
+        bench.answer(bench.instances[1], 10.0 / 8, 200 * 8, choices=8)
+        bench.books.relative.renew(bench.now)
+    assert bench.ratios == pytest.approx([1, 1], rel=0.01)
+
+
+def kind(word: RequestType) -> Callable[[SchedulingRequest], SchedulingRequest]:
+    def change(of: SchedulingRequest) -> SchedulingRequest:
+        of.request_type = word
+        return of
+
+    return change
+
+
+NO_TEXT = [each for each in RequestType if not each.is_llm]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"change": kind(each)} for each in NO_TEXT),
+        {"change": decode_leg},
+        {"outcome": "cut"},
+        {"outcome": "aborted"},
+        {"outcome": "cancelled"},
+        {"outcome": "retried"},
+        {"tokens": 0},
+        {"choices": 0},
+    ],
+    ids=lambda how: "-".join(f"{name}" for name in how),
+)
+def test_other_work_teaches_no_pace_of_answers(how: dict[str, object]) -> None:
+    bench = Bench(2)
+    for _ in range(30):
+        bench.now += 1.0
+        bench.answer(bench.instances[0], 10.0, **how)  # type: ignore[arg-type]
+        bench.answer(bench.instances[1], 90.0, **how)  # type: ignore[arg-type]
+        bench.books.relative.renew(bench.now)
+    assert bench.paces == pytest.approx([K, K])
+
+
+@pytest.mark.parametrize("which", ["lost_at", "stalled_at"])
+def test_an_answer_to_what_was_sent_before_a_loss_or_a_stall_teaches_nothing(which: str) -> None:
+    bench = Bench(2)
+    for _ in range(30):
+        bench.now += 1.0
+        setattr(bench.instances[1].load, which, bench.now)
+        bench.answer(bench.instances[0], 10.0)
+        bench.answer(bench.instances[1], 90.0)
+        bench.books.relative.renew(bench.now)
+    assert bench.paces == pytest.approx([K, K])
+
+
+def test_models_of_different_sizes_are_not_compared() -> None:
+    """An instance that has a large model beside a small one is no slower than one that has only the small one."""
+    bench = Bench(2)
+    both, small = bench.instances
+    both.models, small.models = ("m", "large"), ("m",)
+    bench.books.relative.regroup(bench.instances)
+
+    def large(of: SchedulingRequest) -> SchedulingRequest:
+        of.model = "large"
+        return of
+
+    for _ in range(30):
+        bench.now += 1.0
+        bench.answer(both, 10.0)
+        bench.answer(both, 80.0, change=large)
+        bench.answer(small, 10.0)
+        bench.books.relative.renew(bench.now)
+    assert bench.ratios == pytest.approx([1, 1], rel=0.01)
+
+
+def test_streams_and_answers_in_one_piece_agree_on_a_slow_instance() -> None:
+    bench = Bench(2)
+    for _ in range(80):
+        bench.second(10.0, 30.0)
+        for each, pace in zip(bench.instances, (K, 3 * K), strict=True):
+            learn(each.load, 1000, 1000 * pace)
+    assert bench.ratios[1] == pytest.approx(3, rel=0.25)  # and not nine times as slow
+
+
+def test_what_streams_taught_gives_way_when_all_answers_come_in_one_piece() -> None:
+    bench = Bench(2)
+    for _ in range(200):
+        learn(bench.instances[1].load, 1000, 1000 * 4 * K)
+    for _ in range(40):
+        bench.second(10.0, 10.0)
+    assert bench.ratios[1] < 1.1
+
+
+# Forgetting
+
+
+def slow_one(factor: float = 3.0, *, streams: bool = False) -> Bench:
+    bench = Bench(3)
+    for _ in range(40):
+        bench.second(10.0, 10.0, 10.0 * factor)
+        if streams:
+            for each, pace in zip(bench.instances, (K, K, factor * K), strict=True):
+                learn(each.load, 1000, 1000 * pace)
+    return bench
+
+
+def seconds_until_alike(bench: Bench, most: int = 2000) -> int:
+    for second in range(most):
+        if bench.ratios[2] <= ALIKE:
+            return second
+        bench.second(10.0, 10.0, 0.0)
+    return most
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("factor", [3.0, 6.0])
+def test_an_instance_once_slow_is_tried_again(factor: float, streams: bool) -> None:
+    bench = slow_one(factor, streams=streams)
+    assert bench.ratios[2] > 2
+    assert 5 < seconds_until_alike(bench) < 4 * HALF_LIFE_S
+    for _ in range(10):
+        bench.second(10.0, 10.0, 10.0)
+    assert bench.ratios == pytest.approx([1, 1, 1], rel=0.5)
+
+
+def test_an_instance_that_is_still_slow_is_tried_again_later() -> None:
+    bench = slow_one(4.0)
+    waits = []
+    for _ in range(MOST_TRIALS + 2):
+        waits.append(seconds_until_alike(bench))
+        for _ in range(40):
+            bench.second(10.0, 10.0, 40.0)
+        assert bench.ratios[2] > 2 * ALIKE
+    assert waits[0] < waits[1] < waits[2]
+    assert waits[-1] <= 4 * waits[0] + 10
+    for _ in range(60):
+        bench.second(10.0, 10.0, 10.0)
+    for _ in range(40):
+        bench.second(10.0, 10.0, 40.0)
+    assert seconds_until_alike(bench) == pytest.approx(waits[0], abs=10)  # it was well meanwhile
+
+
+def test_nothing_is_forgotten_while_nobody_has_work() -> None:
+    bench = slow_one()
+    before = bench.paces
+    for _ in range(2000):
+        bench.second(0.0, 0.0, 0.0)
+    assert bench.paces == pytest.approx(before, rel=0.01)
+
+
+def test_nothing_is_forgotten_of_an_instance_at_work() -> None:
+    bench = slow_one()
+    before = bench.paces[2]
+    Placement(bench.instances[2], 100, bench.now)
+    for _ in range(500):
+        bench.second(10.0, 10.0, 0.0)
+    assert bench.paces[2] == pytest.approx(before, rel=0.01)
+
+
+def test_an_instance_without_peers_forgets_nothing() -> None:
+    bench = Bench(1)
+    learn(bench.instances[0].load, 1000, 90_000)
+    before = bench.paces
+    for _ in range(100):
+        bench.second(0.0)
+    assert bench.paces == pytest.approx(before)
+
+
+def test_instances_that_left_are_forgotten() -> None:
+    bench = slow_one()
+    bench.books.relative.regroup(bench.instances[:2])
+    bench.second(10.0, 10.0, 90.0)
+    assert set(bench.books.relative._of) == set(bench.instances[:2])
+
+
+def test_an_instance_that_is_left_alone_goes_by_first_bytes_again() -> None:
+    bench = slow_one()
+    slow = bench.instances[2]
+    bench.books.relative.regroup([slow])
+    bench.answer(slow, 30.0)
+    bench.books.relative.renew(bench.now + 1)
+    assert slow.load.ms_per_token == pytest.approx(K)
+
+
+# Laws
+
+TIMES = st.one_of(
+    st.floats(0.001, 1e5),
+    st.sampled_from([0.0, -1.0, -1e9, 1e-300, 1e300, math.inf, -math.inf, math.nan]),
+)
+EVENTS = st.lists(st.tuples(st.integers(0, 2), TIMES, st.booleans(), st.integers(1, 5000)), max_size=60)
+
+
+@given(EVENTS)
+def test_whatever_was_measured_paces_are_usable_numbers(
+    events: Sequence[tuple[int, float, bool, int]],
+) -> None:
+    bench = Bench(3)
+    for which, took_ms, streams, tokens in events:
+        bench.now += 0.5
+        one = bench.instances[which]
+        if streams:
+            learn(one.load, tokens, took_ms)
+        else:
+            bench.answer(one, took_ms / tokens, tokens)
+        bench.books.relative.renew(bench.now)
+        assert all(LEAST_PACE <= pace <= MOST_PACE for pace in bench.paces)
+        assert all(math.isfinite(pace) for pace in even_paces(bench.paces))
+
+
+@given(st.lists(TIMES, max_size=400))
+def test_a_pace_from_first_bytes_comes_back_after_any_nonsense(nonsense: Sequence[float]) -> None:
+    load = InstanceLoad()
+    for took_ms in nonsense:
+        learn(load, 1, took_ms)
+    for _ in range(600):
+        learn(load, 1000, 20.0)
+    assert load.ms_per_token == pytest.approx(0.02, rel=0.5)
+
+
+@given(st.lists(TIMES, max_size=30))
+def test_a_shared_gpu_learns_only_times_that_can_be(nonsense: Sequence[float]) -> None:
+    shared, one = SharedGPU(0.7), instance("a")
+    shared.llm = 1
+    for seconds in [*nonsense, 1.0]:
+        placement = Placement(one, 1, 10.0)
+        shared.began(placement, llm=False)
+        shared.ended(placement, llm=False, now=10.0 + seconds)
+    assert 11.0 <= shared.resumes_at < 11.0 + 1e6
+
+
+PACES = st.lists(st.floats(2.0, 200.0), min_size=2, max_size=5)
+
+
+@given(PACES, st.data())
+def test_slower_answers_never_make_an_instance_look_faster(paces: list[float], data: st.DataObject) -> None:
+    which = data.draw(st.integers(0, len(paces) - 1))
+    factor = data.draw(st.floats(1.0, 20.0))
+    from_turn = data.draw(st.integers(0, 9))
+    told, slower = Bench(len(paces)), Bench(len(paces))
+    for turn in range(10):
+        told.second(*paces)
+        changed = list(paces)
+        if turn >= from_turn:
+            changed[which] *= factor
+        slower.second(*changed)
+    for other in range(len(paces)):
+        before = told.paces[which] / told.paces[other]
+        assert slower.paces[which] / slower.paces[other] >= before * (1 - 1e-9)
+
+
+@given(st.integers(2, 8), st.floats(2.0, 200.0), st.integers(1, 60))
+def test_equal_instances_stay_equal(count: int, pace: float, turns: int) -> None:
+    bench = Bench(count)
+    for _ in range(turns):
+        bench.second(*[pace] * count)
+    assert bench.paces == pytest.approx([K] * count)
+
+
+@given(st.integers(2, 8), st.randoms(use_true_random=False), st.integers(1, 25))
+def test_chance_does_not_steer_equal_instances(count: int, rng: object, turns: int) -> None:
+    bench = Bench(count)
+    for _ in range(turns):
+        bench.second(*[10.0 * rng.uniform(0.75, 1.33) for _ in range(count)])  # type: ignore[attr-defined]
+    assert len(set(even_paces(bench.paces))) == 1
+
+
+@given(st.floats(1e-6, 1e6))
+def test_one_answer_in_one_piece_moves_a_pace_only_a_little(odd: float) -> None:
+    bench = Bench(3)
+    for _ in range(20):
+        bench.second(10.0, 10.0, 10.0)
+    bench.second(10.0, 10.0, odd)
+    assert 1 / ALIKE < bench.paces[2] / bench.paces[0] < ALIKE
+    for _ in range(40):
+        bench.second(10.0, 10.0, odd)
+    assert bench.paces[2] / bench.paces[0] <= FARTHEST
+
+
+# Where it is used
+
+
+def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
+    clock = Clock()
+    one, two = instance("a"), instance("b")
+    m = manager(one, two, clock=clock)
+    read = 0
+    for number in range(1000):
+        asked = request(number, 100, streams=False)
+        asked.prompt_bytes = 400
+        ticket = submit(m, asked)
+        clock.now += 0.01
+        wanted = m.books.wants_usage(ticket.load)
+        m.release(ticket, Usage(100, 50) if wanted else None)
+        read += wanted and number >= 400
+    assert 60 <= read <= 160
+
+
+def test_a_stream_is_not_read_for_its_pace() -> None:
+    m = manager(instance("a"), instance("b"))
+    m.books.estimates.pass_over = 1000
+    tickets = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
+    assert [m.books.wants_usage(ticket.load) for ticket in tickets] == [False, True] * 4

@@ -1,0 +1,175 @@
+"""The window of calls at one engine: what may be sent now, and that its counts are those of the calls in flight."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_inference.control_plane.embedding import (
+    AggregationRules,
+    Aggregator,
+    CallLimits,
+    EmbeddingBatch,
+    Job,
+    Room,
+)
+from sage_inference.control_plane.embedding.call_window import FIRST_BACKOFF_S, WINDOW_CALLS
+from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.request import Text
+from tests.control_plane.embedding.world import SimulatedCaller
+
+NOW = 10.0
+MANY = 1000
+
+
+def lane(texts: int) -> Lane:
+    """A lane in which so many texts of one request wait."""
+    aggregator, made = Aggregator(AggregationRules()), job(texts)
+    aggregator.enter(made, "lane", "m", "/v1/embeddings", [1] * texts, 0.0)
+    aggregator.line_up(made)
+    [found] = aggregator.lanes.values()
+    return found
+
+
+def batch(*tokens: int, full: bool = False) -> EmbeddingBatch:
+    """A call with a text of so many tokens each."""
+    return EmbeddingBatch(LANE, [Text(b"x" * n, n, 0.0) for n in tokens], full=full)
+
+
+def job(texts: int) -> Job:
+    made = SimulatedCaller([str(n) for n in range(texts)]).job
+    made.counts = [1] * texts
+    made.estimate = texts
+    return made
+
+
+LANE = lane(1)
+
+
+def room(*sent: EmbeddingBatch, **limits: object) -> Room:
+    made = Room(CallLimits(**limits))  # type: ignore[arg-type]
+    for each in sent:
+        made.sent(each)
+    return made
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"serial": True}, {"pads": True}, {"texts_at_once": 4}, {"tokens": 1, "texts": 1}]
+)
+def test_an_idle_engine_takes_any_call(limits: dict[str, object]) -> None:
+    for texts in (1, 8, 9, 100):
+        assert room(**limits).is_open(lane(texts), NOW, max_texts=32)
+
+
+def test_calls_that_could_grow_wait_for_the_two_before_them() -> None:
+    one, two = batch(1), batch(1)
+    found = room(one)
+    assert found.is_open(lane(1), NOW, max_texts=32)
+    found.sent(two)
+    assert not found.is_open(lane(1), NOW, max_texts=32)
+    found.ended(one)
+    assert found.is_open(lane(1), NOW, max_texts=32)
+    assert WINDOW_CALLS == 2
+
+
+@pytest.mark.parametrize(("waiting", "is_open"), [(31, False), (32, True), (33, True)])
+def test_a_full_call_does_not_wait_for_them(waiting: int, is_open: bool) -> None:
+    assert room(batch(1), batch(1)).is_open(lane(waiting), NOW, max_texts=32) is is_open
+
+
+def test_calls_that_could_not_have_grown_do_not_count_as_partial() -> None:
+    assert room(batch(1, full=True), batch(1, full=True)).is_open(lane(1), NOW, max_texts=32)
+
+
+def test_without_merging_no_call_could_grow() -> None:
+    assert room(*[batch(1) for _ in range(5)]).is_open(lane(1), NOW, max_texts=1, merges=False)
+
+
+def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
+    for tokens, bulk, interactive in (
+        (99, True, True),
+        (100, False, True),
+        (199, False, True),
+        (200, False, False),
+    ):
+        found = room(batch(tokens, full=True), tokens=100)
+        assert found.takes_bulk is bulk
+        assert found.takes_full(NOW, interactive=False) is bulk
+        assert found.takes_full(NOW, interactive=True) is interactive
+
+
+def test_an_engine_that_computes_one_call_at_a_time_gets_one() -> None:
+    found = room(batch(1, full=True), serial=True)
+    assert not found.takes_full(NOW, interactive=True)
+    assert not found.is_open(lane(MANY), NOW, max_texts=32)
+
+
+def test_an_engine_that_pads_gets_no_third_call_that_could_grow_however_much_waits() -> None:
+    assert not room(batch(1), batch(1), pads=True).is_open(lane(MANY), NOW, max_texts=32)
+
+
+@pytest.mark.parametrize(("sent", "left"), [(0, 8), (3, 5), (7, 1), (8, None), (9, None)])
+def test_texts_at_once_bound_the_next_call(sent: int, left: int | None) -> None:
+    found = room(*[batch(1, full=True) for _ in range(sent)], texts_at_once=8)
+    assert found.is_open(lane(MANY), NOW, max_texts=32) is (left is not None)
+    assert found.next_limits().texts == (left or 1)
+
+
+@pytest.mark.parametrize(("texts", "takes"), [(31, False), (32, True), (33, False)])
+def test_a_job_goes_undivided_only_where_it_is_a_call_neither_more_nor_less(texts: int, takes: bool) -> None:
+    assert room().takes_whole(job(texts), NOW, 32) is takes
+    assert room(texts=32).takes_whole(job(texts), NOW, MANY) is takes
+    assert not room(tokens=texts - 1).takes_whole(job(texts), NOW, 32)
+    assert not room(size=texts).takes_whole(job(texts), NOW, 32)
+    assert not room(pads=True).takes_whole(job(texts), NOW, 32)
+    assert not room(batch(1), texts_at_once=texts).takes_whole(job(texts), NOW, 32)
+
+
+def test_a_busy_engine_is_asked_again_later_each_time() -> None:
+    found, now = room(), NOW
+    for wait in (1, 2, 4, 8):
+        found.overloaded(now)
+        assert not found.is_open(lane(1), now + 0.99 * wait * FIRST_BACKOFF_S, max_texts=32)
+        now += wait * FIRST_BACKOFF_S
+        assert found.is_open(lane(1), now, max_texts=32)
+
+
+def test_an_answer_ends_the_wait_and_a_refusal_beside_our_own_calls_does_not_lengthen_it() -> None:
+    sent = batch(1)
+    found = room(sent)
+    found.overloaded(NOW)
+    assert (found.overloads, found.takes_full(NOW, interactive=True)) == (0, False)
+    found.answered(sent, NOW, NOW)
+    assert found.takes_full(NOW, interactive=True)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.booleans()), st.integers(0, 9)
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.sampled_from([0, 16]), st.booleans())
+def test_counts_are_those_of_the_calls_in_flight(
+    steps: list[tuple[list[int], bool] | int], at_once: int, serial: bool
+) -> None:
+    found = room(texts_at_once=at_once, serial=serial)
+    flying: list[EmbeddingBatch] = []
+    for step in steps:
+        if not isinstance(step, int):
+            flying.append(batch(*step[0], full=step[1]))
+            found.sent(flying[-1])
+        elif flying:
+            found.ended(flying.pop(step % len(flying)))
+        assert found.batches == set(flying)
+        assert found.texts == sum(map(len, flying))
+        assert found.tokens == sum(each.tokens for each in flying)
+        assert found.partial == sum(not each.full for each in flying)
+        if not flying:
+            assert found.is_open(lane(1), NOW, max_texts=32)
+    while flying:
+        found.ended(flying.pop())
+    assert (found.texts, found.tokens, found.partial) == (0, 0, 0)

@@ -26,12 +26,12 @@ from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.fleet import Fleet
-from sage_inference.gateway.in_process import Callers
+from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
-from sage_inference.wire.timers import Wheel
+from sage_inference.wire.timers import TimerWheel
 
 OWN_ENGINES_S = 15.0  # for simulated engines to be ready
 _LOOK_S = 0.01  # between two looks of a stopping gateway for connections that are left
@@ -158,12 +158,12 @@ class RunningGateway:
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
         self._extra = extra_instances
-        self.wheel = Wheel(asyncio.get_running_loop())
+        self.wheel = TimerWheel(asyncio.get_running_loop())
         # Without a token given, a random one closes /admin to all requests but those with ``admin_key``.
         token = admin_token or secrets.token_urlsafe(32)
         self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
         self.fleet = Fleet(self.gateway)
-        self.callers = Callers(self._accept, self.gateway.turn)
+        self.callers = InProcessClient(self._accept, self.gateway.turn)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
         self.server = _Server(
             _Config(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)

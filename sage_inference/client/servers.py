@@ -12,7 +12,7 @@ import httpx
 from sage_inference.client.errors import InferenceConnectionError
 from sage_inference.client.http import options
 from sage_inference.engines.detect import Detected, DetectError, detect
-from sage_inference.engines.query import AskError, ask
+from sage_inference.engines.query import QueryError, ask
 
 LOOK_S = 1.0
 
@@ -78,7 +78,7 @@ async def look_at_all(urls: Iterable[str], api_key: str | None) -> dict[str, Ser
 async def _root(client: httpx.AsyncClient, url: str, api_key: str | None) -> Any:
     try:
         return (await ask(client, f"{url}/", api_key))[1]
-    except AskError:
+    except QueryError:
         return None
 
 

@@ -15,7 +15,7 @@ from sage_inference.client.errors import SageInferenceError
 from sage_inference.client.options import ClientOptions, ServerOptions
 from sage_inference.client.requests import Messages, Prompt, Request, Texts
 from sage_inference.client.results import InferenceResult, Ranking
-from sage_inference.client.work import Generation, Options, Piece, PieceRead, Work, WorkKind, lacks_route
+from sage_inference.client.work import GenerationCall, Options, Piece, PieceRead, Work, WorkKind, lacks_route
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,7 +169,7 @@ class AsyncUnifiedInferenceClient:
         return await self._generated(self._work.generate(prompt, fields, options), stream, return_result)
 
     async def _generated(
-        self, work: Generation, stream: bool, return_result: bool
+        self, work: GenerationCall, stream: bool, return_result: bool
     ) -> str | InferenceResult | AsyncTextStream:
         transport = self._transport
         if stream:

@@ -47,7 +47,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerationCall:
     """One chat or completion. ``read`` makes a result from a whole answer."""
 
     kind: Kind
@@ -173,13 +173,13 @@ class Work:
     def attempts(self, timeout: float | None = None) -> Attempts:
         return Attempts(self.config.timeout if timeout is None else timeout, self.config.max_retries)
 
-    def chat(self, messages: Messages, fields: Mapping[str, Any], options: Options) -> Generation:
+    def chat(self, messages: Messages, fields: Mapping[str, Any], options: Options) -> GenerationCall:
         request = self._post("llm", "/v1/chat/completions", chat_body(messages, fields), options)
-        return Generation("chat", request, self.attempts(options.timeout), chat_result)
+        return GenerationCall("chat", request, self.attempts(options.timeout), chat_result)
 
-    def generate(self, prompt: Prompt, fields: Mapping[str, Any], options: Options) -> Generation:
+    def generate(self, prompt: Prompt, fields: Mapping[str, Any], options: Options) -> GenerationCall:
         request = self._post("llm", "/v1/completions", completion_body(prompt, fields), options)
-        return Generation("generate", request, self.attempts(options.timeout), completion_result)
+        return GenerationCall("generate", request, self.attempts(options.timeout), completion_result)
 
     def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options, as_numpy: bool) -> Embedding:
         """Ask for vectors in base64, like the openai SDK: a quarter of the bytes, and exact."""

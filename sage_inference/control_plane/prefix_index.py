@@ -29,7 +29,7 @@ def prompt_blocks(prompt: bytes) -> list[int]:
     return blocks
 
 
-class _Held:
+class _Cached:
     """What one instance holds, the least recently used first."""
 
     __slots__ = ("bit", "blocks")
@@ -49,7 +49,7 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
-        self._held: dict[ExecutionInstance, _Held] = {}
+        self._held: dict[ExecutionInstance, _Cached] = {}
         self._by_bit: dict[int, ExecutionInstance] = {}
 
     def match(self, request: SchedulingRequest) -> Mapping[ExecutionInstance, int]:
@@ -111,15 +111,15 @@ class PrefixIndex:
             self._evict(held, len(held.blocks))
             del self._by_bit[held.bit]
 
-    def _enter(self, instance: ExecutionInstance) -> _Held:
+    def _enter(self, instance: ExecutionInstance) -> _Cached:
         bit = 1
         while bit in self._by_bit:
             bit <<= 1
         self._by_bit[bit] = instance
-        held = self._held[instance] = _Held(bit)
+        held = self._held[instance] = _Cached(bit)
         return held
 
-    def _evict(self, held: _Held, count: int) -> None:
+    def _evict(self, held: _Cached, count: int) -> None:
         blocks, holders, others = held.blocks, self._holders, ~held.bit
         for block in list(islice(blocks, count)):
             del blocks[block]

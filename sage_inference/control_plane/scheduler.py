@@ -8,23 +8,23 @@ from collections import deque
 from collections.abc import Callable
 
 from sage_inference.config.settings import LimitSettings
-from sage_inference.control_plane.accounting.ledger import Books
+from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.rates import retry_after_s
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed, shared_gpus
 from sage_inference.control_plane.instances.load import Placement, as_seen, teaches
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.instances.rejections import unserved
-from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.queue.entry import Waiting
-from sage_inference.control_plane.queue.group_queue import Lane
+from sage_inference.control_plane.queue.group_queue import GroupQueue
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.patience import HOLD_S, hold_s
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.queue.waiting import Group, Queue
-from sage_inference.control_plane.selector import FINISHES, ONLY, Placer, healthy, prefill_ms, uneven_models
+from sage_inference.control_plane.selector import FINISHES, ONLY, Selector, healthy, prefill_ms, uneven_models
 from sage_inference.control_plane.slos import Slos
-from sage_inference.control_plane.submission import Ticket
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.control_plane.submission import Submission
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -33,10 +33,10 @@ from sage_inference.types import (
     Usage,
 )
 
-_Sent = tuple[Ticket, SchedulingDecision, Group, float, Callable[[], None]]
+_Sent = tuple[Submission, SchedulingDecision, Group, float, Callable[[], None]]
 
 
-class ControlPlaneManager:
+class Scheduler:
     """Places each submitted request, at once or when an instance opens.
 
     A placed request counts as load of its instance until ``release``. Waiting requests leave by being placed,
@@ -50,13 +50,13 @@ class ControlPlaneManager:
     def __init__(
         self,
         registry: Registry,
-        policy: SchedulingPolicy,
+        policy: PlacementPolicy,
         limits: LimitSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
         self.limits = limits
-        self.books = books = Books()
+        self.books = books = Ledger()
         self.rates, self.estimates, self.tenants = books.rates, books.estimates, books.tenants
         self.on_placed: Callable[[Placement], None] | None = None
         self.on_end: Callable[[Placement], None] | None = None
@@ -67,7 +67,7 @@ class ControlPlaneManager:
         self.slos = Slos(registry)
         books.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
-        self._placer = Placer(policy)
+        self._placer = Selector(policy)
         self._queue = Queue(self.tenants, self._placer.prompt_ms)
         self._clock = clock
         self._alarm_at = math.inf
@@ -85,11 +85,11 @@ class ControlPlaneManager:
         return self._queue.bytes
 
     @property
-    def policy(self) -> SchedulingPolicy:
+    def policy(self) -> PlacementPolicy:
         return self._placer.policy
 
     @property
-    def policies(self) -> dict[str, SchedulingPolicy]:
+    def policies(self) -> dict[str, PlacementPolicy]:
         """Those of models that have one of their own."""
         return self._placer.by_model
 
@@ -100,8 +100,8 @@ class ControlPlaneManager:
 
     # What the relay calls
 
-    def submit(self, ticket: Ticket, measure: Callable[[], None] | None = None) -> None:
-        """Place the request now, or queue it. Raises ``Refusal`` when neither is possible.
+    def submit(self, ticket: Submission, measure: Callable[[], None] | None = None) -> None:
+        """Place the request now, or queue it. Raises ``Rejection`` when neither is possible.
 
         ``measure`` tells the request what its prompt is like; until then only ``prompt_bytes`` is known. It is
         called before anything is decided by that: where nothing is, when the request was sent already.
@@ -131,7 +131,7 @@ class ControlPlaneManager:
             len(group) == 1 and self.registry.version == self._seen and self._fits_anyhow(request, group[0])
         )
 
-    def send(self, ticket: Ticket, group: Group, measure: Callable[[], None]) -> None:
+    def send(self, ticket: Submission, group: Group, measure: Callable[[], None]) -> None:
         """Place the request; it has just been said that it goes at once."""
         self.rates.submitted += 1
         self._send_first(ticket, group, self._clock(), measure)
@@ -140,26 +140,26 @@ class ControlPlaneManager:
         """Whether instances for one kind of work go before mixed ones."""
         self._placer.prefers_special = wanted
 
-    def can_retry(self, ticket: Ticket) -> bool:
+    def can_retry(self, ticket: Submission) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
         if not (self.rates.may_retry() or self._lost_its_instance(ticket)):
             return False
         return bool(healthy(self._group_of(ticket), ticket.tried))
 
-    def retry(self, ticket: Ticket) -> None:
+    def retry(self, ticket: Submission) -> None:
         """Place a released request elsewhere than where it was tried, or queue it again."""
         self.rates.retried += 1
         self.rates.moved += self._lost_its_instance(ticket)
         self.go_on(ticket)
 
-    def is_lost(self, ticket: Ticket, instance: ExecutionInstance) -> bool:
+    def is_lost(self, ticket: Submission, instance: ExecutionInstance) -> bool:
         """Whether ``instance`` is out of service while another, not tried yet, is well."""
         if instance.state is EngineState.READY:
             return False
         group = self._group_of(ticket)
         return any(i.state is EngineState.READY and i not in ticket.tried for i in group)
 
-    def no_larger(self, ticket: Ticket, instance: ExecutionInstance) -> Group:
+    def no_larger(self, ticket: Submission, instance: ExecutionInstance) -> Group:
         """Those of the group whose context is no larger than the instance's, where a healthy one is larger; otherwise none."""
         model = ticket.request.model
         own = instance.context_tokens.get(model, 0) if model in self._placer.uneven else 0
@@ -168,14 +168,14 @@ class ControlPlaneManager:
             return ()
         return tuple(i for i in group if i.context_tokens.get(model, 0) <= own)
 
-    def _lost_its_instance(self, ticket: Ticket) -> bool:
+    def _lost_its_instance(self, ticket: Submission) -> bool:
         return bool(ticket.tried) and self.is_lost(ticket, ticket.tried[-1])
 
-    def _group_of(self, ticket: Ticket) -> Group:
+    def _group_of(self, ticket: Submission) -> Group:
         return self.registry.group(ticket.request.model, ticket.request.route)
 
-    def go_on(self, ticket: Ticket, began_at: ExecutionInstance | None = None) -> None:
-        """Place a request that was submitted before: again, or its next leg or call. Raises ``Refusal``.
+    def go_on(self, ticket: Submission, began_at: ExecutionInstance | None = None) -> None:
+        """Place a request that was submitted before: again, or its next leg or call. Raises ``Rejection``.
 
         ``began_at``: the instance of the call before. Where no instance takes work, one that drains gets the next call
         at once: it finishes what it began.
@@ -193,12 +193,12 @@ class ControlPlaneManager:
         else:
             raise self._unserved(request)
 
-    def resized(self, ticket: Ticket, tokens: int) -> None:
+    def resized(self, ticket: Submission, tokens: int) -> None:
         """A placed request takes so many tokens: what goes in it was decided after it was placed."""
         if isinstance(ticket.load, Placement):
             ticket.load.resize(max(1, tokens))
 
-    def first_byte(self, ticket: Ticket) -> None:
+    def first_byte(self, ticket: Submission) -> None:
         """The first byte of an answer's body came."""
         if self._sent:
             self.settle()
@@ -222,7 +222,7 @@ class ControlPlaneManager:
         return shared.streamed if shared is not None and shared.goes_by_gaps else None
 
     def release(
-        self, ticket: Ticket, usage: Usage | None = None, outcome: str = "ended", status: int = 0
+        self, ticket: Submission, usage: Usage | None = None, outcome: str = "ended", status: int = 0
     ) -> None:
         """The attempt ended, as ``outcome`` says: what it took of its instance is free again."""
         if self._sent:
@@ -245,7 +245,7 @@ class ControlPlaneManager:
             self._catch_up(now)
             self._serve_waiting(now)
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def withdraw(self, ticket: Submission) -> None:
         """The request no longer waits: its caller left or its time is up."""
         waiting = ticket.load
         if isinstance(waiting, Waiting):
@@ -283,20 +283,20 @@ class ControlPlaneManager:
             if load.pending_tokens:
                 load.progress_at = min(now, load.progress_at + lost_s)
 
-    def use(self, policy: SchedulingPolicy, by_model: dict[str, SchedulingPolicy] | None = None) -> None:
+    def use(self, policy: PlacementPolicy, by_model: dict[str, PlacementPolicy] | None = None) -> None:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""
         self._placer.policy = policy
         if by_model is not None:
             self._placer.by_model = dict(by_model)
         self._regroup(self._clock())
 
-    def _unserved(self, request: SchedulingRequest) -> Refusal:
+    def _unserved(self, request: SchedulingRequest) -> Rejection:
         self.on_unserved()
         return unserved(self.registry, request)
 
     # Placing
 
-    def _place_or_queue(self, ticket: Ticket, group: Group, now: float) -> None:
+    def _place_or_queue(self, ticket: Submission, group: Group, now: float) -> None:
         if self.slos.differ:
             self.slos.give(ticket.request)
         choice = None
@@ -315,7 +315,7 @@ class ControlPlaneManager:
             displaced = self._queue.make_room(ticket, self.limits)
             if displaced is None:
                 message = f"{self._queue.requests} requests wait already; try again later"
-                raise Refusal(Why.QUEUE_FULL, message, retry_after_s=self.retry_after())
+                raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=self.retry_after())
         waiting = self._queue.add(ticket, group, self._order(ticket), prefill_ms(ticket.request, group), now)
         if choice is not None:
             waiting.lane.hold(waiting, choice[1], now + hold_s(ticket.request, group, now))
@@ -331,7 +331,7 @@ class ControlPlaneManager:
             self._serve(lane, now)  # requests behind them may need less
         wait_s = self.retry_after()
         for waiting in displaced:
-            waiting.ticket.refused(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
+            waiting.ticket.refused(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
 
     def _fits_anyhow(self, request: SchedulingRequest, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token.
@@ -355,15 +355,15 @@ class ControlPlaneManager:
             and not (heeds_streams and not self._placer.is_free(request, only))
         )
 
-    def _stands_back(self, ticket: Ticket, prompt_ms: float, now: float) -> bool:
+    def _stands_back(self, ticket: Submission, prompt_ms: float, now: float) -> bool:
         """Whether it is late from the start, and so takes what can be spared; the lane sees to that."""
         order = ORDERS[self._order(ticket)]
         return order.place(ticket.request, prompt_ms)[2] <= now and self._queue.has_room(ticket, self.limits)
 
-    def _order(self, ticket: Ticket) -> str:
+    def _order(self, ticket: Submission) -> str:
         return self._placer.policy_for(ticket.request).order
 
-    def _send_first(self, ticket: Ticket, group: Group, now: float, measure: Callable[[], None]) -> None:
+    def _send_first(self, ticket: Submission, group: Group, now: float, measure: Callable[[], None]) -> None:
         """There is nothing to decide: what is to be known and written down can wait until the engine is at work."""
         request, only = ticket.request, group[0]
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
@@ -393,7 +393,7 @@ class ControlPlaneManager:
 
     def _put(
         self,
-        ticket: Ticket,
+        ticket: Submission,
         decision: SchedulingDecision,
         instance: ExecutionInstance,
         need: int,
@@ -412,7 +412,7 @@ class ControlPlaneManager:
 
     def _count(
         self,
-        ticket: Ticket,
+        ticket: Submission,
         decision: SchedulingDecision,
         instance: ExecutionInstance,
         need: int,
@@ -442,7 +442,7 @@ class ControlPlaneManager:
             self._serve(lane, now)
         self._set_alarm(now)
 
-    def _serve(self, lane: Lane, now: float) -> None:
+    def _serve(self, lane: GroupQueue, now: float) -> None:
         # Each turn asks the lane anew: placing a request may end others, or bring new ones.
         for instance in lane.holding():
             # Only the last of a group is tried while it is down, and nobody is held for that one.
@@ -526,8 +526,8 @@ class ControlPlaneManager:
         for shared, tpot_ms in wanted.items():
             shared.tpot_s = tpot_ms / 1000
 
-    def _check_deadline(self, ticket: Ticket, group: Group, now: float) -> None:
-        """Raises ``Refusal`` for a deadline that cannot be met even if all goes well."""
+    def _check_deadline(self, ticket: Submission, group: Group, now: float) -> None:
+        """Raises ``Rejection`` for a deadline that cannot be met even if all goes well."""
         request = ticket.request
         assert request.slo_deadline_ms is not None
         soonest = self._placer.soonest_ms(request, group, now)
@@ -538,18 +538,18 @@ class ControlPlaneManager:
         left = request.slo_deadline_ms - (now - request.arrived) * 1000
         if soonest > left:
             message = f"no first byte can be had within {left:.0f} ms; about {soonest:.0f} ms are needed now"
-            raise Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after())
+            raise Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after())
 
     def _give_up(self, waiting: Waiting) -> None:
         self._queue.remove(waiting)
         message = f"no instance was free within the deadline of {waiting.request.slo_deadline_ms:.0f} ms"
-        waiting.ticket.refused(Refusal(Why.DEADLINE, message, retry_after_s=self.retry_after()))
+        waiting.ticket.refused(Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after()))
 
     def _drop(self, waiting: Waiting, error: Exception) -> None:
         """The policy failed at it: those behind it may do better."""
         self._queue.remove(waiting)
         message = f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log has the traceback"
-        waiting.ticket.refused(Refusal(Why.FAILED, message))
+        waiting.ticket.refused(Rejection(Reason.FAILED, message))
         self.report(error)
 
     def _set_alarm(self, now: float) -> None:

@@ -9,10 +9,10 @@ from sage_inference.control_plane.accounting.prompt_share import can_spare
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed
 from sage_inference.control_plane.instances.load import backlog_ms, is_open
 from sage_inference.control_plane.instances.prefill_decode import whole_of
-from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.slo import ttft_s
-from sage_inference.control_plane.submission import Ticket
+from sage_inference.control_plane.submission import Submission
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 _READY = EngineState.READY
@@ -28,19 +28,19 @@ BEYOND = 2
 Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
 
 
-class Placer:
+class Selector:
     """``shared`` and ``mixed`` tell of GPUs that LLM and embedding work share; most fleets have none."""
 
-    def __init__(self, policy: SchedulingPolicy) -> None:
+    def __init__(self, policy: PlacementPolicy) -> None:
         self.policy = policy
-        self.by_model: dict[str, SchedulingPolicy] = {}
+        self.by_model: dict[str, PlacementPolicy] = {}
         self.prefixes = PrefixIndex()
         self.shared: dict[ExecutionInstance, SharedGPU] = {}
         self.mixed = False
         self.uneven: frozenset[str] = frozenset()  # models whose instances have contexts of different lengths
         self.prefers_special = True  # over mixed ones
 
-    def policy_for(self, request: SchedulingRequest) -> SchedulingPolicy:
+    def policy_for(self, request: SchedulingRequest) -> PlacementPolicy:
         if not self.by_model:
             return self.policy
         return self.by_model.get(request.model, self.policy)
@@ -58,7 +58,7 @@ class Placer:
 
     def choose(
         self,
-        ticket: Ticket,
+        ticket: Submission,
         group: Sequence[ExecutionInstance],
         now: float,
         patient: bool,
@@ -189,7 +189,7 @@ def _with_context(
 
 
 def _ask(
-    policy: SchedulingPolicy, request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
+    policy: PlacementPolicy, request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
 ) -> Choice | None:
     for decision in policy.schedule((request,), candidates):
         if decision.request_id != request.request_id:

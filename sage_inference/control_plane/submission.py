@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
-class Ticket(Protocol):
+class Submission(Protocol):
     """It is told where to go, and reports back. ``load`` is the manager's own, None at first."""
 
     request: SchedulingRequest
@@ -21,4 +21,4 @@ class Ticket(Protocol):
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
 
-    def refused(self, refusal: Refusal) -> None: ...
+    def refused(self, refusal: Rejection) -> None: ...

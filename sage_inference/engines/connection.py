@@ -9,11 +9,11 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.engines.parser_events import Feeding
+from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.wire.chunks import CHUNK_HEADS
-from sage_inference.wire.head_cache import LONGEST, KnownHeads
-from sage_inference.wire.loop_batch import Turn
-from sage_inference.wire.message import HOP_BY_HOP, Answer, Header, Piece
+from sage_inference.wire.head_cache import LONGEST, HeadCache
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.message import HOP_BY_HOP, Data, Header, ResponseHead
 
 MAX_HEAD_BYTES = 65536
 _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
@@ -25,7 +25,7 @@ _NO_NAMES: frozenset[bytes] = frozenset()
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 _MOST_KNOWN = 512
-_known: KnownHeads[Answer] = KnownHeads(_MOST_KNOWN)
+_known: HeadCache[ResponseHead] = HeadCache(_MOST_KNOWN)
 
 
 class Broken(Enum):
@@ -44,9 +44,9 @@ class Receiver(Protocol):
     ``broke`` gets what these raise: it is no fault of the engine's.
     """
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None: ...
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None: ...
 
-    def engine_sends(self, piece: Piece, end: bool) -> None: ...
+    def engine_sends(self, piece: Data, end: bool) -> None: ...
 
     def engine_failed(self, how: Broken, detail: str) -> None: ...
 
@@ -106,7 +106,7 @@ class EngineConnection(asyncio.Protocol):
     _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
     _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: Feeding, turn: Turn) -> None:
+    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: ParserEvents, turn: LoopBatch) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
@@ -250,7 +250,7 @@ class EngineConnection(asyncio.Protocol):
             elif len(data) > begin:
                 self._count(receiver, data[begin:])
 
-    def _count(self, receiver: Receiver, piece: Piece) -> None:
+    def _count(self, receiver: Receiver, piece: Data) -> None:
         left = self._left - len(piece)
         if left > 0:
             self._left = left
@@ -391,7 +391,7 @@ class EngineConnection(asyncio.Protocol):
             if self._named:
                 headers = [header for header in headers if header[0] not in self._named]
                 self._named = _NO_NAMES
-            make = _shared_answer if self._head_bytes <= LONGEST else Answer
+            make = _shared_answer if self._head_bytes <= LONGEST else ResponseHead
             self._answer = make(status, tuple(headers))
             receiver.engine_answers(self._answer, None if self._chunked else self._length)
 
@@ -402,9 +402,9 @@ class EngineConnection(asyncio.Protocol):
 
 
 @lru_cache(_MOST_KNOWN)
-def _shared_answer(status: int, headers: tuple[Header, ...]) -> Answer:
+def _shared_answer(status: int, headers: tuple[Header, ...]) -> ResponseHead:
     """One object for all answers of the same head: a thousand streams begin alike."""
-    return Answer(status, headers)
+    return ResponseHead(status, headers)
 
 
 def _ends_once(data: bytes) -> bool:

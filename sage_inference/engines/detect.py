@@ -12,7 +12,7 @@ import httpx
 from sage_inference.engines.dialects import dialect_of
 from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE, SPARSE_ROUTES
 from sage_inference.engines.patience import REAL_TIME, Patience
-from sage_inference.engines.query import AskError, NotAskedError, ask
+from sage_inference.engines.query import QueryError, QueryNotSentError, ask
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"
@@ -122,9 +122,9 @@ async def detect(
         answers = await patience.within(
             _TIMEOUT_S, _interview(client, base_url, api_key, question_s, patience)
         )
-    except NotAskedError as error:
+    except QueryNotSentError as error:
         raise DetectError(str(error), asked=False) from None
-    except AskError as error:
+    except QueryError as error:
         raise DetectError(str(error), refused=error.refused) from None
     except TimeoutError:
         raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
@@ -143,12 +143,12 @@ async def _interview(
         try:
             return await patience.within(question_s, ask(client, base_url + path, api_key))
         except TimeoutError:
-            raise AskError("does not answer in time") from None
+            raise QueryError("does not answer in time") from None
 
     paths = ("/v1/models", "/info", "/version", _ROUTES)
     replies = await asyncio.gather(*map(document, paths), return_exceptions=True)
     for reply in replies:
-        if isinstance(reply, NotAskedError):  # half of the answers would make it look like another engine
+        if isinstance(reply, QueryNotSentError):  # half of the answers would make it look like another engine
             raise reply
     first = replies[0]
     if isinstance(first, BaseException):
@@ -176,9 +176,9 @@ async def _has_version(document: Callable[[str], Awaitable[tuple[int, Any]]]) ->
     """Whether the server answers where only an Ollama does."""
     try:
         status, said = await document("/api/version")
-    except NotAskedError:
+    except QueryNotSentError:
         raise
-    except AskError:
+    except QueryError:
         return False
     return status == 200 and isinstance(said, dict) and isinstance(said.get("version"), str)
 
@@ -193,7 +193,7 @@ async def listed(
     """The models that the server lists now; empty where it does not answer."""
     try:
         status, models = await patience.within(timeout_s, ask(client, f"{api_url}/models", api_key))
-    except (AskError, TimeoutError):
+    except (QueryError, TimeoutError):
         return ()
     return tuple(card.id for card in _cards(models)) if status == 200 else ()
 

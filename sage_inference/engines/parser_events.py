@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sage_inference.engines.connection import EngineConnection
 
 
-class Feeding:
+class ParserEvents:
     """The reports of parsers, and the connection they belong to: one for all of a loop, since feeding one never leads to another.
 
     Parsers keep what they find here, so a thousand streams share it. Of bodies C code takes note: not a frame of

@@ -13,9 +13,9 @@ from sage_inference import trust
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.lack import LackError, lack
-from sage_inference.engines.parser_events import Feeding
+from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.netloc import netloc
-from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.loop_batch import LoopBatch
 
 if TYPE_CHECKING:
     import ssl
@@ -75,7 +75,7 @@ class Pool:
     def __init__(
         self,
         address: Address,
-        turn: Turn,
+        turn: LoopBatch,
         descriptors: Descriptors | None = None,
         ca_file: str | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Pool:
         self._open: set[EngineConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._made = partial(EngineConnection, self._release, self._lost, Feeding(), turn)
+        self._made = partial(EngineConnection, self._release, self._lost, ParserEvents(), turn)
 
     @property
     def context(self) -> ssl.SSLContext | None:

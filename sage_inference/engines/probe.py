@@ -11,7 +11,7 @@ import httpx
 
 from sage_inference.engines.dialects import Dialect
 from sage_inference.engines.patience import REAL_TIME, Patience
-from sage_inference.engines.query import AskError, NotAskedError, ask, ask_bytes
+from sage_inference.engines.query import QueryError, QueryNotSentError, ask, ask_bytes
 
 _SOON = 1 / 8  # of the time-out; then the second question is asked
 _CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)
@@ -82,9 +82,9 @@ async def _probe_once(
     """404 counts as well: some servers answer, but have no such route."""
     try:
         status, _ = await patience.within(timeout_s, ask(client, base_url + dialect.health_path, api_key))
-    except NotAskedError as error:
+    except QueryNotSentError as error:
         return ProbeResult(False, None, str(error), asked=False)
-    except AskError as error:
+    except QueryError as error:
         return ProbeResult(False, None, str(error), error.refused)
     except TimeoutError:
         return ProbeResult(False, None, f"did not answer {dialect.health_path} within {timeout_s:g} s")
@@ -111,7 +111,7 @@ async def probe_vector(
         if status == 429 or (status >= 500 and status != 501):
             raise TimeoutError
         vector = document["data"][0]["embedding"] if status == 200 else None
-    except AskError:
+    except QueryError:
         raise TimeoutError from None
     except (LookupError, TypeError):
         return None
@@ -134,7 +134,7 @@ async def kv_cache_tokens(
     try:
         question = ask_bytes(client, f"{base_url}/metrics", api_key)
         status, page = await patience.within(timeout_s, question)
-    except (AskError, TimeoutError):
+    except (QueryError, TimeoutError):
         return None
     line = _CACHE_LINE.search(page) if status == 200 else None
     said = {name: int(value) for name, value in _CACHE_SIZES.findall(line[0])} if line else {}

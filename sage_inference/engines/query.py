@@ -13,7 +13,7 @@ from sage_inference.engines.lack import lack
 MAX_BYTES = 1 << 20
 
 
-class AskError(Exception):
+class QueryError(Exception):
     """The server could not be reached or did not answer; the message has the reason. ``refused``: nobody listens."""
 
     def __init__(self, message: str, refused: bool = False) -> None:
@@ -21,12 +21,12 @@ class AskError(Exception):
         self.refused = refused
 
 
-class NotAskedError(AskError):
+class QueryNotSentError(QueryError):
     """This machine lacks what a question takes: nothing is known of the server. The message names the lack."""
 
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
-    """GET ``url``, or POST a JSON document: its status, and its JSON or None. Raises ``AskError``."""
+    """GET ``url``, or POST a JSON document: its status, and its JSON or None. Raises ``QueryError``."""
     status, body = await ask_bytes(client, url, api_key, post)
     try:
         return status, json.loads(body)
@@ -51,16 +51,16 @@ async def ask_bytes(
             async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > MAX_BYTES:
-                    raise AskError(f"answers {url} with more than {MAX_BYTES} bytes")
+                    raise QueryError(f"answers {url} with more than {MAX_BYTES} bytes")
     except httpx.TimeoutException:
-        raise AskError("does not answer in time") from None
+        raise QueryError("does not answer in time") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         if (lacking := lack(error)) is not None:
-            raise NotAskedError(f"not asked: {lacking.what}") from None
+            raise QueryNotSentError(f"not asked: {lacking.what}") from None
         if isinstance(error, httpx.ConnectError):
             refused, reason = _reason(error)
-            raise AskError(f"cannot be reached: {reason}", refused) from None
-        raise AskError(f"does not speak HTTP properly: {type(error).__name__}") from None
+            raise QueryError(f"cannot be reached: {reason}", refused) from None
+        raise QueryError(f"does not speak HTTP properly: {type(error).__name__}") from None
     return response.status_code, bytes(body)
 
 

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-def asker(verify: SSLContext | bool = False) -> httpx.AsyncClient:
+def query_client(verify: SSLContext | bool = False) -> httpx.AsyncClient:
     """A client without time-outs: ``Patience`` limits each question. No proxy stands before an engine."""
     return httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False, verify=verify)  # noqa: S113, S501
 
 
-class Askers:
+class QueryClients:
     """Clients by what they trust. No certificates are loaded for engines at ``http://``."""
 
     def __init__(self) -> None:
-        self.plain = asker()  # it follows no redirect, so it never speaks TLS
+        self.plain = query_client()  # it follows no redirect, so it never speaks TLS
         self._timeout: httpx.Timeout | None = None
         self._secure: dict[SSLContext, httpx.AsyncClient] = {}
 
@@ -29,7 +29,7 @@ class Askers:
             return self.plain
         client = self._secure.get(context)
         if client is None:
-            client = self._secure[context] = asker(context)
+            client = self._secure[context] = query_client(context)
             if self._timeout is not None:
                 client.timeout = self._timeout
         return client

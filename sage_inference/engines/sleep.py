@@ -12,7 +12,7 @@ import re
 import httpx
 
 from sage_inference.engines.patience import REAL_TIME, Patience
-from sage_inference.engines.query import AskError, ask_bytes
+from sage_inference.engines.query import QueryError, ask_bytes
 
 IS_SLEEPING, METRICS = "/is_sleeping", "/metrics"
 _STATE = re.compile(rb"^vllm:engine_sleep_state\{(.*)\}[ \t]+(\S+)", re.M)
@@ -39,7 +39,7 @@ class SleepProbe:
             path = self._paths[0]
             try:
                 status, body = await patience.within(timeout_s, ask_bytes(client, base_url + path, api_key))
-            except (AskError, TimeoutError):
+            except (QueryError, TimeoutError):
                 return
             said = _says(path, body) if status == 200 else None
             if said is not None:

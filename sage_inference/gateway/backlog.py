@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Sender(Protocol):
+class BackloggedSender(Protocol):
     """A connection of which more was read than was parsed."""
 
     def go_on(self) -> None: ...
@@ -24,9 +24,9 @@ class Backlog:
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon  # the event loop's
-        self._waiting: deque[Sender] = deque()
+        self._waiting: deque[BackloggedSender] = deque()
 
-    def add(self, sender: Sender) -> None:
+    def add(self, sender: BackloggedSender) -> None:
         if not self._waiting:
             self._call_soon(self._next)
         self._waiting.append(sender)

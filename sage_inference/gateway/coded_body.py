@@ -37,7 +37,7 @@ _WORTH = 16384
 _AHEAD = 65536  # with more bytes that wait to be decoded, the connection is not read
 
 
-class Sender(Protocol):
+class BodySender(Protocol):
     """The connection on which the body arrives."""
 
     def pause_reading(self) -> None: ...
@@ -91,7 +91,7 @@ class CodedBody:
     overtake them.
     """
 
-    def __init__(self, exchange: Exchange, gateway: Gateway, sender: Sender) -> None:
+    def __init__(self, exchange: Exchange, gateway: Gateway, sender: BodySender) -> None:
         """Raises ``ApiError`` for a coding that is not supported."""
         self._exchange = exchange
         self._gateway = gateway

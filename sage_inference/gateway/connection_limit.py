@@ -17,7 +17,7 @@ IDLE_S = 0.25  # a connection that has been idle for less may have a request on 
 _OPEN_PATHS = ("/admin/", "/health")
 
 
-class Connection(Protocol):
+class LimitedConnection(Protocol):
     """A caller's connection, as the limit sees it."""
 
     @property
@@ -41,7 +41,7 @@ class ConnectionLimit:
 
     def __init__(
         self,
-        connections: Callable[[], Iterable[Connection]],
+        connections: Callable[[], Iterable[LimitedConnection]],
         now: Callable[[], float],
         descriptors: Descriptors,
     ) -> None:
@@ -49,9 +49,9 @@ class ConnectionLimit:
         self._connections = connections
         self._now = now
         self._descriptors = descriptors
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[LimitedConnection] = deque()
         self._looked_at = -1.0
-        self._extra: dict[Connection, None] = {}
+        self._extra: dict[LimitedConnection, None] = {}
 
     @property
     def most(self) -> int:
@@ -81,7 +81,7 @@ class ConnectionLimit:
                 return True
         return False
 
-    def admit(self, newcomer: Connection) -> bool:
+    def admit(self, newcomer: LimitedConnection) -> bool:
         """Whether a connection beyond the limit is let in like any other. If not, it is one of the extra ones."""
         if self.by_system and self._descriptors.make_room():
             return True
@@ -92,7 +92,7 @@ class ConnectionLimit:
             self._extra[newcomer] = None
         return False
 
-    def forget(self, one: Connection) -> None:
+    def forget(self, one: LimitedConnection) -> None:
         """The connection is closed, or is about to be."""
         self._extra.pop(one, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 INVALID = "invalid_request_error"
 
@@ -27,19 +27,19 @@ def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"retry-after", b"%d" % seconds),)
 
 
-_REFUSALS: dict[Why, tuple[int, str, str | None]] = {
-    Why.BAD_REQUEST: (400, INVALID, None),
-    Why.UNKNOWN_MODEL: (404, INVALID, "model_not_found"),
-    Why.NO_ENGINE_FOR_ROUTE: (501, INVALID, "no_engine_for_route"),
-    Why.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
-    Why.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
-    Why.DEADLINE: (429, "rate_limit_error", "deadline_exceeded"),
-    Why.FAILED: (500, "internal_error", "internal_error"),
-    Why.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
+_REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
+    Reason.BAD_REQUEST: (400, INVALID, None),
+    Reason.UNKNOWN_MODEL: (404, INVALID, "model_not_found"),
+    Reason.NO_ENGINE_FOR_ROUTE: (501, INVALID, "no_engine_for_route"),
+    Reason.NO_HEALTHY_INSTANCE: (503, "service_unavailable", "no_healthy_instance"),
+    Reason.QUEUE_FULL: (429, "rate_limit_error", "queue_full"),
+    Reason.DEADLINE: (429, "rate_limit_error", "deadline_exceeded"),
+    Reason.FAILED: (500, "internal_error", "internal_error"),
+    Reason.QUEUE_TIMEOUT: (429, "rate_limit_error", "deadline_exceeded"),
 }
 
 
-def from_refusal(refusal: Refusal) -> ApiError:
+def from_refusal(refusal: Rejection) -> ApiError:
     status, kind, code = _REFUSALS[refusal.why]
     headers = () if refusal.retry_after_s is None else retry_after(refusal.retry_after_s)
     return ApiError(status, refusal.message, kind, code or refusal.param, refusal.param, headers)

@@ -8,7 +8,7 @@ from sage_inference.control_plane.instances.prefill_decode import has_halves
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.root import RootExchange
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.prefill_decode import PairedExchange
+from sage_inference.gateway.relay.prefill_decode import PrefillDecodeExchange
 from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.gateway.relay.responses import (
     PairedResponsesExchange,
@@ -34,7 +34,7 @@ _PLAIN: Exchanges = {
 }
 _PAIRED: Exchanges = {
     **_PLAIN,
-    **{path: PairedExchange for path, route in ROUTES.items() if route.type.is_llm},
+    **{path: PrefillDecodeExchange for path, route in ROUTES.items() if route.type.is_llm},
     _RESPONSES: PairedResponsesExchange,
 }
 

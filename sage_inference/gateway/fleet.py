@@ -19,10 +19,10 @@ from sage_inference.engines.detect import DetectError, detect, listed
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
-from sage_inference.engines.query_clients import Askers
+from sage_inference.engines.query_clients import QueryClients
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
-from sage_inference.gateway.state import Engine, Gateway, trusted_by
+from sage_inference.gateway.state import Gateway, Upstream, trusted_by
 from sage_inference.trust import TrustError
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 from sage_inference.wire.isolation import report
@@ -55,7 +55,7 @@ class Fleet:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._askers = Askers()
+        self._askers = QueryClients()
         self._patience = Patience(lambda: gateway.wheel.now)
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
@@ -158,7 +158,7 @@ class Fleet:
             if name in self._leaving:
                 self.remove(name)
 
-    def add(self, settings: InstanceSettings, known: Engine | None = None) -> Engine:
+    def add(self, settings: InstanceSettings, known: Upstream | None = None) -> Upstream:
         """Take in an instance; ``known`` is its former self, whose answers hold until it is asked again."""
         gateway = self.gateway
         backend = parse_backend(settings.url)
@@ -176,7 +176,7 @@ class Fleet:
         )
         if settings.kv_cache_tokens:
             instance.kv_tokens = settings.kv_cache_tokens
-        engine = Engine(settings, instance, address, gateway)
+        engine = Upstream(settings, instance, address, gateway)
         if settings.model:
             instance.models = (settings.model,)
         gateway.registry.add(instance)
@@ -217,7 +217,7 @@ class Fleet:
         self.gateway.instances_changed()
         return True
 
-    async def _watch(self, engine: Engine) -> None:
+    async def _watch(self, engine: Upstream) -> None:
         name = engine.instance.instance_id
         while True:
             engine.lost.clear()
@@ -238,7 +238,7 @@ class Fleet:
                 engine.pool.engine_is_silent()
             await self._rest(engine)
 
-    async def _rest(self, engine: Engine) -> None:
+    async def _rest(self, engine: Upstream) -> None:
         """Until the next probe is due; a request that finds the engine or its model gone brings that forward."""
         now = time.monotonic()
         # A look that could not be taken, because this machine lacked something, is not tried again at once either.
@@ -251,7 +251,7 @@ class Fleet:
                     self._say(engine)
             now = time.monotonic()
 
-    def _due_at(self, engine: Engine, now: float, look_from: float) -> float:
+    def _due_at(self, engine: Upstream, now: float, look_from: float) -> float:
         at = engine.health.next_probe_at(now)
         if engine.look_wanted and engine.health.state is EngineState.READY:
             return min(at, look_from)
@@ -262,7 +262,7 @@ class Fleet:
         for engine in self.gateway.engines.values():
             engine.look_again()
 
-    async def _is_due(self, engine: Engine) -> bool:
+    async def _is_due(self, engine: Upstream) -> bool:
         """Whether the engine is to be asked what it is: from time to time, and where it lists other models."""
         if time.monotonic() - engine.refreshed_at >= REFRESH_S or _is_news(engine):
             return True
@@ -274,13 +274,13 @@ class Fleet:
         names = await listed(self._asker(engine), engine.api_url, engine.api_key, timeout_s, self._patience)
         return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
-    async def _may_be_asked(self, engine: Engine) -> bool:
+    async def _may_be_asked(self, engine: Upstream) -> bool:
         """Probe what is known: while it hangs, each question more would keep a connection of it."""
         if engine.detected is None:
             return True
         return await self._probe(engine) and engine.health.state is EngineState.READY
 
-    async def _look(self, engine: Engine) -> bool:
+    async def _look(self, engine: Upstream) -> bool:
         """Ask the engine what it is, unless it is not even healthy."""
         settings, began = engine.settings, time.monotonic()
         engine.look_wanted, engine.looked_at = False, began
@@ -326,7 +326,7 @@ class Fleet:
             engine.refreshed_at = began
         return ok
 
-    def _not_detected(self, engine: Engine, error: DetectError) -> None:
+    def _not_detected(self, engine: Upstream, error: DetectError) -> None:
         """Facts about a healthy engine hold until it reports something else."""
         now = time.monotonic()
         if engine.health.state is not EngineState.READY or error.refused:
@@ -336,14 +336,14 @@ class Fleet:
             engine.last_error = str(error)
             engine.health.contradicted(now)
 
-    async def _vector(self, engine: Engine, model: str) -> list[float] | None:
+    async def _vector(self, engine: Upstream, model: str) -> list[float] | None:
         """Raises ``TimeoutError`` where it is not known whether the engine has one."""
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
             self._asker(engine), engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
         )
 
-    async def _probe(self, engine: Engine) -> bool:
+    async def _probe(self, engine: Upstream) -> bool:
         url, key, timeout_s = engine.address.url, engine.api_key, self.gateway.settings.health.timeout_s
         client = self._asker(engine)
         result, _ = await asyncio.gather(
@@ -360,18 +360,18 @@ class Fleet:
             engine.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
 
-    def _asker(self, engine: Engine) -> httpx.AsyncClient:
+    def _asker(self, engine: Upstream) -> httpx.AsyncClient:
         """The client that asks this engine. Raises ``TrustError``."""
         return self._askers.of(engine.pool.context)
 
-    def _not_asked(self, engine: Engine, why: str) -> None:
+    def _not_asked(self, engine: Upstream, why: str) -> None:
         """We lacked what a probe takes: the engine is as it was."""
         engine.health.not_probed(time.monotonic())
         if engine.health.state is not EngineState.READY:
             engine.last_error = why
         self.gateway.descriptors.report(f"instance {engine.instance.instance_id} was {why}")
 
-    def _say(self, engine: Engine) -> None:
+    def _say(self, engine: Upstream) -> None:
         state = engine.instance.state
         said = (state, state is EngineState.STARTING and engine.lists_nothing)
         if said == engine.said:
@@ -385,7 +385,7 @@ class Fleet:
             log.warning("instance %s is %s: %s", name, state.value, engine.last_error)
 
 
-def _is_news(engine: Engine) -> bool:
+def _is_news(engine: Upstream) -> bool:
     """Whether it is not known what it serves, or it just woke: asleep it could not be asked for vectors."""
     state = engine.instance.state
     return state not in _SETTLED or (state is EngineState.ASLEEP and not engine.sleep.asleep)

@@ -7,25 +7,25 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from sage_inference.engines.connection import Broken, EngineConnection
-from sage_inference.engines.parser_events import Feeding
+from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.wire.isolation import report
-from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.memory import HIGH_WATER, join
-from sage_inference.wire.message import Answer, Headers, Piece
+from sage_inference.wire.message import Data, Headers, ResponseHead
 
 
 class CutShortError(Exception):
     """The answer ended before its end, or there was none; the message has the reason."""
 
 
-class Reply:
+class InProcessResponse:
     """One answer, awaited: its head, then its body. Left alone it pauses the gateway, not the memory."""
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: Headers = ()
         self.length: int | None = None
-        self._pieces: deque[Piece] = deque()
+        self._pieces: deque[Data] = deque()
         self._size = 0
         self._ended = False
         self._failure: CutShortError | None = None
@@ -77,11 +77,11 @@ class Reply:
 
     # Called by its connection (see engines.connection.Receiver)
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.status, self.headers, self.length = answer.status, answer.headers, length
         self._wake()
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         if piece:
             self._pieces.append(piece)
             self._size += len(piece)
@@ -104,22 +104,22 @@ class Reply:
         self._wake()
 
 
-class Callers:
+class InProcessClient:
     """Connections to one gateway from within its process; for use on its event loop."""
 
-    def __init__(self, accept: Callable[[], asyncio.Protocol], turn: Turn) -> None:
+    def __init__(self, accept: Callable[[], asyncio.Protocol], turn: LoopBatch) -> None:
         self._accept = accept
         self._turn = turn
         self._idle: list[EngineConnection] = []
-        self._feeding = Feeding()
+        self._feeding = ParserEvents()
 
-    def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> Reply:
+    def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> InProcessResponse:
         """``target`` is path and query; ``headers`` has none of framing. The answer comes through the reply."""
         lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        reply = Reply()
+        reply = InProcessResponse()
         reply.connection = self._connection()
         reply.connection.send(reply, b"".join(lines), body)
         return reply

@@ -28,8 +28,8 @@ from sage_inference.requests.response_routes import ResponseRoute, response_rout
 from sage_inference.requests.routes import ROUTES, Route
 from sage_inference.wire.flow import Flow, reset
 from sage_inference.wire.isolation import report
-from sage_inference.wire.loop_batch import Turn
-from sage_inference.wire.message import Piece
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.message import Data
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -154,7 +154,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)  # type: ignore[assignment]
-        self.write = partial(Turn.write, self.gateway.turn, transport)
+        self.write = partial(LoopBatch.write, self.gateway.turn, transport)
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.connection_limit.most and not gateway.connection_limit.admit(self):
@@ -677,7 +677,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """One deadline a connection: whatever it waits for now must come within ``seconds``."""
         self.wheel.set(self, seconds)
 
-    def writelines(self, pieces: Iterable[Piece]) -> None:
+    def writelines(self, pieces: Iterable[Data]) -> None:
         self.gateway.turn.writelines(self.transport, pieces)
 
     def ended(self, exchange: Exchange, close: bool) -> None:

@@ -17,14 +17,14 @@ from sage_inference.types import EngineKind
 from sage_inference.wire.isolation import report
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Engine, Gateway
+    from sage_inference.gateway.state import Gateway, Upstream
 
 EMBEDDINGS = "/v1/embeddings"
 CHAT_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
 RETRY_S = 1.0  # until a question that could not be asked is asked again
 
 # The vector, or None where the engine gave none; raises ``TimeoutError`` where it is not known whether it has one.
-Question = Callable[["Engine", str], Awaitable[list[float] | None]]
+Question = Callable[["Upstream", str], Awaitable[list[float] | None]]
 
 
 class Replicas:
@@ -47,7 +47,7 @@ class Replicas:
         self._agreement.forget(name)
         self._refusing = {pair for pair in self._refusing if pair[0] != name}
 
-    def listed(self, engine: Engine, *, new: bool) -> None:
+    def listed(self, engine: Upstream, *, new: bool) -> None:
         """The engine's models are known. ``new``: it may be another server than the one that was compared."""
         assert engine.detected is not None
         instance, name = engine.instance, engine.instance.instance_id
@@ -64,7 +64,7 @@ class Replicas:
         for model in compared - known:
             self._gateway.registry.doubt_vectors(model)
 
-    def _is_known(self, engine: Engine, card: ModelInfo) -> bool:
+    def _is_known(self, engine: Upstream, card: ModelInfo) -> bool:
         """Whether the model is known to embed, so that asking it loads nothing that is not meant to be loaded."""
         detected, settings = engine.detected, engine.settings
         assert detected is not None
@@ -76,7 +76,7 @@ class Replicas:
             return True
         return settings.kind in ("embedding", "mixed") and len(detected.models) == 1
 
-    async def compare_known(self, engine: Engine) -> None:
+    async def compare_known(self, engine: Upstream) -> None:
         """Compare the engine's models that are known to embed with those of the instances that serve them."""
         assert engine.detected is not None
         differs = None
@@ -103,7 +103,7 @@ class Replicas:
             engine.withhold_embeddings(differs)
             self._gateway.instances_changed()
 
-    async def _vector(self, engine: Engine, model: str) -> list[float] | None:
+    async def _vector(self, engine: Upstream, model: str) -> list[float] | None:
         try:
             return await self._ask(engine, model)
         except TimeoutError:
@@ -126,7 +126,7 @@ class Replicas:
             report(error, f"the comparison of vectors for {model}")
             await asyncio.sleep(RETRY_S)
 
-    def _candidates(self, model: str) -> list[Engine]:
+    def _candidates(self, model: str) -> list[Upstream]:
         """The healthy instances that may have vectors of the model; empty where there is nothing to find out."""
         return [
             e

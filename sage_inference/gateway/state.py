@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 from sage_inference import trust
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, Settings
-from sage_inference.control_plane.embedding import AggregationRules, Room
+from sage_inference.control_plane.embedding import AggregationRules, CallWindow
 from sage_inference.control_plane.instances.health import Health
 from sage_inference.control_plane.instances.registry import VECTOR_ROUTES, Registry
 from sage_inference.control_plane.instances.rejections import unserved_route
-from sage_inference.control_plane.policies import SchedulingPolicy, hybrid_with, policy_named
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.policies import PlacementPolicy, hybrid_with, policy_named
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.engines.connection import Broken
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
@@ -32,7 +32,7 @@ from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
 from sage_inference.gateway.bodies import Bodies
 from sage_inference.gateway.coded_body import Decoding
-from sage_inference.gateway.connection_limit import Connection, ConnectionLimit
+from sage_inference.gateway.connection_limit import ConnectionLimit, LimitedConnection
 from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.embeddings.text_limits import limits_of
@@ -47,7 +47,7 @@ from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
 from sage_inference.requests.body import read, with_model
 from sage_inference.requests.output_limits import asked_output
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.requests.routes import Route
 from sage_inference.telemetry.decisions.recorder import Watcher
 from sage_inference.telemetry.metrics import Histogram, RecentMean
@@ -59,10 +59,10 @@ from sage_inference.types import (
     RequestType,
     SchedulingRequest,
 )
-from sage_inference.wire.head_cache import KnownHeads
+from sage_inference.wire.head_cache import HeadCache
 from sage_inference.wire.isolation import report
-from sage_inference.wire.loop_batch import Turn
-from sage_inference.wire.timers import Wheel
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.timers import TimerWheel
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens by default
@@ -81,7 +81,7 @@ def trusted_by(settings: InstanceSettings) -> trust.Stamp | None:
     return trust.stamp(settings.ca_file) if settings.url.lower().startswith("https:") else None
 
 
-class Engine:
+class Upstream:
     """One configured instance: what it is, how it fares, and the connections to it."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Engine:
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
         self.sleep = SleepProbe()
-        self.room = Room(limits_of(None, self.dialect))  # for embedding calls
+        self.room = CallWindow(limits_of(None, self.dialect))  # for embedding calls
         self.missing_routes: set[str] = set()  # it was thought to have them, and answered that it has not
         self.last_error: str | None = None
         self.drained_by_admin = False
@@ -314,10 +314,10 @@ class Engine:
 class Gateway:
     """The state behind one gateway's sockets. Made inside a running event loop."""
 
-    def __init__(self, settings: Settings, wheel: Wheel, admin_token: str | None = None) -> None:
+    def __init__(self, settings: Settings, wheel: TimerWheel, admin_token: str | None = None) -> None:
         self.wheel = wheel
         self._loop = asyncio.get_running_loop()
-        self.turn = Turn(self._loop.call_soon)
+        self.turn = LoopBatch(self._loop.call_soon)
         self.bodies = Bodies()
         self.backlog = Backlog(self._loop.call_soon)
         self.decoding = Decoding(self._loop)
@@ -329,15 +329,13 @@ class Gateway:
         self._admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self._llm_fallback = settings.scheduling.llm_fallback_policy
-        self.manager = ControlPlaneManager(
-            self.registry, self.new_policy(settings.scheduling.policy), settings.limits
-        )
+        self.manager = Scheduler(self.registry, self.new_policy(settings.scheduling.policy), settings.limits)
         self.manager.alarm = self._wake_at
         self.manager.later = self.turn.later
         self.manager.report = partial(report, what="the manager")
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
-        self.engines: dict[str, Engine] = {}
+        self.engines: dict[str, Upstream] = {}
         self.responses = StoredResponses(self.engines)
         self.exchanges = exchanges_for(())
         self.embeddings = EmbeddingService(self, _rules(settings))
@@ -345,7 +343,7 @@ class Gateway:
         self.draining = False
         self.connections = 0
         self.descriptors = Descriptors(lambda: self.connections, self._give_up_one)
-        self.callers: set[Connection] = set()  # the server's; it adds and removes them
+        self.callers: set[LimitedConnection] = set()  # the server's; it adds and removes them
         self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)
         self._id_start = os.urandom(6).hex().encode()
         self._ids = 0
@@ -362,7 +360,7 @@ class Gateway:
         guard = Guard(settings, self._id_start.decode(), self._admin_token)
         self.settings = settings
         # Requests' heads that were parsed and found good; a new guard may judge anew.
-        self.known_heads: KnownHeads[RequestHead] = KnownHeads(MOST_KNOWN)
+        self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
         self.guard = guard
         self.timeouts = settings.timeouts
         self.wheel.idle_s = settings.timeouts.stream_idle_s
@@ -399,7 +397,7 @@ class Gateway:
         fallback, self._llm_fallback = self._llm_fallback, scheduling.llm_fallback_policy
         changed = {"hybrid"} if fallback != self._llm_fallback else set()
 
-        def policy(name: str, kept: SchedulingPolicy | None) -> SchedulingPolicy:
+        def policy(name: str, kept: PlacementPolicy | None) -> PlacementPolicy:
             if kept is None or kept.name != name or name in changed:
                 return self.new_policy(name)
             return kept
@@ -409,7 +407,7 @@ class Gateway:
         }
         manager.use(policy(scheduling.policy, manager.policy), by_model)
 
-    def new_policy(self, name: str) -> SchedulingPolicy:
+    def new_policy(self, name: str) -> PlacementPolicy:
         """Raises ``KeyError`` for one that there is not."""
         return hybrid_with(self._llm_fallback) if name == "hybrid" else policy_named(name)
 
@@ -562,7 +560,7 @@ class Gateway:
         if len({i.models for i in serving if i.models}) == 1:
             return served[0]
         if served:
-            raise Refusal(Why.BAD_REQUEST, f"'model' is needed; served: {', '.join(served)}", "model")
+            raise Rejection(Reason.BAD_REQUEST, f"'model' is needed; served: {', '.join(served)}", "model")
         raise unserved_route(self.registry, route.path)
 
     @property

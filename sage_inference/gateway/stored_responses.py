@@ -12,7 +12,7 @@ from sage_inference.requests.response_routes import is_response_id
 from sage_inference.types import EngineState
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Engine
+    from sage_inference.gateway.state import Upstream
 
 MOST = 32768  # responses that are remembered
 MOST_BYTES = 4 << 20  # of their ids
@@ -41,7 +41,9 @@ class StoredResponses:
     unused for longest. Those of an instance that was removed stay among them, so that an error can name it.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, engines: Mapping[str, Upstream], most: int = MOST, most_bytes: int = MOST_BYTES
+    ) -> None:
         self._engines = engines
         self._most, self._most_bytes = most, most_bytes
         self._of: dict[str, OrderedDict[str, Maker]] = {}
@@ -50,7 +52,7 @@ class StoredResponses:
     def __len__(self) -> int:
         return self._count
 
-    def remember(self, response_id: str, tenant: str, engine: Engine) -> None:
+    def remember(self, response_id: str, tenant: str, engine: Upstream) -> None:
         if not is_response_id(response_id):
             return
         # An engine may number its responses, and then two engines have the same ids.
@@ -81,7 +83,7 @@ class StoredResponses:
         made.move_to_end(response_id)
         return made[response_id]
 
-    def engine(self, maker: Maker) -> Engine | None:
+    def engine(self, maker: Maker) -> Upstream | None:
         """None: it was removed, or another one has its name now."""
         engine = self._engines.get(maker.instance_id)
         return engine if engine is not None and engine.address.url == maker.url else None
@@ -91,7 +93,7 @@ class StoredResponses:
         if self._is_anothers(response_id, tenant):
             raise errors.response_id_in_use(_shown(response_id))
 
-    def to_ask(self, response_id: str, tenant: str) -> Engine:
+    def to_ask(self, response_id: str, tenant: str) -> Upstream:
         """The engine to ask for a response, or to end it. Raises ``ApiError``."""
         maker = self.maker(response_id, tenant)
         if maker is None:
@@ -104,7 +106,7 @@ class StoredResponses:
             raise self._unavailable(response_id, engine)
         return engine
 
-    def to_follow(self, response_id: str, tenant: str, *, shared: bool) -> Engine | None:
+    def to_follow(self, response_id: str, tenant: str, *, shared: bool) -> Upstream | None:
         """The engine for a request that goes on from a response. Raises ``ApiError``.
 
         None: its maker is not known, so any engine may answer that it has no such response. Where tenants share
@@ -125,7 +127,7 @@ class StoredResponses:
     def _is_anothers(self, response_id: str, tenant: str) -> bool:
         return any(response_id in made for name, made in self._of.items() if name != tenant)
 
-    def _unavailable(self, response_id: str, engine: Engine) -> ApiError:
+    def _unavailable(self, response_id: str, engine: Upstream) -> ApiError:
         instance = engine.instance
         return errors.maker_unavailable(_shown(response_id), instance.instance_id, _STATES[instance.state])
 

@@ -21,7 +21,7 @@ from sage_inference.engines.embeddings.wire import (
     call_body,
     read_answer,
 )
-from sage_inference.engines.query_clients import Askers
+from sage_inference.engines.query_clients import QueryClients
 from sage_inference.requests.embedding import OPENAI_ROUTE
 from sage_inference.types import ExecutionInstance
 
@@ -105,13 +105,13 @@ class EmbeddingExecutor:
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._askers: Askers | None = None
+        self._askers: QueryClients | None = None
         self._metrics = EmbeddingMetrics()
 
     async def initialize(self) -> None:
         """Open the connection pool; done by the first call, if not before."""
         if self._askers is None:
-            self._askers = Askers()
+            self._askers = QueryClients()
             self._askers.use(self._timeout_s)
 
     async def cleanup(self) -> None:

@@ -18,7 +18,7 @@ from sage_inference.client.requests import Request
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import Settings
 from sage_inference.gateway.api.status import status_document
-from sage_inference.gateway.in_process import Callers, CutShortError, Reply
+from sage_inference.gateway.in_process import CutShortError, InProcessClient, InProcessResponse
 from sage_inference.library.config import entry, settings_of
 from sage_inference.library.local import LocalGateway, leave, use
 
@@ -65,7 +65,7 @@ class _Local:
             leave(gateway)
 
 
-async def _opened(callers: Callers, request: Request) -> tuple[Reply, Answer]:
+async def _opened(callers: InProcessClient, request: Request) -> tuple[InProcessResponse, Answer]:
     """The reply to a request, and its head. For an error, the head has the body as well."""
     since = time.perf_counter()
     method = b"GET" if request.body is None else b"POST"
@@ -85,7 +85,7 @@ async def _opened(callers: Callers, request: Request) -> tuple[Reply, Answer]:
     return reply, Answer(reply.status, received, body, request.request_id, took)
 
 
-async def answered(callers: Callers, request: Request) -> Answer:
+async def answered(callers: InProcessClient, request: Request) -> Answer:
     """The whole answer to a request. Runs on the gateway's event loop; cancelling it cancels the request."""
     since = time.perf_counter()
     reply, head = await _opened(callers, request)
@@ -99,7 +99,7 @@ async def answered(callers: Callers, request: Request) -> Answer:
     return Answer(head.status, head.headers, body, head.request_id, took)
 
 
-async def _piece(reply: Reply, request: Request) -> bytes:
+async def _piece(reply: InProcessResponse, request: Request) -> bytes:
     try:
         return await reply.piece()
     except CutShortError as error:
@@ -125,7 +125,7 @@ class InProcessStream:
     """The body of one answer, as it arrives."""
 
     def __init__(
-        self, local: LocalGateway, reply: Reply, head: Answer, request: Request, timeout: float
+        self, local: LocalGateway, reply: InProcessResponse, head: Answer, request: Request, timeout: float
     ) -> None:
         self.head = head
         self._local = local

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sage_inference.config.settings import Settings
-from sage_inference.gateway.in_process import Callers
+from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.server import RunningGateway, new_event_loop
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class LocalGateway:
     users: int = 0
 
     @property
-    def callers(self) -> Callers:
+    def callers(self) -> InProcessClient:
         return self.running.callers
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:

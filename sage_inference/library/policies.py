@@ -11,14 +11,14 @@ from sage_inference.control_plane.instances.gpu_sharing import is_mixed
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Clock
-from sage_inference.control_plane.policies.base import SchedulingPolicy as PlacingPolicy
+from sage_inference.control_plane.policies.base import PlacementPolicy as PlacingPolicy
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.library.classifier import RequestClassifier
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
 
-class SchedulingPolicy:
+class PlacementPolicy:
     """Decides for many requests at once. Work placed in a call is load for the next request in it.
 
     A request gets no decision where no available instance does such work for its model, or all are full.
@@ -97,31 +97,31 @@ class SchedulingPolicy:
             self._by_instance[name] = self._by_instance.get(name, 0) + 1
 
 
-class FIFOPolicy(SchedulingPolicy):
+class FIFOPolicy(PlacementPolicy):
     """In order of arrival, each where the fewest requests are in flight."""
 
     name = "fifo"
 
 
-class PriorityPolicy(SchedulingPolicy):
+class PriorityPolicy(PlacementPolicy):
     """By priority, ten seconds of waiting making up for a level."""
 
     name = "priority"
 
 
-class SLOAwarePolicy(SchedulingPolicy):
+class SLOAwarePolicy(PlacementPolicy):
     """Nearest deadline first, each where its first byte is predicted soonest."""
 
     name = "slo_aware"
 
 
-class CostOptimizedPolicy(SchedulingPolicy):
+class CostOptimizedPolicy(PlacementPolicy):
     """The busiest instance that is still in time, so that others can sleep."""
 
     name = "cost_optimized"
 
 
-class AdaptivePolicy(SchedulingPolicy):
+class AdaptivePolicy(PlacementPolicy):
     """Those that can still be in time first, each where it costs least."""
 
     name = "adaptive"

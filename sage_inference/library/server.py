@@ -36,7 +36,7 @@ class UnifiedAPIServer:
         self.settings: Settings = self.config.settings()
         self.admin_token = secrets.token_urlsafe(32)
         self.app = GatewayApp(self.settings, self.admin_token)
-        self._run: _Run | None = None
+        self._run: _ServerRun | None = None
 
     @property
     def url(self) -> str:
@@ -119,17 +119,17 @@ class UnifiedAPIServer:
     ) -> None:
         await self.stop_async()
 
-    def _begin(self) -> _Run:
+    def _begin(self) -> _ServerRun:
         if self._run is not None:
             raise RuntimeError(f"this server runs already, at {self.url}")
         logging.getLogger("sage_inference").setLevel(self.settings.logging.level.upper())
-        self._run = _Run(
+        self._run = _ServerRun(
             self.settings, self.admin_token, bind(self.settings.server.host, self.settings.server.port)
         )
         return self._run
 
 
-class _Run:
+class _ServerRun:
     """One gateway on one socket, from start to stop; on a thread or in a task."""
 
     def __init__(self, settings: Settings, admin_token: str, sock: socket.socket) -> None:
@@ -186,7 +186,7 @@ class _Run:
 class _interrupts:  # noqa: N801 - reads as the statement it is for
     """SIGINT and SIGTERM stop the server while it blocks; a second one ends it at once."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _ServerRun) -> None:
         self._run = run
         self._before: dict[int, Any] = {}
 

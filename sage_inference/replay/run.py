@@ -7,13 +7,13 @@ from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
-from sage_inference.control_plane.policies.base import SchedulingPolicy
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.policies.base import PlacementPolicy
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
 from sage_inference.replay.slo import Slo
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
@@ -48,7 +48,7 @@ class Replayed:
         else:
             engine.submit(job.prompt, self)
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         self.outcome.refused = refusal.why.name.lower()
         self.run.ended(self.outcome)
 
@@ -97,7 +97,7 @@ class Run:
 
     def __init__(
         self,
-        policy: SchedulingPolicy,
+        policy: PlacementPolicy,
         fleet: Fleet,
         ended: Callable[[Outcome], None] = lambda outcome: None,
         slo: Slo | None = None,
@@ -111,7 +111,7 @@ class Run:
         registry = Registry(slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
-        self.manager = ControlPlaneManager(registry, policy, UNBOUNDED, clock=fleet.clock)
+        self.manager = Scheduler(registry, policy, UNBOUNDED, clock=fleet.clock)
         self.manager.llm_share = fleet.llm_share
         self.manager.slos.configure(slo.settings)
         self.manager.alarm = fleet.alarm(self.manager.dispatch)
@@ -126,7 +126,7 @@ class Run:
         """Let the manager place it now or later; what waits too long is refused."""
         try:
             how(ticket)
-        except Refusal as refusal:
+        except Rejection as refusal:
             ticket.refused(refusal)
             return
         if ticket.outcome.placed_ms is None:

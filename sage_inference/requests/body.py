@@ -11,7 +11,7 @@ import msgspec
 from sage_inference.requests.density import LARGE, check_density
 from sage_inference.requests.lenient import UNREADABLE, decoded, decoded_mended
 from sage_inference.requests.multipart import model_field
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.requests.routes import ROUTES, Body, Route
 
 _PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
@@ -59,7 +59,7 @@ class Asked(msgspec.Struct, gc=False):
 
 
 def read(route: Route, body: bytes) -> Asked:
-    """What the body asks for. Raises ``Refusal`` for what no engine could answer."""
+    """What the body asks for. Raises ``Rejection`` for what no engine could answer."""
     if route.body is _JSON:
         if len(body) > LARGE:
             check_density(body)
@@ -79,13 +79,13 @@ def read(route: Route, body: bytes) -> Asked:
     if place is None:
         return Asked(None)
     if place[1] - place[0] > _MODEL:
-        raise Refusal(Why.BAD_REQUEST, f"'model' is longer than {_MODEL} characters", "model")
+        raise Rejection(Reason.BAD_REQUEST, f"'model' is longer than {_MODEL} characters", "model")
     # Sound: how many bytes it has tells nothing of the work.
     return Asked(body[place[0] : place[1]].decode("utf-8", "replace"))
 
 
 def _prompt(route: Route, head: Any, body: bytes) -> bytes:
-    """The values that make up the prompt. Raises ``Refusal`` where the route's own fields are missing."""
+    """The values that make up the prompt. Raises ``Rejection`` where the route's own fields are missing."""
     for name in route.any_of or _PROMPTS:
         found = getattr(head, name)
         if found is not _UNSET:
@@ -94,7 +94,7 @@ def _prompt(route: Route, head: Any, body: bytes) -> bytes:
         if not route.any_of:
             return body
         wanted = " or ".join(f"'{name}'" for name in route.any_of)
-        raise Refusal(Why.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
+        raise Rejection(Reason.BAD_REQUEST, f"the body of {route.path} needs {wanted}", route.any_of[0])
     if head.tools is _UNSET and head.system is _UNSET and head.instructions is _UNSET:
         return _raw(found) or body
     return b"".join([_raw(getattr(head, name)) for name in _BEFORE]) + _raw(found)
@@ -126,7 +126,7 @@ def _decode(body: bytes) -> Any:
         field = where[1] if where and where[1] else None
         place = f"'{field}'" if field else "the body"
         message = f"{place}: {said[0].lower()}{said[1:]}".replace("`", "")
-        raise Refusal(Why.BAD_REQUEST, message, field) from None
+        raise Rejection(Reason.BAD_REQUEST, message, field) from None
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
@@ -143,7 +143,7 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
     replaced = _replaced(body, bytes(named), name)
     if replaced is None:
         message = "'model' can't be replaced by the name it stands for; write it as the body's first field"
-        raise Refusal(Why.BAD_REQUEST, message, "model")
+        raise Rejection(Reason.BAD_REQUEST, message, "model")
     return replaced
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 LARGE = 8 << 20  # bytes: smaller bodies take at most 60 ms, whatever is in them
 _MOST = 4_000_000  # marks, of which each takes 5 to 15 ns
@@ -17,7 +17,7 @@ _ORDINARY = bytes(set(range(256)) - set(b'[]{},:"\\'))
 
 
 def check_density(body: bytes) -> None:
-    """Raises ``Refusal`` for a body above ``LARGE`` of very many values, escapes or blanks."""
+    """Raises ``Rejection`` for a body above ``LARGE`` of very many values, escapes or blanks."""
     size = len(body)
     marks = 0
     for _ in range(_WINDOWS):  # at random: the sender must not know where
@@ -32,4 +32,4 @@ def check_density(body: bytes) -> None:
             f"the body of {size} bytes is made of too many values: about {estimate} brackets, commas, quotes and "
             f"the like, at most {_MOST}; split it into several requests"
         )
-        raise Refusal(Why.BAD_REQUEST, message)
+        raise Rejection(Reason.BAD_REQUEST, message)

@@ -39,7 +39,7 @@ _read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _check_texts = msgspec.json.Decoder(list[str]).decode
 
 
-class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
+class EmbeddingTexts(msgspec.Struct, frozen=True, gc=False):
     """``texts`` are JSON: strings, or lists of token ids. ``base64``: how the caller wants its vectors."""
 
     texts: list[bytes]
@@ -47,7 +47,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, gc=False):
     base64: bool = False
 
 
-def parse(route: str, body: bytes) -> EmbeddingRequest | None:
+def parse(route: str, body: bytes) -> EmbeddingTexts | None:
     """The request if it can be merged; None otherwise, wrong or merely unknown: the engine words the error better."""
     fields = read_fields(body) if len(body) <= _MOST_BYTES else None
     if fields is None:
@@ -59,7 +59,7 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
     if not texts:
         return None
     if fields.keys() <= _IGNORED[route]:
-        return EmbeddingRequest(texts, ())
+        return EmbeddingTexts(texts, ())
     options: list[tuple[str, bytes]] = []
     base64 = False
     for name, raw in fields.items():
@@ -73,7 +73,7 @@ def parse(route: str, body: bytes) -> EmbeddingRequest | None:
                 options.append((name, value))
         elif name not in _IGNORED[route]:
             return None
-    return EmbeddingRequest(texts, tuple(sorted(options)), base64)
+    return EmbeddingTexts(texts, tuple(sorted(options)), base64)
 
 
 def token_counts(texts: list[bytes]) -> list[int]:

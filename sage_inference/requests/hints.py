@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import RequestPriority
 
 _PRIORITIES = {p.name.lower().encode(): p for p in RequestPriority}
@@ -14,30 +14,30 @@ _MOST_SESSION = 200
 
 
 @dataclass(slots=True)
-class Asks:
+class SchedulingHints:
     """``refusal`` has the mistake in one of them. It answers each request with this head."""
 
     priority: RequestPriority | None = None
     deadline_ms: float | None = None
     session: str = ""
     why: bool = False
-    refusal: Refusal | None = None
+    refusal: Rejection | None = None
 
 
-def asked_of_scheduler(headers: Iterable[tuple[bytes, bytes]]) -> Asks | None:
+def asked_of_scheduler(headers: Iterable[tuple[bytes, bytes]]) -> SchedulingHints | None:
     """``x-sage-priority``, ``x-sage-deadline-ms``, ``x-sage-session`` and ``x-sage-why``; None where there are none."""
     asks = None
     for name, value in headers:
         if name.startswith(b"x-sage-"):
-            asks = asks or Asks()
+            asks = asks or SchedulingHints()
             try:
                 _read(asks, name, value)
-            except Refusal as refusal:
+            except Rejection as refusal:
                 asks.refusal = refusal
     return asks
 
 
-def _read(asks: Asks, name: bytes, value: bytes) -> None:
+def _read(asks: SchedulingHints, name: bytes, value: bytes) -> None:
     if name == b"x-sage-priority":
         asks.priority = _priority(value)
     elif name == b"x-sage-deadline-ms":
@@ -53,7 +53,7 @@ def _priority(value: bytes) -> RequestPriority:
     if found is None:
         names = ", ".join(p.name.lower() for p in RequestPriority)
         message = f"x-sage-priority is {_shown(value)}; it takes {names}"
-        raise Refusal(Why.BAD_REQUEST, message, "x-sage-priority")
+        raise Rejection(Reason.BAD_REQUEST, message, "x-sage-priority")
     return found
 
 
@@ -65,7 +65,7 @@ def _deadline_ms(value: bytes) -> float:
         ms = -1.0
     if not 0 < ms <= _LONGEST_MS:
         message = f"x-sage-deadline-ms is {_shown(value)}; it takes milliseconds, more than 0, at most a day"
-        raise Refusal(Why.BAD_REQUEST, message, "x-sage-deadline-ms")
+        raise Rejection(Reason.BAD_REQUEST, message, "x-sage-deadline-ms")
     return ms
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ _REASONS = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it i
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """What ``decode`` makes of the body, if need be of a mended copy. Raises ``Refusal`` for what is not JSON.
+    """What ``decode`` makes of the body, if need be of a mended copy. Raises ``Rejection`` for what is not JSON.
 
     ``msgspec.ValidationError`` is the caller's: the body is JSON, but not as it must be.
     """
@@ -62,7 +62,7 @@ def decoded_mended(decode: Callable[[bytes], T], body: bytes, error: Exception) 
             pass
     # A text may hold the caller's data; msgspec's positions do not.
     reason = _REASONS.get(type(error)) or str(error)
-    raise Refusal(Why.BAD_REQUEST, f"the body is not JSON: {reason}") from None
+    raise Rejection(Reason.BAD_REQUEST, f"the body is not JSON: {reason}") from None
 
 
 def _mended(body: bytes) -> bytes | None:

@@ -9,7 +9,7 @@ import msgspec
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.requests.lenient import UNREADABLE, decoded
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 # Which fields ask for how much, in all the protocols that are relayed.
 _ANSWERS = ("n", "best_of")
@@ -27,7 +27,7 @@ _decode = msgspec.json.Decoder(_Asked).decode
 def asked_output(body: bytes, limits: LimitSettings) -> int:
     """The tokens of an answer that a body asks for, the most where several fields do; 0 where none does.
 
-    A field that is absent is the engine's to decide on. Raises ``Refusal`` for a field above its limit.
+    A field that is absent is the engine's to decide on. Raises ``Rejection`` for a field above its limit.
     """
     try:
         asked = decoded(_decode, body)
@@ -46,7 +46,7 @@ def _asked(name: str, field: msgspec.Raw | msgspec.UnsetType, limit: int | None,
     value = _value(field)
     number = _number(value)
     if limit is not None and number > limit:
-        raise Refusal(Why.BAD_REQUEST, f"'{name}' is {value}, more than {limit} ({setting})", name)
+        raise Rejection(Reason.BAD_REQUEST, f"'{name}' is {value}, more than {limit} ({setting})", name)
     return number
 
 

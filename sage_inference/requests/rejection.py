@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 
-class Why(Enum):
+class Reason(Enum):
     BAD_REQUEST = auto()
     UNKNOWN_MODEL = auto()
     NO_ENGINE_FOR_ROUTE = auto()
@@ -18,10 +18,10 @@ class Why(Enum):
 
 
 @dataclass(eq=False)
-class Refusal(Exception):  # noqa: N818 - a verdict, raised or handed over
+class Rejection(Exception):  # noqa: N818 - a verdict, raised or handed over
     """``param`` names the field at fault; ``retry_after_s`` is a promise computed from the queue's rate."""
 
-    why: Why
+    why: Reason
     message: str
     param: str | None = None
     retry_after_s: int | None = None

@@ -16,7 +16,7 @@ import msgspec
 
 from sage_inference.requests.density import LARGE
 from sage_inference.requests.lenient import UNREADABLE, decoded
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 ENGINE_ROUTE = "/rerank"  # TEI's, and also one of vLLM's, infinity's and llama.cpp's
 ROUTES = ("/v1/rerank", "/v2/rerank", ENGINE_ROUTE)
@@ -35,7 +35,7 @@ _UNSET = msgspec.UNSET
 _Value = msgspec.Raw | msgspec.UnsetType
 
 
-class _Body(msgspec.Struct, gc=False):
+class _RerankBody(msgspec.Struct, gc=False):
     query: _Value = _UNSET
     documents: _Value = _UNSET
     texts: _Value = _UNSET
@@ -48,7 +48,7 @@ class _Body(msgspec.Struct, gc=False):
     truncation_side: _Value = _UNSET  # vLLM's name of the same
 
 
-class _Document(msgspec.Struct, gc=False):
+class _RerankDocument(msgspec.Struct, gc=False):
     text: str
 
 
@@ -57,8 +57,8 @@ class _Rank(msgspec.Struct, gc=False):
     score: float
 
 
-_read_body = msgspec.json.Decoder(_Body).decode
-_read_texts = msgspec.json.Decoder(list[str | _Document]).decode
+_read_body = msgspec.json.Decoder(_RerankBody).decode
+_read_texts = msgspec.json.Decoder(list[str | _RerankDocument]).decode
 _read_fields = msgspec.json.Decoder(list[str | dict[str, msgspec.Raw]]).decode
 _read_names = msgspec.json.Decoder(list[str]).decode
 _read_text = msgspec.json.Decoder(str).decode
@@ -99,7 +99,7 @@ class RerankRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_request(route: str, body: bytes) -> RerankRequest | None:
-    """The request that the body holds; None where it has TEI's own shape. Raises ``Refusal``."""
+    """The request that the body holds; None where it has TEI's own shape. Raises ``Rejection``."""
     if len(body) > LARGE:  # to look at it would take long
         if route == ENGINE_ROUTE and b'"documents"' not in body:
             return None
@@ -257,7 +257,7 @@ def _query(value: bytes) -> bytes:
     """The query as a JSON string; Jina also takes an object with a ``text``."""
     if value[:1] == b"{":
         try:
-            return _encode(msgspec.json.decode(value, type=_Document).text)
+            return _encode(msgspec.json.decode(value, type=_RerankDocument).text)
         except UNREADABLE:
             pass
     try:
@@ -267,7 +267,7 @@ def _query(value: bytes) -> bytes:
     return value
 
 
-def _options(asked: _Body) -> bytes:
+def _options(asked: _RerankBody) -> bytes:
     """The further fields of each call. By default a document longer than the model's context is cut, as those APIs do.
 
     TEI refuses such a document unless the call has ``truncate``.
@@ -310,12 +310,12 @@ def _quotes(value: bytes) -> int:
     return quotes - value.replace(b"\\\\", b"").count(b'\\"')
 
 
-def _too_many() -> Refusal:
+def _too_many() -> Rejection:
     return _refusal(f"'documents' may hold {MOST_DOCUMENTS} documents; split the request", "documents")
 
 
-def _refusal(message: str, param: str) -> Refusal:
-    return Refusal(Why.BAD_REQUEST, message, param)
+def _refusal(message: str, param: str) -> Rejection:
+    return Rejection(Reason.BAD_REQUEST, message, param)
 
 
 def tokens_of(headers: Sequence[tuple[bytes, bytes]]) -> int:

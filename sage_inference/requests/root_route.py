@@ -9,7 +9,7 @@ import msgspec
 
 from sage_inference.requests.density import LARGE, check_density
 from sage_inference.requests.lenient import UNREADABLE, decoded
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 
 ROOT = "/"
 _PAIRS = re.compile(rb'\[\s*\[\s*"')
@@ -17,13 +17,13 @@ _BEGIN = 64  # bytes at the begin of the inputs: they show of which kind these a
 _Value = msgspec.Raw | msgspec.UnsetType
 
 
-class _Body(msgspec.Struct, gc=False):
+class _RootBody(msgspec.Struct, gc=False):
     inputs: _Value = msgspec.UNSET
     texts: _Value = msgspec.UNSET
     model: _Value = msgspec.UNSET
 
 
-_read = msgspec.json.Decoder(_Body).decode
+_read = msgspec.json.Decoder(_RootBody).decode
 
 
 def route_meant(is_served: Callable[[str, str | None], bool], body: bytes) -> str:
@@ -37,14 +37,14 @@ def route_meant(is_served: Callable[[str, str | None], bool], body: bytes) -> st
             check_density(body)
         asked = decoded(_read, body)
         model = None if not isinstance(asked.model, msgspec.Raw) else msgspec.json.decode(asked.model)
-    except (Refusal, *UNREADABLE):
+    except (Rejection, *UNREADABLE):
         return "/embed"
     routes = _possible(asked)
     named = model if isinstance(model, str) and model else None
     return next((route for route in routes if is_served(route, named)), routes[0])
 
 
-def _possible(asked: _Body) -> tuple[str, ...]:
+def _possible(asked: _RootBody) -> tuple[str, ...]:
     if isinstance(asked.texts, msgspec.Raw):
         return ("/rerank",)
     begin = bytes(memoryview(asked.inputs)[:_BEGIN]) if isinstance(asked.inputs, msgspec.Raw) else b""

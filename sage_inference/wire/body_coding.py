@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sage_inference.wire import content_coding
 from sage_inference.wire.content_coding import CodingError, UnknownCodingError, codings_in
-from sage_inference.wire.message import Answer
+from sage_inference.wire.message import ResponseHead
 
 __all__ = ["CodingError", "UnknownCodingError", "coding_of", "decoded", "uncoded"]
 
 
-def coding_of(answer: Answer) -> bytes:
+def coding_of(answer: ResponseHead) -> bytes:
     """The content coding of an answer's body in lower case; empty where it has none."""
     for name, value in answer.headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
@@ -17,9 +17,11 @@ def coding_of(answer: Answer) -> bytes:
     return b""
 
 
-def uncoded(answer: Answer) -> Answer:
+def uncoded(answer: ResponseHead) -> ResponseHead:
     """The same head for the decoded body."""
-    return Answer(answer.status, [header for header in answer.headers if header[0] != b"content-encoding"])
+    return ResponseHead(
+        answer.status, [header for header in answer.headers if header[0] != b"content-encoding"]
+    )
 
 
 def decoded(coding: bytes, body: bytes, most: int) -> bytes:

@@ -17,7 +17,7 @@ LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't re
 _MOST_DIGITS = 15
 
 
-class KnownHeads(Generic[T]):
+class HeadCache(Generic[T]):
     """At most ``most`` of them; then it begins anew, and what is still in use is soon back."""
 
     def __init__(self, most: int) -> None:

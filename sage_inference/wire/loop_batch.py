@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from sage_inference.wire.message import Piece
+from sage_inference.wire.message import Data
 
 # Long pieces go through at once: it is worth its own system calls, and would be out of the caches at the turn's end.
 _LONG = 16384
@@ -23,7 +23,7 @@ class Reader(Protocol):
     def data_received(self, data: bytes) -> None: ...
 
 
-class Turn:
+class LoopBatch:
     """Gathers work of one kind, to do it in a row.
 
     What nobody waits for is left for the turn's end by ``later``. From then on the rest waits for that, too: first all
@@ -39,7 +39,7 @@ class Turn:
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon  # the event loop's
         self._notes: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._writes: deque[tuple[asyncio.WriteTransport, Piece]] = deque()
+        self._writes: deque[tuple[asyncio.WriteTransport, Data]] = deque()
         self._gathered = 0
         self._reads: deque[tuple[Reader, bytes]] = deque()
         self.holds_reads = False  # whether what arrives is to be given to ``hold``
@@ -75,7 +75,7 @@ class Turn:
                 protocol.transport.abort()
                 self.later(_report, error)
 
-    def write(self, transport: asyncio.WriteTransport, data: Piece) -> None:
+    def write(self, transport: asyncio.WriteTransport, data: Data) -> None:
         """Write within this turn, in the order of the calls; lost if the transport is closed otherwise than here."""
         if not self.is_open:
             transport.write(data)
@@ -85,7 +85,7 @@ class Turn:
         if self._gathered > _MOST_BYTES or len(data) > _LONG:
             self.flush()
 
-    def writelines(self, transport: asyncio.WriteTransport, pieces: Iterable[Piece]) -> None:
+    def writelines(self, transport: asyncio.WriteTransport, pieces: Iterable[Data]) -> None:
         """The same for much at once, which is not gathered."""
         self.flush()
         transport.writelines(pieces)

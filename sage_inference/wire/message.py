@@ -26,7 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 
 # Of a body. If a long one begins in the same read as its head, the first piece is a view of what is not head.
-Piece = bytes | memoryview
+Data = bytes | memoryview
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
 
@@ -47,7 +47,7 @@ class StreamFormat(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseHead:
     """``headers`` are in lower case and end to end only. ``lines``: those that go on, as they go on."""
 
     status: int

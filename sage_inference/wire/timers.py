@@ -37,7 +37,7 @@ class Loop(Protocol):
     def call_soon(self, callback: Callable[..., object], /, *args: Any) -> Any: ...
 
 
-class Wheel:
+class TimerWheel:
     """Calls ``timed_out`` at a deadline, give or take three ticks.
 
     Moving a deadline later touches nothing but ``Timed.deadline``: the bucket it lies in finds out when its

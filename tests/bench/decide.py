@@ -20,8 +20,8 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.control_plane.scheduler import ControlPlaneManager
-from sage_inference.requests.rejection import Refusal
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -48,16 +48,16 @@ class Ticket:
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         self.sent_ns = time.perf_counter_ns()
 
-    def refused(self, refusal: Refusal) -> None: ...
+    def refused(self, refusal: Rejection) -> None: ...
 
 
-def manager_of(instances: int, policy: str) -> ControlPlaneManager:
+def manager_of(instances: int, policy: str) -> Scheduler:
     registry = Registry()
     for number in range(instances):
         instance = ExecutionInstance(f"i{number}", "127.0.0.1", 1, models=("m",), routes=frozenset({CHAT}))
         instance.state = EngineState.READY
         registry.add(instance)
-    return ControlPlaneManager(registry, policy_named(policy), LimitSettings())
+    return Scheduler(registry, policy_named(policy), LimitSettings())
 
 
 def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, float]:

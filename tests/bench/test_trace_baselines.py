@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.control_plane.instances.load import Placement
-from sage_inference.control_plane.policies.base import SchedulingPolicy
+from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.replay.fleet import llm_fleet
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingRequest
 from tests.bench.traces import workloads
@@ -36,7 +36,7 @@ def request(
     )
 
 
-def chosen(policy: SchedulingPolicy, wanted: SchedulingRequest, among: list[ExecutionInstance]) -> int:
+def chosen(policy: PlacementPolicy, wanted: SchedulingRequest, among: list[ExecutionInstance]) -> int:
     [decision] = policy.schedule([wanted], among)
     return [i.instance_id for i in among].index(decision.target_instance_id)
 

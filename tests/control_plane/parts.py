@@ -8,8 +8,8 @@ from typing import Any
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.scheduler import ControlPlaneManager
-from sage_inference.requests.rejection import Refusal
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -41,7 +41,7 @@ class Ticket:
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None
         self.where: ExecutionInstance | None = None
-        self.refusal: Refusal | None = None
+        self.refusal: Rejection | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         assert decision.request_id == self.request.request_id
@@ -50,7 +50,7 @@ class Ticket:
         assert self.refusal is None
         self.where = instance
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         assert self.where is None
         assert self.refusal is None
         self.refusal = refusal
@@ -113,16 +113,16 @@ def instance(
 
 def manager(
     *instances: ExecutionInstance, policy: str = "hybrid", clock: Clock | None = None, queue: int = 10_000
-) -> ControlPlaneManager:
+) -> Scheduler:
     registry = Registry()
     for each in instances:
         registry.add(each)
     clock = clock or Clock()
     limits = LimitSettings(queue_requests=queue)
-    return ControlPlaneManager(registry, policy_named(policy, clock), limits, clock)
+    return Scheduler(registry, policy_named(policy, clock), limits, clock)
 
 
-def submit(to: ControlPlaneManager, what: SchedulingRequest, size: int = 10) -> Ticket:
+def submit(to: Scheduler, what: SchedulingRequest, size: int = 10) -> Ticket:
     ticket = Ticket(what, size)
     to.submit(ticket)
     return ticket

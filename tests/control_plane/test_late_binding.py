@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from sage_inference.control_plane.queue.patience import hold_s
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -192,9 +192,9 @@ def test_a_policy_that_knows_no_prefixes_holds_nobody() -> None:
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     m = manager(instance("a"))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         submit(m, request(0, 10_000, deadline_ms=200))  # 300 ms at 0.03
-    assert refused.value.why is Why.DEADLINE
+    assert refused.value.why is Reason.DEADLINE
     assert (refused.value.retry_after_s or 0) >= 1
     assert submit(m, request(1, 6000, deadline_ms=200)).where is not None
 
@@ -210,7 +210,7 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_wait() -> None:
     clock.now = 1000.5
     m.dispatch()
     assert waits.refusal is not None
-    assert waits.refusal.why is Why.DEADLINE
+    assert waits.refusal.why is Reason.DEADLINE
     assert m.queued == 0
 
 

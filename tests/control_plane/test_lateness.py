@@ -7,14 +7,14 @@ import pytest
 from sage_inference.control_plane.accounting.prompt_share import CHEAP_MS, LEAST, can_spare
 from sage_inference.control_plane.instances.load import MOST_OWED_S
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
 from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
 
 HOPELESS = 100_000  # tokens: 3 s at 0.03 ms
 
 
-def streaming(clock: Clock, *instances: ExecutionInstance, policy: str = "hybrid") -> ControlPlaneManager:
+def streaming(clock: Clock, *instances: ExecutionInstance, policy: str = "hybrid") -> Scheduler:
     """Each instance has a stream whose prompt took it 120 ms."""
     m = manager(*instances, policy=policy, clock=clock)
     running = [submit(m, request(i.instance_id, 4000, arrived=clock.now)) for i in instances]
@@ -24,7 +24,7 @@ def streaming(clock: Clock, *instances: ExecutionInstance, policy: str = "hybrid
     return m
 
 
-def late(m: ControlPlaneManager, clock: Clock, name: str = "late") -> Ticket:
+def late(m: Scheduler, clock: Clock, name: str = "late") -> Ticket:
     return submit(m, request(name, HOPELESS, arrived=clock.now))
 
 

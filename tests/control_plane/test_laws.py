@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sage_inference.control_plane.accounting.prompt_share import LEAST, MOST
 from sage_inference.control_plane.instances.load import Placement, is_open
-from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, SchedulingPolicy, policy_named
-from sage_inference.requests.rejection import Refusal
+from sage_inference.control_plane.policies import POLICIES, PlacementPolicy, PowerOfTwo, Random, policy_named
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -106,7 +106,7 @@ class AnyEvents(RuleBasedStateMachine):
         self.submitted += 1
         try:
             self.manager.submit(ticket)
-        except Refusal:
+        except Rejection:
             assert ticket.where is None
             assert ticket.load is None
             self.outcomes += 1
@@ -142,9 +142,9 @@ class AnyEvents(RuleBasedStateMachine):
         self.manager.release(ticket)
         try:
             if not self.manager.can_retry(ticket):
-                raise Refusal  # type: ignore[call-arg]
+                raise Rejection  # type: ignore[call-arg]
             self.manager.retry(ticket)
-        except (Refusal, TypeError):
+        except (Rejection, TypeError):
             self.outcomes += 1
         else:
             self.waiting.append(ticket)
@@ -177,7 +177,7 @@ class AnyEvents(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(POLICIES))
     def policy(self, name: str) -> None:
-        policy: SchedulingPolicy = policy_named(name, self.clock)
+        policy: PlacementPolicy = policy_named(name, self.clock)
         if name == "random":
             policy = Random(random.Random(1))
         elif name == "power_of_two":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.config.settings import ModelSloSettings, SloSettings
-from sage_inference.control_plane.accounting.ledger import Books
+from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.prompt_share import LEAST
 from sage_inference.control_plane.instances.load import Placement, learn
 from sage_inference.control_plane.slos import slowness
@@ -17,7 +17,7 @@ K = InstanceLoad().ms_per_token
 
 
 def answered(
-    books: Books,
+    books: Ledger,
     at: ExecutionInstance,
     now: float,
     token_ms: float,
@@ -39,7 +39,7 @@ def answered(
 
 
 def renew_each_second(
-    books: Books, start: float, seconds: int, *answers: tuple[ExecutionInstance, float, str]
+    books: Ledger, start: float, seconds: int, *answers: tuple[ExecutionInstance, float, str]
 ) -> float:
     now = start
     for _ in range(seconds):
@@ -51,7 +51,7 @@ def renew_each_second(
 
 
 def test_embedders_of_a_mixed_instance_are_no_measure_of_its_prompts() -> None:
-    books = Books()
+    books = Ledger()
     mixed, one, two = instance("x"), instance("y"), instance("z")
     mixed.instance_type = ExecutionInstanceType.LLM_EMBEDDING
     mixed.models = ("m", "e")
@@ -67,7 +67,7 @@ def test_embedders_of_a_mixed_instance_are_no_measure_of_its_prompts() -> None:
 
 @pytest.mark.parametrize("unloaded", [False, True], ids=["no more asked for", "unloaded"])
 def test_a_model_that_was_slow_is_forgotten_while_another_is_at_work(unloaded: bool) -> None:
-    books = Books()
+    books = Ledger()
     one, two = instance("a"), instance("b")
     one.models = two.models = ("A", "B")
     books.relative.regroup([one, two])
@@ -82,7 +82,7 @@ def test_a_model_that_was_slow_is_forgotten_while_another_is_at_work(unloaded: b
 
 def test_prompts_of_one_length_teach_for_ever() -> None:
     """The decayed sum of their tokens no longer changes after some two thousand of them."""
-    books = Books()
+    books = Ledger()
     busy, idle = instance("a"), instance("b")
     books.relative.regroup([busy, idle])
     for _ in range(100):
@@ -99,7 +99,7 @@ def test_prompts_of_one_length_teach_for_ever() -> None:
 
 
 def test_an_instance_of_which_nothing_is_known_is_no_measure() -> None:
-    books = Books()
+    books = Ledger()
     slow, unknown = instance("a"), instance("b")
     unknown.state = EngineState.EJECTED
     books.relative.regroup([slow, unknown])
@@ -113,7 +113,7 @@ def test_an_instance_of_which_nothing_is_known_is_no_measure() -> None:
 
 
 def test_answers_in_one_piece_show_nothing_of_the_time_of_a_token() -> None:
-    books = Books()
+    books = Ledger()
     at = instance("a")
     books.relative.regroup([at])
     for number in range(40):

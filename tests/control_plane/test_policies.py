@@ -13,9 +13,9 @@ from sage_inference.config.settings import POLICIES as OFFERED
 from sage_inference.control_plane.policies import (
     POLICIES,
     LeastLoaded,
+    PlacementPolicy,
     PowerOfTwo,
     RoundRobin,
-    SchedulingPolicy,
     policy_named,
 )
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingRequest
@@ -31,7 +31,7 @@ def requests(count: int) -> list[SchedulingRequest]:
     return [SchedulingRequest(f"r{n}", RequestType.LLM_CHAT, "m") for n in range(count)]
 
 
-def placed(policy: SchedulingPolicy, count: int, instances: list[ExecutionInstance]) -> Counter[str]:
+def placed(policy: PlacementPolicy, count: int, instances: list[ExecutionInstance]) -> Counter[str]:
     return Counter(d.target_instance_id for d in policy.schedule(requests(count), instances))
 
 

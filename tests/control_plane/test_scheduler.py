@@ -13,8 +13,8 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.rates import Rates, retry_after_s
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import LeastLoaded
-from sage_inference.control_plane.scheduler import ControlPlaneManager
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -35,7 +35,7 @@ class Ticket:
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None
         self.where: ExecutionInstance | None = None
-        self.refusal: Refusal | None = None
+        self.refusal: Rejection | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         assert decision.request_id == self.request.request_id
@@ -43,7 +43,7 @@ class Ticket:
         assert self.where is None
         self.where = instance
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         self.refusal = refusal
 
 
@@ -55,15 +55,15 @@ def instance(
     )
 
 
-def manager(*instances: ExecutionInstance, queue: int = 10, size: int = 10_000) -> ControlPlaneManager:
+def manager(*instances: ExecutionInstance, queue: int = 10, size: int = 10_000) -> Scheduler:
     registry = Registry()
     for each in instances:
         registry.add(each)
     limits = LimitSettings(queue_requests=queue, queue_bytes=size)
-    return ControlPlaneManager(registry, LeastLoaded(), limits, clock=lambda: 0.0)
+    return Scheduler(registry, LeastLoaded(), limits, clock=lambda: 0.0)
 
 
-def submit(m: ControlPlaneManager, ticket: Ticket) -> Ticket:
+def submit(m: Scheduler, ticket: Ticket) -> Ticket:
     m.submit(ticket)
     return ticket
 
@@ -99,9 +99,9 @@ def test_a_full_group_does_not_hold_up_another() -> None:
 
 
 def test_an_unknown_model_is_refused_and_never_sent_to_another() -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(Rejection) as refusal:
         manager(instance("a")).submit(Ticket(model="gpt-9"))
-    assert refusal.value.why is Why.UNKNOWN_MODEL
+    assert refusal.value.why is Reason.UNKNOWN_MODEL
     assert "served now: m" in refusal.value.message
 
 
@@ -110,9 +110,9 @@ def test_a_queue_is_bounded_by_count_and_by_bytes() -> None:
         m = manager(instance("a"), **limits)
         submit(m, Ticket(0))
         submit(m, Ticket(1))
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(Rejection) as refusal:
             m.submit(Ticket(2))
-        assert refusal.value.why is Why.QUEUE_FULL
+        assert refusal.value.why is Reason.QUEUE_FULL
         assert (refusal.value.retry_after_s or 0) >= 1
 
 
@@ -128,9 +128,9 @@ def test_an_unhealthy_instance_is_used_only_where_no_healthy_one_is(state: Engin
 
 def test_a_draining_instance_gets_nothing_new() -> None:
     a = instance("a", state=EngineState.DRAINING)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(Rejection) as refusal:
         manager(a).submit(Ticket())
-    assert refusal.value.why is Why.NO_HEALTHY_INSTANCE
+    assert refusal.value.why is Reason.NO_HEALTHY_INSTANCE
 
 
 def test_a_retry_goes_elsewhere_and_never_back_while_another_is_up() -> None:
@@ -203,7 +203,7 @@ class AnySequence(RuleBasedStateMachine):
         ticket = Ticket(len(self.tickets))
         try:
             self.manager.submit(ticket)
-        except Refusal:
+        except Rejection:
             return
         self.tickets.append(ticket)
 

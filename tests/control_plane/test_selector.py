@@ -13,7 +13,7 @@ from sage_inference.config.settings import POLICIES
 from sage_inference.control_plane.accounting.prompt_share import can_spare
 from sage_inference.control_plane.instances.load import is_open
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.selector import Choice, Placer, healthy, uneven_models
+from sage_inference.control_plane.selector import Choice, Selector, healthy, uneven_models
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 from tests.control_plane.parts import CHAT, EMBED, Clock, Ticket, instance, request
 
@@ -54,12 +54,12 @@ ENGINES = st.lists(
 ROUTES = st.sampled_from([CHAT, EMBED])
 
 
-def placer(policy: str = "hybrid") -> Placer:
-    return Placer(policy_named(policy, Clock()))
+def placer(policy: str = "hybrid") -> Selector:
+    return Selector(policy_named(policy, Clock()))
 
 
 def chosen(
-    by: Placer, ticket: Ticket, group: Sequence[ExecutionInstance], *, late: bool = False
+    by: Selector, ticket: Ticket, group: Sequence[ExecutionInstance], *, late: bool = False
 ) -> ExecutionInstance | None:
     choice: Choice | None = by.choose(ticket, group, NOW, patient=False, late=late)
     if choice is None:

@@ -9,7 +9,7 @@ import pytest
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,
@@ -32,7 +32,7 @@ class Sent(Ticket):
         self.measured_when_sent = self.measured
 
 
-def send(m: ControlPlaneManager, asked: SchedulingRequest, prompt: bytes = PROMPT) -> Sent:
+def send(m: Scheduler, asked: SchedulingRequest, prompt: bytes = PROMPT) -> Sent:
     asked.prompt_tokens, asked.prompt_bytes = 0, len(prompt)
     ticket = Sent(asked)
 
@@ -82,7 +82,7 @@ def test_the_record_has_its_instance_as_it_was_before() -> None:
 Notes = list[Callable[[], None]]
 
 
-def putting_off(limit: int = 0, window: float = 8192) -> tuple[ControlPlaneManager, ExecutionInstance, Notes]:
+def putting_off(limit: int = 0, window: float = 8192) -> tuple[Scheduler, ExecutionInstance, Notes]:
     """A manager in the midst of a turn of the event loop, and what it has left for its end."""
     m = manager(instance("only", limit, window=window))
     notes: Notes = []
@@ -125,31 +125,31 @@ def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     assert not send(m, request("of the next turn", 0)).measured
 
 
-def leaves(m: ControlPlaneManager, ticket: Ticket) -> None:
+def leaves(m: Scheduler, ticket: Ticket) -> None:
     m.release(ticket, outcome="cancelled")
     assert ticket.load is None
     assert m.registry.instances["only"].active_requests == 0
 
 
-def answers(m: ControlPlaneManager, ticket: Ticket) -> None:
+def answers(m: Scheduler, ticket: Ticket) -> None:
     m.first_byte(ticket)
     assert ticket.load.answered_at is not None
     assert m.registry.instances["only"].load.pending_tokens == 0
 
 
-def another_comes(m: ControlPlaneManager, ticket: Ticket) -> None:
+def another_comes(m: Scheduler, ticket: Ticket) -> None:
     submit(m, request("another"))
     assert m.registry.instances["only"].active_requests == 2
 
 
-def another_goes_on(m: ControlPlaneManager, ticket: Ticket) -> None:
+def another_goes_on(m: Scheduler, ticket: Ticket) -> None:
     m.go_on(Ticket(request("another")))
     assert m.registry.instances["only"].active_requests == 2
 
 
 @pytest.mark.parametrize("what", [leaves, answers, another_comes, another_goes_on])
 def test_what_was_sent_is_counted_before_anything_else_is_looked_at(
-    what: Callable[[ControlPlaneManager, Ticket], None],
+    what: Callable[[Scheduler, Ticket], None],
 ) -> None:
     m, only, notes = putting_off()
     ticket = send(m, request("sent", 0))
@@ -161,21 +161,21 @@ def test_what_was_sent_is_counted_before_anything_else_is_looked_at(
     assert only.active_requests == before
 
 
-def full(m: ControlPlaneManager) -> None:
+def full(m: Scheduler) -> None:
     submit(m, request("before"))
 
 
-def waiting(m: ControlPlaneManager) -> None:
+def waiting(m: Scheduler) -> None:
     submit(m, request("before", 4000))
     submit(m, request("waits", 8000))
     m.use(policy_named("fifo"))
 
 
-def slow(m: ControlPlaneManager) -> None:
+def slow(m: Scheduler) -> None:
     m.registry.instances["only"].load.ms_per_token = 10.0
 
 
-def nothing(m: ControlPlaneManager) -> None: ...
+def nothing(m: Scheduler) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def nothing(m: ControlPlaneManager) -> None: ...
     ],
 )
 def test_what_depends_on_its_prompt_is_measured_first(
-    before: Callable[[ControlPlaneManager], None],
+    before: Callable[[Scheduler], None],
     limit: int,
     window: float,
     deadline_ms: float | None,

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sage_inference.engines.connection import Broken, EngineConnection
-from sage_inference.engines.parser_events import Feeding
+from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.wire.chunks import CHUNK_HEADS
-from sage_inference.wire.loop_batch import Turn
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.message import Data, ResponseHead
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LINES = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n")
@@ -43,10 +43,10 @@ class Sink(asyncio.Transport):
 class Taker:
     """Asks for whole chunks once it has a first piece; ``pieces`` are the others."""
 
-    def __init__(self, feeding: Feeding | None = None) -> None:
+    def __init__(self, feeding: ParserEvents | None = None) -> None:
         self.idle: list[EngineConnection] = []
         self.connection = EngineConnection(
-            self.idle.append, lambda lost: None, feeding or Feeding(), Turn(lambda end: None)
+            self.idle.append, lambda lost: None, feeding or ParserEvents(), LoopBatch(lambda end: None)
         )
         self.connection.connection_made(Sink())
         self.got: list[bytes] = []
@@ -61,9 +61,9 @@ class Taker:
         for data in reads:
             self.connection.data_received(data)
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None: ...
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None: ...
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         if not self.got:
             self.connection.pass_whole_chunks(self)
         self.got.append(bytes(piece))
@@ -121,7 +121,7 @@ def test_the_next_whole_chunk_passes_again_after_one_in_parts_or_several_at_once
 
 
 def test_streams_side_by_side_know_each_where_its_own_chunks_end() -> None:
-    feeding = Feeding()
+    feeding = ParserEvents()
     one, other = Taker(feeding), Taker(feeding)
     for taker in (one, other):
         taker.send()

@@ -20,9 +20,9 @@ from sage_inference.engines.dialects.vllm import VLLM
 from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.engines.probe import probe
-from sage_inference.engines.query import AskError, NotAskedError, ask
+from sage_inference.engines.query import QueryError, QueryNotSentError, ask
 from sage_inference.server import new_event_loop
-from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.loop_batch import LoopBatch
 from tests.support.rogue import RogueEngine, ok
 
 LOOPS = pytest.mark.parametrize("loops", [new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
@@ -95,7 +95,7 @@ def test_what_the_other_side_does_is_not_ours(number: int) -> None:
 def test_a_pool_without_descriptors_names_them_and_calls_nobody_refusing(loops: object, host: str) -> None:
     async def scenario(port: int) -> object:
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        pool = Pool(Address(host, port), Turn(asyncio.get_running_loop().call_soon), Descriptors())
+        pool = Pool(Address(host, port), LoopBatch(asyncio.get_running_loop().call_soon), Descriptors())
         with no_descriptors():
             connecting = pool.connect(outcome.set_result, outcome.set_result)
             found = await outcome
@@ -112,7 +112,7 @@ def test_a_pool_waits_for_a_descriptor_that_is_free_in_a_moment(loops: object) -
     async def scenario(port: int) -> None:
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         descriptors = Descriptors()
-        pool = Pool(Address("127.0.0.1", port), Turn(asyncio.get_running_loop().call_soon), descriptors)
+        pool = Pool(Address("127.0.0.1", port), LoopBatch(asyncio.get_running_loop().call_soon), descriptors)
         with no_descriptors():
             connecting = pool.connect(outcome.set_result, outcome.set_result)
             while connecting.lacks is None:
@@ -135,7 +135,7 @@ def test_a_question_that_could_not_be_sent_tells_nothing_of_the_engine(loops: ob
         url = f"http://{host}:{port}"
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             with no_descriptors():
-                with pytest.raises(NotAskedError, match="open files"):
+                with pytest.raises(QueryNotSentError, match="open files"):
                     await ask(client, url, None)
                 result = await probe(client, url, VLLM, None, 2)
                 assert (result.ok, result.asked) == (False, False)
@@ -150,9 +150,9 @@ def test_a_question_that_could_not_be_sent_tells_nothing_of_the_engine(loops: ob
 def test_an_engine_that_refuses_is_still_the_one_that_does() -> None:
     async def scenario(port: int) -> None:
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:
-            with pytest.raises(AskError) as raised:
+            with pytest.raises(QueryError) as raised:
                 await ask(client, f"http://127.0.0.1:{port}", None)
-            assert not isinstance(raised.value, NotAskedError)
+            assert not isinstance(raised.value, QueryNotSentError)
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ import pytest
 
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
-from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.loop_batch import LoopBatch
 
 
 def test_a_connection_that_is_closed_as_soon_as_it_is_made_counts_as_refused(
@@ -33,7 +33,7 @@ def test_a_connection_that_is_closed_as_soon_as_it_is_made_counts_as_refused(
         failed: list[OSError] = []
         with socket.create_server(("127.0.0.1", 0)) as server:
             address = Address("127.0.0.1", server.getsockname()[1])
-            pool = Pool(address, Turn(asyncio.get_running_loop().call_soon))
+            pool = Pool(address, LoopBatch(asyncio.get_running_loop().call_soon))
             pool.connect(made.append, failed.append)
             async with asyncio.timeout(5):
                 while not (made or failed):
@@ -48,7 +48,7 @@ def test_a_pool_shrinks_to_the_newest_of_its_idle_connections() -> None:
     async def main() -> tuple[int, list[bool]]:
         with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
             address = Address("127.0.0.1", server.getsockname()[1])
-            pool = Pool(address, Turn(asyncio.get_running_loop().call_soon))
+            pool = Pool(address, LoopBatch(asyncio.get_running_loop().call_soon))
             made: list[EngineConnection] = []
             all_made = asyncio.Event()
 

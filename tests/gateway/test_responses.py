@@ -20,7 +20,7 @@ from sage_inference.gateway.relay.responses import ResponsesExchange
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
-from sage_inference.wire.message import Answer
+from sage_inference.wire.message import ResponseHead
 from tests.support.cpu import cpu_time
 from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
@@ -91,7 +91,7 @@ NONE = {
 
 def sought(body: bytes, size: int, kind: bytes, *headers: tuple[bytes, bytes]) -> tuple[str | None, int]:
     """The id, and after how many bytes it was known."""
-    seeker = IdSeeker(Answer(200, [(b"content-type", kind), *headers]))
+    seeker = IdSeeker(ResponseHead(200, [(b"content-type", kind), *headers]))
     for start in range(0, max(1, len(body)), size):
         piece = memoryview(body)[start : start + size]
         found = seeker.feed(piece, start + size >= len(body))

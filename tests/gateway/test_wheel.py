@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sage_inference.wire.timers import TICK_S, Wheel
+from sage_inference.wire.timers import TICK_S, TimerWheel
 
 
 class Loop:
@@ -62,7 +62,7 @@ class Loop:
 
 
 class Timed:
-    def __init__(self, wheel: Wheel, loop: Loop) -> None:
+    def __init__(self, wheel: TimerWheel, loop: Loop) -> None:
         self.deadline = math.inf
         self.wakes_at = 0.0
         self.fired: list[float] = []
@@ -76,9 +76,9 @@ class Timed:
         self.failures.append(error)
 
 
-def made(timers_first: bool = True) -> tuple[Loop, Wheel, Timed]:
+def made(timers_first: bool = True) -> tuple[Loop, TimerWheel, Timed]:
     loop = Loop(timers_first)
-    wheel = Wheel(loop, loop.clock)
+    wheel = TimerWheel(loop, loop.clock)
     return loop, wheel, Timed(wheel, loop)
 
 

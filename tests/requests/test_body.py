@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sage_inference.requests.body import Asked, read
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.routes import ROUTES
 
 
@@ -47,5 +47,5 @@ def test_a_body_that_is_read_leniently_still_counts() -> None:
 
 
 def test_what_no_engine_could_answer_is_refused() -> None:
-    with pytest.raises(Refusal, match="needs 'messages'"):
+    with pytest.raises(Rejection, match="needs 'messages'"):
         asked("/v1/chat/completions", prompt="x")

@@ -12,7 +12,7 @@ from sage_inference.requests.body import read, with_model
 from sage_inference.requests.density import LARGE
 from sage_inference.requests.embedding import parse
 from sage_inference.requests.output_limits import asked_output
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.routes import ROUTES
 from tests.support.cpu import cpu_time
 
@@ -85,7 +85,7 @@ def bounded(work: Callable[[], object], size: int) -> None:
     """The best of three: what else runs on the machine must not count."""
     took = []
     for _ in range(3):
-        with cpu_time() as spent, suppress(Refusal):
+        with cpu_time() as spent, suppress(Rejection):
             work()
         took.append(spent.seconds)
         if took[-1] < MOST_S + MOST_S_PER_MB * size / MB:
@@ -113,7 +113,7 @@ def test_no_multipart_body_costs_more_than_its_bytes(body: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"[],", b"1,", b'"":1,', b"\\n", b"    "], ids=str)
 def test_a_large_body_that_would_hold_the_event_loop_is_refused(unit: bytes) -> None:
     body = b'{"model":"m","messages":[],"x":"' + unit * (4 * LARGE // len(unit)) + b'"}'
-    with pytest.raises(Refusal, match="too many values"):
+    with pytest.raises(Rejection, match="too many values"):
         read(CHAT, body)
 
 
@@ -173,7 +173,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
     ],
 )
 def test_a_refusal_names_the_reason(body: bytes, why: str) -> None:
-    with pytest.raises(Refusal, match=why):
+    with pytest.raises(Rejection, match=why):
         read(CHAT, body)
 
 

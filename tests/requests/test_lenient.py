@@ -11,7 +11,7 @@ import pytest
 
 from sage_inference.gateway.relay.response_ids import ids_in
 from sage_inference.requests.lenient import decoded
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.rerank import read_request
 from tests.support.cpu import cpu_time
 
@@ -81,7 +81,7 @@ def test_numbers_that_only_python_writes() -> None:
 
 @pytest.mark.parametrize("body", [b'["\\ud800",\0]', b'["\\ud800\0_"]', b"[NaN\0']", b'["NaN', b"[NaNNaN]"])
 def test_what_is_no_json_stays_none(body: bytes) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Rejection):
         read(body)
 
 
@@ -90,6 +90,6 @@ def test_mending_costs_little_whatever_the_sender_chooses(unit: bytes) -> None:
     whole = unit.endswith(b",")
     filled = unit * ((8 << 20) // len(unit))
     body = b'["\\ud800",NaN,%b1]' % filled if whole else b'["\\ud800",NaN,"%b"]' % filled
-    with cpu_time() as spent, suppress(Refusal):
+    with cpu_time() as spent, suppress(Rejection):
         read(body)
     assert spent.seconds < 1.5

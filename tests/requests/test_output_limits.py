@@ -8,7 +8,7 @@ import pytest
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.requests.output_limits import asked_output
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 
 LIMITS = LimitSettings(max_n=2, max_completion_tokens=100)
 
@@ -25,18 +25,18 @@ LIMITS = LimitSettings(max_n=2, max_completion_tokens=100)
     ],
 )
 def test_what_asks_for_more_is_refused_and_the_field_named(name: str, value: object) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         asked_output(json.dumps({name: value}).encode(), LIMITS)
     assert refused.value.param == name
 
 
 def test_of_a_field_given_twice_the_last_counts() -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Rejection):
         asked_output(b'{"n": 1, "n": 3}', LIMITS)
 
 
 def test_what_msgspec_is_too_strict_for_is_checked_too() -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(Rejection):
         asked_output(b'{"n": 3, "\\ud800": 1}', LIMITS)
 
 

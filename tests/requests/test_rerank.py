@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.rerank import (
     MOST_DOCUMENTS,
     ROUTES,
@@ -118,7 +118,7 @@ def test_the_calls_hold_each_text_once_and_the_answer_each_score_at_its_document
     ],
 )
 def test_what_cannot_be_translated_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         read({"query": "q", **fields})
     assert param in refused.value.message
     assert refused.value.param
@@ -224,9 +224,9 @@ def test_a_long_query_may_have_fewer_documents() -> None:
     assert len(read({"query": longer, "documents": ["d"] * 250}).texts) == 250
     for query, count in ((longer, 300), (longer, MOST_DOCUMENTS), ("q" * 60_000, MOST_DOCUMENTS)):
         for document in ("d", {"text": "d"}):
-            with pytest.raises(Refusal, match=r"a query of \d+ bytes may have \d+ documents.* split"):
+            with pytest.raises(Rejection, match=r"a query of \d+ bytes may have \d+ documents.* split"):
                 read({"query": query, "documents": [document] * count})
-        with pytest.raises(Refusal, match="split"):
+        with pytest.raises(Rejection, match="split"):
             read({"query": {"text": query}, "documents": ["d"] * count})
 
 
@@ -234,5 +234,5 @@ def test_a_long_query_may_have_fewer_documents() -> None:
     "query", [b'"q\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b"7", b"[]", b'{"text":"\xff"}', b"null"]
 )
 def test_a_query_that_is_no_text_is_refused(query: bytes) -> None:
-    with pytest.raises(Refusal, match="'query' must be a text"):
+    with pytest.raises(Rejection, match="'query' must be a text"):
         read(b'{"query":%b,"documents":["d"]}' % query)

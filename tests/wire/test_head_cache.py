@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.wire.head_cache import KnownHeads
+from sage_inference.wire.head_cache import HeadCache
 
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\nA: b\r\n\r\n"
 
 
-def known(head: bytes = HEAD, length: int = 12) -> KnownHeads[str]:
-    heads: KnownHeads[str] = KnownHeads(2)
+def known(head: bytes = HEAD, length: int = 12) -> HeadCache[str]:
+    heads: HeadCache[str] = HeadCache(2)
     assert heads.remember(head, length, "it")
     return heads
 
@@ -51,17 +51,17 @@ def test_any_other_difference_is_parsed(data: bytes) -> None:
 
 
 def test_a_length_in_the_body_is_none() -> None:
-    heads: KnownHeads[str] = KnownHeads(2)
+    heads: HeadCache[str] = HeadCache(2)
     assert not heads.remember(b"GET / HTTP/1.1\r\nHost: h\r\n\r\nX\r\nContent-Length: 1\r\n\r\n", 1, "it")
 
 
 def test_a_header_that_ends_like_a_length_is_none() -> None:
-    heads: KnownHeads[str] = KnownHeads(2)
+    heads: HeadCache[str] = HeadCache(2)
     assert not heads.remember(b"GET / HTTP/1.1\r\nX-Content-Length: 1\r\n\r\n", 1, "it")
 
 
 def test_a_length_that_is_not_the_parsers_is_not_remembered() -> None:
-    heads: KnownHeads[str] = KnownHeads(2)
+    heads: HeadCache[str] = HeadCache(2)
     assert not heads.remember(HEAD, 13, "it")
     assert heads.recall(HEAD) is None
 

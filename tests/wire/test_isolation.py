@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from sage_inference.config.settings import InstanceSettings
-from sage_inference.control_plane.scheduler import ControlPlaneManager
-from sage_inference.control_plane.selector import Placer
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.selector import Selector
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.coalescing import HOLD_S, Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.response import Delivery
+from sage_inference.gateway.relay.response import ResponseWriter
 from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.stats import Stats
 from sage_inference.types import EngineState
-from sage_inference.wire.loop_batch import Turn
+from sage_inference.wire.loop_batch import LoopBatch
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, ok, raw, sse
 from tests.support.wire import Caller
@@ -59,7 +59,7 @@ def check_untouched(door: InProcess) -> None:
 
 BEFORE_AN_ANSWER = {
     "the prompt is classified": (Gateway, "classify"),
-    "it is submitted": (ControlPlaneManager, "submit"),
+    "it is submitted": (Scheduler, "submit"),
     "a connection is taken": (Pool, "acquire"),
     "it is sent": (EngineConnection, "send"),
     "the answer's head comes": (Exchange, "engine_answers"),
@@ -89,7 +89,7 @@ def test_an_exception_before_an_answer_is_500_and_nobodys_fault(
 
 NOTED = {
     "how it ended": (Stats, "ended"),
-    "its first byte": (ControlPlaneManager, "first_byte"),
+    "its first byte": (Scheduler, "first_byte"),
     "what it took": (Exchange, "reported"),
 }
 
@@ -134,7 +134,7 @@ def test_an_exception_within_a_stream_cuts_it(
             head = caller.head()
             assert head.status == 200
             assert b'"a":1' in caller.chunk()
-            fails_once(monkeypatch, Delivery, name, RuntimeError)
+            fails_once(monkeypatch, ResponseWriter, name, RuntimeError)
             engine.go.set()
             rest = caller.rest()
         assert b"[DONE]" not in rest
@@ -155,7 +155,7 @@ def test_an_exception_while_one_waiting_request_is_placed_does_not_strand_the_ot
         with gateway(one) as door:
             callers = [Caller(door.port).chat() for _ in range(6)]
             door.until(lambda running: running.gateway.manager.queued == 5)
-            fails_once(monkeypatch, Placer, "choose", ValueError)
+            fails_once(monkeypatch, Selector, "choose", ValueError)
             engine.go.set()
             statuses = sorted(caller.reply().status for caller in callers)
             assert statuses == [200] * 5 + [500]
@@ -175,7 +175,7 @@ def test_an_exception_once_a_connection_is_made_reaches_who_waits_for_it() -> No
         failures: list[Exception] = []
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        pool = Pool(address, Turn(asyncio.get_running_loop().call_soon))
+        pool = Pool(address, LoopBatch(asyncio.get_running_loop().call_soon))
 
         def made(_: EngineConnection) -> None:
             raise LookupError
@@ -245,7 +245,7 @@ def test_a_gathered_write_that_fails_loses_no_other() -> None:
         loop = asyncio.get_running_loop()
         crashes: list[Any] = []
         loop.set_exception_handler(lambda _, what: crashes.append(what))
-        turn = Turn(loop.call_soon)
+        turn = LoopBatch(loop.call_soon)
         sinks = [Sink(fails=n in (0, 2, 3)) for n in range(6)]
         turn.later(lambda: None)
         for sink in sinks:

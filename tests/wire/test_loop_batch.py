@@ -10,10 +10,10 @@ from contextlib import ExitStack
 import pytest
 
 from sage_inference.engines.connection import Broken, EngineConnection
-from sage_inference.engines.parser_events import Feeding
+from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.server import new_event_loop
-from sage_inference.wire.loop_batch import Turn
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.message import Data, ResponseHead
 
 Log = list[str]
 
@@ -33,14 +33,14 @@ class Ends:
             return b""
 
 
-def run(test: Callable[[Turn, Ends], Awaitable[None]]) -> None:
+def run(test: Callable[[LoopBatch, Ends], Awaitable[None]]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             near, far = (stack.enter_context(end) for end in socket.socketpair())
             far.setblocking(False)
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-            await test(Turn(loop.call_soon), Ends(transport, far))
+            await test(LoopBatch(loop.call_soon), Ends(transport, far))
             transport.abort()
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -48,7 +48,7 @@ def run(test: Callable[[Turn, Ends], Awaitable[None]]) -> None:
 
 
 def test_a_write_alone_goes_out_at_once() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         turn.write(ends.transport, b"one")
         assert ends.got() == b"one"
 
@@ -56,7 +56,7 @@ def test_a_write_alone_goes_out_at_once() -> None:
 
 
 def test_writes_wait_for_the_end_of_a_turn_that_has_notes_and_go_before_them_in_order() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         seen: list[bytes] = []
         turn.later(lambda text: seen.append(text + ends.got()), b"note: ")
         turn.write(ends.transport, b"one ")
@@ -71,7 +71,7 @@ def test_writes_wait_for_the_end_of_a_turn_that_has_notes_and_go_before_them_in_
 
 
 def test_notes_are_made_in_order_and_what_they_write_and_note_is_not_forgotten() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         log: Log = []
 
         def first() -> None:
@@ -88,7 +88,7 @@ def test_notes_are_made_in_order_and_what_they_write_and_note_is_not_forgotten()
 
 
 def test_a_note_that_fails_takes_no_other_with_it() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         log: Log = []
         crashes: list[BaseException] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: crashes.append(what["exception"]))
@@ -109,7 +109,7 @@ def test_a_note_that_fails_takes_no_other_with_it() -> None:
 
 @pytest.mark.parametrize("how", ["flush", "writelines", "close"])
 def test_what_was_gathered_goes_before_what_cannot_wait_and_the_notes_stay(how: str) -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         log: Log = []
         turn.later(log.append, "made")
         turn.write(ends.transport, b"one")
@@ -128,7 +128,7 @@ def test_what_was_gathered_goes_before_what_cannot_wait_and_the_notes_stay(how: 
 
 
 def test_what_is_written_to_a_transport_that_closes_first_is_dropped() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         log: Log = []
         turn.later(log.append, "made")
         turn.write(ends.transport, b"one")
@@ -140,7 +140,7 @@ def test_what_is_written_to_a_transport_that_closes_first_is_dropped() -> None:
 
 
 def test_a_write_to_a_connection_that_is_gone_keeps_no_other_from_going_out() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         near, far = socket.socketpair()
         far.close()
         gone, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
@@ -157,7 +157,7 @@ def test_a_write_to_a_connection_that_is_gone_keeps_no_other_from_going_out() ->
 
 @pytest.mark.parametrize(("size", "count"), [(16385, 1), (16000, 17)])
 def test_much_is_not_gathered_so_that_a_slow_reader_is_noticed_in_time(size: int, count: int) -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         turn.later(lambda: None)
         turn.write(ends.transport, b"first ")
         for _ in range(count):
@@ -170,7 +170,7 @@ def test_much_is_not_gathered_so_that_a_slow_reader_is_noticed_in_time(size: int
 class Echo(asyncio.Protocol):
     """Says what it read; ``b"fail"`` it does not understand."""
 
-    def __init__(self, turn: Turn, transport: asyncio.Transport) -> None:
+    def __init__(self, turn: LoopBatch, transport: asyncio.Transport) -> None:
         self.turn = turn
         self.transport = transport
 
@@ -181,7 +181,7 @@ class Echo(asyncio.Protocol):
 
 
 def test_what_is_held_is_read_in_order_before_writes_are_sent_and_notes_made() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         seen: list[bytes] = []
         echo = Echo(turn, ends.transport)
         assert not turn.holds_reads
@@ -198,7 +198,7 @@ def test_what_is_held_is_read_in_order_before_writes_are_sent_and_notes_made() -
 
 
 def test_much_is_not_held_but_behind_what_is_of_its_own_connection() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         held, not_held = Echo(turn, ends.transport), Echo(turn, ends.transport)
         turn.later(lambda: None)
         turn.hold(held, b"one ")
@@ -214,7 +214,7 @@ def test_much_is_not_held_but_behind_what_is_of_its_own_connection() -> None:
 
 
 def test_a_reader_that_fails_loses_its_connection_and_takes_nothing_else_with_it() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         crashes: list[BaseException] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: crashes.append(what["exception"]))
         log: Log = []
@@ -241,10 +241,10 @@ class Receives:
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.told.append(answer.status)
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         self.told.append((piece, end))
 
     def broke(self, error: Exception) -> None:
@@ -259,15 +259,15 @@ class Receives:
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood"
 
 
-def connection(turn: Turn, ends: Ends) -> EngineConnection:
-    made = EngineConnection(lambda idle: None, lambda lost: None, Feeding(), turn)
+def connection(turn: LoopBatch, ends: Ends) -> EngineConnection:
+    made = EngineConnection(lambda idle: None, lambda lost: None, ParserEvents(), turn)
     made.connection_made(ends.transport)
     return made
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_an_answer_is_read_at_the_end_of_the_turn_or_before_its_connection_is_lost(is_lost: bool) -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         engine, receiver = connection(turn, ends), Receives()
         engine.send(receiver, b"", b"")
         turn.later(lambda: None)
@@ -283,7 +283,7 @@ def test_an_answer_is_read_at_the_end_of_the_turn_or_before_its_connection_is_lo
 
 
 def test_a_connection_that_was_paused_before_the_end_of_its_answer_was_read_is_read_again() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         engine, receiver = connection(turn, ends), Receives()
         engine.send(receiver, b"", b"")
         turn.later(lambda: None)
@@ -297,7 +297,7 @@ def test_a_connection_that_was_paused_before_the_end_of_its_answer_was_read_is_r
 
 
 def test_an_idle_connection_that_says_something_is_closed_before_anybody_takes_it() -> None:
-    async def test(turn: Turn, ends: Ends) -> None:
+    async def test(turn: LoopBatch, ends: Ends) -> None:
         engine = connection(turn, ends)
         turn.later(lambda: None)
         engine.data_received(b"surplus")

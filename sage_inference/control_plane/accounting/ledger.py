@@ -8,20 +8,20 @@ from sage_inference.control_plane.accounting import prompt_share
 from sage_inference.control_plane.accounting.estimates import TokenEstimates
 from sage_inference.control_plane.accounting.rates import Rates
 from sage_inference.control_plane.accounting.relative_pace import RelativePaces
-from sage_inference.control_plane.accounting.silent_prefills import Presumed
+from sage_inference.control_plane.accounting.silent_prefills import SilentPrefills
 from sage_inference.control_plane.accounting.tenants import OUTPUT_WEIGHT, TenantCounters
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.types import Usage
 
 
-class Books:
+class Ledger:
     """How fast work comes and goes, what each tenant had, what prompts took, and which should be done by now."""
 
     def __init__(self) -> None:
         self.rates = Rates()
         self.estimates = TokenEstimates()
         self.tenants = TenantCounters()
-        self.presumed = Presumed()
+        self.presumed = SilentPrefills()
         self.relative = RelativePaces()
         self.reads_all_usage = False
         self.renewed: Callable[[], None] = _nobody  # called when paces were

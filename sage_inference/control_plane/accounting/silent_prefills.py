@@ -9,7 +9,7 @@ import math
 from sage_inference.control_plane.instances.load import Placement
 
 
-class Presumed:
+class SilentPrefills:
     """They are taken to be done when their instance should be done with them; ``heap`` has the soonest first."""
 
     def __init__(self) -> None:

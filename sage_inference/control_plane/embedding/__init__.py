@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-from sage_inference.control_plane.embedding.batcher import AggregationRules, Aggregator
-from sage_inference.control_plane.embedding.call_window import Room
+from sage_inference.control_plane.embedding.batcher import AggregationRules, Batcher
+from sage_inference.control_plane.embedding.call_window import CallWindow
 from sage_inference.control_plane.embedding.limits import CallLimits
-from sage_inference.control_plane.embedding.request import EmbeddingPriority, Job
+from sage_inference.control_plane.embedding.request import EmbeddingJob, EmbeddingPriority
 
 __all__ = [
     "AggregationRules",
-    "Aggregator",
+    "Batcher",
     "CallLimits",
+    "CallWindow",
     "EmbeddingBatch",
+    "EmbeddingJob",
     "EmbeddingPriority",
-    "Job",
-    "Room",
 ]

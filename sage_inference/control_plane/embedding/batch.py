@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.embedding.request import Job, Text
+from sage_inference.control_plane.embedding.request import EmbeddingJob, Text
 
 if TYPE_CHECKING:
-    from sage_inference.control_plane.embedding.merge_queue import Lane
+    from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 
 
 class EmbeddingBatch:
@@ -20,12 +20,12 @@ class EmbeddingBatch:
 
     __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "whole")
 
-    def __init__(self, lane: Lane, load: list[Text] | Job, *, full: bool = False) -> None:
+    def __init__(self, lane: MergeQueue, load: list[Text] | EmbeddingJob, *, full: bool = False) -> None:
         self.full = full
         self.lane = lane
-        self.whole: Job | None = None
+        self.whole: EmbeddingJob | None = None
         self._texts: list[Text] = []
-        if isinstance(load, Job):
+        if isinstance(load, EmbeddingJob):
             self.whole = load
             self.count = len(load.raws)
             self.tokens = load.estimate
@@ -66,7 +66,7 @@ class EmbeddingBatch:
         self._texts = texts
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[EmbeddingJob]:
         """Those who want any of it, each once."""
         if self.whole is not None:
             return [self.whole]
@@ -76,7 +76,7 @@ class EmbeddingBatch:
     def is_wanted(self) -> bool:
         return self.whole is not None or any(text.wanted for text in self._texts)
 
-    def whole_of(self) -> Job | None:
+    def whole_of(self) -> EmbeddingJob | None:
         """The job whose texts these are, all of them and no others, and in its order; if there is one."""
         if self.whole is not None:
             return self.whole

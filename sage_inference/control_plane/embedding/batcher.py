@@ -10,11 +10,11 @@ from typing import Any
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.cache import VectorCache
-from sage_inference.control_plane.embedding.call_window import Room
+from sage_inference.control_plane.embedding.call_window import CallWindow
 from sage_inference.control_plane.embedding.counters import Counters
 from sage_inference.control_plane.embedding.limits import CallLimits
-from sage_inference.control_plane.embedding.merge_queue import Lane
-from sage_inference.control_plane.embedding.request import Job, Text, TextState
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
+from sage_inference.control_plane.embedding.request import EmbeddingJob, Text, TextState
 from sage_inference.control_plane.queue.shares import Shares
 
 BULK_EVERY = 4  # of so many calls, at least one takes bulk requests first
@@ -31,7 +31,7 @@ class AggregationRules:
     cache_bytes: int = 0
 
 
-class Aggregator:
+class Batcher:
     """Holds what waits; takes a call's worth when an instance has room.
 
     It never waits where there is room, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
@@ -39,12 +39,14 @@ class Aggregator:
 
     def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
         self.counters = Counters()
-        self.lanes: dict[Hashable, Lane] = {}
+        self.lanes: dict[Hashable, MergeQueue] = {}
         self.jobs = 0  # under way
         self.size = 0  # bytes of their texts
         self.cache = VectorCache(rules.cache_bytes)
         self.rules = rules
-        self.shares: Shares[Job] = Shares(tenants or TenantCounters())  # of jobs of which no text was sent
+        self.shares: Shares[EmbeddingJob] = Shares(
+            tenants or TenantCounters()
+        )  # of jobs of which no text was sent
         self._turn = 0
 
     def configure(self, rules: AggregationRules) -> None:
@@ -55,7 +57,7 @@ class Aggregator:
     # Callers
 
     def enter(
-        self, job: Job, key: Hashable, model: str, route: str, tokens: Sequence[int], now: float
+        self, job: EmbeddingJob, key: Hashable, model: str, route: str, tokens: Sequence[int], now: float
     ) -> None:
         """Take in a request. ``tokens`` are estimates, text by text.
 
@@ -65,7 +67,7 @@ class Aggregator:
             key = (key, id(job))
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane(key, model, route)
+            lane = self.lanes[key] = MergeQueue(key, model, route)
         job.lane, job.arrived = lane, now
         job.counts, job.estimate = tokens, sum(tokens)
         self.jobs += 1
@@ -79,17 +81,17 @@ class Aggregator:
             if not job.missing:
                 self._finish([job])
 
-    def line_up(self, job: Job) -> None:
+    def line_up(self, job: EmbeddingJob) -> None:
         """Queue the part of it that has not ended, and waits with no other."""
         if job.lane is not None:
             job.lane.queue(job)
 
-    def may_send_whole(self, job: Job, room: Room, now: float) -> bool:
+    def may_send_whole(self, job: EmbeddingJob, room: CallWindow, now: float) -> bool:
         """Whether it is a full call as it is, and may go to the instance with this room before it lines up."""
         rules = self.rules
         return job.whole and room.takes_whole(job, now, rules.max_texts, rules.merges) and not self.waits
 
-    def send_whole(self, job: Job, room: Room) -> EmbeddingBatch:
+    def send_whole(self, job: EmbeddingJob, room: CallWindow) -> EmbeddingBatch:
         """Its call."""
         assert job.lane is not None
         job.state = TextState.SENT
@@ -97,7 +99,7 @@ class Aggregator:
         self._count(batch, room)
         return batch
 
-    def leave(self, job: Job) -> list[EmbeddingBatch]:
+    def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
         """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
         lane = job.lane
         if lane is None:
@@ -120,7 +122,7 @@ class Aggregator:
         self._tidy(lane)
         return list(unwanted)
 
-    def refuse(self, lane: Lane, error: Any) -> list[EmbeddingBatch]:
+    def refuse(self, lane: MergeQueue, error: Any) -> list[EmbeddingBatch]:
         """Fail the callers that wait in it: they cannot be served. Calls now unwanted are returned."""
         return self._fail(lane.all_waiting(), error)
 
@@ -131,7 +133,7 @@ class Aggregator:
         """Whether a text has not been sent yet."""
         return any(lane.waiting for lane in self.lanes.values())
 
-    def waiting_lanes(self, now: float) -> list[Lane]:
+    def waiting_lanes(self, now: float) -> list[MergeQueue]:
         """Those with texts to send, in the order of their turn."""
         lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]
         if len(lanes) > 1:
@@ -148,25 +150,25 @@ class Aggregator:
         ]
         return min(due, default=None)
 
-    def limits(self, room: Room) -> CallLimits:
+    def limits(self, room: CallWindow) -> CallLimits:
         return room.next_limits().at_most(self.rules.max_texts)
 
-    def next_tokens(self, lane: Lane) -> int:
+    def next_tokens(self, lane: MergeQueue) -> int:
         """About how many tokens the lane's next call will have."""
         texts = min(lane.waiting, self.rules.max_texts)
         return lane.waiting_tokens * texts // max(1, lane.waiting)
 
-    def has_room(self, lane: Lane, room: Room, now: float) -> bool:
+    def has_room(self, lane: MergeQueue, room: CallWindow, now: float) -> bool:
         """Whether the lane's next call may go to the instance with this room."""
         return room.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
 
-    def take(self, lane: Lane, room: Room, now: float) -> EmbeddingBatch | None:
+    def take(self, lane: MergeQueue, room: CallWindow, now: float) -> EmbeddingBatch | None:
         """The next call for the instance with this room; None if nothing waits any more."""
         limits = self.limits(room)
         bulk = room.takes_bulk or not self.rules.merges
         full = lane.fills(limits, bulk=bulk)
         load = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
-        if isinstance(load, Job):
+        if isinstance(load, EmbeddingJob):
             self.counters.wait_s += len(load.raws) * (now - load.arrived)
         elif load:
             self.counters.wait_s += sum(now - text.since for text in load)
@@ -178,7 +180,7 @@ class Aggregator:
         self._turn += 1
         return self._sent(batch, room)
 
-    def resend(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch | None:
+    def resend(self, batch: EmbeddingBatch, room: CallWindow) -> EmbeddingBatch | None:
         """The same call to another instance; what that does not take in one call goes back in line."""
         limits = self.limits(room)
         texts: list[Text] = []
@@ -198,7 +200,7 @@ class Aggregator:
     ) -> None:
         """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
         lane = batch.lane
-        finished: list[Job] = []
+        finished: list[EmbeddingJob] = []
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
             lane.drop(text)
             for job, place in text.wanted:
@@ -214,7 +216,7 @@ class Aggregator:
             for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
                 self.cache.put(lane.key, text.raw, vector, cost)
 
-    def passed(self, batch: EmbeddingBatch, job: Job) -> None:
+    def passed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """The engine's answer went to its only caller as it was."""
         self.abandon(batch)
         self._forget(job)
@@ -260,11 +262,11 @@ class Aggregator:
     def _bulk_first(self) -> bool:
         return self._turn % BULK_EVERY == BULK_EVERY - 1
 
-    def _held(self, lane: Lane, now: float) -> bool:
+    def _held(self, lane: MergeQueue, now: float) -> bool:
         rules = self.rules
         return lane.waiting < rules.min_texts and now < lane.oldest + rules.max_wait_s
 
-    def _want(self, job: Job, place: int, raw: bytes, tokens: int, now: float) -> None:
+    def _want(self, job: EmbeddingJob, place: int, raw: bytes, tokens: int, now: float) -> None:
         lane = job.lane
         assert lane is not None
         text = lane.find(raw)
@@ -282,19 +284,19 @@ class Aggregator:
         text.wanted.append((job, place))
         job.texts.append(text)
 
-    def _count(self, batch: EmbeddingBatch, room: Room) -> None:
+    def _count(self, batch: EmbeddingBatch, room: CallWindow) -> None:
         room.sent(batch)
         self.counters.calls += 1
         self.counters.sent_texts += len(batch)
 
-    def _sent(self, batch: EmbeddingBatch, room: Room) -> EmbeddingBatch:
+    def _sent(self, batch: EmbeddingBatch, room: CallWindow) -> EmbeddingBatch:
         self._count(batch, room)
         for job in batch.jobs:
             self.shares.remove(job)
             job.owner.progressed()
         return batch
 
-    def _wait_again(self, lane: Lane, texts: list[Text]) -> None:
+    def _wait_again(self, lane: MergeQueue, texts: list[Text]) -> None:
         lane.put_back(texts)
         self._tidy(lane)
         # From here on their callers' own clocks watch the wait again.
@@ -309,19 +311,19 @@ class Aggregator:
                 job.owner.failed(error)
         return unwanted
 
-    def _finish(self, jobs: Iterable[Job]) -> None:
+    def _finish(self, jobs: Iterable[EmbeddingJob]) -> None:
         for job in jobs:
             if job.lane is not None:
                 self._forget(job)
                 job.owner.finished()
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: EmbeddingJob) -> None:
         job.lane = None
         self.shares.remove(job)
         job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
         self.jobs -= 1
         self.size -= job.size
 
-    def _tidy(self, lane: Lane) -> None:
+    def _tidy(self, lane: MergeQueue) -> None:
         if lane.is_empty:
             self.lanes.pop(lane.key, None)

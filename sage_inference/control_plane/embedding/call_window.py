@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.limits import CallLimits, least
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.embedding.padding import CallCost
-from sage_inference.control_plane.embedding.request import Job
+from sage_inference.control_plane.embedding.request import EmbeddingJob
 
 WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
 FIRST_BACKOFF_S = 0.05
 
 
-class Room:
+class CallWindow:
     """The calls that one instance was sent and has not answered.
 
     Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
@@ -48,7 +48,7 @@ class Room:
         self.last_answer = 0.0
         self.stalled_at = 0.0  # when this process last went on after it had not run for a while
 
-    def is_open(self, lane: Lane, now: float, *, max_texts: int, merges: bool = True) -> bool:
+    def is_open(self, lane: MergeQueue, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
         if not self.takes_full(now, interactive=bool(lane.waiting_interactive), merges=merges):
             return False
@@ -59,7 +59,7 @@ class Room:
         # By the engine's own limits: one that is full only for the little room left can as well wait for more.
         return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
-    def takes_whole(self, job: Job, now: float, max_texts: int, merges: bool = True) -> bool:
+    def takes_whole(self, job: EmbeddingJob, now: float, max_texts: int, merges: bool = True) -> bool:
         """Whether a job fills a call of ``max_texts`` at the most, neither more nor less, and may be sent now."""
         limits, texts, left = self.limits, len(job.raws), self._texts_left()
         return (

@@ -9,12 +9,12 @@ from itertools import islice
 
 from sage_inference.control_plane.embedding.limits import CallLimits
 from sage_inference.control_plane.embedding.padding import AlikeTexts
-from sage_inference.control_plane.embedding.request import Job, Text, TextState
+from sage_inference.control_plane.embedding.request import EmbeddingJob, Text, TextState
 
 LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones are chosen
 
 
-class Lane:
+class MergeQueue:
     """``model`` and ``route`` select the instances that may serve it; ``key`` is what its texts agree in.
 
     A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``wholes``
@@ -26,13 +26,13 @@ class Lane:
         self.model = model
         self.route = route
         self.texts: dict[bytes, Text] = {}
-        self.wholes: dict[bytes, Job] = {}
+        self.wholes: dict[bytes, EmbeddingJob] = {}
         self.waiting = 0
         self.waiting_interactive = 0
         self.waiting_tokens = 0
         self.waiting_size = 0
-        self._interactive: deque[Job] = deque()
-        self._bulk: deque[Job] = deque()
+        self._interactive: deque[EmbeddingJob] = deque()
+        self._bulk: deque[EmbeddingJob] = deque()
 
     @property
     def in_line(self) -> int:
@@ -59,7 +59,7 @@ class Lane:
             self.divide(job)
         return self.texts.get(raw)
 
-    def enter_whole(self, job: Job) -> bool:
+    def enter_whole(self, job: EmbeddingJob) -> bool:
         """Its texts are there, as one. False: one of them is already, or twice in it."""
         raws = dict.fromkeys(job.raws, job)
         known = len(raws) < len(job.raws)
@@ -69,7 +69,7 @@ class Lane:
         job.whole = True
         return True
 
-    def divide(self, job: Job) -> None:
+    def divide(self, job: EmbeddingJob) -> None:
         """Make single texts of what was whole; where they stand remains as it was."""
         job.whole = False
         for place, raw in enumerate(job.raws):
@@ -85,7 +85,7 @@ class Lane:
         if job.state is TextState.WAITING:
             job.pending.extend(job.texts)
 
-    def drop_whole(self, job: Job) -> None:
+    def drop_whole(self, job: EmbeddingJob) -> None:
         """Its call ended, and it was whole to the end."""
         for raw in job.raws:
             del self.wholes[raw]
@@ -99,21 +99,21 @@ class Lane:
                 self.divide(job)
         return [text for text in self.texts.values() if text.state is TextState.WAITING]
 
-    def enter(self, job: Job, text: Text) -> None:
+    def enter(self, job: EmbeddingJob, text: Text) -> None:
         """A new text waits."""
         self.texts[text.raw] = text
         text.interactive = job.interactive
         job.pending.append(text)
         self._count(text, 1)
 
-    def promote(self, job: Job, text: Text) -> None:
+    def promote(self, job: EmbeddingJob, text: Text) -> None:
         """It waits in bulk, and now an interactive request wants it too: it need not wait for the bulk's turn."""
         self._count(text, -1)
         text.interactive = True
         self._count(text, 1)
         job.pending.append(text)
 
-    def queue(self, job: Job) -> None:
+    def queue(self, job: EmbeddingJob) -> None:
         """The job stands in line, with all of its texts or with those pending."""
         if job.whole:
             self._count_whole(job, 1)
@@ -129,7 +129,7 @@ class Lane:
         if self.texts.get(text.raw) is text:
             del self.texts[text.raw]
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: EmbeddingJob) -> None:
         """It leaves the line; its texts stay for the others that want them."""
         queue = self._interactive if job.interactive else self._bulk
         if job in queue:
@@ -171,7 +171,9 @@ class Lane:
             or bool(limits.size and self.waiting_size >= limits.size)
         )
 
-    def take(self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True) -> list[Text] | Job:
+    def take(
+        self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True
+    ) -> list[Text] | EmbeddingJob:
         """The texts that go in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
 
         It is a job where that goes whole, and nothing with it.
@@ -193,10 +195,10 @@ class Lane:
                 queue.popleft()
         return call.load
 
-    def _take_alike(self, limits: CallLimits, queues: list[deque[Job]]) -> list[Text]:
+    def _take_alike(self, limits: CallLimits, queues: list[deque[EmbeddingJob]]) -> list[Text]:
         """The first in line, and of the next ones those of about its length."""
         call: AlikeTexts | None = None
-        seen: dict[Text, Job] = {}
+        seen: dict[Text, EmbeddingJob] = {}
         for queue in queues:
             next_ones = islice(self._waiting(queue), LOOK_AHEAD * limits.texts)
             found = {text: job for text, job in next_ones if text not in seen}
@@ -213,7 +215,7 @@ class Lane:
         self._close_gaps({seen[text] for text in chosen})
         return [text for text in seen if text in chosen]
 
-    def _waiting(self, queue: deque[Job]) -> Iterator[tuple[Text, Job]]:
+    def _waiting(self, queue: deque[EmbeddingJob]) -> Iterator[tuple[Text, EmbeddingJob]]:
         for job in queue:
             if job.whole:
                 self.divide(job)
@@ -221,7 +223,7 @@ class Lane:
                 if text.state is TextState.WAITING:
                     yield text, job
 
-    def _close_gaps(self, jobs: set[Job]) -> None:
+    def _close_gaps(self, jobs: set[EmbeddingJob]) -> None:
         """Texts of these left from the middle of the line; a bulk request that was first had its turn."""
         for job in jobs:
             job.pending = deque(text for text in job.pending if text.state is TextState.WAITING)
@@ -234,7 +236,7 @@ class Lane:
             while queue and not queue[0].waits:
                 queue.popleft()  # others wanted its texts too, and they were sent with theirs
 
-    def _fill(self, call: _Filling, job: Job) -> bool:
+    def _fill(self, call: _Filling, job: EmbeddingJob) -> bool:
         """Whether all that still waits of a request went in."""
         if job.whole:
             if call.begin_with(job):
@@ -260,7 +262,7 @@ class Lane:
         self.waiting_tokens += sign * text.tokens
         self.waiting_size += sign * (len(text.raw) + 1)
 
-    def _count_whole(self, job: Job, sign: int) -> None:
+    def _count_whole(self, job: EmbeddingJob, sign: int) -> None:
         texts = len(job.raws)
         self.waiting += sign * texts
         self.waiting_interactive += sign * texts * job.interactive
@@ -268,7 +270,7 @@ class Lane:
         self.waiting_size += sign * (job.size + texts)
 
 
-def _keenest(text: Text) -> Job:
+def _keenest(text: Text) -> EmbeddingJob:
     """The caller that needs it soonest."""
     return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
 
@@ -276,16 +278,16 @@ def _keenest(text: Text) -> Job:
 class _Filling:
     """A call's texts, as they are put together."""
 
-    def __init__(self, lane: Lane, limits: CallLimits) -> None:
+    def __init__(self, lane: MergeQueue, limits: CallLimits) -> None:
         self.count = 0
         self._lane = lane
         self._limits = limits
         self._tokens = self._size = 0
         self._texts: list[Text] = []
-        self._whole: Job | None = None
+        self._whole: EmbeddingJob | None = None
 
     @property
-    def load(self) -> list[Text] | Job:
+    def load(self) -> list[Text] | EmbeddingJob:
         return self._texts if self._whole is None else self._whole
 
     def admits(self, count: int, tokens: int, size: int) -> bool:
@@ -294,7 +296,7 @@ class _Filling:
             return True
         return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)
 
-    def begin_with(self, job: Job) -> bool:
+    def begin_with(self, job: EmbeddingJob) -> bool:
         """Take it whole; False if something is in already, or it is too much."""
         count = len(job.raws)
         if self.count or not self.admits(count, job.estimate, job.size + count):

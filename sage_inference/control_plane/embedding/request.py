@@ -11,7 +11,7 @@ from sage_inference.choices import Choice
 
 if TYPE_CHECKING:
     from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-    from sage_inference.control_plane.embedding.merge_queue import Lane
+    from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 
 INTERACTIVE_TEXTS = 8  # a request of so many texts or fewer has somebody waiting for it
 
@@ -45,7 +45,7 @@ class Text:
         self.since = since
         self.state = TextState.WAITING
         self.interactive = False  # whether an interactive request waits for it
-        self.wanted: list[tuple[Job, int]] = []
+        self.wanted: list[tuple[EmbeddingJob, int]] = []
         self.batch: EmbeddingBatch | None = None
 
 
@@ -62,12 +62,12 @@ class Owner(Protocol):
     def progressed(self) -> None: ...
 
 
-class Job:
+class EmbeddingJob:
     """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input.
 
     It is ``whole`` as long as nobody needs to look at its texts one by one: as a rule they are nobody else's,
     fit into one call, and so need not be told apart. Then ``state`` and ``batch`` are those of all its texts,
-    and ``texts`` and ``pending`` are empty. ``Lane.divide`` ends it.
+    and ``texts`` and ``pending`` are empty. ``MergeQueue.divide`` ends it.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class Job:
         self.tokens = [0] * len(raws)
         self.texts: list[Text] = []
         self.pending: deque[Text] = deque()  # those of its texts that were waiting when they were last seen
-        self.lane: Lane | None = None
+        self.lane: MergeQueue | None = None
         self.arrived = 0.0
         self.whole = False
         self.state = TextState.WAITING

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from sage_inference.control_plane.instances.prefill_decode import path_of
 from sage_inference.control_plane.instances.registry import Registry
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 RETRY_S = 5  # about the time between two probes
 
 
-def unserved(registry: Registry, request: SchedulingRequest) -> Refusal:
+def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:
     """The refusal of a request whose group is empty."""
     model, path = request.model, path_of(request.route)
     serving = registry.serving(path)
@@ -30,22 +30,24 @@ def unserved(registry: Registry, request: SchedulingRequest) -> Refusal:
         others = registry.models(serving)
         served = f"; served there: {', '.join(others)}" if others else ""
         message = f'model "{model}" is served, but not on {path}{served}'
-        return Refusal(Why.UNKNOWN_MODEL if others else Why.NO_ENGINE_FOR_ROUTE, message, "model")
+        return Rejection(Reason.UNKNOWN_MODEL if others else Reason.NO_ENGINE_FOR_ROUTE, message, "model")
     served = ", ".join(registry.models()) or "none"
-    return Refusal(Why.UNKNOWN_MODEL, f'no instance serves model "{model}"; served now: {served}', "model")
+    return Rejection(
+        Reason.UNKNOWN_MODEL, f'no instance serves model "{model}"; served now: {served}', "model"
+    )
 
 
-def unserved_route(registry: Registry, path: str) -> Refusal:
+def unserved_route(registry: Registry, path: str) -> Rejection:
     """The refusal of a request that names no model, on a route that no instance takes work for."""
     able = [i for i in registry.instances.values() if path in i.routes and i.models]
     if able:
         return asleep(None, able) or _later(f"every instance that serves {path} is draining")
     if why := _unknown(registry):
         return _later(f"no instance serves {path} yet; {why}")
-    return Refusal(Why.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {path}")
+    return Rejection(Reason.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {path}")
 
 
-def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Refusal | None:
+def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Rejection | None:
     """The refusal of a request for ``model`` that sleeping instances serve; None where none of them sleeps."""
     names = [i.instance_id for i in instances if i.state is EngineState.ASLEEP]
     if not names:
@@ -63,5 +65,5 @@ def _unknown(registry: Registry) -> str:
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
 
 
-def _later(message: str) -> Refusal:
-    return Refusal(Why.NO_HEALTHY_INSTANCE, message, retry_after_s=RETRY_S)
+def _later(message: str) -> Rejection:
+    return Rejection(Reason.NO_HEALTHY_INSTANCE, message, retry_after_s=RETRY_S)

@@ -12,7 +12,7 @@ Clock = Callable[[], float]
 Paces = dict[ExecutionInstance, float]  # milliseconds a token of each instance that may be chosen
 
 
-class SchedulingPolicy(Protocol):
+class PlacementPolicy(Protocol):
     """Chooses an instance for each request. Pure: no logging, socket, configuration or hidden clock.
 
     ``schedule`` is given only instances that may take the requests. Work placed in a call counts as load

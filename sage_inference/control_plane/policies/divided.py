@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sage_inference.control_plane.policies.base import Clock, SchedulingPolicy
+from sage_inference.control_plane.policies.base import Clock, PlacementPolicy
 from sage_inference.control_plane.policies.hybrid import Hybrid
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
@@ -18,7 +18,7 @@ class DividedHybrid:
 
     name = "hybrid"
 
-    def __init__(self, llm: SchedulingPolicy, clock: Clock = time.monotonic) -> None:
+    def __init__(self, llm: PlacementPolicy, clock: Clock = time.monotonic) -> None:
         self.order = llm.order
         self.sticky = llm.sticky
         self._llm = llm

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.queue.entry import Waiting
-from sage_inference.control_plane.queue.heap import Heap, Place
+from sage_inference.control_plane.queue.heap import Heap, HeapPlace
 
 
 class _Line:
@@ -17,7 +17,7 @@ class _Line:
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.heap: Heap[Waiting] = Heap()
-        self.turn: Place[_Line] | None = None
+        self.turn: HeapPlace[_Line] | None = None
 
 
 class Band:

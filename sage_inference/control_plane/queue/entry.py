@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.queue.heap import Place
+from sage_inference.control_plane.queue.heap import HeapPlace
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 if TYPE_CHECKING:
-    from sage_inference.control_plane.queue.group_queue import Lane
-    from sage_inference.control_plane.submission import Ticket
+    from sage_inference.control_plane.queue.group_queue import GroupQueue
+    from sage_inference.control_plane.submission import Submission
 
 OVERDUE = 10.0  # times its SLO
 
@@ -38,7 +38,7 @@ class Waiting:
         "ticket",
     )
 
-    def __init__(self, ticket: Ticket, lane: Lane) -> None:
+    def __init__(self, ticket: Submission, lane: GroupQueue) -> None:
         request: SchedulingRequest = ticket.request
         self.ticket = ticket
         self.request = request
@@ -51,12 +51,12 @@ class Waiting:
         self.prompt_ms = 0.0  # what its prompt likely takes
         self.band = 0
         self.key = 0.0
-        self.spot: Place[Waiting] | None = None  # among its tenant's
-        self.age: Place[Waiting] | None = None  # among its band's, by arrival
-        self.change: Place[Waiting] | None = None  # when it falls late
-        self.review: Place[Waiting] | None = None  # when a late one's prompt is predicted anew
-        self.hold: Place[Waiting] | None = None  # until when it stands aside
-        self.deadline: Place[Waiting] | None = None  # the one its caller gave
+        self.spot: HeapPlace[Waiting] | None = None  # among its tenant's
+        self.age: HeapPlace[Waiting] | None = None  # among its band's, by arrival
+        self.change: HeapPlace[Waiting] | None = None  # when it falls late
+        self.review: HeapPlace[Waiting] | None = None  # when a late one's prompt is predicted anew
+        self.hold: HeapPlace[Waiting] | None = None  # until when it stands aside
+        self.deadline: HeapPlace[Waiting] | None = None  # the one its caller gave
 
     def heed_slo(self) -> None:
         """Its request's SLO is another, or the first."""

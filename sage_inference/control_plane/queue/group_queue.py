@@ -21,7 +21,7 @@ STRETCH = 30.0  # a late request's turn comes as if it had come so many times it
 REVIEW_S, REVIEW_AFTER, REVIEWS = 1.0, 0.25, 4
 
 
-class Lane:
+class GroupQueue:
     """Bands of requests: within one, tenants by what they were served, and a tenant's by the order's keys.
 
     An eighth of the work goes to the oldest request, if it has waited ten times its SLO: so everybody is served

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Place(Generic[T]):
+class HeapPlace(Generic[T]):
     """Where an entry stands in a heap. ``entry`` is None once it left."""
 
     __slots__ = ("entry", "key", "number")
@@ -19,7 +19,7 @@ class Place(Generic[T]):
         self.number = number
         self.entry: T | None = entry
 
-    def __lt__(self, other: Place[T]) -> bool:
+    def __lt__(self, other: HeapPlace[T]) -> bool:
         return self.key < other.key if self.key != other.key else self.number < other.number
 
 
@@ -33,7 +33,7 @@ class Heap(Generic[T]):
     __slots__ = ("_live", "_number", "_places")
 
     def __init__(self) -> None:
-        self._places: list[Place[T]] = []
+        self._places: list[HeapPlace[T]] = []
         self._live = 0
         self._number = 0
 
@@ -44,14 +44,14 @@ class Heap(Generic[T]):
         """The entries, in no order."""
         return (place.entry for place in self._places if place.entry is not None)
 
-    def push(self, key: float, entry: T) -> Place[T]:
+    def push(self, key: float, entry: T) -> HeapPlace[T]:
         self._number += 1
         self._live += 1
-        place = Place(key, self._number, entry)
+        place = HeapPlace(key, self._number, entry)
         heapq.heappush(self._places, place)
         return place
 
-    def leave(self, place: Place[T]) -> None:
+    def leave(self, place: HeapPlace[T]) -> None:
         """Take the entry at ``place`` out; once is enough, twice does no harm."""
         if place.entry is None:
             return
@@ -79,7 +79,7 @@ class Heap(Generic[T]):
         place = self._first()
         return place.key if place else float("inf")
 
-    def _first(self) -> Place[T] | None:
+    def _first(self) -> HeapPlace[T] | None:
         places = self._places
         while places:
             if places[0].entry is not None:

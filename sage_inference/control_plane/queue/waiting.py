@@ -7,11 +7,11 @@ from collections.abc import Callable
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.queue.entry import Waiting
-from sage_inference.control_plane.queue.group_queue import Lane
+from sage_inference.control_plane.queue.group_queue import GroupQueue
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import ORDERS, Predict
 from sage_inference.control_plane.queue.shares import Shares
-from sage_inference.control_plane.submission import Ticket
+from sage_inference.control_plane.submission import Submission
 from sage_inference.types import ExecutionInstance
 
 Group = tuple[ExecutionInstance, ...]
@@ -23,16 +23,16 @@ class Queue:
     def __init__(self, counters: TenantCounters, predict: Predict | None = None) -> None:
         self.requests = 0
         self.bytes = 0
-        self.lanes: dict[tuple[Group, str], Lane] = {}
+        self.lanes: dict[tuple[Group, str], GroupQueue] = {}
         self.deadlines: Heap[Waiting] = Heap()
         self._counters = counters
         self._predict = predict
         self._shares: Shares[Waiting] = Shares(counters)
 
-    def has_room(self, ticket: Ticket, limits: LimitSettings) -> bool:
+    def has_room(self, ticket: Submission, limits: LimitSettings) -> bool:
         return self.requests < limits.queue_requests and self.bytes + ticket.size <= limits.queue_bytes
 
-    def make_room(self, ticket: Ticket, limits: LimitSettings) -> list[Waiting] | None:
+    def make_room(self, ticket: Submission, limits: LimitSettings) -> list[Waiting] | None:
         """Take out those who have to leave for ``ticket``; None where nobody has to: there is no room for it."""
         over_requests = self.requests + 1 - limits.queue_requests
         over_bytes = self.bytes + ticket.size - limits.queue_bytes
@@ -41,11 +41,11 @@ class Queue:
             self.remove(waiting)
         return leave
 
-    def lane(self, group: Group, order: str) -> Lane | None:
+    def lane(self, group: Group, order: str) -> GroupQueue | None:
         """Where requests of this group already wait, if any do."""
         return self.lanes.get((group, order))
 
-    def add(self, ticket: Ticket, group: Group, order: str, predicted_ms: float, now: float) -> Waiting:
+    def add(self, ticket: Submission, group: Group, order: str, predicted_ms: float, now: float) -> Waiting:
         """Let it wait; ``ticket.load`` has its place until it leaves."""
         waiting = ticket.load = Waiting(ticket, self._lane(group, order))
         self.requests += 1
@@ -87,8 +87,8 @@ class Queue:
             waiting.lane.add(waiting, predicted_ms, now)
         return stranded
 
-    def _lane(self, group: Group, order: str) -> Lane:
+    def _lane(self, group: Group, order: str) -> GroupQueue:
         lane = self.lanes.get((group, order))
         if lane is None:
-            lane = self.lanes[group, order] = Lane(group, ORDERS[order], self._counters, self._predict)
+            lane = self.lanes[group, order] = GroupQueue(group, ORDERS[order], self._counters, self._predict)
         return lane

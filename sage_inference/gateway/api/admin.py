@@ -18,7 +18,7 @@ from sage_inference.config.check import check_ca_file, name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.control_plane.policies import POLICIES
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.gateway import errors
 from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.coded_body import codings_of, decoder_for, refusal_of
@@ -155,7 +155,7 @@ async def put_policy(request: Request) -> Response:
     return JSONResponse(_policies(manager))
 
 
-def _policies(manager: ControlPlaneManager) -> dict[str, Any]:
+def _policies(manager: Scheduler) -> dict[str, Any]:
     return {
         "policy": manager.policy.name,
         "models": {model: policy.name for model, policy in manager.policies.items()},

@@ -22,7 +22,7 @@ from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
-from sage_inference.gateway.in_process import Callers
+from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.gateway.state import Gateway
 from sage_inference.requests.response_routes import METHODS
@@ -143,7 +143,9 @@ async def _crashed(request: Request, error: Exception) -> Response:
     return error_response(failed, request.scope)
 
 
-def make_app(gateway: Gateway, fleet: Fleet, callers: Callers, reload: Callable[[], Reloaded]) -> ASGIApp:
+def make_app(
+    gateway: Gateway, fleet: Fleet, callers: InProcessClient, reload: Callable[[], Reloaded]
+) -> ASGIApp:
     """``reload`` reads the configuration again and applies it; raises ``ConfigError``.
 
     The gateway's own server takes the relayed routes before they come here; any other finds them here too.

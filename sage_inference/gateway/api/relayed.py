@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from sage_inference.gateway.api.access import RELAYED
 from sage_inference.gateway.bodies import COUNTED
-from sage_inference.gateway.in_process import Callers, CutShortError, Reply
+from sage_inference.gateway.in_process import CutShortError, InProcessClient, InProcessResponse
 from sage_inference.gateway.state import Gateway
 from sage_inference.wire.message import HOP_BY_HOP, Headers
 
@@ -20,7 +20,7 @@ _NOT_PASSED = HOP_BY_HOP | {b"expect"}
 class Relayed:
     """One route, relayed as the gateway's own server does it: the request goes through its protocol."""
 
-    def __init__(self, gateway: Gateway, callers: Callers, path: str) -> None:
+    def __init__(self, gateway: Gateway, callers: InProcessClient, path: str) -> None:
         self._gateway = gateway
         self._callers = callers
         self._path = path
@@ -76,13 +76,13 @@ def _headers(scope: Scope) -> Headers:
     ]
 
 
-async def _left(receive: Receive, reply: Reply) -> None:
+async def _left(receive: Receive, reply: InProcessResponse) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     reply.abandon()
 
 
-async def _pass_on(reply: Reply, send: Send) -> None:
+async def _pass_on(reply: InProcessResponse, send: Send) -> None:
     await reply.head()
     headers = list(reply.headers)
     if reply.length is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sage_inference._version import __version__
 from sage_inference.gateway.embeddings import report as embeddings
-from sage_inference.gateway.state import Engine, Gateway
+from sage_inference.gateway.state import Gateway, Upstream
 from sage_inference.netloc import netloc
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
@@ -58,7 +58,7 @@ def _kind_of(instance: ExecutionInstance) -> str:
     return _KINDS.get(kind, kind.value)
 
 
-def instance_document(engine: Engine) -> dict[str, Any]:
+def instance_document(engine: Upstream) -> dict[str, Any]:
     instance = engine.instance
     known = engine.detected is not None
     healthy = instance.state is EngineState.READY

@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.embedding import EmbeddingBatch
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
@@ -29,16 +29,16 @@ from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 from sage_inference.wire.isolation import report_of
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
     from sage_inference.gateway.embeddings.service import EmbeddingService
-    from sage_inference.gateway.state import Engine
+    from sage_inference.gateway.state import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
 # An answer to it is read here: without the second line any coding would be allowed (RFC 9110 section 12.5.3).
@@ -81,13 +81,15 @@ class EmbeddingCall:
     )
 
     request: SchedulingRequest
-    answer: Answer | None
+    answer: ResponseHead | None
     length: int | None
-    engine: Engine
-    pieces: list[Piece]
+    engine: Upstream
+    pieces: list[Data]
     instance: ExecutionInstance
 
-    def __init__(self, service: EmbeddingService, lane: Lane, batch: EmbeddingBatch | None = None) -> None:
+    def __init__(
+        self, service: EmbeddingService, lane: MergeQueue, batch: EmbeddingBatch | None = None
+    ) -> None:
         self.service = service
         self.lane = lane
         self.batch = batch
@@ -116,7 +118,7 @@ class EmbeddingCall:
         return self.failed_at + self.service.closed_to(self.lane) if self.batch is None else self.failed_at
 
     @property
-    def asked(self) -> Engine | None:
+    def asked(self) -> Upstream | None:
         """The engine that was asked last, if any was."""
         return getattr(self, "engine", None)
 
@@ -143,7 +145,7 @@ class EmbeddingCall:
         except Exception as error:
             self.broke(error)
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         """It waited for a slot, and there will be none."""
         self.state = State.ENDED
         try:
@@ -213,11 +215,11 @@ class EmbeddingCall:
         start = engine.request_prefix(ROUTES[self.route], self.route.encode()) + _READ_HERE
         return start + one.credentials if engine.keeps_callers_key else start, body
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.answer, self.length = answer, length
         self.engine.answered(answer.status)
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         try:
             assert self.answer is not None
             if not self.pieces:
@@ -241,7 +243,7 @@ class EmbeddingCall:
         except Exception as error:
             self.broke(error)
 
-    def _hand_over(self, caller: EmbeddingExchange, piece: Piece, end: bool) -> None:
+    def _hand_over(self, caller: EmbeddingExchange, piece: Data, end: bool) -> None:
         try:
             assert self.connection is not None
             if not end:  # else it is in the pool again
@@ -410,7 +412,7 @@ class EmbeddingCall:
         self._clear()
         try:
             self.service.retry(self)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.state = State.ENDED
             self.service.failed(self, errors.from_refusal(refusal))
 

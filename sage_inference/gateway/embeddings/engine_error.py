@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded, uncoded
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Engine
+    from sage_inference.gateway.state import Upstream
 
 # The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
 # not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).
@@ -23,13 +23,13 @@ _TOO_MANY_BYTES = b"length limit exceeded"
 class EngineAnswer:
     """``pieces``: its body, decoded where it came compressed. ``unread`` is the reason where that was not possible."""
 
-    head: Answer
-    pieces: list[Piece]
-    engine: Engine
+    head: ResponseHead
+    pieces: list[Data]
+    engine: Upstream
     unread: CodingError | None = None
 
     @classmethod
-    def of(cls, head: Answer, pieces: list[Piece], engine: Engine, texts: int) -> EngineAnswer:
+    def of(cls, head: ResponseHead, pieces: list[Data], engine: Upstream, texts: int) -> EngineAnswer:
         """``texts`` bounds what a compressed body may hold: so many vectors, and no more than a moment takes."""
         coding = coding_of(head)
         if not coding:

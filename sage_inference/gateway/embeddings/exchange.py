@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.embedding import EmbeddingBatch, Job
+from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
 from sage_inference.control_plane.queue.waiting import Group
 from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.vectors import VectorError
@@ -20,17 +20,17 @@ from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.requests.embedding import (
     NATIVE_ROUTE,
     OPENAI_ROUTE,
-    EmbeddingRequest,
+    EmbeddingTexts,
     Options,
     most_tokens,
     parse,
 )
-from sage_inference.requests.rejection import Refusal, Why
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.requests.rejection import Reason, Rejection
+from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.call import EmbeddingCall
-    from sage_inference.gateway.state import Engine
+    from sage_inference.gateway.state import Upstream
 
 
 _JSON = (b"content-type", b"application/json")
@@ -48,9 +48,9 @@ class EmbeddingExchange(Exchange):
     others want some of them too, or something goes wrong, a call like all others goes on with it (``_hand_over``).
     """
 
-    job: Job | None = None
+    job: EmbeddingJob | None = None
     batch: EmbeddingBatch | None = None
-    wanted: EmbeddingRequest
+    wanted: EmbeddingTexts
     wire_route: str
     model_name: str
     lane_key: Hashable
@@ -65,7 +65,7 @@ class EmbeddingExchange(Exchange):
         return "inputs" if self.route.path == NATIVE_ROUTE else "input"
 
     def submit(self) -> None:
-        """Raises ``Refusal``."""
+        """Raises ``Rejection``."""
         wanted = None if self.head.target.find(b"?") >= 0 else parse(self.route.path, self.body)
         if wanted is None:
             super().submit()
@@ -85,7 +85,7 @@ class EmbeddingExchange(Exchange):
         self.wire_route = NATIVE_ROUTE if guarded else self._wire_route()
         self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
         self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
-        self.job = Job(self, self.wanted.texts)
+        self.job = EmbeddingJob(self, self.wanted.texts)
         self.gateway.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
@@ -122,7 +122,7 @@ class EmbeddingExchange(Exchange):
         except Exception as error:
             self.broke(error)
 
-    def served_by(self, engine: Engine, model: str | None) -> None:
+    def served_by(self, engine: Upstream, model: str | None) -> None:
         self.engine = engine
         self.model_name = model or self.model_name
 
@@ -137,7 +137,7 @@ class EmbeddingExchange(Exchange):
             headers = [_JSON]
             if self.route.path == NATIVE_ROUTE:
                 headers.append((b"x-compute-tokens", b"%d" % tokens))
-            self._write(Answer(200, headers), body)
+            self._write(ResponseHead(200, headers), body)
         except VectorError as bad:
             name = "?" if self.engine is None else self.engine.instance.instance_id
             self.failed(errors.upstream_unreachable(name, f"answered with a vector {bad}"))
@@ -166,13 +166,13 @@ class EmbeddingExchange(Exchange):
         self._arm(math.inf)  # the call watches the time
         return call
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         if self.batch is None or answer.status == 200:
             super().engine_answers(answer, length)
         else:  # to be judged with its body
             self.answer, self.length = answer, length
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         if self.batch is not None:
             answer = self.answer
             assert answer is not None
@@ -238,7 +238,7 @@ class EmbeddingExchange(Exchange):
         if body is None:
             self._write(error.head, [error.body])
         else:
-            self._write(Answer(error.status, [_JSON]), [body])
+            self._write(ResponseHead(error.status, [_JSON]), [body])
 
     @property
     def _allows_cutting(self) -> bool:
@@ -249,10 +249,10 @@ class EmbeddingExchange(Exchange):
         self.truncated = True
         try:
             self._enter(guarded=False)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
 
-    def _write(self, answer: Answer, body: list[bytes]) -> None:
+    def _write(self, answer: ResponseHead, body: list[bytes]) -> None:
         self.status, self.length = answer.status, sum(map(len, body))
         head = self._head(answer, self.length)
         self._arm(math.inf)
@@ -260,7 +260,7 @@ class EmbeddingExchange(Exchange):
         self._rest = iter([head + body[0], *body[1:]] if len(body[0]) < JOIN_BYTES else [head, *body])
         self._pour()
 
-    def _head(self, answer: Answer, length: int | None) -> bytes:
+    def _head(self, answer: ResponseHead, length: int | None) -> bytes:
         head = super()._head(answer, length)
         return head[:-2] + _TRUNCATED if self.truncated and answer.status == 200 else head
 
@@ -277,7 +277,7 @@ class EmbeddingExchange(Exchange):
 
     def _drop_body(self) -> None:
         super()._drop_body()
-        self.wanted = EmbeddingRequest([], ())
+        self.wanted = EmbeddingTexts([], ())
 
     # Events of the caller and of the clock
 
@@ -301,7 +301,7 @@ class EmbeddingExchange(Exchange):
         if self._left_s <= 0:
             message = f"no instance was free within the deadline of {self.request.slo_deadline_ms:.0f} ms"
             wait = self.gateway.manager.retry_after()
-            self.fail(errors.from_refusal(Refusal(Why.DEADLINE, message, retry_after_s=wait)))
+            self.fail(errors.from_refusal(Rejection(Reason.DEADLINE, message, retry_after_s=wait)))
         else:
             self.fail(self.gateway.embeddings.queue_timeout())
 

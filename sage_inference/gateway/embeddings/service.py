@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import (
     AggregationRules,
-    Aggregator,
+    Batcher,
     CallLimits,
+    CallWindow,
     EmbeddingBatch,
-    Job,
-    Room,
+    EmbeddingJob,
 )
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
@@ -23,7 +23,7 @@ from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.embeddings.text_limits import TextLimits
 from sage_inference.gateway.errors import ApiError
 from sage_inference.requests.embedding import are_ids, token_counts
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
 from sage_inference.wire.body_coding import UnknownCodingError
 from sage_inference.wire.isolation import report_of
@@ -43,10 +43,10 @@ class EmbeddingService:
 
     def __init__(self, gateway: Gateway, rules: AggregationRules) -> None:
         self.gateway = gateway
-        self.aggregator = Aggregator(rules, gateway.manager.tenants)
+        self.aggregator = Batcher(rules, gateway.manager.tenants)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
-        self._asking: dict[Lane, EmbeddingCall] = {}  # waiting in the manager for a slot
+        self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the manager for a slot
         self._limits: dict[tuple[str, str], TextLimits] = {}
         self._limits_seen = -1  # the registry's version
         self._soon = False
@@ -54,8 +54,8 @@ class EmbeddingService:
 
     # Callers
 
-    def submit(self, job: Job, caller: EmbeddingExchange) -> None:
-        """Take in a caller's texts. Raises ``Refusal`` where too much waits already, or one never fits."""
+    def submit(self, job: EmbeddingJob, caller: EmbeddingExchange) -> None:
+        """Take in a caller's texts. Raises ``Rejection`` where too much waits already, or one never fits."""
         counts = token_counts(job.raws)
         self._check_fit(job, counts, caller)
         request, now = caller.request, self.gateway.clock()
@@ -73,8 +73,8 @@ class EmbeddingService:
             size = job.size + len(job.raws)
             self.aggregator.shares.add(job, request.tenant, request.priority, size)
 
-    def _make_room(self, job: Job, request: SchedulingRequest) -> None:
-        """Let others leave for the request, which is one too many. Raises ``Refusal`` where it has to leave itself."""
+    def _make_room(self, job: EmbeddingJob, request: SchedulingRequest) -> None:
+        """Let others leave for the request, which is one too many. Raises ``Rejection`` where it has to leave itself."""
         limits, shares = self.gateway.limits, self.aggregator.shares
         own_size = job.size + len(job.raws)
         # Texts that waited before may be over a bound that was lowered, or have come back from a call that failed.
@@ -89,14 +89,14 @@ class EmbeddingService:
         else:
             self.leave(job)
         wait_s = self.gateway.manager.retry_after()
-        error = errors.from_refusal(Refusal(Why.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
+        error = errors.from_refusal(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
         for other in others:
             other.owner.failed(error)
         if not fits:
             message = f"{self.in_line} embedding requests wait already; try again later"
-            raise Refusal(Why.QUEUE_FULL, message, retry_after_s=wait_s)
+            raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
 
-    def _relayed(self, job: Job, caller: EmbeddingExchange, now: float) -> bool:
+    def _relayed(self, job: EmbeddingJob, caller: EmbeddingExchange, now: float) -> bool:
         """Whether it is on its way: a full call that waits for nothing is made by its caller's exchange."""
         lane, aggregator = job.lane, self.aggregator
         if lane is None or caller.guarded or len(group := self._group(lane)) != 1:
@@ -110,7 +110,7 @@ class EmbeddingService:
         caller.relay(aggregator.send_whole(job, room), group)
         return True
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: EmbeddingJob) -> None:
         """Its caller is gone: only its own texts leave a forming call."""
         self._cancel(self.aggregator.leave(job))
 
@@ -127,18 +127,18 @@ class EmbeddingService:
         """Bytes of all texts that wait."""
         return sum(lane.waiting_size for lane in self.aggregator.lanes.values())
 
-    def _check_fit(self, job: Job, counts: list[int], caller: EmbeddingExchange) -> None:
+    def _check_fit(self, job: EmbeddingJob, counts: list[int], caller: EmbeddingExchange) -> None:
         """Texts that no instance could ever take are refused before one is asked."""
         limits = self.text_limits(caller.request.model, caller.wire_route)
         if limits.size is not None and (size := max(map(len, job.raws))) > limits.size:
             message = f"a text of {size} bytes fits no call: the engine takes {limits.size} bytes"
-            raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
+            raise Rejection(Reason.BAD_REQUEST, message, caller.input_name)
         if limits.tokens is None or not are_ids(job.raws):
             return
         for place, tokens in enumerate(counts):
             if tokens > limits.tokens:
                 message = f"text {place} has {tokens} tokens; the model takes {limits.tokens}"
-                raise Refusal(Why.BAD_REQUEST, message, caller.input_name)
+                raise Rejection(Reason.BAD_REQUEST, message, caller.input_name)
 
     def text_limits(self, model: str, route: str) -> TextLimits:
         """The limits of the instances of a model, as long as none of them comes, goes, or learns."""
@@ -176,27 +176,27 @@ class EmbeddingService:
         self._asking[lane] = call
         try:
             self.gateway.manager.submit(call)
-        except Refusal as refusal:
+        except Rejection as refusal:
             del self._asking[lane]
             self._cancel(self.aggregator.refuse(lane, errors.from_refusal(refusal)))
         except Exception as error:
             call.broke(error)
 
-    def _may_ask(self, lane: Lane, now: float) -> bool:
+    def _may_ask(self, lane: MergeQueue, now: float) -> bool:
         group = self._group(lane)
         ready = [i for i in group if i.state is _READY] or group
         return not ready or any(self._has_room(lane, i, now) for i in ready)
 
-    def closed_to(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
+    def closed_to(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
         """The instances where the lane's next call would only wait."""
         now = self.gateway.clock()
         return tuple(i for i in self._group(lane) if not self._has_room(lane, i, now))
 
-    def _has_room(self, lane: Lane, instance: ExecutionInstance, now: float) -> bool:
+    def _has_room(self, lane: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
         engine = self.gateway.engines.get(instance.instance_id)
         return engine is not None and self.aggregator.has_room(lane, engine.room, now)
 
-    def _group(self, lane: Lane) -> tuple[ExecutionInstance, ...]:
+    def _group(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
         return self.gateway.registry.group(lane.model, lane.route)
 
     def _wake_at(self, now: float) -> None:
@@ -342,7 +342,7 @@ class EmbeddingService:
                 self._cancel(self.aggregator.fail(half, errors.internal(call.request_id)))
         return True
 
-    def _learn(self, room: Room, limits: CallLimits) -> None:
+    def _learn(self, room: CallWindow, limits: CallLimits) -> None:
         room.limits = limits
         self._limits.clear()
 
@@ -356,7 +356,7 @@ class EmbeddingService:
         self._calls[half] = call
         try:
             self.gateway.manager.submit(call)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.failed(call, errors.from_refusal(refusal))
         except Exception as error:
             call.broke(error)
@@ -364,7 +364,7 @@ class EmbeddingService:
             self._await_slot(call)
 
     def retry(self, call: EmbeddingCall) -> None:
-        """Raises ``Refusal``."""
+        """Raises ``Rejection``."""
         self.aggregator.counters.retries += 1
         self.gateway.manager.retry(call)
         self._await_slot(call)
@@ -378,7 +378,7 @@ class EmbeddingService:
         seconds = self.gateway.timeouts.queue_s
         message = f"no instance had a free slot within {seconds:g} s (timeouts.queue_s)"
         wait = self.gateway.manager.retry_after()
-        return errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait))
+        return errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait))
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
         """No other instance is left. An engine that is merely busy is asked again, for a while."""

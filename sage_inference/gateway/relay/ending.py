@@ -41,7 +41,7 @@ _PROTOCOLS = {
 }
 
 
-class Failure(NamedTuple):
+class EndFailure(NamedTuple):
     """How an answer that looks whole failed.
 
     ``outcome`` is ``aborted``, by its engine, ``failed``, by an error that it reported, or ``cut``, where its last
@@ -52,11 +52,11 @@ class Failure(NamedTuple):
     status: int
 
 
-_ABORTED = Failure("aborted", 502)
-_CUT = Failure("cut", 0)
+_ABORTED = EndFailure("aborted", 502)
+_CUT = EndFailure("cut", 0)
 
 
-def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> Failure | None:
+def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> EndFailure | None:
     """How an answer failed that came to its end; None for one that is whole, as far as its end shows.
 
     ``last`` is the end of its body, or all of it: ``from_start``.
@@ -81,7 +81,7 @@ def _may_have_failed(body: bytes, type_: RequestType) -> bool:
     return at >= 0 and body.find(ABORT, at, at + _FINISH_BYTES) > 0
 
 
-def _failure_of_events(text: bytes, type_: RequestType) -> Failure | None:
+def _failure_of_events(text: bytes, type_: RequestType) -> EndFailure | None:
     suspect = text.rfind(ABORT) >= 0
     if not suspect and (type_ is _RESPONSES or text.rfind(_FINISHED) < 0):
         # Otherwise it was finished. Streams of some protocols have no such word.
@@ -110,7 +110,7 @@ def is_unfinished(text: bytes, type_: RequestType) -> bool:
     return begun in text and not ended.search(text)
 
 
-def _failure_of_lines(text: bytes) -> Failure | None:
+def _failure_of_lines(text: bytes) -> EndFailure | None:
     last = text.strip().rpartition(b"\n")[2]
     return _failure_in(_decoded(last)) if last.startswith(b'{"error"') else None
 
@@ -122,7 +122,7 @@ def _decoded(data: bytes) -> Any:
         return None
 
 
-def _failure_in(document: Any) -> Failure | None:
+def _failure_in(document: Any) -> EndFailure | None:
     if not isinstance(document, dict):
         return None
     choices = document.get("choices")
@@ -134,10 +134,10 @@ def _failure_in(document: Any) -> Failure | None:
         response = document if document.get("object") == "response" else {}
     error = document.get("error") or response.get("error")
     if error or "error" in (document.get("type"), document.get("object")):
-        return Failure("failed", _status_of(error if isinstance(error, dict) else document))
+        return EndFailure("failed", _status_of(error if isinstance(error, dict) else document))
     status = response.get("status")
     if isinstance(status, str) and status in _STATUSES:
-        return Failure(_STATUSES[status], 502)
+        return EndFailure(_STATUSES[status], 502)
     return None
 
 

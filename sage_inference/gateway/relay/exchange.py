@@ -20,10 +20,10 @@ from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
-from sage_inference.gateway.relay.response import Caller, CountedDelivery, Delivery
+from sage_inference.gateway.relay.response import Caller, CountedResponseWriter, ResponseWriter
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.gateway.relay.usage import choices_in, reported
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.requests.routes import Route
 from sage_inference.telemetry.decisions.document import why
 from sage_inference.types import (
@@ -36,18 +36,18 @@ from sage_inference.types import (
 )
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
 from sage_inference.wire.isolation import report_of
-from sage_inference.wire.message import Answer, Piece, StreamFormat
+from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 if TYPE_CHECKING:
     from sage_inference.gateway.coded_body import CodedBody
-    from sage_inference.gateway.state import Engine, Gateway
+    from sage_inference.gateway.state import Gateway, Upstream
 
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
 MAX_ERROR = 1 << 20  # bytes of it, decoded
 _JSON = [(b"content-type", b"application/json")]
 
 
-class Event:
+class CycleEvent:
     """uvicorn sets an event on its cycles; an exchange needs none."""
 
     def set(self) -> None: ...
@@ -106,7 +106,7 @@ class Exchange:
         "whole",
     )
 
-    message_event = Event()
+    message_event = CycleEvent()
     prompt_tokens = 0  # what the engines counted for an answer that the gateway made itself
     request: SchedulingRequest
     body: bytes
@@ -119,8 +119,8 @@ class Exchange:
     queued_at: float
     sent_at: float
     took: float | None  # seconds to the first byte of the answer's body, until that is noted
-    last: Piece  # the end of an answer, or all of it
-    delivery: Delivery  # of an answer that comes in pieces; None until then
+    last: Data  # the end of an answer, or all of it
+    delivery: ResponseWriter  # of an answer that comes in pieces; None until then
 
     def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
         # Only what is read before it is set in the course of things: this runs for every request.
@@ -136,11 +136,11 @@ class Exchange:
         self.load: Any = None  # the manager's own
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
-        self.engine: Engine | None = None
+        self.engine: Upstream | None = None
         self.instance: ExecutionInstance | None = None
-        self.answer: Answer | None = None
+        self.answer: ResponseHead | None = None
         self.delivery = None  # type: ignore[assignment]
-        self.held: list[Piece] | None = None
+        self.held: list[Data] | None = None
         self.took = None
         self.last = b""
         self.chunked = self.hoped = False
@@ -173,13 +173,13 @@ class Exchange:
                 self._move(_QUEUED)
                 self.waited_ms = 0.0
                 self._arm(gateway.timeouts.queue_s)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         except Exception as error:
             self.broke(error)
 
     def submit(self) -> None:
-        """Ask for an instance. Raises ``Refusal``."""
+        """Ask for an instance. Raises ``Rejection``."""
         self.gateway.manager.submit(self, self.measure)
 
     def measure(self) -> None:
@@ -209,7 +209,7 @@ class Exchange:
         except Exception as error:
             self.broke(error)
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         """It waited, and what it waited for is gone."""
         try:
             self.fail(errors.from_refusal(refusal))
@@ -240,7 +240,7 @@ class Exchange:
 
     # Called by the engine's connection
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         engine = self.engine
         assert engine is not None
         self.status = status = answer.status
@@ -261,7 +261,7 @@ class Exchange:
         ) and (length or 0) <= MAX_HELD:
             self.held = []
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         if self.phase is _DELIVERING:
             if end:
                 self._finish(piece)
@@ -327,7 +327,7 @@ class Exchange:
         self._move(Phase.QUEUED)
         try:
             self.gateway.manager.retry(self)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
@@ -369,7 +369,7 @@ class Exchange:
             return
         wrapped = self._wrapped(body)
         if wrapped is not None:
-            self.answer, self.length = Answer(self.status, _JSON), len(wrapped)
+            self.answer, self.length = ResponseHead(self.status, _JSON), len(wrapped)
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _wrapped(self, body: bytes) -> bytes | None:
@@ -392,7 +392,7 @@ class Exchange:
         self._move(Phase.QUEUED)
         try:
             self.gateway.manager.go_on(self, began_at)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
@@ -400,7 +400,7 @@ class Exchange:
 
     # The caller's answer
 
-    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         """From here on the caller gets what the engine sends, and no other engine is asked.
 
         ``took``: seconds to the first byte, where that depends on the engine.
@@ -416,7 +416,7 @@ class Exchange:
             return
         instance, connection = self.instance, self.connection
         assert instance is not None
-        made = Delivery if self.gateway.stats.access is None else CountedDelivery
+        made = ResponseWriter if self.gateway.stats.access is None else CountedResponseWriter
         self.delivery = delivery = made(self.gateway, instance, connection, self.caller, start, self.chunked)
         self.took = took
         if end:
@@ -433,7 +433,7 @@ class Exchange:
         if self.caller.reads_slowly:  # of an answer before this one
             self.pause()
 
-    def _finish(self, piece: Piece) -> None:
+    def _finish(self, piece: Data) -> None:
         """The last piece of an answer came."""
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
         connection, self.connection = self.connection, None
@@ -469,7 +469,7 @@ class Exchange:
         if self.status < 400:
             self.gateway.manager.first_byte(self)
 
-    def _head(self, answer: Answer, length: int | None) -> bytes:
+    def _head(self, answer: ResponseHead, length: int | None) -> bytes:
         if length is not None:
             framing = b"" if answer.status == 204 else b"content-length: %d\r\n" % length
         elif self.head.http10:
@@ -508,7 +508,7 @@ class Exchange:
         if error.close:
             self.keep_alive = False
         headers = [*_JSON, *error.headers, *shape.headers(self.caller_id)]
-        head = self._head(Answer(error.status, headers), len(body))
+        head = self._head(ResponseHead(error.status, headers), len(body))
         self.caller.write(head + body)
         self._move(_DONE)
 
@@ -588,7 +588,7 @@ class Exchange:
             self.gateway.manager.withdraw(self)
             message = f"no instance had a free slot within {timeouts.queue_s:g} s (timeouts.queue_s)"
             wait = self.gateway.manager.retry_after()
-            self.fail(errors.from_refusal(Refusal(Why.QUEUE_TIMEOUT, message, retry_after_s=wait)))
+            self.fail(errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait)))
         elif self.phase is Phase.CONNECTING:
             assert self.engine is not None
             assert self.connecting is not None

@@ -7,7 +7,7 @@ import msgspec
 from sage_inference.gateway.relay.heads import UNCODED
 from sage_inference.requests.fields import read_fields as all_fields
 from sage_inference.requests.lenient import UNREADABLE, decoded
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 
 PARAMS = "kv_transfer_params"
 _ASK = msgspec.Raw(
@@ -37,7 +37,7 @@ _decode_answer = msgspec.json.Decoder(_Prefilled).decode
 def read_fields(body: bytes, model: str) -> Fields | None:
     """The body's fields, None where it can't be split into two legs.
 
-    Raises ``Refusal`` where it has ``kv_transfer_params`` of its own: they would make an engine fetch from
+    Raises ``Rejection`` where it has ``kv_transfer_params`` of its own: they would make an engine fetch from
     wherever the caller likes, other callers' prompts among it.
     """
     params = decoded(_decode_answer, body).kv_transfer_params
@@ -45,7 +45,7 @@ def read_fields(body: bytes, model: str) -> Fields | None:
     fields = all_fields(body)
     if own:
         message = f"'{PARAMS}' of model \"{model}\" are the gateway's own: leave them out"
-        raise Refusal(Why.BAD_REQUEST, message, PARAMS)
+        raise Rejection(Reason.BAD_REQUEST, message, PARAMS)
     return fields if fields is not None and _can_be_split(fields) else None
 
 

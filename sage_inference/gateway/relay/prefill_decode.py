@@ -39,7 +39,7 @@ from sage_inference.gateway.relay.kv_transfer import (
     uncoded,
 )
 from sage_inference.gateway.relay.phase import FINAL, Phase
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.document import why
 from sage_inference.types import (
     ExecutionInstance,
@@ -48,19 +48,19 @@ from sage_inference.types import (
     SchedulingRequest,
 )
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Engine
+    from sage_inference.gateway.state import Upstream
 
 MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer, which names every block
 _STREAMED_ERROR = b'data: {"error"'
 
 log = logging.getLogger("sage_inference.relay")
-_silent: weakref.WeakSet[Engine] = weakref.WeakSet()  # those that handed nothing over, and were reported
+_silent: weakref.WeakSet[Upstream] = weakref.WeakSet()  # those that handed nothing over, and were reported
 
 
-class PairedExchange(Exchange):
+class PrefillDecodeExchange(Exchange):
     """``leg`` is what was sent last: PREFILL, DECODE, or None for the whole request.
 
     ``fields`` is the body while it may be split, ``params`` where the prompt's blocks are.
@@ -72,7 +72,7 @@ class PairedExchange(Exchange):
     fields: Fields | None = None
     params: msgspec.Raw | None = None
     leg: str | None = None
-    prefilled_by: Engine | None = None
+    prefilled_by: Upstream | None = None
     _prefill: Placement | None = None
     _first_byte_s: float | None = None  # both legs share one time; what the first left of it
     _waited_ms = -1.0  # what the legs before waited
@@ -124,7 +124,7 @@ class PairedExchange(Exchange):
 
     # Called by the engine's connection
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
         # Held back: a prompt's answer is for us; and a 500 may mean that the blocks could not be had.
         fits = (length or 0) <= MAX_HELD
@@ -145,7 +145,7 @@ class PairedExchange(Exchange):
                 return
         super()._judge(body)
 
-    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         if self.leg is PREFILL and self.held is not None and not end and len(piece) <= MAX_ANSWER:
             self.held = [piece]
             return
@@ -163,7 +163,7 @@ class PairedExchange(Exchange):
             return
         super()._let_go(piece, end, took)
 
-    def _hand_over(self, engine: Engine, answer: bytes) -> None:
+    def _hand_over(self, engine: Upstream, answer: bytes) -> None:
         """The prompt is done: on to the decoding instance."""
         gateway = self.gateway
         if gateway.ran_since(self.sent_at):
@@ -200,7 +200,7 @@ class PairedExchange(Exchange):
         gateway = self.gateway
         try:
             gateway.manager.go_on(self)
-        except Refusal as refusal:
+        except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
@@ -213,7 +213,7 @@ class PairedExchange(Exchange):
         self.request = request
         self.gateway.stats.handover_failures += 1
 
-    def _note_silent(self, engine: Engine) -> None:
+    def _note_silent(self, engine: Upstream) -> None:
         if engine not in _silent:
             _silent.add(engine)
             name = engine.instance.instance_id
@@ -256,7 +256,7 @@ class PairedExchange(Exchange):
 
     # The caller's answer
 
-    def _head(self, answer: Answer, length: int | None) -> bytes:
+    def _head(self, answer: ResponseHead, length: int | None) -> bytes:
         head = super()._head(answer, length)
         if self.prefilled_by is None:
             return head

@@ -17,7 +17,7 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import UNCODED, RequestHead
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.rerank import (
     ENGINE_ROUTE,
     BadRanksError,
@@ -32,7 +32,7 @@ from sage_inference.requests.rerank import (
 )
 from sage_inference.types import EngineKind, ExecutionInstance, SchedulingDecision
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
-from sage_inference.wire.message import Answer, Piece
+from sage_inference.wire.message import Data, ResponseHead
 
 MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
 _TOO_MANY = frozenset({413, 422})
@@ -58,7 +58,7 @@ class RerankExchange(Exchange):
     # Events that move it forward
 
     def submit(self) -> None:
-        """Raises ``Refusal``."""
+        """Raises ``Rejection``."""
         group = self.gateway.registry.group(self.request.model, self.route.path)
         if any(instance.engine is EngineKind.TEI for instance in group):
             self._translate()
@@ -77,7 +77,7 @@ class RerankExchange(Exchange):
         if instance.engine is EngineKind.TEI and not self.own_body:  # it has come since
             try:
                 self._translate()
-            except Refusal as refusal:
+            except Rejection as refusal:
                 self.refused(refusal)
                 self.gateway.turn.later(self.gateway.manager.release, self)
                 return
@@ -107,7 +107,7 @@ class RerankExchange(Exchange):
 
     # Called by the engine's connection
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
         if self.call is not None and self.answer is answer:
             self.held = []
@@ -138,7 +138,7 @@ class RerankExchange(Exchange):
             return super()._wrapped(body)
         return self.engine.dialect.wrapped_error(self.status, "/v1" + ENGINE_ROUTE, body)
 
-    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         """A long answer is held, too: only the whole of it can be translated."""
         if self.call is None or self.held is None or end:
             super()._let_go(piece, end, took)
@@ -147,7 +147,7 @@ class RerankExchange(Exchange):
         else:
             self._unusable(f"answered with over {MAX_ANSWER} bytes")
 
-    def _ranked(self, answer: Answer, body: bytes) -> None:
+    def _ranked(self, answer: ResponseHead, body: bytes) -> None:
         """A call is answered: go on with the next, or answer the caller."""
         gateway, call, wanted = self.gateway, self.call, self.wanted
         assert call is not None
@@ -199,7 +199,7 @@ class RerankExchange(Exchange):
         )
         self.held = self.connection = None
         self.length = len(body)
-        head = self._head(Answer(200, [_JSON]), self.length)
+        head = self._head(ResponseHead(200, [_JSON]), self.length)
         if len(body) < JOIN_BYTES:
             self.caller.write(head + body)
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
-from sage_inference.wire.message import Piece, StreamFormat
+from sage_inference.wire.message import Data, StreamFormat
 from sage_inference.wire.timers import Timed
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Caller(Timed, Protocol):
 
     transport: asyncio.Transport
 
-    def write(self, data: Piece, /) -> None: ...
+    def write(self, data: Data, /) -> None: ...
 
-    def writelines(self, pieces: Iterable[Piece], /) -> None: ...
+    def writelines(self, pieces: Iterable[Data], /) -> None: ...
 
     def ended(self, exchange: Exchange, close: bool) -> None: ...
 
@@ -41,13 +41,13 @@ class Caller(Timed, Protocol):
     def reads_slowly(self) -> bool: ...
 
 
-class Delivery:
+class ResponseWriter:
     """Writes a head and what belongs to it, ``chunked`` or not. It is what the coalescer holds, if it is fast.
 
     ``chunks`` counts those after the first, which with engines has the role and no token.
     """
 
-    body_bytes: int | None = None  # of the body, so far; counted by ``CountedDelivery`` alone
+    body_bytes: int | None = None  # of the body, so far; counted by ``CountedResponseWriter`` alone
 
     __slots__ = (
         "_caller",
@@ -88,17 +88,17 @@ class Delivery:
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. References: nothing is copied while a stream goes on.
-        self._tail: deque[Piece] = deque(maxlen=_TAIL_PIECES)
+        self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)
         self._keep = self._tail.append
         self.from_start = True  # whether ``sent`` is all that was sent
-        self._opening: Piece = b""  # the first piece, of an event stream
+        self._opening: Data = b""  # the first piece, of an event stream
         self._plain: PlainUsage | None = None  # of an answer that is no stream
         self.chunks = 0
         # The count of chunks at which to look whether it is a fast stream: see ``coalescing``.
         self._look_at = 0
         self.holds, self.looked_at = 0, 0.0
 
-    def send(self, piece: Piece) -> None:
+    def send(self, piece: Data) -> None:
         """A piece that is not the last."""
         if self._plain is not None:
             self._plain.add(piece)
@@ -136,7 +136,7 @@ class Delivery:
                 self._tell_gap(now - self._passed_at)
             self._passed_at = now
 
-    def end(self, piece: Piece) -> None:
+    def end(self, piece: Data) -> None:
         """The last piece, or nothing more."""
         self._connection = None  # it may serve another already
         if self._plain is not None:
@@ -167,7 +167,7 @@ class Delivery:
         if self._connection is not None and not self._caller.reads_slowly:
             self._connection.resume()
 
-    def seek_usage(self, stream: StreamFormat, opening: Piece) -> bool:
+    def seek_usage(self, stream: StreamFormat, opening: Data) -> bool:
         """Whether every piece must be seen to find what the answer took; ``opening`` is the first."""
         if stream is StreamFormat.OPAQUE:
             self._plain = PlainUsage()
@@ -201,7 +201,7 @@ class Delivery:
         """
         tail = self._tail
         self.from_start = self.from_start and len(tail) < tail.maxlen  # type: ignore[operator]
-        found: list[Piece] = []
+        found: list[Data] = []
         size = 0
         for piece in reversed(tail):
             if size >= TAIL_BYTES:
@@ -228,10 +228,10 @@ class Delivery:
             self._tail = deque(tail, TAIL_BYTES)
             self._keep = self._tail.append
 
-    def _framed(self, piece: Piece) -> Piece:
+    def _framed(self, piece: Data) -> Data:
         return _chunk(piece) if self.chunked else piece
 
-    def _write_first(self, piece: Piece) -> None:
+    def _write_first(self, piece: Data) -> None:
         start, self._start = self._start, b""
         if len(piece) < JOIN_BYTES:
             self._caller.write(start + piece)
@@ -239,7 +239,7 @@ class Delivery:
             self._caller.writelines((start, piece))
 
 
-class CountedDelivery(Delivery):
+class CountedResponseWriter(ResponseWriter):
     """Counts the bytes of the body, without their framing. Used while the access log is on."""
 
     __slots__ = ("body_bytes",)
@@ -250,7 +250,7 @@ class CountedDelivery(Delivery):
         super().__init__(*args, **kwargs)
         self.body_bytes = 0
 
-    def send(self, piece: Piece) -> None:
+    def send(self, piece: Data) -> None:
         if self._start or not self.chunked:  # otherwise ``pass_on`` gets it, and counts it
             self.body_bytes += len(piece)
         super().send(piece)
@@ -259,7 +259,7 @@ class CountedDelivery(Delivery):
         self.body_bytes += len(chunk) - chunk.find(b"\n") - 3  # its size, its data, CRLF
         super().pass_on(chunk)
 
-    def end(self, piece: Piece) -> None:
+    def end(self, piece: Data) -> None:
         self.body_bytes += len(piece)
         super().end(piece)
 
@@ -268,6 +268,6 @@ class CountedDelivery(Delivery):
         super().cut(event)
 
 
-def _chunk(piece: Piece) -> bytes:
+def _chunk(piece: Data) -> bytes:
     """Nothing of nothing: an empty chunk is the last."""
     return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""

@@ -9,7 +9,7 @@ import msgspec
 from sage_inference.requests.lenient import UNREADABLE, decoded
 from sage_inference.wire.body_coding import CodingError, coding_of
 from sage_inference.wire.body_coding import decoded as uncoded
-from sage_inference.wire.message import Answer, Piece, StreamFormat
+from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 # Engines send the id among the first fields. That is as far as a document is read that is not here as a whole.
 _HEAD = 4096
@@ -60,7 +60,7 @@ def _text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
 class IdSeeker:
     """Finds a response's id in the first pieces of an answer. ``done``: it needs no more of them."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ResponseHead) -> None:
         self._coding = coding_of(answer)
         self._events = answer.stream is StreamFormat.EVENTS
         self._text = bytearray()
@@ -69,7 +69,7 @@ class IdSeeker:
         self._scan_from = 1  # bytes of the text from which its head is scanned once more
         self.done = False
 
-    def feed(self, piece: Piece, end: bool) -> str | None:
+    def feed(self, piece: Data, end: bool) -> str | None:
         """The id, once it is known."""
         most = _MOST_EVENTS if self._events else _MOST_WHOLE
         self._text += piece[: max(0, most - self._fed)]

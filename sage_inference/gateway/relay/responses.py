@@ -7,13 +7,13 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
 from sage_inference.gateway.relay.phase import FINAL, OUTCOMES, Phase
-from sage_inference.gateway.relay.prefill_decode import PairedExchange
+from sage_inference.gateway.relay.prefill_decode import PrefillDecodeExchange
 from sage_inference.gateway.relay.response_ids import IdSeeker, ids_in
-from sage_inference.requests.rejection import Refusal
+from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.response_routes import ResponseRoute
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
-from sage_inference.wire.message import Answer, Piece, StreamFormat
+from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 NO_SUCH_RESPONSE = frozenset({400, 404})
 # A caller may invent an id: bytes of a body that is sent to one instance after another, and how many instances get it.
@@ -35,7 +35,7 @@ class ResponsesExchange(Exchange):
     _seeker: IdSeeker | None = None  # while the answer's id is not known
 
     def submit(self) -> None:
-        """Raises ``Refusal``."""
+        """Raises ``Rejection``."""
         self._previous, self._chosen = ids_in(self.body)
         try:
             if self._chosen is not None:
@@ -58,7 +58,7 @@ class ResponsesExchange(Exchange):
                 return
         super().placed(instance, decision)
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: Rejection) -> None:
         """It waited. Where the maker of the response before it is gone by now, that is the reason."""
         if self._previous is not None:
             try:
@@ -91,7 +91,7 @@ class ResponsesExchange(Exchange):
             raise errors.maker_lacks_model(previous, instance.instance_id, model)
         self.request.route = pinned_route(self.route.path, instance.instance_id)
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
         refused = self._seeks_maker and answer.status in NO_SUCH_RESPONSE and self.answer is answer
         if refused and (length or 0) <= MAX_HELD and len(self.body) <= MAX_REPEATED:
@@ -120,13 +120,13 @@ class ResponsesExchange(Exchange):
             return False
         return self._previous.encode("utf-8", "replace") in body
 
-    def engine_sends(self, piece: Piece, end: bool) -> None:
+    def engine_sends(self, piece: Data, end: bool) -> None:
         seeker = self._seeker
         super().engine_sends(piece, end)
         if seeker is not None:
             self._seek(seeker, piece, end)
 
-    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         super()._let_go(piece, end, took)
         if self.status < 300 and self.answer is not None:
             if self._seeks_maker and self._previous is not None and self.engine is not None:
@@ -134,7 +134,7 @@ class ResponsesExchange(Exchange):
             self._seeker = IdSeeker(self.answer)
             self._seek(self._seeker, piece, end)
 
-    def _seek(self, seeker: IdSeeker, piece: Piece, end: bool) -> None:
+    def _seek(self, seeker: IdSeeker, piece: Data, end: bool) -> None:
         """Remember the instance of the response whose id is found; then its pieces need not be seen any more."""
         found = seeker.feed(piece, end)
         if found is not None and self.engine is not None:
@@ -151,7 +151,7 @@ class ResponsesExchange(Exchange):
         return self.answer is None or self.answer.stream is StreamFormat.OPAQUE
 
 
-class PairedResponsesExchange(ResponsesExchange, PairedExchange):
+class PairedResponsesExchange(ResponsesExchange, PrefillDecodeExchange):
     """The same where some instances are halves of pairs."""
 
 
@@ -182,7 +182,7 @@ class StoredResponseExchange(Exchange):
         except Exception as error:
             self.broke(error)
 
-    def engine_answers(self, answer: Answer, length: int | None) -> None:
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         engine, route = self.engine, self.head.route
         assert engine is not None
         assert isinstance(route, ResponseRoute)
@@ -192,7 +192,7 @@ class StoredResponseExchange(Exchange):
         if route.method == "DELETE" and answer.status < 300:
             self.gateway.responses.forget(route.response_id, self.head.tenant)
 
-    def _let_go(self, piece: Piece, end: bool, took: float | None = None) -> None:
+    def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         super()._let_go(piece, end, None)
 
     def _may_retry(self) -> bool:

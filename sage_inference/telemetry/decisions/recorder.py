@@ -7,7 +7,7 @@ from typing import Any
 
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.paths import expanded
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.telemetry.decisions.document import document
 from sage_inference.telemetry.decisions.file import DecisionFile
 from sage_inference.telemetry.decisions.log import DecisionLog
@@ -16,7 +16,7 @@ from sage_inference.telemetry.decisions.log import DecisionLog
 class Watcher(DecisionLog):
     """Watches one manager."""
 
-    def __init__(self, manager: ControlPlaneManager) -> None:
+    def __init__(self, manager: Scheduler) -> None:
         super().__init__()
         self._manager = manager
         manager.on_placed = self.add

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.control_plane.accounting.ledger import Books
+from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.relative_pace import (
     FARTHEST,
     HALF_LIFE_S,
@@ -33,7 +33,7 @@ class Bench:
     def __init__(self, count: int = 3) -> None:
         self.now = 1000.0
         self.instances = [instance(f"i{n}") for n in range(count)]
-        self.books = Books()
+        self.books = Ledger()
         self.books.relative.regroup(self.instances)
 
     def answer(

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from sage_inference.control_plane.embedding import (
     AggregationRules,
-    Aggregator,
+    Batcher,
     CallLimits,
+    CallWindow,
     EmbeddingBatch,
-    Job,
-    Room,
+    EmbeddingJob,
 )
 from sage_inference.control_plane.embedding.call_window import FIRST_BACKOFF_S, WINDOW_CALLS
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.embedding.request import Text
 from tests.control_plane.embedding.world import SimulatedCaller
 
@@ -23,9 +23,9 @@ NOW = 10.0
 MANY = 1000
 
 
-def lane(texts: int) -> Lane:
+def lane(texts: int) -> MergeQueue:
     """A lane in which so many texts of one request wait."""
-    aggregator, made = Aggregator(AggregationRules()), job(texts)
+    aggregator, made = Batcher(AggregationRules()), job(texts)
     aggregator.enter(made, "lane", "m", "/v1/embeddings", [1] * texts, 0.0)
     aggregator.line_up(made)
     [found] = aggregator.lanes.values()
@@ -37,7 +37,7 @@ def batch(*tokens: int, full: bool = False) -> EmbeddingBatch:
     return EmbeddingBatch(LANE, [Text(b"x" * n, n, 0.0) for n in tokens], full=full)
 
 
-def job(texts: int) -> Job:
+def job(texts: int) -> EmbeddingJob:
     made = SimulatedCaller([str(n) for n in range(texts)]).job
     made.counts = [1] * texts
     made.estimate = texts
@@ -47,8 +47,8 @@ def job(texts: int) -> Job:
 LANE = lane(1)
 
 
-def room(*sent: EmbeddingBatch, **limits: object) -> Room:
-    made = Room(CallLimits(**limits))  # type: ignore[arg-type]
+def room(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
+    made = CallWindow(CallLimits(**limits))  # type: ignore[arg-type]
     for each in sent:
         made.sent(each)
     return made

@@ -6,7 +6,7 @@ import pytest
 
 from sage_inference.control_plane.embedding import AggregationRules, CallLimits
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from tests.control_plane.embedding.world import SimulatedCaller, World, vector_of
 
 
@@ -21,7 +21,7 @@ def _arrive(world: World, *texts: str) -> SimulatedCaller:
     return caller
 
 
-def _lane(world: World) -> Lane:
+def _lane(world: World) -> MergeQueue:
     return next(iter(world.aggregator.lanes.values()))
 
 

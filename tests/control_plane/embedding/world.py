@@ -10,13 +10,13 @@ from typing import Any
 
 from sage_inference.control_plane.embedding import (
     AggregationRules,
-    Aggregator,
+    Batcher,
     CallLimits,
+    CallWindow,
     EmbeddingBatch,
-    Job,
-    Room,
+    EmbeddingJob,
 )
-from sage_inference.control_plane.embedding.merge_queue import Lane
+from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 
 
 def vector_of(raw: bytes) -> bytes:
@@ -35,10 +35,10 @@ class SimulatedCaller:
     bad: bool = False
     ended: str = ""
     error: Any = None
-    job: Job = field(init=False)
+    job: EmbeddingJob = field(init=False)
 
     def __post_init__(self) -> None:
-        self.job = Job(self, [json.dumps(text).encode() for text in self.texts])
+        self.job = EmbeddingJob(self, [json.dumps(text).encode() for text in self.texts])
 
     def finished(self) -> None:
         assert not self.ended
@@ -74,8 +74,8 @@ class World:
         at_once: bool = False,  # whether a full request goes before it lines up, as it does to an only instance
     ) -> None:
         self.now = 0.0
-        self.aggregator = Aggregator(rules)
-        self.rooms = {name: Room(one) for name, one in limits.items()}
+        self.aggregator = Batcher(rules)
+        self.rooms = {name: CallWindow(one) for name, one in limits.items()}
         self.seconds = seconds
         self.at_once = at_once
         self.sent: list[Sent] = []
@@ -127,7 +127,7 @@ class World:
         if due is not None:
             self.at(due, lambda: None)
 
-    def open_room(self, lane: Lane) -> str | None:
+    def open_room(self, lane: MergeQueue) -> str | None:
         found = [n for n, room in self.rooms.items() if self.aggregator.has_room(lane, room, self.now)]
         return min(found, key=lambda name: self.rooms[name].tokens, default=None)
 

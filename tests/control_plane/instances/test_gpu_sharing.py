@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 from tests.control_plane.parts import CHAT, EMBED, Clock, Ticket, instance, manager, request, submit
 
 
-def pair(clock: Clock) -> tuple[ControlPlaneManager, list[float]]:
+def pair(clock: Clock) -> tuple[Scheduler, list[float]]:
     m = manager(
         instance("llm", gpu="cuda:0"), instance("embedder", model="e", route=EMBED, gpu="cuda:0"), clock=clock
     )
@@ -18,16 +18,16 @@ def pair(clock: Clock) -> tuple[ControlPlaneManager, list[float]]:
     return m, alarms
 
 
-def embed(m: ControlPlaneManager, name: str, tokens: int = 1000) -> Ticket:
+def embed(m: Scheduler, name: str, tokens: int = 1000) -> Ticket:
     return submit(m, request(name, tokens, model="e", route=EMBED))
 
 
-def end(m: ControlPlaneManager, ticket: Ticket) -> None:
+def end(m: Scheduler, ticket: Ticket) -> None:
     m.first_byte(ticket)
     m.release(ticket)
 
 
-def learned_alone(m: ControlPlaneManager, clock: Clock, seconds: float) -> None:
+def learned_alone(m: Scheduler, clock: Clock, seconds: float) -> None:
     call = embed(m, "alone")
     clock.now += seconds
     end(m, call)

@@ -19,7 +19,7 @@ from sage_inference.control_plane.instances.prefill_decode import (
     takers,
     whole_of,
 )
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingDecision
 from tests.control_plane.parts import CHAT, Clock, Ticket, instance, manager, request, submit
 
@@ -107,9 +107,9 @@ def test_a_prompt_goes_where_its_beginning_is_cached_and_the_rest_where_least_ru
 
 
 def test_prefilling_instances_alone_are_a_503() -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(Rejection) as refused:
         submit(manager(of("p")), request())
-    assert refused.value.why is Why.NO_HEALTHY_INSTANCE
+    assert refused.value.why is Reason.NO_HEALTHY_INSTANCE
 
 
 class LegTicket(Ticket):
@@ -155,7 +155,7 @@ class TwoLegs(RuleBasedStateMachine):
         self.submitted += 1
         try:
             self.manager.submit(ticket)
-        except Refusal:
+        except Rejection:
             self.outcomes += 1
         else:
             self.waiting.append(ticket)
@@ -175,7 +175,7 @@ class TwoLegs(RuleBasedStateMachine):
             ticket.request = decode_leg(whole_of(ticket.request))
             try:
                 self.manager.go_on(ticket)
-            except Refusal:
+            except Rejection:
                 self.outcomes += 1
             else:
                 self.waiting.append(ticket)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.queue.shares import Shares
-from sage_inference.control_plane.scheduler import ControlPlaneManager
-from sage_inference.requests.rejection import Refusal, Why
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import RequestPriority
 from tests.control_plane.parts import Clock, Ticket, instance, manager, request
 from tests.support.cpu import cpu_time
@@ -22,7 +22,7 @@ class Desk:
     """A manager whose only slot is taken for good, and what becomes of those who come."""
 
     def __init__(self, requests: int, size: int = 10**9, weights: dict[str, float] | None = None) -> None:
-        self.manager: ControlPlaneManager = manager(instance("a", 1), clock=Clock(), queue=requests)
+        self.manager: Scheduler = manager(instance("a", 1), clock=Clock(), queue=requests)
         self.manager.limits = LimitSettings(queue_requests=requests, queue_bytes=size)
         self.manager.tenants.weights = weights or {}
         self.number = 0
@@ -35,7 +35,7 @@ class Desk:
         self.came.append(ticket)
         try:
             self.manager.submit(ticket)
-        except Refusal as refusal:
+        except Rejection as refusal:
             assert ticket.refusal is None
             ticket.refusal = refusal
         return ticket
@@ -53,7 +53,7 @@ def test_the_newest_of_the_tenant_that_has_the_most_goes() -> None:
     assert [t.refusal is not None for t in loud] == [False] * 4 + [True]
     refusal = loud[4].refusal
     assert refusal is not None
-    assert (refusal.why, refusal.retry_after_s is not None) == (Why.QUEUE_FULL, True)
+    assert (refusal.why, refusal.retry_after_s is not None) == (Reason.QUEUE_FULL, True)
     assert desk.comes("loud").refusal is not None  # it has the most
 
 

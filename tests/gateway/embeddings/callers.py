@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from sage_inference.control_plane.embedding import Aggregator
+from sage_inference.control_plane.embedding import Batcher
 from sage_inference.simulator import vectors
 from tests.support.inprocess import InProcess
 from tests.support.simulators import SimulatedEngine
@@ -49,7 +49,7 @@ def vectors_of(answer: httpx.Response) -> list[bytes]:
     return [packed(item["embedding"]) for item in document["data"]]
 
 
-def aggregator(door: InProcess) -> Aggregator:
+def aggregator(door: InProcess) -> Batcher:
     return door.running.gateway.embeddings.aggregator
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sage_inference.control_plane.embedding import Aggregator, EmbeddingBatch
+from sage_inference.control_plane.embedding import Batcher, EmbeddingBatch
 from sage_inference.control_plane.embedding.cache import VectorCache
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.engines.pool import Pool
 from sage_inference.gateway.embeddings import answer, call, engine_error, service
 from sage_inference.gateway.embeddings.call import EmbeddingCall
@@ -22,11 +22,11 @@ POINTS: dict[str, tuple[Any, str]] = {
     "an answer is decoded": (engine_error, "coding_of"),
     "an answer is read": (service, "read_answer"),
     "tokens are shared out": (service, "shares"),
-    "vectors are handed out": (Aggregator, "done"),
+    "vectors are handed out": (Batcher, "done"),
     "callers are looked up": (EmbeddingService, "callers"),
-    "a call is halved": (Aggregator, "halve"),
+    "a call is halved": (Batcher, "halve"),
     "a half is sent": (EmbeddingService, "_send_half"),
-    "texts are taken for a call": (Aggregator, "take"),
+    "texts are taken for a call": (Batcher, "take"),
     "a call's body is made": (call, "call_body"),
     "a call is filled": (EmbeddingService, "fill"),
     "a connection is taken": (Pool, "acquire"),
@@ -35,9 +35,9 @@ POINTS: dict[str, tuple[Any, str]] = {
     "a caller hears of progress": (EmbeddingExchange, "_arm"),
     "a caller gets its answer": (EmbeddingExchange, "_write"),
     "a caller's head is made": (EmbeddingExchange, "_head"),
-    "a failure is handed out": (Aggregator, "fail"),
+    "a failure is handed out": (Batcher, "fail"),
     "a batch lists its jobs": (EmbeddingBatch, "halves"),
-    "a slot is given back": (ControlPlaneManager, "first_byte"),
+    "a slot is given back": (Scheduler, "first_byte"),
     "a vector is cached": (VectorCache, "put"),
 }
 

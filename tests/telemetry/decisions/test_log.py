@@ -15,7 +15,7 @@ from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.policies.base import Loads
 from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms
-from sage_inference.control_plane.scheduler import ControlPlaneManager
+from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.replay.fleet import llm_fleet
 from sage_inference.replay.jobs import Job
 from sage_inference.replay.run import Run
@@ -39,7 +39,7 @@ class Recorded:
         load = self.busy.load
         load.pending_tokens, load.progress_at, load.ms_per_token = 5000, NOW - 0.02, 0.04
         self.clock = Clock()
-        self.manager: ControlPlaneManager = manager(self.busy, self.idle, *more, clock=self.clock)
+        self.manager: Scheduler = manager(self.busy, self.idle, *more, clock=self.clock)
         self.log = DecisionLog(kept)
         self.manager.on_placed = self.log.add
 

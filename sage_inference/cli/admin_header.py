@@ -1,4 +1,4 @@
-"""``admin-header``: the header that opens ``/admin``, for curl and scripts."""
+"""``admin-header``: the header with which curl and scripts open ``/admin``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def admin_header(no_color: NoColor = False) -> None:
-    """Print the header that opens /admin, for curl.
+    """Print the header that opens /admin to curl.
 
-    It holds the token of this run, which only the gateway's user can read and a restart replaces. Pipe it:
-    on a command line other users could read it.
+    The header holds the token of this run. Only the gateway's user can read the token, and a restart
+    replaces it. Pipe the header: on a command line other users could read it.
 
     \b
     Examples:

@@ -32,7 +32,7 @@ def bench(
         str | None, _option("NAME", "Model to ask for [the one that is served].", _SERVER)
     ] = None,
     embedding_model: Annotated[
-        str | None, _option("NAME", "Model for embeddings, where another than --model.", _SERVER)
+        str | None, _option("NAME", "Model for embeddings, if it is not --model.", _SERVER)
     ] = None,
     kind: Annotated[
         str | None,
@@ -46,21 +46,21 @@ def bench(
     input_tokens: Annotated[
         str | None,
         _option(
-            "LENGTH", "Of a prompt: 128, uniform:10-200, normal:200,50, lognormal:200,0.8 [128].", _REQUESTS
+            "LENGTH", "Prompt tokens: 128, uniform:10-200, normal:200,50, lognormal:200,0.8 [128].", _REQUESTS
         ),
     ] = None,
     output_tokens: Annotated[
-        str | None, _option("LENGTH", "Of an answer at most, as max_tokens [64].", _REQUESTS)
+        str | None, _option("LENGTH", "Most tokens of an answer, sent as max_tokens [64].", _REQUESTS)
     ] = None,
     texts: Annotated[str | None, _option("LENGTH", "Texts of an embeddings request [1].", _REQUESTS)] = None,
     ignore_eos: Annotated[
-        bool, _option("", "Have answers fill their length (vLLM's ignore_eos).", _REQUESTS, "--ignore-eos")
+        bool, _option("", "Make answers fill their length (vLLM's ignore_eos).", _REQUESTS, "--ignore-eos")
     ] = False,
     trace: Annotated[
         str | None,
         _option("FILE", "Replay a CSV: t_ms,in_tokens,out_tokens[,blocks].", _REQUESTS),
     ] = None,
-    speedup: Annotated[float | None, _option("X", "Replay so many times as fast [1].", _REQUESTS)] = None,
+    speedup: Annotated[float | None, _option("X", "Replay X times as fast [1].", _REQUESTS)] = None,
     seed: Annotated[
         int, _option("N", "The same seed makes the same requests [0].", _REQUESTS, show_default=False)
     ] = 0,
@@ -70,15 +70,15 @@ def bench(
     rate: Annotated[
         float | None, _option("R", "Open loop: requests a second, as Poisson arrivals.", _LOAD)
     ] = None,
-    duration: Annotated[float | None, _option("SECONDS", "How long [10].", _LOAD)] = None,
-    requests: Annotated[int | None, _option("N", "How many, instead of how long.", _LOAD)] = None,
+    duration: Annotated[float | None, _option("SECONDS", "Measured time [10].", _LOAD)] = None,
+    requests: Annotated[int | None, _option("N", "Number of requests, instead of a time.", _LOAD)] = None,
     warmup: Annotated[float | None, _option("SECONDS", "Load before the measured time [0].", _LOAD)] = None,
-    timeout: Annotated[float | None, _option("SECONDS", "For one whole answer [600].", _LOAD)] = None,
+    timeout: Annotated[float | None, _option("SECONDS", "Limit for one whole answer [600].", _LOAD)] = None,
     slo: Annotated[
         str | None, _option("LIMITS", "Milliseconds of a good answer: ttft=500,tpot=50,e2e=5000.", OUTPUT)
     ] = None,
     no_ceiling: Annotated[
-        bool, _option("", "Don't measure first what the generator itself can do.", OUTPUT, "--no-ceiling")
+        bool, _option("", "Do not measure the load generator's own limit first.", OUTPUT, "--no-ceiling")
     ] = False,
     as_json: Json = False,
     no_color: NoColor = False,
@@ -86,7 +86,7 @@ def bench(
     """Measure a server under load; without a URL, the gateway.
 
     An open loop counts latency from the moment a request should have left, whatever the server does.
-    Waits show callers that starve, also those due in the warm-up or never answered.
+    Waits show callers that starve. They include requests due in the warm-up or never answered.
     Ctrl-C shows what was measured so far.
 
     \b

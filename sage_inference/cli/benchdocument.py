@@ -12,7 +12,7 @@ from sage_inference.bench.waits import Waiting
 
 
 def document(plan: Plan, report: Report, *, simulated: bool | None) -> dict[str, Any]:
-    """The report as JSON. While ``schema`` is 1, fields are only added. null was not measured or does not apply."""
+    """The report as JSON. While ``schema`` is 1, fields are only added. null: not measured or not applicable."""
     return {
         "schema": 1,
         "url": report.url,

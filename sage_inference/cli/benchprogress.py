@@ -8,7 +8,7 @@ from typing import Any
 from sage_inference.cli import terminal
 
 _EVERY_S = 10.0  # without a terminal
-_OLD_S = 5.0  # shown from then on: the run may only wait for that request
+_OLD_S = 5.0  # a request this old is shown, because the run may be waiting for it alone
 
 
 class Progress:

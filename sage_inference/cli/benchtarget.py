@@ -32,7 +32,7 @@ def find(
     model: str | None,
     embedding_model: str | None,
 ) -> Found:
-    """Ask the server, or the running gateway, for models that were not given."""
+    """Take models that were not given from the server's list, or the running gateway's."""
     warn_of_literal_key(api_key)
     key = Secret(api_key).reveal() if api_key is not None else None
     given = {kind: (embedding_model if kind is Kind.EMBEDDINGS else None) or model for kind in kinds}

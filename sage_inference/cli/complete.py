@@ -1,4 +1,4 @@
-"""Completion: the shells' scripts, and the values they offer. Silent on error: a shell is waiting."""
+"""Completion: the shells' scripts, and the values they offer. Errors are silent because a shell is waiting."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def asked(program: str) -> bool:
 
 
 def prepare(program: str) -> None:
-    """Teach Typer the shells, if one asks."""
+    """Register the shells with Typer if one asks for a completion."""
     if asked(program):
         from typer import _completion_classes as shells_of_typer
 
-        # It would import Rich (140 ms, at each press of the key) to strip markup, of which our help has none.
+        # Typer's function imports Rich (140 ms per key press) to strip markup, and our help has none.
         vars(shells_of_typer)["_sanitize_help_text"] = str
         shells_of_typer.completion_init()
 
@@ -79,7 +79,7 @@ def document_topics(incomplete: str) -> list[str]:
 
 
 def config_values(context: typer.Context, incomplete: str) -> list[str]:
-    """The choices of the key that stands before, where it has any."""
+    """The choices of the key before this word, if the key has any."""
     from sage_inference.config.schema import locate
 
     given = context.params.get("key_option") or context.params.get("key")

@@ -1,4 +1,4 @@
-"""``completion``: the script that teaches a shell our commands."""
+"""``completion``: the script with which a shell completes our commands."""
 
 from __future__ import annotations
 

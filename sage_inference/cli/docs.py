@@ -1,4 +1,4 @@
-"""``sage docs``: the installed documents, for a terminal or a pipe."""
+"""``sage docs``: the installed documents on a terminal or in a pipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def docs(
         str | None,
         typer.Argument(
             metavar="[TOPIC]",
-            help="The document to show; without it, their list.",
+            help="The document to show; without it, all are listed.",
             autocompletion=document_topics,
         ),
     ] = None,

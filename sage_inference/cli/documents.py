@@ -16,7 +16,7 @@ def topics() -> list[str]:
 
 
 def topic_named(word: str) -> str:
-    """The topic in its spelling: any case, with ``-`` for ``_``, with or without ``.md``."""
+    """The topic that ``word`` spells in any case, with ``-`` for ``_``, with or without ``.md``."""
     return word.strip().lower().removesuffix(_SUFFIX).replace("-", "_")
 
 

@@ -15,7 +15,7 @@ from sage_inference.visible import visible_json
 
 @dataclass
 class Failure(Exception):
-    """A command cannot do what it was asked; the words are made where they are shown."""
+    """A command cannot do its work. ``main`` formats the message when it shows it."""
 
     message: str
     hint: str | None = None
@@ -32,14 +32,14 @@ def usage(message: str, hint: str | None = None) -> Failure:
 
 
 def lower(text: str) -> str:
-    """``text`` in our manner: its first word in lower case (unless an acronym), no full stop at the end."""
+    """``text`` in our style: its first word in lower case (unless an acronym), no full stop at the end."""
     if len(text) > 1 and text[0].isupper() and text[1].islower():
         text = text[0].lower() + text[1:]
     return text.removesuffix(".")
 
 
 def from_usage_error(error: Any) -> Failure:
-    """One of Typer's own complaints. Any, because its class lives in another package by version."""
+    """The failure for one of Typer's own errors. Any, because the package of its class differs by version."""
     message = re.sub(r"\s+", " ", str(error.format_message())).strip()
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "sage"
@@ -52,7 +52,7 @@ def from_usage_error(error: Any) -> Failure:
 
 
 def from_exception(error: BaseException) -> Failure:
-    """The failure to show for ``error``, whatever room it comes from."""
+    """The failure to show for ``error``, an error of any room."""
     if isinstance(error, Failure):
         return error
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -71,7 +71,7 @@ def from_exception(error: BaseException) -> Failure:
 
 
 def _known(error: BaseException) -> Failure | None:
-    """Errors of the other rooms that carry their own words; these rooms are imported when they failed."""
+    """The failure for an error of another room. Rooms that are not loaded cannot have raised one."""
     loaded = sys.modules.get("sage_inference.config.errors")
     if loaded is not None and isinstance(error, loaded.ConfigError):
         return _from_config(error)
@@ -92,7 +92,7 @@ def _known(error: BaseException) -> Failure | None:
 
 
 def _from_config(error: Any) -> Failure:
-    """A near miss belongs to its sentence; other hints get a line of their own."""
+    """The message includes a near miss; other hints get a line of their own."""
     hint: str | None = error.hint
     given = bool(error.key) and error.key.startswith("--")
     code, status = ("usage", ExitCode.USAGE) if given else ("config", ExitCode.FAILED)

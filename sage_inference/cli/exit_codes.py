@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """One meaning a number, the same in every command; ``status`` follows the LSB's init scripts."""
+    """Each number means the same in every command; ``status`` follows the LSB's init scripts."""
 
     DONE = 0
     FAILED = 1

@@ -1,4 +1,4 @@
-"""``explain``: why a request was sent where it was, and what came of it."""
+"""``explain``: why a request was sent where it was, and its outcome."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HEADERS = ("INSTANCE", "COST ms", "BACKLOG ms", "PROMPT ms", "CACHED", "RUNNING
 
 @app.command(cls=PlainCommand)
 def explain(
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="x-request-id of its answer.")],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="The answer's x-request-id.")],
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
     """Show why a request was sent where it was.
 
-    The gateway keeps this of the last 1024 that it sent: sizes and times, never texts.
+    The gateway remembers the last 1024 requests that it sent: sizes and times, never texts.
 
     \b
     Examples:

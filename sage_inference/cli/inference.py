@@ -20,7 +20,7 @@ class InferenceGroup(LazyGroup):
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),
         "explain": Lazy(f"{_HERE}.explain", "Show why a request was sent where it was.", _LOOK),
-        "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin, for curl.", _LOOK),
+        "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin to curl.", _LOOK),
         "replay": Lazy(f"{_HERE}.replay", "Show what policies would do with recorded traffic.", _LOOK),
         "unit": Lazy(f"{_HERE}.unit", "Print a systemd user unit that runs the gateway.", _SET),
         "config": Lazy(f"{_HERE}.config.group", "Show and change the configuration.", _SET),

@@ -18,7 +18,7 @@ from sage_inference.cli.program import as_called
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """A command by the module that holds it (as ``app``), and the line that help shows without importing it."""
+    """A command: the module that holds it as ``app``, and its help line, shown without an import."""
 
     module: str
     help: str
@@ -26,7 +26,7 @@ class Lazy:
 
 
 def plain_app(cls: type[TyperGroup] | None = None, **more: Any) -> typer.Typer:
-    """A Typer app as all of ours are: plain help, our own completion scripts, errors shown by ``main``."""
+    """A Typer app with plain help, our own completion scripts, and errors shown by ``main``."""
     return typer.Typer(
         cls=cls,
         add_completion=False,

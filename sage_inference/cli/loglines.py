@@ -1,4 +1,4 @@
-"""The lines of a log that rotates, is truncated or removed: its last ones, and those being written."""
+"""The last lines of a log and its new ones, while it rotates, is truncated or removed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Pause = Callable[[float], None]
 _IDLE_S = 0.1  # between two looks
 _BUSY_S = 0.005  # while lines come
 _BUSY_FOR_S = 0.5
-_MOST_HELD = 200  # parts in hand
+_MOST_HELD = 200  # open parts
 
 
 def record(line: bytes) -> dict[str, Any]:
-    """The line as logged; one that is no JSON object (an interpreter's last words) is a message alone."""
+    """The record in ``line``. A line that is no JSON object (an interpreter's last words) is its message."""
     text = line.decode("utf-8", "replace").rstrip("\r\n")
     with suppress(ValueError, RecursionError):
         found = json.loads(text)
@@ -32,17 +32,17 @@ def record(line: bytes) -> dict[str, Any]:
 
 
 class Log:
-    """The log at ``path`` and its rotated parts. It reads one file at a time, and knows which are newer.
+    """The log at ``path`` and its rotated parts, read one file at a time; newer parts are held open.
 
-    A file is read to its end before the next one. Nothing is read twice, and nothing is left out that is on
-    disk when the log is looked at.
+    A file is read to its end before the next one. Nothing is read twice. Nothing is left out that is on
+    disk when the parts are listed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading: Part | None = None
         self._newer: deque[Part] = deque()  # in the order in which they were written
-        self._read: set[object] = set()  # fingerprints of the parts that were read, or shown no more of
+        self._read: set[object] = set()  # fingerprints of rotated parts that are finished
         self._partial = b""
 
     def __enter__(self) -> Log:
@@ -54,8 +54,8 @@ class Log:
                 part.close()
 
     def last(self, count: int, fits: Fits) -> list[bytes]:
-        """The last ``count`` lines that fit, oldest first. ``follow`` goes on just behind them."""
-        count = min(count, sys.maxsize)  # what a deque can count to
+        """The last ``count`` lines that fit, oldest first. ``follow`` continues right after them."""
+        count = min(count, sys.maxsize)  # a deque's largest length
         parts = snapshot(self._path)
         self._read = {part.fingerprint for part in parts if part.rotated}
         found: list[bytes] = []
@@ -66,37 +66,37 @@ class Log:
                 continue
             if len(found) < count:
                 lines, rest = _split(part.read())
-                whole = [*lines, rest] if rest else lines  # nobody will complete it any more
+                whole = [*lines, rest] if rest else lines  # a rotated part gets no more bytes
                 found[:0] = deque(filter(fits, whole), count - len(found))
             part.close()
         return found
 
     def follow(self, fits: Fits, pause: Pause = time.sleep) -> Iterator[bytes]:
-        """Lines as they are written, for ever. ``pause`` waits for so many seconds."""
+        """Lines as they are written, without end. ``pause`` sleeps for the seconds it is given."""
         busy_until = 0.0
         while True:
-            # Asked before reading: all that was written until the log rotated is then still read.
+            # Check before reading: everything written before the log rotated is then still read.
             current = self._is_current()
             for line in self._lines():
                 busy_until = time.monotonic() + _BUSY_FOR_S
                 if fits(line):
                     yield line
-            # With newer parts in hand as well: those after them could be rotated out while these are shown.
+            # Look even while newer parts are open: later ones could be rotated out while these are shown.
             if not current and len(self._newer) < _MOST_HELD:
                 self._look()
             if self._newer:
-                yield from filter(fits, self._turn_over())
+                yield from filter(fits, self._finish_file())
             else:
                 pause(_BUSY_S if time.monotonic() < busy_until else _IDLE_S)
 
     def _lines(self) -> Iterator[bytes]:
-        """Whole lines written since the last time; half a line waits for its other half."""
+        """Complete lines written since the last read; an incomplete one is kept for the next."""
         data = self._reading.read() if self._reading is not None else b""
         lines, self._partial = _split(self._partial + data)
         yield from lines
 
     def _is_current(self) -> bool:
-        """Whether the log's name stands for the file that is being read, and that file was not truncated."""
+        """Whether the log's name refers to the file that is being read, and the file was not truncated."""
         part = self._reading
         if part is None or self._newer:
             return False
@@ -107,7 +107,7 @@ class Log:
         return part.identity == (status.st_dev, status.st_ino) and part.is_whole()
 
     def _look(self) -> None:
-        """Open what is newer than the newest part in hand."""
+        """Open the parts that are newer than the newest open one."""
         newest = self._newer[-1] if self._newer else self._reading
         parts = snapshot(self._path)
         known = self._read
@@ -122,15 +122,15 @@ class Log:
                 and newest is self._reading
                 and part.identity != newest.identity
             ):
-                # The copy that was made before a truncation: its rest is what was not read.
+                # The copy that was made before a truncation: its rest was not read yet.
                 part.offset = newest.offset
                 newest.close()
                 self._reading = part
             else:
                 part.close()
 
-    def _turn_over(self) -> Iterator[bytes]:
-        """Read the rest of the file that is being read, and go on with the next one."""
+    def _finish_file(self) -> Iterator[bytes]:
+        """Read the rest of the current file, then open the next one."""
         yield from self._lines()
         if self._partial:  # its other half will not come
             rest, self._partial = self._partial, b""
@@ -141,13 +141,13 @@ class Log:
 
 
 def _split(data: bytes) -> tuple[list[bytes], bytes]:
-    """Whole lines, and what stands behind the last line break."""
+    """Complete lines, and the rest after the last line break."""
     *lines, rest = data.split(b"\n")
     return [line + b"\n" for line in lines], rest
 
 
 def _place(ours: Part | None, parts: list[Part]) -> int | None:
-    """Which of the parts is our file, or a copy of it; None if it is gone."""
+    """The index of our file, or of a copy of it, among the parts; None if it is gone."""
     if ours is None:
         return None
     for number, part in enumerate(parts):

@@ -8,13 +8,13 @@ import os
 import stat
 from pathlib import Path
 
-_HEAD = 256  # bytes by which a file is known again
+_HEAD = 256  # first bytes, which identify a file
 _PIECE = 1 << 20
 _TRIES = 50
 
 
 class Part:
-    """An open file of the log, and how much of it was read."""
+    """An open file of the log, and the number of bytes read."""
 
     def __init__(self, descriptor: int, *, rotated: bool) -> None:
         self.descriptor = descriptor
@@ -26,20 +26,20 @@ class Part:
 
     @property
     def fingerprint(self) -> tuple[tuple[int, int], bytes]:
-        """An inode's number alone is soon used again, by a file that begins in another way."""
+        """Inode and first bytes: a new file soon reuses an inode's number, but begins differently."""
         return self.identity, os.pread(self.descriptor, _HEAD, 0)
 
     def is_whole(self) -> bool:
-        """Whether all that was read of it still stands in it: False after a truncation."""
+        """Whether the file still has all bytes that were read: False after a truncation."""
         return self.holds(self)
 
     def holds(self, other: Part) -> bool:
-        """Whether it has what was read of ``other``: as itself, or as the copy that was made before a truncation."""
+        """Whether this file has the bytes read of ``other``: the same file, or a copy made before a truncation."""
         size = os.fstat(self.descriptor).st_size
         return size >= other.offset and os.pread(self.descriptor, len(other._head), 0) == other._head
 
     def read(self) -> bytes:
-        """The bytes written since the last read; none of a file that was truncated and written anew."""
+        """The bytes written since the last read; none if the file was truncated and rewritten."""
         pieces = []
         offset = self.offset
         while piece := os.pread(self.descriptor, _PIECE, offset):
@@ -57,7 +57,7 @@ class Part:
 
 
 def names(path: Path) -> list[Path]:
-    """``path`` and its rotated parts ``path.1``, ``path.2`` …, the oldest first; of a link, its target's."""
+    """``path`` and its rotated parts ``path.1``, ``path.2`` …, the oldest first. A link's parts lie at its target."""
     real = Path(os.path.realpath(path))
     prefix = f"{real.name}."
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""``logs``: the gateway's log, for people or for scripts."""
+"""``logs``: the gateway's log, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def logs(
 
 
 def _pause(seconds: float) -> None:
-    """Sleep, unless the reader of our output has left (`| head`): then nobody would ever see another line."""
+    """Sleep, but end if the reader of our output has left (`| head`): more lines would reach nobody."""
     import select
 
     poll = select.poll()
@@ -77,7 +77,7 @@ def _at_least(level: str | None) -> Fits:
 
     check_choice("level", level, LOG_LEVELS)
     wanted = {*LOG_LEVELS[LOG_LEVELS.index(level) :], "critical"}
-    # As a string: the value of a foreign line may be of any type.
+    # str(), because the level of a foreign line may be of any type.
     return lambda line: str(record(line).get("level")) in wanted
 
 

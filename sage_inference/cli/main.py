@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     colour = terminal.colour_choice(args)
     standard_streams.open_closed()
     for stream in (sys.stdout, sys.stderr):
-        # A name of a file may hold bytes that are no text: shown escaped, not an error.
+        # File names may hold bytes that are no text. They are shown escaped, without an error.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         sys.stdout.flush()
         return int(status or 0)
     except BrokenPipeError:
-        # The reader of our output has had enough (`| head`).
+        # The reader of our output has left (`| head`).
         standard_streams.give_up_output()
         return ExitCode.FAILED
     except (KeyboardInterrupt, typer.Abort):
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
 
 
 def _called(path: str) -> str:
-    """The file's name, which an installer may have changed (pipx --suffix); of a module, the program's."""
+    """The file's name, which an installer may have changed (pipx --suffix); the program's for ``python -m``."""
     name = Path(path).name
     return name if name.startswith("sage") else "sage-inference"
 
@@ -115,7 +115,7 @@ def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
         return ExitCode.USAGE
     if os.environ.get("SAGE_INFERENCE_DEBUG", "0") not in ("", "0"):
         raise error
-    # Files that we write are named by those who write them. Typer's own help is what is left.
+    # Our own writers name their files in errors. Without a name, the output was Typer's own help.
     if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
         error = OSError(error.errno, error.strerror, "standard output")
     failure = from_exception(error)
@@ -124,7 +124,7 @@ def _failed(error: Exception, args: Sequence[str], colour: bool | None) -> int:
 
 
 def _wants_json(args: Sequence[str]) -> bool:
-    """Whether a script reads the answer; the words are read because they may not parse."""
+    """Whether a script reads the answer. The words are searched because they may not parse."""
     pairs = zip(args, [*args[1:], ""], strict=True)
     return any(
         word == "--json" or word == "--output=json" or (word in ("--output", "-o") and following == "json")

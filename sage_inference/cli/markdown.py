@@ -33,7 +33,7 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """A block whose long lines the terminal wraps: so they can be copied."""
+    """A code block whose long lines are left to the terminal to wrap, so that they can be copied."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text = indent(str(self.text).rstrip(), "  ")

@@ -15,7 +15,7 @@ from sage_inference.cli.errors import usage
 WHERE = "Files"
 OUTPUT = "Output"
 
-# Not a Path in the signature: Typer would look at the file system, and complain in other words than ours.
+# A str, not a Path: Typer would check the file system and word the errors itself.
 ConfigFile = Annotated[
     str | None,
     typer.Option(
@@ -28,11 +28,11 @@ ConfigFile = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object, schema 1, instead of text.", rich_help_panel=OUTPUT)
 ]
-# `main` reads this one from the arguments: it must also hold where they could not be parsed.
+# `main` reads this option from the arguments, because it must apply even if they do not parse.
 NoColor = Annotated[
     bool,
     typer.Option(
-        "--no-color", help="No colour; as NO_COLOR=1 does.", expose_value=False, rich_help_panel=OUTPUT
+        "--no-color", help="No colour, like NO_COLOR=1.", expose_value=False, rich_help_panel=OUTPUT
     ),
 ]
 Format = Annotated[
@@ -49,14 +49,14 @@ Format = Annotated[
 
 
 def as_path(text: str | None) -> Path | None:
-    """The file that an option names; an empty name is nobody's intention."""
+    """The file that an option names. An empty name is wrong usage."""
     if text == "":
         raise usage("the name of the configuration file is empty")
     return None if text is None else Path(text)
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    """Raises a usage failure that names the choices. Not by Typer, whose wording differs by version."""
+    """Raises a usage failure that names the choices. Typer's own check words it differently by version."""
     if value in choices:
         return
     from difflib import get_close_matches
@@ -67,11 +67,11 @@ def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
 
 
 def warn_of_literal_key(api_key: str | None) -> None:
-    """A key that was typed itself stands in the list of processes."""
+    """Warn of a key typed literally, because the list of processes shows it."""
     from sage_inference.config.secrets import Secret
 
     if api_key is not None and Secret(api_key).is_literal:
         terminal.warn(
-            "a key on the command line is there for all users of this machine to read",
+            "a key on the command line can be read by all users of this machine",
             "give env:NAME or file:PATH instead",
         )

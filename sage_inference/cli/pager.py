@@ -13,12 +13,12 @@ from shutil import which
 from sage_inference.cli import terminal
 
 _DEFAULT = "less"
-# F: leave at once what fits the screen. R: pass colours on. X: leave the text on the screen. As git has it.
+# As in git. F: exit at once if the text fits the screen. R: pass colours on. X: leave the text on the screen.
 _LESS = "FRX"
 
 
 def show(text: str) -> None:
-    """Show ``text`` in ``$PAGER``, or print it where there is no pager.
+    """Show ``text`` in ``$PAGER``, or print it if there is no pager.
 
     Ctrl-C belongs to the pager while it runs. A pager that is left early is no error.
     """
@@ -48,7 +48,7 @@ def takes_colour(environ: Mapping[str, str] | None = None) -> bool:
 
 
 def _command(environ: Mapping[str, str]) -> list[str] | None:
-    """The pager's command line; None where nobody wants one, or it is not installed."""
+    """The pager's command line; None if it is empty, ``cat`` or not installed."""
     if environ.get("TERM") == "dumb":
         return None
     try:

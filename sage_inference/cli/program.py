@@ -8,12 +8,12 @@ _called = [_OURS]
 
 
 def call(program: str) -> None:
-    """Propose ``program``: ``sage`` has the gateway's commands under ``inference``, every other name alone."""
+    """Propose ``program``: ``sage`` has the gateway's commands under ``inference``, other names have only these."""
     _called[0] = _OURS if program == "sage" else program
 
 
 def as_called(text: str) -> str:
-    """``text`` with its commands as this caller can type them. Another ``sage`` may be the one that is found."""
+    """``text`` with its commands as this caller can type them. ``sage`` may be another program here."""
     if _called[0] == _OURS:
         return text
     for command in _BESIDE:

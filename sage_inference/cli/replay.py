@@ -38,12 +38,16 @@ def replay(
     ],
     policy: Annotated[
         list[str],
-        typer.Option("--policy", "-p", metavar="POLICY", help="Again for more.", autocompletion=policy_names),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            help="Policy to try; repeat for more.",
+            autocompletion=policy_names,
+        ),
     ] = ["hybrid", "least_loaded"],  # noqa: B006 - Typer reads it, nobody changes it
     instances: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Modelled engines.")] = 4,
-    speed: Annotated[
-        float, typer.Option(metavar="X", min=0.001, help="So many times as fast as it was.")
-    ] = 1.0,
+    speed: Annotated[float, typer.Option(metavar="X", min=0.001, help="Replay X times as fast.")] = 1.0,
     slo_ttft_ms: Annotated[
         float | None,
         typer.Option(
@@ -70,9 +74,9 @@ def replay(
 ) -> None:
     """Show what policies would do with recorded traffic.
 
-    The gateway's own scheduler decides, before modelled engines: an H100 with a 7B model. Good for comparing
-    policies, not for predicting your hardware. It aims at scheduling.slo of the configuration, and goodput is the share
-    of requests that kept it; a request's own deadline stands above it.
+    The gateway's own scheduler decides, with modelled engines: an H100 with a 7B model. Use it to compare
+    policies, not to predict your hardware. The scheduler aims at scheduling.slo of the configuration, or at a
+    request's own deadline. Goodput is the share of requests that met it.
 
     \b
     Examples:

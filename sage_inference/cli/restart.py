@@ -16,7 +16,7 @@ app = plain_app()
 @app.command(cls=PlainCommand)
 def restart(
     api_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The key again, where it was given as itself.")
+        str | None, typer.Option(metavar="KEY", help="The key, if start was given the key itself.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Kill it once the drain time is over.")] = False,
     no_color: NoColor = False,

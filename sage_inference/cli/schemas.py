@@ -24,7 +24,7 @@ def _list(items: Schema) -> Schema:
 
 
 def _object(**properties: Schema) -> Schema:
-    """All of them are there; what is not known is null."""
+    """All properties are present; an unknown one is null."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -107,7 +107,7 @@ RELOAD = _answer(
     address=_TEXT_OR_NULL,
 )
 
-# One a line; a line of the log that is no record has its text as message, and null for the rest.
+# One record per line. A log line that is no record has its text as message, and null for the rest.
 LOG_RECORD = _answer(time=_TEXT_OR_NULL, level=_TEXT_OR_NULL, message=_TEXT)
 
 CONFIG_SHOW = _answer(config_path=_TEXT, config={"type": "object"})
@@ -222,7 +222,7 @@ CANDIDATE = _object(
     pending_tokens=_COUNT,
     ms_per_token=_NUMBER,
 )
-# One line of scheduling.record_file, too. Times of day are milliseconds since 1970.
+# Also a line of scheduling.record_file. Times of day are milliseconds since 1970.
 ATTEMPT = _object(
     request_id=_TEXT,
     caller_request_id=_TEXT_OR_NULL,

@@ -27,7 +27,7 @@ def open_closed() -> None:
 
 
 def give_up_output() -> None:
-    """Send what is still unwritten nowhere. Otherwise Python fails once more while it exits."""
+    """Discard unwritten output. Otherwise Python fails once more while it exits."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - lives until exit
 
 

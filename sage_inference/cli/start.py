@@ -88,7 +88,7 @@ def start(
 ) -> None:
     """Start the gateway.
 
-    Flags hold for this run and stand above environment and file; sage inference config is for good.
+    Flags apply to this run and override environment and file; sage inference config changes the file.
 
     \b
     Examples:
@@ -123,7 +123,7 @@ def start(
 def _in_background(paths: Any, flags: Any, required: bool) -> None:
     from sage_inference.daemon.spawn import start_background
 
-    # Nothing is awaited before the configuration is read: it may have to be mended first.
+    # The wait begins once the configuration was read: a broken one ends the command first.
     with terminal.Waiting("waiting for the gateway", later=True) as waiting:
         started = start_background(
             paths, flags, config_required=required, on_settings=remarks.warn_of, on_wait=waiting.begin
@@ -142,7 +142,7 @@ def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
             terminal.talk("starting the gateway; Ctrl-C ends it")
 
     def ready(status: dict[str, Any]) -> None:
-        # Nobody has to read what a gateway prints: `start | head -1`, a full disk, a closed terminal.
+        # A gateway must run on if its output cannot be written: `start | head -1`, a full disk, a closed terminal.
         with suppress(OSError):
             announce(status, paths.log_file)
 

@@ -1,4 +1,4 @@
-"""``status``: whether the gateway runs, and how its engines fare."""
+"""``status``: whether the gateway runs, and the state of its engines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
 
 
 def document(state: Any) -> dict[str, Any]:
-    """The facts for a script: the gateway's own document under what is known from outside."""
+    """The status for a script: the gateway's own document, overridden by the facts known from outside."""
     live = state.live or {}
     info = state.info
     return {
@@ -82,7 +82,7 @@ def _show(state: Any) -> None:
     instances = live["instances"]
     ready = sum(i["state"] == "ready" for i in instances)
     colour = "green" if ready and ready == len(instances) else "yellow" if ready or not instances else "red"
-    # A gateway without engines answers every request with an error: not "running" alone.
+    # Not "running" alone: a gateway without engines answers every request with an error.
     but = "" if ready else ", but no engine is ready" if instances else ", without engines"
     terminal.say(
         f"{live['state']} at {live['address']}{but} (pid {live['pid']}, up {_span(live['uptime_s'])})",

@@ -1,4 +1,4 @@
-"""The instances of ``status`` as rows; many of them as one row for all that are alike."""
+"""The instances of ``status`` as rows; many instances share a row if they are alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StatusRow:
 
 
 def summary(instances: Sequence[dict[str, Any]]) -> str:
-    """``38 of 40 ready, 2 ejected``, and what they are doing."""
+    """``38 of 40 ready, 2 ejected``, and their load."""
     counts: dict[str, int] = {}
     for each in instances:
         counts[each["state"]] = counts.get(each["state"], 0) + 1

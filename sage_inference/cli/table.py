@@ -1,4 +1,4 @@
-"""Columns of text: aligned, and wrapped to a terminal's width where there is one.
+"""Columns of text: aligned, and wrapped to the width of a terminal if there is one.
 
 Written here because importing Rich costs more than half of what ``status`` may take.
 """
@@ -18,7 +18,7 @@ NARROWEST = 16  # a column is not wrapped to less, unless its header and cells a
 
 
 def width_of_terminal() -> int | None:
-    """None where nobody looks: a file or pipe gets one record a line, however long."""
+    """None without a terminal: a file or pipe gets one record a line of any length."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -32,7 +32,7 @@ def render(
 ) -> str:
     """The table as text, its cells made visible, in lines of at most ``width``; ``styles`` colour one cell a row.
 
-    The widest columns are wrapped. Where that does not suffice, each row is a list of its cells.
+    The widest columns are wrapped. If that does not suffice, each row is a list of its cells.
     """
     rows = [[visible(cell) for cell in row] for row in rows]
     natural = [max(len(cell) for cell in column) for column in zip(headers, *rows, strict=True)]
@@ -51,7 +51,7 @@ def render(
 
 
 def _fitted(headers: Sequence[str], natural: Sequence[int], room: int) -> list[int] | None:
-    """The widths of columns that fit in ``room``, the widest cut first; None where they cannot."""
+    """The widths of columns that fit in ``room``, the widest cut first; None if they cannot fit."""
     floors = [min(size, max(len(header), NARROWEST)) for header, size in zip(headers, natural, strict=True)]
     for most in range(max(room, 0), 0, -1):
         widths = [max(floor, min(size, most)) for floor, size in zip(floors, natural, strict=True)]

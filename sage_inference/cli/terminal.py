@@ -1,4 +1,4 @@
-"""Words for a person: colour where it is wanted, warnings and progress on stderr."""
+"""Output for a person: colour if it is wanted, warnings and progress on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRESS_AFTER_S = 0.3
 
 
 def colour_choice(args: Sequence[str], environ: Mapping[str, str] | None = None) -> bool | None:
-    """True and False where somebody chose; None leaves it to whether the stream is a terminal."""
+    """True or False if the user chose; None means colour if the stream is a terminal."""
     environ = os.environ if environ is None else environ
     given = args[: args.index("--")] if "--" in args else args
     if "--no-color" in given or environ.get("NO_COLOR"):
@@ -32,18 +32,18 @@ def colour_choice(args: Sequence[str], environ: Mapping[str, str] | None = None)
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Part of the answer: one line on stdout. Its control characters are shown, not obeyed."""
+    """Print a line of the answer on stdout. Control characters are shown, not obeyed."""
     text = visible(text)
     _print(typer.style(text, fg=style) if style else text)
 
 
 def say_json(document: Any, *, indent: int | None = None) -> None:
-    """An answer for a script, on stdout."""
+    """Print an answer for a script on stdout."""
     _print(json_text(document, indent=indent))
 
 
 def say_made(text: str) -> None:
-    """Lines that we made, with their line breaks and colours. Text from outside in them must be ``visible``."""
+    """Print lines that we made, with their line breaks and colours. Text from outside in them must be ``visible``."""
     _print(text)
 
 
@@ -62,7 +62,7 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 
 
 def talk(text: str) -> None:
-    """About the answer: a line on stderr."""
+    """Print a line about the answer on stderr."""
     # A full or closed stderr must not change what the command does.
     with contextlib.suppress(OSError):
         typer.echo(visible(text), err=True)
@@ -74,7 +74,7 @@ def warn(text: str, hint: str | None = None) -> None:
 
 
 def fail(message: str, hint: str | None, colour: bool | None) -> None:
-    """The last words of a command that failed. Outside any command, so the colour choice is handed in."""
+    """Print the error of a command that failed. ``colour`` is an argument because no command is active."""
     _remark("error:", "red", message, hint, colour)
 
 
@@ -97,10 +97,10 @@ def is_live(environ: Mapping[str, str] | None = None) -> bool:
 
 
 class Waiting:
-    """Shows on stderr what is awaited, once that takes longer than 300 ms.
+    """Shows on stderr what a command waits for, once the wait takes longer than 300 ms.
 
-    On a terminal one line that counts seconds and vanishes; elsewhere a plain line at start and end.
-    With ``later`` the wait begins with ``begin``, for a command that may find at first that it has nothing to wait for.
+    A terminal shows one line that counts seconds and vanishes; other outputs get a plain line at start and end.
+    With ``later`` the wait starts at ``begin``. A command uses it that may find nothing to wait for.
     """
 
     def __init__(self, what: str, *, after_s: float = PROGRESS_AFTER_S, later: bool = False) -> None:

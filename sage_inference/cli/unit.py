@@ -20,7 +20,7 @@ _FILES = ("SAGE_INFERENCE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 def unit(config: ConfigFile = None, no_color: NoColor = False) -> None:
     """Print a systemd user unit that runs the gateway.
 
-    It runs this very program with this configuration. Print it again after a change of timeouts.drain_s.
+    The unit runs this very program with this configuration. Print it again after a change of timeouts.drain_s.
 
     \b
     Examples:

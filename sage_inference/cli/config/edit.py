@@ -21,7 +21,7 @@ app = plain_app()
 def edit(file: ConfigFile = None, no_color: NoColor = False) -> None:
     """Edit the file; a broken one is not kept.
 
-    Opens $VISUAL or $EDITOR on a copy, which takes the file's place once it is valid.
+    Opens $VISUAL or $EDITOR on a copy. A valid copy replaces the file.
     """
     from sage_inference.config.document import commented_file
     from sage_inference.config.paths import Paths

@@ -27,7 +27,7 @@ def get(
 ) -> None:
     """Print the value of one key.
 
-    The effective one: file and environment over the default. Secrets are masked.
+    The value is the effective one: file and environment override the default. Secrets are masked.
     """
     from sage_inference.config.document import plain
     from sage_inference.config.load import load

@@ -17,12 +17,12 @@ class ConfigGroup(LazyGroup):
         "show": Lazy(f"{_HERE}.show", "Show the effective configuration.", _LOOK),
         "get": Lazy(f"{_HERE}.get", "Print the value of one key.", _LOOK),
         "set": Lazy(f"{_HERE}.set", "Set a key in the file.", _CHANGE),
-        "unset": Lazy(f"{_HERE}.unset", "Remove a key from the file; its default holds again.", _CHANGE),
+        "unset": Lazy(f"{_HERE}.unset", "Remove a key from the file; its default applies again.", _CHANGE),
         "edit": Lazy(f"{_HERE}.edit", "Edit the file; a broken one is not kept.", _CHANGE),
         "path": Lazy(f"{_HERE}.path", "Print where the file is.", _FILE),
         "validate": Lazy(f"{_HERE}.validate", "Check the file and what it refers to.", _FILE),
         "init": Lazy(f"{_HERE}.init", "Write a commented file to start from.", _FILE),
-        "schema": Lazy(f"{_HERE}.schema", "Print the JSON schema of the file, for editors.", _FILE),
+        "schema": Lazy(f"{_HERE}.schema", "Print the JSON schema of the file.", _FILE),
     }
 
 
@@ -39,7 +39,7 @@ def config(
 ) -> None:
     """Show and change the configuration.
 
-    Without a command it shows the effective configuration: file and environment over the defaults.
+    Without a command it shows the effective configuration: file and environment override the defaults.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def config(
             from sage_inference.cli.errors import usage
 
             raise usage(
-                "options stand behind the command: config show --output json, not config --output json show"
+                "options follow the command: config show --output json, not config --output json show"
             )
         return
     from sage_inference.cli.config.show import show_effective

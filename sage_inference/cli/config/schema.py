@@ -11,7 +11,7 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def schema(no_color: NoColor = False) -> None:
-    """Print the JSON schema of the file, for editors."""
+    """Print the JSON schema of the file."""
     from sage_inference.config.document import json_schema
 
     terminal.say_json(json_schema(), indent=2)

@@ -36,7 +36,7 @@ def set_(
 ) -> None:
     """Set a key in the file.
 
-    Comments and order stay; a value the key does not take is refused. sage inference reload takes it over.
+    Comments and order stay. A value that the key does not take is refused. sage inference reload applies it.
 
     \b
     Examples:

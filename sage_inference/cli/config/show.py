@@ -26,7 +26,7 @@ def show(
 ) -> None:
     """Show the effective configuration.
 
-    Secrets are masked. With --defaults, every key there is, what it takes and what it is for.
+    Secrets are masked. --defaults lists every key with its default, its values and its purpose.
     """
     if defaults:
         show_defaults("json" if as_json else output)
@@ -89,7 +89,7 @@ def _document(document: dict[str, Any], output: str) -> None:
 
 
 def _yaml(document: Any) -> str:
-    """YAML as people read it; where that had characters that steer a terminal, in YAML's escapes."""
+    """YAML as people read it; YAML's escapes if it has characters that steer a terminal."""
     import yaml
 
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip()

@@ -26,7 +26,7 @@ def unset(
     file: ConfigFile = None,
     no_color: NoColor = False,
 ) -> None:
-    """Remove a key from the file; its default holds again."""
+    """Remove a key from the file; its default applies again."""
     if (key is None) == (key_option is None):
         raise usage("one key is needed", "config unset KEY")
     name = key if key is not None else str(key_option)

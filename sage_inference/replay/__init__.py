@@ -1,1 +1,1 @@
-"""What a policy would do with a workload: the gateway's own scheduler before modelled engines, on a virtual clock."""
+"""Replays a workload under a policy: the gateway's own scheduler with modelled engines on a virtual clock."""

@@ -12,7 +12,7 @@ from sage_inference.replay.report import Summary, summarize
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import Slo
 
-OFTEN = 500  # requests between two signs of life
+OFTEN = 500  # requests between two progress reports
 
 
 def compare(
@@ -22,7 +22,10 @@ def compare(
     slo: Slo,
     on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
 ) -> dict[str, Summary]:
-    """By policy, all of which aim at ``slo``. ``on_progress`` is told how many requests of how many have ended."""
+    """A summary for each policy. All policies aim at ``slo``.
+
+    ``on_progress`` gets the policy, the number of requests that have ended, and the number of all requests.
+    """
     return {
         policy: summarize(_play(workload, policy, instances, slo, on_progress), slo)
         for policy in dict.fromkeys(policies)

@@ -1,4 +1,4 @@
-"""A modelled embedding engine: calls in the order they came, as many in a forward as its token budget takes."""
+"""A modelled embedding engine: calls in order of arrival, as many in a forward pass as fit its token budget."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Caller(Protocol):
 
 
 class EncoderEngine:
-    """Takes calls of so many tokens and tells their callers. A call longer than the budget runs alone."""
+    """Computes calls and notifies their callers. A call longer than the token budget runs alone."""
 
     def __init__(self, events: Events, batch_tokens: int = BATCH_TOKENS) -> None:
         self.tokens = 0  # computed
-        self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
+        self.turned: Callable[[], None] = lambda: None  # called when the engine becomes busy or idle
         self._batch_tokens = batch_tokens
         self._events = events
         self._pace = Pace()

@@ -1,4 +1,4 @@
-"""Virtual time: what is due next happens next, and no time passes in between."""
+"""Virtual time: it jumps to the next scheduled action."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Action = Callable[[], None]
 
 
 class Events:
-    """Actions in order of their time, milliseconds from the start; of one time, first scheduled first."""
+    """Actions in order of their time in milliseconds from the start. At equal times the first scheduled is first."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -21,7 +21,7 @@ class Events:
         heappush(self._due, (max(ms, self.now), self._scheduled, action))
 
     def step(self) -> bool:
-        """Let the next action happen; False when there is none."""
+        """Run the next action. False if there is none."""
         if not self._due:
             return False
         self.now, _, action = heappop(self._due)
@@ -30,7 +30,7 @@ class Events:
 
 
 class Alarm:
-    """One action that can be put off or called off; the heap keeps stale entries, which then do nothing."""
+    """One action that can be moved or cancelled. The heap keeps its stale entries, which do nothing."""
 
     def __init__(self, events: Events, action: Action) -> None:
         self._events = events

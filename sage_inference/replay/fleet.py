@@ -1,4 +1,4 @@
-"""Modelled engines and the instances that the scheduler knows them as."""
+"""Modelled engines, and the instances under which the scheduler knows them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EMBEDDINGS = "/v1/embeddings"
 
 @dataclass(slots=True)
 class Fleet:
-    """One run's engines by name. ``gpus`` are in the order of their making.
+    """One run's engines by name. ``gpus`` are in order of creation.
 
-    ``late_binding`` False sends each request on at once, to wait in the engine. ``llm_share`` is the LLM's
-    part of a shared GPU's time, None as much as its streams need.
+    Without ``late_binding`` each request is sent at once and waits in the engine. ``llm_share`` is the LLM's
+    share of a shared GPU's time; None gives it as much as its streams need.
     """
 
     limits: EngineLimits = field(default_factory=EngineLimits)
@@ -41,11 +41,11 @@ class Fleet:
         return self.limits.block_tokens
 
     def clock(self) -> float:
-        """Seconds, for what reads time."""
+        """The virtual time in seconds."""
         return self.events.now / 1000
 
     def alarm(self, action: Callable[[], None]) -> Callable[[float], None]:
-        """Lets it happen when ``clock`` says the seconds last asked for, not a rounding before."""
+        """A function that sets when ``action`` runs: once ``clock`` has reached the seconds, not a rounding earlier."""
         alarm = Alarm(self.events, action)
 
         def set_to(seconds: float) -> None:
@@ -55,9 +55,9 @@ class Fleet:
         return set_to
 
     def add_llm(self, slots: int = 0, max_model_len: int = 0) -> None:
-        """An LLM engine on a GPU of its own; ``slots`` 0 leaves its number of requests open.
+        """Add an LLM engine on a GPU of its own. ``slots`` 0 sets no limit on its concurrent requests.
 
-        ``max_model_len`` is its context's length, where it reports one.
+        ``max_model_len`` is its context length in tokens; 0 means that the engine reports none.
         """
         engine = LLMEngine(self.events, replace(self.limits, max_model_len=max_model_len))
         name = f"gpu-{len(self.gpus) + 1}"
@@ -67,9 +67,9 @@ class Fleet:
         self.gpus.append(GPU(engine))
 
     def add_mixed(self) -> None:
-        """An LLM engine and an embedding engine that share a GPU."""
+        """Add an LLM engine and an embedding engine that share a GPU."""
         llm, encoder = LLMEngine(self.events, self.limits), EncoderEngine(self.events)
-        llm.tells_steps = self.llm_share is None
+        llm.reports_steps = self.llm_share is None
         name = f"gpu-{len(self.gpus) + 1}"
         self._add(f"{name}-llm", llm, ExecutionInstanceType.GENERAL, name)
         self._add(f"{name}-embedding", encoder, ExecutionInstanceType.EMBEDDING, name)
@@ -102,7 +102,7 @@ class Fleet:
 
 
 def llm_fleet(instances: int, **how: Any) -> Fleet:
-    """So many equal LLM engines, a GPU each."""
+    """``instances`` equal LLM engines, each on a GPU of its own."""
     fleet = Fleet(**how)
     for _ in range(instances):
         fleet.add_llm()
@@ -110,7 +110,7 @@ def llm_fleet(instances: int, **how: Any) -> Fleet:
 
 
 def mixed_fleet(gpus: int, **how: Any) -> Fleet:
-    """So many GPUs, with an LLM engine and an embedding engine each."""
+    """``gpus`` GPUs, each with an LLM engine and an embedding engine."""
     fleet = Fleet(**how)
     for _ in range(gpus):
         fleet.add_mixed()

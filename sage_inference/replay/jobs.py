@@ -1,4 +1,4 @@
-"""What is replayed: requests by their times and sizes, never their texts."""
+"""Requests to replay: their times and sizes, never their texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sage_inference.types import RequestPriority, RequestType
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request. ``blocks`` identify its prompt's full blocks: equal ids from the first on, equal prefixes.
+    """One request. ``blocks`` are ids of its prompt's full blocks: equal ids from the first on mean an equal prefix.
 
-    Without ``streams`` the scheduler sees the first byte of the answer only with the last.
+    Without ``streams`` the scheduler sees the answer's first byte only with the last.
     """
 
     at_ms: float
@@ -24,12 +24,12 @@ class Job:
     tenant: str = ""
     deadline_ms: float | None = None
     streams: bool = True
-    model: str = ""  # whose SLO holds for it; all engines serve all models
+    model: str = ""  # decides the SLO; all engines serve all models
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Jobs in order of arrival, the size of their blocks, and how many requests the file had beside them."""
+    """Jobs in order of arrival, the size of their blocks, and the number of other requests in the file."""
 
     jobs: list[Job]
     block_tokens: int
@@ -37,14 +37,14 @@ class Workload:
 
 
 class WorkloadError(Exception):
-    """A file that cannot be replayed; says where and why."""
+    """A file cannot be replayed. The message names the place and the reason."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a job. Times are milliseconds from the start; None: did not happen.
+    """The outcome of a job. Times are milliseconds from the start; None if the event did not happen.
 
-    ``first_ms`` is when the engine had the first token, also of an answer in one piece: its caller gets it with the end.
+    ``first_ms`` is the time at which the engine had the first token, even if the answer is not streamed.
     """
 
     job: Job
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Mean time of an output token after the first; None for outputs of one."""
+        """Mean time of an output token after the first; None if there is only one."""
         if self.end_ms is None or self.first_ms is None or self.job.output < 2:
             return None
         return (self.end_ms - self.first_ms) / (self.job.output - 1)

@@ -1,4 +1,4 @@
-"""An engine's KV memory: blocks that sequences share, tokens of their own, and what is kept for later."""
+"""An engine's KV memory: blocks that sequences share, private tokens, and unused blocks kept as a cache."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 class KVCache:
-    """At most ``tokens`` in all; blocks that nobody uses stay until room is needed, least recently used out first.
+    """Holds at most ``tokens``. Unused blocks stay until memory is needed; the least recently used go first.
 
-    ``private`` counts tokens that no block holds: parts of prompts still to be computed, ends, outputs.
+    ``private`` counts tokens outside blocks: parts of prompts not computed yet, ends of prompts, outputs.
     """
 
     def __init__(self, tokens: int, block_tokens: int) -> None:
@@ -25,11 +25,11 @@ class KVCache:
 
     @property
     def kept(self) -> int:
-        """Tokens of blocks that nobody uses now."""
+        """Tokens of blocks that no sequence uses now."""
         return len(self._unused) * self.block_tokens
 
     def leading(self, blocks: Sequence[int], most: int) -> int:
-        """How many of the first ``most`` blocks are here, from the first on."""
+        """The number of leading blocks, at most ``most``, that are in memory."""
         users, unused = self._users, self._unused
         for number, block in enumerate(blocks[:most]):
             if block not in users and block not in unused:
@@ -37,12 +37,12 @@ class KVCache:
         return min(most, len(blocks))
 
     def fits(self, blocks: Sequence[int], private: int) -> bool:
-        """Whether ``blocks`` (all here) and ``private`` tokens can be used beside what is."""
+        """Whether ``blocks`` (all in memory) and ``private`` tokens fit beside those in use."""
         waking = sum(1 for block in blocks if block in self._unused)
         return self.used + private + waking * self.block_tokens <= self.tokens
 
     def use(self, blocks: Sequence[int]) -> None:
-        """One more user of each block, here before or not."""
+        """Add a user to each block, which need not be in memory yet."""
         users, unused = self._users, self._unused
         for block in blocks:
             if block in users:
@@ -52,7 +52,7 @@ class KVCache:
                 users[block] = 1
 
     def leave(self, blocks: Sequence[int]) -> None:
-        """One user less of each; the last block of a prefix goes before its first."""
+        """Remove a user from each block. The last block of a prefix is evicted before its first."""
         users, unused = self._users, self._unused
         for block in reversed(blocks):
             if users[block] > 1:
@@ -62,7 +62,7 @@ class KVCache:
                 unused[block] = None
 
     def trim(self) -> None:
-        """Forget unused blocks until all fits."""
+        """Evict unused blocks until the rest fits."""
         surplus = self.used + self.kept - self.tokens
         while surplus > 0 and self._unused:
             self._unused.popitem(last=False)

@@ -1,7 +1,7 @@
-"""A modelled LLM engine: continuous batching, chunked prefill, a prefix cache, preemption; no time is spent waiting.
+"""A modelled LLM engine: continuous batching, chunked prefill, a prefix cache and preemption in virtual time.
 
-As vLLM does it: in a step every sequence past its prompt gets one token, and what is left of the token
-budget goes to prompts, oldest first. Steps in which nobody comes or goes are computed in one go.
+A step follows vLLM: every sequence past its prompt gets one token, and the rest of the token budget goes to
+prompts, oldest first. Steps in which no sequence enters or leaves are computed in one go.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sage_inference.simulator.timing import llm_step_ms
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """vLLM's defaults on an H100 with a 7B model; ``block_tokens`` is the unit in which prefixes are shared.
+    """vLLM's defaults on an H100 with a 7B model. ``block_tokens`` is the unit in which prefixes are shared.
 
-    ``max_model_len`` is what a prompt and its answer may have together; 0: as much as the KV memory holds.
+    ``max_model_len`` limits the tokens of a prompt and its answer together; 0 leaves the KV memory as the limit.
     """
 
     max_num_seqs: int = 256
@@ -34,12 +34,12 @@ class EngineLimits:
 
     @property
     def longest(self) -> int:
-        """Tokens that the longest sequence may have."""
+        """The most tokens that a sequence may have."""
         return min(self.max_model_len or self.kv_tokens, self.kv_tokens)
 
 
 class Listener(Protocol):
-    """Whoever sent a sequence."""
+    """The sender of a sequence."""
 
     def first_token(self, cached: int) -> None: ...
 
@@ -49,7 +49,7 @@ class Listener(Protocol):
 
 
 class Generation:
-    """One sequence in the engine. ``blocks`` are those of its prompt that are full."""
+    """One sequence in the engine. ``blocks`` are the full blocks of its prompt."""
 
     __slots__ = (
         "blocks",
@@ -70,54 +70,53 @@ class Generation:
         self.output = output
         self.blocks = blocks
         self.listener = listener
-        self.cached = 0  # prompt tokens that were not computed, when it first came in
-        self.target = (
-            prompt  # tokens to compute before it decodes; after a preemption its output is among them
-        )
+        self.cached = 0  # prompt tokens found in the cache at the first admission
+        self.target = prompt  # tokens to compute before it decodes; includes its output after a preemption
         self.computed = 0
         self.shared = 0  # blocks it holds
-        self.produced = 0  # tokens; while it decodes, as of when it began to
-        self.entry = 0  # of the engine's heap while it decodes, else 0
+        self.produced = 0  # tokens; not updated while it decodes
+        self.entry = 0  # number of its heap entry while it decodes, otherwise 0
         self.finish_step = 0
 
     @property
     def length(self) -> int:
-        """Tokens of KV memory it has."""
+        """Tokens of KV memory that the sequence holds."""
         return self.prompt + self.produced if self.entry else self.target
 
     @property
     def context(self) -> int:
-        """Tokens that a step has to look at."""
+        """Tokens that a step attends to."""
         return self.prompt + self.produced if self.entry else self.computed
 
 
 class LLMEngine:
-    """Takes sequences and tells their listeners. All inner times are work, see ``Pace``.
+    """Computes sequences and notifies their listeners. Inner times are work, see ``Pace``.
 
-    Listeners hear of tokens after the first (``streamed``) only while ``tells_steps``: that costs the shortcut.
+    Listeners get ``streamed`` for tokens after the first only with ``reports_steps``, because then each step
+    must be computed by itself.
     """
 
     def __init__(self, events: Events, limits: EngineLimits | None = None) -> None:
         self.limits = limits or EngineLimits()
         self.cache = KVCache(self.limits.kv_tokens, self.limits.block_tokens)
         self.waiting: deque[Generation] = deque()
-        self.running: dict[Generation, None] = {}  # in the order they came in
+        self.running: dict[Generation, None] = {}  # in order of admission
         self.prompt_tokens = 0
         self.computed_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
-        self.tells_steps = False
-        self.turned: Callable[[], None] = lambda: None  # told when it becomes busy or idle
+        self.reports_steps = False
+        self.turned: Callable[[], None] = lambda: None  # called when the engine becomes busy or idle
         self._events = events
         self._pace = Pace()
         self._alarm = Alarm(events, self._end)
         self._prefilling: list[Generation] = []
-        self._finishing: list[tuple[int, int, Generation]] = []  # who decodes, by the step it ends in
+        self._finishing: list[tuple[int, int, Generation]] = []  # decoding sequences by their last step
         self._entries = 0
         self._decoding = 0
         self._context = 0  # tokens of all running sequences
         self._step = 0
-        # The steps under way: how many, since when, how long the first takes, how much longer each next.
+        # The steps under way: number, start, duration of the first, and the increase of each next one.
         self._steps = 0
         self._began = self._began_at = 0.0
         self._first_ms = self._longer_ms = 0.0
@@ -128,10 +127,10 @@ class LLMEngine:
         return self._steps > 0
 
     def submit(self, generation: Generation) -> None:
-        """Raises ``ValueError`` for what can never fit."""
+        """Queue a sequence. Raises ``ValueError`` if it can never fit."""
         if generation.prompt + generation.output > self.limits.longest:
             raise ValueError(
-                f"{generation.prompt} + {generation.output} tokens exceed the {self.limits.longest} of the context"
+                f"{generation.prompt} + {generation.output} tokens exceed the context of {self.limits.longest}"
             )
         self.waiting.append(generation)
         if not self._steps:
@@ -151,7 +150,7 @@ class LLMEngine:
         return steps * self._first_ms + self._longer_ms * steps * (steps - 1) / 2
 
     def _begin(self) -> None:
-        """Plan the next step, and those like it, from a step's end on."""
+        """At the end of a step, plan the next one and those equal to it."""
         self._chunks = self._plan(admit=self._make_room())
         sequences = len(self.running)
         if not sequences:
@@ -161,7 +160,7 @@ class LLMEngine:
         self._first_ms = llm_step_ms(sequences, self._context, parts)
         self._longer_ms = 0.0
         self._steps = 1
-        if not self._chunks and not self.tells_steps:
+        if not self._chunks and not self.reports_steps:
             self._longer_ms = llm_step_ms(sequences, self._context + self._decoding) - self._first_ms
             until_full = (self.cache.tokens - self.cache.used) // self._decoding
             self._steps = max(1, min(self._next_finish() - self._step, until_full))
@@ -170,7 +169,7 @@ class LLMEngine:
         self._alarm.set(self._pace.when(self._began + self._span(self._steps)))
 
     def _shorten(self) -> None:
-        """Somebody came: stop at the end of the step under way instead of going on."""
+        """End the planned steps with the current one, because a sequence has arrived."""
         elapsed = self._pace.work(self._events.now) - self._began
         half = self._first_ms - self._longer_ms / 2
         steps = ceil((sqrt(half * half + 2 * self._longer_ms * elapsed) - half) / self._longer_ms - 1e-9)
@@ -180,14 +179,14 @@ class LLMEngine:
             self._alarm.set(self._pace.when(self._began + self._span(steps)))
 
     def _end(self) -> None:
-        """The planned steps are done."""
+        """Account for the planned steps, and plan the next ones."""
         self._step += self._steps
         tokens = self._steps * self._decoding
         self._context += tokens
         self.cache.private += tokens
         self.generated_tokens += tokens
-        if self.tells_steps:
-            self._tell_step()
+        if self.reports_steps:
+            self._report_step()
         while self._decoding and self._next_finish() <= self._step:
             one = heappop(self._finishing)[2]
             one.produced = one.output
@@ -199,14 +198,14 @@ class LLMEngine:
         if not self._steps:
             self.turned()
 
-    def _tell_step(self) -> None:
+    def _report_step(self) -> None:
         took = self._events.now - self._began_at
         for one in self.running:
             if one.entry:
                 one.listener.streamed(took)
 
     def _next_finish(self) -> int:
-        """The step in which the next sequence ends; entries of preempted ones are dropped on the way."""
+        """The step in which the next sequence ends. Drops entries of preempted sequences."""
         finishing = self._finishing
         while finishing[0][1] != finishing[0][2].entry:
             heappop(finishing)
@@ -215,7 +214,7 @@ class LLMEngine:
     # Prompts
 
     def _plan(self, admit: bool) -> list[tuple[Generation, int]]:
-        """Whose prompt is computed how much further in the next step."""
+        """The prompts to compute in the next step, each with a number of tokens."""
         budget = self.limits.max_num_batched_tokens - self._decoding
         chunks: list[tuple[Generation, int]] = []
         for one in self._prefilling:
@@ -234,7 +233,7 @@ class LLMEngine:
         if len(self.running) >= self.limits.max_num_seqs:
             return False
         size = self.limits.block_tokens
-        # The last token is always computed: its output is the next one.
+        # The last token is always computed, because its output is the next token.
         hits = self.cache.leading(one.blocks, (one.target - 1) // size)
         found = one.blocks[:hits]
         private = one.target - hits * size
@@ -254,7 +253,7 @@ class LLMEngine:
         return True
 
     def _computed(self, one: Generation, new: int) -> None:
-        """A part of a prompt is there: its full blocks can be shared from now on."""
+        """Record a computed part of a prompt. Its full blocks can be shared from now on."""
         size = self.limits.block_tokens
         one.computed += new
         self.computed_tokens += new
@@ -268,7 +267,7 @@ class LLMEngine:
             self._produce(one)
 
     def _produce(self, one: Generation) -> None:
-        """The prompt's last step gives a token; from then on each step does."""
+        """Record the token of the prompt's last step. Each later step gives one more."""
         one.produced += 1
         self._context += 1
         self.cache.private += 1
@@ -291,7 +290,7 @@ class LLMEngine:
     # Memory
 
     def _make_room(self) -> bool:
-        """Preempt the newest until a step fits; False when that was needed."""
+        """Preempt the newest sequences until a step fits. False if that was needed."""
         enough = True
         while self.cache.used + self._decoding > self.cache.tokens and len(self.running) > 1:
             self._preempt(next(reversed(self.running)))
@@ -299,7 +298,7 @@ class LLMEngine:
         return enough
 
     def _preempt(self, one: Generation) -> None:
-        """It loses its KV and starts again, with what it produced as part of its prompt."""
+        """Free the sequence's KV and queue it again, with its output as part of its prompt."""
         if one.entry:
             one.produced = one.output - (one.finish_step - self._step)
         else:
@@ -310,7 +309,7 @@ class LLMEngine:
         self.preemptions += 1
 
     def _remove(self, one: Generation) -> None:
-        """Give back what it holds; ``produced`` is up to date."""
+        """Free the memory of a sequence, whose ``produced`` must be up to date."""
         self.cache.leave(one.blocks[: one.shared])
         self.cache.private -= one.length - one.shared * self.limits.block_tokens
         self._context -= one.context

@@ -1,4 +1,4 @@
-"""A processor's speed: how far work got when, for work whose speed changes on its way."""
+"""A processor's progress while its speed changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's decision record, read as requests: one JSON object a line, see ``telemetry.decisions``."""
+"""Reads requests from the gateway's decision record: one JSON object a line, see ``telemetry.decisions``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sage_inference.types import RequestPriority, RequestType
 
 
 def parse(text: str, name: str, speed: float) -> Workload:
-    """The text requests whose engine told their output, in order of arrival; the others are left out.
+    """The text requests whose engine reported their output, in order of arrival. Others are left out.
 
-    Of a request that was tried more than once, the last attempt counts. Raises ``WorkloadError``.
+    The last attempt of a request counts. Raises ``WorkloadError``.
     """
     attempts: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""What came out of a replay, in figures."""
+"""The figures of a replay."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Percentiles:
 
 
 def percentile(ordered: Sequence[float], part: float) -> float | None:
-    """The smallest of ``ordered`` that ``part`` of them don't exceed (nearest rank); None of none."""
+    """The smallest of ``ordered`` that ``part`` of them do not exceed (nearest rank). None if it is empty."""
     return ordered[max(0, ceil(part * len(ordered)) - 1)] if ordered else None
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """``goodput`` is the share of all requests that kept the SLO; ``hit_ratio`` of prompt tokens, those cached."""
+    """``goodput`` is the share of requests that met the SLO, ``hit_ratio`` the share of prompt tokens cached."""
 
     requests: int
     finished: int

@@ -1,4 +1,4 @@
-"""Jobs through the gateway's own manager into modelled engines, on a virtual clock."""
+"""Sends jobs through the gateway's own manager to modelled engines, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
 QUEUE_MS = 120_000.0  # the gateway's default
-TOO_LONG = "too_long"  # why a job was refused that fits into no engine's context
+TOO_LONG = "too_long"  # refusal of a job that fits no engine's context
 UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
 
 
 class Replayed:
-    """A job on its way: the manager's ticket, and what the engine reports to."""
+    """A job under way: the manager's ticket, and the engine's listener."""
 
     def __init__(self, run: Run, request: SchedulingRequest, outcome: Outcome) -> None:
         self.run = run
@@ -31,14 +31,14 @@ class Replayed:
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.load: Any = None
-        self.tell_gap: Callable[[float], None] | None = None
+        self.on_gap: Callable[[float], None] | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         outcome = self.outcome
         job = outcome.job
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
-        self.tell_gap = self.run.manager.gap_listener(instance) if self.request.streams else None
+        self.on_gap = self.run.manager.gap_listener(instance) if self.request.streams else None
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
             if job.prompt + job.output > engine.limits.longest:
@@ -53,7 +53,7 @@ class Replayed:
         self.run.ended(self.outcome)
 
     def _too_long(self, instance: ExecutionInstance) -> None:
-        """The engine refused it, before any work: as in the gateway, a larger one gets it where there is one."""
+        """Handle an engine's refusal before any work. As in the gateway, a larger engine gets the job if there is one."""
         manager = self.run.manager
         self.tried += (too_small := manager.no_larger(self, instance))
         manager.release(self, outcome="retried" if too_small else "failed", status=400)
@@ -71,8 +71,8 @@ class Replayed:
             self.run.manager.first_byte(self)
 
     def streamed(self, gap_ms: float) -> None:
-        if self.tell_gap is not None:
-            self.tell_gap(gap_ms / 1000)
+        if self.on_gap is not None:
+            self.on_gap(gap_ms / 1000)
 
     def finished(self) -> None:
         outcome = self.outcome
@@ -85,7 +85,7 @@ class Replayed:
         self.run.ended(outcome)
 
     def _usage(self) -> Usage | None:
-        """What the engine reports; of an answer in one piece the gateway does not always look for it."""
+        """The usage that the engine reports. The gateway does not always look for it in an answer in one piece."""
         job = self.outcome.job
         if self.request.streams or self.run.manager.books.wants_usage(self.load):
             return Usage(job.prompt, job.output, self.outcome.cached)
@@ -93,7 +93,7 @@ class Replayed:
 
 
 class Run:
-    """One policy before one fleet. ``ended`` is told of each job's end, and may submit others. ``slo`` is what to aim at."""
+    """One policy with one fleet. ``ended`` gets each job's outcome and may submit others. The policy aims at ``slo``."""
 
     def __init__(
         self,
@@ -117,13 +117,13 @@ class Run:
         self.manager.alarm = fleet.alarm(self.manager.dispatch)
 
     def submit(self, job: Job) -> None:
-        """Now, whatever ``job.at_ms`` says."""
+        """Submit a job now. ``job.at_ms`` is ignored."""
         outcome = Outcome(job)
         self.outcomes.append(outcome)
         self.place(Replayed(self, self._request(job), outcome), self.manager.submit)
 
     def place(self, ticket: Replayed, how: Callable[[Replayed], None]) -> None:
-        """Let the manager place it now or later; what waits too long is refused."""
+        """Let the manager place a job now or later. A job that waits too long is refused."""
         try:
             how(ticket)
         except Rejection as refusal:
@@ -151,7 +151,7 @@ class Run:
         )
 
     def play(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Every job at its time, until all have ended."""
+        """Submit every job at its time, and run until all have ended."""
         for job in jobs:
             self.events.at(job.at_ms, lambda job=job: self.submit(job))  # type: ignore[misc]
         while self.events.step():

@@ -1,4 +1,4 @@
-"""What a replayed request must keep to count as good: the SLOs that the gateway's configuration states."""
+"""The SLOs of the gateway's configuration, which a replayed request must meet to count as good."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sage_inference.types import RequestPriority
 
 
 class Slo:
-    """``aliases`` are names of models that ``settings`` may use. A job's own deadline stands before its time to the first token.
+    """``aliases`` maps names in ``settings`` to models. A job's own deadline replaces the time to its first token.
 
-    The modelled engines are usual ones, so that what is not stated is the usual default.
+    Values that are not set get the usual defaults, because the modelled engines are usual ones.
     """
 
     def __init__(self, settings: SloSettings | None = None, aliases: Mapping[str, str] | None = None) -> None:
@@ -33,14 +33,14 @@ class Slo:
         )
 
     def row(self, model: str) -> Row:
-        """By priority."""
+        """The model's SLO by priority."""
         found = self._rows.get(model)
         if found is None:
             found = self._rows[model] = row(self.settings, self._own(model))
         return found
 
     def document(self, jobs: Iterable[Job]) -> dict[str, Any]:
-        """In JSON's terms: the times of normal requests, and the background's to the first token; by model, where its differ."""
+        """The SLO for a script: times of normal requests, time to first token of background ones, models that differ."""
         general = _times(self.row(""))
         models = {model: _times(self.row(model)) for model in dict.fromkeys(job.model for job in jobs)}
         own = [{"model": model, **times} for model, times in models.items() if times != general]
@@ -51,7 +51,7 @@ class Slo:
         if model in stated:
             return model, stated[model]
         meant = [name for name in stated if self.aliases.get(name) == model]
-        return (meant[-1], stated[meant[-1]]) if meant else None  # as in the gateway, the last one holds
+        return (meant[-1], stated[meant[-1]]) if meant else None  # as in the gateway, the last one applies
 
 
 def _times(found: Row) -> dict[str, float]:
@@ -60,7 +60,7 @@ def _times(found: Row) -> dict[str, float]:
 
 
 def for_all(settings: SloSettings, key: str, value: float) -> SloSettings:
-    """``value`` as the general one of ``key``, with none of its own for any priority or model."""
+    """The settings with ``value`` for ``key``, and no own value of any priority or model."""
     models = {name: _without(own, key) for name, own in settings.models.items()}
     found: SloSettings = replace(_without(settings, key), models=models, **{key: value})
     return found

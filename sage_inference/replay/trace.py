@@ -1,4 +1,4 @@
-"""Traces: CSV of arrivals and sizes, one request a line."""
+"""Reads traces: CSV of arrivals and sizes, one request a line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ BLOCK_TOKENS = 512
 
 
 def parse(text: str, name: str, speed: float) -> Workload:
-    """Columns ``t_ms``, ``in_tokens``, ``out_tokens``, and where known ``blocks``: ids of the prompt's blocks of
-    512 tokens, consecutive runs written ``a-b``, separated by spaces. Raises ``WorkloadError``.
+    """The workload in a CSV with the columns ``t_ms``, ``in_tokens``, ``out_tokens`` and optionally ``blocks``.
+
+    ``blocks`` are ids of the prompt's blocks of 512 tokens, separated by spaces; ``a-b`` is a run of ids.
+    Raises ``WorkloadError``.
     """
     rows = csv.DictReader(io.StringIO(text))
     missing = {"t_ms", "in_tokens", "out_tokens"} - set(rows.fieldnames or ())
@@ -24,7 +26,7 @@ def parse(text: str, name: str, speed: float) -> Workload:
         try:
             jobs.append(_job(row, speed))
         except (TypeError, ValueError):
-            raise WorkloadError(f"{name}:{rows.line_num}: not a number where one belongs") from None
+            raise WorkloadError(f"{name}:{rows.line_num}: a value is not a number") from None
     return Workload(jobs, BLOCK_TOKENS)
 
 

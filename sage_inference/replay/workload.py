@@ -1,4 +1,4 @@
-"""A file of requests to replay: a trace or the gateway's own record, whichever it is."""
+"""Reads a file of requests to replay: a trace, or the gateway's own record."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sage_inference.replay.jobs import Workload, WorkloadError
 
 
 def read_workload(path: Path, speed: float = 1.0) -> Workload:
-    """What the file holds, arriving ``speed`` times as fast; gzip is unpacked.
+    """The file's workload, arriving ``speed`` times as fast. gzip is unpacked.
 
-    Raises ``WorkloadError`` for what is neither trace nor record, ``OSError`` where it cannot be read.
+    Raises ``WorkloadError`` if the file is neither trace nor record, ``OSError`` if it cannot be read.
     """
     raw = path.read_bytes()
     try:

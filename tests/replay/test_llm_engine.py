@@ -100,7 +100,7 @@ def test_whoever_comes_joins_at_the_end_of_the_step_under_way() -> None:
 def test_an_engine_that_tells_its_steps_tells_the_gap_before_each_token() -> None:
     events = Events()
     engine = LLMEngine(events)
-    engine.tells_steps = True
+    engine.reports_steps = True
     stream = Stream(events)
     engine.submit(Generation(100, 4, [], stream))
     finish(events)
@@ -133,7 +133,7 @@ def test_what_can_never_fit_is_refused() -> None:
     for limits in (EngineLimits(kv_tokens=1000), EngineLimits(max_model_len=1000)):
         engine = LLMEngine(Events(), limits)
         engine.submit(Generation(900, 100, [], Stream(Events())))
-        with pytest.raises(ValueError, match="exceed the 1000 of the context"):
+        with pytest.raises(ValueError, match="exceed the context of 1000"):
             engine.submit(Generation(900, 101, [], Stream(Events())))
 
 

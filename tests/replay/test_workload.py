@@ -82,8 +82,8 @@ def test_of_several_attempts_the_last_counts(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("a,b\n1,2\n", ":1: no column in_tokens, out_tokens, t_ms"),
-        (TRACE + "x,1,1,\n", ":4: not a number"),
-        (TRACE + "5\n", ":4: not a number"),
+        (TRACE + "x,1,1,\n", ":4: a value is not a number"),
+        (TRACE + "5\n", ":4: a value is not a number"),
         ("t_ms,in_tokens,out_tokens\n", "no request that can be replayed"),
         ("", ":1: no column"),
         ('{"request_id": "a"}\n', "lack what a replay needs"),

@@ -62,7 +62,7 @@ def _reported(error: Exception) -> DaemonError:
 
 
 def _commit(reporter: Reporter) -> None:
-    """Ask the parent whether to go on. Without a yes, as from a parent that is gone, leave the predecessor alone."""
+    """Ask the parent whether to go on. Raises ``DaemonError`` without a yes: the parent may be gone."""
     with suppress(OSError):
         reporter.may_commit()
     if sys.stdin.buffer.readline() != b"go\n":

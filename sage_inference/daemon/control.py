@@ -23,7 +23,7 @@ _EXIT_CODES: dict[State, int] = {"running": 0, "dead": 1, "stopped": 3}
 _FORCE = "sage inference stop --force ends it"
 _MARGIN_S = 5.0  # after the drain time, before ``StopFailed``
 _LOOK_S = 0.02
-_TELL_S = 0.1
+_PROGRESS_S = 0.1
 _BUSY_S = 0.25
 _HANDOVER_S = 1.0
 
@@ -236,13 +236,13 @@ def _gone(paths: Paths, process: Process, limit_s: float, on_progress: Progress 
 
 def wait_until(over: Callable[[], bool], limit_s: float, on_progress: Progress | None) -> bool:
     """Wait until ``over`` returns True. False after ``limit_s``. ``on_progress`` gets the seconds waited so far."""
-    began = told = time.monotonic()
+    began = reported_at = time.monotonic()
     while not over():
         now = time.monotonic()
         if now - began > limit_s:
             return False
-        if on_progress is not None and now - told >= _TELL_S:
-            told = now
+        if on_progress is not None and now - reported_at >= _PROGRESS_S:
+            reported_at = now
             on_progress(now - began)
         time.sleep(_LOOK_S)
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DaemonError(Exception):
-    """``problem`` is what is wrong, ``hint`` is how to mend it, and ``code`` is for scripts."""
+    """``problem`` describes the fault, ``hint`` the remedy, and ``code`` is for scripts."""
 
     code = "daemon"
     exit_code = 1

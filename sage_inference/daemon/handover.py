@@ -102,7 +102,7 @@ class Takeover:
     """The successor's side, in the order of its methods."""
 
     def __init__(self, predecessor: Predecessor, folder: Path, commit: Callable[[], None]) -> None:
-        """``commit`` is called just before anything is taken over, and raises if that may not be."""
+        """``commit`` is called just before anything is taken over. It raises to prevent that."""
         self._commit = commit
         self._predecessor = predecessor
         self._folder = folder

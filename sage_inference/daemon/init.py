@@ -14,7 +14,7 @@ from typing import Any
 # The terminal sends these to the whole group, so the child has them already.
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGWINCH)
 _FROM_KERNEL = 0x80  # SI_KERNEL
-# Signals of our own faults cannot be waited for, and a terminal's job control is for its shell.
+# Signals of our own faults cannot be waited for. A terminal's job control belongs to its shell.
 _KEPT = (signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP)
 _IGNORED = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE)
 

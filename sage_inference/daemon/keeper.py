@@ -27,7 +27,7 @@ _LOOK_S = 1.0
 class Keeper:
     """Puts the files back if they are removed, and passes the gateway's place to a successor.
 
-    It has a thread of its own, because neither a hanging file system nor a successor may hold up the event loop.
+    The keeper has a thread of its own, because neither a hanging file system nor a successor may hold up the event loop.
     ``lock`` is None in a successor until it has taken the lock over.
     """
 

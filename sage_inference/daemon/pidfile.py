@@ -67,7 +67,7 @@ class PidInfo:
 
 
 def write(path: Path, info: PidInfo) -> None:
-    """Write atomically, for the owner only, because it has the run's admin token. Raises ``PidfileError``."""
+    """Write atomically. Only the owner may read it, because it has the run's admin token. Raises ``PidfileError``."""
     # Only the holder of the lock writes, so one temporary name is enough. One that a killed holder left is overwritten.
     draft = path.with_name(f".{path.name}.new")
     try:
@@ -105,7 +105,7 @@ def copy_in_memory(info: PidInfo) -> int | None:
 
 
 def read_of(process: Process) -> PidInfo | None:
-    """The copy in memory of the pidfile of ``process``, for when the file was removed or replaced."""
+    """The copy in memory of the pidfile of ``process``, in case the file was removed or replaced."""
     try:
         descriptors = list(os.scandir(f"/proc/{process.pid}/fd"))
     except OSError:

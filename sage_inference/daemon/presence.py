@@ -135,7 +135,7 @@ def _name(folder: Path) -> bytes:
         files = ""
     where = os.fsencode(f"{files}:{os.path.realpath(folder)}")
     if len(where) > _LONGEST:
-        from hashlib import sha256  # late: it loads OpenSSL, which takes as long as ``status`` itself
+        from hashlib import sha256  # late, because it loads OpenSSL, which takes as long as ``status`` itself
 
         where = sha256(where).hexdigest().encode()
     return b"\0sage-inference/" + where

@@ -22,7 +22,7 @@ class Process:
     def current(cls) -> Process:
         found = create_time(os.getpid())
         if found is None:
-            raise ProcessLookupError(f"the system doesn't say when pid {os.getpid()} was started")
+            raise ProcessLookupError(f"the system does not report when pid {os.getpid()} was started")
         return cls(os.getpid(), found)
 
     @property

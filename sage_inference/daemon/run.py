@@ -278,7 +278,7 @@ def _started_by_systemd() -> bool:
 
 
 class _Listening:
-    """The running gateway's socket, for other threads."""
+    """The running gateway's socket, as other threads may use it."""
 
     def __init__(self, running: RunningGateway) -> None:
         import asyncio

@@ -114,7 +114,7 @@ def _give(process: subprocess.Popen[bytes], order: Order) -> None:
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(order.to_json())
         process.stdin.flush()
-    # A process that relieves another waits for a second line, and takes the pipe's end for a no.
+    # A process that relieves another waits for a second line. The pipe's end means no.
     if order.relieves is None:
         _close(process)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 NAME = "sage-inference.service"
-_MARGIN_S = 15  # after the drain time, for cut answers and for simulated engines
+_MARGIN_S = 15  # after the drain time: cut answers and simulated engines need it
 
 # Only options that an unprivileged user manager can enforce. File system sandboxing needs more rights.
 _UNIT = """\

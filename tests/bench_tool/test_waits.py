@@ -206,11 +206,18 @@ def test_a_fair_server_lets_nobody_starve(kind: Kind, load: Closed | Open) -> No
 
 
 def test_a_queue_in_order_of_arrival_starves_nobody_though_it_grows() -> None:
-    turn = threading.Lock()
+    # A lock alone would not do: it passes those who wait in any order.
+    arrivals, changed = itertools.count(), threading.Condition()
+    turns = [0]
 
     def one_after_another(wire: Wire) -> None:
-        with turn:
-            time.sleep(0.01)
+        with changed:
+            mine = next(arrivals)
+            changed.wait_for(lambda: turns[0] == mine, timeout=20)
+        time.sleep(0.01)
+        with changed:
+            turns[0] = mine + 1
+            changed.notify_all()
         ANSWERS[Kind.CHAT](wire)
 
     with RogueEngine(one_after_another) as engine:

@@ -107,12 +107,16 @@ class EngineState(Choice, StrEnum):
 
 
 class Slo(msgspec.Struct, frozen=True, gc=False):
-    """Service level objectives, in milliseconds: to the first token, and of each token after it; and where each is stated."""
+    """Service level objectives, in milliseconds: to the first token, and of each token after it; and where each is stated.
+
+    ``ttft_ms`` is ``ttft_times`` what is stated at ``ttft_from``: a low priority lengthens what is not stated for it.
+    """
 
     ttft_ms: float
     tpot_ms: float
     ttft_from: str = "default"
     tpot_from: str = "default"
+    ttft_times: float = 1.0
 
 
 PROMPT_SHARE = 0.6  # at first: decode steps of 20 ms then make 50 ms a token

@@ -46,13 +46,27 @@ def _show_request(attempt: dict[str, Any]) -> None:
     tenant = f", tenant {attempt['tenant']}" if attempt["tenant"] else ""
     terminal.say(
         f"{attempt['route']}, model {attempt['model']}, {about}{attempt['prompt_tokens']:,} prompt tokens"
-        f"{tenant}"
+        f"{tenant}, priority {_priority(attempt)}"
     )
     slo = attempt["slo"]
     terminal.say(
-        f"SLO: first token in {slo['ttft_ms']:,.0f} ms ({slo['ttft_from']}), "
+        f"SLO: first token in {slo['ttft_ms']:,.6g} ms ({_ttft_from(attempt)}), "
         f"{slo['tpot_ms']:,.4g} ms a token after it ({slo['tpot_from']})"
     )
+
+
+def _priority(attempt: dict[str, Any]) -> str:
+    from sage_inference.types import RequestPriority
+
+    return RequestPriority(attempt["priority"]).name.lower()
+
+
+def _ttft_from(attempt: dict[str, Any]) -> str:
+    """The origin of the time to the first token, and its factor where the priority lengthens what is stated there."""
+    slo = attempt["slo"]
+    origin: str = slo["ttft_from"]
+    times = slo.get("ttft_times", 1)  # an older gateway may still run
+    return origin if times == 1 else f"{times:g} x {origin}, for {_priority(attempt)}"
 
 
 def _show(number: int, attempt: dict[str, Any]) -> None:
@@ -82,7 +96,7 @@ def _show(number: int, attempt: dict[str, Any]) -> None:
 def _outcome(attempt: dict[str, Any]) -> str:
     parts = _predicted(attempt)
     if attempt["first_byte_ms"] is not None:
-        parts.append(f"came after {attempt['first_byte_ms']:.0f} ms")
+        parts.append(_came(attempt))
     if attempt["outcome"] is None:
         return "; ".join([*parts, "still running"])
     status = f" (status {attempt['status']})" if attempt["status"] else ""
@@ -90,6 +104,22 @@ def _outcome(attempt: dict[str, Any]) -> str:
     if attempt["completion_tokens"]:
         parts.append(f"{attempt['completion_tokens']:,} tokens")
     return "; ".join(parts)
+
+
+def _came(attempt: dict[str, Any]) -> str:
+    """When the first byte came. An SLO counts from the arrival, as the verdict does.
+
+    No verdict on what is not the caller's first token: an error, a prefill, or text in one piece.
+    """
+    sent_ms = attempt["first_byte_ms"]
+    arrived_ms = attempt["waited_ms"] + sent_ms
+    came = f"came {sent_ms:,.0f} ms after it was sent, {arrived_ms:,.0f} ms after arrival"
+    if attempt["status"] not in (None, 200) or attempt["leg"] == "prefill" or attempt.get("in_one_piece"):
+        return came
+    late_ms = arrived_ms - attempt["slo"]["ttft_ms"]
+    if late_ms <= 0:
+        return f"{came} (in time)"
+    return f"{came} (late by {late_ms:,.0f} ms)" if late_ms >= 1 else f"{came} (late by less than 1 ms)"
 
 
 def _predicted(attempt: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from sage_inference.control_plane.queue.patience import HOLD_S, hold_s
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.queue.waiting import Group, Queue
 from sage_inference.control_plane.selector import FINISHES, ONLY, Selector, healthy, prefill_ms, uneven_models
+from sage_inference.control_plane.slo import milliseconds
 from sage_inference.control_plane.slos import Slos
 from sage_inference.control_plane.submission import Submission
 from sage_inference.requests.rejection import Reason, Rejection
@@ -535,14 +536,17 @@ class Scheduler:
         lane = self._queue.lane(group, order)
         if lane is not None and order == "fifo":
             soonest += lane.tokens * min(i.load.ms_per_token for i in group) / len(group)
-        left = request.slo_deadline_ms - (now - request.arrived) * 1000
-        if soonest > left:
-            message = f"no first byte can be had within {left:.0f} ms; about {soonest:.0f} ms are needed now"
+        soonest += (now - request.arrived) * 1000  # a deadline counts from the arrival
+        if soonest > request.slo_deadline_ms:
+            within, needed = milliseconds(request.slo_deadline_ms), milliseconds(soonest)
+            message = f"no first byte can be had within {within}; about {needed} are needed now"
             raise Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after())
 
     def _give_up(self, waiting: Waiting) -> None:
         self._queue.remove(waiting)
-        message = f"no instance was free within the deadline of {waiting.request.slo_deadline_ms:.0f} ms"
+        deadline_ms = waiting.request.slo_deadline_ms
+        assert deadline_ms is not None
+        message = f"no instance was free within the deadline of {milliseconds(deadline_ms)}"
         waiting.ticket.refused(Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after()))
 
     def _drop(self, waiting: Waiting, error: Exception) -> None:

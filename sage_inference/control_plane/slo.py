@@ -13,12 +13,19 @@ TPOT_MS = 50.0
 BATCH = 30.0  # times the time to the first token, below normal priority
 
 
+def milliseconds(ms: float) -> str:
+    """The time as errors state it, with three digits below 100 ms: a deadline may be a fraction of a millisecond."""
+    return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.3g} ms"
+
+
 def patience(priority: RequestPriority) -> float:
     """How many times as long as a normal request one of this priority may wait for its first token."""
     return BATCH if priority > RequestPriority.NORMAL else 1.0
 
 
-DEFAULT = tuple(Slo(TTFT_MS * patience(priority), TPOT_MS) for priority in RequestPriority)
+DEFAULT = tuple(
+    Slo(TTFT_MS * patience(priority), TPOT_MS, ttft_times=patience(priority)) for priority in RequestPriority
+)
 
 
 def slo_of(request: SchedulingRequest) -> Slo:

@@ -79,9 +79,9 @@ def _slo(
     default = SloTimes(ttft_ms=TTFT_MS * slow, tpot_ms=TPOT_MS * slow)
     name = "default" if slow == 1.0 else f"default, its engines being {slow:.1f} times as slow as usual"
     stated = [*_stated(settings, own, priority), (default, name, patience(priority))]
-    ttft_ms, ttft_from = next((t.ttft_ms * times, at) for t, at, times in stated if t.ttft_ms is not None)
+    ttft_ms, ttft_from, longer = next((t.ttft_ms, at, x) for t, at, x in stated if t.ttft_ms is not None)
     tpot_ms, tpot_from = next((t.tpot_ms, at) for t, at, _ in stated if t.tpot_ms is not None)
-    return Slo(ttft_ms, tpot_ms, ttft_from, tpot_from)
+    return Slo(ttft_ms * longer, tpot_ms, ttft_from, tpot_from, ttft_times=longer)
 
 
 def _stated(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from sage_inference.cli.explain import _came, _ttft_from
 from sage_inference.cli.schemas import ANSWERS
 from tests.cli.shape import mistakes
 from tests.support.command import sage
@@ -23,7 +27,7 @@ def test_a_decision_is_explained_to_people_and_scripts() -> None:
         assert "attempt 1: simulated-vllm, only instance" in shown.stdout
         assert "chosen" in shown.stdout
         assert "done (status 200)" in shown.stdout
-        assert "the first byte comes with the whole answer; came after" in shown.stdout
+        assert "the first byte comes with the whole answer; came " in shown.stdout
         found = json.loads(sage(g.home, "explain", answer.headers["x-request-id"], "--json").stdout)
         assert mistakes(found, ANSWERS["explain"]) == []
         [attempt] = found["attempts"]
@@ -34,12 +38,46 @@ def test_a_decision_is_explained_to_people_and_scripts() -> None:
                 answer = client.post("/v1/chat/completions", json={**body, "stream": stream})
                 answer.read()
             assert said in sage(g.home, "explain", answer.headers["x-request-id"]).stdout
+        with g.client() as client:
+            answer = client.post("/v1/chat/completions", json=body, headers={"x-sage-priority": "low"})
+        shown = sage(g.home, "explain", answer.headers["x-request-id"])
+        assert "priority low\nSLO: first token in 30,000 ms (30 x default, for low), " in shown.stdout
         unknown = sage(g.home, "explain", "nope/ä")
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert "no decision for request nope/ä is kept" in unknown.stderr
+        assert "A request that still waits has no decision yet" in unknown.stderr
 
 
 def test_without_a_gateway_there_is_nothing_to_explain(tmp_path: Path) -> None:
     failed = sage(tmp_path, "explain", "req-1")
     assert failed.returncode == 3
     assert "not running" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "came 11 ms after it was sent, 5,614 ms after arrival (in time)"),
+        ({"ttft": 5614}, "came 11 ms after it was sent, 5,614 ms after arrival (in time)"),
+        ({"ttft": 5014}, "came 11 ms after it was sent, 5,614 ms after arrival (late by 600 ms)"),
+        ({"ttft": 5613.6}, "came 11 ms after it was sent, 5,614 ms after arrival (late by less than 1 ms)"),
+        (
+            {"ttft": 1000, "status": None},
+            "came 11 ms after it was sent, 5,614 ms after arrival (late by 4,614 ms)",
+        ),
+        ({"ttft": 1000, "status": 500}, "came 11 ms after it was sent, 5,614 ms after arrival"),
+        ({"leg": "prefill"}, "came 11 ms after it was sent, 5,614 ms after arrival"),
+        ({"in_one_piece": True}, "came 11 ms after it was sent, 5,614 ms after arrival"),
+    ],
+)
+def test_the_first_byte_is_judged_from_the_arrival(changed: dict[str, Any], said: str) -> None:
+    slo = {"ttft_ms": changed.pop("ttft", 9000)}
+    attempt = {"waited_ms": 5603, "first_byte_ms": 11, "status": 200, "leg": None, "slo": slo, **changed}
+    assert _came(attempt) == said
+
+
+def test_an_older_gateway_states_no_factor() -> None:
+    attempt: dict[str, Any] = {"priority": 3, "slo": {"ttft_from": "scheduling.slo"}}
+    assert _ttft_from(attempt) == "scheduling.slo"
+    attempt["slo"]["ttft_times"] = 30.0
+    assert _ttft_from(attempt) == "30 x scheduling.slo, for low"

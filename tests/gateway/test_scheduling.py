@@ -183,6 +183,15 @@ def test_a_deadline_that_cannot_be_met_is_429_at_once() -> None:
         assert not engine.requests
 
 
+@pytest.mark.parametrize("deadline", ["0.001", "0.04", "0.4", "1", "9.5", "12", "12.4", "99.6", "100"])
+def test_a_refusal_states_the_deadline_that_the_caller_sent(deadline: str) -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        messages = [{"content": "word " * 40_000}]
+        reply = caller.chat(f"x-sage-deadline-ms: {deadline}", padding="x", messages=messages).reply()
+        assert reply.status == 429
+        assert f"no first byte can be had within {deadline} ms; about " in reply.error["message"]
+
+
 def test_a_key_bounds_the_priority_its_holder_may_ask_for() -> None:
     keys = (
         ApiKeySettings(key=Secret("b"), name="batch", priority="low"),

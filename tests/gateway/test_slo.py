@@ -67,6 +67,7 @@ def test_the_first_that_is_set_holds(
     found = slo(g, *headers, model=model)
     assert (found["ttft_ms"], found["ttft_from"]) == ttft
     assert (found["tpot_ms"], found["tpot_from"]) == tpot
+    assert found["ttft_times"] == (30 if ttft == (150_000, OWN) else 1)
 
 
 def test_a_reload_holds_for_the_next_request(g: InProcess) -> None:
@@ -88,3 +89,20 @@ def test_a_reload_holds_for_the_next_request(g: InProcess) -> None:
         g.settings_to_load = before
         httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False).raise_for_status()
     assert slo(g)["ttft_from"] == OWN
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "times"),
+    [
+        ("m.low", "x-sage-priority: low", 30),
+        ("m.low", "x-sage-priority: normal", 1),
+        ("background", "x-sage-priority: background", 30),
+        ("caller", "x-sage-priority: low", 30),
+        ("slo.normal", "x-sage-priority: critical", 1),
+    ],
+)
+def test_a_models_name_that_ends_in_a_priority_is_no_priority(name: str, header: str, times: float) -> None:
+    stated = SchedulingSettings(slo=SloSettings(models={name: ModelSloSettings(ttft_ms=100)}))
+    with RogueEngine(ok(), model=name) as engine, gateway(engine, scheduling=stated) as g:
+        found = slo(g, header, model=name)
+    assert (found["ttft_ms"], found["ttft_times"]) == (100 * times, times)

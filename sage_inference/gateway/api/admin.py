@@ -169,7 +169,10 @@ async def explain(request: Request) -> Response:
     request_id = request.path_params["request_id"]
     attempts = gateway.decisions.documents(request_id)
     if not attempts:
-        message = f"no decision for request {request_id} is kept; kept are the last {KEPT} that were sent"
+        message = (
+            f"no decision for request {request_id} is kept; kept are the last {KEPT} that were sent. "
+            "A request that still waits has no decision yet: ask again when it was sent"
+        )
         raise ApiError(404, message, code="decision_not_found")
     return JSONResponse({"schema": 1, "request_id": request_id, "attempts": attempts})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
 from sage_inference.control_plane.queue.waiting import Group
+from sage_inference.control_plane.slo import milliseconds
 from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.vectors import VectorError
 from sage_inference.gateway import errors
@@ -299,7 +300,9 @@ class EmbeddingExchange(Exchange):
             return
         self._abandon()
         if self._left_s <= 0:
-            message = f"no instance was free within the deadline of {self.request.slo_deadline_ms:.0f} ms"
+            assert self.request.slo_deadline_ms is not None
+            deadline = milliseconds(self.request.slo_deadline_ms)
+            message = f"no instance was free within the deadline of {deadline}"
             wait = self.gateway.manager.retry_after()
             self.fail(errors.from_refusal(Rejection(Reason.DEADLINE, message, retry_after_s=wait)))
         else:

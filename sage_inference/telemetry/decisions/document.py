@@ -57,12 +57,13 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
 
 
 def _slo(request: SchedulingRequest) -> dict[str, Any]:
-    """The target, and its origin: ``caller``, a setting's path, or ``default`` and why."""
+    """The target, and its origin: ``caller``, a setting's path, or ``default`` and why. See ``types.Slo``."""
     slo = slo_of(request)
     deadline_ms = request.slo_deadline_ms
     return {
         "ttft_ms": slo.ttft_ms if deadline_ms is None else deadline_ms,
         "ttft_from": slo.ttft_from if deadline_ms is None else "caller",
+        "ttft_times": slo.ttft_times if deadline_ms is None else 1.0,
         "tpot_ms": slo.tpot_ms,
         "tpot_from": slo.tpot_from,
     }

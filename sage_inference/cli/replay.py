@@ -16,7 +16,7 @@ from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path, check
 if TYPE_CHECKING:
     from sage_inference.replay.jobs import Workload
     from sage_inference.replay.report import Percentiles, Summary
-    from sage_inference.replay.slo import Slo
+    from sage_inference.replay.slo import Judged, Slo
 
 app = plain_app()
 _HEADERS = (
@@ -29,6 +29,7 @@ _HEADERS = (
     "REFUSED",
 )
 _GOOD = "What counts as good"
+_NAMED = 3  # models in a line
 
 
 @app.command(cls=PlainCommand)
@@ -113,7 +114,7 @@ def replay(
     if as_json:
         terminal.say_json(document(workload, found, instances, speed, slo))
     else:
-        _show(workload, found, instances)
+        _show(workload, found, instances, slo)
 
 
 def document(
@@ -131,10 +132,17 @@ def document(
     }
 
 
-def _show(workload: Workload, found: dict[str, Summary], instances: int) -> None:
+def _show(workload: Workload, found: dict[str, Summary], instances: int, slo: Slo) -> None:
     jobs = workload.jobs
     span = (jobs[-1].at_ms - jobs[0].at_ms) / 1000
     terminal.say(f"{len(jobs):,} requests in {span:,.0f} s, {instances} modelled engines; times in ms")
+    for judged in slo.judged(jobs):
+        terminal.say(_slo_line(judged))
+    deadlines = sum(job.deadline_ms is not None for job in jobs)
+    if deadlines:
+        terminal.say(
+            f"{deadlines:,} requests have a deadline of their own instead of the time to the first token"
+        )
     rows = [
         [
             name,
@@ -150,6 +158,18 @@ def _show(workload: Workload, found: dict[str, Summary], instances: int) -> None
         terminal.talk(
             f"left out: {workload.left_out:,} requests that are no text, or whose output is unknown"
         )
+
+
+def _slo_line(judged: Judged) -> str:
+    names = [name or "requests without a model" for name in judged.models[:_NAMED]]
+    if len(judged.models) > _NAMED:
+        names.append(f"{len(judged.models) - _NAMED} more models")
+    levels = [priority.name.lower() for priority in judged.priorities]
+    whose = ", ".join(" and ".join(each) for each in (names, levels) if each)
+    return (
+        f"SLO{f' of {whose}' if whose else ''}: first token in {judged.ttft_ms:,.6g} ms, "
+        f"{judged.tpot_ms:,.4g} ms a token after it"
+    )
 
 
 def _marks(values: Percentiles) -> str:

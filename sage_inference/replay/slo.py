@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings
 from sage_inference.control_plane.slos import Row, row
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.types import RequestPriority
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Two times, and the requests that are judged by them: those of these models, at these priorities.
+
+    Empty ``models`` or ``priorities`` stand for all that the workload has.
+    """
+
+    ttft_ms: float
+    tpot_ms: float
+    models: tuple[str, ...] = ()
+    priorities: tuple[RequestPriority, ...] = ()
 
 
 class Slo:
@@ -45,6 +58,22 @@ class Slo:
         models = {model: _times(self.row(model)) for model in dict.fromkeys(job.model for job in jobs)}
         own = [{"model": model, **times} for model, times in models.items() if times != general]
         return {**general, "models": own}
+
+    def judged(self, jobs: Sequence[Job]) -> list[Judged]:
+        """Every SLO that the jobs are judged by, their own deadlines left out."""
+        priorities = sorted({job.priority for job in jobs})
+        alike: dict[tuple[tuple[float, float], ...], list[str]] = {}
+        for model in dict.fromkeys(job.model for job in jobs):
+            slos = self.row(model)
+            key = tuple((slos[priority].ttft_ms, slos[priority].tpot_ms) for priority in priorities)
+            alike.setdefault(key, []).append(model)
+        found = []
+        for key, models in alike.items():
+            named = tuple(models) if len(alike) > 1 else ()
+            for times in dict.fromkeys(key):
+                those = tuple(p for p, own in zip(priorities, key, strict=True) if own == times)
+                found.append(Judged(*times, named, those if len(those) < len(priorities) else ()))
+        return found
 
     def _own(self, model: str) -> tuple[str, ModelSloSettings] | None:
         stated = self.settings.models

@@ -27,8 +27,9 @@ def test_policies_are_shown_side_by_side(tmp_path: Path, trace: str) -> None:
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("50 requests in 5 s, 2 modelled engines")
-    assert [line.split()[0] for line in lines[1:]] == ["POLICY", "round_robin", "hybrid"]
-    assert "100.0 %" in lines[2]
+    assert lines[1] == "SLO: first token in 1,000 ms, 50 ms a token after it"
+    assert [line.split()[0] for line in lines[2:]] == ["POLICY", "round_robin", "hybrid"]
+    assert "100.0 %" in lines[3]
 
 
 def test_figures_for_scripts_are_as_their_schema_says(tmp_path: Path, trace: str) -> None:
@@ -69,6 +70,10 @@ def test_it_aims_at_the_configured_slo_and_is_judged_by_it(tmp_path: Path, trace
     assert usual["policies"][0]["goodput"] == 1
     assert own["slo"] == {"ttft_ms": 1, "tpot_ms": 70, "batch_ttft_ms": 9, "models": []}
     assert own["policies"][0]["goodput"] == 0
+    text = sage(
+        tmp_path, "replay", trace, "-p", "hybrid", "--config", str(config), "--slo-tpot-ms", "7.5"
+    ).stdout
+    assert "\nSLO: first token in 1 ms, 7.5 ms a token after it\n" in text
     above = found("--config", str(config), "--slo-ttft-ms", "900")
     assert above["slo"] == {"ttft_ms": 900, "tpot_ms": 70, "batch_ttft_ms": 27_000, "models": []}
     assert above["policies"][0]["goodput"] == 1

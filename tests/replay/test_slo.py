@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sage_inference.cli.replay import _slo_line
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
 from sage_inference.replay.compare import compare
 from sage_inference.replay.jobs import Job, Outcome, Workload
@@ -62,3 +63,44 @@ def test_the_scheduler_aims_at_it() -> None:
     assert waits[0] is not None
     assert waits[1] is not None
     assert waits[0] < waits[1]
+
+
+LOW = replace(CHAT, priority=RequestPriority.LOW)
+BIG = replace(CHAT, model="big")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "lines"),
+    [
+        ([CHAT], ["SLO: first token in 400 ms, 50 ms a token after it"]),
+        ([CHAT, replace(CHAT, model="other")], ["SLO: first token in 400 ms, 50 ms a token after it"]),
+        ([BIG, BIG], ["SLO: first token in 2,000 ms, 100 ms a token after it"]),
+        (
+            [CHAT, LOW, replace(CHAT, priority=RequestPriority.HIGH)],
+            [
+                "SLO of high and normal: first token in 400 ms, 50 ms a token after it",
+                "SLO of low: first token in 12,000 ms, 50 ms a token after it",
+            ],
+        ),
+        (
+            [CHAT, BIG],
+            [
+                "SLO of requests without a model: first token in 400 ms, 50 ms a token after it",
+                "SLO of big: first token in 2,000 ms, 100 ms a token after it",
+            ],
+        ),
+        (
+            [BIG, LOW, *(replace(CHAT, model=f"m{n}") for n in range(5))],
+            [
+                "SLO of big, normal: first token in 2,000 ms, 100 ms a token after it",
+                "SLO of big, low: first token in 60,000 ms, 100 ms a token after it",
+                "SLO of requests without a model and m0 and m1 and 3 more models, normal: first token in 400 ms, "
+                "50 ms a token after it",
+                "SLO of requests without a model and m0 and m1 and 3 more models, low: first token in 12,000 ms, "
+                "50 ms a token after it",
+            ],
+        ),
+    ],
+)
+def test_each_slo_that_judges_is_shown_once(jobs: list[Job], lines: list[str]) -> None:
+    assert [_slo_line(judged) for judged in Slo(STATED).judged(jobs)] == lines

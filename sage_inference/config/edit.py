@@ -16,8 +16,9 @@ from sage_inference.config.build import Builder
 from sage_inference.config.errors import ConfigError, Invalid
 from sage_inference.config.load import parse, read_text
 from sage_inference.config.scalars import plain
-from sage_inference.config.schema import Place, join, locate, loose_steps, stands_alone
+from sage_inference.config.schema import Place, join, locate, shape_at, stands_alone
 from sage_inference.config.secrets import Secret
+from sage_inference.config.spelled import steps_in
 from sage_inference.config.values import check_value, from_word
 from sage_inference.config.writing import write
 
@@ -37,22 +38,20 @@ def set_value(path: Path, key: str, text: str) -> None:
 
 def unset_value(path: Path, key: str) -> bool:
     """Remove ``key`` from the file; False if it was not there. Raises ``ConfigError``."""
-    unknown: ConfigError | None = None
-    try:
-        steps = locate(key).steps
-    except ConfigError as error:
-        # A mistyped key in the file must be one that can be removed.
-        steps, unknown = loose_steps(key), error
-        if not steps:
-            raise
     removed = False
 
     def drop(before: str) -> str:
         nonlocal removed
+        try:
+            steps = locate(key).steps
+        except ConfigError:
+            # A mistyped key in the file must be one that can be removed.
+            found = steps_in(tree.read(before, str(path)), key.strip()) if key.strip() else None
+            if found is None:
+                raise
+            steps = found
         after = yaml_splice.cut(before, steps, str(path))
         removed = after is not None
-        if after is None and unknown:
-            raise unknown
         return before if after is None else after
 
     _change(path, drop)
@@ -81,8 +80,8 @@ def _put(before: str, place: Place, value: Any, source: str) -> str:
     *owner, last = place.steps
     entry = yaml_splice.find(before, tuple(owner), source) if owner else None
     if isinstance(entry, tree.Scalar) and isinstance(entry.value, str):
-        section = locate(join(tuple(owner))).shape.section
-        alone = stands_alone(section) if section else None
+        shape = shape_at(tuple(owner))
+        alone = stands_alone(shape.section) if shape and shape.section else None
         if alone:
             return yaml_splice.put(before, tuple(owner), {alone.name: entry.value, last: value}, source)
     return yaml_splice.put(before, place.steps, value, source)

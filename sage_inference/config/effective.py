@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_inference.config.document import plain
-from sage_inference.config.schema import Key, keys, walk
+from sage_inference.config.schema import Key, Step, join, keys, walk
 from sage_inference.config.settings import Settings
 
 
@@ -36,12 +36,16 @@ def _rows(path: str, key: Key, value: Any) -> Iterator[Effective]:
     if item and item.section and value:
         of_list = key.shape.kind == "list"
         for name, entry in enumerate(value) if of_list else value.items():
-            yield from _changed(f"{path}[{name}]" if of_list else f"{path}.{name}", item.section, entry)
+            yield from _changed(_entry(path, name), item.section, entry)
     elif key.shape.kind == "map" and value:
         for name, entry in value.items():
-            yield Effective(f"{path}.{name}", entry, None)
+            yield Effective(_entry(path, name), entry, None)
     else:
         yield Effective(path, value, plain(key.default))
+
+
+def _entry(path: str, name: Step) -> str:
+    return join((*path.split("."), name))
 
 
 def _changed(path: str, section: type, entry: dict[str, Any]) -> Iterator[Effective]:

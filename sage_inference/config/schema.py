@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sage_inference.config import names
 from sage_inference.config.errors import ConfigError, nearest
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import Settings
@@ -125,11 +127,40 @@ def walk(section: type = Settings, before: str = "") -> Iterator[tuple[str, Key]
 
 
 def join(steps: tuple[Step, ...]) -> str:
-    """``("instances", 0, "url")`` as ``instances[0].url``."""
+    """``("instances", 0, "url")`` as ``instances[0].url``; names of maps in quotes where a path needs them."""
     text = ""
+    shape: Shape | None = Shape("section", section=Settings)
     for step in steps:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            is_name = shape and shape.kind == "map" and shape.item
+            name = names.written(step, _known(is_name)) if is_name else step
+            text += f".{name}" if text else name
+        shape = _below(shape, step)
     return text
+
+
+def shape_at(steps: tuple[Step, ...]) -> Shape | None:
+    """The form of the value at ``steps``; None where the schema has none."""
+    shape: Shape | None = Shape("section", section=Settings)
+    for step in steps:
+        shape = _below(shape, step)
+    return shape
+
+
+def _below(shape: Shape | None, step: Step) -> Shape | None:
+    if shape is None or shape.section is None:
+        return shape.item if shape else None
+    key = keys(shape.section).get(str(step))
+    return key.shape if key else None
+
+
+def _known(item: Shape) -> names.Keys:
+    """The keys that follow the name of an entry of this form."""
+    if item.section is None:
+        return {}
+    return {key.name: _known(key.shape) for key in keys(item.section).values()}
 
 
 def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[str, str]:
@@ -146,14 +177,15 @@ def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[
 def locate(path: str) -> Place:
     """Where ``path`` (``scheduling.policy``, ``instances[0].url``, ``instances.0.url``) leads.
 
-    What follows a map's name is one key of it, dots and all; in a map of sections, up to a key of the section
-    (``scheduling.slo.models.qwen2.5-7b.ttft_ms``). Raises ``ConfigError`` for an unknown key.
+    What follows a map is the name of an entry, dots and all; in a map of sections, up to a key of the section
+    (``scheduling.slo.models.qwen2.5-7b.ttft_ms``). In quotes, or in brackets, it is a name as it stands
+    (``scheduling.slo.models."m.low".ttft_ms``). Raises ``ConfigError`` for an unknown key.
     """
     steps: tuple[Step, ...] = ()
     shape, key, rest = Shape("section", section=Settings), None, path.strip()
     while rest:
         if shape.kind == "map" and shape.item:
-            name, rest = _entry_name(rest, shape.item)
+            name, rest = _entry_name(rest, shape.item, steps, path)
             steps, shape = (*steps, name), shape.item
             continue
         name, rest = _split(rest)
@@ -177,25 +209,20 @@ def locate(path: str) -> Place:
     return Place(steps, key, shape)
 
 
-def _entry_name(rest: str, item: Shape) -> tuple[str, str]:
-    """The name of a map's entry, and the path that follows it within the entry."""
-    known = keys(item.section) if item.section else {}
-    for dot in re.finditer(r"\.", rest):
-        if dot.start() and _split(rest[dot.end() :])[0] in known:
-            return rest[: dot.start()], rest[dot.end() :]
-    return rest, ""
-
-
-def loose_steps(path: str) -> tuple[Step, ...]:
-    """The steps of a path that the schema does not know."""
-    steps: tuple[Step, ...] = ()
-    rest = path.strip()
-    while rest:
-        name, rest = _split(rest)
-        index = name.strip("[]")
-        number = index.isascii() and index.isdigit() and len(index) <= 6
-        steps = (*steps, int(index) if number else name)
-    return steps
+def _entry_name(rest: str, item: Shape, before: tuple[Step, ...], path: str) -> tuple[str, str]:
+    """The name of a map's entry, and the path that follows it within the entry. Raises ``ConfigError``."""
+    here = join(before)
+    try:
+        return names.split_name(rest, _known(item))
+    except names.Misspelled as error:
+        literal = shlex.quote(f"{here}.{error.literal}")
+        raise ConfigError(
+            f"unknown key {path[:200]}",
+            key=path,
+            hint=f"did you mean {here}.{error.meant}? An entry named {error.name[:80]} is written {literal}",
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{here}.{error.problem}", key=path, hint=error.hint) from None
 
 
 def _split(path: str) -> tuple[str, str]:

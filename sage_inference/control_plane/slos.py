@@ -15,7 +15,9 @@ normal and more important requests: below, the time to the first token is 30 tim
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
+from sage_inference.config.schema import join
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
@@ -90,11 +92,17 @@ def _stated(
     """What is stated, where, and how many times as long the time to the first token is; first what holds first."""
     word = priority.name.lower()
     if own is not None:
-        yield getattr(own[1], word), f"{SETTING}.models.{own[0]}.{word}", 1.0
+        yield getattr(own[1], word), f"{_path(own[0])}.{word}", 1.0
     yield getattr(settings, word), f"{SETTING}.{word}", 1.0
     if own is not None:
-        yield own[1], f"{SETTING}.models.{own[0]}", patience(priority)
+        yield own[1], _path(own[0]), patience(priority)
     yield settings, SETTING, patience(priority)
+
+
+@lru_cache(maxsize=1024)
+def _path(model: str) -> str:
+    """That of a model's own settings, as commands take it."""
+    return join((*SETTING.split("."), "models", model))
 
 
 class Slos:

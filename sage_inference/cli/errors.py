@@ -48,7 +48,23 @@ def from_usage_error(error: Any) -> Failure:
     if possible:
         message = re.sub(r"\s*\((Possible|Did you mean).*\)$", "", message)
         hint = f"did you mean {' or '.join(sorted(possible))}?"
+    elif context is not None and type(error).__name__ == "NoSuchOption":
+        hint = _behind_dashes(context) or hint
     return usage(lower(message), hint)
+
+
+def _behind_dashes(context: Any) -> str | None:
+    """How a command takes a value that begins with a dash, which was read as an option; None if it takes no values."""
+    names = [
+        each.make_metavar(context) for each in context.command.params if each.param_type_name == "argument"
+    ]
+    if not names:
+        return None
+    *before, last = [name.strip("[]") for name in names]
+    path = context.command_path
+    return (
+        f"{path} --help; a value that begins with - goes behind --: {' '.join([path, *before, '--', last])}"
+    )
 
 
 def from_exception(error: BaseException) -> Failure:

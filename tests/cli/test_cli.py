@@ -72,6 +72,9 @@ def test_start_has_every_flag_that_is_promised(tmp_path: Path) -> None:
         assert flag in shown
 
 
+MISSPELLED = "scheduling.slo.models.m.critcal.tpot_ms"
+
+
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
@@ -85,6 +88,20 @@ def test_start_has_every_flag_that_is_promised(tmp_path: Path) -> None:
         (("config", "get", "server.prot"), 2, "did you mean server.port?"),
         (("config", "unset", "prt"), 2, "unknown key prt"),
         (("config", "get", "aliases.x"), 1, "not set"),
+        (("config", "set", MISSPELLED, "50"), 2, "did you mean scheduling.slo.models.m.critical.tpot_ms?"),
+        (("config", "get", MISSPELLED), 2, "did you mean scheduling.slo.models.m.critical.tpot_ms?"),
+        (("config", "unset", MISSPELLED), 2, "did you mean scheduling.slo.models.m.critical.tpot_ms?"),
+        (("config", "set", "limits.max_n", "-5"), 2, " inference config set KEY -- VALUE"),
+        (("config", "set", "limits.max_n", "-.5"), 2, " inference config set KEY -- VALUE"),
+        (("config", "set", "llm_model", "-x7"), 2, " inference config set KEY -- VALUE"),
+        (("config", "set", "llm_model", "--nope"), 2, " inference config set KEY -- VALUE"),
+        (("config", "set", "llm_model", "-chat"), 2, "config set KEY -- VALUE"),
+        (("config", "set", "limits.max_n", "--", "-5"), 1, "not -5"),
+        (("config", "set", "limits.max_n", "5", "--jsno"), 2, " inference config set KEY -- VALUE"),
+        (("config", "get", "-5"), 2, " inference config get -- KEY"),
+        (("explain", "-5f0c"), 2, " inference explain -- REQUEST_ID"),
+        (("replay", "-trace.csv"), 2, " inference replay -- FILE"),
+        (("stop", "-5"), 2, " inference stop --help\n"),
         (("reload",), 3, "not running"),
         (("logs", "--level", "loud"), 2, "loud"),
     ],

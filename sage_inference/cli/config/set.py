@@ -14,6 +14,7 @@ from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import ConfigFile, NoColor, as_path
 
 app = plain_app()
+_FORM = "config set KEY VALUE; config set KEY -- VALUE for a value that begins with -"
 
 
 @app.command("set", cls=PlainCommand)
@@ -48,9 +49,9 @@ def set_(
     name = key_option if key_option is not None else words.pop(0) if words else None
     text = value_option if value_option is not None else words.pop(0) if words else None
     if name is None or text is None:
-        raise usage("a key and a value are needed", "config set KEY VALUE")
+        raise usage("a key and a value are needed", _FORM)
     if words:
-        raise usage(f'"{words[0]}" is one word too many', "config set KEY VALUE")
+        raise usage(f'"{words[0]}" is one word too many', _FORM)
     from sage_inference.config.edit import set_value
     from sage_inference.config.paths import Paths
     from sage_inference.config.schema import locate

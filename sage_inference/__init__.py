@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from sage_inference.library.policies import AdaptivePolicy as AdaptivePolicy
     from sage_inference.library.policies import CostOptimizedPolicy as CostOptimizedPolicy
     from sage_inference.library.policies import FIFOPolicy as FIFOPolicy
-    from sage_inference.library.policies import PlacementPolicy as PlacementPolicy
     from sage_inference.library.policies import PriorityPolicy as PriorityPolicy
+    from sage_inference.library.policies import SchedulingPolicy as SchedulingPolicy
     from sage_inference.library.policies import SLOAwarePolicy as SLOAwarePolicy
     from sage_inference.library.requests import RequestMetadata as RequestMetadata
     from sage_inference.library.server import UnifiedAPIServer as UnifiedAPIServer

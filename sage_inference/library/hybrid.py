@@ -13,12 +13,12 @@ from sage_inference.control_plane.policies import hybrid_with
 from sage_inference.control_plane.policies.base import Clock
 from sage_inference.library.hybrid_config import HybridSchedulingConfig
 from sage_inference.library.options import HybridFields
-from sage_inference.library.policies import PlacementPolicy, counted_as_load
+from sage_inference.library.policies import SchedulingPolicy, counted_as_load
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 
-class HybridSchedulingPolicy(PlacementPolicy):
+class HybridSchedulingPolicy(SchedulingPolicy):
     """Generation in the order of ``llm_fallback_policy``; texts for one model go together, as one load.
 
     ``embedding_priority`` high or low puts embeddings before or behind all generation of the same call. Those

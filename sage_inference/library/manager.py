@@ -15,7 +15,7 @@ from sage_inference.control_plane.policies import POLICIES
 from sage_inference.gateway.api.status import status_document
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.library.coordinator import ExecutionCoordinator
-from sage_inference.library.policies import PlacementPolicy
+from sage_inference.library.policies import SchedulingPolicy
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestStatus
 
@@ -28,7 +28,7 @@ class ControlPlaneManager:
     ``scheduling_policy`` is the name of a policy or a policy object.
     """
 
-    def __init__(self, scheduling_policy: PlacementPolicy | str = "hybrid") -> None:
+    def __init__(self, scheduling_policy: SchedulingPolicy | str = "hybrid") -> None:
         """Raises ``ValueError`` for an unknown policy."""
         self._policy = scheduling_policy
         self.coordinator = ExecutionCoordinator(_settings(scheduling_policy))
@@ -88,12 +88,12 @@ class ControlPlaneManager:
         task = self._tasks.get(request_id)
         return task is not None and task.cancel()
 
-    def update_policy(self, policy: PlacementPolicy | str) -> None:
+    def update_policy(self, policy: SchedulingPolicy | str) -> None:
         """Use another policy from now on, also for requests that wait. Raises ``ValueError`` for an unknown one."""
         gateway = self.coordinator.gateway
         scheduling = replace(gateway.settings.scheduling, **_settings(policy))
         gateway.configure(replace(gateway.settings, scheduling=scheduling))
-        if isinstance(policy, PlacementPolicy):
+        if isinstance(policy, SchedulingPolicy):
             gateway.manager.use(policy.placing)
         self._policy = policy
 
@@ -115,8 +115,8 @@ class ControlPlaneManager:
             self._ended.popitem(last=False)
 
 
-def _settings(policy: PlacementPolicy | str) -> dict[str, Any]:
-    if isinstance(policy, PlacementPolicy):
+def _settings(policy: SchedulingPolicy | str) -> dict[str, Any]:
+    if isinstance(policy, SchedulingPolicy):
         return policy.settings()
     if policy not in POLICIES:
         raise ValueError(f"scheduling policy {str(policy)!r} is not one of {', '.join(POLICIES)}")

@@ -10,15 +10,14 @@ from typing import Any
 from sage_inference.control_plane.instances.gpu_sharing import is_mixed
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.policies.base import Clock
-from sage_inference.control_plane.policies.base import PlacementPolicy as PlacingPolicy
+from sage_inference.control_plane.policies.base import Clock, PlacementPolicy
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.library.classifier import RequestClassifier
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 
 
-class PlacementPolicy:
+class SchedulingPolicy:
     """Decides for many requests at once. Work placed in a call is load for the next request in it.
 
     A request gets no decision where no available instance does such work for its model, or all are full.
@@ -66,7 +65,7 @@ class PlacementPolicy:
         return {"policy": self.name}
 
     @property
-    def placing(self) -> PlacingPolicy:
+    def placing(self) -> PlacementPolicy:
         """The part that a gateway places by, one request at a time."""
         return self._inner
 
@@ -97,31 +96,31 @@ class PlacementPolicy:
             self._by_instance[name] = self._by_instance.get(name, 0) + 1
 
 
-class FIFOPolicy(PlacementPolicy):
+class FIFOPolicy(SchedulingPolicy):
     """In order of arrival, each where the fewest requests are in flight."""
 
     name = "fifo"
 
 
-class PriorityPolicy(PlacementPolicy):
+class PriorityPolicy(SchedulingPolicy):
     """By priority, ten seconds of waiting making up for a level."""
 
     name = "priority"
 
 
-class SLOAwarePolicy(PlacementPolicy):
+class SLOAwarePolicy(SchedulingPolicy):
     """Nearest deadline first, each where its first byte is predicted soonest."""
 
     name = "slo_aware"
 
 
-class CostOptimizedPolicy(PlacementPolicy):
+class CostOptimizedPolicy(SchedulingPolicy):
     """The busiest instance that is still in time, so that others can sleep."""
 
     name = "cost_optimized"
 
 
-class AdaptivePolicy(PlacementPolicy):
+class AdaptivePolicy(SchedulingPolicy):
     """Those that can still be in time first, each where it costs least."""
 
     name = "adaptive"

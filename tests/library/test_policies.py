@@ -13,7 +13,7 @@ from sage_inference.library.policies import (
     AdaptivePolicy,
     CostOptimizedPolicy,
     FIFOPolicy,
-    PlacementPolicy,
+    SchedulingPolicy,
     PriorityPolicy,
     SLOAwarePolicy,
 )
@@ -26,7 +26,7 @@ from sage_inference.types import (
     RequestType,
 )
 
-ALL: list[type[PlacementPolicy]] = [
+ALL: list[type[SchedulingPolicy]] = [
     FIFOPolicy,
     PriorityPolicy,
     SLOAwarePolicy,
@@ -81,7 +81,7 @@ instances = st.lists(
 @pytest.mark.parametrize("policy", ALL)
 @given(requests=requests, instances=instances)
 def test_decisions_are_fit_within_limits_and_leave_no_trace(
-    policy: type[PlacementPolicy], requests: list[RequestMetadata], instances: list[ExecutionInstance]
+    policy: type[SchedulingPolicy], requests: list[RequestMetadata], instances: list[ExecutionInstance]
 ) -> None:
     by_request = {one.request_id: one for one in requests}
     by_instance = {one.instance_id: one for one in instances}
@@ -109,7 +109,7 @@ def test_decisions_are_fit_within_limits_and_leave_no_trace(
 @pytest.mark.parametrize("policy", ALL)
 @given(requests=requests)
 def test_prioritize_loses_and_invents_nobody(
-    policy: type[PlacementPolicy], requests: list[RequestMetadata]
+    policy: type[SchedulingPolicy], requests: list[RequestMetadata]
 ) -> None:
     ordered = policy(clock=lambda: 50.0).prioritize(requests)
     assert sorted(map(id, ordered)) == sorted(map(id, requests))

@@ -101,14 +101,14 @@ class Scheduler:
 
     # What the relay calls
 
-    def submit(self, ticket: Submission, measure: Callable[[], None] | None = None) -> None:
+    def submit(self, submission: Submission, measure: Callable[[], None] | None = None) -> None:
         """Place the request now, or queue it. Raises ``Rejection`` when neither is possible.
 
         ``measure`` tells the request what its prompt is like; until then only ``prompt_bytes`` is known. It is
         called before anything is decided by that: where nothing is, when the request was sent already.
         """
         self.rates.submitted += 1
-        request = ticket.request
+        request = submission.request
         now = self._clock()
         if self.registry.version != self._seen:
             self._regroup(now)
@@ -117,14 +117,14 @@ class Scheduler:
             raise self._unserved(request)
         if measure is not None:
             if len(group) == 1 and self._fits_anyhow(request, group[0]):
-                self._send_first(ticket, group, now, measure)
+                self._send_first(submission, group, now, measure)
                 return
             measure()
         self.settle()
         self.books.presumed.catch_up(now)
         if request.slo_deadline_ms is not None:
-            self._check_deadline(ticket, group, now)
-        self._place_or_queue(ticket, group, now)
+            self._check_deadline(submission, group, now)
+        self._place_or_queue(submission, group, now)
 
     def goes_at_once(self, request: SchedulingRequest, group: Group) -> bool:
         """Whether it can be sent to the only instance that there is, with nothing to decide: see ``send``."""
@@ -132,78 +132,78 @@ class Scheduler:
             len(group) == 1 and self.registry.version == self._seen and self._fits_anyhow(request, group[0])
         )
 
-    def send(self, ticket: Submission, group: Group, measure: Callable[[], None]) -> None:
+    def send(self, submission: Submission, group: Group, measure: Callable[[], None]) -> None:
         """Place the request; it has just been said that it goes at once."""
         self.rates.submitted += 1
-        self._send_first(ticket, group, self._clock(), measure)
+        self._send_first(submission, group, self._clock(), measure)
 
     def prefer_specialized(self, wanted: bool) -> None:
         """Whether instances for one kind of work go before mixed ones."""
         self._placer.prefers_special = wanted
 
-    def can_retry(self, ticket: Submission) -> bool:
+    def can_retry(self, submission: Submission) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
-        if not (self.rates.may_retry() or self._lost_its_instance(ticket)):
+        if not (self.rates.may_retry() or self._lost_its_instance(submission)):
             return False
-        return bool(healthy(self._group_of(ticket), ticket.tried))
+        return bool(healthy(self._group_of(submission), submission.tried))
 
-    def retry(self, ticket: Submission) -> None:
+    def retry(self, submission: Submission) -> None:
         """Place a released request elsewhere than where it was tried, or queue it again."""
         self.rates.retried += 1
-        self.rates.moved += self._lost_its_instance(ticket)
-        self.go_on(ticket)
+        self.rates.moved += self._lost_its_instance(submission)
+        self.go_on(submission)
 
-    def is_lost(self, ticket: Submission, instance: ExecutionInstance) -> bool:
+    def is_lost(self, submission: Submission, instance: ExecutionInstance) -> bool:
         """Whether ``instance`` is out of service while another, not tried yet, is well."""
         if instance.state is EngineState.READY:
             return False
-        group = self._group_of(ticket)
-        return any(i.state is EngineState.READY and i not in ticket.tried for i in group)
+        group = self._group_of(submission)
+        return any(i.state is EngineState.READY and i not in submission.tried for i in group)
 
-    def no_larger(self, ticket: Submission, instance: ExecutionInstance) -> Group:
+    def no_larger(self, submission: Submission, instance: ExecutionInstance) -> Group:
         """Those of the group whose context is no larger than the instance's, where a healthy one is larger; otherwise none."""
-        model = ticket.request.model
+        model = submission.request.model
         own = instance.context_tokens.get(model, 0) if model in self._placer.uneven else 0
-        group = self._group_of(ticket) if own else ()
+        group = self._group_of(submission) if own else ()
         if not any(i.state is EngineState.READY and i.context_tokens.get(model, 0) > own for i in group):
             return ()
         return tuple(i for i in group if i.context_tokens.get(model, 0) <= own)
 
-    def _lost_its_instance(self, ticket: Submission) -> bool:
-        return bool(ticket.tried) and self.is_lost(ticket, ticket.tried[-1])
+    def _lost_its_instance(self, submission: Submission) -> bool:
+        return bool(submission.tried) and self.is_lost(submission, submission.tried[-1])
 
-    def _group_of(self, ticket: Submission) -> Group:
-        return self.registry.group(ticket.request.model, ticket.request.route)
+    def _group_of(self, submission: Submission) -> Group:
+        return self.registry.group(submission.request.model, submission.request.route)
 
-    def go_on(self, ticket: Submission, began_at: ExecutionInstance | None = None) -> None:
+    def go_on(self, submission: Submission, began_at: ExecutionInstance | None = None) -> None:
         """Place a request that was submitted before: again, or its next leg or call. Raises ``Rejection``.
 
         ``began_at``: the instance of the call before. Where no instance takes work, one that drains gets the next call
         at once: it finishes what it began.
         """
-        request = ticket.request
+        request = submission.request
         now = self._clock()
         self._catch_up(now)
         group = self.registry.group(request.model, request.route)
         if group:
-            self._place_or_queue(ticket, group, now)
+            self._place_or_queue(submission, group, now)
         elif began_at is not None and began_at.state is EngineState.DRAINING:
             decision = SchedulingDecision(request.request_id, began_at.instance_id, FINISHES)
             need = self._placer.uncached(request, began_at)
-            self._put(ticket, decision, began_at, need, (began_at,), now)
+            self._put(submission, decision, began_at, need, (began_at,), now)
         else:
             raise self._unserved(request)
 
-    def resized(self, ticket: Submission, tokens: int) -> None:
+    def resized(self, submission: Submission, tokens: int) -> None:
         """A placed request takes so many tokens: what goes in it was decided after it was placed."""
-        if isinstance(ticket.load, Placement):
-            ticket.load.resize(max(1, tokens))
+        if isinstance(submission.load, Placement):
+            submission.load.resize(max(1, tokens))
 
-    def first_byte(self, ticket: Submission) -> None:
+    def first_byte(self, submission: Submission) -> None:
         """The first byte of an answer's body came."""
         if self._sent:
             self.settle()
-        placement = ticket.load
+        placement = submission.load
         if not isinstance(placement, Placement):
             return
         placement.answered_at = now = self._clock()
@@ -223,15 +223,15 @@ class Scheduler:
         return shared.streamed if shared is not None and shared.goes_by_gaps else None
 
     def release(
-        self, ticket: Submission, usage: Usage | None = None, outcome: str = "ended", status: int = 0
+        self, submission: Submission, usage: Usage | None = None, outcome: str = "ended", status: int = 0
     ) -> None:
         """The attempt ended, as ``outcome`` says: what it took of its instance is free again."""
         if self._sent:
             self.settle()
-        placement = ticket.load
+        placement = submission.load
         if not isinstance(placement, Placement):
             return
-        ticket.load = None
+        submission.load = None
         placement.ended()
         self.rates.finished += 1
         placement.ended_at = now = self._clock()
@@ -246,9 +246,9 @@ class Scheduler:
             self._catch_up(now)
             self._serve_waiting(now)
 
-    def withdraw(self, ticket: Submission) -> None:
+    def withdraw(self, submission: Submission) -> None:
         """The request no longer waits: its caller left or its time is up."""
-        waiting = ticket.load
+        waiting = submission.load
         if isinstance(waiting, Waiting):
             self._queue.remove(waiting)
             if waiting.lane:  # who stood behind it may need less
@@ -297,29 +297,31 @@ class Scheduler:
 
     # Placing
 
-    def _place_or_queue(self, ticket: Submission, group: Group, now: float) -> None:
+    def _place_or_queue(self, submission: Submission, group: Group, now: float) -> None:
         if self.slos.differ:
-            self.slos.give(ticket.request)
+            self.slos.give(submission.request)
         choice = None
-        if not self._queue.requests or self._queue.lane(group, self._order(ticket)) is None:
-            choice = self._placer.choose(ticket, group, now, True)
+        if not self._queue.requests or self._queue.lane(group, self._order(submission)) is None:
+            choice = self._placer.choose(submission, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
-                if prompt_ms <= self.slos.soon_ms or not self._stands_back(ticket, prompt_ms, now):
-                    self._put(ticket, choice[0], choice[1], choice[2], group, now)
+                if prompt_ms <= self.slos.soon_ms or not self._stands_back(submission, prompt_ms, now):
+                    self._put(submission, choice[0], choice[1], choice[2], group, now)
                     return
                 choice = None
         else:
-            ticket.request.cached_tokens = self._placer.prefixes.match(ticket.request)
+            submission.request.cached_tokens = self._placer.prefixes.match(submission.request)
         displaced: list[Waiting] | None = []
-        if not self._queue.has_room(ticket, self.limits):
-            displaced = self._queue.make_room(ticket, self.limits)
+        if not self._queue.has_room(submission, self.limits):
+            displaced = self._queue.make_room(submission, self.limits)
             if displaced is None:
                 message = f"{self._queue.requests} requests wait already; try again later"
                 raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=self.retry_after())
-        waiting = self._queue.add(ticket, group, self._order(ticket), prefill_ms(ticket.request, group), now)
+        waiting = self._queue.add(
+            submission, group, self._order(submission), prefill_ms(submission.request, group), now
+        )
         if choice is not None:
-            waiting.lane.hold(waiting, choice[1], now + hold_s(ticket.request, group, now))
+            waiting.lane.hold(waiting, choice[1], now + hold_s(submission.request, group, now))
         else:
             self._serve(waiting.lane, now)
         if displaced:
@@ -332,7 +334,7 @@ class Scheduler:
             self._serve(lane, now)  # requests behind them may need less
         wait_s = self.retry_after()
         for waiting in displaced:
-            waiting.ticket.refused(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
+            waiting.submission.refused(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
 
     def _fits_anyhow(self, request: SchedulingRequest, only: ExecutionInstance) -> bool:
         """Whether it goes to its only instance at once, even if each byte of its prompt is a token.
@@ -356,20 +358,24 @@ class Scheduler:
             and not (heeds_streams and not self._placer.is_free(request, only))
         )
 
-    def _stands_back(self, ticket: Submission, prompt_ms: float, now: float) -> bool:
+    def _stands_back(self, submission: Submission, prompt_ms: float, now: float) -> bool:
         """Whether it is late from the start, and so takes what can be spared; the lane sees to that."""
-        order = ORDERS[self._order(ticket)]
-        return order.place(ticket.request, prompt_ms)[2] <= now and self._queue.has_room(ticket, self.limits)
+        order = ORDERS[self._order(submission)]
+        return order.place(submission.request, prompt_ms)[2] <= now and self._queue.has_room(
+            submission, self.limits
+        )
 
-    def _order(self, ticket: Submission) -> str:
-        return self._placer.policy_for(ticket.request).order
+    def _order(self, submission: Submission) -> str:
+        return self._placer.policy_for(submission.request).order
 
-    def _send_first(self, ticket: Submission, group: Group, now: float, measure: Callable[[], None]) -> None:
+    def _send_first(
+        self, submission: Submission, group: Group, now: float, measure: Callable[[], None]
+    ) -> None:
         """There is nothing to decide: what is to be known and written down can wait until the engine is at work."""
-        request, only = ticket.request, group[0]
+        request, only = submission.request, group[0]
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
-        ticket.placed(only, decision)
-        self._sent.append((ticket, decision, group, now, measure))
+        submission.placed(only, decision)
+        self._sent.append((submission, decision, group, now, measure))
         self._sent_tokens += request.prompt_tokens or request.prompt_bytes
         if len(self._sent) == 1:
             self.later(self.settle)
@@ -380,13 +386,13 @@ class Scheduler:
         if not sent:
             return
         while sent:
-            ticket, decision, group, now, measure = sent.popleft()
+            submission, decision, group, now, measure = sent.popleft()
             try:
                 measure()
                 if self.slos.differ:
-                    self.slos.give(ticket.request)
-                need = self._placer.uncached(ticket.request, group[0])
-                self._write_down(self._count(ticket, decision, group[0], need, group, now), need, now)
+                    self.slos.give(submission.request)
+                need = self._placer.uncached(submission.request, group[0])
+                self._write_down(self._count(submission, decision, group[0], need, group, now), need, now)
             except Exception as error:
                 self.report(error)
         self._sent_tokens = 0
@@ -394,7 +400,7 @@ class Scheduler:
 
     def _put(
         self,
-        ticket: Submission,
+        submission: Submission,
         decision: SchedulingDecision,
         instance: ExecutionInstance,
         need: int,
@@ -402,10 +408,10 @@ class Scheduler:
         now: float,
         late: bool = False,
     ) -> None:
-        placement = self._count(ticket, decision, instance, need, group, now)
+        placement = self._count(submission, decision, instance, need, group, now)
         if late:
             placement.count_as_late()
-        ticket.placed(instance, decision)
+        submission.placed(instance, decision)
         try:
             self._write_down(placement, need, now)
         except Exception as error:
@@ -413,7 +419,7 @@ class Scheduler:
 
     def _count(
         self,
-        ticket: Submission,
+        submission: Submission,
         decision: SchedulingDecision,
         instance: ExecutionInstance,
         need: int,
@@ -421,9 +427,11 @@ class Scheduler:
         now: float,
     ) -> Placement:
         """From here on it is load of the instance."""
-        request, gpus = ticket.request, self._placer.shared
+        request, gpus = submission.request, self._placer.shared
         seen = () if self.on_placed is None else as_seen(group)
-        placement = ticket.load = Placement(instance, need if need > 0 else 1, now, request, decision, seen)
+        placement = submission.load = Placement(
+            instance, need if need > 0 else 1, now, request, decision, seen
+        )
         if gpus and (shared := gpus.get(instance)):
             placement.shared = shared
             shared.began(placement, request.request_type.is_llm)
@@ -461,12 +469,12 @@ class Scheduler:
         lane, request = waiting.lane, waiting.request
         late = waiting.late and request.request_type.is_llm
         try:
-            choice = self._placer.choose(waiting.ticket, group, now, waiting.patient, late)
+            choice = self._placer.choose(waiting.submission, group, now, waiting.patient, late)
         except Exception as error:
             self._drop(waiting, error)
             return True
         if choice is None:
-            untried = healthy(group, waiting.ticket.tried) if waiting.ticket.tried else ()
+            untried = healthy(group, waiting.submission.tried) if waiting.submission.tried else ()
             if not untried or waiting.held_for is not None:
                 return False
             # It may not go back where it failed: others, who may, must not wait behind it.
@@ -479,7 +487,7 @@ class Scheduler:
         self._queue.remove(waiting)
         self.tenants.left(request.tenant)
         lane.placed(waiting)
-        self._put(waiting.ticket, decision, instance, need, lane.group, now, late)
+        self._put(waiting.submission, decision, instance, need, lane.group, now, late)
         return True
 
     # Books
@@ -510,7 +518,7 @@ class Scheduler:
 
         for stranded in self._queue.regroup(place, now):
             self._queue.remove(stranded)
-            stranded.ticket.refused(self._unserved(stranded.request))
+            stranded.submission.refused(self._unserved(stranded.request))
 
     def _follow_paces(self) -> None:
         """Paces were learned anew: SLOs that nobody set go by them. Requests that wait keep theirs."""
@@ -527,9 +535,9 @@ class Scheduler:
         for shared, tpot_ms in wanted.items():
             shared.tpot_s = tpot_ms / 1000
 
-    def _check_deadline(self, ticket: Submission, group: Group, now: float) -> None:
+    def _check_deadline(self, submission: Submission, group: Group, now: float) -> None:
         """Raises ``Rejection`` for a deadline that cannot be met even if all goes well."""
-        request = ticket.request
+        request = submission.request
         assert request.slo_deadline_ms is not None
         soonest = self._placer.soonest_ms(request, group, now)
         order = self._placer.policy_for(request).order
@@ -547,13 +555,13 @@ class Scheduler:
         deadline_ms = waiting.request.slo_deadline_ms
         assert deadline_ms is not None
         message = f"no instance was free within the deadline of {milliseconds(deadline_ms)}"
-        waiting.ticket.refused(Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after()))
+        waiting.submission.refused(Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after()))
 
     def _drop(self, waiting: Waiting, error: Exception) -> None:
         """The policy failed at it: those behind it may do better."""
         self._queue.remove(waiting)
         message = f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log has the traceback"
-        waiting.ticket.refused(Rejection(Reason.FAILED, message))
+        waiting.submission.refused(Rejection(Reason.FAILED, message))
         self.report(error)
 
     def _set_alarm(self, now: float) -> None:

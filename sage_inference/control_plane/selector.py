@@ -58,7 +58,7 @@ class Selector:
 
     def choose(
         self,
-        ticket: Submission,
+        submission: Submission,
         group: Sequence[ExecutionInstance],
         now: float,
         patient: bool,
@@ -68,7 +68,7 @@ class Selector:
 
         One that is ``late`` gets only what an instance can spare.
         """
-        request = ticket.request
+        request = submission.request
         if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
             return self._only_late(request, group[0], now) if late else self._only(request, group[0])
         candidates: Sequence[ExecutionInstance] = group
@@ -76,9 +76,9 @@ class Selector:
             if instance.state is not _READY:
                 candidates = [i for i in group if i.state is _READY]
                 break
-        if not candidates or ticket.tried:
+        if not candidates or submission.tried:
             # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
-            candidates = healthy(group, ticket.tried) or healthy(group, ())
+            candidates = healthy(group, submission.tried) or healthy(group, ())
         if self.uneven and request.model in self.uneven:
             candidates = _fitting(request, candidates)
         if self.shared or self.mixed:

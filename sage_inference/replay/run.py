@@ -22,7 +22,7 @@ UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
 
 
 class Replayed:
-    """A job under way: the manager's ticket, and the engine's listener."""
+    """A job under way: the manager's submission, and the engine's listener."""
 
     def __init__(self, run: Run, request: SchedulingRequest, outcome: Outcome) -> None:
         self.run = run
@@ -122,15 +122,15 @@ class Run:
         self.outcomes.append(outcome)
         self.place(Replayed(self, self._request(job), outcome), self.manager.submit)
 
-    def place(self, ticket: Replayed, how: Callable[[Replayed], None]) -> None:
+    def place(self, submission: Replayed, how: Callable[[Replayed], None]) -> None:
         """Let the manager place a job now or later. A job that waits too long is refused."""
         try:
-            how(ticket)
+            how(submission)
         except Rejection as refusal:
-            ticket.refused(refusal)
+            submission.refused(refusal)
             return
-        if ticket.outcome.placed_ms is None:
-            self.events.at(self.events.now + QUEUE_MS, lambda: self._give_up(ticket))
+        if submission.outcome.placed_ms is None:
+            self.events.at(self.events.now + QUEUE_MS, lambda: self._give_up(submission))
 
     def _request(self, job: Job) -> SchedulingRequest:
         encodes = job.request_type is RequestType.EMBEDDING
@@ -158,8 +158,8 @@ class Run:
             pass
         return self.outcomes
 
-    def _give_up(self, ticket: Replayed) -> None:
-        if ticket.outcome.placed_ms is None and ticket.outcome.refused is None:
-            self.manager.withdraw(ticket)
-            ticket.outcome.refused = "queue_timeout"
-            self.ended(ticket.outcome)
+    def _give_up(self, submission: Replayed) -> None:
+        if submission.outcome.placed_ms is None and submission.outcome.refused is None:
+            self.manager.withdraw(submission)
+            submission.outcome.refused = "queue_timeout"
+            self.ended(submission.outcome)

@@ -37,7 +37,7 @@ ROUNDS = 4000
 USAGE = Usage(200, 20)
 
 
-class Ticket:
+class Submitted:
     def __init__(self, request: SchedulingRequest) -> None:
         self.request = request
         self.size = 0
@@ -66,7 +66,7 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
     rng = random.Random(1)
     shared = [rng.randbytes(4 * tokens // 2) for _ in range(8)]
     decide, waited, after = [], [], []
-    running: list[Ticket] = []
+    running: list[Submitted] = []
     for number in range(ROUNDS):
         half = shared[rng.randrange(8)] if number % 2 else rng.randbytes(4 * tokens // 2)
         prompt = (half + rng.randbytes(4 * tokens // 2)).translate(_PRINTABLE)
@@ -80,11 +80,11 @@ def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, 
             streams=True,
             prompt_bytes=len(prompt),
         )
-        ticket = Ticket(request)
-        manager.submit(ticket, partial(measure, request, prompt, manager.estimates))
+        submission = Submitted(request)
+        manager.submit(submission, partial(measure, request, prompt, manager.estimates))
         decide.append(time.perf_counter_ns() - start)
-        waited.append(ticket.sent_ns - start)
-        running.append(ticket)
+        waited.append(submission.sent_ns - start)
+        running.append(submission)
         if len(running) > 8:
             ended = running.pop(0)
             start = time.perf_counter_ns()

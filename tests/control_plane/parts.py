@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
 
-class Ticket:
+class Submitted:
     """A request that notes what it is told."""
 
     def __init__(self, request: SchedulingRequest, size: int = 10) -> None:
@@ -122,7 +122,7 @@ def manager(
     return Scheduler(registry, policy_named(policy, clock), limits, clock)
 
 
-def submit(to: Scheduler, what: SchedulingRequest, size: int = 10) -> Ticket:
-    ticket = Ticket(what, size)
-    to.submit(ticket)
-    return ticket
+def submit(to: Scheduler, what: SchedulingRequest, size: int = 10) -> Submitted:
+    submission = Submitted(what, size)
+    to.submit(submission)
+    return submission

@@ -9,7 +9,7 @@ from sage_inference.control_plane.instances.load import MOST_OWED_S
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
-from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, Submitted, instance, manager, request, submit
 
 HOPELESS = 100_000  # tokens: 3 s at 0.03 ms
 
@@ -24,7 +24,7 @@ def streaming(clock: Clock, *instances: ExecutionInstance, policy: str = "hybrid
     return m
 
 
-def late(m: Scheduler, clock: Clock, name: str = "late") -> Ticket:
+def late(m: Scheduler, clock: Clock, name: str = "late") -> Submitted:
     return submit(m, request(name, HOPELESS, arrived=clock.now))
 
 

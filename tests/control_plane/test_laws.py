@@ -22,13 +22,13 @@ from sage_inference.types import (
     SchedulingRequest,
     Usage,
 )
-from tests.control_plane.parts import Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import Clock, Submitted, instance, manager, request, submit
 
 READY, EJECTED, DRAINING = EngineState.READY, EngineState.EJECTED, EngineState.DRAINING
 PROMPTS = st.sampled_from([(), (1,), (1, 2, 3), (1, 2, 4, 5), (9, 8, 7)])
 
 
-class Watched(Ticket):
+class Watched(Submitted):
     """Checks each placement against the states at that moment."""
 
     group: list[ExecutionInstance]
@@ -60,8 +60,8 @@ class AnyEvents(RuleBasedStateMachine):
         self.alarms: list[float] = []
         self.manager.alarm = self.alarms.append
         self.numbers = count()
-        self.running: list[Ticket] = []
-        self.waiting: list[Ticket] = []
+        self.running: list[Submitted] = []
+        self.waiting: list[Submitted] = []
         self.submitted = self.outcomes = 0
 
     def sort(self) -> None:
@@ -89,7 +89,7 @@ class AnyEvents(RuleBasedStateMachine):
         deadline: float | None,
         streams: bool,
     ) -> None:
-        ticket = Watched(
+        submission = Watched(
             request(
                 next(self.numbers),
                 tokens,
@@ -102,61 +102,61 @@ class AnyEvents(RuleBasedStateMachine):
                 streams=streams,
             )
         )
-        ticket.group = [i for i in self.instances if model in i.models and i.state is not DRAINING]
+        submission.group = [i for i in self.instances if model in i.models and i.state is not DRAINING]
         self.submitted += 1
         try:
-            self.manager.submit(ticket)
+            self.manager.submit(submission)
         except Rejection:
-            assert ticket.where is None
-            assert ticket.load is None
+            assert submission.where is None
+            assert submission.load is None
             self.outcomes += 1
         else:
-            self.waiting.append(ticket)
+            self.waiting.append(submission)
         self.sort()
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 99))
     def begins(self, pick: int) -> None:
-        ticket = self.running[pick % len(self.running)]
-        self.manager.first_byte(ticket)
-        self.manager.first_byte(ticket)  # twice is as good as once
+        submission = self.running[pick % len(self.running)]
+        self.manager.first_byte(submission)
+        self.manager.first_byte(submission)  # twice is as good as once
         self.sort()
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 99), tokens=st.sampled_from([None, 0, 1, 9, 400]))
     def ends(self, pick: int, tokens: int | None) -> None:
-        ticket = self.running.pop(pick % len(self.running))
-        self.manager.release(ticket, None if tokens is None else Usage(10, tokens))
-        self.manager.release(ticket)
+        submission = self.running.pop(pick % len(self.running))
+        self.manager.release(submission, None if tokens is None else Usage(10, tokens))
+        self.manager.release(submission)
         self.outcomes += 1
         self.sort()
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 99))
     def fails(self, pick: int) -> None:
-        ticket = self.running.pop(pick % len(self.running))
-        where = ticket.where
+        submission = self.running.pop(pick % len(self.running))
+        where = submission.where
         assert where is not None
-        ticket.tried += (where,)
-        ticket.where = None
-        self.manager.release(ticket)
+        submission.tried += (where,)
+        submission.where = None
+        self.manager.release(submission)
         try:
-            if not self.manager.can_retry(ticket):
+            if not self.manager.can_retry(submission):
                 raise Rejection  # type: ignore[call-arg]
-            self.manager.retry(ticket)
+            self.manager.retry(submission)
         except (Rejection, TypeError):
             self.outcomes += 1
         else:
-            self.waiting.append(ticket)
+            self.waiting.append(submission)
         self.sort()
 
     @precondition(lambda self: self.waiting)
     @rule(pick=st.integers(0, 99))
     def leaves(self, pick: int) -> None:
-        ticket = self.waiting.pop(pick % len(self.waiting))
-        self.manager.withdraw(ticket)
-        self.manager.withdraw(ticket)
-        assert ticket.load is None
+        submission = self.waiting.pop(pick % len(self.waiting))
+        self.manager.withdraw(submission)
+        self.manager.withdraw(submission)
+        assert submission.load is None
         self.outcomes += 1
         self.sort()
 
@@ -166,10 +166,12 @@ class AnyEvents(RuleBasedStateMachine):
         changed.state = state
         if state is not READY:
             self.manager.instance_down(changed)
-        for ticket in self.waiting:
-            if isinstance(ticket, Watched):
-                ticket.group = [
-                    i for i in self.instances if ticket.request.model in i.models and i.state is not DRAINING
+        for submission in self.waiting:
+            if isinstance(submission, Watched):
+                submission.group = [
+                    i
+                    for i in self.instances
+                    if submission.request.model in i.models and i.state is not DRAINING
                 ]
         self.manager.registry.changed()
         self.manager.dispatch()
@@ -216,12 +218,16 @@ class AnyEvents(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_an_idle_instance_but_who_is_held(self) -> None:
-        for ticket in self.waiting:
-            if ticket.tried or ticket.load.held_for is not None:
+        for submission in self.waiting:
+            if submission.tried or submission.load.held_for is not None:
                 continue
             for each in self.instances:
-                if ticket.request.model in each.models and each.state is READY and not each.active_requests:
-                    pytest.fail(f"{ticket.request.request_id} waits beside {each.instance_id}")
+                if (
+                    submission.request.model in each.models
+                    and each.state is READY
+                    and not each.active_requests
+                ):
+                    pytest.fail(f"{submission.request.request_id} waits beside {each.instance_id}")
 
     @invariant()
     def shares_of_prompts_stay_within_their_bounds(self) -> None:
@@ -248,8 +254,8 @@ class AnyEvents(RuleBasedStateMachine):
         assert not held or any(at <= self.clock.now + 1.0 for at in self.alarms)
 
     def teardown(self) -> None:
-        for ticket in self.waiting:
-            self.manager.withdraw(ticket)
+        for submission in self.waiting:
+            self.manager.withdraw(submission)
         while self.running:
             self.ends(0, None)
         assert self.manager.queued == self.manager.queued_bytes == 0
@@ -287,7 +293,7 @@ def test_everybody_is_served_in_the_end_under_any_mix(
     m.tenants.charge("victim", 1e9)
     running = submit(m, request("first", arrived=clock.now))
     ours = submit(m, request("ours", 5000, arrived=clock.now, tenant="victim", priority=victim))
-    queue: list[Ticket] = []
+    queue: list[Submitted] = []
     for turn in range(1200):
         clock.now += 1.0
         for number in range(2):
@@ -317,16 +323,16 @@ def _places(policy: str, work: Work, names: str) -> list[int | None]:
     clock = Clock()
     instances = [instance(name) for name in names]
     m = manager(*instances, policy=policy, clock=clock)
-    tickets: list[Ticket] = []
+    submissions: list[Submitted] = []
     for number, (tokens, blocks, ends) in enumerate(work):
         clock.now += 0.01
-        tickets.append(submit(m, request(number, tokens, arrived=clock.now, blocks=blocks)))
+        submissions.append(submit(m, request(number, tokens, arrived=clock.now, blocks=blocks)))
         if ends:
-            oldest = next((t for t in tickets if isinstance(t.load, Placement)), None)
+            oldest = next((t for t in submissions if isinstance(t.load, Placement)), None)
             if oldest:
                 m.first_byte(oldest)
                 m.release(oldest)
-    return [instances.index(t.where) if t.where else None for t in tickets]
+    return [instances.index(t.where) if t.where else None for t in submissions]
 
 
 @pytest.mark.parametrize("policy", ["fifo", "hybrid", "round_robin"])
@@ -334,16 +340,16 @@ def _places(policy: str, work: Work, names: str) -> list[int | None]:
 def test_with_one_tenant_and_one_class_the_queue_is_first_in_first_out(policy: str, sizes: list[int]) -> None:
     clock = Clock()
     m = manager(instance("a", 1), policy=policy, clock=clock)
-    tickets = []
+    submissions = []
     for number, tokens in enumerate(sizes):
         clock.now += 0.001
         # Hybrid orders by slack: one deadline for all, and prompts of one size, are one order.
         size = tokens if policy != "hybrid" else 100
-        tickets.append(submit(m, request(number, size, arrived=clock.now, tenant="only")))
-    for ticket in tickets:
-        assert ticket.where is not None
-        m.first_byte(ticket)
-        m.release(ticket)
+        submissions.append(submit(m, request(number, size, arrived=clock.now, tenant="only")))
+    for submission in submissions:
+        assert submission.where is not None
+        m.first_byte(submission)
+        m.release(submission)
 
 
 @given(

@@ -26,7 +26,7 @@ from sage_inference.types import (
 CHAT = "/v1/chat/completions"
 
 
-class Ticket:
+class Submitted:
     """A request that notes what it is told."""
 
     def __init__(self, number: int = 0, model: str = "m", size: int = 10) -> None:
@@ -63,15 +63,15 @@ def manager(*instances: ExecutionInstance, queue: int = 10, size: int = 10_000) 
     return Scheduler(registry, LeastLoaded(), limits, clock=lambda: 0.0)
 
 
-def submit(m: Scheduler, ticket: Ticket) -> Ticket:
-    m.submit(ticket)
-    return ticket
+def submit(m: Scheduler, submission: Submitted) -> Submitted:
+    m.submit(submission)
+    return submission
 
 
 def test_a_second_instance_of_a_model_joins_the_first() -> None:
     a, b = instance("a"), instance("b")
     m = manager(a, b)
-    assert {submit(m, Ticket(n)).where for n in range(2)} == {a, b}
+    assert {submit(m, Submitted(n)).where for n in range(2)} == {a, b}
 
 
 def test_a_second_instance_of_a_name_is_refused() -> None:
@@ -82,7 +82,7 @@ def test_a_second_instance_of_a_name_is_refused() -> None:
 def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
     a = instance("a")
     m = manager(a)
-    first, second, third = (submit(m, Ticket(n)) for n in range(3))
+    first, second, third = (submit(m, Submitted(n)) for n in range(3))
     assert (first.where, second.where, m.queued) == (a, None, 2)
     m.release(first)
     assert (second.where, third.where, m.queued, a.active_requests) == (a, None, 1, 1)
@@ -91,16 +91,16 @@ def test_requests_wait_for_a_slot_in_order_of_arrival() -> None:
 def test_a_full_group_does_not_hold_up_another() -> None:
     a, b = instance("a"), instance("b", model="n")
     m = manager(a, b)
-    submit(m, Ticket(0))
-    on_n = submit(m, Ticket(1, "n"))
-    waiting_m, waiting_n = submit(m, Ticket(2)), submit(m, Ticket(3, "n"))
+    submit(m, Submitted(0))
+    on_n = submit(m, Submitted(1, "n"))
+    waiting_m, waiting_n = submit(m, Submitted(2)), submit(m, Submitted(3, "n"))
     m.release(on_n)
     assert (waiting_m.where, waiting_n.where) == (None, b)
 
 
 def test_an_unknown_model_is_refused_and_never_sent_to_another() -> None:
     with pytest.raises(Rejection) as refusal:
-        manager(instance("a")).submit(Ticket(model="gpt-9"))
+        manager(instance("a")).submit(Submitted(model="gpt-9"))
     assert refusal.value.why is Reason.UNKNOWN_MODEL
     assert "served now: m" in refusal.value.message
 
@@ -108,10 +108,10 @@ def test_an_unknown_model_is_refused_and_never_sent_to_another() -> None:
 def test_a_queue_is_bounded_by_count_and_by_bytes() -> None:
     for limits in ({"queue": 1}, {"size": 15}):
         m = manager(instance("a"), **limits)
-        submit(m, Ticket(0))
-        submit(m, Ticket(1))
+        submit(m, Submitted(0))
+        submit(m, Submitted(1))
         with pytest.raises(Rejection) as refusal:
-            m.submit(Ticket(2))
+            m.submit(Submitted(2))
         assert refusal.value.why is Reason.QUEUE_FULL
         assert (refusal.value.retry_after_s or 0) >= 1
 
@@ -120,52 +120,52 @@ def test_a_queue_is_bounded_by_count_and_by_bytes() -> None:
 def test_an_unhealthy_instance_is_used_only_where_no_healthy_one_is(state: EngineState) -> None:
     sick, well = instance("sick", 9, state), instance("well", 9)
     m = manager(sick, well)
-    assert [submit(m, Ticket(n)).where for n in range(3)] == [well] * 3
+    assert [submit(m, Submitted(n)).where for n in range(3)] == [well] * 3
     well.state = EngineState.EJECTED
     sick.active_requests = 0
-    assert submit(m, Ticket(9)).where is sick  # a try that may fail beats a certain 503
+    assert submit(m, Submitted(9)).where is sick  # a try that may fail beats a certain 503
 
 
 def test_a_draining_instance_gets_nothing_new() -> None:
     a = instance("a", state=EngineState.DRAINING)
     with pytest.raises(Rejection) as refusal:
-        manager(a).submit(Ticket())
+        manager(a).submit(Submitted())
     assert refusal.value.why is Reason.NO_HEALTHY_INSTANCE
 
 
 def test_a_retry_goes_elsewhere_and_never_back_while_another_is_up() -> None:
     a, b = instance("a", 9), instance("b", 9)
     m = manager(a, b)
-    ticket = submit(m, Ticket())
-    first = ticket.where
+    submission = submit(m, Submitted())
+    first = submission.where
     assert first is not None
-    ticket.tried, ticket.where = (first,), None
-    assert m.can_retry(ticket)
-    m.release(ticket)
-    m.retry(ticket)
-    assert {first, ticket.where} == {a, b}
-    ticket.tried = (a, b)
-    assert not m.can_retry(ticket)
+    submission.tried, submission.where = (first,), None
+    assert m.can_retry(submission)
+    m.release(submission)
+    m.retry(submission)
+    assert {first, submission.where} == {a, b}
+    submission.tried = (a, b)
+    assert not m.can_retry(submission)
 
 
 def test_the_requests_of_a_lost_instance_may_go_to_a_healthy_one_when_the_budget_is_spent() -> None:
     a, b = instance("a", 9), instance("b", 9)
     m = manager(a, b)
     m.rates.retried = 1000
-    ticket = submit(m, Ticket())
-    ticket.tried = (a,)
-    assert not m.can_retry(ticket)
+    submission = submit(m, Submitted())
+    submission.tried = (a,)
+    assert not m.can_retry(submission)
     a.state = EngineState.EJECTED
-    assert m.can_retry(ticket)
+    assert m.can_retry(submission)
     b.state = EngineState.EJECTED  # nobody is well: now it would be a storm
-    assert not m.can_retry(ticket)
+    assert not m.can_retry(submission)
 
 
 def test_what_waits_for_a_removed_model_is_refused() -> None:
     a = instance("a")
     m = manager(a, instance("b", model="n"))
-    submit(m, Ticket(0))
-    waiting = submit(m, Ticket(1))
+    submit(m, Submitted(0))
+    waiting = submit(m, Submitted(1))
     m.registry.remove("a")
     m.dispatch()
     assert waiting.refusal is not None
@@ -196,33 +196,33 @@ class AnySequence(RuleBasedStateMachine):
         super().__init__()
         self.instances = [instance("a", 1), instance("b", 2)]
         self.manager = manager(*self.instances, queue=4)
-        self.tickets: list[Ticket] = []
+        self.submissions: list[Submitted] = []
 
     @rule()
     def submit(self) -> None:
-        ticket = Ticket(len(self.tickets))
+        submission = Submitted(len(self.submissions))
         try:
-            self.manager.submit(ticket)
+            self.manager.submit(submission)
         except Rejection:
             return
-        self.tickets.append(ticket)
+        self.submissions.append(submission)
 
-    @precondition(lambda self: any(t.where for t in self.tickets))
+    @precondition(lambda self: any(t.where for t in self.submissions))
     @rule(pick=st.integers(0, 99))
     def finish(self, pick: int) -> None:
-        running = [t for t in self.tickets if t.where]
-        ticket = running[pick % len(running)]
-        self.tickets.remove(ticket)
-        self.manager.release(ticket)
+        running = [t for t in self.submissions if t.where]
+        submission = running[pick % len(running)]
+        self.submissions.remove(submission)
+        self.manager.release(submission)
 
-    @precondition(lambda self: any(not t.where for t in self.tickets))
+    @precondition(lambda self: any(not t.where for t in self.submissions))
     @rule(pick=st.integers(0, 99))
     def leave(self, pick: int) -> None:
-        waiting = [t for t in self.tickets if not t.where]
-        ticket = waiting[pick % len(waiting)]
-        self.manager.withdraw(ticket)
-        self.manager.withdraw(ticket)  # twice is as good as once
-        self.tickets.remove(ticket)
+        waiting = [t for t in self.submissions if not t.where]
+        submission = waiting[pick % len(waiting)]
+        self.manager.withdraw(submission)
+        self.manager.withdraw(submission)  # twice is as good as once
+        self.submissions.remove(submission)
 
     @rule(which=st.integers(0, 1), state=st.sampled_from([EngineState.READY, EngineState.EJECTED]))
     def health(self, which: int, state: EngineState) -> None:
@@ -232,12 +232,12 @@ class AnySequence(RuleBasedStateMachine):
     @invariant()
     def slots_are_those_of_running_requests(self) -> None:
         for each in self.instances:
-            assert each.active_requests == sum(t.where is each for t in self.tickets)
+            assert each.active_requests == sum(t.where is each for t in self.submissions)
             assert each.active_requests <= each.max_concurrent_requests
 
     @invariant()
     def the_queue_holds_those_that_wait(self) -> None:
-        waiting = [t for t in self.tickets if not t.where]
+        waiting = [t for t in self.submissions if not t.where]
         assert self.manager.queued == len(waiting)
         assert self.manager.queued_bytes == sum(t.size for t in waiting)
 

@@ -15,7 +15,7 @@ from sage_inference.control_plane.instances.load import is_open
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.selector import Choice, Selector, healthy, uneven_models
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
-from tests.control_plane.parts import CHAT, EMBED, Clock, Ticket, instance, request
+from tests.control_plane.parts import CHAT, EMBED, Clock, Submitted, instance, request
 
 NOW = 1000.0
 READY = EngineState.READY
@@ -59,16 +59,16 @@ def placer(policy: str = "hybrid") -> Selector:
 
 
 def chosen(
-    by: Selector, ticket: Ticket, group: Sequence[ExecutionInstance], *, late: bool = False
+    by: Selector, submission: Submitted, group: Sequence[ExecutionInstance], *, late: bool = False
 ) -> ExecutionInstance | None:
-    choice: Choice | None = by.choose(ticket, group, NOW, patient=False, late=late)
+    choice: Choice | None = by.choose(submission, group, NOW, patient=False, late=late)
     if choice is None:
         return None
     decision, found, need = choice
     assert decision is not None, "only a patient request is held"
-    assert decision.request_id == ticket.request.request_id
+    assert decision.request_id == submission.request.request_id
     assert decision.target_instance_id == found.instance_id
-    assert 0 <= need <= ticket.request.prompt_tokens
+    assert 0 <= need <= submission.request.prompt_tokens
     return found
 
 
@@ -80,7 +80,7 @@ def test_the_choice_is_of_the_group_and_has_room(
 ) -> None:
     group = [engine.made(number) for number, engine in enumerate(engines)]
     before = [(i.active_requests, i.load.pending_tokens, i.state) for i in group]
-    found = chosen(placer(policy), Ticket(request(1, tokens, route=route)), group, late=late)
+    found = chosen(placer(policy), Submitted(request(1, tokens, route=route)), group, late=late)
     assert [(i.active_requests, i.load.pending_tokens, i.state) for i in group] == before
     if found is not None:
         assert found in group
@@ -97,25 +97,25 @@ def test_no_request_waits_beside_a_healthy_instance_with_nothing_to_do(
 ) -> None:
     group = [engine.made(number) for number, engine in enumerate(engines)]
     group.insert(min(place, len(group)), instance("idle"))
-    assert chosen(placer(policy), Ticket(request(1, tokens)), group) is not None
+    assert chosen(placer(policy), Submitted(request(1, tokens)), group) is not None
 
 
 @each_policy
 def test_one_goes_elsewhere_than_where_it_failed_while_it_can(policy: str) -> None:
     group = [instance(name) for name in "abc"]
-    ticket = Ticket(request(1))
+    submission = Submitted(request(1))
     for tried in ((), group[:1], group[:2]):
-        ticket.tried = tuple(tried)
-        assert chosen(placer(policy), ticket, group) not in tried
-    ticket.tried = tuple(group)
-    assert chosen(placer(policy), ticket, group) in group  # better than nowhere
+        submission.tried = tuple(tried)
+        assert chosen(placer(policy), submission, group) not in tried
+    submission.tried = tuple(group)
+    assert chosen(placer(policy), submission, group) in group  # better than nowhere
 
 
 def test_the_only_instance_of_a_model_gets_its_requests_whatever_its_state() -> None:
     for state in EngineState:
         only = instance("a")
         only.state = state
-        assert chosen(placer(), Ticket(request(1)), [only]) is only
+        assert chosen(placer(), Submitted(request(1)), [only]) is only
 
 
 def test_where_none_is_healthy_any_is_asked_and_the_healthy_are_asked_alone() -> None:
@@ -132,7 +132,7 @@ def test_where_none_is_healthy_any_is_asked_and_the_healthy_are_asked_alone() ->
 def test_a_full_only_instance_makes_its_requests_wait() -> None:
     only = instance("a", 1)
     only.active_requests = 1
-    assert chosen(placer(), Ticket(request(1)), [only]) is None
+    assert chosen(placer(), Submitted(request(1)), [only]) is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_prompt_waits_where_it_would_pass_every_window(
     pending: int, tokens: int, waits: bool, others: int
 ) -> None:
     group = [Engine(0, 1, pending, READY).made(number) for number in range(1 + others)]
-    assert (chosen(placer(), Ticket(request(1, tokens)), group) is None) is waits
+    assert (chosen(placer(), Submitted(request(1, tokens)), group) is None) is waits
 
 
 def test_a_model_may_have_a_policy_of_its_own() -> None:
@@ -153,7 +153,7 @@ def test_a_model_may_have_a_policy_of_its_own() -> None:
     assert by.policy_for(request(1, model="other")).name == "round_robin"
     busy, idle = instance("busy"), instance("idle")
     busy.active_requests = 3
-    assert {chosen(by, Ticket(request(n)), [busy, idle]) for n in range(4)} == {idle}
+    assert {chosen(by, Submitted(request(n)), [busy, idle]) for n in range(4)} == {idle}
 
 
 @pytest.mark.parametrize(("prefers", "expected"), [(True, "special"), (False, "mixed")])
@@ -166,7 +166,7 @@ def test_specialised_instances_go_before_mixed_ones_where_that_is_wanted(
     special.active_requests = 1
     by = placer("least_loaded")
     by.mixed, by.prefers_special = True, prefers
-    found = chosen(by, Ticket(request(1, 10)), [mixed, special])
+    found = chosen(by, Submitted(request(1, 10)), [mixed, special])
     assert found is not None
     assert found.instance_id == expected
 
@@ -183,7 +183,7 @@ def test_a_request_goes_where_its_context_fits(tokens: int, output: int, expecte
     by.uneven = uneven_models([small, large])
     asked = request(1, tokens)
     asked.output_tokens = output
-    found = chosen(by, Ticket(asked), [small, large])
+    found = chosen(by, Submitted(asked), [small, large])
     assert found is not None
     assert found.instance_id == expected
 
@@ -200,6 +200,6 @@ def test_a_patient_request_is_held_for_the_closed_instance_that_has_most_of_its_
     warm, cold = Engine(0, 1, 950, READY).made(0), Engine(0, 1, 500, READY).made(1)
     by, blocks = placer(policy), list(range(1, 6))
     by.prefixes.add(warm, request(1, 320, blocks=blocks))
-    ticket = Ticket(request(2, 400, blocks=blocks))
-    assert by.choose(ticket, [warm, cold], NOW, patient=True) == (None, warm, 80)
-    assert chosen(by, ticket, [warm, cold]) in (warm, cold)  # it waits no longer
+    submission = Submitted(request(2, 400, blocks=blocks))
+    assert by.choose(submission, [warm, cold], NOW, patient=True) == (None, warm, 80)
+    assert chosen(by, submission, [warm, cold]) in (warm, cold)  # it waits no longer

@@ -16,12 +16,12 @@ from sage_inference.types import (
     SchedulingDecision,
     SchedulingRequest,
 )
-from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, Submitted, instance, manager, request, submit
 
 PROMPT = b'"' + b"a b c d " * 50 + b'"'
 
 
-class Sent(Ticket):
+class Sent(Submitted):
     """Notes whether it was measured when it was sent."""
 
     measured = False
@@ -34,27 +34,27 @@ class Sent(Ticket):
 
 def send(m: Scheduler, asked: SchedulingRequest, prompt: bytes = PROMPT) -> Sent:
     asked.prompt_tokens, asked.prompt_bytes = 0, len(prompt)
-    ticket = Sent(asked)
+    submission = Sent(asked)
 
     def told() -> None:
         measure(asked, prompt, m.estimates)
-        ticket.measured = True
+        submission.measured = True
 
-    m.submit(ticket, told)
-    return ticket
+    m.submit(submission, told)
+    return submission
 
 
 def test_where_one_instance_serves_a_request_is_sent_before_it_is_measured_and_then_counted() -> None:
     m = manager(instance("only"))
-    ticket = send(m, request(tokens=0))
-    assert ticket.measured_when_sent is False
+    submission = send(m, request(tokens=0))
+    assert submission.measured_when_sent is False
     only = m.registry.instances["only"]
-    assert ticket.where is only
-    assert ticket.request.prompt_tokens == len(PROMPT) // 4
+    assert submission.where is only
+    assert submission.request.prompt_tokens == len(PROMPT) // 4
     assert (only.active_requests, only.load.pending_tokens) == (1, len(PROMPT) // 4)
     assert m.rates.prompt_tokens == m.rates.uncached_tokens == len(PROMPT) // 4
-    m.first_byte(ticket)
-    m.release(ticket)
+    m.first_byte(submission)
+    m.release(submission)
     assert (only.active_requests, only.load.pending_tokens) == (0, 0)
 
 
@@ -92,12 +92,12 @@ def putting_off(limit: int = 0, window: float = 8192) -> tuple[Scheduler, Execut
 
 def test_all_that_was_sent_in_one_turn_is_counted_at_its_end() -> None:
     m, only, notes = putting_off()
-    tickets = [send(m, request(f"r{n}", 0)) for n in range(3)]
-    assert [ticket.where for ticket in tickets] == [only] * 3
-    assert (len(notes), only.active_requests, tickets[0].measured) == (1, 0, False)
+    submissions = [send(m, request(f"r{n}", 0)) for n in range(3)]
+    assert [submission.where for submission in submissions] == [only] * 3
+    assert (len(notes), only.active_requests, submissions[0].measured) == (1, 0, False)
     notes[0]()
     # What the first leaves in the cache, those after it need not work off.
-    held = tickets[1].request.cached_tokens[only]
+    held = submissions[1].request.cached_tokens[only]
     assert (only.active_requests, only.load.pending_tokens) == (3, 3 * (len(PROMPT) // 4) - 2 * held)
     send(m, request("of the next turn", 0))
     assert len(notes) == 2
@@ -105,19 +105,19 @@ def test_all_that_was_sent_in_one_turn_is_counted_at_its_end() -> None:
 
 def test_a_turn_sends_no_more_than_there_are_slots() -> None:
     m, only, _ = putting_off(limit=2)
-    tickets = [send(m, request(f"r{n}", 0)) for n in range(4)]
-    assert [ticket.where for ticket in tickets] == [only, only, None, None]
+    submissions = [send(m, request(f"r{n}", 0)) for n in range(4)]
+    assert [submission.where for submission in submissions] == [only, only, None, None]
     assert (only.active_requests, m.queued) == (2, 2)
-    m.release(tickets[0])
+    m.release(submissions[0])
     assert (only.active_requests, m.queued) == (2, 1)
 
 
 def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     m, only, _ = putting_off(window=2 * len(PROMPT))
-    tickets = [send(m, request(f"r{n}", 0)) for n in range(3)]
+    submissions = [send(m, request(f"r{n}", 0)) for n in range(3)]
     # Beside the bytes of two there was no room for the third; beside their tokens there is.
     assert only.active_requests == 2
-    assert [ticket.measured for ticket in tickets] == [True, True, False]
+    assert [submission.measured for submission in submissions] == [True, True, False]
     m.settle()
     only.load.window_tokens = only.load.pending_tokens + len(PROMPT) - 1
     assert send(m, request("not sure to fit", 0)).measured
@@ -125,37 +125,37 @@ def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     assert not send(m, request("of the next turn", 0)).measured
 
 
-def leaves(m: Scheduler, ticket: Ticket) -> None:
-    m.release(ticket, outcome="cancelled")
-    assert ticket.load is None
+def leaves(m: Scheduler, submission: Submitted) -> None:
+    m.release(submission, outcome="cancelled")
+    assert submission.load is None
     assert m.registry.instances["only"].active_requests == 0
 
 
-def answers(m: Scheduler, ticket: Ticket) -> None:
-    m.first_byte(ticket)
-    assert ticket.load.answered_at is not None
+def answers(m: Scheduler, submission: Submitted) -> None:
+    m.first_byte(submission)
+    assert submission.load.answered_at is not None
     assert m.registry.instances["only"].load.pending_tokens == 0
 
 
-def another_comes(m: Scheduler, ticket: Ticket) -> None:
+def another_comes(m: Scheduler, submission: Submitted) -> None:
     submit(m, request("another"))
     assert m.registry.instances["only"].active_requests == 2
 
 
-def another_goes_on(m: Scheduler, ticket: Ticket) -> None:
-    m.go_on(Ticket(request("another")))
+def another_goes_on(m: Scheduler, submission: Submitted) -> None:
+    m.go_on(Submitted(request("another")))
     assert m.registry.instances["only"].active_requests == 2
 
 
 @pytest.mark.parametrize("what", [leaves, answers, another_comes, another_goes_on])
 def test_what_was_sent_is_counted_before_anything_else_is_looked_at(
-    what: Callable[[Scheduler, Ticket], None],
+    what: Callable[[Scheduler, Submitted], None],
 ) -> None:
     m, only, notes = putting_off()
-    ticket = send(m, request("sent", 0))
+    submission = send(m, request("sent", 0))
     assert only.active_requests == 0
-    what(m, ticket)
-    assert ticket.measured
+    what(m, submission)
+    assert submission.measured
     before = only.active_requests
     notes[0]()
     assert only.active_requests == before
@@ -199,11 +199,11 @@ def test_what_depends_on_its_prompt_is_measured_first(
 ) -> None:
     m = manager(instance("only", limit, window=window))
     before(m)
-    ticket = send(m, request("it", 0, deadline_ms=deadline_ms))
-    assert ticket.measured
-    assert (ticket.where is not None) == sent
+    submission = send(m, request("it", 0, deadline_ms=deadline_ms))
+    assert submission.measured
+    assert (submission.where is not None) == sent
     if sent and not limit:
-        assert ticket.measured_when_sent
+        assert submission.measured_when_sent
 
 
 def test_where_there_is_a_choice_it_is_measured_first() -> None:

@@ -13,8 +13,8 @@ from sage_inference.library.policies import (
     AdaptivePolicy,
     CostOptimizedPolicy,
     FIFOPolicy,
-    SchedulingPolicy,
     PriorityPolicy,
+    SchedulingPolicy,
     SLOAwarePolicy,
 )
 from sage_inference.library.requests import RequestMetadata

@@ -35,12 +35,12 @@ class Waiting:
         "request",
         "review",
         "spot",
-        "ticket",
+        "submission",
     )
 
-    def __init__(self, ticket: Submission, lane: GroupQueue) -> None:
-        request: SchedulingRequest = ticket.request
-        self.ticket = ticket
+    def __init__(self, submission: Submission, lane: GroupQueue) -> None:
+        request: SchedulingRequest = submission.request
+        self.submission = submission
         self.request = request
         self.lane = lane
         self.arrived = request.arrived

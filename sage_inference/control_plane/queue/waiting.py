@@ -29,14 +29,14 @@ class Queue:
         self._predict = predict
         self._shares: Shares[Waiting] = Shares(counters)
 
-    def has_room(self, ticket: Submission, limits: LimitSettings) -> bool:
-        return self.requests < limits.queue_requests and self.bytes + ticket.size <= limits.queue_bytes
+    def has_room(self, submission: Submission, limits: LimitSettings) -> bool:
+        return self.requests < limits.queue_requests and self.bytes + submission.size <= limits.queue_bytes
 
-    def make_room(self, ticket: Submission, limits: LimitSettings) -> list[Waiting] | None:
-        """Take out those who have to leave for ``ticket``; None where nobody has to: there is no room for it."""
+    def make_room(self, submission: Submission, limits: LimitSettings) -> list[Waiting] | None:
+        """Take out those who have to leave for ``submission``; None where nobody has to: there is no room for it."""
         over_requests = self.requests + 1 - limits.queue_requests
-        over_bytes = self.bytes + ticket.size - limits.queue_bytes
-        leave = self._shares.displaced(ticket.request.tenant, ticket.size, over_requests, over_bytes)
+        over_bytes = self.bytes + submission.size - limits.queue_bytes
+        leave = self._shares.displaced(submission.request.tenant, submission.size, over_requests, over_bytes)
         for waiting in leave or ():
             self.remove(waiting)
         return leave
@@ -45,24 +45,28 @@ class Queue:
         """Where requests of this group already wait, if any do."""
         return self.lanes.get((group, order))
 
-    def add(self, ticket: Submission, group: Group, order: str, predicted_ms: float, now: float) -> Waiting:
-        """Let it wait; ``ticket.load`` has its place until it leaves."""
-        waiting = ticket.load = Waiting(ticket, self._lane(group, order))
+    def add(
+        self, submission: Submission, group: Group, order: str, predicted_ms: float, now: float
+    ) -> Waiting:
+        """Let it wait; ``submission.load`` has its place until it leaves."""
+        waiting = submission.load = Waiting(submission, self._lane(group, order))
         self.requests += 1
-        self.bytes += ticket.size
-        deadline_ms = ticket.request.slo_deadline_ms
+        self.bytes += submission.size
+        deadline_ms = submission.request.slo_deadline_ms
         if deadline_ms is not None:
-            waiting.deadline = self.deadlines.push(ticket.request.arrived + deadline_ms / 1000, waiting)
+            waiting.deadline = self.deadlines.push(submission.request.arrived + deadline_ms / 1000, waiting)
         waiting.lane.add(waiting, predicted_ms, now)
-        if ticket.size:  # else it holds nothing here: an embedding call's texts are counted where they wait
-            self._shares.add(waiting, ticket.request.tenant, ticket.request.priority, ticket.size)
+        if (
+            submission.size
+        ):  # else it holds nothing here: an embedding call's texts are counted where they wait
+            self._shares.add(waiting, submission.request.tenant, submission.request.priority, submission.size)
         return waiting
 
     def remove(self, waiting: Waiting) -> None:
-        waiting.ticket.load = None
+        waiting.submission.load = None
         self._shares.remove(waiting)
         self.requests -= 1
-        self.bytes -= waiting.ticket.size
+        self.bytes -= waiting.submission.size
         if waiting.deadline is not None:
             self.deadlines.leave(waiting.deadline)
         lane = waiting.lane

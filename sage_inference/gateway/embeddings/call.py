@@ -53,7 +53,7 @@ class State(IntEnum):
 
 
 class EmbeddingCall:
-    """A ticket to the manager, and the receiver of an engine's answer."""
+    """A submission to the scheduler, and the receiver of an engine's answer."""
 
     __slots__ = (
         "alone",

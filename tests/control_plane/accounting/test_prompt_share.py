@@ -25,17 +25,17 @@ def share_after(
     clock, only = Clock(), instance("a", route=route or "/v1/chat/completions")
     m = manager(only, clock=clock)
     what = request(0, arrived=clock.now, streams=streams, route=route or "/v1/chat/completions")
-    ticket = submit(m, what)
+    submission = submit(m, what)
     what.slo = slo
     clock.now += 0.1
     if streams:
-        m.first_byte(ticket)
+        m.first_byte(submission)
     if stalled:
         m.stalled(1.0)
     if lost:
         m.instance_down(only)
     clock.now += tpot_ms * (tokens - 1) / 1000
-    m.release(ticket, Usage(0, tokens))
+    m.release(submission, Usage(0, tokens))
     return only.load.prompt_share
 
 

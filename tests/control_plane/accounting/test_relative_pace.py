@@ -401,10 +401,10 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
     for number in range(1000):
         asked = request(number, 100, streams=False)
         asked.prompt_bytes = 400
-        ticket = submit(m, asked)
+        submission = submit(m, asked)
         clock.now += 0.01
-        wanted = m.books.wants_usage(ticket.load)
-        m.release(ticket, Usage(100, 50) if wanted else None)
+        wanted = m.books.wants_usage(submission.load)
+        m.release(submission, Usage(100, 50) if wanted else None)
         read += wanted and number >= 400
     assert 60 <= read <= 160
 
@@ -412,5 +412,5 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
 def test_a_stream_is_not_read_for_its_pace() -> None:
     m = manager(instance("a"), instance("b"))
     m.books.estimates.pass_over = 1000
-    tickets = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
-    assert [m.books.wants_usage(ticket.load) for ticket in tickets] == [False, True] * 4
+    submissions = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
+    assert [m.books.wants_usage(submission.load) for submission in submissions] == [False, True] * 4

@@ -6,7 +6,7 @@ import pytest
 
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
-from tests.control_plane.parts import CHAT, EMBED, Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import CHAT, EMBED, Clock, Submitted, instance, manager, request, submit
 
 
 def pair(clock: Clock) -> tuple[Scheduler, list[float]]:
@@ -18,13 +18,13 @@ def pair(clock: Clock) -> tuple[Scheduler, list[float]]:
     return m, alarms
 
 
-def embed(m: Scheduler, name: str, tokens: int = 1000) -> Ticket:
+def embed(m: Scheduler, name: str, tokens: int = 1000) -> Submitted:
     return submit(m, request(name, tokens, model="e", route=EMBED))
 
 
-def end(m: Scheduler, ticket: Ticket) -> None:
-    m.first_byte(ticket)
-    m.release(ticket)
+def end(m: Scheduler, submission: Submitted) -> None:
+    m.first_byte(submission)
+    m.release(submission)
 
 
 def learned_alone(m: Scheduler, clock: Clock, seconds: float) -> None:

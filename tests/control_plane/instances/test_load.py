@@ -57,9 +57,9 @@ def test_what_is_no_prompt_of_its_model_frees_the_instance_and_teaches_nothing()
     m = manager(a, clock=clock)
     for odd in (request(0, 0), request(1, 5000, streams=True)):
         odd.request_type = RequestType.TOKENIZE
-        ticket = submit(m, odd)
+        submission = submit(m, odd)
         clock.now += 0.001
-        m.first_byte(ticket)
+        m.first_byte(submission)
     assert (a.load.pending_tokens, a.load.ms_per_token) == (0, K)
 
 

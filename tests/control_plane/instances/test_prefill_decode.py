@@ -21,7 +21,7 @@ from sage_inference.control_plane.instances.prefill_decode import (
 )
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingDecision
-from tests.control_plane.parts import CHAT, Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import CHAT, Clock, Submitted, instance, manager, request, submit
 
 READY, EJECTED, DRAINING = EngineState.READY, EngineState.EJECTED, EngineState.DRAINING
 KINDS = {"p": ExecutionInstanceType.PREFILLING, "d": ExecutionInstanceType.DECODING}
@@ -75,7 +75,7 @@ def test_the_prompts_leg_teaches_the_pace_and_the_other_adds_no_prompt() -> None
     p, d = of("p"), of("d")
     m = manager(p, d, clock=clock)
     whole = request(tokens=1000, streams=False, blocks=(1, 2, 3))
-    first = submit(m, Ticket(prefill_leg(whole)).request)
+    first = submit(m, Submitted(prefill_leg(whole)).request)
     assert (first.where, p.load.pending_tokens) == (p, 1000)
     before = p.load.ms_per_token
     clock.now += 1.0
@@ -112,7 +112,7 @@ def test_prefilling_instances_alone_are_a_503() -> None:
     assert refused.value.why is Reason.NO_HEALTHY_INSTANCE
 
 
-class LegTicket(Ticket):
+class LegTicket(Submitted):
     """Checks each placement against the states at that moment."""
 
     everyone: tuple[ExecutionInstance, ...] = ()
@@ -150,35 +150,35 @@ class TwoLegs(RuleBasedStateMachine):
     @rule(tokens=st.integers(0, 900), split=st.booleans(), streams=st.booleans())
     def comes(self, tokens: int, split: bool, streams: bool) -> None:
         whole = request(next(self.numbers), tokens, arrived=self.clock.now, streams=streams)
-        ticket = LegTicket(prefill_leg(whole) if split else whole)
-        ticket.everyone = self.instances
+        submission = LegTicket(prefill_leg(whole) if split else whole)
+        submission.everyone = self.instances
         self.submitted += 1
         try:
-            self.manager.submit(ticket)
+            self.manager.submit(submission)
         except Rejection:
             self.outcomes += 1
         else:
-            self.waiting.append(ticket)
+            self.waiting.append(submission)
         self.sort()
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 99))
     def goes_on(self, pick: int) -> None:
         """Its answer came: the end, unless it was a prompt's."""
-        ticket = self.running.pop(pick % len(self.running))
-        assert ticket.where is not None
-        was_prompt = ticket.where.instance_type is KINDS["p"]
-        self.manager.first_byte(ticket)
-        self.manager.release(ticket)
-        ticket.where = None
+        submission = self.running.pop(pick % len(self.running))
+        assert submission.where is not None
+        was_prompt = submission.where.instance_type is KINDS["p"]
+        self.manager.first_byte(submission)
+        self.manager.release(submission)
+        submission.where = None
         if was_prompt:
-            ticket.request = decode_leg(whole_of(ticket.request))
+            submission.request = decode_leg(whole_of(submission.request))
             try:
-                self.manager.go_on(ticket)
+                self.manager.go_on(submission)
             except Rejection:
                 self.outcomes += 1
             else:
-                self.waiting.append(ticket)
+                self.waiting.append(submission)
         else:
             self.outcomes += 1
         self.sort()

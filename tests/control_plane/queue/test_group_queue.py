@@ -13,7 +13,7 @@ from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.waiting import Queue
 from sage_inference.types import RequestPriority, SchedulingRequest
-from tests.control_plane.parts import Ticket, instance, request
+from tests.control_plane.parts import Submitted, instance, request
 
 CRITICAL, NORMAL, LOW = RequestPriority.CRITICAL, RequestPriority.NORMAL, RequestPriority.LOW
 GROUP = (instance("a"),)
@@ -30,7 +30,7 @@ def order_of(
     counters = counters or TenantCounters()
     queue = Queue(counters)
     for each in requests:
-        queue.add(Ticket(each), GROUP, order, each.prompt_tokens * 0.03, each.arrived)
+        queue.add(Submitted(each), GROUP, order, each.prompt_tokens * 0.03, each.arrived)
     found = []
     while lane := queue.lane(GROUP, order):
         waiting = lane.next(now)
@@ -113,7 +113,7 @@ def test_a_late_prompt_that_was_cached_meanwhile_is_cheap() -> None:
     prompt_ms = {"a": 400.0, "b": 500.0}
     queue = predicted(prompt_ms)
     for name in prompt_ms:
-        queue.add(Ticket(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 1.5)
+        queue.add(Submitted(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 1.5)
     assert next_id(queue, 2.0) == "a"
     prompt_ms["b"] = 3.0
     assert next_id(queue, 2.4) == "a"  # predicted a moment ago
@@ -126,7 +126,7 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
     prompt_ms = {"a": 900.0, "b": 900.0}
     queue = predicted(prompt_ms)
     for name in prompt_ms:
-        queue.add(Ticket(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 0.0)
+        queue.add(Submitted(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 0.0)
     prompt_ms["b"] = 3.0
     lane = queue.lanes[GROUP, "adaptive"]
     assert next_id(queue, 0.5) == "b"
@@ -138,11 +138,13 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
 @given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))
 def test_the_guarded_share_of_the_oldest_late_request_grows_with_its_wait(waited: float, works: int) -> None:
     queue = Queue(TenantCounters())
-    old = queue.add(Ticket(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
-    queue.add(Ticket(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
+    old = queue.add(Submitted(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
+    queue.add(Submitted(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
     for _ in range(works):
         lane = queue.lanes[GROUP, "adaptive"]
-        served = queue.add(Ticket(request("served", 7733, arrived=waited)), GROUP, "adaptive", 232.0, waited)
+        served = queue.add(
+            Submitted(request("served", 7733, arrived=waited)), GROUP, "adaptive", 232.0, waited
+        )
         queue.remove(served)
         lane.placed(served)
     assert (next_id(queue, waited) == "old") == (works * waited >= 7 * 10)
@@ -166,7 +168,7 @@ def test_predictions_that_change_lose_nobody(
     prompt_ms = {str(n): first for n, (_, first, _) in enumerate(work)}
     queue = predicted(prompt_ms)
     for name, (arrived, first, _) in enumerate(work):
-        queue.add(Ticket(request(name, arrived=arrived)), GROUP, "adaptive", first, arrived)
+        queue.add(Submitted(request(name, arrived=arrived)), GROUP, "adaptive", first, arrived)
     prompt_ms.update({str(n): then for n, (_, _, then) in enumerate(work)})
     now = 5.0
     for step in steps:
@@ -205,8 +207,8 @@ def test_a_tenant_back_from_idle_is_lifted_to_the_least_that_wait() -> None:
     counters = TenantCounters()
     counters.charge("busy", 5000)
     queue = Queue(counters)
-    queue.add(Ticket(request("b", tenant="busy")), GROUP, "fifo", 0, 0)
-    queue.add(Ticket(request("n", tenant="new")), GROUP, "fifo", 0, 0)
+    queue.add(Submitted(request("b", tenant="busy")), GROUP, "fifo", 0, 0)
+    queue.add(Submitted(request("n", tenant="new")), GROUP, "fifo", 0, 0)
     assert counters.of("new") == 5000
 
 
@@ -258,8 +260,8 @@ def test_a_heap_gives_the_least_of_those_that_did_not_leave(steps: list[tuple[in
 
 def test_a_queue_is_bounded_by_count_and_bytes() -> None:
     queue, limits = Queue(TenantCounters()), LimitSettings(queue_requests=2, queue_bytes=25)
-    queue.add(Ticket(request(0), 10), GROUP, "fifo", 0, 0)
-    assert queue.has_room(Ticket(request(1), 15), limits)
-    assert not queue.has_room(Ticket(request(1), 16), limits)
-    queue.add(Ticket(request(1), 1), GROUP, "fifo", 0, 0)
-    assert not queue.has_room(Ticket(request(2), 0), limits)
+    queue.add(Submitted(request(0), 10), GROUP, "fifo", 0, 0)
+    assert queue.has_room(Submitted(request(1), 15), limits)
+    assert not queue.has_room(Submitted(request(1), 16), limits)
+    queue.add(Submitted(request(1), 1), GROUP, "fifo", 0, 0)
+    assert not queue.has_room(Submitted(request(2), 0), limits)

@@ -12,7 +12,7 @@ from sage_inference.control_plane.queue.shares import Shares
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import RequestPriority
-from tests.control_plane.parts import Clock, Ticket, instance, manager, request
+from tests.control_plane.parts import Clock, Submitted, instance, manager, request
 from tests.support.cpu import cpu_time
 
 LOW, NORMAL, CRITICAL = RequestPriority.LOW, RequestPriority.NORMAL, RequestPriority.CRITICAL
@@ -26,21 +26,21 @@ class Desk:
         self.manager.limits = LimitSettings(queue_requests=requests, queue_bytes=size)
         self.manager.tenants.weights = weights or {}
         self.number = 0
-        self.manager.submit(Ticket(request("first", tenant="first")))
-        self.came: list[Ticket] = []
+        self.manager.submit(Submitted(request("first", tenant="first")))
+        self.came: list[Submitted] = []
 
-    def comes(self, tenant: str, size: int = 10, priority: RequestPriority = NORMAL) -> Ticket:
+    def comes(self, tenant: str, size: int = 10, priority: RequestPriority = NORMAL) -> Submitted:
         self.number += 1
-        ticket = Ticket(request(self.number, tenant=tenant, priority=priority), size)
-        self.came.append(ticket)
+        submission = Submitted(request(self.number, tenant=tenant, priority=priority), size)
+        self.came.append(submission)
         try:
-            self.manager.submit(ticket)
+            self.manager.submit(submission)
         except Rejection as refusal:
-            assert ticket.refusal is None
-            ticket.refusal = refusal
-        return ticket
+            assert submission.refusal is None
+            submission.refusal = refusal
+        return submission
 
-    def waiting(self, tenant: str | None = None) -> list[Ticket]:
+    def waiting(self, tenant: str | None = None) -> list[Submitted]:
         return [t for t in self.came if t.refusal is None and tenant in (None, t.request.tenant)]
 
 
@@ -76,10 +76,10 @@ def test_equals_do_not_push_each_other_out_for_ever() -> None:
 
 def test_the_least_important_of_a_tenant_goes_first_and_priority_does_not_save_the_tenant() -> None:
     desk = Desk(4)
-    tickets = [desk.comes("loud", priority=p) for p in (LOW, CRITICAL, LOW, CRITICAL)]
+    submissions = [desk.comes("loud", priority=p) for p in (LOW, CRITICAL, LOW, CRITICAL)]
     for _ in range(2):
         assert desk.comes("quiet", priority=LOW).refusal is None
-    assert [t.refusal is None for t in tickets] == [False, True, False, True]
+    assert [t.refusal is None for t in submissions] == [False, True, False, True]
     third = desk.comes("third", priority=LOW)
     assert third.refusal is None
     assert len(desk.waiting("loud")) + len(desk.waiting("quiet")) == 3
@@ -160,22 +160,22 @@ def test_laws(bound: int, size: int, events: list[tuple[str, int, RequestPriorit
                 desk.came.remove(gone)
             continue
         tenant, length, priority = event
-        ticket = desk.comes(tenant, length, priority)
+        submission = desk.comes(tenant, length, priority)
         assert m.queued == len(desk.waiting()) <= bound
         assert m.queued_bytes == sum(t.size for t in desk.waiting()) <= size
         names = {t.request.tenant for t in before} | {tenant}
         whole = sum(WEIGHTS.get(name, 1.0) for name in names)
 
-        def has_its_share(name: str, tickets: list[Ticket], whole: float = whole) -> bool:
-            mine = [t for t in tickets if t.request.tenant == name]
+        def has_its_share(name: str, submissions: list[Submitted], whole: float = whole) -> bool:
+            mine = [t for t in submissions if t.request.tenant == name]
             share = WEIGHTS.get(name, 1.0) / whole
             return len(mine) <= bound * share and sum(t.size for t in mine) <= size * share
 
-        if has_its_share(tenant, [*before, ticket]):
-            assert ticket.refusal is None
+        if has_its_share(tenant, [*before, submission]):
+            assert submission.refusal is None
         for other in before:
             if other.refusal is not None:
-                assert ticket.refusal is None  # it made room for somebody
+                assert submission.refusal is None  # it made room for somebody
                 assert other.request.tenant != tenant
                 assert not has_its_share(other.request.tenant, before)
 

@@ -14,7 +14,7 @@ from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.waiting import Group, Queue
 from sage_inference.types import RequestPriority
-from tests.control_plane.parts import Ticket, instance, request
+from tests.control_plane.parts import Submitted, instance, request
 
 A, B = instance("a"), instance("b")
 GROUPS: tuple[Group, ...] = ((A,), (B,), (A, B))
@@ -22,12 +22,12 @@ TENANTS = ("", "team-a", "team-b")
 NOW = 100.0
 
 
-def ticket(
+def submission(
     number: int, size: int = 10, *, arrived: float = NOW, tenant: str = "", deadline: bool = False
-) -> Ticket:
+) -> Submitted:
     priority = list(RequestPriority)[number % len(RequestPriority)]
     deadline_ms = 5000.0 if deadline else None
-    return Ticket(
+    return Submitted(
         request(number, arrived=arrived, tenant=tenant, priority=priority, deadline_ms=deadline_ms), size
     )
 
@@ -40,13 +40,13 @@ def consistent(queue: Queue, known: Mapping[Waiting, Group]) -> None:
     found = waiting_of(queue)
     assert len(found) == len(set(found)) == queue.requests
     assert set(found) == set(known)
-    assert queue.bytes == sum(waiting.ticket.size for waiting in found)
+    assert queue.bytes == sum(waiting.submission.size for waiting in found)
     assert all(lane for lane in queue.lanes.values()), "an empty lane"
     for (group, order), lane in queue.lanes.items():
         assert (lane.group, lane.order.name) == (group, order)
         assert lane.tokens == sum(waiting.request.prompt_tokens for waiting in lane.everyone())
     for waiting in found:
-        assert waiting.ticket.load is waiting
+        assert waiting.submission.load is waiting
         assert waiting.lane.group == known[waiting]
 
 
@@ -91,14 +91,14 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
         match step:
             case ("come", int(group), str(order), int(size), str(tenant), bool(deadline)):
                 number += 1
-                came = ticket(number, size, arrived=now, tenant=tenant, deadline=deadline)
+                came = submission(number, size, arrived=now, tenant=tenant, deadline=deadline)
                 waiting = queue.add(came, GROUPS[group], order, 3.0, now)
                 known[waiting] = GROUPS[group]
             case ("leave", int(pick)) if known:
                 waiting = list(known)[pick % len(known)]
                 queue.remove(waiting)
                 del known[waiting]
-                assert waiting.ticket.load is None
+                assert waiting.submission.load is None
             case ("next", int(pick), float(passed)) if known:
                 now += passed
                 lane = list(queue.lanes.values())[pick % len(queue.lanes)]
@@ -121,7 +121,7 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
 @pytest.mark.parametrize("order", sorted(ORDERS))
 def test_those_without_an_instance_are_returned_and_stay_until_they_are_removed(order: str) -> None:
     queue = Queue(TenantCounters())
-    known = {queue.add(ticket(n), GROUPS[n % 2], order, 3.0, NOW): GROUPS[n % 2] for n in range(10)}
+    known = {queue.add(submission(n), GROUPS[n % 2], order, 3.0, NOW): GROUPS[n % 2] for n in range(10)}
     stranded = queue.regroup(
         lambda waiting: ((), order, 3.0) if known[waiting] == (A,) else ((B,), order, 3.0), NOW
     )
@@ -136,34 +136,34 @@ def test_those_without_an_instance_are_returned_and_stay_until_they_are_removed(
 def test_a_queue_has_room_up_to_both_bounds() -> None:
     queue = Queue(TenantCounters())
     limits = LimitSettings(queue_requests=3, queue_bytes=100)
-    assert queue.has_room(ticket(0, 100), limits)
-    assert not queue.has_room(ticket(0, 101), limits)
+    assert queue.has_room(submission(0, 100), limits)
+    assert not queue.has_room(submission(0, 101), limits)
     for number in range(3):
-        assert queue.has_room(ticket(number, 30), limits)
-        queue.add(ticket(number, 30), (A,), "fifo", 3.0, NOW)
-    assert not queue.has_room(ticket(3, 0), limits)
+        assert queue.has_room(submission(number, 30), limits)
+        queue.add(submission(number, 30), (A,), "fifo", 3.0, NOW)
+    assert not queue.has_room(submission(3, 0), limits)
     queue.remove(waiting_of(queue)[0])
-    assert queue.has_room(ticket(3, 40), limits)
-    assert not queue.has_room(ticket(3, 41), limits)
+    assert queue.has_room(submission(3, 40), limits)
+    assert not queue.has_room(submission(3, 41), limits)
 
 
 def test_those_that_leave_for_another_are_out_of_the_queue() -> None:
     queue = Queue(TenantCounters())
     limits = LimitSettings(queue_requests=4, queue_bytes=1000)
-    known = {queue.add(ticket(n, tenant="team-a"), (A,), "fifo", 3.0, NOW): (A,) for n in range(4)}
-    assert queue.make_room(ticket(9, tenant="team-a"), limits) is None  # it would displace itself
+    known = {queue.add(submission(n, tenant="team-a"), (A,), "fifo", 3.0, NOW): (A,) for n in range(4)}
+    assert queue.make_room(submission(9, tenant="team-a"), limits) is None  # it would displace itself
     consistent(queue, known)
-    left = queue.make_room(ticket(9, tenant="team-b"), limits)
+    left = queue.make_room(submission(9, tenant="team-b"), limits)
     assert left
-    assert all(waiting.ticket.load is None for waiting in left)
+    assert all(waiting.submission.load is None for waiting in left)
     consistent(queue, {waiting: group for waiting, group in known.items() if waiting not in left})
-    assert queue.has_room(ticket(9, tenant="team-b"), limits)
+    assert queue.has_room(submission(9, tenant="team-b"), limits)
 
 
 def test_deadlines_are_those_of_the_requests_that_wait() -> None:
     queue = Queue(TenantCounters())
     for number in range(6):
-        queue.add(ticket(number, arrived=NOW + number, deadline=number % 2 == 0), (A,), "fifo", 3.0, NOW)
+        queue.add(submission(number, arrived=NOW + number, deadline=number % 2 == 0), (A,), "fifo", 3.0, NOW)
     assert queue.deadlines.first_key() == NOW + 5
     first = next(waiting for waiting in waiting_of(queue) if waiting.request.request_id == "0")
     queue.remove(first)

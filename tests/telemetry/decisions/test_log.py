@@ -24,7 +24,7 @@ from sage_inference.telemetry.decisions.file import DecisionFile
 from sage_inference.telemetry.decisions.log import DecisionLog
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest, Usage
 from tests.cli.shape import mistakes
-from tests.control_plane.parts import EMBED, Clock, Ticket, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, Submitted, instance, manager, request, submit
 
 NOW = 1000.0
 BLOCKS = tuple(range(10))
@@ -47,9 +47,9 @@ class Recorded:
     def group(self) -> tuple[ExecutionInstance, ...]:
         return self.busy, self.idle
 
-    def submit(self, what: SchedulingRequest | None = None) -> tuple[Ticket, Placement]:
-        ticket = submit(self.manager, what or request("r", 1000, arrived=NOW - 0.5))
-        return ticket, self.log.of(ticket.request.request_id)[-1]
+    def submit(self, what: SchedulingRequest | None = None) -> tuple[Submitted, Placement]:
+        submission = submit(self.manager, what or request("r", 1000, arrived=NOW - 0.5))
+        return submission, self.log.of(submission.request.request_id)[-1]
 
     def end(self, name: str) -> None:
         self.manager.release(self.submit(request(name))[0], None, "cut", 200)
@@ -110,7 +110,7 @@ def test_the_load_is_that_of_the_decision_not_of_later() -> None:
 
 def test_an_attempt_says_what_came_of_it() -> None:
     recorded = Recorded()
-    ticket, attempt = recorded.submit()
+    submission, attempt = recorded.submit()
     before = document(attempt, epoch=1000.0)
     assert mistakes(before, ATTEMPT) == []
     assert (before["outcome"], before["first_byte_ms"], before["prompt_tokens_estimated"]) == (
@@ -119,9 +119,9 @@ def test_an_attempt_says_what_came_of_it() -> None:
         True,
     )
     recorded.clock.now = NOW + 0.25
-    recorded.manager.first_byte(ticket)
+    recorded.manager.first_byte(submission)
     recorded.clock.now = NOW + 1.0
-    recorded.manager.release(ticket, Usage(900, 40, 512), "done", 200)
+    recorded.manager.release(submission, Usage(900, 40, 512), "done", 200)
     after = document(attempt, epoch=1000.0)
     assert mistakes(after, ATTEMPT) == []
     assert (after["outcome"], after["status"]) == ("done", 200)
@@ -134,10 +134,10 @@ def in_one_piece(
     recorded: Recorded, name: str, tokens: int, *, took_s: float, usage: bool = True
 ) -> Placement:
     """An answer of so many tokens, whose first byte came with the last."""
-    ticket, attempt = recorded.submit(request(name, 1000, arrived=recorded.clock.now, streams=False))
+    submission, attempt = recorded.submit(request(name, 1000, arrived=recorded.clock.now, streams=False))
     recorded.clock.now += took_s
-    recorded.manager.first_byte(ticket)
-    recorded.manager.release(ticket, Usage(1000, tokens) if usage else None, "done", 200)
+    recorded.manager.first_byte(submission)
+    recorded.manager.release(submission, Usage(1000, tokens) if usage else None, "done", 200)
     return attempt
 
 

@@ -93,6 +93,7 @@ STATUS = _answer(
     requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
     embeddings=_or_null(EMBEDDINGS),
     instances=_or_null(_list(INSTANCE)),
+    warnings=_or_null(_list(_TEXT)),
     reason=_TEXT_OR_NULL,
     config_path=_TEXT_OR_NULL,
     log_path=_TEXT_OR_NULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -124,11 +125,16 @@ def _in_background(paths: Any, flags: Any, required: bool) -> None:
     from sage_inference.daemon.spawn import start_background
 
     # The wait begins once the configuration was read: a broken one ends the command first.
+    shown: set[str] = set()
     with terminal.Waiting("waiting for the gateway", later=True) as waiting:
         started = start_background(
-            paths, flags, config_required=required, on_settings=remarks.warn_of, on_wait=waiting.begin
+            paths,
+            flags,
+            config_required=required,
+            on_settings=lambda settings: shown.update(remarks.warn_of(settings)),
+            on_wait=waiting.begin,
         )
-    announce(started.status, started.log_file)
+    announce(started.status, started.log_file, shown)
 
 
 def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
@@ -149,8 +155,8 @@ def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
     run(paths, flags, config_required=required, on_settings=read, on_ready=ready, colour=colour)
 
 
-def announce(status: dict[str, Any], log_file: Any) -> None:
-    """The facts that a person needs about a gateway that has just started."""
+def announce(status: dict[str, Any], log_file: Any, shown: Collection[str] = ()) -> None:
+    """The facts that a person needs about a gateway that has just started. ``shown``: warnings shown before."""
     terminal.say(f"gateway running at {status['address']} (pid {status['pid']})")
     instances = status["instances"]
     simulated = [f"{i['name']} ({i['kind']})" for i in instances if i["simulated"]]
@@ -162,6 +168,9 @@ def announce(status: dict[str, Any], log_file: Any) -> None:
             terminal.warn(f"instance {each['name']} at {each['url']} is {each['state']}{why}")
     if not instances:
         terminal.warn("no engines are configured", "start --simulate, --llm-backend URL, or config edit")
+    for warning in status["warnings"]:
+        if warning not in shown:
+            terminal.warn(warning)
     terminal.say(f"log: {log_file}")
     curl = curl_line(status)
     if curl:

@@ -61,6 +61,7 @@ def document(state: Any) -> dict[str, Any]:
         "requests": None,
         "embeddings": None,
         "instances": None,
+        "warnings": None,
         **live,
         "state": live.get("state", state.state) if state.state == "running" else state.state,
         "pid": state.pid,
@@ -103,8 +104,13 @@ def _show(state: Any) -> None:
         )
     if live["simulated"]:
         terminal.say("engines marked (simulated) are no real ones")
-    if not instances:
-        return
+    if instances:
+        _show_instances(instances)
+    for warning in live.get("warnings", ()):  # an older gateway may still run
+        terminal.warn(warning)
+
+
+def _show_instances(instances: list[dict[str, Any]]) -> None:
     terminal.say("")
     rows = statusrows.rows(instances)
     terminal.say_made(

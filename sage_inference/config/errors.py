@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class ConfigError(Exception):
@@ -32,6 +33,17 @@ class ConfigError(Exception):
         place = [part for part in (self.source, self.line, self.column) if part not in ("", None)]
         where = ":".join(map(str, place)) + ": " if place else ""
         return where + self.problem + (f"; {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What is allowed and probably a mistake; ``hint`` is the remedy."""
+
+    problem: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.hint}"
 
 
 class Invalid(ValueError):

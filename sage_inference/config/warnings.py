@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from sage_inference.config.check import kept_secrets
 from sage_inference.config.environment import unknown_variables
+from sage_inference.config.errors import Remark
+from sage_inference.config.model_names import aliased, one_model_twice
 from sage_inference.config.secrets import SecretError
 from sage_inference.config.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """One remark; ``hint`` is the remedy."""
-
-    problem: str
-    hint: str
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Remark]:
     """The remarks on ``settings``, which were read with the variables of ``environ``."""
     environ = os.environ if environ is None else environ
-    return [*_variables(environ), *_quoted_keys(settings, environ)]
+    return [
+        *_variables(environ),
+        *_quoted_keys(settings, environ),
+        *one_model_twice(settings, aliased(settings)),
+    ]
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Remark]:

@@ -69,6 +69,7 @@ class Scheduler:
         books.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Selector(policy)
+        self._policies: dict[str, PlacementPolicy] = {}  # by the names that they are stated for
         self._queue = Queue(self.tenants, self._placer.prompt_ms)
         self._clock = clock
         self._alarm_at = math.inf
@@ -91,8 +92,8 @@ class Scheduler:
 
     @property
     def policies(self) -> dict[str, PlacementPolicy]:
-        """Those of models that have one of their own."""
-        return self._placer.by_model
+        """Those of models that have one of their own, by the names that these are given."""
+        return self._policies
 
     @property
     def uneven(self) -> frozenset[str]:
@@ -288,7 +289,7 @@ class Scheduler:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""
         self._placer.policy = policy
         if by_model is not None:
-            self._placer.by_model = dict(by_model)
+            self._policies = dict(by_model)
         self._regroup(self._clock())
 
     def _unserved(self, request: SchedulingRequest) -> Rejection:
@@ -504,6 +505,8 @@ class Scheduler:
         instances = self.registry.instances.values()
         self._placer.mixed = any(is_mixed(i) for i in instances)
         self._placer.uneven = uneven_models(instances)
+        stated = self.registry.by_served_model(self._policies)
+        self._placer.by_model = {model: policy for model, (_, policy) in stated.items()}
         self.books.relative.regroup(instances)
         self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
         self.slos.renew()

@@ -143,9 +143,8 @@ class Slos:
 
     def renew(self) -> None:
         """Settings, names of models or paces may have changed."""
-        settings, resolve = self._settings, self._registry.resolve
-        own = {resolve(name): (name, stated) for name, stated in settings.models.items()}
-        own.update((name, (name, stated)) for name, stated in settings.models.items())
+        settings = self._settings
+        own = self._registry.by_served_model(settings.models)
         self._rows = {
             model: row(settings, own.get(model), self._slow.get(model, 1.0))
             for model in {**own, **self._slow}

@@ -129,7 +129,7 @@ class _Run:
             if on_settings is not None:
                 on_settings(settings)
             for remark in warnings_of(settings):
-                log.warning("%s; %s", remark.problem, remark.hint)
+                log.warning("%s", remark)
             listen = self._listener(settings)
         except Exception as error:
             if self.background:  # in the foreground the command shows the error

@@ -61,6 +61,22 @@ def test_start_status_reload_restart_stop(home: Path) -> None:
         assert sage(home, "stop").returncode == 0
 
 
+def test_warnings_on_models_are_shown_at_the_start_once_and_in_status(home: Path) -> None:
+    with RogueEngine(ok()) as engine:
+        slo = "models: {gpt: {ttft_ms: 5}, m: {ttft_ms: 6}, gone: {ttft_ms: 7}}"
+        home.mkdir(exist_ok=True)
+        (home / "config.yaml").write_text(
+            f"instances: [{engine.url}]\naliases: {{gpt: m}}\nscheduling: {{slo: {{{slo}}}}}\n"
+        )
+        twins = '"gpt" and "m" are names of one model'
+        gone = 'scheduling.slo.models.gone: no engine serves a model "gone"'
+        validated, started, shown = sage(home, "config", "validate"), start(home), sage(home, "status")
+    assert [twins in validated.stderr, gone in validated.stderr] == [True, False]
+    assert (started.returncode, shown.returncode) == (0, 0)
+    for stderr in (started.stderr, shown.stderr):
+        assert (stderr.count(twins), stderr.count(gone)) == (1, 1)
+
+
 def test_a_second_start_is_refused_and_names_the_first(home: Path) -> None:
     assert start(home).returncode == 0
     second = start(home)

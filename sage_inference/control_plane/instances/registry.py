@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from sage_inference.control_plane.instances.prefill_decode import (
     PREFILL,
@@ -12,6 +13,8 @@ from sage_inference.control_plane.instances.prefill_decode import (
     takers,
 )
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
+
+T = TypeVar("T")
 
 _LEAVING = (EngineState.DRAINING, EngineState.STOPPED)
 _TAKES_NOTHING = (*_LEAVING, EngineState.ASLEEP)
@@ -71,6 +74,18 @@ class Registry:
         if target is None or any(model in i.models for i in self.instances.values()):
             return model
         return target
+
+    def by_served_model(self, stated: Mapping[str, T]) -> dict[str, tuple[str, T]]:
+        """What is stated for names, and the name, by the served model behind it.
+
+        A model's own name stands before others; of these the last one holds.
+        """
+        found: dict[str, tuple[str, T]] = {}
+        for name, value in stated.items():
+            model = self.resolve(name)
+            if found.get(model, ("",))[0] != model:
+                found[model] = name, value
+        return found
 
     def group(self, model: str, route: str) -> tuple[ExecutionInstance, ...]:
         """Those that serve ``model`` on ``route`` and still take work, healthy or not."""

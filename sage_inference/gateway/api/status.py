@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 from sage_inference._version import __version__
+from sage_inference.config.errors import Remark
+from sage_inference.config.model_names import one_model_twice, unserved
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.state import Gateway, Upstream
 from sage_inference.netloc import netloc
@@ -45,7 +47,18 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         },
         "embeddings": embeddings.status_of(gateway.embeddings),
         "instances": [instance_document(engine) for engine in gateway.engines.values()],
+        "warnings": [str(remark) for remark in _remarks(gateway)],
     }
+
+
+def _remarks(gateway: Gateway) -> list[Remark]:
+    """On the models that settings name. Nothing is unserved before every engine has listed its models."""
+    settings, registry = gateway.settings, gateway.registry
+    found = list(one_model_twice(settings, registry.resolve))
+    instances = registry.instances.values()
+    if instances and all(instance.models for instance in instances):
+        found += unserved(settings, registry.resolve, registry.models())
+    return found
 
 
 def _kind_of(instance: ExecutionInstance) -> str:

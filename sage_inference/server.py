@@ -26,9 +26,9 @@ from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.protocol import GatewayProtocol
-from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.wire.content_coding import (
     CodingError,
     Decoder,
@@ -27,8 +27,7 @@ from sage_inference.wire.content_coding import (
 )
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.relay.exchange import Exchange
-    from sage_inference.gateway.state import Gateway
+    from sage_inference.gateway.hub import Hub
 
 # Limits in bytes on one turn: a few ms of work for usual bodies, 20 ms for the worst.
 _SLICE_IN, _SLICE_OUT = 65536, 1 << 20
@@ -48,39 +47,19 @@ class BodySender(Protocol):
     def arm(self, seconds: float, /) -> None: ...
 
 
-class Decoding:
-    """Gives bodies their turns. At most one of the loop's threads is in use."""
+class Receiver(Hashable, Protocol):
+    """The request that the body belongs to."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[CodedBody] = deque()
-        self._busy = False
+    head: RequestHead
+    size: int
+    response_complete: bool
+    coded: CodedBody | None
 
-    def add(self, body: CodedBody) -> None:
-        self._waiting.append(body)
-        self._next()
+    def begin(self, body: bytes) -> None: ...
 
-    def _next(self) -> None:
-        while self._waiting and not self._busy:
-            body = self._waiting.popleft()
-            if body.is_over:
-                continue
-            try:
-                turn = self._loop.run_in_executor(None, body.decode)
-            except (
-                RuntimeError
-            ) as error:  # the system grants no thread now, but may grant one to the next body
-                body.no_thread(error)
-            else:
-                self._busy = True
-                turn.add_done_callback(partial(self._done, body))
+    def fail(self, error: ApiError) -> None: ...
 
-    def _done(self, body: CodedBody, turn: asyncio.Future[list[bytes]]) -> None:
-        self._busy = False
-        self._next()  # first, so that the thread works while the loop handles this result
-        if not turn.cancelled():
-            turn.exception()  # asyncio logs an exception that was not retrieved, as when the body is of no use any more
-            body.decoded(turn)
+    def broke(self, error: Exception) -> None: ...
 
 
 class CodedBody:
@@ -91,7 +70,7 @@ class CodedBody:
     overtake them.
     """
 
-    def __init__(self, exchange: Exchange, gateway: Gateway, sender: BodySender) -> None:
+    def __init__(self, exchange: Receiver, gateway: Hub, sender: BodySender) -> None:
         """Raises ``ApiError`` for a coding that is not supported."""
         self._exchange = exchange
         self._gateway = gateway

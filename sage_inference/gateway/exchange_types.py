@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from sage_inference.control_plane.instances.prefill_decode import has_halves
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.root import RootExchange
+from sage_inference.gateway.embeddings.service import EmbeddingService
+from sage_inference.gateway.hub import Hub
+from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.prefill_decode import PrefillDecodeExchange
 from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.gateway.relay.responses import (
@@ -22,14 +27,14 @@ from sage_inference.requests.root_route import ROOT
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance
 
-Exchanges = Mapping[str, type[Exchange]]
+# Makes the exchange of a request, from its caller's connection, the hub, and the request's head.
+Factory = Callable[[Caller[Exchange], Hub, RequestHead], Exchange]
+Exchanges = Mapping[str, Factory]
 
 _RESPONSES = "/v1/responses"
 _PLAIN: Exchanges = {
-    **dict.fromkeys(MERGED, EmbeddingExchange),
     **dict.fromkeys(rerank.ROUTES, RerankExchange),
     **dict.fromkeys(METHODS, StoredResponseExchange),
-    ROOT: RootExchange,
     _RESPONSES: ResponsesExchange,
 }
 _PAIRED: Exchanges = {
@@ -39,6 +44,11 @@ _PAIRED: Exchanges = {
 }
 
 
-def exchanges_for(instances: Iterable[ExecutionInstance]) -> Exchanges:
-    """Without prefilling and decoding instances nobody pays for them."""
-    return _PAIRED if has_halves(instances) else _PLAIN
+def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingService) -> Exchanges:
+    """Without prefilling and decoding instances no request pays for them."""
+    merged: Factory = partial(EmbeddingExchange, embeddings)
+    return {
+        **(_PAIRED if has_halves(instances) else _PLAIN),
+        **dict.fromkeys(MERGED, merged),
+        ROOT: partial(RootExchange, embeddings),
+    }

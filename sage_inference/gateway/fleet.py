@@ -21,8 +21,9 @@ from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.engines.query_clients import QueryClients
 from sage_inference.engines.sleep import SleepProbe
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
-from sage_inference.gateway.state import Gateway, Upstream, trusted_by
+from sage_inference.gateway.upstream import Upstream, trusted_by
 from sage_inference.trust import TrustError
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 from sage_inference.wire.isolation import report

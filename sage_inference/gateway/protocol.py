@@ -34,7 +34,7 @@ from sage_inference.wire.message import Data
 if TYPE_CHECKING:
     from uvicorn.config import Config
 
-    from sage_inference.gateway.state import Gateway
+    from sage_inference.gateway.gateway import Gateway
 
 _HOT = {path.encode(): route for path, route in ROUTES.items()}
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+;=-]*|\[[\da-fA-F:.%\w]+\])(?::\d*)?")

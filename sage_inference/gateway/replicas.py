@@ -17,7 +17,8 @@ from sage_inference.types import EngineKind
 from sage_inference.wire.isolation import report
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Gateway, Upstream
+    from sage_inference.gateway.gateway import Gateway
+    from sage_inference.gateway.upstream import Upstream
 
 EMBEDDINGS = "/v1/embeddings"
 CHAT_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})

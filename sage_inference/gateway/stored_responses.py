@@ -12,7 +12,7 @@ from sage_inference.requests.response_routes import is_response_id
 from sage_inference.types import EngineState
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Upstream
+    from sage_inference.gateway.upstream import Upstream
 
 MOST = 32768  # responses that are remembered
 MOST_BYTES = 4 << 20  # of their ids

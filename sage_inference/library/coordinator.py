@@ -18,8 +18,8 @@ from sage_inference.config.check import name_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse_instance
 from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.state import Gateway
 from sage_inference.library.config import entry, settings_of
 from sage_inference.library.in_process import answered
 from sage_inference.library.requests import RequestMetadata

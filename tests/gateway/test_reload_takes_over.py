@@ -148,7 +148,7 @@ TABLE: dict[str, Entry] = {
     "api_keys": Entry({"api_keys": ["k"]}, lambda w: w.chat(), 401),
     "api_keys[].key": Entry({"api_keys": [{"key": "k"}]}, lambda w: w.chat("authorization: Bearer other"), 401),
     "api_keys[].name": Entry({"api_keys": [{"key": "k", "name": "team"}]}, held(lambda r: list(r.gateway.guard._keys.values())), ["team"]),
-    "api_keys[].priority": Entry({"api_keys": [{"key": "k", "priority": "high"}]}, held(lambda r: r.gateway._key_priority.get("default"))),
+    "api_keys[].priority": Entry({"api_keys": [{"key": "k", "priority": "high"}]}, held(lambda r: r.gateway.key_priority.get("default"))),
     "api_keys[].weight": Entry({"api_keys": [{"key": "k", "weight": 4}]}, held(lambda r: r.gateway.manager.tenants.weights.get("default")), 4),
     "admin_key": Entry({"admin_key": "adm"}, held(lambda r: r.gateway.guard.is_admin(b"adm")), True),
     "scheduling.policy": section("scheduling", "policy", "random", held(lambda r: r.gateway.manager.policy.name), "random"),

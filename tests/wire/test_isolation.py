@@ -16,11 +16,11 @@ from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.control_plane.selector import Selector
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.coalescing import HOLD_S, Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.response import ResponseWriter
-from sage_inference.gateway.state import Gateway
 from sage_inference.gateway.stats import Stats
 from sage_inference.types import EngineState
 from sage_inference.wire.loop_batch import LoopBatch

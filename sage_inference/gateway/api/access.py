@@ -7,8 +7,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_inference.gateway.access_log import outcome, write
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.relay.heads import given_id
-from sage_inference.gateway.state import Gateway
 
 RELAYED = "sage.relayed"  # in a scope: the relay writes the line of this request
 TENANT = "sage.tenant"  # in a scope: the name of the caller's key

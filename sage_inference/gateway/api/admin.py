@@ -24,8 +24,8 @@ from sage_inference.gateway.api.status import instance_document, status_document
 from sage_inference.gateway.coded_body import codings_of, decoder_for, refusal_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.guard import is_admin_path
-from sage_inference.gateway.state import Gateway
 from sage_inference.telemetry.decisions.log import KEPT
 from sage_inference.wire.content_coding import CodingError, TooLongError, decoded
 

@@ -22,9 +22,9 @@ from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.relay.heads import given_id
-from sage_inference.gateway.state import Gateway
 from sage_inference.requests.response_routes import METHODS
 from sage_inference.requests.routes import ROUTES
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage_inference.gateway.cors import VARY, grants
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.state import Gateway
+from sage_inference.gateway.gateway import Gateway
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_AGE_S = (

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_inference._version import __version__
-from sage_inference.gateway.state import Gateway
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.requests.response_routes import METHODS
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState

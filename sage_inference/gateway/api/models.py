@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from sage_inference.engines.detect import TRIED
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.state import Gateway
+from sage_inference.gateway.gateway import Gateway
 
 # The first that an instance has names the model's type.
 _CAPABILITIES = {

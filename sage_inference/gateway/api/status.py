@@ -9,7 +9,8 @@ from sage_inference._version import __version__
 from sage_inference.config.errors import Remark
 from sage_inference.config.model_names import one_model_twice, unserved
 from sage_inference.gateway.embeddings import report as embeddings
-from sage_inference.gateway.state import Gateway, Upstream
+from sage_inference.gateway.gateway import Gateway
+from sage_inference.gateway.upstream import Upstream
 from sage_inference.netloc import netloc
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 

@@ -38,7 +38,7 @@ from sage_inference.wire.message import Data, ResponseHead
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
     from sage_inference.gateway.embeddings.service import EmbeddingService
-    from sage_inference.gateway.state import Upstream
+    from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
 # An answer to it is read here: without the second line any coding would be allowed (RFC 9110 section 12.5.3).

@@ -9,7 +9,7 @@ from sage_inference.wire.body_coding import CodingError, coding_of, decoded, unc
 from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Upstream
+    from sage_inference.gateway.upstream import Upstream
 
 # The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
 # not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).

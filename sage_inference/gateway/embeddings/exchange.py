@@ -15,8 +15,9 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import KEYS
+from sage_inference.gateway.relay.heads import KEYS, RequestHead
 from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.requests.embedding import (
     NATIVE_ROUTE,
@@ -31,7 +32,9 @@ from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.call import EmbeddingCall
-    from sage_inference.gateway.state import Upstream
+    from sage_inference.gateway.embeddings.service import EmbeddingService
+    from sage_inference.gateway.hub import Hub
+    from sage_inference.gateway.upstream import Upstream
 
 
 _JSON = (b"content-type", b"application/json")
@@ -61,6 +64,12 @@ class EmbeddingExchange(Exchange):
     guarded = truncated = False
     options: Options = ()
 
+    def __init__(
+        self, embeddings: EmbeddingService, caller: Caller[Exchange], gateway: Hub, head: RequestHead
+    ) -> None:
+        super().__init__(caller, gateway, head)
+        self.embeddings = embeddings
+
     @property
     def input_name(self) -> str:
         return "inputs" if self.route.path == NATIVE_ROUTE else "input"
@@ -87,7 +96,7 @@ class EmbeddingExchange(Exchange):
         self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
         self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
         self.job = EmbeddingJob(self, self.wanted.texts)
-        self.gateway.embeddings.submit(self.job, self)
+        self.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
         """TEI's own route and OpenAI's mean the same where neither asks for more than the other can express."""
@@ -100,7 +109,7 @@ class EmbeddingExchange(Exchange):
 
     def _may_be_cut(self) -> bool:
         """Whether an engine might cut a text without a word: a text has no more tokens than bytes."""
-        most = self.gateway.embeddings.text_limits(self.request.model, self.route.path).cuts_after
+        most = self.embeddings.text_limits(self.request.model, self.route.path).cuts_after
         if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
             return False
         return most_tokens(self.wanted.texts) > most
@@ -162,7 +171,7 @@ class EmbeddingExchange(Exchange):
         """Its call from here on, which holds slot and connection."""
         batch, self.batch = self.batch, None
         assert batch is not None
-        call = self.gateway.embeddings.taken_over(batch, self)
+        call = self.embeddings.taken_over(batch, self)
         self._move(Phase.QUEUED)
         self._arm(math.inf)  # the call watches the time
         return call
@@ -177,7 +186,7 @@ class EmbeddingExchange(Exchange):
         if self.batch is not None:
             answer = self.answer
             assert answer is not None
-            if answer.status != 200 or not self.gateway.embeddings.passed(self.batch, self):
+            if answer.status != 200 or not self.embeddings.passed(self.batch, self):
                 if end:
                     self.connection = None  # it is in the pool again
                 call = self._hand_over()
@@ -306,7 +315,7 @@ class EmbeddingExchange(Exchange):
             wait = self.gateway.manager.retry_after()
             self.fail(errors.from_refusal(Rejection(Reason.DEADLINE, message, retry_after_s=wait)))
         else:
-            self.fail(self.gateway.embeddings.queue_timeout())
+            self.fail(self.embeddings.queue_timeout())
 
     def _arm(self, seconds: float) -> None:
         """While a text waits, the deadline that the caller gave counts too."""
@@ -327,7 +336,7 @@ class EmbeddingExchange(Exchange):
         if self.job is None:
             super()._abandon()
         else:
-            self.gateway.embeddings.leave(self.job)
+            self.embeddings.leave(self.job)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -30,7 +30,7 @@ from sage_inference.wire.isolation import report_of
 
 if TYPE_CHECKING:
     from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
-    from sage_inference.gateway.state import Gateway
+    from sage_inference.gateway.hub import Hub
 
 _READY = EngineState.READY
 # Answers in a row without vectors from which no text is taken to be the cause: to find one of 512 takes ten.
@@ -41,7 +41,7 @@ MAX_OVERLOADS = 6  # answers in a row that mean "overloaded" before a caller get
 class EmbeddingService:
     """One gateway's embedding calls."""
 
-    def __init__(self, gateway: Gateway, rules: AggregationRules) -> None:
+    def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
         self.gateway = gateway
         self.aggregator = Batcher(rules, gateway.manager.tenants)
         self._loop = asyncio.get_running_loop()

@@ -14,13 +14,15 @@ from sage_inference.engines.too_long import STATUSES as TOO_LONG
 from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
 from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.classify import classify
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.cutting import last_words
 from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
-from sage_inference.gateway.relay.response import Caller, CountedResponseWriter, ResponseWriter
+from sage_inference.gateway.relay.response import CountedResponseWriter, ResponseWriter
 from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.gateway.relay.usage import choices_in, reported
 from sage_inference.requests.rejection import Reason, Rejection
@@ -40,7 +42,8 @@ from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 if TYPE_CHECKING:
     from sage_inference.gateway.coded_body import CodedBody
-    from sage_inference.gateway.state import Gateway, Upstream
+    from sage_inference.gateway.hub import Hub
+    from sage_inference.gateway.upstream import Upstream
 
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
 MAX_ERROR = 1 << 20  # bytes of it, decoded
@@ -122,7 +125,7 @@ class Exchange:
     last: Data  # the end of an answer, or all of it
     delivery: ResponseWriter  # of an answer that comes in pieces; None until then
 
-    def __init__(self, caller: Caller, gateway: Gateway, head: RequestHead) -> None:
+    def __init__(self, caller: Caller[Exchange], gateway: Hub, head: RequestHead) -> None:
         # Only what is read before it is set in the course of things: this runs for every request.
         self.caller = caller
         self.gateway = gateway
@@ -165,7 +168,9 @@ class Exchange:
         self.size = len(body)
         self.queued_at = gateway.clock()
         try:
-            self.request = gateway.classify(self)
+            self.request, self.body, self.prompt = classify(
+                gateway, self.head, body, self.request_id, self.queued_at
+            )
             if self.head.request_id:
                 gateway.request_ids.take(self)
             self.submit()

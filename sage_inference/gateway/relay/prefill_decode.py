@@ -51,7 +51,7 @@ from sage_inference.wire.body_coding import CodingError, coding_of, decoded
 from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.state import Upstream
+    from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer, which names every block
 _STREAMED_ERROR = b'data: {"error"'

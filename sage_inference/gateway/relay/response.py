@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.gateway.relay.caller import Sink
 from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
 from sage_inference.wire.message import Data, StreamFormat
-from sage_inference.wire.timers import Timed
 
 if TYPE_CHECKING:
     from sage_inference.engines.connection import EngineConnection
-    from sage_inference.gateway.relay.exchange import Exchange
-    from sage_inference.gateway.state import Gateway
+    from sage_inference.gateway.hub import Hub
     from sage_inference.types import ExecutionInstance, Usage
 
 
 TAIL_BYTES = 1024  # of a stream, kept to be read at its end: its last events, its usage among them
 _TAIL_PIECES = 16
 _SMALL = TAIL_BYTES // _TAIL_PIECES  # bytes of a piece; of smaller ones more are kept
-
-
-class Caller(Timed, Protocol):
-    """The caller's side of the connection, as an exchange sees it; it is also what the exchange's time runs on."""
-
-    transport: asyncio.Transport
-
-    def write(self, data: Data, /) -> None: ...
-
-    def writelines(self, pieces: Iterable[Data], /) -> None: ...
-
-    def ended(self, exchange: Exchange, close: bool) -> None: ...
-
-    def reset(self) -> None: ...
-
-    @property
-    def reads_slowly(self) -> bool: ...
 
 
 class ResponseWriter:
@@ -72,10 +52,10 @@ class ResponseWriter:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Hub,
         instance: ExecutionInstance,
         connection: EngineConnection | None,
-        caller: Caller,
+        caller: Sink,
         start: bytes,
         chunked: bool,
     ) -> None:

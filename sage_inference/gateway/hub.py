@@ -1,0 +1,248 @@
+"""What all requests of one gateway share: its rules, its upstreams, its scheduler, its counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable
+from functools import partial
+
+from sage_inference.config.settings import SchedulingSettings, Settings
+from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.policies import PlacementPolicy, hybrid_with, policy_named
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.engines.descriptors import Descriptors
+from sage_inference.gateway.access_log import AccessLog
+from sage_inference.gateway.backlog import Backlog
+from sage_inference.gateway.bodies import Bodies
+from sage_inference.gateway.connection_limit import ConnectionLimit, LimitedConnection
+from sage_inference.gateway.cors import grant_lines
+from sage_inference.gateway.decoding import Decoding
+from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.relay.coalescing import Coalescer
+from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.gateway.request_ids import RequestIds
+from sage_inference.gateway.stats import Stats
+from sage_inference.gateway.stored_responses import StoredResponses
+from sage_inference.gateway.tenants import tenants
+from sage_inference.gateway.upstream import Upstream
+from sage_inference.telemetry.decisions.recorder import Watcher
+from sage_inference.types import (
+    RequestPriority,
+)
+from sage_inference.wire.head_cache import HeadCache
+from sage_inference.wire.isolation import report
+from sage_inference.wire.loop_batch import LoopBatch
+from sage_inference.wire.timers import TimerWheel
+
+SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
+MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
+STALL_S = 0.3  # time in which the loop did not run, from which what was under way is not measured
+NOTABLE_STALL_S = 1.0  # from which it is logged
+
+log = logging.getLogger("sage_inference.gateway")
+
+
+class Hub:
+    """The state behind one gateway's sockets. Made inside a running event loop."""
+
+    def __init__(self, settings: Settings, wheel: TimerWheel, admin_token: str | None = None) -> None:
+        self.wheel = wheel
+        self._loop = asyncio.get_running_loop()
+        self.turn = LoopBatch(self._loop.call_soon)
+        self.bodies = Bodies()
+        self.backlog = Backlog(self._loop.call_soon)
+        self.decoding = Decoding(self._loop)
+        self.clock = time.monotonic
+        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
+        wheel.on_stall = self._stalled
+        self.coalescer = Coalescer(self._loop, self.clock)
+        self._started_at = time.monotonic()
+        self._admin_token = admin_token
+        self.registry = Registry(settings.aliases)
+        self._llm_fallback = settings.scheduling.llm_fallback_policy
+        self.manager = Scheduler(self.registry, self.new_policy(settings.scheduling.policy), settings.limits)
+        self.manager.alarm = self._wake_at
+        self.manager.later = self.turn.later
+        self.manager.report = partial(report, what="the manager")
+        self._waking: asyncio.TimerHandle | None = None
+        self.decisions = Watcher(self.manager)
+        self.engines: dict[str, Upstream] = {}
+        self.responses = StoredResponses(self.engines)
+        self.stats = Stats()
+        self.draining = False
+        self.connections = 0
+        self.descriptors = Descriptors(lambda: self.connections, self._give_up_one)
+        self.callers: set[LimitedConnection] = set()  # the server's; it adds and removes them
+        self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)
+        self._id_start = os.urandom(6).hex().encode()
+        self._ids = 0
+        self.request_ids = RequestIds(b"req-" + self._id_start, self.new_id, self._loop.call_later)
+        Hub.configure(self, settings)  # a subclass is not complete yet
+
+    def configure(self, settings: Settings) -> None:
+        """Take over new settings. Requests under way keep their rights and meet a new time-out at their next step.
+
+        Raises ``ConfigError``, ``SecretError``, and then changes nothing.
+        """
+        # First all that can fail.
+        record_file = self.decisions.file_at(settings.scheduling.record_file)
+        guard = Guard(settings, self._id_start.decode(), self._admin_token)
+        self.settings = settings
+        # Requests' heads that were parsed and found good; a new guard may judge anew.
+        self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
+        self.guard = guard
+        self.timeouts = settings.timeouts
+        self.wheel.idle_s = settings.timeouts.stream_idle_s
+        self.limits = settings.limits
+        self.connection_limit.configured = settings.limits.connections
+        self._look_at_output()
+        self.retries = settings.scheduling.retries
+        self.stats.access = AccessLog() if settings.logging.access else None
+        self.registry.aliases = dict(settings.aliases)
+        self.registry.changed()
+        self._track_prompts()
+        self.decisions.record_to(record_file)
+        self._schedule(settings)
+        for engine in self.engines.values():
+            engine.configure()
+
+    def _schedule(self, settings: Settings) -> None:
+        """Pass the settings of scheduling to the manager."""
+        manager, scheduling = self.manager, settings.scheduling
+        manager.limits = settings.limits
+        manager.slos.configure(scheduling.slo)
+        manager.llm_share = llm_share(scheduling)
+        manager.books.reads_all_usage = scheduling.record_file is not None
+        manager.tenants.weights = {name: key.weight for name, key in tenants(settings.api_keys)}
+        self.key_priority = {
+            name: RequestPriority[key.priority.upper()]
+            for name, key in tenants(settings.api_keys)
+            if key.priority
+        }
+        for engine in self.engines.values():
+            engine.set_window(scheduling.late_binding)
+        manager.prefer_specialized(scheduling.prefer_specialized_instances)
+        fallback, self._llm_fallback = self._llm_fallback, scheduling.llm_fallback_policy
+        changed = {"hybrid"} if fallback != self._llm_fallback else set()
+
+        def policy(name: str, kept: PlacementPolicy | None) -> PlacementPolicy:
+            if kept is None or kept.name != name or name in changed:
+                return self.new_policy(name)
+            return kept
+
+        by_model = {
+            model: policy(name, manager.policies.get(model)) for model, name in scheduling.policies.items()
+        }
+        manager.use(policy(scheduling.policy, manager.policy), by_model)
+
+    def new_policy(self, name: str) -> PlacementPolicy:
+        """Raises ``KeyError`` for one that there is not."""
+        return hybrid_with(self._llm_fallback) if name == "hybrid" else policy_named(name)
+
+    def tick(self) -> None:
+        """To be called about once a second."""
+        self.manager.rates.tick(self.clock())
+        self.descriptors.renew()
+        for engine in self.engines.values():
+            engine.recent_ttfb.tick()
+
+    def _stalled(self, lost_s: float) -> None:
+        """The event loop did not run for so long: nobody is judged by that time, and nothing is learned from it."""
+        if lost_s < STALL_S:
+            return
+        self.stalled_at = self.clock()
+        self.manager.stalled(lost_s)
+        for engine in self.engines.values():
+            engine.room.stalled_at = self.stalled_at
+        if lost_s >= NOTABLE_STALL_S:
+            log.warning(
+                "this process did not run for %.1f s (suspended, or held up): all deadlines move by that time",
+                lost_s,
+            )
+
+    def ran_since(self, at: float) -> bool:
+        """Whether this process ran all the time since ``at``, so that the time since then measures others.
+
+        The loop reads sockets before it ticks: without a look at the clock, the first answers after a suspension
+        would be judged as if there had been none.
+        """
+        self.wheel.advance()
+        return at > self.stalled_at
+
+    @property
+    def uptime_s(self) -> float:
+        """Since the start; the wall clock may be set meanwhile."""
+        return time.monotonic() - self._started_at
+
+    def shrink(self) -> None:
+        """A crowd has left: let go of the connections to engines that only it needed."""
+        for engine in self.engines.values():
+            engine.pool.shrink()
+
+    def _give_up_one(self) -> bool:
+        """Descriptors are short: close a connection that nobody uses, of an engine rather than of a caller."""
+        pools = [engine.pool for engine in self.engines.values()]
+        if pools and max(pools, key=lambda pool: pool.idle).give_up_one():
+            return True
+        return self.connection_limit.close_one()
+
+    def _wake_at(self, when: float) -> None:
+        """The manager can place something then, though nothing else may happen."""
+        if self._waking is not None:  # otherwise each alarm would set another one, without end
+            self._waking.cancel()
+        self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
+
+    def instances_changed(self) -> None:
+        """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
+        self.registry.changed()
+        self._track_prompts()
+        self.manager.dispatch()
+        self._look_at_output()
+
+    def _track_prompts(self) -> None:
+        """Where nobody can choose, it is of no use to know which short prompts are cached, but for a record."""
+        matters = self.registry.offers_choice or self.settings.scheduling.record_file
+        self.shortest = 0 if matters else SHORT_BYTES
+
+    def _look_at_output(self) -> None:
+        """How long an answer a request asks for matters where it is limited, or fits only some of the instances."""
+        limits = self.limits
+        limited = limits.max_n is not None or limits.max_completion_tokens is not None
+        self.looks_at_output = limited or bool(self.manager.uneven)
+
+    # For the relay
+
+    def new_id(self) -> bytes:
+        """An id for a request whose caller gave none."""
+        self._ids += 1
+        return b"req-%b%08x" % (self._id_start, self._ids)
+
+    def cors_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        if not self.settings.server.cors_origins:
+            return b""
+        for name, value in headers:
+            if name == b"origin":
+                allowed = self.guard.allowed_origin(value)
+                if allowed is not None:
+                    return grant_lines(allowed)
+        return b""
+
+    @property
+    def can_serve(self) -> bool:
+        """True while at least one instance takes requests."""
+        return any(i.is_available for i in self.registry.instances.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(i.active_requests for i in self.registry.instances.values())
+
+
+def llm_share(scheduling: SchedulingSettings) -> float | None:
+    """The share of a shared GPU's time that embeddings leave to LLM work; None: as much as streams need."""
+    ratio = scheduling.hybrid_instance_ratio
+    return {"high": 0.0, "normal": ratio, "low": (1 + ratio) / 2, "adaptive": None}[
+        scheduling.embedding_priority
+    ]

@@ -1,4 +1,4 @@
-"""Addresses: of engines, of the gateway itself, of web pages."""
+"""Addresses of engines, of the gateway itself, and of web pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_inference.config.errors import ConfigError, Invalid, quote
 from sage_inference.engine_url import without_version
 from sage_inference.netloc import netloc
 
-# A whole-text grammar of our own: urllib's strips tabs and newlines, and takes much that no engine listens on.
+# Our own grammar: urllib's strips tabs and newlines, and accepts many texts that are no address of an engine.
 _URL = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?:(?P<user>[^@/?#]*)@)?"
     r"(?P<host>\[[^\]/?#]*\]|[^:/?#\[\]]*)(?::(?P<port>[^/?#]*))?(?P<path>/[^?#]*)?(?P<rest>[?#].*)?",
@@ -29,7 +29,7 @@ _FORM = "must be http://host:port[/v1] or host:port"
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where an engine listens. ``prefix`` is the path before ``/v1``, mostly empty; IPv6 without brackets."""
+    """An engine's address. ``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets."""
 
     scheme: str
     host: str
@@ -51,7 +51,7 @@ class Backend:
 
     @property
     def identity(self) -> tuple[str, str, int, str]:
-        """Equal for two ways of writing the same address."""
+        """A key that is equal for two ways of writing the same address."""
         host = self.host.lower().rstrip(".")
         return self.scheme, "127.0.0.1" if host == "localhost" else host, self.port, self.prefix
 
@@ -65,18 +65,18 @@ def parse_backend(text: str) -> Backend:
 
 
 def check_backend(text: str) -> Backend:
-    """As ``parse_backend``; raises ``Invalid``."""
+    """Like ``parse_backend``, but raises ``Invalid``."""
     parts = _URL.fullmatch(text)
     if parts and parts["user"] is not None:
-        # Not quoted: it may hold a password.
+        # The text is not quoted, because it may hold a password.
         raise Invalid("must not hold user:password@", "give the engine's key as api_key")
     if not parts or not text.isprintable() or " " in text:
         raise Invalid(f"{_FORM}, not {quote(text)}")
     scheme = (parts["scheme"] or "http").lower()
     if scheme not in _PORTS:
-        raise Invalid(f"{_FORM}, not {quote(text)}: {scheme}:// is not spoken, only http and https")
+        raise Invalid(f"{_FORM}, not {quote(text)}: {scheme}:// is not supported, only http and https")
     if parts["rest"] or not _PATH.fullmatch(parts["path"] or ""):
-        raise Invalid(f"{_FORM}, not {quote(text)}: it ends in what an address of an engine has not")
+        raise Invalid(f"{_FORM}, not {quote(text)}: its end is no part of an engine's address")
     host = parts["host"].strip("[]")
     try:
         port = _port(parts["port"], _PORTS[scheme] if parts["scheme"] else None)
@@ -111,7 +111,7 @@ def check_host(text: str) -> None:
 
 
 def check_origin(text: str) -> None:
-    """Raises ``Invalid`` unless ``text`` is what a browser sends as ``Origin``, or ``*``."""
+    """Raises ``Invalid`` unless ``text`` is ``*`` or an ``Origin`` as browsers send it."""
     if text == "*":
         return
     parts = _URL.fullmatch(text)
@@ -122,10 +122,10 @@ def check_origin(text: str) -> None:
 
 
 def canonical_host(text: str) -> str:
-    """A host as it is compared: in lower case, without brackets, zone and final dot; addresses in one form.
+    """A host in the form in which hosts are compared: lower case, no brackets, no zone, no final dot.
 
     An IPv4 address may be written as the system's resolver reads it (``127.1``, ``0x7f000001``) or within an
-    IPv6 one (``::ffff:127.0.0.1``): a listener or a browser means the same by all of them.
+    IPv6 one (``::ffff:127.0.0.1``). All of these have one form, because listeners and browsers treat them alike.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") and ":" in text else text
     bare = bare.lower().removesuffix(".")
@@ -148,7 +148,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True where only this machine's own programs can reach ``host``."""
+    """True if only this machine's own programs can reach ``host``."""
     name = canonical_host(host)
     if _is_localhost(name):
         return True
@@ -161,7 +161,7 @@ def _is_localhost(name: str) -> bool:
 
 
 def reaches(backend: Backend, host: str, port: int) -> bool:
-    """True where a connection to ``backend`` would arrive at a listener on ``host`` and ``port``."""
+    """True if a connection to ``backend`` would arrive at a listener on ``host`` and ``port``."""
     if backend.port != port:
         return False
     if canonical_host(host) in _ALL_ADDRESSES:
@@ -170,6 +170,6 @@ def reaches(backend: Backend, host: str, port: int) -> bool:
 
 
 def _addresses(host: str) -> set[str]:
-    """The addresses that a connection to ``host`` may reach; a name other than localhost stands for itself."""
+    """The addresses that a connection to ``host`` may reach. A name other than localhost is its own address."""
     name = canonical_host(host)
     return {"127.0.0.1", "::1"} if _is_localhost(name) else {name}

@@ -1,4 +1,4 @@
-"""A tree of YAML as the schema's typed values; the first mistake, or each, is reported with its place."""
+"""Builds the schema's typed values from a YAML tree. Reports the first mistake or all of them, with their places."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """Builds from trees of one ``source``, whose name stands in the errors.
+    """Builds values from trees of one ``source``, which errors name.
 
-    Raises the first mistake; with ``mistakes``, collects them there, and what it then builds is not valid.
+    Raises the first mistake. With ``mistakes``, collects all of them there; the built values are then not valid.
     """
 
     source: str
     mistakes: list[ConfigError] | None = None
 
     def _go_on(self, build: Callable[[], Any]) -> Any:
-        """The result of ``build``; None for a mistake that is collected."""
+        """The result of ``build``, or None if its mistake was collected."""
         if self.mistakes is None:
             return build()
         try:
@@ -96,9 +96,7 @@ class Builder:
             raise self._error(node, steps, f"{join(steps)} must be a map of names, not {_form(node)}", hint)
         for name, _ in node.entries:
             if not name.text.strip() or not name.text.isprintable():
-                raise self._error(
-                    name, steps, f"{join(steps)} holds the name {quote(name.text)}, which is none"
-                )
+                raise self._error(name, steps, f"{join(steps)} holds {quote(name.text)}, which is not a name")
         return {
             name.text: self._go_on(partial(self.value, key, item, each, (*steps, name.text)))
             for name, each in node.entries

@@ -1,4 +1,4 @@
-"""The difference between two configurations, and what of it a running gateway cannot take over."""
+"""The difference between two configurations, and the part of it that needs a restart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage_inference.config.settings import Settings
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """The dotted keys whose values differ, in the schema's order. Of instances, more is known elsewhere."""
+    """The dotted keys whose values differ, in the schema's order. Instances are left out: they are compared one by one."""
     return [key for key, differs, _ in _compared(old, new, "") if differs and key != "instances"]
 
 
@@ -46,5 +46,5 @@ def _kept(running: Any, new: Any) -> Any:
 
 
 def _is_section(value: Any) -> bool:
-    """Whether its fields are settings; those of a secret are not."""
+    """Whether the value's fields are settings. A secret's fields are not."""
     return is_dataclass(value) and all("doc" in field.metadata for field in fields(value))

@@ -1,4 +1,4 @@
-"""Rules that hold between keys, and between keys and this machine."""
+"""Rules between keys, and between keys and this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sage_inference.config.settings import InstanceSettings, Settings
 
 
 def check(settings: Settings, environ: Mapping[str, str] | None = None, *, listens: bool = True) -> None:
-    """Raises ``ConfigError`` for the first rule that is broken. Reads the files that hold keys.
+    """Raises ``ConfigError`` for the first broken rule. Reads the files that hold keys.
 
-    A gateway within a program has no address of its own that it ``listens`` on.
+    ``listens`` is False for a gateway within a program, which has no address of its own.
     """
     _instances(settings, listens)
     _ca_files(settings)
@@ -24,7 +24,7 @@ def check(settings: Settings, environ: Mapping[str, str] | None = None, *, liste
 
 
 def check_reach(settings: Settings) -> None:
-    """Raises ``ConfigError`` where other machines reach a gateway that asks for no key."""
+    """Raises ``ConfigError`` if other machines can reach a gateway that asks for no key."""
     if not (is_loopback(settings.server.host) or settings.api_keys or settings.server.insecure):
         raise ConfigError(
             f"server.host {settings.server.host} is reachable from other machines, and there are no api_keys",
@@ -34,7 +34,7 @@ def check_reach(settings: Settings) -> None:
 
 
 def name_of(instance: InstanceSettings) -> str:
-    """The name of an instance: the configured one, otherwise its address."""
+    """The name of an instance: the configured name, otherwise its address."""
     return instance.name or parse_backend(instance.url).name
 
 

@@ -1,4 +1,4 @@
-"""The schema as people and editors read it: rows, the commented file, the JSON schema; never a secret."""
+"""The schema for people and editors: rows, the commented file, the JSON schema. Never has a secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JSON_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One key as documented; ``value`` is the effective one where settings were given, secrets masked."""
+    """One documented key. ``value`` is the effective value if settings were given, with secrets masked."""
 
     key: str
     type: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def rows(settings: Settings | None = None) -> list[Row]:
-    """Every key, sections left out; the entries of lists as ``instances[].url``, without a value."""
+    """Every key but sections. Keys of a list's entries are written ``instances[].url`` and have no value."""
     found = []
     for path, key in walk():
         if key.shape.section:
@@ -60,7 +60,7 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of the settings as YAML and JSON know it."""
+    """A value of the settings as a value of YAML and JSON."""
     if isinstance(value, Secret):
         return value.masked()
     if isinstance(value, tuple):
@@ -79,10 +79,10 @@ def _at(settings: Any, path: str) -> Any:
 
 
 def commented_file() -> str:
-    """A configuration to start from: every key at its default, with its help; what has none as an example."""
+    """A configuration to start from: every key with its help, at its default or, if it has none, as an example."""
     lines = [
         "# The configuration of sage-inference. Every key is at its default; change what you need.",
-        "# sage inference config validate checks it, sage inference reload takes it over.",
+        "# sage inference config validate checks it, sage inference reload applies it.",
     ]
     for key in keys(Settings).values():
         lines += ["", *_section(key)] if key.shape.section else ["", *_entry(key, "")]

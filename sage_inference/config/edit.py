@@ -1,4 +1,4 @@
-"""Changing the configuration file: comments and order stay, and no instant leaves a broken file."""
+"""Changes the configuration file. Comments and order stay, and the file is complete at every moment."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sage_inference.config.spelled import steps_in
 from sage_inference.config.values import check_value, from_word
 from sage_inference.config.writing import write
 
-# How long another process may hold the file; a change takes milliseconds.
+# The longest wait for another process that has the file. A change takes milliseconds.
 _PATIENCE_S = 10.0
 
 
 def set_value(path: Path, key: str, text: str) -> None:
-    """Set ``key`` (dotted) to ``text``, read as the key's type; lists, maps and sections as YAML.
+    """Set ``key`` (dotted) to ``text``, which is read as the key's type, or as YAML for lists, maps and sections.
 
-    Raises ``ConfigError`` and leaves the file as it was, if the key, the value or the result is not valid.
+    If the key, the value or the result is not valid, raises ``ConfigError`` and leaves the file as it was.
     """
     place = locate(key)
     value = _scalar(place, text) if place.shape.is_scalar else _collection(place, text)
@@ -37,7 +37,7 @@ def set_value(path: Path, key: str, text: str) -> None:
 
 
 def unset_value(path: Path, key: str) -> bool:
-    """Remove ``key`` from the file; False if it was not there. Raises ``ConfigError``."""
+    """Remove ``key`` from the file. False if it was not there. Raises ``ConfigError``."""
     removed = False
 
     def drop(before: str) -> str:
@@ -59,7 +59,7 @@ def unset_value(path: Path, key: str) -> bool:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that must not be there yet. Raises ``ConfigError`` when it is."""
+    """Write a new file. Raises ``ConfigError`` if it exists."""
     with _alone(path) as target:
         if os.path.lexists(target):
             raise ConfigError(
@@ -69,14 +69,14 @@ def write_new(path: Path, text: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Put a whole new text in the file's place, if it is valid. Raises ``ConfigError``."""
+    """Replace the file's text by ``text`` if that is valid. Raises ``ConfigError`` otherwise."""
     parse(text, str(path))
     with _alone(path) as target:
         write(target, text)
 
 
 def _put(before: str, place: Place, value: Any, source: str) -> str:
-    """``before`` with the value, where an entry written as its one text alone becomes a section for it."""
+    """``before`` with the value. An entry that is written as a single text becomes a section."""
     *owner, last = place.steps
     entry = yaml_splice.find(before, tuple(owner), source) if owner else None
     if isinstance(entry, tree.Scalar) and isinstance(entry.value, str):
@@ -88,7 +88,7 @@ def _put(before: str, place: Place, value: Any, source: str) -> str:
 
 
 def _scalar(place: Place, text: str) -> Any:
-    """The value of a word from a command line: text needs no quotes there, but may have them."""
+    """The value of a word from a command line. Text needs no quotes there, but may have them."""
     name, stripped = join(place.steps), text.strip()
     try:
         if stripped[:1] in ("'", '"'):
@@ -111,7 +111,7 @@ def _collection(place: Place, text: str) -> Any:
     try:
         Builder("").value(place.key, place.shape, node, place.steps)
     except ConfigError as error:
-        # Its line and column are those of the word given, not of the file.
+        # Line and column are dropped, because they count in the given word and not in the file.
         raise ConfigError(error.problem, key=error.key, hint=error.hint) from None
     return tree.to_data(node)
 
@@ -134,7 +134,7 @@ def _change(path: Path, change: Callable[[str], str]) -> None:
 
 
 def _check_root(text: str, source: str) -> None:
-    """Raises ``ConfigError`` for a list or a single value: an edit would replace all that the file holds."""
+    """Raises ``ConfigError`` for a list or a single value, because an edit would replace the file's whole content."""
     root = tree.read(text, source)
     empty = root is None or (isinstance(root, tree.Scalar) and root.value is None)
     if not empty and not isinstance(root, tree.Mapping):
@@ -142,7 +142,7 @@ def _check_root(text: str, source: str) -> None:
 
 
 def _validate(before: str, after: str, source: str) -> None:
-    """Raises ``ConfigError`` unless ``after`` is valid; line and column are those of the file as it stands."""
+    """Raises ``ConfigError`` unless ``after`` is valid. Line and column are those of the present file."""
     wrong = _mistake(after, source)
     if wrong is None:
         return
@@ -162,7 +162,7 @@ def _mistake(text: str, source: str) -> ConfigError | None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """The real file behind a link, with no other editor of ours at work on it."""
+    """The real file behind a link, locked against our other processes."""
     descriptor = -1
     try:
         target = Path(os.path.realpath(path))
@@ -205,6 +205,6 @@ def _lock(descriptor: int, path: Path) -> None:
                 raise ConfigError(
                     f"another process has been changing it for {_PATIENCE_S:.0f} s",
                     source=str(path),
-                    hint="end that one, then try again",
+                    hint="end that process, then try again",
                 ) from None
             time.sleep(0.01)

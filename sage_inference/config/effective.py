@@ -1,4 +1,4 @@
-"""The settings that hold, one row a value: entries of lists and maps have rows of their own."""
+"""The effective settings, one row per value. Entries of lists and maps have rows of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage_inference.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A value and the default of its key; secrets masked."""
+    """A value and the default of its key, with secrets masked."""
 
     key: str
     value: Any
@@ -21,7 +21,7 @@ class Effective:
 
 
 def effective(settings: Settings) -> Iterator[Effective]:
-    """Every key in the schema's order. Of sections in a list or map, the keys that differ from their defaults."""
+    """Every key in the schema's order. Sections in a list or map have only keys that differ from their defaults."""
     for path, key in walk():
         if key.shape.section or "[]" in path:
             continue

@@ -13,11 +13,11 @@ from sage_inference.config.settings import Settings
 from sage_inference.config.values import from_word
 
 PREFIX = "SAGE_INFERENCE_"
-# Read elsewhere: where the files are, and whether an unexpected error shows its traceback.
+# These are read elsewhere: the place of the files, and whether an unexpected error shows its traceback.
 RESERVED = frozenset({"SAGE_INFERENCE_HOME", "SAGE_INFERENCE_DEBUG"})
 
 # Kubernetes and Docker name variables after a service or a linked container, and "sage-inference" is the
-# likely name of this one. The prefix ends before what is matched here.
+# likely name of this one. The pattern matches the rest of a name after the prefix.
 _LINK = re.compile(
     r"(.+_)?SERVICE_(HOST|PORT(_.+)?)|(.+_)?PORT_[0-9]+_(TCP|UDP|SCTP)(_(START|END|ADDR|PORT|PROTO))*|(.+_)?ENV_.+"
 )
@@ -28,7 +28,7 @@ _LINK_WITH_VALUE = (
 
 
 def variables() -> dict[str, tuple[str, Key]]:
-    """The variables that are read, each with the path of its key and the key."""
+    """The variables that are read. Each has the path of its key, and the key."""
     return {
         PREFIX + path.replace(".", "__").upper(): (path, key)
         for path, key in walk()
@@ -37,11 +37,11 @@ def variables() -> dict[str, tuple[str, Key]]:
 
 
 def apply(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """``settings`` with those of the environment put over them. An empty variable sets nothing.
+    """``settings``, overridden by those of the environment. An empty variable sets nothing.
 
-    Raises ``ConfigError`` for a value that its key does not take, and for a key that no variable can set:
-    a gateway must not run without the ``api_keys`` that somebody believes to have set.
-    Other unknown names are left to ``unknown_variables``.
+    Raises ``ConfigError`` for a value that its key does not take, and for a key that no variable can set,
+    because a gateway must not run without ``api_keys`` that its user believes to be set.
+    ``unknown_variables`` reports other unknown names.
     """
     given = _given(environ)
     if not given:
@@ -62,7 +62,7 @@ def apply(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The variables with our prefix that set nothing: name, escaped, and the likely remedy."""
+    """The variables with our prefix that set nothing. Each has its escaped name and the likely remedy."""
     known = variables()
     return [
         (quote(name).strip('"'), _meant(name, known))
@@ -76,7 +76,7 @@ def _given(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_link(name: str, text: str) -> bool:
-    """Whether Kubernetes or Docker made the variable, as the address of a service or container."""
+    """Whether Kubernetes or Docker made the variable for the address of a service or container."""
     if _LINK.fullmatch(name):
         return True
     return any(names.fullmatch(name) and values.fullmatch(text) for names, values in _LINK_WITH_VALUE)
@@ -103,7 +103,7 @@ def _compound() -> set[str]:
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:
-    # Compared without the prefix, which alone would make any two names alike.
+    # Names are compared without the prefix, which would make any two of them similar.
     name = name.removeprefix(PREFIX)
     paths = [other.removeprefix(PREFIX) for other in known]
     tail = [path for path in paths if name and path.endswith(f"__{name}")]

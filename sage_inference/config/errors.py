@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 class ConfigError(Exception):
-    """One mistake. ``source`` is a file or ``environment``, empty for flags; line and column count from 1."""
+    """One mistake. ``source`` is a file or ``environment``, or empty for flags. Line and column count from 1."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Remark:
 
 
 class Invalid(ValueError):
-    """A value that its key does not take; ``problem`` reads on after the key's name."""
+    """A value that its key does not take. ``problem`` continues a sentence that begins with the key's name."""
 
     def __init__(self, problem: str, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -56,7 +56,7 @@ class Invalid(ValueError):
 
 
 def quote(text: str) -> str:
-    """``text`` in quotes, on one line, escaped, and cut where it is long."""
+    """``text`` in quotes on one line, escaped, and cut if it is long."""
     return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=not text.isprintable())
 
 

@@ -1,4 +1,4 @@
-"""The options of ``start``, put over the settings."""
+"""Applies the options of ``start`` to the settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCALARS = {
 
 
 def apply(settings: Settings, flags: Flags) -> Settings:
-    """``settings`` with the flags put over them: backends are added, an API key takes the place of all others.
+    """``settings``, overridden by the flags. Backends are added, and an API key replaces all others.
 
     A backend that the configuration has already stays as it is there. Raises ``ConfigError`` for a value that its key
     does not take, or a backend that the configuration has for the other kind of work.

@@ -1,4 +1,4 @@
-"""Forms that a text can be required to have, by the name the schema gives them."""
+"""Checks of texts that must have a certain form. The schema refers to a form by its name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sage_inference.config.address import check_backend, check_host, check_origin
 from sage_inference.config.errors import Invalid, quote
 
-# It stands in a header, in a path of /admin and in a metric's label.
+# A name is used in a header, in a path of /admin and in a metric's label.
 _NAME = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,99}")
 
 

@@ -13,14 +13,14 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.schema import Step
 from sage_inference.config.settings import InstanceSettings, Settings
 
-# A thousand times a long configuration; more is some other file, or a device without end.
+# A thousand times a long configuration. A larger file is no configuration, or an endless device.
 _LARGEST_FILE = 1 << 20
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None, *, required: bool = False) -> Settings:
-    """The settings of the file at ``path``, under those of the environment; defaults for the rest.
+    """The settings of the file at ``path``, overridden by those of the environment, with defaults for the rest.
 
-    A missing file has none, unless it is ``required``. Raises ``ConfigError``.
+    A missing file sets nothing, unless it is ``required``. Raises ``ConfigError``.
     """
     text = read_text(path)
     if text is None:
@@ -33,7 +33,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, required: bool
 
 
 def parse(text: str, source: str) -> Settings:
-    """The settings in ``text``; ``source`` names it in errors. Raises ``ConfigError``."""
+    """The settings in ``text``. ``source`` is its name in errors. Raises ``ConfigError``."""
     root = tree.read(text, source)
     if root is None or (isinstance(root, tree.Scalar) and root.value is None):
         return Settings()
@@ -47,7 +47,7 @@ def parse_instance(data: Any, source: str = "") -> InstanceSettings:
 
 
 def read_text(path: Path) -> str | None:
-    """The content of the file, None where there is none. Raises ``ConfigError`` where it cannot be read."""
+    """The content of the file, or None if there is no file. Raises ``ConfigError`` if it cannot be read."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LARGEST_FILE + 1)

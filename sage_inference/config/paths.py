@@ -1,4 +1,4 @@
-"""Where config, state and logs live."""
+"""The paths of configuration, state and logs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Paths:
     def resolve(cls, config: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
         """The user's own directories, unless ``SAGE_INFERENCE_HOME`` or ``config`` name others.
 
-        Raises ``ConfigError`` for a path that names no place.
+        Raises ``ConfigError`` for a path that cannot be used.
         """
         home = (os.environ if environ is None else environ).get(HOME_VARIABLE)
         found = cls._under(_absolute(home, HOME_VARIABLE)) if home else cls._of_the_user()
@@ -68,7 +68,7 @@ class Paths:
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with ``~`` and ``~user`` replaced. Raises ``OSError`` for a path that names no place."""
+    """``path`` with ``~`` and ``~user`` replaced. Raises ``OSError`` for an unknown user or a NUL."""
     if "\0" in str(path):
         raise OSError(errno.EINVAL, "a path cannot hold a NUL character", str(path).replace("\0", "\\0"))
     try:
@@ -87,7 +87,7 @@ def _absolute(path: str | Path, source: str) -> Path:
 
 
 def _config_error(problem: str, source: str = HOME_VARIABLE) -> Exception:
-    # Imported here: ``status`` needs this module, and has no time for difflib.
+    # Imported late, because ``status`` needs this module and must not load difflib.
     from sage_inference.config.errors import ConfigError
 
     if source == HOME_VARIABLE:

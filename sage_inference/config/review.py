@@ -1,4 +1,4 @@
-"""Every mistake of a configuration at once."""
+"""Finds all mistakes of a configuration at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mistakes_of(
 ) -> list[ConfigError]:
     """The mistakes in the file at ``path`` and in the environment, in the file's order.
 
-    Rules between keys are looked at where each key by itself is right. Empty where a start would succeed.
+    Rules between keys are checked only if each key by itself is valid. Empty if a start would succeed.
     """
     environ = os.environ if environ is None else environ
     found: list[ConfigError] = []
@@ -28,7 +28,7 @@ def mistakes_of(
         root = tree.read(text or "", str(path))
         if root is not None and not (isinstance(root, tree.Scalar) and root.value is None):
             Builder(str(path), found).section(Settings, root)
-    except ConfigError as error:  # it cannot be read on
+    except ConfigError as error:  # the rest cannot be read
         return [error]
     found.sort(key=lambda error: (error.line or 0, error.column or 0))
     for name, value in sorted(environ.items()):

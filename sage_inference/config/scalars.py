@@ -1,4 +1,4 @@
-"""Plain words of YAML as values, and values as words of YAML."""
+"""Converts plain YAML words to values, and values to YAML."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _ZEROS = re.compile(r"[-+]?0[0-9]")
 
-# Words that every reader of YAML takes unquoted, also within [] and {}.
+# Words that every reader of YAML accepts unquoted, even within [] and {}.
 _UNQUOTED = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@+~-]*(:[A-Za-z0-9_./@+~-]+)*")
 
 
 def plain(text: str) -> Plain:
     """The value of an unquoted word.
 
-    The common ground of YAML 1.1 and 1.2: ``010``, ``0x1f``, ``1:30`` and dates, which the two read
-    differently, stay text, so that they are refused where a number is wanted.
+    Only forms that YAML 1.1 and 1.2 read alike get a type. ``010``, ``0x1f``, ``1:30`` and dates stay text,
+    so that they are refused if a number is wanted.
     """
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
-        # Python refuses to convert very long digits; nothing here is as large as that anyway.
+        # Python refuses to convert very many digits. No setting is that large.
         return int(text.replace("_", "")) if len(text) <= 24 else float(text.replace("_", "")[:400])
     if _SPECIAL.fullmatch(text):
         return float(text.replace(".", ""))
@@ -59,7 +59,7 @@ def word(value: object) -> str:
 
 
 def lines(value: object) -> list[str]:
-    """``value`` as the lines of a YAML block, not indented; a scalar is one line."""
+    """``value`` as the lines of a YAML block without indentation. A scalar is one line."""
     if isinstance(value, dict) and value:
         return [line for key, entry in value.items() for line in _entry(word(str(key)), entry)]
     if isinstance(value, list | tuple) and value:
@@ -68,7 +68,7 @@ def lines(value: object) -> list[str]:
 
 
 def is_block(value: object) -> bool:
-    """True for what reads better as a block: a mapping, or a list that holds one."""
+    """True for a value that reads better as a block: a mapping, or a list that holds one."""
     if isinstance(value, list | tuple):
         return any(isinstance(item, dict | list | tuple) and item for item in value)
     return isinstance(value, dict) and bool(value)

@@ -1,4 +1,4 @@
-"""The schema's dataclasses, read: every key, its form, its default, and the way a dotted path takes through them."""
+"""Reads the schema's dataclasses: every key with its form and default, and the place of a dotted path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_inference.config.settings import Settings
 Kind = Literal["text", "secret", "integer", "number", "boolean", "list", "map", "section"]
 Step = str | int
 
-# No number is larger: it is what every reader of JSON and YAML holds exactly.
+# The largest number of any setting: every reader of JSON and YAML can hold it exactly.
 LARGEST = 2**53
 
 _KINDS: dict[Any, Kind] = {str: "text", Secret: "secret", int: "integer", float: "number", bool: "boolean"}
@@ -26,7 +26,7 @@ _KINDS: dict[Any, Kind] = {str: "text", Secret: "secret", int: "integer", float:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The form of a value. ``item`` is the form of the entries of a list or a map, ``section`` the dataclass of a section."""
+    """The form of a value. ``item`` is the form of a list's or map's entries, ``section`` a section's dataclass."""
 
     kind: Kind
     optional: bool = False
@@ -60,7 +60,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a dotted path leads: its steps, the key it ends in, and the form of the value there."""
+    """The place of a dotted path: its steps, the key at its end, and the form of the value there."""
 
     steps: tuple[Step, ...]
     key: Key
@@ -110,13 +110,13 @@ def _shape(hint: Any) -> Shape:
 
 
 def stands_alone(section: type) -> Key | None:
-    """The one key that a section requires, if it is text: the section may be written as that text alone."""
+    """The only key that a section requires, if it is text. The section may then be written as that text."""
     needed = [key for key in keys(section).values() if key.required]
     return needed[0] if len(needed) == 1 and needed[0].shape.is_text else None
 
 
 def walk(section: type = Settings, before: str = "") -> Iterator[tuple[str, Key]]:
-    """Every key with its path; the entries of a list are written ``instances[].url``."""
+    """Every key with its path. Keys of a list's entries are written ``instances[].url``."""
     for key in keys(section).values():
         path = before + key.name
         yield path, key
@@ -164,7 +164,7 @@ def _known(item: Shape) -> names.Keys:
 
 
 def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[str, str]:
-    """Problem and hint for a key that ``section`` has not: a near one of it, else one of that name elsewhere."""
+    """Problem and hint for a key that ``section`` lacks. The hint is a similar key of it, or an equal name elsewhere."""
     path = join((*before, name if name.isprintable() and len(name) <= 80 else f"{name[:40]!a}"))
     known = keys(section) if section else {}
     namesakes = [other for other, _ in walk() if other.rpartition(".")[2] == name]
@@ -175,10 +175,10 @@ def unknown(name: str, before: tuple[Step, ...], section: type | None) -> tuple[
 
 
 def locate(path: str) -> Place:
-    """Where ``path`` (``scheduling.policy``, ``instances[0].url``, ``instances.0.url``) leads.
+    """The place of ``path`` (``scheduling.policy``, ``instances[0].url``, ``instances.0.url``).
 
-    What follows a map is the name of an entry, dots and all; in a map of sections, up to a key of the section
-    (``scheduling.slo.models.qwen2.5-7b.ttft_ms``). In quotes, or in brackets, it is a name as it stands
+    The rest after a map is the name of an entry, with its dots. In a map of sections the name ends before a key of
+    the section (``scheduling.slo.models.qwen2.5-7b.ttft_ms``). A name in quotes or brackets is taken as it is
     (``scheduling.slo.models."m.low".ttft_ms``). Raises ``ConfigError`` for an unknown key.
     """
     steps: tuple[Step, ...] = ()

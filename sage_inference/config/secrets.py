@@ -1,4 +1,4 @@
-"""A secret that is shown nowhere unless asked for by name."""
+"""A secret that is masked everywhere but in ``reveal``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SecretError(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A literal, or where it is kept: ``env:NAME`` or ``file:PATH`` (``~`` is expanded)."""
+    """A secret. ``source`` is the secret itself, or its place: ``env:NAME`` or ``file:PATH`` (``~`` is expanded)."""
 
     source: str
 
@@ -24,7 +24,7 @@ class Secret:
         return not self.source.startswith(("env:", "file:"))
 
     def reveal(self, environ: Mapping[str, str] | None = None) -> str:
-        """The secret itself, without surrounding white space. Raises ``SecretError`` when there is none."""
+        """The secret itself, without surrounding white space. Raises ``SecretError`` if there is none."""
         kind, _, where = self.source.partition(":")
         if self.is_literal:
             value, name = self.source, "key"
@@ -49,7 +49,7 @@ class Secret:
         return value
 
     def masked(self) -> str:
-        """The text that may be shown: the place of a kept secret, stars for a literal."""
+        """The text that may be shown: the secret's place, or stars for a literal."""
         return "***" if self.is_literal else self.source
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The schema, declared once: defaults, help, validation, the commented file and the JSON schema come from it."""
+"""The schema. Defaults, help, validation, the commented file and the JSON schema are derived from it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def setting(
     factory: Any = None,
     restart: bool = False,
 ) -> Any:
-    """A field of the schema: its default (``...`` = required), one line of help, and what values it takes.
+    """A field of the schema: its default (``...`` = required), one line of help, and the values that it takes.
 
-    ``restart``: a gateway reads it only when it starts.
-    ``format`` names a form that text must have (see ``formats.py``); of a list, that each entry must have.
+    ``restart``: the value takes effect only when a gateway starts.
+    ``format`` names a form (see ``formats.py``) that the text, or each entry of a list, must have.
     """
     metadata = {
         "doc": doc,
@@ -96,7 +96,7 @@ class InstanceSettings:
     )
     name: str | None = setting(
         None,
-        doc="Name in status, logs and x-sage-instance; default its address: host:port and the prefix.",
+        doc="Name in status, logs and x-sage-instance; by default its address: host:port and the prefix.",
         format="name",
     )
     kind: str = setting(
@@ -128,7 +128,7 @@ class ApiKeySettings:
     name: str = setting("default", doc="Name of the key in logs and metrics.")
     priority: str | None = setting(
         None,
-        doc="Priority of its requests, and the highest one in x-sage-priority; none = normal, and any.",
+        doc="Priority of its requests, and the highest that x-sage-priority may ask for; none = normal, and any.",
         choices=PRIORITIES,
     )
     weight: float = setting(1.0, doc="Share of a busy engine, in proportion to other keys.", minimum=0.001)
@@ -148,7 +148,7 @@ class SloTimes:
 
 
 def _priority(name: str, example: str) -> Any:
-    return setting(doc=f"Its own times for requests of {name} priority.", factory=SloTimes, example=example)
+    return setting(doc=f"Times for requests of {name} priority.", factory=SloTimes, example=example)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +198,7 @@ class SchedulingSettings:
         choices=POLICIES,
     )
     prefer_specialized_instances: bool = setting(
-        True, doc="Prefer instances for one kind of work to mixed ones, while they are in time."
+        True, doc="Prefer instances for one kind of work to mixed ones, while they meet deadlines."
     )
     embedding_priority: str = setting(
         "normal",
@@ -206,7 +206,7 @@ class SchedulingSettings:
         choices=EMBEDDING_PRIORITIES,
     )
     retries: int = setting(
-        2, doc="Further instances to try after a failure, where that is safe.", minimum=0, maximum=10
+        2, doc="Further instances to try after a failure, if that is safe.", minimum=0, maximum=10
     )
     enable_embedding_batching: bool = setting(True, doc="Merge texts of different callers into one call.")
     embedding_batch_size: int = setting(32, doc="Most texts in an embedding call.", minimum=1)
@@ -281,7 +281,7 @@ class LoggingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The whole configuration. Immutable; a reload makes a new one."""
+    """The whole configuration. It is immutable; a reload makes a new one."""
 
     llm_model: str | None = setting(None, doc="Model for chat and completions that name none.")
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
@@ -303,7 +303,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
-    """The options of ``start``, which apply to that run, above environment and file."""
+    """The options of ``start``. They apply to one run and override environment and file."""
 
     llm_model: str | None = None
     embedding_model: str | None = None

@@ -1,4 +1,4 @@
-"""YAML text as a tree whose every node knows its place; what configurations do not need is refused."""
+"""YAML text as a tree whose nodes have their places. Forms that no configuration needs are refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import yaml
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.scalars import Plain, plain
 
-# libyaml's parser where PyYAML was built with it: ten times as fast.
+# libyaml's parser, if PyYAML was built with it, is ten times as fast.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Deeper than any key of the schema, shallow enough for recursion.
+# Deeper than any key of the schema, and shallow enough for recursion.
 _DEEPEST = 20
-# Nodes that all aliases together may stand for.
+# The most nodes that all aliases together may expand to.
 _MOST_EXPANDED = 10_000
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
@@ -54,7 +54,7 @@ class Sequence:
 
 @dataclass(slots=True)
 class Mapping:
-    """``entries`` hold what ``<<`` merges in; ``written`` are the entries as they stand in the text."""
+    """``entries`` include those that ``<<`` merges in. ``written`` are the entries of the text itself."""
 
     entries: list[tuple[Scalar, Node]] = field(default_factory=list)
     start: Mark = NOWHERE
@@ -70,14 +70,14 @@ Node = Scalar | Sequence | Mapping
 def error_at(
     source: str, mark: Mark, problem: str, hint: str | None = None, key: str | None = None
 ) -> ConfigError:
-    """A ``ConfigError`` at ``mark``; without line and column where the value came from no text."""
+    """A ``ConfigError`` at ``mark``. It has no line and column if the value came from no text."""
     if mark is NOWHERE:
         return ConfigError(problem, source=source, key=key, hint=hint)
     return ConfigError(problem, source=source, line=mark.line + 1, column=mark.column + 1, key=key, hint=hint)
 
 
 def read(text: str, source: str) -> Node | None:
-    """The tree of ``text``, None where it holds nothing but comments. Raises ``ConfigError``."""
+    """The tree of ``text``, or None if it has only comments. Raises ``ConfigError``."""
     bad = _FORBIDDEN.search(text)
     if bad:
         before = text[: bad.start()]
@@ -88,7 +88,7 @@ def read(text: str, source: str) -> Node | None:
         return _grow(text, source)
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, text, source) from None
-    # ValueError and OverflowError: PyYAML's own slips over numbers in directives and escapes.
+    # ValueError and OverflowError: PyYAML does not catch its own for numbers in directives and escapes.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"not YAML: {str(error).splitlines()[0][:200]}", source=source) from None
 
@@ -149,7 +149,7 @@ def _grow(text: str, source: str) -> Node | None:
 
 
 class _Open:
-    """A collection whose end has not come; holds a mapping's key until its value comes."""
+    """A collection that is not complete yet. Keeps a mapping's key until its value is read."""
 
     def __init__(self, node: Sequence | Mapping, anchor: str | None, extent: Extent) -> None:
         self.node = node
@@ -175,7 +175,7 @@ class _Open:
 
 @dataclass(slots=True)
 class Extent:
-    """How much a node holds, aliases written out: ``size`` nodes in ``height`` levels."""
+    """The extent of a node with its aliases expanded: ``size`` nodes in ``height`` levels."""
 
     size: int = 1
     height: int = 1
@@ -186,7 +186,7 @@ class Extent:
 
 
 class Anchors:
-    """The nodes named by ``&name``, and the sum of what their aliases stand for."""
+    """The nodes named by ``&name``, and the number of nodes that their aliases expand to."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -202,7 +202,7 @@ class Anchors:
             self._known[name] = node, extent
 
     def resolve(self, name: str, start: Mark, end: Mark) -> tuple[Node, Extent]:
-        """The node that ``*name`` refers to, at the alias's own place. Raises ``ConfigError``."""
+        """The node of ``*name``, with the alias's own place. Raises ``ConfigError``."""
         if name not in self._known:
             raise error_at(
                 self._source, start, f"alias *{name[:60]} has no anchor", f"write &{name[:60]} before it"
@@ -227,7 +227,7 @@ def _alias(node: Node, start: Mark, end: Mark) -> Node:
 
 
 def merge(node: Mapping, source: str) -> None:
-    """Fill ``entries``: the written ones, then those of ``<<`` that are not written. Raises ``ConfigError``."""
+    """Fill ``entries`` with the written ones, then with those of ``<<`` that are not written. Raises ``ConfigError``."""
     sources: list[Mapping] = []
     for key, value in node.written:
         if not is_merge(key):
@@ -246,7 +246,7 @@ def merge(node: Mapping, source: str) -> None:
 
 
 def is_merge(key: Scalar) -> bool:
-    """Whether a key is the bare ``<<``; in quotes it is a name."""
+    """Whether a key is ``<<`` without quotes. With quotes it is a name."""
     return key.text == "<<" and key.end.index - key.start.index == len(key.text)
 
 
@@ -276,7 +276,7 @@ def _node(event: Any, start: Mark) -> Node:
 
 
 def from_data(data: object, source: str, depth: int = 0) -> Node:
-    """The tree of decoded JSON, its nodes nowhere."""
+    """The tree of decoded JSON. Its nodes have no places."""
     if depth > _DEEPEST:
         raise ConfigError(f"nested more than {_DEEPEST} deep", source=source)
     if isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""Whether a single value is one that its key takes."""
+"""Checks that a key takes a single value."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NAMES = {
 
 
 def check_value(key: Key, shape: Shape, value: Plain) -> Plain | Secret:
-    """``value`` as the schema's type. Raises ``Invalid`` with what the key takes instead.
+    """``value`` as the schema's type. Raises ``Invalid``, which names the values that the key takes.
 
-    A secret's value is never quoted.
+    The error never quotes a secret.
     """
     if value is None:
         if shape.optional:
@@ -38,7 +38,7 @@ def check_value(key: Key, shape: Shape, value: Plain) -> Plain | Secret:
 
 
 def from_word(key: Key, shape: Shape, text: str) -> Plain | Secret:
-    """As ``check_value``, of an unquoted word from outside YAML: text is taken as it stands."""
+    """Like ``check_value`` with an unquoted word from outside YAML. Text keys take the word as it is."""
     return check_value(key, shape, text if shape.is_text else plain(text.strip()))
 
 

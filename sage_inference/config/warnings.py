@@ -1,4 +1,4 @@
-"""Settings that are allowed in a configuration and are probably mistakes."""
+"""Warnings about settings that are valid but probably mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sage_inference.config.settings import Settings
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Remark]:
-    """The remarks on ``settings``, which were read with the variables of ``environ``."""
+    """The warnings about ``settings``, which were read with the variables of ``environ``."""
     environ = os.environ if environ is None else environ
     return [
         *_variables(environ),

@@ -1,4 +1,4 @@
-"""Putting a new text in a file's place, so that no instant leaves a broken file."""
+"""Replaces a file's text. The file is complete at every moment, or a copy of it exists."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from sage_inference.config.errors import ConfigError
 
-# A mount point cannot be renamed over: a file that is mounted by itself, as ``-v ./config.yaml:…`` does.
+# A rename cannot replace a mount point, such as a single file mounted with ``-v ./config.yaml:…``.
 _NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV)
 
 
 def write(target: Path, text: str) -> None:
-    """Write ``text``; owner, mode and a byte order mark of the file that is there stay.
+    """Write ``text``. An existing file keeps its owner, its mode and a byte order mark.
 
-    Raises ``OSError``, or ``ConfigError`` where the file could not be restored either.
+    Raises ``OSError``, or ``ConfigError`` if the file could not be restored either.
     """
     data = text.encode()
     if _has_mark(target):
         data = codecs.BOM_UTF8 + data
-    # One name for all: what a killed process left is overwritten by the next, under the same lock.
+    # The name is fixed, so that the next process overwrites a file that a killed one left. The lock allows one writer.
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         _write_new(temporary, data, target)
@@ -47,7 +47,7 @@ def _has_mark(target: Path) -> bool:
 
 
 def _write_new(path: Path, data: bytes, like: Path) -> None:
-    """A file that is on the disk when this returns."""
+    """Write a new file, and return when it is on the disk."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -58,10 +58,10 @@ def _write_new(path: Path, data: bytes, like: Path) -> None:
 
 
 def _write_over(target: Path, data: bytes) -> None:
-    """Change the content of the file itself. A copy of the old content lies beside it meanwhile."""
+    """Change the content of the file itself. Until that is done, a copy of the old content lies beside it."""
     before = target.read_bytes()
     copy = target.with_name(f".{target.name}.before")
-    # Unbuffered: what a full disk refused must not be written again at the end.
+    # Unbuffered, so that data that a full disk refused is not written again on close.
     with target.open("r+b", buffering=0) as file:
         _write_new(copy, before, target)
         _sync_folder(target.parent)
@@ -86,7 +86,7 @@ def _overwrite(file: FileIO, data: bytes, before: bytes, target: Path, copy: Pat
 
 
 def _put(file: FileIO, data: bytes) -> None:
-    # Not truncated before: the blocks that the old content has suffice to write it back on a full disk.
+    # Do not truncate first: on a full disk the old content's blocks are needed to write it back.
     file.seek(0)
     written = 0
     while written < len(data):
@@ -104,7 +104,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _take_after(target: Path, descriptor: int) -> None:
-    """Mode and owner of the file that is replaced: root's edit must not take a file from its user."""
+    """Copy mode and owner of the replaced file, because root's edit must not take a file from its user."""
     try:
         old = target.stat()
     except FileNotFoundError:

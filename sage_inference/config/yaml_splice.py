@@ -1,7 +1,7 @@
-"""Changing one value in YAML text and nothing else: every other byte stays, comments above all.
+"""Changes one value in YAML text. All other bytes stay, most of all the comments.
 
-Libraries that write YAML back hang each comment on the key *before* it, so that the comment about a key is
-lost with its neighbour. Here the text itself is cut and spliced, at the places that the tree knows.
+Libraries that write YAML back attach each comment to the key *before* it, so that the comment about a key is
+lost with its neighbour. This module cuts and splices the text itself, at the places that the tree records.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Steps = tuple[Step, ...]
 
 
 def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
-    """``text`` with ``value`` at ``steps``; sections missing on the way are made. Raises ``ConfigError``."""
+    """``text`` with ``value`` at ``steps``. Missing sections on the path are made. Raises ``ConfigError``."""
     root = read(text, source)
     _refuse_shared(root, steps)
     data = _changed(to_data(root), steps, value)
@@ -25,26 +25,26 @@ def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
 
 
 def find(text: str, steps: Steps, source: str = "") -> Node | None:
-    """The value at ``steps``, None where there is none. Raises ``ConfigError``."""
+    """The value at ``steps``, or None if there is none. Raises ``ConfigError``."""
     return _at(read(text, source), steps)
 
 
 def cut(text: str, steps: Steps, source: str = "") -> str | None:
-    """``text`` without what is at ``steps``; None if it was not there. Raises ``ConfigError``."""
+    """``text`` without the value at ``steps``, or None if there was none. Raises ``ConfigError``."""
     root = read(text, source)
     holder = _at(root, steps[:-1])
     if not isinstance(holder, Mapping | Sequence) or _child(holder, steps[-1]) is None:
         return None
     _refuse_shared(root, steps)
     if len(steps) > 1 and len(_children(holder)) == 1:
-        # An empty section is left; comments in it stay.
+        # The section stays, empty, with its comments.
         return put(text, steps[:-1], {} if isinstance(holder, Mapping) else [], source)
     data = _without(to_data(root), steps)
     return _proven(_Surgeon(text).cut(holder, steps[-1]), data, steps)
 
 
 def _refuse_shared(root: Node | None, steps: Steps) -> None:
-    """Raises ``ConfigError`` for a place within an alias: the text there belongs to other places, too."""
+    """Raises ``ConfigError`` for a place within an alias, because its text belongs to other places too."""
     node = root
     for at, step in enumerate(steps):
         node = _child(node, step)
@@ -85,7 +85,7 @@ def _without(data: Any, steps: Steps) -> Any:
 
 
 def _proven(text: str, data: Any, steps: Steps) -> str:
-    """``text``, if it reads as ``data`` and nothing else: the guard against forms of YAML not thought of here."""
+    """``text`` if it reads as exactly ``data``. This guards against forms of YAML that the splicing does not know."""
     try:
         said = to_data(read(text, ""))
     except ConfigError:
@@ -100,7 +100,10 @@ def _proven(text: str, data: Any, steps: Steps) -> str:
 
 
 def _canonical(data: Any) -> str:
-    """Equal for equal data whatever the order of keys, which merged keys change; 1, 1.0 and true differ."""
+    """A text that is equal for equal data. Merged keys change the order of keys, so it does not count.
+
+    1, 1.0 and true differ.
+    """
     if isinstance(data, dict):
         return "{" + ",".join(sorted(f"{key!r}:{_canonical(value)}" for key, value in data.items())) + "}"
     if isinstance(data, list):
@@ -127,7 +130,7 @@ def _at(node: Node | None, steps: Steps) -> Node | None:
 
 
 class _Surgeon:
-    """The operations on one text. An end is the offset just behind the last character that has a meaning."""
+    """The operations on one text. An end is the offset just after the last significant character."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -145,7 +148,7 @@ class _Surgeon:
                 if isinstance(node, Mapping | Sequence) and _children(node):
                     new = {step: data[step]} if isinstance(node, Mapping) else [data[step]]
                     return self._insert(node, new)
-                # Empty, null, or an entry written as its one text alone: written anew, with all it holds now.
+                # The node is empty, null, or an entry written as a single text: write all of it anew.
                 return self._replace(holder, node, steps[at - 1], data)
             holder, node, data = node, below, data[step]
         return self._replace(holder, node, steps[-1], data)
@@ -165,11 +168,11 @@ class _Surgeon:
         return self.text[:previous] + self.text[end:]
 
     def _cut_lines(self, start: int, end: int, following: int | None) -> str:
-        """Without the lines of an entry, and the comment beside it; comments between entries stay."""
+        """The text without the lines of an entry and the comment beside it. Comments between entries stay."""
         first, rest = self._line_start(start), self._line_end(end)
         if following is None or not self.text[first:start].strip():
             return self.text[:first] + self.text[rest:]
-        # The first key of a list's entry shares its line with the dash, which is left to the next key.
+        # The first key of a list's entry shares its line with the dash, which then belongs to the next key.
         comments = self.text[rest : self._line_start(following)].strip()
         lead = comments + self.newline + " " * (start - first) if comments else ""
         return self.text[:start] + lead + self.text[following:]
@@ -189,7 +192,7 @@ class _Surgeon:
         return self.text[:start] + new + self.text[end:]
 
     def _replace_beside(self, key: Scalar, node: Node, data: Any) -> str:
-        """The value of ``key: value`` in a block; comments beside the key and above its value stay."""
+        """The text with a new value for ``key`` in a block. Comments beside the key and above its value stay."""
         start, end = node.start.index, self._end(node)
         colon = self.text.find(":", key.end.index) + 1
         block = is_block(data)
@@ -209,7 +212,7 @@ class _Surgeon:
         return self.text[:colon] + inline + self.text[colon:first] + below + self.text[rest:]
 
     def _insert(self, node: Mapping | Sequence, new: Any) -> str:
-        """Behind the last entry of a collection, in the collection's own form."""
+        """The text with ``new`` after the last entry of a collection, in the collection's own form."""
         end = self._end(_children(node)[-1][1])
         if node.flow:
             return self.text[:end] + ", " + word(new)[1:-1] + self.text[end:]
@@ -222,19 +225,19 @@ class _Surgeon:
         )
 
     def _start(self, holder: Mapping | Sequence, step: Step) -> int:
-        """Where an entry starts: at its key, at its dash, or in ``[ ]`` at itself."""
+        """The offset of an entry: of its key, of its dash, or in ``[ ]`` of the value itself."""
         if isinstance(holder, Mapping):
             return next(name for name, _ in holder.written if name.text == step).start.index
         start = holder.items[int(step)].start.index
         return start if holder.flow else self.text.rfind("-", 0, start)
 
     def _column(self, node: Mapping | Sequence) -> int:
-        """Where the entries of a block stand; the block itself may begin with an anchor."""
+        """The column of a block's entries. The block's own start may be an anchor."""
         start = self._start(node, _children(node)[0][0])
         return start - self._line_start(start)
 
     def _end(self, node: Node) -> int:
-        """A node's end; the parser's own for a block lies behind the comments that follow it."""
+        """A node's end. The parser's end of a block lies after the comments that follow it."""
         if isinstance(node, Scalar):
             return len(self.text[: node.end.index].rstrip()) if node.block else node.end.index
         inner = _children(node)
@@ -244,13 +247,13 @@ class _Surgeon:
         return self.newline.join(" " * column + line for line in lines(data))
 
     def _closed(self, text: str) -> str:
-        """``text`` with its last line ended; nothing stays nothing if no line was begun."""
+        """``text`` with a line break at its end. An empty text of an empty file stays empty."""
         return text if text.endswith("\n") or not (text or self.text) else text + self.newline
 
     def _line_start(self, at: int) -> int:
         return self.text.rfind("\n", 0, at) + 1
 
     def _line_end(self, at: int) -> int:
-        """Just behind the break of the line that holds ``at``."""
+        """The offset just after the line that holds ``at``."""
         found = self.text.find("\n", at)
         return len(self.text) if found < 0 else found + 1

@@ -1,1 +1,1 @@
-"""A load generator for any OpenAI-compatible server, which reports its own limits too."""
+"""A load generator for any OpenAI-compatible server. It reports its own limits too."""

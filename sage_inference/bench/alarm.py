@@ -1,4 +1,4 @@
-"""A timer that is finer than those of an event loop, which count whole milliseconds."""
+"""A timer with a finer resolution than an event loop's whole milliseconds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reads an answer's bytes: its tokens, the moments of their arrival, its completeness.
 
-It uses regular expressions on raw JSON, because decoding each event would cost five times as much. A model's text
+The module uses regular expressions on raw JSON, because decoding each event would cost five times as much. A model's text
 cannot be mistaken for a key, because a quote inside a JSON string has a backslash before it.
 """
 

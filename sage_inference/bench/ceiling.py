@@ -22,7 +22,7 @@ from sage_inference.interpreter import command, environment
 
 SECONDS = 1.0
 _WARM_UP_S = 0.2
-_CONCURRENCY = 64  # for an open loop, whose concurrency is not known beforehand
+_CONCURRENCY = 64  # in place of an open loop's concurrency, which is not known beforehand
 _TIMEOUT_S = 60.0  # not the plan's: an answer that times out would not count, and neither would its chunks
 _ROWS = 1000
 
@@ -72,7 +72,7 @@ def echo() -> Iterator[int]:
         port = process.stdout.readline()
         if not port:
             raise BenchError(
-                "the server that measures the generator did not start", "--no-ceiling goes without"
+                "the server that measures the generator did not start", "--no-ceiling skips this step"
             )
         yield int(port)
     finally:

@@ -27,7 +27,7 @@ class Endpoint:
 
 
 class Client:
-    """Sends each exchange on a connection that it has for itself meanwhile. Calls ``on_end`` once for each.
+    """Sends each exchange on a connection that no other exchange uses meanwhile. Calls ``on_end`` once for each.
 
     There are at most ``limit`` connections. Further exchanges wait; ``waited`` counts them for the report.
     """
@@ -61,7 +61,7 @@ class Client:
 
     @property
     def oldest_due(self) -> float | None:
-        """When the oldest exchange under way was due. None without any."""
+        """The moment at which the oldest exchange under way was due. None if none is under way."""
         oldest = next(iter(self._running), None)  # dicts keep the order of insertion
         return None if oldest is None else oldest.due
 

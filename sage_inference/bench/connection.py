@@ -23,7 +23,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """A connection. It has no callback for headers, which would cost more than the rest of an answer's handling."""
+    """A connection. It has no callback for headers: that would cost more than the rest of an answer's handling."""
 
     __slots__ = (
         "_complete",

@@ -30,9 +30,9 @@ class Job:
 class Exchange:
     """A request and its outcome. Moments are of ``time.monotonic``.
 
-    Latency counts from ``due``, when the request should have left. So it includes the time in which the generator
-    or a slow server held the request back. Otherwise this time would be missing from the figures just when the server
-    stalls (coordinated omission).
+    Latency counts from ``due``, the moment at which the request should have left. So it includes the time in which the
+    generator or a slow server held the request back. Otherwise this time would be missing from the figures just when
+    the server stalls (coordinated omission).
     """
 
     __slots__ = ("caller", "detail", "due", "ended", "error", "kind", "reading", "request", "sent")

@@ -1,4 +1,4 @@
-"""Sends requests: at given moments, independent of the server, or each after an answer."""
+"""Sends requests, either at given moments or each after an answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def replay(rows: list[Row], speedup: float) -> Iterator[float]:
 class Load(Protocol):
     """A way of sending. It is ``over`` when it will send no more. Answers may still be missing then.
 
-    It reads the clock to send nothing at ``until`` or later, because timers of a loaded loop may be seconds late.
+    A load reads the clock to send nothing at ``until`` or later, because timers of a busy loop may be seconds late.
     """
 
     over: bool

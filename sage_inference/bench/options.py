@@ -1,4 +1,4 @@
-"""Makes a plan of the command's options: defaults, and checks."""
+"""Makes a plan from the command's options: applies defaults, and checks values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Valid options: all of a plan but the server, which is looked for later."""
+    """Valid options: a plan without its server, which is looked up later."""
 
     given: Given
     shape: Shape
@@ -133,12 +133,12 @@ def _within(option: str, value: float | None, low: float, high: float) -> None:
 def _check_pairs(given: Given) -> None:
     if given.rate is not None and given.concurrency is not None:
         raise OptionConflict(
-            "--rate", "--concurrency", "at a given rate as many run at once as the server lets pile up"
+            "--rate", "--concurrency", "at a given rate the server's speed decides how many run at once"
         )
     if given.requests is not None and given.duration_s is not None:
-        raise OptionConflict("--requests", "--duration", "each says when to end")
+        raise OptionConflict("--requests", "--duration", "each sets the end")
     if given.requests is not None and given.warmup_s:
-        raise OptionConflict("--requests", "--warmup", "with a number of requests all of them count")
+        raise OptionConflict("--requests", "--warmup", "with a number of requests, all of them count")
     if given.trace is None:
         if given.speedup is not None:
             raise OptionError("--speedup", f"{given.speedup:g}", "of use without --trace FILE")

@@ -72,7 +72,7 @@ class Ceiling:
     concurrency: int
     requests_per_s: float
     chunks_per_s: float
-    cpu: float  # share of a core that it used; well under 1, the machine was the limit and not the generator
+    cpu: float  # share of a core that it used; well below 1, the machine was the limit and not the generator
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def samples() -> array[float]:
 
 
 def summary(seconds: array[float]) -> Summary | None:
-    """The summary of times in seconds. None without any."""
+    """The summary of times in seconds. None if there are none."""
     if not seconds:
         return None
     ordered = sorted(seconds)
@@ -38,6 +38,6 @@ def summary(seconds: array[float]) -> Summary | None:
 def nearest_rank(ordered: list[float], per_mille: int) -> float:
     """The smallest value that at least ``per_mille`` of 1000 do not exceed.
 
-    It calculates with whole numbers, because 0.999 · n is not exact.
+    The rank is computed with whole numbers, because 0.999 · n is not exact.
     """
     return ordered[max(0, (per_mille * len(ordered) + 999) // 1000 - 1)]

@@ -12,7 +12,7 @@ FIGURES = ("ttft", "tpot", "e2e")
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Limits in milliseconds. None is no limit."""
+    """Limits in milliseconds. None means no limit."""
 
     ttft: float | None = None
     tpot: float | None = None
@@ -22,7 +22,7 @@ class Slo:
         return any(getattr(self, name) is not None for name in FIGURES)
 
     def met(self, *, streamed: bool, ttft_s: float | None, tpot_s: float | None, e2e_s: float) -> bool:
-        """Whether an answer met the limits. ``ttft`` and ``tpot`` are for streams. One without text misses ``ttft``."""
+        """Whether an answer met the limits. ``ttft`` and ``tpot`` apply to streams. A stream without text misses ``ttft``."""
         if self.e2e is not None and e2e_s * 1000 > self.e2e:
             return False
         if not streamed:

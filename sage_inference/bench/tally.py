@@ -17,7 +17,7 @@ from sage_inference.bench.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Times of one answer in seconds. ``ttft`` only with text in pieces, ``tpot`` only with more than one token."""
+    """Times of one answer in seconds. ``ttft`` is None without streamed text, ``tpot`` without a second token."""
 
     e2e: float
     ttft: float | None = None

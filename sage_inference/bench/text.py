@@ -18,14 +18,14 @@ _WORDS = (
     "map mark meal milk mind moon north note oil paint paper park path plan plant price queen rain ring "
     "river road rock roof root rope rose rule salt sand sea seat seed ship shoe shop show sky"
 )
-WORDS = _WORDS.split()  # at least 128, for the tags
+WORDS = _WORDS.split()  # at least 128, because a tag takes 7 bits per word
 
 
 class Prompts:
     """Cuts prompts from a long text that is made beforehand, so that a prompt costs a copy only.
 
-    Each begins with words of its own, so that no engine finds it in its prefix cache. Blocks with equal ids are
-    equal texts, which an engine finds there.
+    Each prompt begins with words of its own, so that no engine has it in its prefix cache. Blocks with equal ids are
+    equal texts, which may be in that cache.
     """
 
     def __init__(self, seed: int, *, filler_tokens: int = 1 << 16) -> None:

@@ -45,7 +45,7 @@ def warnings(total: Figures, kinds: Mapping[Kind, Figures], seconds: float) -> t
 
 
 def _starving(found: Waiting) -> str:
-    """The warning. Percentiles hide such callers, because these send few requests, or none that has a latency."""
+    """The warning about starving callers. Percentiles hide them: they send few requests, or none that has a latency."""
     more = [
         f"{count:,} {words}"
         for count, words in (

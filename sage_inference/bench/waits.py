@@ -1,4 +1,4 @@
-"""How long callers waited for text, also those that the latencies leave out.
+"""The waits of callers for text, including those that the latencies leave out.
 
 Latencies are of requests that were due in the measured time. Two kinds of waits hardly show in them. A request that
 was due in the warm-up, and still waits, has no latency at all. In a closed loop a caller that waits ten seconds sends

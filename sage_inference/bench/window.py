@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Window:
-    """From the end of the warm-up to the end of the load. Moments of ``time.monotonic``.
+    """The time from the end of the warm-up to the end of the load, as moments of ``time.monotonic``.
 
     A load of a given number of requests ends with the last answer, but puts less and less on the server after its
     last request was sent, at ``sent_until``.

@@ -47,7 +47,7 @@ class Workload:
         self._text_number = 0
 
     def jobs(self) -> Iterator[Job]:
-        """Endless jobs."""
+        """Jobs without end."""
         while True:
             yield self.job(self._random.choices(self._kinds, self._weights)[0])
 

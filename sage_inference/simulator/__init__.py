@@ -1,1 +1,1 @@
-"""Simulated vLLM and TEI engines: real HTTP servers, honest about being simulated."""
+"""Simulated vLLM and TEI engines: real HTTP servers whose answers state that they are simulated."""

@@ -1,4 +1,4 @@
-"""``/simulator/*``: faults on and off, what was received, counts, and waiting for them."""
+"""``/simulator/*``: sets faults, lists received requests, reports counts, and waits for them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DEFAULT_WAIT_S = 10.0
 
 
 class BadQuestionError(ValueError):
-    """The requested thing does not exist; the text lists those that do."""
+    """The requested item does not exist. The message lists the existing ones."""
 
 
 class Admin:
-    """``on_faults`` is awaited after a change, so that the answer means that it is in force."""
+    """``on_faults`` is awaited after a change, so that the change is in force once it is answered."""
 
     def __init__(self, faults: FaultBook, records: Records, on_faults: Callable[[], Awaitable[None]]) -> None:
         self._faults = faults

@@ -1,4 +1,4 @@
-"""The answers of a simulated model: deterministic, readable, and plain about being simulated."""
+"""The answers of a simulated model: deterministic and readable, and they state that they are simulated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MORE = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The tokens to come, and why they end. ``stop`` is the caller's stop string that was met."""
+    """The tokens of an answer, and the reason of its end. ``stop`` is the caller's stop string that ended it."""
 
     parts: tuple[str, ...]
     finish_reason: str
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The limits of an answer. ``most`` is the room that the model's context leaves."""
+    """The limits of an answer. ``most`` is the number of tokens that the model's context leaves."""
 
     most: int
     max_tokens: int | None = None
@@ -61,12 +61,12 @@ def seed_of(prompt: str, variant: int) -> int:
 def friendly(last_message: str, seed: int) -> str:
     words = last_message.split()
     quoted = " ".join(words[:8])[:60] + (" …" if len(words) > 8 else "")
-    said = f' You wrote "{quoted}".' if words else ""
-    return f"{_OPENINGS[seed % 3]}{said} {_CLOSINGS[seed // 3 % 3]}"
+    quote = f' You wrote "{quoted}".' if words else ""
+    return f"{_OPENINGS[seed % 3]}{quote} {_CLOSINGS[seed // 3 % 3]}"
 
 
 def answer(text: str, seed: int, wish: Wish) -> Answer:
-    """``text`` in tokens, made longer or cut as wished."""
+    """``text`` in tokens, extended or cut to the limits of ``wish``."""
     parts = pieces(text)
     limit = wish.most if wish.max_tokens is None else min(wish.max_tokens, wish.most)
     wanted = limit if wish.ignore_eos else min(wish.min_tokens, limit)
@@ -98,7 +98,7 @@ def _first_stop(parts: Sequence[str], stops: Sequence[str]) -> tuple[int, str] |
 
 
 def _cut(parts: Sequence[str], position: int, length: int, *, keep: bool) -> list[str]:
-    """The tokens up to the one that completes the stop string, which count although their text is cut off."""
+    """The tokens up to the one that completes the stop string. They count even if their text is cut off."""
     end = position + length if keep else position
     kept: list[str] = []
     for part, after in zip(parts, accumulate(map(len, parts)), strict=True):
@@ -110,12 +110,12 @@ def _cut(parts: Sequence[str], position: int, length: int, *, keep: bool) -> lis
 
 
 def logprob(piece: str, place: int) -> float:
-    """Deterministic and plausible."""
+    """A deterministic and plausible log probability."""
     return -((zlib.crc32(piece.encode("utf-8", "surrogatepass"), place) % 4000) / 1000 + 0.001)
 
 
 def example_of(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
-    """A small value that is valid under ``schema``, as far as it uses the common keywords."""
+    """A small value that is valid under ``schema``, if the schema has only common keywords."""
     root = schema if root is None else root
     if "const" in schema:
         return schema["const"]

@@ -1,4 +1,4 @@
-"""The ASGI application round a simulated engine: it records, lets faults happen, and notices who has left."""
+"""The ASGI application around a simulated engine. It records requests, applies faults, and notices departed clients."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Application:
         connection: Connection = scope["state"]["connection"]
         task = asyncio.current_task()
         assert task is not None
-        # The client leaving cancels whatever is done for it, wherever that is waiting.
+        # A client that leaves cancels the work for it, wherever that work waits.
         connection.on_gone = task.cancel
         try:
             body = await _body(receive)
             if body is None:
                 return
-            # uvicorn stops reading behind a large body; who isn't read from is not seen to leave.
+            # uvicorn stops reading after a large body, but a client that is not read from cannot be seen to leave.
             connection.flow.resume_reading()
             request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
             if request.path.startswith("/simulator/"):
@@ -41,7 +41,7 @@ class Application:
             else:
                 await self._serve(request, connection, send)
         except asyncio.CancelledError:
-            if not connection.gone:  # not the client left, the server ends
+            if not connection.gone:  # the server ends, and the client has not left
                 raise
         finally:
             connection.on_gone = None
@@ -70,7 +70,7 @@ class Application:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """All of it, or None if the client left before its end."""
+    """The whole body, or None if the client left before its end."""
     message = await receive()
     if message["type"] != "http.request":
         return None

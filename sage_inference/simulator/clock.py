@@ -1,14 +1,14 @@
-"""Simulated time: how fast the engine's clock runs against ours."""
+"""Simulated time, and its speed relative to real time."""
 
 from __future__ import annotations
 
 import asyncio
 
-_MOST_CATCH_UP_S = 0.02  # the event loop's timers are whole milliseconds; what they were late is made up for
+_MOST_CATCH_UP_S = 0.02  # makes up for the event loop's timers, which count whole milliseconds
 
 
 class Clock:
-    """``speed`` 1 is real time, 10 ten times as fast; 0 means that nothing takes any time."""
+    """``speed`` 1 is real time, 10 is ten times as fast, and with 0 nothing takes any time."""
 
     def __init__(self, speed: float) -> None:
         self.instant = speed == 0
@@ -16,15 +16,15 @@ class Clock:
         self._due = 0.0
 
     def seconds(self, milliseconds: float) -> float:
-        """How long ``milliseconds`` of the engine are here."""
+        """The real seconds of ``milliseconds`` of the engine."""
         return milliseconds * self._seconds_per_ms
 
     async def spend(self, milliseconds: float) -> None:
-        """Let an engine's step pass; steps in a row keep to the clock however late each one ends."""
+        """Wait for an engine's step. A late step shortens the next one, so that steps in a row keep to the clock."""
         loop = asyncio.get_running_loop()
         self._due = max(self._due, loop.time() - _MOST_CATCH_UP_S) + self.seconds(milliseconds)
         await asyncio.sleep(max(0.0, self._due - loop.time()))
 
     def start(self) -> None:
-        """Work begins after idleness: nothing to catch up with."""
+        """Begin work after idleness, without a delay to make up for."""
         self._due = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""The simulated encoder: waiting texts of all callers go through together, up to a token budget a batch."""
+"""The simulated encoder: waiting texts of all callers share batches, up to a token budget each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_inference.simulator.timing import encoder_ms
 
 
 class EncoderCall:
-    """One caller's texts. Times are seconds; they are known once ``finished`` is set."""
+    """One caller's texts. Times are in seconds and known once ``finished`` is set."""
 
     __slots__ = ("aborted", "finished", "left", "queued_s", "ran_s", "since")
 
@@ -33,7 +33,7 @@ class Encoder:
         *,
         serial: bool = False,
     ) -> None:
-        """``serial``: a batch has the texts of one call only, as with servers that put calls through singly."""
+        """``serial``: a batch has the texts of one call only, as with servers that do not batch calls."""
         self.calls = 0
         self.texts = 0
         self.tokens = 0
@@ -47,7 +47,7 @@ class Encoder:
         self._paused = False
 
     async def encode(self, tokens: Sequence[int]) -> EncoderCall:
-        """Wait until texts of so many tokens each have gone through."""
+        """Wait until texts with these numbers of tokens are encoded."""
         self.calls += 1
         self.texts += len(tokens)
         self.tokens += sum(tokens)
@@ -62,11 +62,11 @@ class Encoder:
         try:
             await call.finished
         finally:
-            call.aborted = True  # if the caller left, its waiting texts are passed over
+            call.aborted = True  # if the caller has left, its waiting texts are skipped
         return call
 
     def pause(self) -> None:
-        """Make no batch until ``resume``."""
+        """Run no batch until ``resume``."""
         self._paused = True
 
     def resume(self) -> None:
@@ -74,7 +74,7 @@ class Encoder:
         self._wake.set()
 
     async def run(self) -> None:
-        """Make batches for ever."""
+        """Run batches until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             while self._paused or not self.waiting:

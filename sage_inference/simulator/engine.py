@@ -11,7 +11,7 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
 class SimulatedEngine(Protocol):
-    """``drains_open``: after SIGTERM it goes on accepting, and refuses new work by its ``draining`` answer."""
+    """``drains_open``: after SIGTERM the engine goes on accepting, and refuses new work with its ``draining`` answer."""
 
     kind: str
     models: tuple[str, ...]
@@ -27,7 +27,7 @@ class SimulatedEngine(Protocol):
     async def handle(self, request: Request, reply: Reply) -> None: ...
 
     def give_up(self) -> None:
-        """The time to finish after SIGTERM is over: end what runs, if the engine has a way to."""
+        """End running work, if the engine can, because the time to finish after SIGTERM is over."""
         ...
 
     def figures(self) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""One request as it came, and the pen that writes its reply."""
+"""A received request, and the writer of its reply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Request:
 class Reply:
     """Writes one response: either ``whole``, or ``begin``, any number of ``event`` and ``end``.
 
-    ``headers`` are those that the engine puts on every response to this request.
+    ``headers`` are sent with every response to this request.
     """
 
     def __init__(self, connection: Connection, send: Send, headers: Headers = ()) -> None:
@@ -73,7 +73,7 @@ class Reply:
 
 
 def raw_head(connection: Connection, status: int, headers: Headers) -> bytes:
-    """A response's head for those who write past uvicorn, with the headers it would have added."""
+    """A response's head, with the headers that uvicorn would add. It is used to write without uvicorn."""
     lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
     every = [*connection.server_state.default_headers, *headers]
     lines += [name + b": " + value for name, value in every]

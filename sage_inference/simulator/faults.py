@@ -1,4 +1,4 @@
-"""Faults on demand: switches with an optional count and route."""
+"""Faults on demand. Each has a kind, and optionally a count and a route."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 KINDS: dict[str, str] = {
     "refuse": "the port refuses connections; idle ones are closed (the control port stays)",
     "unhealthy": "GET /health answers 503",
-    "delay_ms": "wait so long, then answer as usual",
+    "delay_ms": "wait this long, then answer as usual",
     "hang": "never answer",
     "status": "answer with this status; body and headers may be given too",
     "draining": "answer 500 as vLLM does after SIGTERM",
     "garbage": "answer with bytes that are not HTTP, and close",
     "reset_before_response": "reset the connection instead of answering",
     "close_before_response": "close the connection instead of answering",
-    "reset_after_chunks": "reset the connection after so many chunks (a plain body: half-way)",
+    "reset_after_chunks": "reset the connection after this many chunks (a plain body: half-way)",
     "close_after_chunks": "the same with an orderly close",
-    "hang_after_chunks": "say nothing more after so many chunks",
-    "error_after_chunks": "after so many chunks an error event, then [DONE], as when vLLM's core dies",
-    "slow_drip_ms": "so long between the chunks of a stream, its end included, or between 16 bytes of a plain body",
+    "hang_after_chunks": "send nothing more after this many chunks",
+    "error_after_chunks": "after this many chunks send an error event, then [DONE], as when vLLM's core dies",
+    "slow_drip_ms": "wait this long between a stream's chunks, before its end, or between 16 bytes of a plain body",
     "truncate": "close half-way through the body",
-    "wrong_content_length": "declare so many bytes more (or, negative, fewer) than the body has",
-    "surplus": "these bytes follow the complete answer on the connection",
+    "wrong_content_length": "declare this many bytes more (or, negative, fewer) than the body has",
+    "surplus": "send these bytes after the complete answer on the connection",
 }
 STANDING = frozenset({"refuse", "unhealthy"})  # states of the engine, not of a request
 
 
 class FaultError(ValueError):
-    """The given switches make no sense; the text has the reason."""
+    """The given faults are invalid. The message has the reason."""
 
 
 @dataclass(slots=True)
 class Fault:
     kind: str
     value: Any
-    count: int | None = None  # requests it is still good for; None: no end
+    count: int | None = None  # requests that it still affects; None: all
     route: str | None = None  # None: every POST
     body: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ _EXTRAS = {one.name for one in fields(Fault)} - {"kind", "value"}
 
 
 def parse(document: Any) -> list[Fault]:
-    """An object with one switch, or a list of them; an empty one means all is well. Raises ``FaultError``."""
+    """The faults in an object with one fault, or in a list of such. Empty means no faults. Raises ``FaultError``."""
     documents = document if isinstance(document, list) else [document]
     return [_parse_one(one) for one in documents if one]
 
@@ -76,7 +76,7 @@ def _parse_one(document: Any) -> Fault:
 
 
 class FaultBook:
-    """The faults in force. ``on_change`` gets every new set, because some faults are states of the engine."""
+    """The faults in force. Some are states of the engine and not of a request."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -90,7 +90,7 @@ class FaultBook:
         return any(one.kind == kind for one in self._faults)
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The fault that this request meets, if any; it is used up by one."""
+        """The fault of this request, if any. Reduces the fault's count by one."""
         for fault in self._faults:
             if fault.meets(method, path):
                 if fault.count is not None:

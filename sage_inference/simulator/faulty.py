@@ -1,4 +1,4 @@
-"""How each fault looks on the wire."""
+"""The behaviour of each fault on the wire."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _AFTER_CHUNKS = frozenset(
 
 
 class CutError(Exception):
-    """The fault has ended this exchange; nothing more is to be written."""
+    """The fault has ended this exchange. Nothing more must be written."""
 
 
 async def silence() -> None:
-    """Nothing, until the client goes and its work is cancelled."""
+    """Do nothing until the client leaves, which cancels the work for it."""
     await asyncio.get_running_loop().create_future()
 
 
 async def instead(fault: Fault, reply: Reply) -> bool:
-    """Do what the fault does in place of an answer; False if the answer is to be made all the same."""
+    """Apply a fault that replaces the answer. False if an answer must be made nevertheless."""
     connection = reply.connection
     match fault.kind:
         case "hang":
@@ -68,7 +68,7 @@ def status_body(fault: Fault) -> bytes:
 
 
 class FaultyReply(Reply):
-    """A reply that goes wrong in the way of its fault while it is written."""
+    """A reply that applies its fault while it is written."""
 
     def __init__(self, fault: Fault, connection: Connection, send: Send, headers: Headers = ()) -> None:
         super().__init__(connection, send, headers)
@@ -102,7 +102,7 @@ class FaultyReply(Reply):
                 raise CutError
             await self._cut()
         if kind == "truncate" and self._chunks:
-            # The chunk's declared length is more than what comes of it.
+            # The chunk's declared length is more than the part that is sent.
             self.connection.transport.write(b"%x\r\n" % len(data) + data[: len(data) // 2])
             await self._cut()
         if kind == "slow_drip_ms":
@@ -136,7 +136,7 @@ class FaultyReply(Reply):
             self.connection.transport.write(str(self._fault.value).encode("latin-1", "replace"))
 
     async def _cut(self) -> None:
-        """End the connection in the fault's way; what was written before is let out first."""
+        """End the connection as the fault demands, after earlier writes have left."""
         if self._fault.kind == "hang_after_chunks":
             await silence()
         if self._fault.kind == "reset_after_chunks":

@@ -1,8 +1,8 @@
 """The simulated decoder: continuous batching with chunked prefill and a prefix cache.
 
-One task makes steps while there is work and sleeps on an event while there is none. In a step every
-sequence past its prompt gets one token; what is left of the token budget goes to prompts, oldest first.
-There is no preemption: a sequence is admitted when its prompt fits into the KV cache, and stays.
+One task runs steps while there is work, and otherwise sleeps on an event. In a step every sequence past its
+prompt gets one token, and the rest of the token budget goes to prompts, oldest first. There is no preemption:
+a sequence is admitted when its prompt fits into the KV cache, and stays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _ignore(*_: float) -> None: ...
 
 @dataclass(slots=True)
 class Observers:
-    """The receiver of durations, in seconds."""
+    """Receivers of durations in seconds, and of counts."""
 
     first_token: Callable[[float], None] = _ignore
     next_tokens: Callable[[float, int], None] = _ignore
@@ -38,7 +38,7 @@ class Observers:
 
 
 class Generation:
-    """One sequence: how far it is, and a way to wait for more."""
+    """One sequence with its progress. Callers can wait for its tokens."""
 
     __slots__ = (
         "_waiter",
@@ -74,7 +74,7 @@ class Generation:
         return self.produced >= self.output
 
     async def reach(self, tokens: int) -> int:
-        """Wait until ``tokens`` are produced, or all; how many there are then."""
+        """Wait until ``tokens`` or all tokens are produced. Returns the number produced."""
         while self.produced < (wanted := min(tokens, self.output)):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiter = (future, wanted)
@@ -123,7 +123,7 @@ class LLM:
         return generation
 
     def abort(self, generation: Generation) -> None:
-        """Forget it at once; fine if it is done."""
+        """Drop a sequence at once. Has no effect on a finished one."""
         generation.aborted = True
         if generation in self.running:
             self.running.remove(generation)
@@ -131,7 +131,7 @@ class LLM:
             self.waiting.remove(generation)
 
     def pause(self) -> None:
-        """Make no step until ``resume``, and forget the prefix cache."""
+        """Run no step until ``resume``, and clear the prefix cache."""
         self._paused = True
         self.cache.clear()
 
@@ -140,13 +140,13 @@ class LLM:
         self._wake.set()
 
     def give_up(self, generation: Generation) -> None:
-        """End it with what it has, and one empty token that carries the finish reason."""
+        """End a sequence with its present tokens and one empty token, which carries the finish reason."""
         self.abort(generation)
         generation.output = generation.produced + 1
         generation.advance(1)
 
     async def run(self) -> None:
-        """Make steps for ever."""
+        """Run steps until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             while self._paused or not (self.running or self.waiting):
@@ -165,7 +165,7 @@ class LLM:
     def _admit(self) -> None:
         room = self.limits.kv_cache_tokens - sum(one.prompt + one.produced for one in self.running)
         while self.waiting and len(self.running) < self.limits.max_num_seqs:
-            # One that is longer than the whole cache is refused before; alone it always fits.
+            # A sequence longer than the whole cache was refused earlier, so a single one always fits.
             if self.waiting[0].prompt > room and self.running:
                 return
             generation = self.waiting.popleft()
@@ -175,7 +175,7 @@ class LLM:
 
     def _enter(self, generation: Generation) -> None:
         size = self.limits.block_size
-        # The last prompt token is always computed: its output is the first new token.
+        # The last prompt token is always computed, because its output is the first new token.
         most = (generation.prompt - 1) // size
         local = min(self.cache.leading(generation.blocks), most) * size
         generation.cached = max(local, min(generation.fetched, generation.prompt - 1))
@@ -185,7 +185,7 @@ class LLM:
         self.cache_hits += local
 
     def _plan(self) -> tuple[list[Generation], list[tuple[Generation, int]]]:
-        """The sequences that get a token in this step, and how far each prompt is computed."""
+        """The sequences that get a token in this step, and the prompts with the tokens to compute."""
         decoding = [one for one in self.running if one.computed == one.prompt]
         budget = self.limits.max_num_batched_tokens - len(decoding)
         chunks: list[tuple[Generation, int]] = []

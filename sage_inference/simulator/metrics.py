@@ -1,4 +1,4 @@
-"""Counters and histograms in the text format of Prometheus: only what the simulated engines report."""
+"""Counters and histograms in Prometheus's text format, as far as the simulated engines need it."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Histogram:
 
 
 class Page:
-    """The answer of ``/metrics``, in the order of declaration."""
+    """The page of ``/metrics``, with metrics in the order of their declaration."""
 
     def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._families: list[Callable[[], Iterable[str]]] = []
 
     def number(self, kind: str, name: str, help_: str, read: Callable[[], float], **labels: str) -> None:
-        """A counter or gauge that is read when asked for."""
+        """Add a counter or gauge, whose value is read at each render."""
         self.numbers(kind, name, help_, lambda: [(labels, read())])
 
     def numbers(
         self, kind: str, name: str, help_: str, read: Callable[[], Iterable[tuple[Labels, float]]]
     ) -> None:
-        """The same with several label sets."""
+        """Add a counter or gauge with several label sets."""
 
         def lines() -> Iterable[str]:
             yield from _head(kind, name, help_)

@@ -31,7 +31,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Exits with status 2 and a reason if they make no sense."""
+    """Exits with status 2 and a reason if the options are invalid."""
     given = _parser().parse_args(arguments)
     return Options(
         host=given.host,
@@ -50,17 +50,17 @@ def _parser() -> argparse.ArgumentParser:
         description="A simulated engine: a real HTTP server without a model behind it.",
     )
     kinds = parser.add_subparsers(required=True, metavar="vllm|tei")
-    _vllm_options(kinds.add_parser("vllm", help="as vLLM 0.32.0 answers"))
-    _tei_options(kinds.add_parser("tei", help="as text-embeddings-inference 1.9.3 answers"))
+    _vllm_options(kinds.add_parser("vllm", help="answer like vLLM 0.32.0"))
+    _tei_options(kinds.add_parser("tei", help="answer like text-embeddings-inference 1.9.3"))
     return parser
 
 
 def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 (the default): any free one")
-    parser.add_argument("--model", action="append", help="name it serves; more than one are aliases")
+    parser.add_argument("--port", type=int, default=0, help="0 (the default): any free port")
+    parser.add_argument("--model", action="append", help="served name; further ones are aliases")
     parser.add_argument("--api-key")
-    parser.add_argument("--dimension", type=int, default=384, help="of embeddings; default 384")
+    parser.add_argument("--dimension", type=int, default=384, help="dimension of embeddings; default 384")
     parser.add_argument(
         "--speed", type=_speed, default=1.0, help="2 is twice as fast as calibrated; 'instant' has no delays"
     )
@@ -89,18 +89,18 @@ def _vllm_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dev-mode",
         action="store_true",
-        help="have /sleep, /wake_up and /is_sleeping, as vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1",
+        help="serve /sleep, /wake_up and /is_sleeping, as vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1",
     )
     parser.add_argument(
         "--store-responses",
         action="store_true",
         default=os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") == "1",
-        help="keep what /v1/responses made, as vLLM with VLLM_ENABLE_RESPONSES_API_STORE=1, which sets this, too",
+        help="keep responses of /v1/responses; VLLM_ENABLE_RESPONSES_API_STORE=1 sets this, as with vLLM",
     )
     parser.add_argument(
         "--kv-transfer-config",
         type=_transfer,
-        help='hand prompts over to other engines, as vLLM with {"kv_connector": "NixlConnector"}',
+        help='transfer prompts to other engines, as vLLM with {"kv_connector": "NixlConnector"}',
     )
     parser.set_defaults(make=_vllm)
 

@@ -1,4 +1,4 @@
-"""Which blocks of prompt tokens an engine still has: least recently used out first."""
+"""The blocks of prompt tokens that an engine keeps. The least recently used one is evicted first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def block_keys(pieces: Sequence[str], block_size: int) -> list[int]:
-    """One key a full block, each depending on all before it, so equal keys mean equal prefixes."""
+    """One key per full block. A key depends on all blocks before it, so equal keys mean equal prefixes."""
     keys: list[int] = []
     before = 0
     for start in range(0, len(pieces) - block_size + 1, block_size):
@@ -17,7 +17,7 @@ def block_keys(pieces: Sequence[str], block_size: int) -> list[int]:
 
 
 class PrefixCache:
-    """At most ``blocks`` keys."""
+    """Keeps at most ``blocks`` keys."""
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
@@ -30,7 +30,7 @@ class PrefixCache:
         self._kept.clear()
 
     def leading(self, keys: Sequence[int]) -> int:
-        """How many blocks from the first on are kept; they count as used now."""
+        """The number of leading blocks that are kept. They count as used now."""
         for number, key in enumerate(keys):
             if key not in self._kept:
                 return number

@@ -1,4 +1,4 @@
-"""uvicorn's connection, which also reports at once when the client has gone."""
+"""uvicorn's connection, extended to report at once that the client has left."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LINGER_NOTHING = struct.pack("ii", 1, 0)
 
 
 class Connection(HttpToolsProtocol):
-    """``on_gone`` is called when the connection ends; whoever works for its client sets and clears it.
+    """``on_gone`` is called when the connection ends. The work for its client sets and clears it.
 
-    ``on_change`` is called whenever a connection has come or gone.
+    ``on_change`` is called whenever a connection has opened or ended.
     """
 
     def __init__(self, *args: Any, on_change: Callable[[], None], **named: Any) -> None:
@@ -30,7 +30,7 @@ class Connection(HttpToolsProtocol):
         return (self.server and self.server[1]) or 0
 
     def reset(self) -> None:
-        """End with a TCP reset instead of a FIN, what the socket still holds is lost."""
+        """End with a TCP reset instead of a FIN. Unsent data is lost."""
         raw = self.transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOTHING)

@@ -1,4 +1,4 @@
-"""The requests that the simulated engine got: the last ones byte for byte, counts, and a way to wait for them."""
+"""The requests that the simulated engine received: the last ones with all bytes, counts, and waits for counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEPT_BYTES = 256 * 1024 * 1024
 
 
 class Records:
-    """Requests for work (POST) are counted apart from probes (all else)."""
+    """Requests for work (POST) are counted apart from probes (all others)."""
 
     def __init__(self, more: Callable[[], Mapping[str, float]]) -> None:
         self.answered = 0
@@ -49,7 +49,7 @@ class Records:
         self.changed()
 
     def ended(self, request: Request, status: int) -> None:
-        """The reply is written, or broken off on purpose (status 0 if before its head)."""
+        """Count a reply that is complete, or was cut by a fault (status 0 if before its head)."""
         if request.method == "POST":
             self.running -= 1
             self.answered += 1
@@ -57,7 +57,7 @@ class Records:
             self.changed()
 
     def left(self, request: Request) -> None:
-        """The client went before its reply was complete."""
+        """Count a client that left before its reply was complete."""
         if request.method == "POST":
             self.running -= 1
             self.disconnects += 1
@@ -81,12 +81,12 @@ class Records:
         }
 
     def last(self, count: int, route: str | None, *, probes: bool) -> list[dict[str, Any]]:
-        """The newest ``count``, oldest of them first."""
+        """The newest ``count`` requests, the oldest of them first."""
         kept = [one for one in (self._last_probes if probes else self._last) if route in (None, one.path)]
         return [_as_json(one) for one in kept[-count:]] if count > 0 else []
 
     async def reached(self, wanted: Mapping[str, float], timeout_s: float) -> bool:
-        """Wait until each figure is at least as wanted; 0 means exactly 0."""
+        """Wait until each figure is at least the wanted one. A wanted 0 means exactly 0."""
         self._watched += 1
         try:
             async with asyncio.timeout(timeout_s):

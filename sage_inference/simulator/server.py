@@ -28,9 +28,9 @@ _GIVING_UP_S = 1.0
 
 
 class Port:
-    """A port that can be closed to connections and opened again without another process taking it.
+    """A port that can be closed to connections and opened again, while no other process can take it.
 
-    A second socket is bound to it and never listens: where only that one is left, connections are refused.
+    A second socket is bound to the port and never listens. While only that one is left, connections are refused.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -39,7 +39,7 @@ class Port:
         if port:
             with socket.socket(self._family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))  # fails if taken, which a shared bind below would not
+                probe.bind((host, port))  # fails if the port is taken; the shared bind below would not
         self._placeholder = self._bound(port)
         self.number: int = self._placeholder.getsockname()[1]
 
@@ -83,7 +83,7 @@ class SimulatorServer:
         self._faults.replace(faults or [])
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then let running requests end."""
+        """Serve until SIGTERM or SIGINT, then let running requests end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -119,7 +119,7 @@ class SimulatorServer:
         return {"connections": mine, "connections_total": self._opened, **self.engine.figures()}
 
     def _connections(self) -> list[Connection]:
-        """Those of the engine's own port."""
+        """The connections to the engine's own port."""
         return [
             one
             for one in self._state.connections
@@ -147,7 +147,7 @@ class SimulatorServer:
             connection.shutdown()
 
     async def _apply_faults(self) -> None:
-        """Bring what is no property of a single request in line with the faults."""
+        """Apply the faults that are states of the engine and not of a request."""
         self.engine.healthy = not self._faults.stands("unhealthy")
         if self._faults.stands("refuse"):
             self._close(self.port)
@@ -165,7 +165,7 @@ class SimulatorServer:
             self._close(port)
 
     async def _tick(self) -> None:
-        """Once a second the date that responses carry."""
+        """Update the responses' date header once a second."""
         server = self.engine.server_header
         while True:
             headers = [(b"date", formatdate(usegmt=True).encode())]
@@ -174,7 +174,7 @@ class SimulatorServer:
 
 
 def _uvicorn_config(app: Application, keep_alive_s: int) -> uvicorn.Config:
-    # A failure of a connection is either a fault that was asked for or the client's doing.
+    # A connection fails because of a requested fault or of the client, so its errors are no news.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
@@ -194,10 +194,10 @@ def _uvicorn_config(app: Application, keep_alive_s: int) -> uvicorn.Config:
 
 
 def end_with_parent() -> None:
-    """End this process as soon as its standard input ends, which a parent's death does too."""
+    """End this process as soon as its standard input ends. A parent's death ends it too."""
 
     def watch() -> None:
-        # Not sys.stdin: a thread inside it at exit is fatal to the interpreter.
+        # Not sys.stdin: a thread that reads it at exit is fatal to the interpreter.
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass

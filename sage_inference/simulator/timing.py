@@ -1,7 +1,7 @@
-"""How long a step takes: pure functions of what is in the batch.
+"""The duration of a step as a pure function of its batch.
 
-Calibrated on one NVIDIA H100 80 GB (torch 2.11, bf16, CUDA graphs for decode): a 7B-like decoder and a
-bge-m3-like encoder, both with random weights. Good for comparing policies, not for predicting your hardware.
+The functions are calibrated on one NVIDIA H100 80 GB (torch 2.11, bf16, CUDA graphs for decode): a 7B-like decoder
+and a bge-m3-like encoder, both with random weights. They serve to compare policies, not to predict your hardware.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 def llm_step_ms(sequences: int, context_tokens: int, chunks: Iterable[tuple[int, int]] = ()) -> float:
-    """One engine step of ``sequences`` with ``context_tokens`` in all.
+    """Milliseconds of one engine step with ``sequences``, which have ``context_tokens`` in all.
 
     ``chunks`` are the prompt parts computed in this step: (new tokens, tokens before them).
     """
@@ -24,5 +24,5 @@ def llm_step_ms(sequences: int, context_tokens: int, chunks: Iterable[tuple[int,
 
 
 def encoder_ms(tokens: int) -> float:
-    """One forward of an encoder over a batch of ``tokens``."""
+    """Milliseconds of one forward pass of an encoder over a batch of ``tokens``."""
     return 1.1 + 0.00138 * tokens

@@ -1,7 +1,7 @@
-"""Embeddings that equal texts share and texts with common words resemble: hashed words, summed.
+"""Embeddings as sums of hashed words: equal for equal texts, and similar for texts with common words.
 
-A word's vector comes from a hash of model and word. The lanes of a vector are kept in one big integer,
-so that a sum over words costs one addition each instead of a loop over the dimensions.
+A word's vector comes from a hash of model and word. All lanes of a vector are kept in one big integer, so that
+each word costs one addition instead of a loop over the dimensions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COMMON_WORDS = frozenset(
 
 
 def embed(model: str, text: str, dimension: int) -> bytes:
-    """A vector of length 1 as little-endian float32; the same for the same model and text, everywhere."""
+    """A vector of length 1 as little-endian float32. It depends only on model and text."""
     total = _lanes(f"{model}\x00text\x00{text}", dimension) * _TEXT_WEIGHT
     weights = _TEXT_WEIGHT
     for word in _WORD.findall(text.lower()):
@@ -50,7 +50,7 @@ def as_base64(vector: bytes) -> str:
 
 
 def cosine(left: bytes, right: bytes) -> float:
-    """Of two vectors of length 1."""
+    """The cosine of two vectors of length 1."""
     return sum(a * b for a, b in zip(floats(left), floats(right), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The simulated TEI as a whole: its routes, its key, its small answers."""
+"""The simulated TEI: its routes, its key, and its short answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Answering = Callable[[dict[str, Any]], Awaitable[tuple[Any, Headers]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TEIOptions:
-    """``auto_truncate`` None: as that version does."""
+    """``auto_truncate`` None means the default of the simulated version."""
 
     models: tuple[str, ...]
     model_type: str = "embedding"
@@ -39,7 +39,7 @@ class TEIOptions:
 
     @property
     def old(self) -> bool:
-        """Before 1.9: another status for bad inputs, and no truncation unless asked for."""
+        """True before 1.9: another status for bad inputs, and no truncation by default."""
         return tuple(int(part) for part in self.version.split(".")[:2]) < (1, 9)
 
     @property
@@ -69,7 +69,7 @@ class SimulatedTEI:
         return ()
 
     def give_up(self) -> None:
-        """It finishes what it has, however long that takes."""
+        """Do nothing: TEI finishes its requests, however long that takes."""
 
     def figures(self) -> Mapping[str, float]:
         return {
@@ -104,7 +104,7 @@ class SimulatedTEI:
     def _all_routes(
         self, models: Models
     ) -> tuple[dict[str, dict[str, Handler]], dict[str, dict[str, Handler]]]:
-        """Those that are open to all, and those behind the key."""
+        """The open routes, and the routes that need the key."""
         main = {"embedding": models.embed, "reranker": models.rerank, "classifier": models.predict}
         posts: dict[str, Answering] = {
             "/embed": models.embed,

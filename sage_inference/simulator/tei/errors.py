@@ -1,4 +1,4 @@
-"""TEI's refusals: its own shape, and the flat one of its OpenAI route."""
+"""TEI's errors: its own shape, and the flat shape of its OpenAI route."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TEIError(Exception):
 
 
 class BodyError(Exception):
-    """Requests that the web framework refuses before TEI's own code sees it: plain text."""
+    """An error of TEI's web framework, before TEI's own code runs. Its body is plain text."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The forms that TEI takes its texts in."""
+"""Reads the texts of a request in the forms that TEI accepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def document_of(request: Request) -> dict[str, Any]:
 
 
 def texts_of(document: dict[str, Any], name: str) -> list[str]:
-    """A text, a text as token ids, texts, or texts as token ids. Raises ``BodyError`` or ``TEIError``."""
+    """The texts in a text, a list of token ids, or a list of either. Raises ``BodyError`` or ``TEIError``."""
     value = _present(document, name)
     if isinstance(value, str):
         return [_not_empty(value)]
@@ -45,13 +45,13 @@ def texts_of(document: dict[str, Any], name: str) -> list[str]:
     raise wrong_shape(f"{name}: {_NO_VARIANT} Input")
 
 
-def plain_texts(document: dict[str, Any], name: str, said: str) -> list[str]:
-    """A list of texts that is named ``said`` if it is empty."""
+def plain_texts(document: dict[str, Any], name: str, shown: str) -> list[str]:
+    """The list of texts at ``name``. Raises ``TEIError``, which names it ``shown``, if it is empty."""
     value = _present(document, name)
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise wrong_shape(f"{name}: invalid type, expected a sequence of strings")
     if not value:
-        raise TEIError("Empty", f"`{said}` cannot be empty")
+        raise TEIError("Empty", f"`{shown}` cannot be empty")
     return [_not_empty(one) for one in value]
 
 
@@ -63,7 +63,7 @@ def plain_text(document: dict[str, Any], name: str) -> str:
 
 
 def sequences_of(document: dict[str, Any]) -> tuple[list[tuple[str, ...]], bool]:
-    """The inputs of ``/predict``: texts and pairs, and whether they were a batch.
+    """The inputs of ``/predict``: texts and pairs, and whether they are a batch.
 
     A flat list of two texts is one pair, not two texts.
     """

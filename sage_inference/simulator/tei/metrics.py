@@ -1,4 +1,4 @@
-"""TEI's metrics, by their names and buckets: no ``_total`` and no ``_seconds``."""
+"""TEI's metrics with its names and buckets. Its names have no ``_total`` and no ``_seconds``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIZES = tuple(float(2**power) for power in range(15))
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Seconds that a call took, and its parts."""
+    """The seconds of a call and of its parts."""
 
     total: float
     tokenization: float
@@ -53,7 +53,7 @@ class TEIMetrics:
         self._batch_tokens.observe(tokens)
 
     def spent(self, kind: str, times: Spent) -> None:
-        """``kind``: ``request`` (the whole), ``embed`` or ``predict`` (the texts)."""
+        """Observe times. ``kind`` is ``request`` (all of it), ``embed`` or ``predict`` (the texts)."""
         for histogram, seconds in zip(
             self._spent[kind], (times.total, times.tokenization, times.queue, times.inference), strict=True
         ):

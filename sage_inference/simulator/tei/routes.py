@@ -37,7 +37,7 @@ class Models:
         done = await self._run(document, texts_of(document, "inputs"))
         normalize = flag(document, "normalize", True)
         size = self._size(document)
-        # A simulated vector has length 1 from the start; as if it had not, the unscaled one is longer.
+        # A simulated vector has length 1 already, so a vector without normalization is made longer.
         scale = 1.0 if normalize else 10.0
         return [
             [value * scale for value in vectors.floats(self._vector(t, size))] for t in done.texts
@@ -117,7 +117,7 @@ class Models:
             raise not_a_model(kind)
 
     def _size(self, document: dict[str, Any]) -> int:
-        """How many dimensions are wanted. Raises ``TEIError``."""
+        """The number of wanted dimensions. Raises ``TEIError``."""
         wanted = document.get("dimensions")
         if wanted is None:
             return self._dimension
@@ -137,7 +137,7 @@ class Models:
 
 
 def _sparse(text: str) -> list[dict[str, Any]]:
-    """A weight a different token, growing slowly with how often it comes."""
+    """A weight for each distinct token, which grows slowly with the token's count."""
     counts: dict[int, int] = {}
     for part in tokens.pieces(text):
         index = crc32(part.strip().lower().encode("utf-8", "replace")) % _VOCABULARY

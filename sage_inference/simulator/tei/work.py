@@ -1,4 +1,4 @@
-"""A TEI call from its texts to its times: permits, lengths, the queue, the headers that report them."""
+"""Runs a TEI call: permits, lengths, the queue, and the headers that report its times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sage_inference.simulator.encoder import Encoder
 from sage_inference.simulator.tei.errors import TEIError
 from sage_inference.simulator.tei.metrics import Spent, TEIMetrics
 
-_SPECIAL = 2  # tokens round each text
+_SPECIAL = 2  # tokens around each text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class TEILimits:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """``tokens`` a text, and the headers of the answer."""
+    """The outcome of a call: its texts and the headers of its answer. ``tokens`` is a number per text."""
 
     texts: list[str]
     tokens: list[int]
@@ -52,10 +52,10 @@ class Worker:
         left: bool = False,
         permits: int = 0,
     ) -> Done:
-        """Put ``texts`` through the model. Raises ``TEIError``; one bad text fails all of them.
+        """Run ``texts`` through the model. Raises ``TEIError``; one bad text fails all of them.
 
-        ``truncate`` None means the server's setting; ``left`` cuts from the beginning. A text of a pair
-        and its partner are one text here.
+        ``truncate`` None means the server's setting. ``left`` cuts from the beginning. A pair of texts is one
+        text here.
         """
         began = time.monotonic()
         self._check_batch(len(texts))
@@ -81,7 +81,7 @@ class Worker:
 
     @contextmanager
     def _permits(self, count: int) -> Iterator[None]:
-        """One a text; who cannot have all of them at once gets none."""
+        """One permit per text. A call that cannot have all of them at once gets none."""
         if self._taken + count > self._limits.max_concurrent_requests:
             self._metrics.failures["overloaded"] += 1
             raise TEIError("Overloaded", "Model is overloaded")

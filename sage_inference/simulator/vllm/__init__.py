@@ -1,1 +1,1 @@
-"""A simulated vLLM, after what vLLM 0.32.0 sends."""
+"""A simulated vLLM, after recorded traffic of vLLM 0.32.0."""

@@ -22,14 +22,14 @@ _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
 @dataclass(slots=True)
 class Asked:
-    """A chat request, understood. ``tool``: the function that has to be called, if one has."""
+    """A parsed chat request. ``tool`` is the function that must be called, if any."""
 
     id: str
     model: str
     params: Params
     prompts: list[Prompt]
     tool: str | None = None
-    forced: str | None = None  # the text that the request's constraints leave no choice about
+    forced: str | None = None  # the text that the request's constraints demand
     transfer: dict[str, Any] | None = None  # its kv_transfer_params
 
 
@@ -44,7 +44,7 @@ class Chat:
         await self._answer(self._understood(fields, [messages], request), reply)
 
     async def batch(self, request: Request, reply: Reply) -> None:
-        """Several conversations in one request, a choice each."""
+        """Answer several conversations in one request, with a choice for each."""
         fields = read(request)
         conversations = [one for one in fields.required_list("messages") if isinstance(one, list)]
         await self._answer(self._understood(fields, conversations, request), reply)
@@ -66,12 +66,12 @@ class Chat:
         return asked
 
     def prompt(self, messages: list[Any], tools: Any = ()) -> Prompt:
-        """Raises ``ApiError`` for what no chat template takes."""
+        """The prompt of a conversation. Raises ``ApiError`` for messages that no chat template takes."""
         if not messages:
             words = "Cannot apply chat template to an empty conversation. Provide at least one message."
             raise ApiError(words)
         contents: list[str] = [frames.encode(tools).decode()] if tools else []
-        said, images = "", 0
+        last_user_text, images = "", 0
         for message in messages:
             if not isinstance(message, dict):
                 bad = problem("dict_type", "messages.0", "Input should be a valid dictionary", message)
@@ -83,11 +83,11 @@ class Chat:
                 text += frames.encode(call).decode()
             contents.append(text)
             images += seen
-            said = text if message.get("role") == "user" else said
-        return Prompt(tokens.chat_prompt(contents), said, images * _IMAGE_TOKENS)
+            last_user_text = text if message.get("role") == "user" else last_user_text
+        return Prompt(tokens.chat_prompt(contents), last_user_text, images * _IMAGE_TOKENS)
 
     def answers(self, asked: Asked) -> list[tuple[Prompt, Answer]]:
-        """Every choice's prompt and coming answer. Raises ``ApiError`` if one has no room."""
+        """The prompt and the answer of every choice. Raises ``ApiError`` if the context is too short for one."""
         found = []
         for prompt in asked.prompts:
             wish = asked.params.wish(self._core.room(prompt, asked.params))
@@ -178,7 +178,7 @@ class _Chunks:
         return self._chunk(choice, {"content": None, "tool_calls": [call]}, 0)
 
     def token(self, choice: Choice, number: int) -> Iterable[bytes]:
-        """The event of one token; a tool call's last one is followed by an empty event that ends the choice."""
+        """The events of one token. An empty event that ends the choice follows a tool call's last token."""
         part = choice.answer.parts[number]
         last = number + 1 == len(choice.answer.parts)
         if not self._tool:
@@ -224,13 +224,13 @@ class _Chunks:
 
 
 def request_id(request: Request) -> str:
-    """The caller's, which becomes part of the answer's id, or one of our own."""
+    """The caller's request id, which becomes part of the answer's id, or a new one."""
     given = request.header(b"x-request-id")
     return given.decode("latin-1") if given else random_id()
 
 
 def constrained_text(fields: Fields) -> str | None:
-    """JSON (or a choice) that satisfies the request's constraint; None where there is none."""
+    """JSON (or a choice) that satisfies the request's constraint, or None if there is no constraint."""
     wanted = fields.get("response_format")
     wanted = wanted if isinstance(wanted, dict) else {}
     structured = fields.get("structured_outputs")
@@ -248,7 +248,7 @@ def _answer(asked: Asked, prompt: Prompt, variant: int, wish: Wish) -> Answer:
     seed = seed_of(prompt.text, variant + asked.params.seed)
     if asked.forced is not None:
         return answer(asked.forced, seed, Wish(wish.most, wish.max_tokens))
-    return answer(friendly(prompt.said, seed), seed, wish)
+    return answer(friendly(prompt.quoted, seed), seed, wish)
 
 
 def _tool_to_call(choice: Any, tools: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""``/v1/completions``: text, lists of texts, token ids; echo and logprobs."""
+"""``/v1/completions``: texts, lists of texts and token ids, with echo and logprobs."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class _Writer:
 
 
 def _texts(prompt: Any) -> list[str]:
-    """The prompts of any of the forms: a text, texts, token ids, lists of token ids. Raises ``ApiError``."""
+    """The prompts in a text, texts, token ids or lists of token ids. Raises ``ApiError``."""
     if isinstance(prompt, str):
         prompts = [prompt]
     elif isinstance(prompt, list) and all(isinstance(one, int) for one in prompt):
@@ -157,7 +157,7 @@ def _texts(prompt: Any) -> list[str]:
 
 
 def _from_ids(ids: Any) -> str:
-    # With the special ones, so that every id given counts as one token.
+    # Special ids are kept, so that every given id counts as one token.
     valid = [one for one in ids if isinstance(one, int) and one >= 0] if isinstance(ids, list) else []
     return "".join(tokens.piece_of(one) or tokens.BEGIN for one in valid)
 
@@ -166,4 +166,4 @@ def _answer(prompt: Prompt, variant: int, params: Params, wish: Wish, forced: st
     seed = seed_of(prompt.text, variant + params.seed)
     if forced is not None:
         return answer(forced, seed, Wish(wish.most, wish.max_tokens))
-    return answer(f" {friendly(prompt.said, seed)}", seed, wish)
+    return answer(f" {friendly(prompt.quoted, seed)}", seed, wish)

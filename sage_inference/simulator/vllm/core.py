@@ -1,4 +1,4 @@
-"""The common part of the simulated vLLM's generating routes: prompts in, choices with their tokens out."""
+"""The common part of the simulated vLLM's generating routes, from prompts to choices with their tokens."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _YIELD_EVERY = 16
 
 @dataclass(slots=True)
 class Prompt:
-    """``said`` is what the answer refers to; ``images`` are tokens without text."""
+    """A prompt. ``quoted`` is the text that the answer refers to. ``images`` are tokens without text."""
 
     text: str
-    said: str = ""
+    quoted: str = ""
     images: int = 0
     parts: list[str] = field(init=False)
 
@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def produced(self) -> int:
-        """Tokens that were made of it."""
+        """The number of tokens produced."""
         return self.generation.produced - self.given_up
 
 
@@ -59,7 +59,7 @@ class Choice:
 class Core:
     """The decoder and the model's name. ``instant``: nothing takes time, so streams must yield by themselves.
 
-    ``transfer`` is None where no KV connector is configured: then ``kv_transfer_params`` mean nothing.
+    ``transfer`` is None if no KV connector is configured. ``kv_transfer_params`` then have no effect.
     """
 
     llm: LLM
@@ -76,7 +76,7 @@ class Core:
         return f"vllm-{VERSION}+simulated-{crc32(self.models[0].encode()):08x}"
 
     def check_model(self, name: str | None, *, aliases: bool = True) -> str:
-        """The model that serves ``name``; none given means the first. Raises ``ApiError``."""
+        """The model that serves ``name``, or the first one if no name is given. Raises ``ApiError``."""
         if not name:
             return self.models[0]
         if name not in self.models:
@@ -92,7 +92,7 @@ class Core:
             raise invalid("max_tokens", f"{message} Please request fewer output tokens.", wanted)
         lead = f"This model's maximum context length is {limit} tokens. However, "
         if prompt.tokens >= limit:
-            # Like vLLM, which tokenizes no further than one token past the limit.
+            # As in vLLM, which tokenizes no further than one token past the limit.
             message = (
                 f"{lead}your prompt contains at least {limit + 1} input tokens, which exceeds this limit even "
                 "without any output tokens. Please reduce the length of the input prompt."
@@ -108,20 +108,20 @@ class Core:
         return limit - prompt.tokens
 
     async def fetch(self, params: Mapping[str, Any] | None, asked: Sequence[tuple[Prompt, Answer]]) -> int:
-        """Prompt tokens that another engine hands over, see ``KVTransfer.fetch``. Raises ``ApiError``."""
+        """The number of prompt tokens that another engine transfers, see ``KVTransfer.fetch``. Raises ``ApiError``."""
         return await self.transfer.fetch(params) if self.transfer and len(asked) == 1 else 0
 
     def offer(
         self, params: Mapping[str, Any] | None, request_id: str, choices: Sequence[Choice]
     ) -> dict[str, Any] | None:
-        """The ``kv_transfer_params`` of a whole answer."""
+        """The ``kv_transfer_params`` of an answer that is not streamed."""
         if self.transfer is None or len(choices) != 1:
             return None
         return self.transfer.offer(params, request_id, choices[0].prompt.tokens)
 
     @contextmanager
     def generating(self, asked: Sequence[tuple[Prompt, Answer]], fetched: int = 0) -> Iterator[list[Choice]]:
-        """The choices, on their way; what is not done when this ends is aborted."""
+        """The choices while they are generated. Unfinished ones are aborted at the end of the block."""
         keys = {id(prompt): block_keys(prompt.parts, self.llm.limits.block_size) for prompt, _ in asked}
         choices = [
             Choice(
@@ -146,7 +146,7 @@ class Core:
                     self.on_abort()
 
     def give_up(self) -> None:
-        """End all that runs as vLLM does when it is asked to stop: early, in order, with the finish reason abort."""
+        """End all running choices as a stopping vLLM does: early, properly, and with the finish reason abort."""
         for choice in self.active:
             if not choice.generation.done:
                 made = choice.answer.parts[: choice.generation.produced]
@@ -158,11 +158,11 @@ class Core:
             await choice.generation.reach(choice.generation.output)
 
     async def first_token(self, choices: Sequence[Choice]) -> None:
-        """A stream's head goes out at once, but its first event only with the first token."""
+        """Wait for the first token. A stream's head is sent at once, but its first event comes with that token."""
         await choices[0].generation.reach(1)
 
     async def tokens(self, choices: Sequence[Choice]) -> AsyncIterator[tuple[Choice, int]]:
-        """Every token as it comes: the choice and the token's number in it."""
+        """Every token as it is produced: the choice, and the token's number in it."""
         for number in range(max(choice.generation.output for choice in choices)):
             if self.instant and number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
@@ -173,7 +173,7 @@ class Core:
 
 
 def usage_of(choices: Sequence[Choice]) -> tuple[int, int, int]:
-    """Prompt tokens (once a prompt), produced tokens, cached prompt tokens."""
+    """Prompt tokens (each prompt counts once), produced tokens, and cached prompt tokens."""
     prompts = {id(choice.prompt): choice for choice in choices}
     return (
         sum(choice.prompt.tokens for choice in prompts.values()),
@@ -183,7 +183,7 @@ def usage_of(choices: Sequence[Choice]) -> tuple[int, int, int]:
 
 
 async def fail_stream(reply: Reply, error: ApiError) -> None:
-    """A stream's head is out before anything can fail: the error is an event, and the end looks orderly."""
+    """Send an error as an event, then a regular end, because the stream's head was sent already."""
     await reply.begin()
     await reply.event(b"data: %b\n\n" % error.body())
     await reply.event(b"data: [DONE]\n\n")
@@ -195,7 +195,7 @@ def random_id(size: int = 16) -> str:
 
 
 def content_of(content: Any, *, text_only: str | None) -> tuple[str, int]:
-    """A message's text, and how many images (audio, video) it has. ``text_only`` names a model without eyes."""
+    """A message's text, and the number of its images, audios and videos. ``text_only`` names a model that takes none."""
     if isinstance(content, str):
         return content, 0
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The simulated vLLM as a whole: its routes, its key, its small answers."""
+"""The simulated vLLM: its routes, its key, and its short answers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _RESPONSE = re.compile(r"^/v1/responses/[^/]+(/cancel)?$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
-    """``runner``: ``generate`` or ``pooling``; ``mixed`` serves both kinds, which no real vLLM does.
+    """``runner``: ``generate`` or ``pooling``. ``mixed`` serves both kinds, which no real vLLM does.
 
-    ``transfer``: how prompts are handed over between engines; None: they are not. ``host`` is where that happens.
-    ``dev_mode``: whether it has the routes that make it sleep and wake. ``stores``: whether it keeps responses.
+    ``transfer``: the configuration of KV transfers between engines, or None without them. ``host``: their address.
+    ``dev_mode``: whether the engine has the routes for sleeping. ``stores``: whether it keeps responses.
     """
 
     models: tuple[str, ...]
@@ -279,7 +279,7 @@ class SimulatedVLLM:
 
 
 def _template_of(path: str) -> str:
-    """The route that a response's path is of; other paths are their own."""
+    """The route of a response's path. Any other path is its own route."""
     return _RESPONSE.sub(r"/v1/responses/{response_id}\1", path)
 
 

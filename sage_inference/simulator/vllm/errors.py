@@ -1,4 +1,4 @@
-"""Refusals in vLLM's words and shapes."""
+"""Errors with vLLM's messages and shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ApiError(Exception):
 
 
 class SchemaError(ApiError):
-    """The mistakes that pydantic found: all of them in one message, the first one's place in ``param``."""
+    """All errors of pydantic's validation in one message. ``param`` is the place of the first one."""
 
     def __init__(self, errors: Sequence[dict[str, Any]]) -> None:
         lines = [f"  {error!r}" for error in errors[:_LISTED]]
@@ -40,12 +40,12 @@ class SchemaError(ApiError):
 
 
 def invalid(name: str, message: str, value: object) -> ApiError:
-    """A value that is of the right type and still not accepted."""
+    """The error for a value that has the right type but is not accepted."""
     return ApiError(f"{message} (parameter={name}, value={value})", param=name)
 
 
 def unknown_model(name: object, aliases: Sequence[str] | None) -> ApiError:
-    """The generate server lists its aliases, the pooling server doesn't."""
+    """The error for an unknown model. The generate server lists its aliases in it, the pooling server does not."""
     message = f"The model `{name}` does not exist."
     if aliases is None:
         return ApiError(message, status=404, kind="NotFoundError")

@@ -1,4 +1,4 @@
-"""The pieces that vLLM's JSON answers and events are put together from."""
+"""Parts of vLLM's JSON answers and events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def event(document: Any) -> bytes:
 
 
 def named_event(document: dict[str, Any]) -> bytes:
-    """With the ``event:`` line that the responses and messages protocols have."""
+    """An event with an ``event:`` line, as in the responses and messages protocols."""
     return b"event: " + str(document["type"]).encode() + b"\n" + event(document)
 
 
@@ -42,7 +42,7 @@ def usage(choices: Sequence[Choice], *, chat: bool) -> dict[str, Any]:
 
 
 def last_usage(choices: Sequence[Choice], *, chat: bool) -> dict[str, Any]:
-    """The same in a stream's usage event, which leaves out what is null."""
+    """The usage in a stream's usage event, which leaves out null fields."""
     full = usage(choices, chat=chat)
     del full["completion_tokens_details"]
     details = full["prompt_tokens_details"]
@@ -60,7 +60,7 @@ def running_usage(prompt_tokens: int, produced: int) -> dict[str, Any]:
 
 
 def _likely(part: str, place: int, count: int) -> list[tuple[str, float]]:
-    """A token and the likeliest others at its place, falling."""
+    """A token and the likeliest alternatives at its place, with decreasing probability."""
     first = (part, logprob(part, place))
     others = [one for one in _ALTERNATIVES if one != part][: max(0, count - 1)]
     return [first, *((one, first[1] - 0.25 * (i + 1)) for i, one in enumerate(others))]
@@ -81,7 +81,7 @@ def chat_logprobs(parts: Sequence[str], start: int, alternatives: int) -> dict[s
 def completion_logprobs(
     parts: Sequence[str], start: int, offset: int, alternatives: int, *, first_unknown: bool = False
 ) -> dict[str, Any]:
-    """``first_unknown``: nothing came before the first token (an echoed prompt), so it has no probability."""
+    """``first_unknown``: the first token has no probability, because it begins an echoed prompt."""
     offsets, values, tops = [], [], []
     for place, part in enumerate(parts, start):
         offsets.append(offset)

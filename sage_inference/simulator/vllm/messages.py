@@ -1,6 +1,6 @@
 """``/v1/messages``, plain and streamed, and its token count.
 
-The plain answer is as recorded; the events of a stream follow the protocol's published form.
+The plain answer follows a recorded one. The events of a stream follow the protocol's documentation.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Messages:
         prompt = self._prompt(fields, messages)
         wish = params.wish(self._core.room(prompt, params))
         seed = seed_of(prompt.text, 0)
-        said = answer(friendly(prompt.said, seed), seed, wish)
+        answered = answer(friendly(prompt.quoted, seed), seed, wish)
         id_ = f"chatcmpl-{request_id(request)}"
-        with self._core.generating([(prompt, said)]) as (choice,):
+        with self._core.generating([(prompt, answered)]) as (choice,):
             if params.stream:
                 await self._stream(id_, model, choice, reply)
             else:

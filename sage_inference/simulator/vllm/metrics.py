@@ -1,4 +1,4 @@
-"""vLLM's metrics that a gateway or a dashboard reads, by their names and buckets."""
+"""The metrics of vLLM that a gateway or a dashboard reads, with vLLM's names and buckets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VLLMMetrics:
         }
 
     def observers(self) -> Observers:
-        """Declares the histograms that a decoder feeds."""
+        """Declare the histograms that a decoder feeds."""
         page = self.page
         ttft = page.histogram("vllm:time_to_first_token_seconds", "Time to first token in seconds.", _TTFT)
         itl = page.histogram("vllm:inter_token_latency_seconds", "Inter-token latency in seconds.", _ITL)
@@ -50,7 +50,7 @@ class VLLMMetrics:
         return Observers(ttft.observe, itl.observe, steps.observe)
 
     def watch(self, llm: LLM, encoder: Encoder, sleep: Sleep) -> None:
-        """Declares what is read from the engines when asked for."""
+        """Declare the values that are read from the engines at each render."""
         page = self.page
 
         def waiting() -> int:

@@ -1,4 +1,4 @@
-"""The sampling parameters that a simulation can honour, and the ones it must refuse as vLLM does."""
+"""Reads sampling parameters: those that a simulation can apply, and those that it must refuse as vLLM does."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Params:
     stop: tuple[str, ...]
     keep_stop: bool
     stream: bool
-    usage: bool  # an event with the usage at the end of a stream
-    running_usage: bool  # and in every other one
-    logprobs: int | None  # alternatives a token; None: no logprobs at all
+    usage: bool  # a stream ends with an event that has the usage
+    running_usage: bool  # every other event has it too
+    logprobs: int | None  # alternatives per token; None: no logprobs at all
 
     def wish(self, room: int) -> Wish:
-        """``room``: tokens that the model's context leaves for the answer."""
+        """The limits of an answer. ``room`` is the number of tokens that the model's context leaves for it."""
         return Wish(
             most=max(1, room),
             max_tokens=self.max_tokens,
@@ -38,9 +38,9 @@ class Params:
 
 
 def read_params(fields: Fields, *, max_tokens: tuple[str, ...], chat_logprobs: bool) -> Params:
-    """``max_tokens``: the names that the limit goes by on this route, the strongest first.
+    """The parameters of a request. ``max_tokens`` are the limit's names on this route; earlier ones take precedence.
 
-    Raises ``ApiError``: first for types, then for values.
+    Raises ``ApiError``, first for types, then for values.
     """
     limits = {name: fields.integer(name) for name in max_tokens}
     name, limit = next(

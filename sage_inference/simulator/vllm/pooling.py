@@ -15,13 +15,13 @@ from sage_inference.simulator.vllm.errors import ApiError, SchemaError, invalid
 from sage_inference.simulator.vllm.schema import Fields, problem, read
 
 _FORMATS = ("float", "base64")
-_FORMATS_SAID = "'float', 'base64', 'bytes' or 'bytes_only'"
-# Encoders come without a template that would make one text of a conversation.
+_FORMATS_LISTED = "'float', 'base64', 'bytes' or 'bytes_only'"
+# Encoders have no template that would make one text of a conversation.
 _NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template "
     "if the tokenizer does not define one."
 )
-# The request is a union of many models in vLLM, and each reports what it misses.
+# In vLLM the request is a union of many models, and each one reports its missing field.
 _MISSES = ("input", "messages", "messages", "messages", "input", "messages", "input")
 
 
@@ -91,7 +91,7 @@ class Pooling:
         await reply.whole(200, frames.encode(_listed(id_, model, data, sum(counts))))
 
     def _fitted(self, text: str, truncate_to: int | None) -> list[str]:
-        """The tokens of ``text`` (the two around it not counted). Raises ``ApiError`` if they are too many."""
+        """The tokens of ``text``, without the two special ones around it. Raises ``ApiError`` for too many."""
         limit = self._core.max_model_len
         if truncate_to is not None:
             room = limit if truncate_to < 0 else min(truncate_to, limit)
@@ -121,7 +121,7 @@ class Pooling:
         return as_texts[0], as_texts[1]
 
     async def _scores(self, model: str, lefts: list[str], rights: list[str]) -> tuple[list[float], int]:
-        """Cosines, and the tokens they cost."""
+        """The cosines, and the number of tokens that were encoded."""
         every = dict.fromkeys((*lefts, *rights))
         fitted = {text: self._fitted(text, None) for text in every}
         await self._encoder.encode([len(one) + 2 for one in fitted.values()])
@@ -147,8 +147,8 @@ def _check_schema(fields: Fields) -> None:
     given = fields.document
     wanted = fields.get("encoding_format")
     if wanted is not None and wanted not in _FORMATS:
-        bad = problem("literal_error", "encoding_format", f"Input should be {_FORMATS_SAID}", wanted)
-        raise SchemaError([{**bad, "ctx": {"expected": _FORMATS_SAID}}])
+        bad = problem("literal_error", "encoding_format", f"Input should be {_FORMATS_LISTED}", wanted)
+        raise SchemaError([{**bad, "ctx": {"expected": _FORMATS_LISTED}}])
     if "input" not in given and "messages" not in given:
         raise SchemaError([problem("missing", name, "Field required", given) for name in _MISSES])
     given_input = given.get("input")
@@ -177,7 +177,7 @@ def _form(value: object) -> str:
 
 
 def _inputs(fields: Fields) -> list[str]:
-    """Every text to embed; token ids are turned back into what they spell. Raises ``ApiError``."""
+    """All texts to embed. Token ids are turned back into text. Raises ``ApiError``."""
     given = fields.get("input")
     if given is None:
         raise ApiError(_NO_TEMPLATE)

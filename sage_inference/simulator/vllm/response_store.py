@@ -1,7 +1,7 @@
-"""The responses that a simulated vLLM keeps, and what goes on in the background.
+"""The responses that a simulated vLLM keeps or generates in the background.
 
-As vLLM with ``VLLM_ENABLE_RESPONSES_API_STORE=1``: nothing is ever removed, and it has neither ``DELETE`` nor
-``input_items``. Without the store no response is known, and none runs in the background.
+The store behaves like vLLM with ``VLLM_ENABLE_RESPONSES_API_STORE=1``: nothing is ever removed, and there is neither
+``DELETE`` nor ``input_items``. Without the store no response is known, and none runs in the background.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NO_STORE = (
 
 @dataclass(slots=True, eq=False)
 class Stored:
-    """``messages`` are the request's, ``document`` is the response. ``events`` is None but for background streams."""
+    """``messages`` are the request's, and ``document`` is the response. ``events`` is None unless streamed in background."""
 
     messages: list[Any]
     document: dict[str, Any]
@@ -36,7 +36,7 @@ class Stored:
         self.more.set()
 
     async def events_from(self, number: int) -> AsyncIterator[bytes]:
-        """The events from the given number on, up to the last, as they come."""
+        """The events from ``number`` to the last, as they are added."""
         assert self.events is not None
         while True:
             self.more.clear()
@@ -54,7 +54,7 @@ class ResponseStore:
         self._stored: dict[str, Stored] = {}
 
     def check(self, *, background: bool, store: bool) -> None:
-        """Raises ``ApiError`` for a background that is not to be had."""
+        """Raises ``ApiError`` if the background mode is not available."""
         if background and not store:
             raise ApiError("background can only be used when `store` is true", param="background")
         if background and not self.enabled:
@@ -73,7 +73,7 @@ class ResponseStore:
         return found
 
     def run(self, stored: Stored, work: Coroutine[Any, Any, None]) -> None:
-        """Go on after the call has ended."""
+        """Run ``work`` beyond the end of the call."""
         stored.task = asyncio.get_running_loop().create_task(work)
 
     def cancel(self, response_id: str) -> dict[str, Any]:

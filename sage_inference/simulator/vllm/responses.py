@@ -1,4 +1,4 @@
-"""``/v1/responses``, plain, streamed and in the background: one message of text."""
+"""``/v1/responses``, plain, streamed and in the background. A response is one message of text."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Responses:
         prompt = self._chat.prompt(messages)
         wish = params.wish(self._core.room(prompt, params))
         seed = seed_of(prompt.text, 0)
-        said = answer(friendly(prompt.said, seed), seed, wish)
-        # Unlike those of chat, the id is not made of the caller's x-request-id.
+        answered = answer(friendly(prompt.quoted, seed), seed, wish)
+        # Unlike a chat's id, this one does not have the caller's x-request-id.
         response_id = fields.text("request_id") or f"resp_{random_id()}"
         writer = _Writer(response_id, model, fields, params.max_tokens, background=background)
         if background:
-            await self._in_background(writer, messages, (prompt, said), reply, stream=params.stream)
+            await self._in_background(writer, messages, (prompt, answered), reply, stream=params.stream)
             return
-        with self._core.generating([(prompt, said)]) as (choice,):
+        with self._core.generating([(prompt, answered)]) as (choice,):
             if params.stream:
                 await reply.begin()
                 async for event in self._events(writer, choice):
@@ -61,7 +61,7 @@ class Responses:
             await reply.whole(200, frames.encode(stored.document))
             return
         await reply.begin()
-        if stored.events is None:  # vLLM fails once its answer has begun
+        if stored.events is None:  # vLLM fails after its answer has begun
             reply.connection.transport.close()
             return
         after = query.get("starting_after")
@@ -74,7 +74,7 @@ class Responses:
         await reply.whole(200, frames.encode(document))
 
     def _messages(self, fields: Fields, given: Any) -> list[Any]:
-        """The conversation: what came before, and the new input. Raises ``ApiError``."""
+        """The conversation: the earlier messages, and the new input. Raises ``ApiError``."""
         messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
         messages = messages if isinstance(messages, list) else []
         previous = fields.text("previous_response_id")
@@ -145,7 +145,7 @@ class _Writer:
         self._number = -1
 
     def document(self, choice: Choice | None) -> dict[str, Any]:
-        """``None``: nothing is generated yet."""
+        """The response as a document. ``choice`` is None before anything is generated."""
         cut = choice is not None and choice.answer.finish_reason == "length"
         status = "in_progress" if choice is None else "incomplete" if cut else "completed"
         return {

@@ -1,4 +1,4 @@
-"""Reading a request's JSON as vLLM's pydantic models do: lax about types, and exact about what was wrong."""
+"""Reads a request's JSON like vLLM's pydantic models: types are converted, and errors name each wrong field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def problem(kind: str, name: str, message: str, value: object) -> dict[str, Any]
 
 
 class Fields:
-    """A request's object. Errors are collected; ``check`` raises them together."""
+    """A request's object. Errors are collected, and ``check`` raises them together."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
@@ -137,7 +137,7 @@ def read(request: Request) -> Fields:
 
 
 def _leniently(body: bytes) -> Any:
-    """By the standard library, whose words vLLM repeats, and which takes NaN."""
+    """Decode with the standard library, because vLLM repeats its messages and because it accepts NaN."""
     try:
         return json.loads(body)
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The simulated vLLM's sleep: what ``/sleep``, ``/wake_up`` and ``/is_sleeping`` of its development mode do."""
+"""The simulated vLLM's sleep: ``/sleep``, ``/wake_up`` and ``/is_sleeping`` of vLLM's development mode."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LEVELS = {1: "weights_offloaded", 2: "discard_all"}
 
 
 class Sleep:
-    """While it sleeps the engine is healthy and takes requests, and answers none before it wakes.
+    """A sleeping engine is healthy and accepts requests, but answers none before it wakes.
 
-    Requests under way go on after it wakes, as with vLLM's ``mode=keep``.
+    Requests under way continue then, as with vLLM's ``mode=keep``.
     """
 
     def __init__(self, llm: LLM, encoder: Encoder) -> None:
         self._llm = llm
         self._encoder = encoder
-        self._asleep: frozenset[str] = frozenset()  # what of the engine is not on the GPU
+        self._asleep: frozenset[str] = frozenset()  # the parts of the engine that are not on the GPU
         self._state = "awake"
 
     def routes(self) -> dict[str, dict[str, Handler]]:
@@ -55,7 +55,7 @@ class Sleep:
         pairs = parse_qsl(request.query_string.decode("latin-1"))
         tags = {value for name, value in pairs if name == "tags"} or _TAGS
         self._asleep -= tags
-        self._state = "awake"  # vLLM's metric does so for a part of it, too
+        self._state = "awake"  # vLLM's metric shows this even if only a part is awake
         if not self._asleep:
             self._llm.resume()
             self._encoder.resume()

@@ -1,8 +1,8 @@
-"""Handing a prompt's KV blocks from one simulated vLLM to another, as its NixlConnector does by pulling.
+"""Transfers a prompt's KV blocks from one simulated vLLM to another, as vLLM's NixlConnector does by pulling.
 
-The engine that computed a prompt keeps its blocks under a lease and reports in ``kv_transfer_params`` where they
-are; the one that goes on with it fetches them over a side channel, which frees them. One thing passes there:
-line each way, in place of the blocks.
+The engine that computed a prompt keeps its blocks under a lease, and reports their place in ``kv_transfer_params``.
+The engine that continues fetches them over a side channel, which frees them. Instead of blocks, one line is sent
+each way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sage_inference.simulator.vllm.errors import ApiError
 
 HANDSHAKE_S = 5.0
 _LEASE_S = 30.0
-# A 7B model's 128 KiB a token at 32 GB/s, and the setting up of a transfer.
+# A 7B model's 128 KiB per token at 32 GB/s, and the set-up of a transfer.
 _MS_PER_TOKEN, _MS = 0.004, 1.0
 _NEEDED = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port")
 _POLICIES = ("fail", "recompute")
@@ -31,9 +31,9 @@ _GONE, _STRANGER = b"gone\n", b"not I\n"
 
 @dataclass(frozen=True, slots=True)
 class TransferConfig:
-    """The part of vLLM's ``--kv-transfer-config`` that is simulated.
+    """The simulated part of vLLM's ``--kv-transfer-config``.
 
-    ``recompute``: what can't be fetched is computed anew; else its request fails.
+    ``recompute``: blocks that cannot be fetched are computed anew. Otherwise the request fails.
     """
 
     lease_s: float = _LEASE_S
@@ -59,14 +59,14 @@ class _Held:
 
 
 class KVTransfer:
-    """One engine's side of it, as the one that computes prompts and as the one that goes on with them."""
+    """One engine's side of transfers, both as the sender and as the receiver of blocks."""
 
     def __init__(self, config: TransferConfig, host: str, clock: Clock, block_size: int) -> None:
         self.engine_id = str(uuid.uuid4())
         self.fetched = 0  # prompts that came from other engines
         self._config = config
         self._host = host
-        # Bound at once: the first answer may have to contain the port.
+        # Bind at once, because the first answer may have to contain the port.
         self._socket = socket.create_server(
             (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
@@ -84,13 +84,13 @@ class KVTransfer:
         return len(self._held)
 
     async def serve(self) -> None:
-        """The side channel, until it is cancelled."""
-        server = await asyncio.start_server(self._hand_over, sock=self._socket)
+        """Serve the side channel until cancelled."""
+        server = await asyncio.start_server(self._give_blocks, sock=self._socket)
         async with server:
             await server.serve_forever()
 
     def offer(self, params: Mapping[str, Any] | None, request_id: str, tokens: int) -> dict[str, Any] | None:
-        """A prompt was computed and a token made: the part of its answer with which another engine can go on."""
+        """Keep a computed prompt's blocks. Returns the ``kv_transfer_params`` with which another engine can continue."""
         if not params or not params.get("do_remote_decode"):
             return None
         until = asyncio.get_running_loop().time() + self._config.lease_s
@@ -113,10 +113,10 @@ class KVTransfer:
         }
 
     async def fetch(self, params: Mapping[str, Any] | None) -> int:
-        """How many tokens of the prompt another engine's blocks spare this one.
+        """The number of prompt tokens that this engine need not compute, because it fetched their blocks.
 
-        None where it holds them no more: vLLM notices and computes them itself. An engine that can't be
-        reached, or is another by now, is a failure. Raises ``ApiError``, unless those are computed anew too.
+        It is 0 if the other engine has dropped them: vLLM notices that and computes them itself. An engine that
+        cannot be reached, or was replaced, is a failure. Raises ``ApiError``, unless ``recompute`` is set.
         """
         if not params or not params.get("do_remote_prefill") or not params.get("remote_block_ids"):
             return 0
@@ -135,7 +135,7 @@ class KVTransfer:
         return tokens
 
     async def _ask(self, params: Mapping[str, Any]) -> bytes | None:
-        """The other engine's line; None where there is none."""
+        """The other engine's line, or None if there is none."""
         question = json.dumps([params["remote_engine_id"], params["remote_request_id"]]) + "\n"
         try:
             async with asyncio.timeout(HANDSHAKE_S):
@@ -148,7 +148,7 @@ class KVTransfer:
         except (OSError, ValueError, TypeError, OverflowError):
             return None
 
-    async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _give_blocks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):
             try:
                 engine_id, request_id = json.loads(await reader.readline())

@@ -142,7 +142,7 @@ def join(steps: tuple[Step, ...]) -> str:
 
 
 def shape_at(steps: tuple[Step, ...]) -> Shape | None:
-    """The form of the value at ``steps``; None where the schema has none."""
+    """The form of the value at ``steps``, or None if the schema has none."""
     shape: Shape | None = Shape("section", section=Settings)
     for step in steps:
         shape = _below(shape, step)
@@ -157,7 +157,7 @@ def _below(shape: Shape | None, step: Step) -> Shape | None:
 
 
 def _known(item: Shape) -> names.Keys:
-    """The keys that follow the name of an entry of this form."""
+    """The keys that may follow the name of an entry of this form."""
     if item.section is None:
         return {}
     return {key.name: _known(key.shape) for key in keys(item.section).values()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sage_inference.cli import terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import NoColor
+
+if TYPE_CHECKING:
+    from sage_inference.daemon.control import DaemonState
 
 app = plain_app()
 
@@ -30,9 +33,21 @@ def restart(
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.restart import restart as replace
 
-    with terminal.Waiting("waiting for running requests, and for the new gateway", later=True) as waiting:
+    new = terminal.Waiting("waiting for the new gateway", later=True)
+    old = terminal.Waiting("waiting for the old gateway to end", later=True)
+
+    def found(state: DaemonState) -> None:
+        if state.requests:
+            old.update("waiting for the old gateway to finish its requests")
+
+    with terminal.OneAtATime() as wait:
         restarted = replace(
-            Paths.resolve(), api_key=api_key, force=force, on_progress=waiting.begin, on_wait=waiting.begin
+            Paths.resolve(),
+            api_key=api_key,
+            force=force,
+            on_found=found,
+            on_progress=lambda _: wait.on(old),
+            on_wait=lambda _: wait.on(new),
         )
     announce(restarted.started.status, restarted.started.log_file)
     if restarted.still_ending is not None:

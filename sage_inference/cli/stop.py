@@ -22,8 +22,13 @@ def stop(
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import control
 
-    with terminal.Waiting("waiting for running requests to finish"):
-        outcome = control.stop(Paths.resolve(), force=force)
+    with terminal.Waiting("waiting for the gateway to end", later=True) as waiting:
+
+        def found(state: control.DaemonState) -> None:
+            if state.requests:
+                waiting.update("waiting for the gateway to finish its requests")
+
+        outcome = control.stop(Paths.resolve(), force=force, on_found=found, on_progress=waiting.begin)
     said = {
         "stopped": f"stopped (pid {outcome.pid})",
         "killed": f"killed (pid {outcome.pid})",

@@ -142,6 +142,30 @@ class Waiting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End to wait. It does not begin again."""
         self._done.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+
+class OneAtATime:
+    """Shows one of several waits, the last that was named: they share a line of the terminal."""
+
+    def __init__(self) -> None:
+        self._shown: Waiting | None = None
+
+    def on(self, waiting: Waiting) -> None:
+        if self._shown is not waiting:
+            self.__exit__()
+            self._shown = waiting
+        waiting.begin()
+
+    def __enter__(self) -> OneAtATime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown.end()

@@ -45,8 +45,16 @@ class DaemonState:
         return self.process.pid if self.process else None
 
     @property
+    def requests(self) -> int:
+        """The requests that it has not answered; 0 where it does not report them."""
+        return sum(self.live["requests"][key] for key in ("in_flight", "queued")) if self.live else 0
+
+    @property
     def exit_code(self) -> int:
         return _EXIT_CODES.get(self.state, 4)
+
+
+Found = Callable[[DaemonState], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +182,18 @@ def _ask_status(info: PidInfo, timeout_s: float) -> tuple[dict[str, Any] | None,
     return (document, False) if ours else (None, True)
 
 
-def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = None) -> StopOutcome:
+def stop(
+    paths: Paths,
+    *,
+    force: bool = False,
+    on_found: Found | None = None,
+    on_progress: Progress | None = None,
+) -> StopOutcome:
     """End the gateway after its running requests. With ``force``, kill it when its drain time is over.
 
-    ``on_progress`` gets the seconds waited, about ten times a second. Raises ``StopFailed`` if the gateway
-    is still there afterwards. Only the process that holds the lock is signalled.
+    ``on_found`` gets the state of the gateway that is to end. ``on_progress`` gets the seconds waited, about ten times
+    a second. Raises ``StopFailed`` if the gateway is still there afterwards. Only the process that holds the lock is
+    signalled.
     """
     state = inspect(paths)
     if state.state == "stopped":
@@ -188,6 +203,8 @@ def stop(paths: Paths, *, force: bool = False, on_progress: Progress | None = No
         return StopOutcome("cleaned", state.pid)
     if state.process is None or state.state == "unknown":
         raise StopFailed(f"{state.reason}; nothing was signalled")
+    if on_found is not None:
+        on_found(state)
     began = time.monotonic()
     killed = _end(paths, state, state.process, force, on_progress)
     _clean(paths)

@@ -13,7 +13,7 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import handover
 from sage_inference.daemon.bind import bind, resolve
-from sage_inference.daemon.control import DaemonState, Progress, children, inspect, stop, wait_until
+from sage_inference.daemon.control import DaemonState, Found, Progress, children, inspect, stop, wait_until
 from sage_inference.daemon.errors import DaemonError, PortTaken
 from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.pidfile import PidInfo
@@ -43,6 +43,7 @@ def restart(
     *,
     api_key: str | None = None,
     force: bool = False,
+    on_found: Found | None = None,
     on_progress: Progress | None = None,
     on_wait: Progress | None = None,
 ) -> Restarted:
@@ -50,7 +51,8 @@ def restart(
 
     The new one starts beside the old one and takes over its socket when it is ready. So no connection is
     refused, and the old one runs on if the new one cannot start. A stopped gateway is just started.
-    ``api_key`` is needed again if it was a literal. Raises ``RestartFailed``, ``StopFailed``, ``ConfigError``.
+    ``api_key`` is needed again if it was a literal. ``on_found`` gets the state of the old one, ``on_progress`` the
+    seconds that its end is waited for, ``on_wait`` those of the new one's start. Raises ``RestartFailed``, ``StopFailed``, ``ConfigError``.
     """
     state = inspect(paths)
     if state.state in ("stopped", "dead"):
@@ -60,6 +62,8 @@ def restart(
     if api_key is not None:
         flags = replace(flags, api_key=api_key)
     paths = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
+    if on_found is not None:
+        on_found(state)
     with _inside(info.directory):
         if state.state == "unresponsive" or info.phase == "stopping":
             return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)

@@ -8,13 +8,18 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sage_inference.cli import terminal
+from sage_inference.config.paths import Paths
+from sage_inference.daemon import control
 from tests.support.command import sage
-from tests.support.gateway import clean_environment
+from tests.support.gateway import clean_environment, free_port
+from tests.support.rogue import RogueEngine, Wire, ok
+from tests.support.wire import Caller
 
 PROGRESS = ("waiting", "starting", " …", "\x1b")  # an escape removes a line that changed
 COMMANDS = [("start", "--background"), ("start",), ("restart",)]
@@ -84,3 +89,63 @@ def test_a_wait_that_begins_later_is_shown(capsys: pytest.CaptureFixture[str]) -
         waiting.begin(0.1)
         waiting.begin(0.2)
     assert re.fullmatch(r"for something …\nfor something: \d\.\d s\n|", capsys.readouterr().err)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    control.stop(Paths.resolve(environ={"SAGE_INFERENCE_HOME": str(tmp_path)}), force=True)
+
+
+def waited_for(stderr: str) -> list[str]:
+    """What progress names, each once, in its order. A wait of less than 300 ms is not named."""
+    found = re.findall(r"^waiting for ([a-z ]+?)(?: …|:)", stderr, re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+def shown_while_busy(home: Path, caller: Caller, engine: RogueEngine, until: str, command: str) -> str:
+    """What the command shows while a request runs that ends once ``until`` was shown."""
+    engine.go.clear()
+    caller.chat()
+    engine.arrived.get(timeout=10)
+    with subprocess.Popen(
+        [sys.executable, "-m", "sage_inference", "inference", command],
+        env=clean_environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        shown = ""
+        while until not in shown:
+            line = process.stderr.readline()
+            assert line, shown
+            shown += line
+        engine.go.set()
+        shown += process.stderr.read()
+    assert process.returncode == 0, shown
+    assert caller.reply().status == 200
+    return shown
+
+
+def test_commands_name_what_they_wait_for_and_no_requests_where_none_run(home: Path) -> None:
+    def answer(wire: Wire) -> None:
+        wire.engine.go.wait(30)
+        ok()(wire)
+
+    port = free_port()
+    with RogueEngine(answer) as engine:
+        (home / "config.yaml").write_text(f"server: {{port: {port}}}\ninstances: [{engine.url}]\n")
+        started, idle = sage(home, "restart"), sage(home, "restart")
+        assert waited_for(started.stderr) in ([], ["the new gateway"])
+        assert waited_for(idle.stderr) in (
+            [],
+            ["the new gateway"],
+            ["the new gateway", "the old gateway to end"],
+        )
+        with Caller(port) as caller:
+            shown = shown_while_busy(home, caller, engine, "to finish its requests", "restart")
+        assert waited_for(shown) == ["the new gateway", "the old gateway to finish its requests"]
+        with Caller(port) as caller:
+            shown = shown_while_busy(home, caller, engine, "to finish its requests", "stop")
+        assert waited_for(shown) == ["the gateway to finish its requests"]
+    assert sage(home, "stop").stderr == ""

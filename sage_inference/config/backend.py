@@ -1,4 +1,4 @@
-"""One engine, as a program names it."""
+"""An engine's description in a program."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _Member = TypeVar("_Member", bound=Enum)
 
 
 class WrongChoiceError(ConfigError, ValueError):
-    """A word that is no choice: as a mistake in a configuration, and as a wrong argument."""
+    """A word is not one of the choices. The error is both a configuration's mistake and a wrong argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendInstanceConfig:
-    """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto``: the engine is asked.
+    """One engine. ``instance_type`` is an ``ExecutionInstanceType``, its name, or ``auto`` to ask the engine.
 
-    ``model_name`` is assumed where the engine names none; ``max_concurrent_requests`` 0 or None is no limit.
-    ``scheme`` is ``http`` or ``https``, ``prefix`` the path before ``/v1``, and ``ca_file`` names certificates that are
-    trusted for it beside the system's.
+    ``model_name`` is used if the engine names no model. ``max_concurrent_requests`` 0 or None means no limit.
+    ``scheme`` is ``http`` or ``https``, ``prefix`` the path before ``/v1``. ``ca_file`` names a file of certificates
+    (PEM) that are trusted for this engine, beside the system's.
     """
 
     host: str = "127.0.0.1"
@@ -39,7 +39,7 @@ class BackendInstanceConfig:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an ``instance_type``, a ``scheme`` or a ``prefix`` that there is not."""
+        """Raises ``ValueError`` for an invalid ``instance_type``, ``scheme`` or ``prefix``."""
         for key, checked in (("scheme", engine_url.scheme_of), ("prefix", engine_url.prefix_of)):
             try:
                 object.__setattr__(self, key, checked(getattr(self, key)))

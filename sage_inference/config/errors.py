@@ -37,7 +37,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What is allowed and probably a mistake; ``hint`` is the remedy."""
+    """A setting that is valid but probably a mistake. ``hint`` is the remedy."""
 
     problem: str
     hint: str

@@ -1,4 +1,4 @@
-"""The models that settings name: whether an engine serves them, and whether two names mean one model."""
+"""Checks the models that settings name: whether an engine serves them, and whether two names mean one model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SHOWN = 5  # served models in a hint
 
 
 def aliased(settings: Settings) -> Resolve:
-    """By the configuration alone. An engine that serves a model under an alias's name makes it a name of its own."""
+    """A function that resolves the configuration's aliases. It does not know engines that serve an alias's own name."""
     return lambda name: settings.aliases.get(name, name)
 
 
 def one_model_twice(settings: Settings, resolve: Resolve) -> Iterator[Remark]:
-    """Of names that mean one model, the settings of one hold: see ``Registry.by_served_model``."""
+    """Remarks on settings of two names for one model. Only one of them has an effect, see ``Registry.by_served_model``."""
     for steps, names in _maps(settings):
         by_model: dict[str, list[str]] = {}
         for name in names:
@@ -35,7 +35,7 @@ def one_model_twice(settings: Settings, resolve: Resolve) -> Iterator[Remark]:
 
 
 def unserved(settings: Settings, resolve: Resolve, served: Collection[str]) -> Iterator[Remark]:
-    """The models that settings name and that are not among ``served``."""
+    """Remarks on models that settings name and that are not among ``served``."""
     for steps, name in _named(settings):
         if resolve(name) not in served and (name not in settings.aliases or steps[0] == "aliases"):
             near = meant(name, served)
@@ -56,6 +56,6 @@ def _named(settings: Settings) -> Iterator[tuple[tuple[Step, ...], str]]:
 
 
 def _maps(settings: Settings) -> Iterator[tuple[tuple[Step, ...], Collection[str]]]:
-    """The settings that are stated by model."""
+    """The settings that have an entry per model."""
     yield ("scheduling", "policies"), settings.scheduling.policies
     yield ("scheduling", "slo", "models"), settings.scheduling.slo.models

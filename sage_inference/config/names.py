@@ -1,4 +1,4 @@
-"""Names within dotted paths, as of a model: they may hold dots, quotes and brackets, as paths do."""
+"""Names within dotted paths, such as a model's. Like paths, they may contain dots, quotes and brackets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sage_inference.config.errors import ConfigError, nearest
 
-# A name in quotes, with or without brackets around it; a quote within is written twice. It ends where a step ends.
+# A name in quotes, with or without brackets around it. A quote within is written twice. A dot, a [ or the end follows.
 _QUOTED = re.compile(
     r"""(?P<open>\[)?(?P<quote>["'])(?P<name>(?:(?!(?P=quote)).|(?P=quote){2})*)(?P=quote)(?(open)\])(?=[.\[]|$)""",
     re.DOTALL,
@@ -15,16 +15,16 @@ _QUOTED = re.compile(
 _BRACKETED = re.compile(r"""\[(?P<name>[^\]"'][^\]]*)\](?=[.\[]|$)""")
 _DOT = re.compile(r"(?<!^)\.")
 
-# The keys of an entry, each with the keys of its own that it has.
+# The keys of an entry. Each has a mapping of its own keys.
 Keys = Mapping[str, "Keys"]
 
 
 def split_name(path: str, known: Keys) -> tuple[str, str]:
-    """The name of an entry that ``path`` begins with, and the path that follows it within the entry.
+    """The name of an entry at the beginning of ``path``, and the rest of the path within the entry.
 
-    ``known``: the keys of such an entry, none where it is a single value. Without quotes the name ends before the first
-    dot that a known key follows. Raises ``ConfigError`` where the end of the name is rather a misspelled key: it would
-    name another entry, silently.
+    ``known`` are the keys of such an entry, empty if it is a single value. Without quotes the name ends before the first
+    dot that a known key follows. Raises ``ConfigError`` if the end of the name looks like a misspelled key, which would
+    otherwise silently become a part of the name.
     """
     found = _QUOTED.match(path) or _BRACKETED.match(path)
     if found:
@@ -48,7 +48,7 @@ def split_name(path: str, known: Keys) -> tuple[str, str]:
 
 
 class Misspelled(ConfigError):
-    """The end of a name resembles a key. ``meant`` is the path with that key, ``literal`` the one with the name as it is."""
+    """The end of a name resembles a key. ``meant`` is the path with that key, ``literal`` the path with the whole name."""
 
     def __init__(self, name: str, meant: str, literal: str) -> None:
         super().__init__(f"{name} ends in what may be a misspelled key")
@@ -58,12 +58,12 @@ class Misspelled(ConfigError):
 
 
 def first_key(path: str) -> str:
-    """The first step of a path, which is no name."""
+    """The first step of a path that does not begin with a name."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 def written(name: str, known: Keys) -> str:
-    """The name as it stands in a path, in quotes where it could be read as something else."""
+    """The name as a step of a path, in quotes if it could be read differently without."""
     try:
         plain = name == name.strip() and split_name(name, known) == (name, "")
     except (ConfigError, IndexError):
@@ -77,7 +77,7 @@ def quoted(name: str) -> str:
 
 
 def _corrected(name: str, rest: str, known: Keys) -> str | None:
-    """The path with the last steps of ``name`` read as misspelled keys before ``rest``; None where they are none."""
+    """The path if the last steps of ``name`` are misspelled keys before ``rest``. None if they are not."""
     *before, last = _DOT.split(name)
     if not before:
         return None

@@ -1,4 +1,4 @@
-"""Where a path leads in a file that may not fit the schema: by the keys as they are spelled there."""
+"""Finds a path in a file that may not fit the schema, by the keys as the file spells them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _INDEX = re.compile(r"\[?([0-9]{1,6})\]?(?=[.\[]|$)")
 
 
 def steps_in(node: Node | None, path: str) -> tuple[Step, ...] | None:
-    """The steps of ``path``, which has at least one, to a value below ``node``; None where there is none.
+    """The steps of ``path`` to a value below ``node``, at least one, or None if there is no such value.
 
-    Keys may hold dots: the longest that fits is tried first.
+    Keys may have dots, so the longest key that fits is tried first.
     """
     for step, below, end in _fitting(node, path):
         rest = path[end:].removeprefix(".")
@@ -27,7 +27,7 @@ def steps_in(node: Node | None, path: str) -> tuple[Step, ...] | None:
 
 
 def _fitting(node: Node | None, path: str) -> list[tuple[Step, Node, int]]:
-    """The entries of ``node`` that ``path`` can begin with, and where it goes on behind each."""
+    """The entries of ``node`` with which ``path`` can begin, and the offset of the rest of the path after each."""
     if isinstance(node, Sequence):
         index = _INDEX.match(path)
         at = int(index[1]) if index else len(node.items)

@@ -37,20 +37,20 @@ class Answer:
 
 
 def checked(answer: Answer) -> Answer:
-    """The answer itself. Raises the error of its status if it has one."""
+    """The answer itself. Raises the ``SageInferenceError`` of a 4xx or 5xx status."""
     if answer.status >= 400:
         raise error_of(answer)
     return answer
 
 
 def document(answer: Answer) -> dict[str, Any]:
-    """The answer's JSON object. Raises the error of its status if it has one."""
+    """The answer's JSON object. Raises the ``SageInferenceError`` of a 4xx or 5xx status, or of another body."""
     try:
         found = json.loads(checked(answer).body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise unreadable(answer, "is no JSON object")
+        raise unreadable(answer, "is not a JSON object")
     return found
 
 
@@ -69,7 +69,7 @@ def completion_result(answer: Answer) -> InferenceResult:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, which is a text or a list of parts. Parts of other kinds have no text."""
+    """The text of a message's content, which is a text or a list of parts. Only parts of text count."""
     if isinstance(content, str):
         return content
     if isinstance(content, dict):
@@ -97,7 +97,7 @@ def rankings(answer: Answer) -> list[Ranking]:
             for e in entries
         ]
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
-        raise unreadable(answer, "is no ranking") from None
+        raise unreadable(answer, "is not a ranking") from None
     return sorted(ranked, key=lambda one: -one.score)
 
 
@@ -147,8 +147,8 @@ _KINDS: dict[int, type[SageInferenceError]] = {
 
 def stream_error(event: Mapping[str, Any], answer: Answer) -> EngineError:
     """The error that a server reports within a stream."""
-    told = event["error"]
-    words = told if isinstance(told, dict) else {"message": told}
+    error = event["error"]
+    words = error if isinstance(error, dict) else {"message": error}
     code = words.get("code")
     return EngineError(
         str(words.get("message") or "the stream failed"),
@@ -171,11 +171,11 @@ def _words(answer: Answer) -> tuple[str, str | None, str | None]:
     if not isinstance(found, dict):
         text = answer.body[:_SHOWN].decode("utf-8", "replace").strip()
         return text or f"the server answered {answer.status}", None, None
-    told = found.get("error", found)
-    if not isinstance(told, dict):
-        return str(told), _text(found.get("error_type")), None
-    message = told.get("message") or told.get("detail") or f"the server answered {answer.status}"
-    return str(message), _text(told.get("code")), _text(told.get("param"))
+    error = found.get("error", found)
+    if not isinstance(error, dict):
+        return str(error), _text(found.get("error_type")), None
+    message = error.get("message") or error.get("detail") or f"the server answered {answer.status}"
+    return str(message), _text(error.get("code")), _text(error.get("param"))
 
 
 def _text(value: Any) -> str | None:

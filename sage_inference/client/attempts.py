@@ -1,4 +1,4 @@
-"""Decides whether and when a failed call is made again."""
+"""Decides whether and when a failed call is repeated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from sage_inference.client.errors import InferenceConnectionError, InferenceTimeoutError, SageInferenceError
 
-# Inference changes nothing on the server, so sending a request twice costs time but is never wrong. Errors that
-# would most likely come again are not here (other 4xx, 500, 504).
+# Statuses after which a call is repeated. Inference changes nothing on the server, so sending a request twice costs
+# time but is never wrong. Errors that would most likely come again are left out (other 4xx, 500, 504).
 _STATUSES = frozenset({408, 429, 502, 503})
 _FIRST_S = 0.25
 _MOST_S = 8.0
@@ -18,8 +18,8 @@ _MOST_S = 8.0
 class Attempts:
     """The attempts of one call: at most ``retries`` after the first, all of them within ``timeout`` seconds.
 
-    The delay is the server's ``Retry-After`` or a bit more, otherwise 0.25 s or a bit less, doubled each time. It is
-    random, so that callers that failed together do not return together.
+    The delay is the server's ``Retry-After`` or a bit more. Without that header it is 0.25 s or a bit less, and doubles
+    each time up to 8 s. The delay is random, so that callers that failed together do not return together.
     """
 
     def __init__(

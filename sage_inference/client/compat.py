@@ -87,7 +87,7 @@ class EmbeddingClientAdapter(IntelligentEmbeddingClient):
 def create_llm_client_compat(
     model_name: str | None = None, base_url: str | None = None, api_key: str | None = None, **options: Any
 ) -> LLMClientAdapter:
-    """A client of ``base_url``, otherwise of the server that detection finds."""
+    """A client of ``base_url``, or of the server that detection finds. Raises ``NoServerFoundError``."""
     if base_url:
         return LLMClientAdapter(model_name, base_url, api_key, **options)
     return LLMClientAdapter.create_auto(llm_model=model_name, api_key=api_key, **options)
@@ -100,7 +100,7 @@ def create_embedding_client_compat(
     mode: Literal["auto", "api", "embedded"] = "auto",
     **options: Any,
 ) -> EmbeddingClientAdapter:
-    """``auto`` takes ``base_url``, otherwise a detected server, otherwise (with the extra) a model in this process."""
+    """``auto`` uses ``base_url``, a detected server, or (with the extra) a model in this process, in this order."""
     if mode == "embedded":
         return EmbeddingClientAdapter.create_embedded(model)
     if mode == "api" or base_url:

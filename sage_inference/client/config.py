@@ -15,7 +15,7 @@ DEFAULT_TIMEOUT_S = 120.0
 
 
 class UnifiedClientMode(Choice, StrEnum):
-    """A client sends requests to servers by HTTP, or schedules over instances itself."""
+    """``simple``: requests go to servers by HTTP. ``control_plane``: the client schedules over instances itself."""
 
     SIMPLE = "simple"
     CONTROL_PLANE = "control_plane"
@@ -23,13 +23,17 @@ class UnifiedClientMode(Choice, StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnifiedClientConfig:
-    """``base_url`` is for both kinds of work. A URL for one kind takes precedence.
+    """The configuration of a client. Raises ``ValueError`` for a value that is out of range.
 
-    ``timeout`` is in seconds, for a whole call with its retries; of a stream, until it begins and between two
-    pieces. ``max_retries`` counts further attempts. ``embedding_batch_size`` is the most texts in one request.
-    Longer lists are cut, and ``embedding_concurrency`` requests run at once. None means 32, and 256 through a
-    gateway, which cuts them for its engines. ``instances``, ``scheduling_policy`` and ``scheduling`` (other keys of
-    that section of the configuration) are for the control plane.
+    ``base_url``, ``model`` and ``api_key`` apply to both kinds of work. A value for one kind takes precedence.
+    ``timeout``: seconds for a whole call with its retries. For a stream it limits the wait for its beginning, and the
+    gap between two pieces.
+    ``max_retries``: attempts after the first one.
+    ``embedding_batch_size``: the most texts in one request; longer lists are cut. None means 32 for an engine, and 256
+    for a gateway, which cuts requests for its engines.
+    ``embedding_concurrency``: requests of one call that run at once.
+    ``instances``, ``scheduling_policy`` and ``scheduling`` (other keys of that section of the configuration) apply to
+    the control plane.
     """
 
     base_url: str | None = None

@@ -1,4 +1,4 @@
-"""The running gateway's address, from its files."""
+"""Reads the running gateway's address from its files."""
 
 from __future__ import annotations
 

@@ -56,20 +56,20 @@ class Search:
         return all(kind in self.found for kind in self.wish.kinds)
 
     def add_named(self, kind: str, named: Endpoint | None) -> bool:
-        """Take a server that arguments or environment name, without looking at it."""
+        """Take a server that arguments or environment name, without contacting it."""
         if named is None or not self.missing(kind):
             return False
         self.found[kind] = replace(named, model=self.model(kind) or named.model)
         return True
 
     def add_found(self, kind: str, server: Server, api_key: str | None) -> str | None:
-        """Take a server that was looked at, or return the reason against it."""
+        """Take a server that has answered, or return the reason against it."""
         models, wanted = server.models(kind), self.model(kind)
         if models is None:
             return f"serves no {kind} model"
         if wanted and wanted not in models:
             return f"serves {', '.join(models)}, not {wanted}"
-        # With several models no default is known. A gateway has one of its own.
+        # Of several models none is the default. A gateway has a default of its own.
         only = models[0] if len(models) == 1 else None
         self.found[kind] = Endpoint(server.url, wanted or only, api_key)
         return None
@@ -166,7 +166,7 @@ async def _ports(search: Search, what: str, variable: str, ports: Sequence[int])
     own = "llm" if what == "LLM" else "embedding"
     for kind in ("llm", "embedding"):
         for server in servers:
-            # For the other kind of work, the server must have reported that it does it.
+            # A server on a port of the other kind must have reported that it does this kind of work.
             if search.missing(kind) and (kind == own or server.dedicated):
                 why = search.add_found(kind, server, search.api_key(kind))
                 reasons += [f"{server.url} {why}"] if why and kind == own else []
@@ -175,7 +175,7 @@ async def _ports(search: Search, what: str, variable: str, ports: Sequence[int])
 
 
 async def _cloud(search: Search) -> str | None:
-    """The cloud, only with its key or with ``allow_cloud``: prompts must not leave the machine unasked."""
+    """The cloud, only with its key or with ``allow_cloud``, because prompts must not leave the machine unasked."""
     if not search.missing("llm"):
         return None
     own, chat = (search.environ.get(name) for name in ("DASHSCOPE_API_KEY", "SAGE_CHAT_API_KEY"))

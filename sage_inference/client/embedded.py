@@ -1,4 +1,4 @@
-"""Embeddings computed in this process, for programs without a server."""
+"""Embeddings computed in this process, without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class EmbeddedModel:
-    """A sentence-transformers model, by name or directory. It is loaded at its first use."""
+    """A sentence-transformers model, given by name or directory. It is loaded at its first use."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name or DEFAULT_MODEL
@@ -20,7 +20,7 @@ class EmbeddedModel:
         self._lock = threading.Lock()
 
     def vectors(self, texts: Sequence[str]) -> list[Vector]:
-        """Raises ``ImportError`` if the extra is not installed."""
+        """A vector per text, in the order of the texts. Raises ``ImportError`` if the extra is not installed."""
         with self._lock:
             if self._model is None:
                 self._model = self._loaded()

@@ -10,7 +10,7 @@ from sage_inference.config.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server with OpenAI's API. ``url`` has no ``/v1``. ``model`` is sent if a call names none."""
+    """A server with OpenAI's API. ``url`` has no ``/v1``. ``model`` is sent if a call names no model."""
 
     url: str
     model: str | None = None
@@ -18,7 +18,7 @@ class Endpoint:
 
 
 def endpoint(url: str, model: str | None = None, api_key: str | None = None) -> Endpoint:
-    """From ``http://host:port``, with or without ``/v1``, or ``host:port``. Raises ``ValueError``."""
+    """The endpoint at ``http://host:port``, with or without ``/v1``, or ``host:port``. Raises ``ValueError``."""
     try:
         address = parse_backend(url.strip())
     except ConfigError as error:

@@ -1,13 +1,13 @@
-"""The errors of a call, by the side at fault and the remedy."""
+"""The errors of a call. Their classes differ by the side at fault and the remedy."""
 
 from __future__ import annotations
 
 
 class SageInferenceError(Exception):
-    """The root of all errors. Fields describe the failed call, and are None if unknown.
+    """The base of all errors. Its fields describe the failed call, and are None if unknown.
 
-    ``status`` is the HTTP status. ``code`` and ``param`` are the server's. ``request_id`` and ``instance`` lead to
-    its log. ``retry_after`` is the delay in seconds that the server asked for.
+    ``status`` is the HTTP status. ``code`` and ``param`` come from the server's error. ``request_id`` and ``instance``
+    help to find the call in the server's log. ``retry_after`` is the delay in seconds that the server asked for.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Requests over HTTP from tasks."""
+"""The HTTP transport for tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AsyncHttpStream:
 
 
 class AsyncHttpTransport:
-    """Keep-alive connections of one event loop. In another loop, or after a fork, it makes new ones."""
+    """Keep-alive connections of one event loop. In another loop, or after a fork, the transport makes new ones."""
 
     def __init__(self) -> None:
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None

@@ -1,4 +1,4 @@
-"""Requests over HTTP from threads."""
+"""The HTTP transport for threads."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ class HttpTransport:
             self._pid, self._clients = os.getpid(), {}
         client = self._clients.get(url)
         if client is None:
-            # Two threads may both make a client. setdefault keeps one, and the other was never used.
+            # Two threads may both make a client. setdefault keeps one, and the other is never used.
             client = self._clients.setdefault(url, httpx.Client(**options(url)))
         return client

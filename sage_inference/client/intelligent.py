@@ -11,7 +11,7 @@ from sage_inference.client.unified import UnifiedInferenceClient
 
 
 class _OneKind(UnifiedInferenceClient):
-    """The endpoint as attributes, like in older clients."""
+    """A client for one kind of work, with its endpoint as attributes as in older clients."""
 
     @property
     def _only(self) -> Endpoint | None:
@@ -31,7 +31,7 @@ class _OneKind(UnifiedInferenceClient):
 
 
 class IntelligentLLMClient(_OneKind):
-    """Chat and completions. ``create_auto`` looks for a server of that kind only."""
+    """A client for chat and completions. ``create_auto`` looks for a server of that kind only."""
 
     _kinds: ClassVar[tuple[str, ...]] = ("llm",)
 
@@ -52,7 +52,7 @@ class IntelligentLLMClient(_OneKind):
 
 
 class IntelligentEmbeddingClient(_OneKind):
-    """Embeddings. ``create_auto`` looks for a server of that kind only."""
+    """A client for embeddings. ``create_auto`` looks for a server of that kind only."""
 
     _kinds: ClassVar[tuple[str, ...]] = ("embedding",)
 

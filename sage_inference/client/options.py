@@ -31,6 +31,6 @@ class ClientOptions(_Options, total=False):
 
 
 class ServerOptions(_Options, total=False):
-    """Options of ``create_auto``, which has parameters for the rest."""
+    """Options of ``create_auto`` beside its parameters."""
 
     base_url: str | None

@@ -1,6 +1,7 @@
-"""The proxy that the environment names for a server, or the reason why its variables are wrong.
+"""Finds the proxy for a server in the environment's variables, and checks it.
 
-httpx reads them too. But a wrong one makes it raise errors that are not its own, even for servers in NO_PROXY.
+httpx reads the same variables. But a wrong value makes it raise errors of other libraries, even for servers in
+NO_PROXY.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SYSTEM = "the system's proxy setting"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Messages name the ``variable`` only, because the address may have a password."""
+    """A proxy. Messages name only its ``variable``, because the address may have a password."""
 
     variable: str
     url: httpx.URL = field(repr=False)
@@ -76,7 +77,7 @@ def _is_address(text: str) -> bool:
 
 
 def _variable(kind: str) -> str:
-    """The variable's name in the environment. The one in lower case takes precedence."""
+    """The variable's name in the environment. Lower case takes precedence."""
     for name in (f"{kind}_proxy", f"{kind.upper()}_PROXY"):
         if os.environ.get(name):
             return name

@@ -1,4 +1,4 @@
-"""Makes HTTP requests of a caller's arguments. Nothing is added, nothing is dropped."""
+"""Makes HTTP requests from a caller's arguments. Adds no fields, and drops none but those that are None."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Request:
 
 
 def chat_body(messages: Messages, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat. A text alone becomes a user's message."""
-    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    return {"messages": said, **fields}
+    """The body of a chat. A single text becomes a user's message."""
+    listed = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    return {"messages": listed, **fields}
 
 
 def completion_body(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def post(
     extra_body: Mapping[str, Any] | None = None,
     extra_headers: Mapping[str, str] | None = None,
 ) -> Request:
-    """A POST of ``body`` without the fields that are None, which were not given, and updated by ``extra_body``."""
+    """A POST of ``body``, updated by ``extra_body``. Fields of ``body`` that are None are left out."""
     named = model or endpoint.model
     sent = {"model": named} if named else {}
     sent.update({name: value for name, value in body.items() if value is not None})

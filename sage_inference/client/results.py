@@ -1,4 +1,4 @@
-"""Results of the clients that are more than plain texts and vectors."""
+"""Results of the clients other than plain texts and vectors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class InferenceResult:
     """One answer with its metadata.
 
     ``content`` is the call's return value without ``return_result``: a text, a vector or a list of vectors.
-    ``raw`` is the server's whole document, or that of the first piece of an embedding in several.
-    ``instance`` is the instance that answered, if a gateway reports it.
+    ``raw`` is the server's whole document. If an embedding took several requests, it is the first one's.
+    ``instance`` is the instance that answered, if a gateway reports it. ``latency_ms`` counts from sending the request.
     """
 
     request_id: str
@@ -30,12 +30,12 @@ class InferenceResult:
 
     @property
     def text(self) -> str:
-        """The content of a chat or a completion."""
+        """The content of a chat or a completion. Empty for embeddings."""
         return self.content if isinstance(self.content, str) else ""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
-        """The tool calls of the first choice, unchanged."""
+        """The tool calls of the first choice, unchanged. Empty without any."""
         choices = self.raw.get("choices") or [{}]
         calls = (choices[0].get("message") or {}).get("tool_calls")
         return list(calls or ())
@@ -43,7 +43,7 @@ class InferenceResult:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A text's place in a ranking. ``index`` is its position in the list that was given."""
+    """A text's place in a ranking. ``index`` is its position in the given list, and a higher ``score`` is better."""
 
     index: int
     score: float

@@ -1,4 +1,4 @@
-"""Runs a coroutine to its end, even if an event loop runs already in this thread, as in a notebook."""
+"""Runs a coroutine to its end, even in a thread that runs an event loop already, as in a notebook."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class LookError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """``dedicated``: the server reported its kinds of work. Otherwise they are assumed."""
+    """A server and its models by kind of work. ``dedicated``: the server reported these kinds. Otherwise they are assumed."""
 
     url: str
     llm: tuple[str, ...] | None
@@ -36,7 +36,7 @@ class Server:
 
 
 async def look(url: str, api_key: str | None = None, seconds: float = LOOK_S) -> Server:
-    """Ask the server at ``url``. Raises ``LookError``."""
+    """Ask the server at ``url``. ``seconds`` is the time limit. Raises ``LookError``."""
     try:
         chosen = options(url)
     except InferenceConnectionError as error:
@@ -64,7 +64,7 @@ async def serves(url: str, api_key: str | None, kind: str) -> bool:
 
 
 async def look_at_all(urls: Iterable[str], api_key: str | None) -> dict[str, Server | LookError]:
-    """Look at all servers in parallel, so that it takes only as long as one look."""
+    """Ask all servers in parallel, so that this takes only as long as one question."""
     wanted = list(dict.fromkeys(urls))
     found = await asyncio.gather(*(look(url, api_key) for url in wanted), return_exceptions=True)
     seen: dict[str, Server | LookError] = {}
@@ -89,8 +89,8 @@ async def _detected(client: httpx.AsyncClient, url: str, api_key: str | None) ->
         return str(error)
 
 
-def _gateway(url: str, said: dict[str, Any]) -> Server:
-    serves = said.get("serves")
+def _gateway(url: str, document: dict[str, Any]) -> Server:
+    serves = document.get("serves")
     kinds = serves if isinstance(serves, dict) else {}
     llm, embedding = (tuple(map(str, kinds.get(kind) or ())) or None for kind in ("llm", "embedding"))
     if llm is None and embedding is None:
@@ -101,7 +101,7 @@ def _gateway(url: str, said: dict[str, Any]) -> Server:
 def _engine(url: str, found: Detected) -> Server:
     models = tuple(model.id for model in found.models)
     if not models:
-        raise LookError("answers, but names no model it serves")
+        raise LookError("answers, but names no served model")
     llm = models if found.kind.serves_llm else None
     embedding = models if found.kind.serves_embeddings else None
     return Server(url, llm, embedding, llm is None or embedding is None)

@@ -8,7 +8,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Event(NamedTuple):
-    """``name`` is empty for an event without an ``event:`` line."""
+    """An event. ``name`` is empty without an ``event:`` line."""
 
     data: bytes
     name: bytes = b""
@@ -45,7 +45,7 @@ class EventReader:
         return [event for line in lines if (event := self._read(line)) is not None]
 
     def finish(self) -> Event | None:
-        """The last event, if no empty line ended it. Its data may be cut."""
+        """The last event if no empty line has ended it. Its data may be cut."""
         line = bytes(self._line)
         self._line.clear()
         if line:

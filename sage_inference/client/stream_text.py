@@ -1,4 +1,4 @@
-"""Reads a stream of tokens: pieces of text, and at the end the usage and the finish reason."""
+"""Reads a stream of tokens: pieces of text, then the usage and the finish reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StreamText:
         """
         last = None if self.ended else self._events.finish()
         if last is not None and (_is_end(last.data) or _object(last.data) is not None):
-            yield from self._pieces_of([last])  # any other data was cut
+            yield from self._pieces_of([last])  # all other data is cut
         if not self.ended and self.finish_reason is None:
             raise self._failed("the stream ended before its end")
 
@@ -91,7 +91,7 @@ class StreamText:
 
 
 def _is_end(data: bytes) -> bool:
-    """Whether data begins with ``[DONE]``. Like in the openai SDK, more may follow."""
+    """Whether data begins with ``[DONE]``. More may follow, as in the openai SDK."""
     return data.lstrip().startswith(b"[DONE]")
 
 

@@ -1,4 +1,4 @@
-"""The return values of ``stream=True``: the pieces of a text, as the engine makes them."""
+"""The return values of ``stream=True``: the pieces of a text as the engine generates them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage_inference.client.transport import AsyncByteStream, ByteStream
 
 
 class TextStream(Iterator[str]):
-    """Pieces of text. Closing the stream, or dropping it, cancels the request in the engine.
+    """Pieces of text. Closing or dropping the stream cancels the request in the engine.
 
     ``result`` has the text so far. After the last piece it has the finish reason, and the usage if
     ``stream_options`` asked for it.
@@ -48,9 +48,7 @@ def _pieces(body: ByteStream, text: StreamText) -> Generator[str, None, None]:
         yield ""  # starts the generator: only a started one runs its ``finally`` when it is dropped
         try:
             for data in body:
-                if (
-                    not text.ended
-                ):  # otherwise read on: the end of the transfer follows, and frees the connection
+                if not text.ended:  # afterwards read on: the end of the transfer frees the connection
                     yield from text.feed(data)
         except (InferenceConnectionError, InferenceTimeoutError):
             if not text.ended:

@@ -1,4 +1,4 @@
-"""The interface of a client's transports: one answer, or one answer piece by piece."""
+"""The interface of a client's transports: an answer as a whole or in pieces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ByteStream(Protocol):
 
 
 class Transport(Protocol):
-    """Raises errors of the ``SageInferenceError`` tree only. ``timeout`` is in seconds."""
+    """Sends requests. ``timeout`` is in seconds. Raises ``SageInferenceError`` only."""
 
     def send(self, request: Request, timeout: float) -> Answer: ...
 

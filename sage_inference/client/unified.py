@@ -33,9 +33,10 @@ class UnifiedInferenceClient:
     """One client for the models of this workstation. It is thread-safe and survives a fork.
 
     ``UnifiedInferenceClient("http://127.0.0.1:8000")`` uses a gateway or an engine. With ``llm_base_url`` and
-    ``embedding_base_url`` each kind of work has a server of its own. Without a URL, those in the ``SAGE_*_BASE_URL``
-    variables are used. ``create_auto`` finds servers, and ``create_with_control_plane`` schedules over several by
-    itself.
+    ``embedding_base_url`` each kind of work has a server of its own. Without a URL, the URLs in the
+    ``SAGE_*_BASE_URL`` variables are used. ``create_auto`` finds servers. ``create_with_control_plane`` makes a client
+    that schedules over several servers itself. ``UnifiedClientConfig`` describes all options. A call that
+    fails raises ``SageInferenceError``.
     """
 
     _instances: ClassVar[dict[str, UnifiedInferenceClient]] = {}
@@ -48,8 +49,8 @@ class UnifiedInferenceClient:
         config: UnifiedClientConfig | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        told = config_of(base_url, config, options)
-        self._set_up(told, work_of(told))
+        chosen = config_of(base_url, config, options)
+        self._set_up(chosen, work_of(chosen))
 
     def _set_up(self, config: UnifiedClientConfig, work: Work) -> None:
         self.config = config
@@ -104,7 +105,7 @@ class UnifiedInferenceClient:
 
     @classmethod
     def get_instance(cls, instance_key: str = "default", **options: Any) -> Self:
-        """The client of that key. If there is none yet, ``create_auto(**options)`` makes it."""
+        """The client of that key. If it does not exist or is closed, ``create_auto(**options)`` makes it."""
         key = f"{cls.__name__}:{instance_key}"
         with UnifiedInferenceClient._lock:
             found = UnifiedInferenceClient._instances.get(key)
@@ -137,7 +138,7 @@ class UnifiedInferenceClient:
         max_retries: int = 2,
         **scheduling: Any,
     ) -> Self:
-        """A client that schedules over the instances itself, like a gateway, on a thread of this process.
+        """A client that schedules over the instances itself, as a gateway does, on a thread of this process.
 
         An instance is ``{"host", "port", "model_name", "instance_type"}``, with any other fields of
         ``BackendInstanceConfig``. ``scheduling`` has other keys of that section of the configuration, such as
@@ -182,10 +183,11 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | TextStream:
-        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` the text's pieces.
+        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` a ``TextStream``.
 
-        A text alone as ``messages`` is a user's message. All other ``fields`` (``tools``, ``seed``,
-        ``response_format`` …) are sent unchanged. Fields that are None are not sent.
+        ``messages`` are OpenAI's, or a text, which becomes a user's message. All other ``fields`` (``tools``, ``seed``,
+        ``response_format`` …) are sent unchanged. Fields that are None are not sent. ``timeout`` in seconds replaces
+        the client's. ``extra_body`` overrides fields of the body. Raises ``SageInferenceError``.
         """
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
@@ -212,7 +214,7 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | TextStream:
-        """The continuation of ``prompt``, which is a text or its token ids. The rest is as for ``chat``."""
+        """The continuation of ``prompt``, which is a text or its token ids. Other arguments are as in ``chat``."""
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
         return self._generated(self._work.generate(prompt, fields, options), stream, return_result)
@@ -252,9 +254,10 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> Any:
-        """The vector of a text, or a list of the vectors of several texts, in their order.
+        """The vector of a text, or the list of the vectors of several texts, in their order.
 
-        With ``as_numpy`` an array of float32: one vector, or one row a text.
+        With ``as_numpy`` it is an array of float32: one vector, or one row per text. With ``return_result`` it is an
+        ``InferenceResult`` that has this content. Raises ``SageInferenceError``.
         """
         options = Options(model, timeout, extra_body, extra_headers)
         work = self._work.embed(texts, fields, options, as_numpy)
@@ -295,7 +298,7 @@ class UnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> list[Ranking]:
-        """The texts ranked by how well they answer the query, best first."""
+        """The texts ranked by how well they answer the query, best first. Raises ``SageInferenceError``."""
         options = Options(model, timeout, extra_body, extra_headers)
         ways = self._work.rerank(query, texts, fields, options)
         request, answer = self._first(ways, self._work.attempts(timeout))
@@ -305,7 +308,7 @@ class UnifiedInferenceClient:
     # Status
 
     def models(self) -> list[str]:
-        """The names of the available models."""
+        """The names of the models that the client's servers list."""
         found: list[str] = []
         for ways in self._work.model_lists():
             _, answer = self._first(ways, self._work.attempts())
@@ -335,7 +338,7 @@ class UnifiedInferenceClient:
     # Closing
 
     def close(self) -> None:
-        """Close all connections. May be called again."""
+        """Close all connections. A further call has no effect."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.close()
@@ -355,7 +358,7 @@ class UnifiedInferenceClient:
         return self._carrier
 
     def _first(self, ways: Sequence[Request], attempts: Attempts) -> tuple[Request, Answer]:
-        """The first of several requests with a route that the server has, and the answer."""
+        """The first of several requests whose route the server has, and the answer."""
         missing: SageInferenceError | None = None
         for request in ways:
             try:

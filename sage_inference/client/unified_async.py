@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class AsyncUnifiedInferenceClient:
-    """Like ``UnifiedInferenceClient``, for an event loop: await its methods, and read streams by ``async for``."""
+    """Like ``UnifiedInferenceClient``, but in an event loop: await its methods, and read streams with ``async for``."""
 
     def __init__(
         self,
@@ -131,10 +131,9 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | AsyncTextStream:
-        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` the text's pieces.
+        """The answer's text. With ``return_result`` an ``InferenceResult``, with ``stream`` an ``AsyncTextStream``.
 
-        A text alone as ``messages`` is a user's message. All other ``fields`` (``tools``, ``seed``,
-        ``response_format`` …) are sent unchanged. Fields that are None are not sent.
+        Arguments and errors are those of ``UnifiedInferenceClient.chat``.
         """
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
@@ -163,7 +162,7 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> str | InferenceResult | AsyncTextStream:
-        """The continuation of ``prompt``, which is a text or its token ids. The rest is as for ``chat``."""
+        """The continuation of ``prompt``, which is a text or its token ids. Other arguments are as in ``chat``."""
         fields.update(temperature=temperature, max_tokens=max_tokens, stream=stream or None)
         options = Options(model, timeout, extra_body, extra_headers)
         return await self._generated(self._work.generate(prompt, fields, options), stream, return_result)
@@ -209,10 +208,7 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> Any:
-        """The vector of a text, or a list of the vectors of several texts, in their order.
-
-        With ``as_numpy`` an array of float32: one vector, or one row a text.
-        """
+        """The vector of a text, or the list of the vectors of several texts. See ``UnifiedInferenceClient.embed``."""
         options = Options(model, timeout, extra_body, extra_headers)
         work = self._work.embed(texts, fields, options, as_numpy)
         transport = self._transport
@@ -255,7 +251,7 @@ class AsyncUnifiedInferenceClient:
         extra_headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> list[Ranking]:
-        """The texts ranked by how well they answer the query, best first."""
+        """The texts ranked by how well they answer the query, best first. Raises ``SageInferenceError``."""
         options = Options(model, timeout, extra_body, extra_headers)
         ways = self._work.rerank(query, texts, fields, options)
         request, answer = await self._first(ways, self._work.attempts(timeout))
@@ -265,7 +261,7 @@ class AsyncUnifiedInferenceClient:
     # Status
 
     async def models(self) -> list[str]:
-        """The names of the available models."""
+        """The names of the models that the client's servers list."""
         found: list[str] = []
         for ways in self._work.model_lists():
             _, answer = await self._first(ways, self._work.attempts())
@@ -295,7 +291,7 @@ class AsyncUnifiedInferenceClient:
     # Closing
 
     async def aclose(self) -> None:
-        """Close all connections. May be called again."""
+        """Close all connections. A further call has no effect."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             await carrier.aclose()
@@ -317,7 +313,7 @@ class AsyncUnifiedInferenceClient:
         return self._carrier
 
     async def _first(self, ways: Sequence[Request], attempts: Attempts) -> tuple[Request, Answer]:
-        """The first of several requests with a route that the server has, and the answer."""
+        """The first of several requests whose route the server has, and the answer."""
         missing: SageInferenceError | None = None
         for request in ways:
             try:

@@ -1,4 +1,4 @@
-"""Reads the vectors in an answer, in the order of the texts. Base64 saves a detour over JSON numbers."""
+"""Reads the vectors in an answer, in the order of the texts. Base64 avoids a conversion from JSON numbers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _floats(vector: bytes) -> list[float]:
 
 
 def as_array(vectors: Sequence[Vector]) -> NDArray[np.float32]:
-    """An array with one row a vector. Raises ``ImportError`` if numpy is not installed."""
+    """An array with one row per vector. Raises ``ImportError`` if numpy is not installed."""
     try:
         import numpy as np
     except ImportError:

@@ -1,4 +1,4 @@
-"""The kinds of work of a client: the requests that each sends, and the reading of their answers."""
+"""The kinds of work of a client. Each makes requests and reads their answers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ WorkKind = Literal["llm", "embedding"]
 
 EMBED_PATH = "/v1/embeddings"
 FEW = 32  # texts in one request that every engine accepts
-# Enough texts to make a request's own cost small, and few enough to read answers while servers work on others.
+# Enough texts to make a request's own cost small, and few enough to read answers while other requests run.
 MANY = 256
-# The route of vLLM and most others, then TEI's. The server's response shows which one it has.
+# The route of vLLM and most others, then TEI's. The server's response shows which of the two it has.
 _RERANK = (("/v1/rerank", "documents"), ("/rerank", "texts"))
 _NO_ROUTE = frozenset({404, 405, 501})
 
@@ -56,7 +56,7 @@ class GenerationCall:
     read: Callable[[Answer], InferenceResult]
 
     def streamed(self, head: Answer) -> StreamText:
-        """A reader for the stream that begins with ``head``. Raises the error of its status if it has one."""
+        """A reader for the stream that begins with ``head``. Raises the error of a 4xx or 5xx status."""
         if head.status >= 400:
             raise error_of(head)
         return StreamText(self.kind, head)
@@ -72,7 +72,7 @@ class Piece:
     as_numpy: bool
 
     def read(self, answer: Answer) -> PieceRead:
-        """Convert an answer as soon as it arrives, while servers work on others."""
+        """Convert an answer as soon as it arrives, while other requests run."""
         vectors, document = embeddings(answer, self.count)
         return answer, vectors if self.as_numpy else as_lists(vectors), document
 
@@ -81,10 +81,10 @@ PieceRead = tuple[Answer, Sequence[Vector], dict[str, Any]]
 
 
 class Embedding:
-    """Texts to embed, in pieces. The pieces' answers, in order, have the vectors.
+    """Texts to embed in pieces. The pieces' answers, in order, have the vectors.
 
-    ``cut`` makes a piece of some texts. The answer to a first piece shows whether the server is an engine, which may
-    accept no more than ``FEW`` texts, or a gateway, which cuts requests for its engines. Large requests cost less.
+    ``cut`` makes a piece of some texts. Large pieces cost less, but an engine may accept no more than ``FEW`` texts; a
+    gateway cuts requests for its engines. The answer to the first piece shows which of the two the server is.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def _summed(usages: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 class Work:
-    """Makes the requests of one client. ``tried`` has the steps of detection, for error messages."""
+    """Makes the requests of one client. ``tried`` are the steps of detection, which errors list."""
 
     def __init__(
         self,
@@ -157,7 +157,9 @@ class Work:
         self.endpoints: dict[WorkKind, Endpoint | None] = {"llm": llm, "embedding": embedding}
         self._tried = tuple(tried)
         self._rerank_ways = list(_RERANK)
-        self._learned_size: int | None = None  # texts a request, when an answer has shown the kind of server
+        self._learned_size: int | None = (
+            None  # texts per request, once an answer has shown the kind of server
+        )
 
     def endpoint(self, kind: WorkKind) -> Endpoint:
         found = self.endpoints[kind]
@@ -165,7 +167,7 @@ class Work:
             return found
         tried = "".join(f"\n  {line}" for line in self._tried)
         raise NoServerFoundError(
-            f"this client knows no {kind} server; give {kind}_base_url, or use create_auto()"
+            f"this client has no {kind} server; give {kind}_base_url, or use create_auto()"
             + (f"; tried:{tried}" if tried else ""),
             self._tried,
         )
@@ -182,7 +184,7 @@ class Work:
         return GenerationCall("generate", request, self.attempts(options.timeout), completion_result)
 
     def embed(self, texts: Texts, fields: Mapping[str, Any], options: Options, as_numpy: bool) -> Embedding:
-        """Ask for vectors in base64, like the openai SDK: a quarter of the bytes, and exact."""
+        """Ask for vectors in base64, as the openai SDK does, because it is exact and has a quarter of the bytes."""
         single = isinstance(texts, str)
         every = [texts] if isinstance(texts, str) else list(texts)
         attempts = self.attempts(options.timeout)
@@ -195,7 +197,7 @@ class Work:
 
     @property
     def _piece_size(self) -> int | None:
-        # In control-plane mode the batch size is a rule of the gateway, for its calls to engines.
+        # In control-plane mode the batch size applies to the gateway's calls to engines, not to requests.
         if self.config.mode is UnifiedClientMode.CONTROL_PLANE:
             return MANY
         return self.config.embedding_batch_size or self._learned_size
@@ -211,7 +213,7 @@ class Work:
     def rerank(
         self, query: str, texts: Sequence[str], fields: Mapping[str, Any], options: Options
     ) -> list[Request]:
-        """Requests to try in order. Each further one is for servers without the route of the one before."""
+        """Requests to try in order. A further one is sent if the server lacks the route of the one before."""
         return [
             self._post("embedding", path, {"query": query, name: list(texts), **fields}, options)
             for path, name in self._rerank_ways
@@ -221,7 +223,7 @@ class Work:
         self._rerank_ways = [way for way in _RERANK if way[0] == request.path]
 
     def model_lists(self) -> list[list[Request]]:
-        """Requests to try for each server, in order, as for ``rerank``."""
+        """For each server, requests to try in order, as in ``rerank``."""
         by_url = {one.url: one for one in self.endpoints.values() if one is not None}
         return [[get(one, "/v1/models"), get(one, "/info")] for one in by_url.values()]
 

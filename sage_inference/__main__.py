@@ -3,8 +3,8 @@
 import os
 import sys
 
-# ``-m`` puts the current directory first, and a file there named like a module of Python would be imported in
-# its stead. The package itself has been found.
+# ``-m`` puts the current directory first. A file there that is named like a module of Python would be imported
+# instead of that module. The package itself was found already, so the directory can go.
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:  # noqa: PTH109 - pathlib would be imported first
     del sys.path[0]
 

@@ -7,7 +7,7 @@ import signal
 
 def main() -> int:
     """Run the command line. A Ctrl-C while modules are imported ends the process as the signal does."""
-    # Ignored, or somebody else's, is left as it is.
+    # A handler that is not Python's own stays, and so does SIG_IGN.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

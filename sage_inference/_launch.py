@@ -1,6 +1,6 @@
 """Runs ``argv[1]``, a module of the package that this file lies in, as ``python -m`` would.
 
-The package is loaded from its own directory; ``sys.path`` stays as the interpreter made it.
+The package is loaded from its own directory. ``sys.path`` stays as the interpreter made it.
 """
 
 import sys

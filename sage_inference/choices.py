@@ -1,4 +1,4 @@
-"""Enumerations that take their members' words, and errors that name the choices."""
+"""Enumerations that accept words for members, with errors that name the choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Member = TypeVar("_Member", bound=Enum)
 
 
 class Choice:
-    """An enumeration that takes a member's name or value in any case, and names the choices otherwise."""
+    """An enumeration that accepts a member's name or value in any case. Raises ``ValueError`` with the choices."""
 
     @classmethod
     def _missing_(cls, value: object) -> Any:
@@ -23,7 +23,7 @@ class Choice:
 
 
 def member_of(cls: type[_Member], value: object, field: str) -> _Member:
-    """The member that ``value`` is or names. Raises ``ValueError`` with the field's name and the choices."""
+    """The member ``value``, or the one that it names. Raises ``ValueError`` with the field's name and the choices."""
     try:
         return cls(str(value) if isinstance(value, bool) else value)
     except ValueError as error:

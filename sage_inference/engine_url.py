@@ -1,4 +1,4 @@
-"""An engine's address, put together from the parts that a program gives."""
+"""Composes an engine's address from its parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from sage_inference.netloc import netloc
 
-# No query, no fragment, no space: the route of each call is appended.
+# A prefix has no query, fragment or space, because the route of each call is appended.
 _PREFIX = re.compile(r"(/[^\s/?#]+)*")
 
 
@@ -19,7 +19,7 @@ def scheme_of(given: str) -> str:
 
 
 def prefix_of(given: str | None) -> str:
-    """The path before ``/v1``: without that, and without a slash at its end. Raises ``ValueError`` for no path."""
+    """The path before ``/v1``, without ``/v1`` and without a slash at its end. Raises ``ValueError`` if it is no path."""
     if given is None:
         return ""
     prefix = without_version(given) if isinstance(given, str) else given
@@ -34,5 +34,5 @@ def without_version(path: str) -> str:
 
 
 def base_url(scheme: str, host: str, port: int, prefix: str) -> str:
-    """The address up to ``/v1``, and without; IPv6 in brackets."""
+    """The address before ``/v1``, with an IPv6 host in brackets."""
     return f"{scheme}://{netloc(host, port)}{prefix}"

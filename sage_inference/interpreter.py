@@ -13,8 +13,8 @@ _LAUNCHER = Path(__file__).resolve().parent / "_launch.py"
 def command(module: str, *arguments: str) -> list[str]:
     """The command line that runs ``module`` of this very package, wherever it was imported from.
 
-    ``-P`` and the launcher keep the current directory and our parent directory off ``sys.path``: a file
-    there named like a module of Python (``random.py``) would be imported in its stead, and executed.
+    ``-P`` and the launcher keep the current directory and our parent directory off ``sys.path``. Otherwise a file there
+    that is named like a module of Python (``random.py``) would be imported and executed instead of that module.
     """
     return [sys.executable, "-P", str(_LAUNCHER), module, *arguments]
 
@@ -22,8 +22,8 @@ def command(module: str, *arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Our environment for a process whose output goes to a file or a pipe.
 
-    It lacks the entries of PYTHONPATH that mean the current directory: ``PYTHONPATH=$PYTHONPATH:/mine`` begins with an
-    empty entry where the variable was not set. It also lacks what asks for colours, such as for those of a traceback.
+    Entries of PYTHONPATH that mean the current directory are left out: ``PYTHONPATH=$PYTHONPATH:/mine`` begins with an
+    empty entry if the variable was not set. Variables that ask for colours, as of a traceback, are left out too.
     """
     environ = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     if "PYTHONPATH" in environ:

@@ -1,4 +1,4 @@
-"""The server: wires settings, control plane, engines and gateway together, on one event loop."""
+"""The server: connects settings, control plane, engines and gateway on one event loop."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel
 
-OWN_ENGINES_S = 15.0  # for simulated engines to be ready
-_LOOK_S = 0.01  # between two looks of a stopping gateway for connections that are left
-SETTLE_S = 1.0  # between a SIGHUP and a second look: a shell may forward it before its terminal is gone
+OWN_ENGINES_S = 15.0  # the longest wait until simulated engines are ready
+_LOOK_S = 0.01  # between two checks of a stopping gateway whether connections are left
+SETTLE_S = (
+    1.0  # between a SIGHUP and a second check, because a shell may forward it before its terminal is gone
+)
 
 log = logging.getLogger("sage_inference.server")
 
@@ -48,7 +50,7 @@ class Hangup(Protocol):
 
     @property
     def ignored(self) -> bool:
-        """True if SIGHUP is to have no effect."""
+        """True if SIGHUP must have no effect."""
 
     def terminal_is_gone(self) -> bool:
         """True if SIGHUP came because the gateway's terminal was closed."""
@@ -72,7 +74,7 @@ def _drain_s(settings: Settings) -> int:
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's settings, with the gateway that its protocol instances serve."""
+    """uvicorn's settings, and the gateway that its protocol instances serve."""
 
     def __init__(self, gateway: Gateway, app: Any) -> None:
         super().__init__(
@@ -92,7 +94,7 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its ticks of 0.1 s: it ends as soon as it was stopped and all requests have ended."""
+    """uvicorn's server without its ticks of 0.1 s. It ends as soon as it is stopped and all requests have ended."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
         super().__init__(config)
@@ -139,7 +141,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """``run`` handles all signals."""
+        """Do nothing, because ``run`` handles all signals."""
         yield
 
 
@@ -159,7 +161,7 @@ class RunningGateway:
         self._load = load or (lambda: settings)
         self._extra = extra_instances
         self.wheel = TimerWheel(asyncio.get_running_loop())
-        # Without a token given, a random one closes /admin to all requests but those with ``admin_key``.
+        # If no token is given, a random one closes /admin to all requests but those with ``admin_key``.
         token = admin_token or secrets.token_urlsafe(32)
         self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
         self.fleet = Fleet(self.gateway)
@@ -192,7 +194,7 @@ class RunningGateway:
             await self.server.serve(sockets=[sock])
 
     async def serve_when_ready(self, listen: Callable[[], socket.socket]) -> None:
-        """Like ``serve``, but call ``listen`` for the socket when the rest is ready, on a thread of its own."""
+        """Like ``serve``, but call ``listen`` for the socket, on a thread of its own, when the rest is ready."""
         async with self.working():
             self.sock = await asyncio.to_thread(listen)
             await self.server.serve(sockets=[self.sock])
@@ -210,7 +212,7 @@ class RunningGateway:
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run all but the socket: engines are watched, and ``callers`` and ``app`` work."""
+        """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
         pulse = asyncio.create_task(self._pulse())
         try:
             await self.fleet.start(self.gateway.settings)
@@ -228,14 +230,14 @@ class RunningGateway:
             self.gateway.decisions.write()
 
     def _accept(self) -> asyncio.Protocol:
-        """The protocol of a connection that uvicorn did not accept: from within this process, or after ``resume``."""
+        """The protocol of a connection that uvicorn did not accept: one within this process, or after ``resume``."""
         config = self.server.config
         if not config.loaded:
             config.load()
         return GatewayProtocol(config=config, server_state=self.server.server_state, app_state={})
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Take no new requests and finish those under way. With ``at_once``, do not wait for them."""
+        """Accept no new requests and finish those under way. With ``at_once``, do not wait for them."""
         if not self.gateway.draining:
             self.gateway.draining = True
             self.hooks.stopping()
@@ -243,7 +245,7 @@ class RunningGateway:
         self.server.end(at_once=at_once)
 
     def reload(self) -> Reloaded:
-        """Read the configuration again and apply it. Where it is invalid, raise ``ConfigError`` and change nothing."""
+        """Read the configuration again and apply it. If it is invalid, raise ``ConfigError`` and change nothing."""
         self.hooks.reloading()
         try:
             loaded = self._load()
@@ -258,13 +260,13 @@ class RunningGateway:
     def _take_over(self, wanted: Settings) -> Reloaded:
         before, guard = self.gateway.settings, self.gateway.guard
         settings = until_restart(before, wanted)
-        check_reach(settings)  # the address that stays until a restart, with the new keys
+        check_reach(settings)  # checks the new keys with the address that stays until a restart
         self.gateway.configure(settings)
         instances = self.fleet.apply(settings)
         self.server.config.timeout_graceful_shutdown = _drain_s(settings)
         changed = changed_keys(before, wanted)
         if not self.gateway.guard.has_keys_of(guard) and not {"api_keys", "admin_key"} & set(changed):
-            changed.append("api_keys")  # the same entries, with other keys in their files
+            changed.append("api_keys")  # the entries are the same, but their files have other keys
         late = restart_keys()
         return Reloaded(
             instances.added,
@@ -287,8 +289,10 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
-            except Exception as error:  # for example no thread to write with; the next second may have one
-                report(error, "what is done once a second")
+            except (
+                Exception
+            ) as error:  # for example if no thread can be started; the next second may have one
+                report(error, "the work of each second")
             await asyncio.sleep(1)
 
 
@@ -303,7 +307,7 @@ async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncItera
         try:
             running.reload()
         except ConfigError as error:
-            log.error("configuration not taken over, the old one holds: %s", error)
+            log.error("configuration not applied, the old one stays: %s", error)
 
     def stop_without_terminal() -> bool:
         gone = hangup is not None and hangup.terminal_is_gone()
@@ -339,10 +343,10 @@ async def run(
     hooks: RunHooks | None = None,
     hangup: Hangup | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. It is called when the rest is ready.
+    """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. ``listen`` is called when the rest is ready.
 
-    SIGTERM drains. SIGINT drains, and a second one ends at once. SIGHUP calls ``load`` and applies the settings that
-    it returns; from a terminal that was closed, SIGHUP drains. With ``simulate``, a simulated engine of each kind runs
+    SIGTERM drains. SIGINT drains, and a second one ends at once. SIGHUP calls ``load`` and applies the returned
+    settings. A SIGHUP because the terminal was closed drains. With ``simulate``, a simulated engine of each kind runs
     until the end. Raises ``SimulatorError`` if one of them does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -357,7 +361,7 @@ async def run(
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's event loop where uvloop exists, otherwise asyncio's."""
+    """uvloop's event loop if uvloop is installed, otherwise asyncio's."""
     if sys.platform != "win32":
         import uvloop
 

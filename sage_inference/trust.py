@@ -1,7 +1,7 @@
-"""Certificates that are trusted: one answer for probes, relay, clients and benchmark.
+"""The trusted certificates. Probes, relay, clients and benchmark all use these.
 
-Trusted are the system's store, or what SSL_CERT_FILE and SSL_CERT_DIR name in its place, and an instance's
-``ca_file`` beside it.
+They are the system's store, and an instance's ``ca_file`` beside it. Certificates that SSL_CERT_FILE and SSL_CERT_DIR
+name replace the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
-# ``ssl`` is imported only where TLS is spoken: commands such as ``status`` start without it.
+# ``ssl`` is imported only when TLS is used, because commands such as ``status`` must start fast.
 
 Stamp = tuple[object, ...]
 
@@ -23,26 +23,26 @@ _REMEDY = (
     "trust it with SSL_CERT_FILE=FILE in the environment of this program, in the system's store,"
     " or for an instance of the gateway with ca_file"
 )
-# Of OpenSSL's X509_V_ERR_*.
+# Values of OpenSSL's X509_V_ERR_*.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 _WRONG_NAME = frozenset({62, 64})
 
 
 class TrustError(OSError):
-    """Certificates that are to be trusted cannot be read; the message names what names them, and the reason."""
+    """Certificates to trust cannot be read. The message names the setting that refers to them, and the reason."""
 
 
 def context(ca_file: str | None = None) -> ssl.SSLContext:
-    """For connections to servers that are verified. Raises ``TrustError``.
+    """The context of connections that verify the server. Raises ``TrustError``.
 
-    Made once: to load the system's store takes 20 ms. ``ca_file`` is a path to certificates in PEM form.
+    It is cached, because loading the system's store takes 20 ms. ``ca_file`` is a path to certificates in PEM form.
     """
     return _context(stamp(ca_file), ca_file)
 
 
 def stamp(ca_file: str | None = None) -> Stamp:
-    """Changes when other certificates are trusted, also by another content of the same files."""
+    """A value that changes with the trusted certificates, even if only the content of the same files changes."""
     names = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), ca_file)
     return tuple((name, _state(name)) for name in names)
 
@@ -55,7 +55,7 @@ def check_ca_file(ca_file: str) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """In words, why a server is not trusted, and what helps; None for an error of another kind."""
+    """The reason why a server is not trusted, and the remedy. None for an error of another kind."""
     import ssl
 
     for cause in _causes(error):
@@ -85,12 +85,12 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
 
 @lru_cache(maxsize=32)
 def _context(trusted: Stamp, ca_file: str | None) -> ssl.SSLContext:
-    """``trusted`` is the key under which the context is kept."""
+    """``trusted`` is the key of the cache."""
     import ssl
 
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # The flags of Python 3.13 differ from older ones. A private authority's certificates often lack an extension
-    # that strict checks ask for, and a ``ca_file`` may name an intermediate authority alone.
+    # Python 3.13 has other default flags. A private authority's certificates often lack an extension that strict
+    # checks require, and a ``ca_file`` may have an intermediate authority only.
     made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _load_store(made)
@@ -103,20 +103,20 @@ def _load_store(made: ssl.SSLContext) -> None:
     import ssl
 
     paths = ssl.get_default_verify_paths()
-    told_file, told_dir = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    if told_file:
-        _load(made, "SSL_CERT_FILE", told_file, cafile=told_file)
-    if told_dir:
-        if not any(Path(one).is_dir() for one in told_dir.split(os.pathsep)):
-            raise TrustError(f'SSL_CERT_DIR names "{told_dir}": no such directory')
-        _load(made, "SSL_CERT_DIR", told_dir, capath=told_dir)
-    if not told_file and os.path.isfile(paths.openssl_cafile):  # noqa: PTH113
+    named_file, named_dir = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if named_file:
+        _load(made, "SSL_CERT_FILE", named_file, cafile=named_file)
+    if named_dir:
+        if not any(Path(one).is_dir() for one in named_dir.split(os.pathsep)):
+            raise TrustError(f'SSL_CERT_DIR names "{named_dir}": no such directory')
+        _load(made, "SSL_CERT_DIR", named_dir, capath=named_dir)
+    if not named_file and os.path.isfile(paths.openssl_cafile):  # noqa: PTH113
         _load(made, "the system's store", paths.openssl_cafile, cafile=paths.openssl_cafile)
-    if not told_dir and os.path.isdir(paths.openssl_capath):  # noqa: PTH112
+    if not named_dir and os.path.isdir(paths.openssl_capath):  # noqa: PTH112
         made.load_verify_locations(capath=paths.openssl_capath)
     if os.name == "nt":
         made.load_default_certs()
-    if not (told_file or told_dir or _has_store(paths)):
+    if not (named_file or named_dir or _has_store(paths)):
         # Slim images have no store. The list of public authorities comes with httpx.
         import certifi
 
@@ -164,7 +164,7 @@ def _add(made: ssl.SSLContext, ca_file: str) -> None:
 
 
 def _state(name: str | None) -> object:
-    """The identity of the file at a path now. An unreadable one has none; to load it reports why."""
+    """The present identity of the file at a path. None if it cannot be read, which is reported when it is loaded."""
     if not name:
         return None
     try:

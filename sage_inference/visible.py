@@ -1,4 +1,4 @@
-"""Text from outside, made safe to print: control characters are spelled out."""
+"""Makes text from outside safe to print, by escaping control characters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 def visible(text: str) -> str:
     """``text`` on one line, with each unprintable character as an escape such as ``\\x1b``.
 
-    Unprintable are C0 and C1 controls, line breaks, directional overrides and other invisible formats,
-    spaces other than ``" "``, and surrogates: all that could steer a terminal or forge a line.
+    Unprintable characters are C0 and C1 controls, line breaks, directional overrides and other invisible formats,
+    spaces other than ``" "``, and surrogates. They could steer a terminal or forge a line.
     """
     if text.isprintable():
         return text
@@ -17,7 +17,7 @@ def visible(text: str) -> str:
 def visible_json(text: str) -> str:
     """A JSON text with unprintable characters in JSON's own escapes. Its line breaks stay.
 
-    Such characters stand only in strings, where ``\\uXXXX`` means the same.
+    Such characters occur only in strings, where ``\\uXXXX`` means the same.
     """
     if text.isprintable():
         return text

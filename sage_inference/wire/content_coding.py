@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-MOST_CODINGS = 2  # of one body: clients apply no more, and each costs as much as the body
-PIECE = 65536  # bytes of output at once, at most
+MOST_CODINGS = 2  # per body: clients apply no more, and each costs as much as the body
+PIECE = 65536  # most bytes of output at once
 # Up to this size a body may have any ratio, because repeated lines and equal texts compress 3000 times.
 FREE = 8 << 20
 # Above it, no real body exceeds this ratio: 100 copies of one file in zstd have 350, most text has 3 to 20.
@@ -48,7 +48,7 @@ class CodingError(Exception):
 
 
 class UnknownCodingError(CodingError):
-    """A body has a coding that is not supported, ``coding``, or too many of them."""
+    """A body has an unsupported ``coding``, or too many codings."""
 
     def __init__(self, coding: str, message: str = "") -> None:
         super().__init__(message or f'has the content coding "{coding}"')
@@ -75,7 +75,7 @@ def readable() -> tuple[str, ...]:
 
 
 def decoded(codings: tuple[bytes, ...], body: bytes, most: int) -> bytes:
-    """Decode a whole body. Raises ``CodingError``, also for more than ``most`` bytes."""
+    """Decode a whole body. Raises ``CodingError``, also if it has more than ``most`` decoded bytes."""
     if not codings:
         return body
     decoder = Decoder(codings, most)

@@ -6,14 +6,18 @@ lost with its neighbour. This module cuts and splices the text itself, at the pl
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sage_inference.config.errors import ConfigError
+from sage_inference.config.own_comments import own_comments
 from sage_inference.config.scalars import is_block, lines, word
-from sage_inference.config.schema import Step, join
+from sage_inference.config.schema import Step, join, keys, shape_at
 from sage_inference.config.tree import Mapping, Node, Scalar, Sequence, read, to_data
 
 Steps = tuple[Step, ...]
+
+_ENDS_LINE = re.compile(r"\s*,?\s*(#.*\s*)?")  # what may follow an entry in [ ] or { } on its last line
 
 
 def put(text: str, steps: Steps, value: Any, source: str = "") -> str:
@@ -30,17 +34,25 @@ def find(text: str, steps: Steps, source: str = "") -> Node | None:
 
 
 def cut(text: str, steps: Steps, source: str = "") -> str | None:
-    """``text`` without the value at ``steps``, or None if there was none. Raises ``ConfigError``."""
+    """``text`` without the value at ``steps`` and its comments, or None if there was none. Raises ``ConfigError``."""
     root = read(text, source)
     holder = _at(root, steps[:-1])
     if not isinstance(holder, Mapping | Sequence) or _child(holder, steps[-1]) is None:
         return None
     _refuse_shared(root, steps)
+    before = to_data(root)
+    bare = text
+    for begin, end in _Surgeon(text).comments_of(holder, steps):
+        bare = bare[:begin] + bare[end:]
+    text = _proven(bare, before, steps)
+    root = read(text, source)
+    holder = _at(root, steps[:-1])
+    assert isinstance(holder, Mapping | Sequence)  # as before: the data are the same
     if len(steps) > 1 and len(_children(holder)) == 1:
-        # The section stays, empty, with its comments.
-        return put(text, steps[:-1], {} if isinstance(holder, Mapping) else [], source)
-    data = _without(to_data(root), steps)
-    return _proven(_Surgeon(text).cut(holder, steps[-1]), data, steps)
+        # The section stays, empty, with the comments that are its own.
+        data = _changed(before, steps[:-1], {} if isinstance(holder, Mapping) else [])
+        return _proven(_Surgeon(text).put(root, steps[:-1], data), data, steps)
+    return _proven(_Surgeon(text).cut(holder, steps[-1]), _without(before, steps), steps)
 
 
 def _refuse_shared(root: Node | None, steps: Steps) -> None:
@@ -162,10 +174,32 @@ class _Surgeon:
         following = starts[at + 1] if at + 1 < len(starts) else None
         if not holder.flow:
             return self._cut_lines(start, end, following)
+        first, rest = self._line_start(start), self._line_end(end)
+        if not self.text[first:start].strip() and _ENDS_LINE.fullmatch(self.text[end:rest]):
+            return (
+                self.text[:first] + self.text[rest:]
+            )  # lines of its own; the comments of its neighbours stay
         if following is not None:
             return self.text[:start] + self.text[following:]
         previous = self._end(_children(holder)[at - 1][1]) if at else start
         return self.text[:previous] + self.text[end:]
+
+    def comments_of(self, holder: Mapping | Sequence, steps: Steps) -> list[tuple[int, int]]:
+        """The spans of the comments that belong to an entry of ``holder`` alone, the last first."""
+        entries = _children(holder)
+        at = [name for name, _ in entries].index(steps[-1])
+        node = entries[at][1]
+        start = self._start(holder, steps[-1])
+        is_block = isinstance(node, Mapping | Sequence) and not node.flow and _children(node)
+        shape = shape_at(steps[:-1])
+        return own_comments(
+            self.text,
+            start,
+            self._end(node),
+            floor=self._end(entries[at - 1][1]) if at else 0,
+            inner=self._column(node) if is_block else None,  # type: ignore[arg-type]
+            others=keys(shape.section).keys() - {steps[-1]} if shape and shape.section else (),
+        )
 
     def _cut_lines(self, start: int, end: int, following: int | None) -> str:
         """The text without the lines of an entry and the comment beside it. Comments between entries stay."""

@@ -330,3 +330,28 @@ def test_the_document_has_each_key_with_what_it_takes_its_default_and_its_help()
     text = (Path(sage_inference.__file__).parent / "docs" / "configuration.md").read_text()
     table = [line for line in text.splitlines() if line.startswith("| `")]
     assert table == [documented(row) for row in rows()]
+
+
+def test_a_key_of_the_commented_file_is_removed_with_its_help_and_nothing_else(tmp_path: Path) -> None:
+    text = commented_file()
+    file = tmp_path / "config.yaml"
+    for row in rows():
+        if (
+            "[]" in row.key or ".slo." in row.key
+        ):  # entries, and sections within sections, are no lines of their own
+            continue
+        file.write_text(text)
+        assert unset_value(file, row.key)
+        kept, lost = file.read_text().splitlines(), list[str]()
+        for line in text.splitlines():
+            if kept[:1] == [line]:
+                kept.pop(0)
+            else:
+                lost.append(line.strip())
+        assert not kept, row.key
+        name = row.key.rpartition(".")[2]
+        *comments, last = lost
+        assert last.startswith(f"{name}:"), row.key
+        assert comments[0] == f"# {row.doc}" or comments[0].startswith(f"# {row.doc} One of"), row.key
+        assert all(line.startswith(("# ", f"# {name}:")) for line in comments)
+        assert len(comments) == 1 or comments[1].startswith(f"# {name}:")

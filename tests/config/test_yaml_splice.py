@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -80,8 +81,8 @@ def test_a_value_is_put_in_its_place(steps: tuple[Step, ...], value: Any, old: s
     ("steps", "old", "new"),
     [
         (("model",), "model: x  # beside model\n", ""),
-        (("other",), 'other: "y"\n', ""),
-        (("list", 0), "- url: h:1\n  name: b   # beside name\n", ""),
+        (("other",), '# about other\nother: "y"\n', ""),
+        (("list", 0), "# above the first\n- url: h:1\n  name: b   # beside name\n", ""),
         (("list", 0, "name"), "  name: b   # beside name\n", ""),
         (("list", 0, "url"), "- url: h:1\n  name", "- name"),
         (("flow", "a"), "{a: 1, b", "{b"),
@@ -98,7 +99,9 @@ def test_an_entry_is_cut_out(steps: tuple[Step, ...], old: str, new: str) -> Non
 @pytest.mark.parametrize(
     ("before", "steps", "after"),
     [
-        ("a:\n  # why\n  b: 1\n", ("a", "b"), "a: {}\n  # why\n"),
+        ("a:\n  # why\n  b: 1\n", ("a", "b"), "a: {}\n"),
+        ("a:\n  # all\n\n  # why\n  b: 1\n", ("a", "b"), "a: {}\n  # all\n\n"),
+        ("a:  # x\n  b:\n    c: 1\n    # tail\n  # of a\nd: 1\n", ("a", "b"), "a: {}  # x\n  # of a\nd: 1\n"),
         ("a: [1]\n", ("a", 0), "a: []\n"),
         ("# all\na: 1\n", ("a",), "# all\n"),
         ("- b: 1 # x\n  # about c\n  c: 2\n", (0, "b"), "- # about c\n  c: 2\n"),
@@ -106,6 +109,50 @@ def test_an_entry_is_cut_out(steps: tuple[Step, ...], old: str, new: str) -> Non
 )
 def test_the_last_entry_leaves_an_empty_section(before: str, steps: tuple[Step, ...], after: str) -> None:
     assert cut(before, steps) == after
+
+
+SERVER = ("server", "port")
+
+
+@pytest.mark.parametrize(
+    ("before", "steps", "after"),
+    [
+        ("a: 1\n# about b\nb: 2\n# about c\nc: 3\n", ("b",), "a: 1\n# about c\nc: 3\n"),
+        ("a: 1\n# one\n# two\n#\nb: 2\n", ("b",), "a: 1\n"),
+        ("a: 1\n# a group\n\n# about b\nb: 2\nc: 3\n", ("b",), "a: 1\n# a group\n\nc: 3\n"),
+        ("a: 1\n# before a blank line\n\nb: 2\n", ("b",), "a: 1\n# before a blank line\n\n"),
+        ("# the file\na: 1\nb: 2\n", ("a",), "# the file\nb: 2\n"),
+        ("# the file\n\n# about a\na: 1\nb: 2\n", ("a",), "# the file\n\nb: 2\n"),
+        ("---\n# about a\na: 1\nb: 2\n", ("a",), "---\nb: 2\n"),
+        ("x:\n  a: 1\n  # in x\n# about b\nb: 2\n", ("b",), "x:\n  a: 1\n  # in x\n"),
+        ("x:\n  a: 1\n  # in x\nb: 2\n", ("x",), "b: 2\n"),
+        ("x:\n  a: 1\n\n  # in x\n  # too\n\n# about b\nb: 2\n", ("x",), "\n# about b\nb: 2\n"),
+        ("x:\n- a\n# about b\nb: 2\n", ("x",), "# about b\nb: 2\n"),
+        ("x:\n- a: 1\n  # in it\n# about the next\n- a: 2\n", ("x", 0), "x:\n# about the next\n- a: 2\n"),
+        ("x:\n  # first\n  - a\n  # second\n  - b\n", ("x", 1), "x:\n  # first\n  - a\n"),
+        ("x:\n  # about a\n  a: 1\n  # about b\n  b: 1\n", ("x", "a"), "x:\n  # about b\n  b: 1\n"),
+        ("a: |\n  # text\n# about b\nb: 2\nc: 3\n", ("b",), "a: |\n  # text\nc: 3\n"),
+        ("a: 'x\n  # y'\n# about b\nb: 2\n", ("b",), "a: 'x\n  # y'\n"),
+        ("a: 1\n# about b\nb:\n  # text\n  - 1\n", ("b",), "a: 1\n"),
+        ("server:\n  # host: h\n  # about port\n  port: 1\n  insecure: true\n", SERVER,
+         "server:\n  # host: h\n  insecure: true\n"),
+        ("server:\n  # port: 2\n  # note: this\n  port: 1\n  insecure: true\n", SERVER,
+         "server:\n  insecure: true\n"),
+        ("{\n  a: 1,  # beside a\n  # about b\n  b: 2,  # beside b\n  # about c\n  c: 3\n}\n", ("b",),
+         "{\n  a: 1,  # beside a\n  # about c\n  c: 3\n}\n"),
+        ("{\n  a: 1,  # beside a\n  # about b\n  b: 2  # beside b\n}\n", ("b",), "{\n  a: 1,  # beside a\n}\n"),
+        ("x: [\n  1,  # one\n  # about two\n  2\n  ]\n", ("x", 1), "x: [\n  1,  # one\n  ]\n"),
+        ("x: [1,\n  2]\n", ("x", 1), "x: [1]\n"),
+        ("x: {a: 1, b: 2}  # beside\n", ("x", "a"), "x: {b: 2}  # beside\n"),
+    ],
+)  # fmt: skip
+def test_the_comments_of_an_entry_go_with_it_and_no_others(
+    before: str, steps: tuple[Step, ...], after: str
+) -> None:
+    assert cut(before, steps) == after
+    windows = before.replace("\n", "\r\n")
+    if "|" not in before and "'" not in before:
+        assert cut(windows, steps) == after.replace("\n", "\r\n")
 
 
 @pytest.mark.parametrize(
@@ -230,4 +277,8 @@ def test_any_entry_can_be_cut_and_no_comment_before_or_behind_it_is_lost(
     after = cut(text, steps)
     assert after is not None
     if len(said) > 1 and len(steps) == 1 and not isinstance(said[steps[0]], dict | list):
-        assert len(_comments(text)) - len(_comments(after)) <= 1  # the one beside it
+        assert len(_comments(text)) - len(_comments(after)) <= 2  # the one beside it, and the one above
+    lines = text.splitlines()
+    for above, line in itertools.pairwise(lines):
+        if _comments(above) and above.lstrip().startswith("#") and not line.strip():
+            assert above.strip() in after or len(steps) > 1 or isinstance(said[steps[0]], dict | list)

@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,10 @@ PAGES = (
     *sorted((PACKAGE / "docs").glob("*.md")),
 )
 # Turns per 1,000 words of comments and docstrings. It may only fall: lower it when you have mended some.
-CODE_AT_MOST = 2.5
+CODE_AT_MOST = 1.6
+# Rooms that were rewritten as a whole; ``.`` stands for the modules beside the rooms.
+ROOMS = (".", "bench", "cli", "client", "config", "daemon", "replay", "simulator")
+ROOM_AT_MOST = 0.3
 
 _START = r"(?:^|(?<=[.!?:]\s)|(?<=\n\n))[\s*>|\d.-]*"
 TURNS = {
@@ -74,11 +77,22 @@ def test_a_document_has_none_of_these_turns(page: Path) -> None:
     assert turns(prose(page)) == []
 
 
-def test_code_has_no_more_of_them_than_before() -> None:
-    texts = [text for file in PACKAGE.rglob("*.py") for text in comments(file.read_text())]
+def turns_in(files: Iterable[Path]) -> tuple[float, list[str]]:
+    """The turns per 1,000 words of comments and docstrings, and the turns themselves."""
+    texts = [text for file in files for text in comments(file.read_text())]
     found = [turn for text in texts for turn in turns(text)]
-    rate = 1000 * len(found) / sum(map(words, texts))
+    return 1000 * len(found) / sum(map(words, texts)), found
+
+
+def test_code_has_no_more_of_them_than_before() -> None:
+    rate, found = turns_in(PACKAGE.rglob("*.py"))
     assert rate <= CODE_AT_MOST, f"{rate:.2f} in 1,000 words, for example: {found[-20:]}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_rewritten_room_stays_plain(room: str) -> None:
+    rate, found = turns_in((PACKAGE / room).glob("*.py" if room == "." else "**/*.py"))
+    assert rate <= ROOM_AT_MOST, f"{rate:.2f} in 1,000 words: {found}"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def from_usage_error(error: Any) -> Failure:
 
 
 def _behind_dashes(context: Any) -> str | None:
-    """How a command takes a value that begins with a dash, which was read as an option; None if it takes no values."""
+    """A hint for a value that begins with a dash and was read as an option. None if the command takes no values."""
     names = [
         each.make_metavar(context) for each in context.command.params if each.param_type_name == "argument"
     ]
@@ -62,9 +62,7 @@ def _behind_dashes(context: Any) -> str | None:
         return None
     *before, last = [name.strip("[]") for name in names]
     path = context.command_path
-    return (
-        f"{path} --help; a value that begins with - goes behind --: {' '.join([path, *before, '--', last])}"
-    )
+    return f"{path} --help; a value that begins with - follows --: {' '.join([path, *before, '--', last])}"
 
 
 def from_exception(error: BaseException) -> Failure:

@@ -62,7 +62,7 @@ def _priority(attempt: dict[str, Any]) -> str:
 
 
 def _ttft_from(attempt: dict[str, Any]) -> str:
-    """The origin of the time to the first token, and its factor where the priority lengthens what is stated there."""
+    """The origin of the time to the first token, and its factor if the priority lengthens the stated time."""
     slo = attempt["slo"]
     origin: str = slo["ttft_from"]
     times = slo.get("ttft_times", 1)  # an older gateway may still run
@@ -107,9 +107,9 @@ def _outcome(attempt: dict[str, Any]) -> str:
 
 
 def _came(attempt: dict[str, Any]) -> str:
-    """When the first byte came. An SLO counts from the arrival, as the verdict does.
+    """The time of the first byte. The verdict counts from the arrival, because an SLO does.
 
-    No verdict on what is not the caller's first token: an error, a prefill, or text in one piece.
+    An error, a prefill or an answer in one piece gets no verdict, because its first byte is not the caller's first token.
     """
     sent_ms = attempt["first_byte_ms"]
     arrived_ms = attempt["waited_ms"] + sent_ms

@@ -26,8 +26,8 @@ def restart(
 ) -> None:
     """Replace the running gateway by a new one.
 
-    The new one keeps the configuration file and the options of the running one, and takes over its socket
-    when it is ready. If it cannot start, the running one goes on.
+    The new one keeps the configuration file and the options of the running one. When the new one is ready, it
+    takes the running one's socket. If it cannot start, the running one stays.
     """
     from sage_inference.cli.start import announce
     from sage_inference.config.paths import Paths

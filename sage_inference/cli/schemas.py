@@ -259,7 +259,7 @@ ATTEMPT = _object(
 )
 EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
-# By command line.
+# The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
     "status": STATUS,
     "reload": RELOAD,

@@ -1,6 +1,6 @@
 """Columns of text: aligned, and wrapped to the width of a terminal if there is one.
 
-Written here because importing Rich costs more than half of what ``status`` may take.
+Rich is not used, because its import takes more than half of the time that ``status`` may take.
 """
 
 from __future__ import annotations

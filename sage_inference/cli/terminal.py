@@ -145,7 +145,7 @@ class Waiting:
         self.end()
 
     def end(self) -> None:
-        """End to wait. It does not begin again."""
+        """End the wait. A later ``begin`` has no effect."""
         self._done.set()
         if self._thread.ident is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""How a caller on this machine reaches the running gateway: its address, a key, its models."""
+"""The running gateway's address, a key for it, and its models, as callers on this machine need them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Sends requests to the running gateway's HTTP port.
 
-It uses a bare socket, because the import of http.client costs ``status`` 18 ms, more than the whole exchange.
+The module uses a bare socket, because the import of http.client costs ``status`` 18 ms, more than the whole exchange.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class DaemonState:
 
     @property
     def requests(self) -> int:
-        """The requests that it has not answered; 0 where it does not report them."""
+        """The requests that it has not answered, or 0 if the gateway does not report them."""
         return sum(self.live["requests"][key] for key in ("in_flight", "queued")) if self.live else 0
 
     @property

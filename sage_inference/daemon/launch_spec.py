@@ -1,4 +1,4 @@
-"""The order that starts a background process. It passes through a pipe, because all users can read command lines."""
+"""The specification of a background process. A pipe carries it, because all users can read command lines."""
 
 from __future__ import annotations
 

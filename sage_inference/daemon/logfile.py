@@ -31,7 +31,7 @@ def configure(
 ) -> None:
     """Log to ``path``, and to ``stream`` if given, from now on. A further call replaces the earlier targets.
 
-    Lines are appended, so earlier ones stay. ``colour`` is False where the user wants none.
+    Lines are appended, so earlier ones stay. ``colour`` is False if the user wants none.
     """
     root = logging.getLogger()
     ours = [handler for handler in root.handlers if isinstance(handler, (JsonLinesFile, Terminal))]

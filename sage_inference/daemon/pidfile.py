@@ -41,7 +41,7 @@ class PidfileError(DaemonError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PidInfo:
-    """The pidfile's content. It does not prove that a gateway runs: that is the lock's part."""
+    """The pidfile's content. Only the lock proves that a gateway runs."""
 
     pid: int
     create_time: float

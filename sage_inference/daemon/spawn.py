@@ -78,7 +78,7 @@ def start_background(
             raise StartTimeout(timeout_s) from None
         else:
             process.returncode = (
-                0  # It lives on without us, so Popen must not warn that nobody waited for it.
+                0  # The process runs on without us, so Popen must not warn that nobody waited for it.
             )
         finally:
             os.close(pipe)

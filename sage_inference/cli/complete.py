@@ -42,7 +42,11 @@ def script(shell: str, program: str) -> str:
 def config_keys(incomplete: str) -> list[str]:
     from sage_inference.config.schema import walk
 
-    return [path for path, key in walk() if path.startswith(incomplete) and not key.shape.section]
+    return [
+        path
+        for path, key in walk()
+        if path.startswith(incomplete) and not key.shape.section and ".NAME." not in path
+    ]
 
 
 def _of(name: str) -> Callable[[str], list[str]]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sage_inference.config.schema import Key, Shape, keys, stands_alone, walk
+from sage_inference.config.schema import Key, Shape, is_of_entry, keys, stands_alone, walk
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import Settings
 from sage_inference.config.values import span
@@ -33,12 +33,12 @@ class Row:
 
 
 def rows(settings: Settings | None = None) -> list[Row]:
-    """Every key but sections. Keys of a list's entries are written ``instances[].url`` and have no value."""
+    """Every key but sections. Keys of entries, as ``instances[].url``, have no value."""
     found = []
     for path, key in walk():
         if key.shape.section:
             continue
-        value = None if settings is None or "[]" in path else _at(settings, path)
+        value = None if settings is None or is_of_entry(path) else _at(settings, path)
         found.append(Row(path, type_of(key, key.shape), plain(key.default), value, key.doc, key.choices))
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage_inference.config.document import plain
-from sage_inference.config.schema import Key, Step, join, keys, walk
+from sage_inference.config.schema import Key, Step, is_of_entry, join, keys, walk
 from sage_inference.config.settings import Settings
 
 
@@ -23,7 +23,7 @@ class Effective:
 def effective(settings: Settings) -> Iterator[Effective]:
     """Every key in the schema's order. Sections in a list or map have only keys that differ from their defaults."""
     for path, key in walk():
-        if key.shape.section or "[]" in path:
+        if key.shape.section or is_of_entry(path):
             continue
         value: Any = settings
         for name in path.split("."):

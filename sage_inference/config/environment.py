@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sage_inference.config.errors import ConfigError, Invalid, nearest, quote
-from sage_inference.config.schema import Key, walk
+from sage_inference.config.schema import Key, is_of_entry, walk
 from sage_inference.config.settings import Settings
 from sage_inference.config.values import from_word
 
@@ -32,7 +32,7 @@ def variables() -> dict[str, tuple[str, Key]]:
     return {
         PREFIX + path.replace(".", "__").upper(): (path, key)
         for path, key in walk()
-        if key.shape.is_scalar and "[" not in path
+        if key.shape.is_scalar and not is_of_entry(path)
     }
 
 

@@ -116,14 +116,21 @@ def stands_alone(section: type) -> Key | None:
 
 
 def walk(section: type = Settings, before: str = "") -> Iterator[tuple[str, Key]]:
-    """Every key with its path. Keys of a list's entries are written ``instances[].url``."""
+    """Every key with its path. Keys of entries are written ``instances[].url``, ``scheduling.slo.models.NAME.ttft_ms``."""
     for key in keys(section).values():
         path = before + key.name
         yield path, key
         if key.shape.section:
             yield from walk(key.shape.section, f"{path}.")
-        elif key.shape.kind == "list" and key.shape.item and key.shape.item.section:
-            yield from walk(key.shape.item.section, f"{path}[].")
+        elif key.shape.item and key.shape.item.section:
+            yield from walk(
+                key.shape.item.section, f"{path}[]." if key.shape.kind == "list" else f"{path}.NAME."
+            )
+
+
+def is_of_entry(path: str) -> bool:
+    """Whether ``walk`` found the path within an entry of a list or map: it has no value in the settings."""
+    return "[]" in path or ".NAME." in path
 
 
 def join(steps: tuple[Step, ...]) -> str:

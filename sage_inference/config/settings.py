@@ -135,16 +135,21 @@ class ApiKeySettings:
 
 
 _LONGEST_MS = 86_400_000  # a day
+_NEXT = "the next value in the order of sage docs scheduling"
+
+
+def _ttft(doc: str) -> Any:
+    return setting(None, doc=doc, minimum=1, maximum=_LONGEST_MS)
+
+
+def _tpot(doc: str) -> Any:
+    return setting(None, doc=doc, minimum=0.1, maximum=_LONGEST_MS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloTimes:
-    ttft_ms: float | None = setting(
-        None, doc="Milliseconds to the first token.", minimum=1, maximum=_LONGEST_MS
-    )
-    tpot_ms: float | None = setting(
-        None, doc="Milliseconds of each token after it.", minimum=0.1, maximum=_LONGEST_MS
-    )
+    ttft_ms: float | None = _ttft(f"Milliseconds to the first token; not set = {_NEXT}.")
+    tpot_ms: float | None = _tpot(f"Milliseconds of each token after it; not set = {_NEXT}.")
 
 
 def _priority(name: str, example: str) -> Any:
@@ -162,8 +167,12 @@ class ModelSloSettings(SloTimes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloSettings(ModelSloSettings):
+    ttft_ms: float | None = _ttft(
+        "Milliseconds to the first token, 30 times that for low and background; not set = 1000, more on slow engines."
+    )
+    tpot_ms: float | None = _tpot("Milliseconds of each token after it; not set = 50, more on slow engines.")
     models: dict[str, ModelSloSettings] = setting(
-        doc="Times of single models, and of priorities within them.",
+        doc="Times of single models, and of priorities within them: see sage docs scheduling.",
         factory=dict,
         example="{llama-70b: {ttft_ms: 5000, tpot_ms: 200, background: {ttft_ms: 120000}}}",
     )

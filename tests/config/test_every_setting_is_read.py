@@ -21,7 +21,12 @@ OWNERS = {
     "api_keys": {"key", "entry"},
     "scheduling": {"settings"},
     "scheduling.slo": {"t", "settings"},
-    **{f"scheduling.slo.{priority}": {"t"} for priority in PRIORITIES},  # read by name
+    "scheduling.slo.models.NAME": {"t"},
+    **{
+        f"scheduling.slo{models}.{priority}": {"t"}  # read by name
+        for models in ("", ".models.NAME")
+        for priority in PRIORITIES
+    },
     "health": {"_settings"},
     "logging": {"settings"},
 }

@@ -6,6 +6,7 @@ The table has an entry for each key of the schema: a new setting needs one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,6 +160,15 @@ TABLE: dict[str, Entry] = {
         for priority in PRIORITIES for key in ("ttft", "tpot")
     },
     "scheduling.slo.models": Entry({"scheduling": {"slo": {"models": {"m": {"ttft_ms": 77}}}}}, slo("ttft"), 77),
+    **{
+        f"scheduling.slo.models.NAME.{key}_ms": Entry({"scheduling": {"slo": {"models": {"m": {f"{key}_ms": 77}}}}}, slo(key), 77)
+        for key in ("ttft", "tpot")
+    },
+    **{
+        f"scheduling.slo.models.NAME.{priority}.{key}_ms":
+            Entry({"scheduling": {"slo": {"models": {"m": {priority: {f"{key}_ms": 77}}}}}}, slo(key, priority), 77)
+        for priority in PRIORITIES for key in ("ttft", "tpot")
+    },
     "scheduling.late_binding": section("scheduling", "late_binding", False, engine(lambda e: e.instance.load.window_tokens), float("inf")),
     "scheduling.hybrid_instance_ratio": section("scheduling", "hybrid_instance_ratio", 0.3, held(lambda r: r.gateway.manager.llm_share), 0.3),
     "scheduling.llm_fallback_policy": section("scheduling", "llm_fallback_policy", "round_robin", held(lambda r: r.gateway.manager.policy)),
@@ -218,7 +228,7 @@ def test_setting_is_taken_over_or_named_as_too_late(world: World, key: str, tmp_
             assert entry.then is None or after == entry.then
             assert answer["needs_restart"] == []
             if not key.startswith("instances"):
-                assert answer["settings"] == [key.removesuffix("[]").partition("[]")[0]]
+                assert answer["settings"] == [re.split(r"\[\]|\.NAME\.", key)[0]]
             else:
                 assert answer["added"] + answer["removed"] + answer["changed"]
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage_inference.requests.rejection import Reason, Rejection
+from sage_inference.wire.request_guard import ProblemKind, RequestProblem
 
 INVALID = "invalid_request_error"
 
@@ -21,6 +22,25 @@ class ApiError(Exception):
     param: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
     close: bool = False
+
+
+_PROBLEMS: dict[ProblemKind, tuple[int, str]] = {
+    ProblemKind.BAD_FRAMING: (400, "the request is not valid HTTP/1.1"),
+    ProblemKind.TRANSFER_CODING: (
+        400,
+        'the request has the transfer coding "{}", and only "chunked" is read; '
+        "a compressed body is declared by Content-Encoding",
+    ),
+    ProblemKind.EXPECTATION: (
+        417,
+        'the request expects "{}", and only "100-continue" is met (header Expect)',
+    ),
+    ProblemKind.HEAD_TOO_LARGE: (431, "the request's headers exceed {}"),
+    ProblemKind.CHUNKS_TOO_SMALL: (
+        400,
+        "the request's body comes in too many small chunks; send larger ones",
+    ),
+}
 
 
 def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
@@ -74,33 +94,10 @@ def gateway_stopped() -> ApiError:
     )
 
 
-def bad_framing() -> ApiError:
-    return ApiError(400, "the request is not valid HTTP/1.1", close=True)
-
-
-def unread_transfer_coding(value: bytes) -> ApiError:
-    message = (
-        f'the request has the transfer coding "{_quoted(value)}", and only "chunked" is read; '
-        "a compressed body is declared by Content-Encoding"
-    )
-    return ApiError(400, message, close=True)
-
-
-def unmet_expectation(value: bytes) -> ApiError:
-    message = f'the request expects "{_quoted(value)}", and only "100-continue" is met (header Expect)'
-    return ApiError(417, message, close=True)
-
-
-def _quoted(value: bytes) -> str:
-    return value[:60].decode("latin-1")
-
-
-def headers_too_large(limit: str) -> ApiError:
-    return ApiError(431, f"the request's headers exceed {limit}", close=True)
-
-
-def chunks_too_small() -> ApiError:
-    return ApiError(400, "the request's body comes in too many small chunks; send larger ones", close=True)
+def from_problem(problem: RequestProblem) -> ApiError:
+    """The error response to a request that the parser or its guard stopped at."""
+    status, message = _PROBLEMS[problem.kind]
+    return ApiError(status, message.format(problem.detail), close=True)
 
 
 def bodies_full(limit: int) -> ApiError:

@@ -1,4 +1,4 @@
-"""The field's words as values: requests, instances, decisions, and the enumerations they use."""
+"""Requests, instances, decisions and metrics as values, and the enumerations that they use."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class RequestType(Choice, StrEnum):
 
 
 _LLM_TYPES = (RequestType.LLM_CHAT, RequestType.LLM_GENERATE, RequestType.RESPONSES, RequestType.MESSAGES)
-for _kind in RequestType:  # asked of every request: looking it up in a set would hash an enum, in Python
+for _kind in RequestType:  # every request reads it, and a set would hash the enum in Python each time
     _kind.is_llm = _kind in _LLM_TYPES
 
 
 class RequestPriority(Choice, IntEnum):
-    """Lower is sooner, so that priorities sort as they read."""
+    """The priority of a request. A lower value is more urgent, so that priorities sort by urgency."""
 
     CRITICAL = 0
     HIGH = 1
@@ -52,7 +52,7 @@ class RequestPriority(Choice, IntEnum):
 
 
 class RequestStatus(Choice, StrEnum):
-    """Where a request stands, as a caller sees it."""
+    """The state of a request for its caller."""
 
     PENDING = "pending"
     QUEUED = "queued"
@@ -63,7 +63,7 @@ class RequestStatus(Choice, StrEnum):
 
 
 class ExecutionInstanceType(Choice, StrEnum):
-    """The kinds of work that an instance takes. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
+    """The kinds of work that an instance accepts. ``llm`` and ``mixed`` are read as GENERAL and LLM_EMBEDDING."""
 
     GENERAL = "general"
     PREFILLING = "prefilling"
@@ -88,7 +88,7 @@ class ExecutionInstanceType(Choice, StrEnum):
 
 
 class EngineKind(Choice, StrEnum):
-    """The dialect of an instance."""
+    """The dialect of an instance's engine."""
 
     VLLM = "vllm"
     TEI = "tei"
@@ -96,20 +96,21 @@ class EngineKind(Choice, StrEnum):
 
 
 class EngineState(Choice, StrEnum):
-    """Whether an instance can be given work."""
+    """The state of an instance. Only a READY one accepts new requests."""
 
-    STARTING = "starting"  # not yet seen healthy
+    STARTING = "starting"  # no probe has succeeded yet
     READY = "ready"
-    ASLEEP = "asleep"  # well, and answers no request until it is woken
-    EJECTED = "ejected"  # failing; tried again after a back-off
-    DRAINING = "draining"  # finishes what it has, takes nothing new
+    ASLEEP = "asleep"  # healthy, but answers no request before it wakes
+    EJECTED = "ejected"  # failed; tried again after a back-off
+    DRAINING = "draining"  # finishes its requests, accepts no new ones
     STOPPED = "stopped"
 
 
 class Slo(msgspec.Struct, frozen=True, gc=False):
-    """Service level objectives, in milliseconds: to the first token, and of each token after it; and where each is stated.
+    """Service level objectives in milliseconds: the time to the first token, and the time of each token after it.
 
-    ``ttft_ms`` is ``ttft_times`` what is stated at ``ttft_from``: a low priority lengthens what is not stated for it.
+    ``ttft_from`` and ``tpot_from`` name the settings that state them. ``ttft_ms`` is ``ttft_times`` the stated time,
+    because a low priority lengthens a time that is not stated for it.
     """
 
     ttft_ms: float
@@ -119,59 +120,47 @@ class Slo(msgspec.Struct, frozen=True, gc=False):
     ttft_times: float = 1.0
 
 
-PROMPT_SHARE = 0.6  # at first: decode steps of 20 ms then make 50 ms a token
+PROMPT_SHARE = 0.6  # at first: with decode steps of 20 ms, a token then takes 50 ms
 NOTHING_CACHED: Mapping[ExecutionInstance, int] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
 class InstanceLoad:
-    """The work that this gateway has put on an instance and not yet seen begin, and how fast that is worked off.
+    """The prompts that this gateway has sent to an instance and that have not begun, and the learned pace of prompts.
 
-    ``pending_tokens``: uncached prompt tokens sent and not yet answered by a first byte. ``progress_at``: the
-    last first byte, or the push that made them more than none. ``begun_tokens``: those that did begin, since ever.
-    ``taught``: first bytes that showed its pace; none: ``busy_ms`` and ``busy_tokens`` are a guess.
-    ``ms_per_token`` is learned, as ``busy_ms / busy_tokens * own_share + whole_part``; the latter two follow from
-    answers in one piece, see ``control_plane.relative_pace``. ``read_in``: such answers until the next that is read for
-    that. In ``paced_tokens`` a prompt counts as no fewer than a step's, see ``control_plane.slos.slowness``.
-    ``window_tokens``: pending tokens that may wait inside the engine. ``lost_at``: when it last went out of service;
-    ``stalled_at``: when this process last went on after it had not run for a while. An
-    answer to what was sent before either teaches nothing: an instance with one answer after a minute would look too
-    slow for any more work. ``late``: those in flight that were placed too
-    late to be in time. ``spares_from``: when prompts will have taken no more than ``prompt_share`` of its time; see
-    ``control_plane.prompt_share``.
+    The pace in milliseconds per token is ``busy_ms / busy_tokens * own_share + whole_part``.
+
+    Answers to requests that were sent before ``lost_at`` or ``stalled_at`` teach nothing. Otherwise one answer after a
+    minute would make the instance look too slow for any more work.
     """
 
-    pending_tokens: int = 0
-    progress_at: float = 0.0
-    ms_per_token: float = 0.03
+    pending_tokens: int = 0  # uncached prompt tokens that were sent and have no first byte yet
+    progress_at: float = 0.0  # the last first byte, or the push that raised ``pending_tokens`` from 0
+    ms_per_token: float = 0.03  # the pace
     busy_ms: float = 600.0
     busy_tokens: float = 20000.0
-    taught: int = 0
+    taught: int = 0  # first bytes that showed the pace; at 0, ``busy_ms`` and ``busy_tokens`` are a guess
+    # These two follow from answers in one piece, see ``control_plane.accounting.relative_pace``.
     own_share: float = 1.0
     whole_part: float = 0.0
-    begun_tokens: int = 0
-    read_in: int = 1
+    begun_tokens: int = 0  # prompt tokens that have begun since the start
+    read_in: int = 1  # answers in one piece until the next one that is read to learn from
+    # Like ``busy_tokens``, but a prompt counts as no fewer tokens than a step's, see ``control_plane.slos.slowness``.
     paced_tokens: float = 20000.0
-    window_tokens: float = 8192
-    lost_at: float = -math.inf
-    stalled_at: float = -math.inf
-    late: int = 0
+    window_tokens: float = 8192  # pending tokens that may wait inside the engine
+    lost_at: float = -math.inf  # the last time at which the instance went out of service
+    stalled_at: float = -math.inf  # the last time at which this process continued after it had stood still
+    late: int = 0  # requests in flight that were placed too late to be in time
+    # From ``spares_from`` on, prompts have taken no more than ``prompt_share`` of the instance's time, see
+    # ``control_plane.accounting.prompt_share``.
     spares_from: float = 0.0
     prompt_share: float = PROMPT_SHARE
 
 
 class SchedulingRequest(msgspec.Struct, gc=False):
-    """The facts of one request that scheduling needs; never its text.
+    """The facts of one request that scheduling needs, never its text.
 
-    A program constructs the public ``library.requests.RequestMetadata``; the gateway and the policies use this.
-
-    ``caller_request_id`` is the caller's own id where the engine gets another, because that one was in use.
-    ``prompt_tokens`` is an estimate, ``arrived`` is on the monotonic clock, seconds. ``output_tokens``: how long an
-    answer the caller asks for; 0 where the engine decides, or where it matters to nobody. ``prompt_blocks`` are
-    chained hashes of the prompt's blocks, each of about ``block_tokens``; ``cached_tokens`` has how many of
-    the prompt's tokens an instance likely holds already. ``slo_deadline_ms`` is a deadline the caller gave,
-    from ``arrived`` to the first byte of the answer. ``slo`` is what the operator wants for it; None: the default of its
-    priority.
+    The gateway and the policies use this class. A program constructs the public ``library.requests.RequestMetadata``.
     """
 
     request_id: str
@@ -180,19 +169,19 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     route: str = ""
     priority: RequestPriority = RequestPriority.NORMAL
     tenant: str = ""
-    prompt_tokens: int = 0
-    slo_deadline_ms: float | None = None
-    arrived: float = msgspec.field(default_factory=time.monotonic)
+    prompt_tokens: int = 0  # an estimate
+    slo_deadline_ms: float | None = None  # the caller's deadline, from ``arrived`` to the first byte
+    arrived: float = msgspec.field(default_factory=time.monotonic)  # seconds of the monotonic clock
     streams: bool = False
     session: str = ""
     prompt_bytes: int = 0
-    prompt_blocks: Sequence[int] = ()
-    block_tokens: float = 64.0
+    prompt_blocks: Sequence[int] = ()  # chained hashes of the prompt's blocks
+    block_tokens: float = 64.0  # the approximate tokens of a block
     script: int = 0
-    cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED
-    caller_request_id: str = ""
-    output_tokens: int = 0
-    slo: Slo | None = None
+    cached_tokens: Mapping[ExecutionInstance, int] = NOTHING_CACHED  # prompt tokens that it likely has
+    caller_request_id: str = ""  # the caller's id if the engine gets another one, because this one was in use
+    output_tokens: int = 0  # the wanted length; 0 if the engine decides, or if nothing depends on it
+    slo: Slo | None = None  # stated by the operator; None means the default of its priority
 
 
 _TypeWord = Literal[
@@ -203,19 +192,20 @@ _UNHEALTHY = (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED)
 
 @dataclass(init=False, slots=True, eq=False)
 class ExecutionInstance:
-    """One engine behind the gateway, with the load this gateway has put on it.
+    """One engine behind the gateway, with the load that this gateway has put on it.
 
     A new instance is available. ``is_healthy`` and ``is_available`` are read from ``state``, and set it. An
-    instance that is not healthy is not available either. ``routes`` are the paths the engine serves
-    (``/v1/chat/completions`` …), learned from the engine. ``max_concurrent_requests`` 0 or None means no limit.
-    Counters are the gateway's own, counted at dispatch. ``gpu`` names the GPU it runs on, where several instances
-    share one; ``kv_tokens`` is what its prefix cache can hold. ``scheme`` is ``http`` or ``https``, ``prefix`` the path
-    before ``/v1``, and ``ca_file`` names certificates that are trusted for it beside the system's. Instances are equal
-    only to themselves.
+    instance that is not healthy is not available either. Instances are equal only to themselves.
 
-    Learned from the engine: ``uncompared``, models whose vectors were not compared with those of other instances;
-    ``tagged``, whether a model's name without a tag means the tag ``latest``; ``context_tokens``, what prompt and
-    answer of a model may have together, where the engine reports it.
+    ``scheme`` is ``http`` or ``https``, and ``prefix`` is the path before ``/v1``. ``ca_file`` names a file of
+    certificates that are trusted for the engine, beside the system's. ``max_concurrent_requests`` 0 or None means no
+    limit. ``gpu`` names the engine's GPU if several instances share one. ``kv_tokens`` is the size of its prefix cache
+    in tokens. Counters are the gateway's own, and count at dispatch.
+
+    Four fields are learned from the engine. ``routes`` are its paths (``/v1/chat/completions`` …). ``uncompared`` are
+    models whose vectors were not compared with those of other instances. ``tagged``: a model's name without a tag
+    means the tag ``latest``. ``context_tokens`` is the most tokens of prompt and answer together, by model, if the
+    engine reports it.
     """
 
     instance_id: str
@@ -267,7 +257,7 @@ class ExecutionInstance:
         is_healthy: bool | None = None,
         is_available: bool | None = None,
     ) -> None:
-        """Raises ``ValueError`` for a word that is no choice, and for a negative limit."""
+        """Raises ``ValueError`` for a word that is not a choice, and for an invalid limit, scheme or prefix."""
         limit = 0 if max_concurrent_requests is None else max_concurrent_requests
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(
@@ -303,12 +293,12 @@ class ExecutionInstance:
 
     @property
     def base_url(self) -> str:
-        """Its address up to ``/v1``, and without."""
+        """The engine's address before ``/v1``."""
         return engine_url.base_url(self.scheme, self.host, self.port, self.prefix)
 
     @property
     def is_available(self) -> bool:
-        """Whether it takes new requests."""
+        """Whether the instance accepts new requests."""
         return self.state is EngineState.READY
 
     @is_available.setter
@@ -320,7 +310,7 @@ class ExecutionInstance:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether its engine is well, even where it takes no new requests."""
+        """Whether the engine is healthy, even if it accepts no new requests."""
         return self.state not in _UNHEALTHY
 
     @is_healthy.setter
@@ -332,13 +322,13 @@ class ExecutionInstance:
 
     @property
     def available_capacity(self) -> float:
-        """Requests it can still take; infinite where no limit is set."""
+        """The number of further requests that the instance can accept. Infinite without a limit."""
         if not self.max_concurrent_requests:
             return float("inf")
         return max(0, self.max_concurrent_requests - self.active_requests)
 
     def can_handle_request_type(self, request_type: RequestType) -> bool:
-        """Whether its kind of engine does such work, available or not."""
+        """Whether this kind of engine does such work. Its availability does not count."""
         request_type = RequestType(request_type)
         if request_type is RequestType.EMBEDDING:
             return self.instance_type.serves_embeddings
@@ -347,7 +337,7 @@ class ExecutionInstance:
         return True
 
     def can_accept_request(self) -> bool:
-        """Whether it is available and has room for one more request."""
+        """Whether the instance is available and its limit allows one more request."""
         return self.is_available and self.available_capacity > 0
 
     def can_accept_llm_request(self) -> bool:
@@ -358,7 +348,7 @@ class ExecutionInstance:
 
 
 class Usage(NamedTuple):
-    """The tokens of a request by the engine's count; ``cached_tokens`` is None where it does not report them."""
+    """The tokens of a request by the engine's count. ``cached_tokens`` is None if the engine does not report them."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -366,10 +356,10 @@ class Usage(NamedTuple):
 
 
 class SchedulingDecision(msgspec.Struct, gc=False):
-    """Which instance serves a request, and why. Matched to its request by ``request_id`` alone.
+    """The instance for a request, and the reason. Only ``request_id`` relates a decision to its request.
 
-    ``paces`` are the milliseconds a token that the policy reckoned with, where it did. ``target`` may be the instance
-    itself: then nothing has to look it up by its id.
+    ``paces`` are the milliseconds per token that the policy used, if it used any. ``target`` may be the instance
+    itself, which saves a look-up by its id.
     """
 
     request_id: str
@@ -384,10 +374,10 @@ class SchedulingDecision(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class PerformanceMetrics:
-    """How the work has gone since the start. Rates are over the last ten seconds.
+    """Counts of requests since the start. Rates are over the last ten seconds.
 
-    ``failed_requests`` were answered with an error or cut short; ``avg_ttft_ms`` is the mean over the
-    instances of the time to a first byte, each weighing its latest answers most; None before the first.
+    ``failed_requests`` were answered with an error or cut short. ``avg_ttft_ms`` is the mean of the instances' times
+    to a first byte, in which later answers weigh more. It is None before the first one.
     """
 
     total_requests: int = 0

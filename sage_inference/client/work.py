@@ -157,9 +157,7 @@ class Work:
         self.endpoints: dict[WorkKind, Endpoint | None] = {"llm": llm, "embedding": embedding}
         self._tried = tuple(tried)
         self._rerank_ways = list(_RERANK)
-        self._learned_size: int | None = (
-            None  # texts per request, once an answer has shown the kind of server
-        )
+        self._learned_size: int | None = None  # texts per request, known from the first answer on
 
     def endpoint(self, kind: WorkKind) -> Endpoint:
         found = self.endpoints[kind]

@@ -27,7 +27,9 @@ def reach(target: Target) -> Endpoint:
             host, port = sock.getpeername()[:2]
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise BenchError(f"{target.url} is not reached: {reason}", hint_for(error), "not_reached") from None
+        raise BenchError(
+            f"{target.url} cannot be reached: {reason}", hint_for(error), "not_reached"
+        ) from None
     if not target.tls:
         return Endpoint(host, port)
     return Endpoint(host, port, _trusted(target), target.host)
@@ -56,6 +58,8 @@ async def try_each(plan: Plan, workload: Workload, endpoint: Endpoint) -> None:
                     exchange.error,
                 )
             if exchange.sent is None:
-                raise BenchError(f"{plan.target.url} is not reached: {exchange.detail}", None, "not_reached")
+                raise BenchError(
+                    f"{plan.target.url} cannot be reached: {exchange.detail}", None, "not_reached"
+                )
     finally:
         client.close()

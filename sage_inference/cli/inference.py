@@ -15,7 +15,7 @@ class InferenceGroup(LazyGroup):
         "start": Lazy(f"{_HERE}.start", "Start the gateway.", _RUN),
         "stop": Lazy(f"{_HERE}.stop", "Stop the gateway; finish running requests first.", _RUN),
         "restart": Lazy(f"{_HERE}.restart", "Replace the running gateway by a new one.", _RUN),
-        "reload": Lazy(f"{_HERE}.reload", "Take over the configuration without dropping requests.", _RUN),
+        "reload": Lazy(f"{_HERE}.reload", "Apply the configuration without dropping requests.", _RUN),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),

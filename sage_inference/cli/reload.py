@@ -13,7 +13,7 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def reload(as_json: Json = False, no_color: NoColor = False) -> None:
-    """Take over the configuration without dropping requests."""
+    """Apply the configuration without dropping requests."""
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import control
 
@@ -28,7 +28,7 @@ def reload(as_json: Json = False, no_color: NoColor = False) -> None:
         "settings": outcome.settings,
     }
     said = [f"{word} {', '.join(names)}" for word, names in parts.items() if names]
-    terminal.say(f"reloaded: {'; '.join(said) or 'nothing to take over'}")
+    terminal.say(f"reloaded: {'; '.join(said) or 'nothing to apply'}")
     if outcome.needs_restart:
         takes = "takes" if len(outcome.needs_restart) == 1 else "take"
         late = f"{', '.join(outcome.needs_restart)} {takes} effect only at a restart"

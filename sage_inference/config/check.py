@@ -52,7 +52,7 @@ def _instances(settings: Settings, listens: bool) -> None:
         twin = addresses.setdefault(backend.identity, at)
         if twin != at:
             raise ConfigError(
-                f"{here}.url {instance.url} is there already, as instances[{twin}]",
+                f"{here}.url {instance.url} is configured already, as instances[{twin}]",
                 key=f"{here}.url",
                 hint="remove one; kind: mixed serves both kinds",
             )
@@ -111,7 +111,7 @@ def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
             raise ConfigError(f"{here}: {error}", key=here, hint=hint) from None
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise ConfigError(
-                f"{here}: the key holds characters that cannot stand in a header",
+                f"{here}: the key holds characters that are not allowed in a header",
                 key=here,
                 hint="use ASCII letters, digits and signs, in one word",
             )

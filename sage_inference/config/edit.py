@@ -63,7 +63,7 @@ def write_new(path: Path, text: str) -> None:
     with _alone(path) as target:
         if os.path.lexists(target):
             raise ConfigError(
-                "is there already", source=str(path), hint="sage inference config edit changes it"
+                "exists already", source=str(path), hint="sage inference config edit changes it"
             )
         write(target, text)
 

@@ -56,7 +56,7 @@ def _with_backend(settings: Settings, kind: str, url: str) -> Settings:
             continue
         if known.kind in ("auto", "mixed", kind):
             return settings
-        problem = f"{flag} {url} is there already, as instances[{at}] of kind {known.kind}"
+        problem = f"{flag} {url} is configured already, as instances[{at}] of kind {known.kind}"
         hint = "for an engine that serves both, write kind: mixed in the configuration's instances"
         raise ConfigError(problem, key=flag, hint=hint)
     return replace(settings, instances=(*settings.instances, InstanceSettings(url=url, kind=kind)))

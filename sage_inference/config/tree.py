@@ -83,7 +83,7 @@ def read(text: str, source: str) -> Node | None:
         before = text[: bad.start()]
         line = before.count("\n")
         mark = Mark(bad.start(), line, bad.start() - before.rfind("\n") - 1)
-        raise error_at(source, mark, f"character U+{ord(bad[0]):04X} cannot stand in YAML")
+        raise error_at(source, mark, f"character U+{ord(bad[0]):04X} is not allowed in YAML")
     try:
         return _grow(text, source)
     except yaml.MarkedYAMLError as error:
@@ -168,7 +168,7 @@ class _Open:
             raise error_at(source, node.start, "a key must be a word, not a list or a section")
         else:
             if node.text in self.seen:
-                raise error_at(source, node.start, f"key {node.text[:60]!a} stands here twice", "remove one")
+                raise error_at(source, node.start, f"key {node.text[:60]!a} appears twice", "remove one")
             self.seen.add(node.text)
             self.key = node
 
@@ -209,7 +209,7 @@ class Anchors:
             )
         found = self._known[name]
         if found is None:
-            raise error_at(self._source, start, f"alias *{name[:60]} stands within what it names")
+            raise error_at(self._source, start, f"alias *{name[:60]} is within the value that it names")
         node, extent = found
         self._expanded += extent.size
         # A few nested aliases can stand for billions of nodes.
@@ -261,7 +261,7 @@ def _mark(mark: Any) -> Mark:
 
 def _refuse_tag(event: Any, source: str, mark: Mark) -> None:
     if event.tag and not (event.tag == "!" and isinstance(event, yaml.ScalarEvent)):
-        raise error_at(source, mark, "tags (!name) are not taken", "write the value without it")
+        raise error_at(source, mark, "tags (!name) are not supported", "write the value without it")
 
 
 def _node(event: Any, start: Mark) -> Node:

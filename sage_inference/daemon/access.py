@@ -56,7 +56,7 @@ def _configured_key(paths: Paths, info: PidInfo) -> str:
 
     settings = flags.apply(load(Path(info.config_path)), flags_from(info.flags))
     if info.needs_api_key or not settings.api_keys:
-        raise DaemonError("the gateway wants an API key that is written nowhere", _HINT)
+        raise DaemonError("the gateway needs an API key that is stored nowhere", _HINT)
     try:
         return settings.api_keys[0].key.reveal()
     except SecretError as error:

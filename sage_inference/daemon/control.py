@@ -296,7 +296,7 @@ def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
         problem = str(document["error"]["message"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unresponsive(f"pid {info.pid} did not answer the reload: {error}", _FORCE) from None
-    raise ReloadFailed(problem, "nothing was changed; the old configuration holds")
+    raise ReloadFailed(problem, "nothing was changed; the old configuration stays")
 
 
 def _reloaded(document: dict[str, Any]) -> Reloaded:

@@ -175,7 +175,7 @@ class JsonLinesFile(logging.Handler):
     def _report_rotation(self) -> None:
         error, self.writer.rotation_error = self.writer.rotation_error, None
         if error is not None:
-            message = "the log grows beyond logging.max_bytes, it cannot be rotated: %s: %s"
+            message = "the log grows beyond logging.max_bytes, because it cannot be rotated: %s: %s"
             with suppress(OSError):
                 self.writer.append(self._line(_warning(message, self.writer.path, error.strerror)))
 

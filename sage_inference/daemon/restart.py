@@ -190,7 +190,7 @@ def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
         )
     if info.needs_api_key and api_key is None:
         raise DaemonError(
-            "the gateway was started with a literal --api-key, which is written nowhere",
+            "the gateway was started with a literal --api-key, which is stored nowhere",
             "give it again: sage inference restart --api-key KEY",
         )
     return info

@@ -223,7 +223,7 @@ def test_what_is_hopeless_is_told_before_the_load() -> None:
 
 def test_nobody_there_is_told_before_the_load() -> None:
     port = free_port()
-    with pytest.raises(BenchError, match=f"127.0.0.1:{port} is not reached: connection refused"):
+    with pytest.raises(BenchError, match=f"127.0.0.1:{port} cannot be reached: connection refused"):
         measured(plan(port, Closed(1), requests=9))
 
 

@@ -42,14 +42,14 @@ def test_aliases_and_merge_keys_stand_for_what_they_name() -> None:
     ("text", "says"),
     [
         ("llm_model: *nothing", "f:1:12: alias *nothing has no anchor"),
-        ("instances: &a [*a]", "f:1:16: alias *a stands within what it names"),
-        ("server: &s {<<: *s}", "stands within what it names"),
+        ("instances: &a [*a]", "f:1:16: alias *a is within the value that it names"),
+        ("server: &s {<<: *s}", "is within the value that it names"),
         ("server: {<<: 5}", "f:1:14: << takes a section of keys, or a list of such"),
         ("server: {<<: [[]]}", "<< takes a section of keys"),
         ("server: {'<<': {port: 1}}", "unknown key server.<<"),
-        ("server: {<<: {port: 1}, <<: {port: 2}}", "stands here twice"),
+        ("server: {<<: {port: 1}, <<: {port: 2}}", "appears twice"),
         ("llm_model: &m x\nserver: {<<: {prt: 1}}", "did you mean server.port?"),
-        ("server: !x {port: 1}", "tags (!name) are not taken"),
+        ("server: !x {port: 1}", "tags (!name) are not supported"),
     ],
 )
 def test_a_mistake_in_them_has_a_place(text: str, says: str) -> None:

@@ -58,7 +58,7 @@ def test_validate_prints_them_all(tmp_path: Path) -> None:
     [
         ("- a\n", "the file must hold a section of keys"),
         ("a: [\n", "not YAML"),
-        ("instances: [{url: 'h:1'}, {url: 'h:1'}]\n", "is there already, as instances[0]"),
+        ("instances: [{url: 'h:1'}, {url: 'h:1'}]\n", "is configured already, as instances[0]"),
         ("aliases: {a: a}\n", "stands for itself"),
         ("server: {host: 0.0.0.0}\n", "reachable from other machines"),
     ],

@@ -62,7 +62,7 @@ def test_backends_of_flags_are_added_to_those_of_the_file() -> None:
     [
         (
             Flags(llm_backends=("h:2",), embedding_backends=("http://H:2/v1",)),
-            "--embedding-backend http://H:2/v1 is there already, as instances[1] of kind llm",
+            "--embedding-backend http://H:2/v1 is configured already, as instances[1] of kind llm",
         ),
         (Flags(llm_backends=("h:2",), embedding_backends=("h:2",)), "kind: mixed"),
         (Flags(llm_backends=("h",)), "--llm-backend must be http://host:port"),
@@ -97,14 +97,14 @@ def test_a_key_given_as_flag_takes_the_place_of_the_files() -> None:
     [
         ("server: {host: 0.0.0.0}", "there are no api_keys"),
         ("instances: ['localhost:8000']", "the gateway's own address"),
-        ("instances: ['localhost:1', 'http://127.0.0.1:1/v1']", "is there already, as instances[0]"),
+        ("instances: ['localhost:1', 'http://127.0.0.1:1/v1']", "is configured already, as instances[0]"),
         ("instances: [{url: 'h:1', name: a}, {url: 'h:2', name: a}]", "are both named a"),
         ("instances: [{url: 'h:1'}, {url: 'h:2', name: 'h:1'}]", "are both named h:1"),
         ("aliases: {a: a}", "aliases.a stands for itself"),
         ("aliases: {a: b, b: c}", "aliases.a stands for b, an alias too"),
         ("api_keys: ['file:/no/keys.txt']", 'api_keys[0]: file "/no/keys.txt" is not readable'),
         ("admin_key: env:NOT_SET", "admin_key: environment variable NOT_SET is not set"),
-        ("instances: [{url: 'h:1', api_key: 'a b'}]", "characters that cannot stand in a header"),
+        ("instances: [{url: 'h:1', api_key: 'a b'}]", "characters that are not allowed in a header"),
     ],
 )
 def test_a_broken_rule_is_told(text: str, says: str) -> None:

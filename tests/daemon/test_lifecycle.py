@@ -49,7 +49,7 @@ def test_start_status_reload_restart_stop(home: Path) -> None:
         assert "curl http" in started.stdout
         running = json.loads(sage(home, "status", "--json").stdout)
         assert (running["state"], running["schema"]) == ("running", 1)
-        assert sage(home, "reload").stdout == "reloaded: nothing to take over\n"
+        assert sage(home, "reload").stdout == "reloaded: nothing to apply\n"
         restarted = sage(home, "restart")
         assert restarted.returncode == 0, restarted.stderr
         again = status(home)
@@ -227,7 +227,7 @@ def test_a_bad_reload_is_refused_and_the_old_configuration_holds(home: Path) -> 
     (home / "config.yaml").write_text("scheduling: {policy: best}\n")
     ended = sage(home, "reload")
     assert ended.returncode == 1
-    assert "the old configuration holds" in ended.stderr
+    assert "the old configuration stays" in ended.stderr
     assert status(home)["state"] == "running"
 
 

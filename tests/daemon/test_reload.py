@@ -97,7 +97,7 @@ def assert_changes_nothing(paths: Paths, config: str, says: str) -> None:
     try:
         with pytest.raises(ReloadFailed, match=says) as failed:
             control.reload(paths)
-        assert failed.value.hint == "nothing was changed; the old configuration holds"
+        assert failed.value.hint == "nothing was changed; the old configuration stays"
         assert state(paths) == before
     finally:
         paths.config_file.write_text(BEFORE)

@@ -78,7 +78,7 @@ def test_the_command_in_it_is_the_one_that_was_called(tmp_path: Path, name: str)
     assert shown.stderr == ""
     service = section(shown.stdout, "Service")
     assert service["Environment"] == f'"SAGE_INFERENCE_HOME={home}"'
-    for key, first in (("ExecStart", "Start the gateway."), ("ExecReload", "Take over the configuration")):
+    for key, first in (("ExecStart", "Start the gateway."), ("ExecReload", "Apply the configuration")):
         command = words(service[key])
         assert Path(command[0]).is_absolute()
         found = subprocess.run(

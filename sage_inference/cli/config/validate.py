@@ -27,4 +27,4 @@ def validate(file: ConfigFile = None, as_json: Json = False, no_color: NoColor =
         found = {"schema": 1, "valid": True, "config_path": str(path), "exists": path.exists()}
         terminal.say_json(found)
         return
-    terminal.say(f"{path}: valid" if path.exists() else f"{path}: not there; the defaults hold")
+    terminal.say(f"{path}: valid" if path.exists() else f"{path}: does not exist; the defaults apply")

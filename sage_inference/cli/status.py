@@ -26,6 +26,9 @@ _COLOURS = {
 def status(as_json: Json = False, no_color: NoColor = False) -> None:
     """Show whether the gateway runs, and its engines.
 
+    TTFT is the mean time from sending a stream to its first byte, of the last ten seconds with streams. Other answers
+    come in one piece and have none.
+
     \b
     Exit codes: 0 running, 1 dead with its lock or pidfile left, 3 not running, 4 it does not answer.
     """

@@ -147,7 +147,7 @@ class Hub:
         self.manager.rates.tick(self.clock())
         self.descriptors.renew()
         for engine in self.engines.values():
-            engine.recent_ttfb.tick()
+            engine.tick()
 
     def _stalled(self, lost_s: float) -> None:
         """The event loop did not run for so long: nobody is judged by that time, and nothing is learned from it."""

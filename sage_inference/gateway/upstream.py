@@ -86,8 +86,9 @@ class Upstream:
         self.look_wanted = False  # whether it may list other models by now
         self.looked_at = self.refreshed_at = -math.inf  # when its models were last asked for; and all of it
         self.differs: str | None = None  # how its vectors differ from those of its model's other instances
-        self.ttfb = Histogram(TTFB_BUCKETS)  # from sending a request to the first byte of its answer's body
-        self.recent_ttfb = RecentMean(self.ttfb)
+        # Seconds from sending a request to the first byte of its answer's body: of streams, and of all else.
+        self.ttft, self.ttfb = Histogram(TTFB_BUCKETS), Histogram(TTFB_BUCKETS)
+        self.recent_ttft, self.recent_ttfb = RecentMean(self.ttft), RecentMean(self.ttft, self.ttfb)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
         self.id_end = b"\r\n" + self.header  # what follows the request's id in the head of an answer
         self._on_change = gateway.instances_changed
@@ -223,9 +224,20 @@ class Upstream:
 
     @property
     def ttft_ms(self) -> float | None:
-        """The mean time to a first byte of the last ten seconds with answers; None before the first."""
+        """The mean time to a stream's first byte in the last ten seconds with streams; None before the first."""
+        recent = self.recent_ttft.value
+        return None if recent is None else 1000 * recent
+
+    @property
+    def ttfb_ms(self) -> float | None:
+        """The same of all answers."""
         recent = self.recent_ttfb.value
         return None if recent is None else 1000 * recent
+
+    def tick(self) -> None:
+        """To be called about once a second."""
+        self.recent_ttft.tick()
+        self.recent_ttfb.tick()
 
     def answered(self, status: int) -> None:
         """The head of an answer came that shows something of its health: see ``doubted``."""

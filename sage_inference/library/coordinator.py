@@ -144,7 +144,7 @@ class ExecutionCoordinator:
     def get_metrics(self) -> PerformanceMetrics:
         gateway = self.gateway
         outcomes, rates = gateway.stats.outcomes, gateway.manager.rates
-        ttfts = [e.ttft_ms for e in gateway.engines.values() if e.ttft_ms is not None]
+        ttfts = [ms for engine in gateway.engines.values() if (ms := engine.ttfb_ms) is not None]
         failed = sum(count for (_, status), count in outcomes.items() if status >= 400)
         failed += gateway.stats.cut + gateway.stats.engine_failures
         total = gateway.stats.total

@@ -27,26 +27,36 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def __add__(self, other: Histogram) -> Histogram:
+        """The observations of both, which have the same buckets."""
+        both = Histogram(self.bounds)
+        both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        return both
+
 
 class RecentMean:
-    """The mean of a histogram's latest observations: those of the last ``kept`` ticks, or the last there were."""
+    """The mean of histograms' latest observations: those of the last ``kept`` ticks, or the last there were."""
 
-    def __init__(self, histogram: Histogram, kept: int = 10) -> None:
-        self._histogram = histogram
+    def __init__(self, *histograms: Histogram, kept: int = 10) -> None:
+        self._histograms = histograms
         self._marks: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=kept)
         self._last: float | None = None
 
     def tick(self) -> None:
-        self._marks.append((sum(self._histogram.counts), self._histogram.total))
+        self._marks.append(self._sums())
 
     @property
     def value(self) -> float | None:
-        """In the histogram's unit; None before the first observation."""
-        histogram, (count, total) = self._histogram, self._marks[0]
-        new = sum(histogram.counts) - count
-        if new:
-            self._last = (histogram.total - total) / new
+        """In the histograms' unit; None before the first observation."""
+        (count, total), (all_count, all_total) = self._marks[0], self._sums()
+        if all_count > count:
+            self._last = (all_total - total) / (all_count - count)
         return self._last
+
+    def _sums(self) -> tuple[int, float]:
+        counts = sum(sum(histogram.counts) for histogram in self._histograms)
+        return counts, sum(histogram.total for histogram in self._histograms)
 
 
 class Exposition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,8 @@ from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, HealthSettings, InstanceSettings, ServerSettings
 from sage_inference.types import EngineState
 from tests.support.inprocess import ADMIN, InProcess, gateway
-from tests.support.rogue import RogueEngine, ok
-from tests.support.wire import Caller
+from tests.support.rogue import RogueEngine, ok, raw, sse
+from tests.support.wire import CHAT, Caller, chat, post
 
 FAST = HealthSettings(interval_s=0.1)
 
@@ -100,6 +101,29 @@ def test_metrics_count_what_happened() -> None:
         assert 'sage_instance_ready{instance="e0"} 1\n' in text
         assert 'sage_instance_pending_tokens{instance="e0"} 0\n' in text
         assert "sage_queue_wait_seconds_count 0\n" in text
+
+
+def test_the_time_to_a_first_token_is_that_of_streams_alone() -> None:
+    """The metric has the first bytes of all."""
+    events = raw(sse('{"choices":[]}', "[DONE]") + b"0\r\n\r\n")
+    failed = ok(status="400 Bad Request")
+    answers = (ok(), failed, ok(), events, events, failed)  # to three in one piece, and then three streams
+    with RogueEngine(*answers) as engine, gateway(engine) as g, client(g) as c, Caller(g.port) as caller:
+
+        def ttft_ms() -> float | None:
+            g.until(lambda r: r.gateway.in_flight == 0)
+            found: float | None = c.get("/admin/status").json()["instances"][0]["ttft_ms"]
+            return found
+
+        streams: list[float | None] = []
+        for at in range(6):
+            body = chat(stream=at > 2) if at != 2 else json.dumps({"model": "m", "input": [[1]]}).encode()
+            caller.send(post("/v1/embeddings" if at == 2 else CHAT, body)).reply()
+            streams.append(ttft_ms())
+        assert streams[:3] == [None] * 3
+        assert streams[3] is not None
+        assert streams[5] == streams[4], "an error is no first token"
+        assert 'sage_time_to_first_byte_seconds_count{instance="e0"} 6\n' in c.get("/metrics").text
 
 
 def test_instances_are_added_drained_and_removed_at_run_time() -> None:

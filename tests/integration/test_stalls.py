@@ -167,7 +167,7 @@ def test_a_stall_teaches_nothing_about_an_engine(stream: bool) -> None:
                 def look(r: object) -> tuple[object, ...]:
                     e = r.gateway.engines["e"]  # type: ignore[attr-defined]
                     load = e.instance.load
-                    return (load.busy_ms, load.busy_tokens, sum(e.ttfb.counts))
+                    return (load.busy_ms, load.busy_tokens, sum((e.ttft + e.ttfb).counts))
 
                 return g.ask(look)
 

@@ -89,7 +89,7 @@ def exposition(gateway: Gateway) -> str:
     page.histogram(
         "sage_time_to_first_byte_seconds",
         "From sending a request to the first byte of the instance's answer.",
-        [({"instance": n}, e.ttfb) for n, e in engines.items()],
+        [({"instance": n}, e.ttft + e.ttfb) for n, e in engines.items()],
     )
     embeddings.expose(gateway.embeddings, page)
     return page.text()

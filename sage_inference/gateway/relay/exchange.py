@@ -468,10 +468,12 @@ class Exchange:
         took, self.took = self.took, None
         if took is None:
             return
-        assert self.engine is not None
+        engine, good = self.engine, self.status < 400
+        assert engine is not None
         if self.sent_at > self.gateway.stalled_at:
-            self.engine.ttfb.observe(took)
-        if self.status < 400:
+            # Of an answer in one piece the first byte comes with the last, so it shows no time to a first token.
+            (engine.ttft if good and self.request.streams else engine.ttfb).observe(took)
+        if good:
             self.gateway.manager.first_byte(self)
 
     def _head(self, answer: ResponseHead, length: int | None) -> bytes:

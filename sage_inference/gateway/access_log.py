@@ -113,7 +113,10 @@ def _first_byte(exchange: Exchange) -> float | None:
     if exchange.took is not None:
         return exchange.sent_at + exchange.took
     attempt = exchange.load
-    return attempt.answered_at if isinstance(attempt, Placement) else None
+    if isinstance(attempt, Placement):
+        return attempt.answered_at
+    merged: float | None = getattr(exchange, "answered_at", None)
+    return merged
 
 
 def _prompt_tokens(exchange: Exchange) -> int | None:

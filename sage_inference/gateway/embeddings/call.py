@@ -58,6 +58,7 @@ class EmbeddingCall:
     __slots__ = (
         "alone",
         "answer",
+        "answered_at",
         "batch",
         "connecting",
         "connection",
@@ -82,6 +83,7 @@ class EmbeddingCall:
 
     request: SchedulingRequest
     answer: ResponseHead | None
+    answered_at: float | None  # when the first byte of the answer's body came
     length: int | None
     engine: Upstream
     pieces: list[Data]
@@ -227,8 +229,9 @@ class EmbeddingCall:
                     self._hand_over(caller, piece, end)
                     return
                 gateway = self.service.gateway
+                self.answered_at = now = gateway.clock()
                 if gateway.ran_since(self.sent_at):
-                    self.engine.ttfb.observe(gateway.clock() - self.sent_at)
+                    self.engine.ttfb.observe(now - self.sent_at)
                 gateway.manager.first_byte(self)
             self.pieces.append(piece)
             if end:
@@ -432,5 +435,5 @@ class EmbeddingCall:
             self.connection = None
 
     def _clear(self) -> None:
-        self.answer = None
+        self.answer = self.answered_at = None
         self.pieces = []

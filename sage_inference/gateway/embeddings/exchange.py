@@ -62,6 +62,7 @@ class EmbeddingExchange(Exchange):
     _rest: Iterator[bytes] | None = None  # of the answer, while it is written
     _sent = False
     guarded = truncated = False
+    answered_at: float | None = None  # when the first byte of an engine's answer came, unless it is relayed
     options: Options = ()
 
     def __init__(
@@ -132,9 +133,13 @@ class EmbeddingExchange(Exchange):
         except Exception as error:
             self.broke(error)
 
-    def served_by(self, engine: Upstream, model: str | None) -> None:
+    def served_by(self, engine: Upstream, model: str | None, answered_at: float | None) -> None:
+        """An engine answered one of its calls. Of several calls the first byte of the first is kept."""
         self.engine = engine
         self.model_name = model or self.model_name
+        if self.answered_at is None and answered_at is not None:
+            # A text that another caller had sent before may have its answer on the way already.
+            self.answered_at = max(answered_at, self.queued_at)
 
     def finished(self) -> None:
         try:

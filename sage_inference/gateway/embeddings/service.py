@@ -308,7 +308,7 @@ class EmbeddingService:
         call.engine.room.unusable = 0
         del self._calls[batch]
         for caller in self.callers(batch):
-            caller.served_by(call.engine, found.model)
+            caller.served_by(call.engine, found.model, call.answered_at)
         total = batch.tokens if found.tokens is None else found.tokens
         self.aggregator.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
@@ -396,7 +396,7 @@ class EmbeddingService:
         assert batch is not None
         if (asked := call.asked) is not None:
             for caller in self.callers(batch):
-                caller.engine = asked
+                caller.served_by(asked, None, call.answered_at)
         self._calls.pop(batch, None)
         self._cancel(self.aggregator.fail(batch, error))
 

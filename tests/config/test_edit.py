@@ -208,7 +208,7 @@ def test_changes_made_at_once_are_all_kept(file: Path) -> None:
 
 
 def test_a_file_is_never_made_twice(file: Path) -> None:
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         write_new(file, commented_file())
     assert file.read_text() == TEXT
 

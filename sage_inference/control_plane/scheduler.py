@@ -57,8 +57,8 @@ class Scheduler:
     ) -> None:
         self.registry = registry
         self.limits = limits
-        self.books = books = Ledger()
-        self.rates, self.estimates, self.tenants = books.rates, books.estimates, books.tenants
+        self.ledger = ledger = Ledger()
+        self.rates, self.estimates, self.tenants = ledger.rates, ledger.estimates, ledger.tenants
         self.on_placed: Callable[[Placement], None] | None = None
         self.on_end: Callable[[Placement], None] | None = None
         self.alarm: Callable[[float], None] | None = None
@@ -66,7 +66,7 @@ class Scheduler:
         self.report: Callable[[Exception], None] = _raise
         self.on_unserved: Callable[[], None] = _nothing
         self.slos = Slos(registry)
-        books.renewed = self._follow_paces
+        ledger.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._placer = Selector(policy)
         self._policies: dict[str, PlacementPolicy] = {}  # by the names that they are stated for
@@ -122,7 +122,7 @@ class Scheduler:
                 return
             measure()
         self.settle()
-        self.books.presumed.catch_up(now)
+        self.ledger.silent_prefills.catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(submission, group, now)
         self._place_or_queue(submission, group, now)
@@ -240,7 +240,7 @@ class Scheduler:
         if placement.shared is not None:
             placement.shared.ended(placement, placement.request.request_type.is_llm, now)
         if usage is not None:
-            self.books.used(placement, usage)
+            self.ledger.used(placement, usage)
         if self.on_end is not None:
             self.on_end(placement)
         if self._queue.requests:
@@ -397,7 +397,7 @@ class Scheduler:
             except Exception as error:
                 self.report(error)
         self._sent_tokens = 0
-        self.books.presumed.catch_up(now)
+        self.ledger.silent_prefills.catch_up(now)
 
     def _put(
         self,
@@ -440,7 +440,7 @@ class Scheduler:
 
     def _write_down(self, placement: Placement, need: int, now: float) -> None:
         """What nobody waits for."""
-        self.books.placed(placement, need, now)
+        self.ledger.placed(placement, need, now)
         if placement.request.prompt_blocks:
             self._placer.prefixes.add(placement.instance, placement.request)
         if self.on_placed is not None:
@@ -498,7 +498,7 @@ class Scheduler:
         self.settle()
         if self.registry.version != self._seen:
             self._regroup(now)
-        self.books.presumed.catch_up(now)
+        self.ledger.silent_prefills.catch_up(now)
 
     def _regroup(self, now: float) -> None:
         self._seen = self.registry.version
@@ -507,7 +507,7 @@ class Scheduler:
         self._placer.uneven = uneven_models(instances)
         stated = self.registry.by_served_model(self._policies)
         self._placer.by_model = {model: policy for model, (_, policy) in stated.items()}
-        self.books.relative.regroup(instances)
+        self.ledger.relative.regroup(instances)
         self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
         self.slos.renew()
         self._share_by_slos()
@@ -571,7 +571,9 @@ class Scheduler:
         if self.alarm is None or not self._queue.requests:
             return
         at = min(
-            self.books.presumed.next_at(), self._queue.deadlines.first_key(), self._placer.resumes_at(now)
+            self.ledger.silent_prefills.next_at(),
+            self._queue.deadlines.first_key(),
+            self._placer.resumes_at(now),
         )
         at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
         if at < self._alarm_at:

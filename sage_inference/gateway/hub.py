@@ -115,7 +115,7 @@ class Hub:
         manager.limits = settings.limits
         manager.slos.configure(scheduling.slo)
         manager.llm_share = llm_share(scheduling)
-        manager.books.reads_all_usage = scheduling.record_file is not None
+        manager.ledger.reads_all_usage = scheduling.record_file is not None
         manager.tenants.weights = {name: key.weight for name, key in tenants(settings.api_keys)}
         self.key_priority = {
             name: RequestPriority[key.priority.upper()]

@@ -87,7 +87,7 @@ class Replayed:
     def _usage(self) -> Usage | None:
         """The usage that the engine reports. The gateway does not always look for it in an answer in one piece."""
         job = self.outcome.job
-        if self.request.streams or self.run.manager.books.wants_usage(self.load):
+        if self.request.streams or self.run.manager.ledger.wants_usage(self.load):
             return Usage(job.prompt, job.output, self.outcome.cached)
         return None
 

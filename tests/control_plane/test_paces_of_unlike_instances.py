@@ -17,7 +17,7 @@ K = InstanceLoad().ms_per_token
 
 
 def answered(
-    books: Ledger,
+    ledger: Ledger,
     at: ExecutionInstance,
     now: float,
     token_ms: float,
@@ -29,29 +29,29 @@ def answered(
     asked = request(0, 100, streams=streams)
     asked.model = model
     placement = Placement(at, 1, now, asked)
-    books.placed(placement, 1, now)
+    ledger.placed(placement, 1, now)
     placement.answered_at = now if streams else now + token_ms / 10
     placement.begun(now + 0.001, False)
     placement.ended()
     placement.ended_at = now + token_ms / 10
     placement.outcome = "done"
-    books.used(placement, Usage(100, 100))
+    ledger.used(placement, Usage(100, 100))
 
 
 def renew_each_second(
-    books: Ledger, start: float, seconds: int, *answers: tuple[ExecutionInstance, float, str]
+    ledger: Ledger, start: float, seconds: int, *answers: tuple[ExecutionInstance, float, str]
 ) -> float:
     now = start
     for _ in range(seconds):
         now += 1.0
-        books.relative.renew(now)
+        ledger.relative.renew(now)
         for at, token_ms, model in answers:
-            answered(books, at, now, token_ms, model=model)
+            answered(ledger, at, now, token_ms, model=model)
     return now
 
 
 def test_embedders_of_a_mixed_instance_are_no_measure_of_its_prompts() -> None:
-    books = Ledger()
+    ledger = Ledger()
     mixed, one, two = instance("x"), instance("y"), instance("z")
     mixed.instance_type = ExecutionInstanceType.LLM_EMBEDDING
     mixed.models = ("m", "e")
@@ -60,67 +60,67 @@ def test_embedders_of_a_mixed_instance_are_no_measure_of_its_prompts() -> None:
         each.instance_type, each.models = ExecutionInstanceType.EMBEDDING, ("e",)
         for _ in range(50):
             learn(each.load, 1000, 2.0)
-    books.relative.regroup([mixed, one, two, *embedders])
-    renew_each_second(books, 1000.0, 30, (mixed, 10.0, "m"), (one, 10.0, "m"), (two, 10.0, "m"))
+    ledger.relative.regroup([mixed, one, two, *embedders])
+    renew_each_second(ledger, 1000.0, 30, (mixed, 10.0, "m"), (one, 10.0, "m"), (two, 10.0, "m"))
     assert mixed.load.ms_per_token == pytest.approx(K, rel=0.1)
 
 
 @pytest.mark.parametrize("unloaded", [False, True], ids=["no more asked for", "unloaded"])
 def test_a_model_that_was_slow_is_forgotten_while_another_is_at_work(unloaded: bool) -> None:
-    books = Ledger()
+    ledger = Ledger()
     one, two = instance("a"), instance("b")
     one.models = two.models = ("A", "B")
-    books.relative.regroup([one, two])
-    now = renew_each_second(books, 1000.0, 60, (one, 10.0, "A"), (two, 60.0, "A"))
+    ledger.relative.regroup([one, two])
+    now = renew_each_second(ledger, 1000.0, 60, (one, 10.0, "A"), (two, 60.0, "A"))
     assert two.load.ms_per_token > 2 * one.load.ms_per_token
     if unloaded:
         one.models = two.models = ("B",)
-        books.relative.regroup([one, two])
-    renew_each_second(books, now, 30 if unloaded else 600, (one, 10.0, "B"), (two, 10.0, "B"))
+        ledger.relative.regroup([one, two])
+    renew_each_second(ledger, now, 30 if unloaded else 600, (one, 10.0, "B"), (two, 10.0, "B"))
     assert two.load.ms_per_token == pytest.approx(one.load.ms_per_token, rel=0.1)
 
 
 def test_prompts_of_one_length_teach_for_ever() -> None:
     """The decayed sum of their tokens no longer changes after some two thousand of them."""
-    books = Ledger()
+    ledger = Ledger()
     busy, idle = instance("a"), instance("b")
-    books.relative.regroup([busy, idle])
+    ledger.relative.regroup([busy, idle])
     for _ in range(100):
         learn(idle.load, 400, 40 * 400 * K)
     for _ in range(5000):
         learn(busy.load, 400, 400 * K)
     now = 1000.0
-    books.relative.renew(now)
+    ledger.relative.renew(now)
     for _ in range(600):
         now += 1.0
         learn(busy.load, 400, 400 * K)
-        books.relative.renew(now)
+        ledger.relative.renew(now)
     assert idle.load.ms_per_token < 1.5 * busy.load.ms_per_token
 
 
 def test_an_instance_of_which_nothing_is_known_is_no_measure() -> None:
-    books = Ledger()
+    ledger = Ledger()
     slow, unknown = instance("a"), instance("b")
     unknown.state = EngineState.EJECTED
-    books.relative.regroup([slow, unknown])
+    ledger.relative.regroup([slow, unknown])
     for _ in range(200):
         learn(slow.load, 1000, 10 * 1000 * K)
     alone = slowness([slow])
-    renew_each_second(books, 1000.0, 60, (slow, 10.0, "m"))
+    renew_each_second(ledger, 1000.0, 60, (slow, 10.0, "m"))
     assert alone > 5
     assert slowness([slow, unknown]) == pytest.approx(alone)
     assert slow.load.ms_per_token == pytest.approx(10 * K, rel=0.1)
 
 
 def test_answers_in_one_piece_show_nothing_of_the_time_of_a_token() -> None:
-    books = Ledger()
+    ledger = Ledger()
     at = instance("a")
-    books.relative.regroup([at])
+    ledger.relative.regroup([at])
     for number in range(40):
         now = 1000.0 + number
         for _ in range(20):
-            answered(books, at, now, 200.0)
-        answered(books, at, now, 200.0, streams=True)
+            answered(ledger, at, now, 200.0)
+        answered(ledger, at, now, 200.0, streams=True)
     assert at.load.prompt_share == LEAST
 
 

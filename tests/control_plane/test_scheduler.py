@@ -1,4 +1,4 @@
-"""The manager's books: slots, queue, retries, refusals; by examples and by any sequence of events."""
+"""The scheduler's accounts: slots, queue, retries, refusals; by examples and by any sequence of events."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_retry_after_is_the_time_the_queue_takes(ahead: int, rate: float, second
 
 
 class AnySequence(RuleBasedStateMachine):
-    """Whatever happens in whatever order, the books balance."""
+    """Whatever happens in whatever order, the accounts balance."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -181,7 +181,7 @@ TABLE: dict[str, Entry] = {
     "scheduling.max_embedding_wait_ms": section("scheduling", "max_embedding_wait_ms", 9, held(lambda r: r.gateway.embeddings.aggregator.rules.max_wait_s), 0.009),
     "scheduling.embedding_truncation": section("scheduling", "embedding_truncation", "refuse", held(lambda r: r.gateway.settings.scheduling.embedding_truncation), "refuse"),
     "scheduling.embedding_cache_bytes": section("scheduling", "embedding_cache_bytes", 4096, held(lambda r: r.gateway.embeddings.aggregator.cache)),
-    "scheduling.record_file": section("scheduling", "record_file", "RECORD", held(lambda r: r.gateway.manager.books.reads_all_usage), True),
+    "scheduling.record_file": section("scheduling", "record_file", "RECORD", held(lambda r: r.gateway.manager.ledger.reads_all_usage), True),
     **{f"timeouts.{key}": timeout(key) for key in ("connect_s", "first_byte_s", "stream_idle_s", "header_s", "body_s", "keep_alive_s", "queue_s")},
     "timeouts.drain_s": section("timeouts", "drain_s", 3, held(lambda r: r.server.config.timeout_graceful_shutdown), 3),
     "limits.header_bytes": section("limits", "header_bytes", 1024, lambda w: w.chat("x: " + "x" * 2000), 431),

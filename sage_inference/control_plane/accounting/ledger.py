@@ -21,7 +21,7 @@ class Ledger:
         self.rates = Rates()
         self.estimates = TokenEstimates()
         self.tenants = TenantCounters()
-        self.presumed = SilentPrefills()
+        self.silent_prefills = SilentPrefills()
         self.relative = RelativePaces()
         self.reads_all_usage = False
         self.renewed: Callable[[], None] = _nobody  # called when paces were
@@ -34,7 +34,7 @@ class Ledger:
         self.tenants.charge(request.tenant, placement.tokens)
         if request.request_type.is_llm and not request.streams:
             # The first byte of its answer comes with the last: it does not show when the prompt was worked off.
-            self.presumed.add(placement, now)
+            self.silent_prefills.add(placement, now)
             load = placement.instance.load
             load.read_in -= 1
             if load.read_in <= 0:

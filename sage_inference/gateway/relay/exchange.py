@@ -699,7 +699,7 @@ class Exchange:
                 gateway.stats.ended(self, to, outcome)
             self._note_first_byte()
             if last:
-                if gateway.manager.books.wants_usage(self.load):
+                if gateway.manager.ledger.wants_usage(self.load):
                     usage = self.reported()
                     if usage is not None:
                         self._note_choices()

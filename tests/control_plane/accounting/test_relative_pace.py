@@ -33,8 +33,8 @@ class Bench:
     def __init__(self, count: int = 3) -> None:
         self.now = 1000.0
         self.instances = [instance(f"i{n}") for n in range(count)]
-        self.books = Ledger()
-        self.books.relative.regroup(self.instances)
+        self.ledger = Ledger()
+        self.ledger.relative.regroup(self.instances)
 
     def answer(
         self,
@@ -49,18 +49,18 @@ class Bench:
     ) -> None:
         asked = change(request(0, 100, streams=streams))
         placement = Placement(at, 1, self.now, asked)
-        self.books.placed(placement, 1, self.now)
+        self.ledger.placed(placement, 1, self.now)
         if streams:
             placement.begun(self.now + pace / 1000)
         placement.ended()
         placement.ended_at = self.now + pace * tokens / 1000
         placement.outcome, placement.answers = outcome, choices
-        self.books.used(placement, Usage(100, tokens))
+        self.ledger.used(placement, Usage(100, tokens))
 
     def second(self, *paces: float, streams: bool = False) -> None:
         """Each instance answers at its pace; with 0 it has no work."""
         self.now += 1.0
-        self.books.relative.renew(self.now)
+        self.ledger.relative.renew(self.now)
         for each, pace in zip(self.instances, paces, strict=True):
             if pace:
                 self.answer(each, pace, streams=streams)
@@ -79,7 +79,7 @@ def test_the_pace_of_answers_in_one_piece_follows_the_formula() -> None:
     bench.now += 1.0
     bench.answer(bench.instances[0], 10.0)
     bench.answer(bench.instances[1], 30.0)
-    bench.books.relative.renew(bench.now)
+    bench.ledger.relative.renew(bench.now)
     r = (200 * 3 + PRIOR_STEPS) / (200 + PRIOR_STEPS)
     first, second = (each.load for each in bench.instances)
     assert (first.own_share, second.own_share) == (0.5, 0.5)
@@ -115,7 +115,7 @@ def test_choices_of_one_request_take_no_longer_than_one() -> None:
         bench.now += 1.0
         bench.answer(bench.instances[0], 10.0)
         bench.answer(bench.instances[1], 10.0 / 8, 200 * 8, choices=8)
-        bench.books.relative.renew(bench.now)
+        bench.ledger.relative.renew(bench.now)
     assert bench.ratios == pytest.approx([1, 1], rel=0.01)
 
 
@@ -150,7 +150,7 @@ def test_other_work_teaches_no_pace_of_answers(how: dict[str, object]) -> None:
         bench.now += 1.0
         bench.answer(bench.instances[0], 10.0, **how)  # type: ignore[arg-type]
         bench.answer(bench.instances[1], 90.0, **how)  # type: ignore[arg-type]
-        bench.books.relative.renew(bench.now)
+        bench.ledger.relative.renew(bench.now)
     assert bench.paces == pytest.approx([K, K])
 
 
@@ -162,7 +162,7 @@ def test_an_answer_to_what_was_sent_before_a_loss_or_a_stall_teaches_nothing(whi
         setattr(bench.instances[1].load, which, bench.now)
         bench.answer(bench.instances[0], 10.0)
         bench.answer(bench.instances[1], 90.0)
-        bench.books.relative.renew(bench.now)
+        bench.ledger.relative.renew(bench.now)
     assert bench.paces == pytest.approx([K, K])
 
 
@@ -171,7 +171,7 @@ def test_models_of_different_sizes_are_not_compared() -> None:
     bench = Bench(2)
     both, small = bench.instances
     both.models, small.models = ("m", "large"), ("m",)
-    bench.books.relative.regroup(bench.instances)
+    bench.ledger.relative.regroup(bench.instances)
 
     def large(of: SchedulingRequest) -> SchedulingRequest:
         of.model = "large"
@@ -182,7 +182,7 @@ def test_models_of_different_sizes_are_not_compared() -> None:
         bench.answer(both, 10.0)
         bench.answer(both, 80.0, change=large)
         bench.answer(small, 10.0)
-        bench.books.relative.renew(bench.now)
+        bench.ledger.relative.renew(bench.now)
     assert bench.ratios == pytest.approx([1, 1], rel=0.01)
 
 
@@ -281,17 +281,17 @@ def test_an_instance_without_peers_forgets_nothing() -> None:
 
 def test_instances_that_left_are_forgotten() -> None:
     bench = slow_one()
-    bench.books.relative.regroup(bench.instances[:2])
+    bench.ledger.relative.regroup(bench.instances[:2])
     bench.second(10.0, 10.0, 90.0)
-    assert set(bench.books.relative._of) == set(bench.instances[:2])
+    assert set(bench.ledger.relative._of) == set(bench.instances[:2])
 
 
 def test_an_instance_that_is_left_alone_goes_by_first_bytes_again() -> None:
     bench = slow_one()
     slow = bench.instances[2]
-    bench.books.relative.regroup([slow])
+    bench.ledger.relative.regroup([slow])
     bench.answer(slow, 30.0)
-    bench.books.relative.renew(bench.now + 1)
+    bench.ledger.relative.renew(bench.now + 1)
     assert slow.load.ms_per_token == pytest.approx(K)
 
 
@@ -316,7 +316,7 @@ def test_whatever_was_measured_paces_are_usable_numbers(
             learn(one.load, tokens, took_ms)
         else:
             bench.answer(one, took_ms / tokens, tokens)
-        bench.books.relative.renew(bench.now)
+        bench.ledger.relative.renew(bench.now)
         assert all(LEAST_PACE <= pace <= MOST_PACE for pace in bench.paces)
         assert all(math.isfinite(pace) for pace in even_paces(bench.paces))
 
@@ -403,7 +403,7 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
         asked.prompt_bytes = 400
         submission = submit(m, asked)
         clock.now += 0.01
-        wanted = m.books.wants_usage(submission.load)
+        wanted = m.ledger.wants_usage(submission.load)
         m.release(submission, Usage(100, 50) if wanted else None)
         read += wanted and number >= 400
     assert 60 <= read <= 160
@@ -411,6 +411,6 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
 
 def test_a_stream_is_not_read_for_its_pace() -> None:
     m = manager(instance("a"), instance("b"))
-    m.books.estimates.pass_over = 1000
+    m.ledger.estimates.pass_over = 1000
     submissions = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
-    assert [m.books.wants_usage(submission.load) for submission in submissions] == [False, True] * 4
+    assert [m.ledger.wants_usage(submission.load) for submission in submissions] == [False, True] * 4

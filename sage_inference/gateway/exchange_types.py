@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from sage_inference.control_plane.instances.prefill_decode import has_halves
+from sage_inference.control_plane.instances.prefill_decode import is_disaggregated
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.root import RootExchange
 from sage_inference.gateway.embeddings.service import EmbeddingService
@@ -48,7 +48,7 @@ def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingS
     """Without prefilling and decoding instances no request pays for them."""
     merged: Factory = partial(EmbeddingExchange, embeddings)
     return {
-        **(_PAIRED if has_halves(instances) else _PLAIN),
+        **(_PAIRED if is_disaggregated(instances) else _PLAIN),
         **dict.fromkeys(MERGED, merged),
         ROOT: partial(RootExchange, embeddings),
     }

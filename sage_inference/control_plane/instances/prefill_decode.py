@@ -22,7 +22,9 @@ from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 PREFILL, DECODE = "#prefill", "#decode"
-SPLIT = frozenset({"/v1/chat/completions", "/v1/completions"})  # where vLLM takes ``kv_transfer_params``
+KV_TRANSFER_ROUTES = frozenset(
+    {"/v1/chat/completions", "/v1/completions"}
+)  # where vLLM takes ``kv_transfer_params``
 _WRITING = frozenset(path for path, route in ROUTES.items() if route.type.is_llm)
 _PREFILLING, _DECODING = ExecutionInstanceType.PREFILLING, ExecutionInstanceType.DECODING
 
@@ -80,12 +82,12 @@ def pinned_to(route: str) -> str | None:
     return route.partition("@")[2] or None
 
 
-def has_halves(instances: Iterable[ExecutionInstance]) -> bool:
+def is_disaggregated(instances: Iterable[ExecutionInstance]) -> bool:
     """Whether any of them is half of a pair."""
     return any(i.instance_type in (_PREFILLING, _DECODING) for i in instances)
 
 
-def takers(serving: Sequence[ExecutionInstance], route: str) -> Instances:
+def eligible(serving: Sequence[ExecutionInstance], route: str) -> Instances:
     """Those that take ``route``, a leg or a whole, among all that serve its path; empty where none does.
 
     Which they are depends on who is healthy now.

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from sage_inference.control_plane.instances.prefill_decode import (
     PREFILL,
-    has_halves,
+    eligible,
+    is_disaggregated,
     path_of,
     pinned_to,
-    takers,
 )
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 
@@ -95,8 +95,8 @@ class Registry:
             found = tuple(i for i in self.serving(path_of(route)) if model in i.models)
             if only := pinned_to(route):
                 found = tuple(i for i in found if i.instance_id == only)
-            elif has_halves(found):
-                found = takers(found, route)
+            elif is_disaggregated(found):
+                found = eligible(found, route)
             if route in VECTOR_ROUTES and len(found) > 1:
                 if any(model in i.uncompared for i in found):
                     self.on_vectors(model)
@@ -126,11 +126,11 @@ class Registry:
         """Whether an instance serves ``model`` on ``route``; without a model, whether any instance serves the route."""
         return bool(self.group(self.resolve(model), route) if model else self.staying(route))
 
-    def has_halves(self, model: str) -> bool:
+    def is_disaggregated(self, model: str) -> bool:
         """Whether a prefilling or a decoding instance serves the model."""
-        return has_halves(i for i in self.instances.values() if model in i.models)
+        return is_disaggregated(i for i in self.instances.values() if model in i.models)
 
-    def is_paired(self, model: str, path: str) -> bool:
+    def can_disaggregate(self, model: str, path: str) -> bool:
         """Whether a request for it can have its prompt worked off on its own now."""
         first = self.group(model, path + PREFILL)
         return bool(first) and first[0].instance_type is ExecutionInstanceType.PREFILLING

@@ -21,8 +21,8 @@ import msgspec
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.prefill_decode import (
     DECODE,
+    KV_TRANSFER_ROUTES,
     PREFILL,
-    SPLIT,
     decode_leg,
     prefill_leg,
 )
@@ -82,9 +82,9 @@ class PrefillDecodeExchange(Exchange):
     def submit(self) -> None:
         registry, model, path = self.gateway.registry, self.request.model, self.route.path
         self.entire, self.own_body, self.own_head = self.request, self.body, self.head
-        if registry.has_halves(model):
+        if registry.is_disaggregated(model):
             fields = read_fields(self.body, model)
-            if path in SPLIT and registry.is_paired(model, path):
+            if path in KV_TRANSFER_ROUTES and registry.can_disaggregate(model, path):
                 self.fields = fields
         self.measure()
         if self.fields is not None:

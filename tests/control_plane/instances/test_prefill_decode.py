@@ -14,9 +14,9 @@ from sage_inference.control_plane.instances.prefill_decode import (
     DECODE,
     PREFILL,
     decode_leg,
+    eligible,
     leg_of,
     prefill_leg,
-    takers,
     whole_of,
 )
 from sage_inference.requests.rejection import Reason, Rejection
@@ -54,7 +54,7 @@ def of(name: str, limit: int = 0) -> ExecutionInstance:
 def test_who_takes_what(fleet: str, prefill: str, decode: str, whole: str) -> None:
     serving = [of(name) for name in fleet.split()]
     for route, wanted in ((CHAT + PREFILL, prefill), (CHAT + DECODE, decode), (CHAT, whole)):
-        assert " ".join(i.instance_id for i in takers(serving, route)) == wanted
+        assert " ".join(i.instance_id for i in eligible(serving, route)) == wanted
 
 
 @given(names=st.lists(st.sampled_from(["p", "P", "d", "D", "g", "G"]), max_size=6))
@@ -62,12 +62,12 @@ def test_a_prefilling_instance_takes_prompts_only_and_the_healthy_go_first(names
     serving = [of(f"{name}{number}") for number, name in enumerate(names)]
     writers = [i for i in serving if i.instance_type is not KINDS["p"]]
     for leg in ("", PREFILL, DECODE):
-        found = takers(serving, CHAT + leg)
+        found = eligible(serving, CHAT + leg)
         assert bool(found) == bool(writers)
         assert leg == PREFILL or set(found) <= set(writers)
         if leg != DECODE and any(i.state is READY for i in writers):
             assert any(i.state is READY for i in found)
-    assert takers(serving, "/tokenize") == tuple(serving)
+    assert eligible(serving, "/tokenize") == tuple(serving)
 
 
 def test_the_prompts_leg_teaches_the_pace_and_the_other_adds_no_prompt() -> None:
@@ -122,7 +122,7 @@ class LegTicket(Submitted):
         leg, kind = leg_of(self.request), instance.instance_type
         assert kind is not KINDS["p"] or leg == "prefill"
         assert instance.state not in (DRAINING, EngineState.STOPPED)
-        group = takers([i for i in self.everyone if i.state is not DRAINING], self.request.route)
+        group = eligible([i for i in self.everyone if i.state is not DRAINING], self.request.route)
         assert instance in group
         if instance.state is not READY:
             assert not any(i.state is READY for i in group)

@@ -68,9 +68,9 @@ class Scheduler:
         self.slos = Slos(registry)
         ledger.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
-        self._placer = Selector(policy)
+        self._selector = Selector(policy)
         self._policies: dict[str, PlacementPolicy] = {}  # by the names that they are stated for
-        self._queue = Queue(self.tenants, self._placer.prompt_ms)
+        self._queue = Queue(self.tenants, self._selector.prompt_ms)
         self._clock = clock
         self._alarm_at = math.inf
         self._gpus: dict[str, SharedGPU] = {}
@@ -88,7 +88,7 @@ class Scheduler:
 
     @property
     def policy(self) -> PlacementPolicy:
-        return self._placer.policy
+        return self._selector.policy
 
     @property
     def policies(self) -> dict[str, PlacementPolicy]:
@@ -98,7 +98,7 @@ class Scheduler:
     @property
     def uneven(self) -> frozenset[str]:
         """The models whose instances have contexts of different lengths."""
-        return self._placer.uneven
+        return self._selector.uneven
 
     # What the relay calls
 
@@ -140,7 +140,7 @@ class Scheduler:
 
     def prefer_specialized(self, wanted: bool) -> None:
         """Whether instances for one kind of work go before mixed ones."""
-        self._placer.prefers_special = wanted
+        self._selector.prefers_special = wanted
 
     def can_retry(self, submission: Submission) -> bool:
         """Whether there is another instance to try, and the retry budget allows it."""
@@ -164,7 +164,7 @@ class Scheduler:
     def no_larger(self, submission: Submission, instance: ExecutionInstance) -> Group:
         """Those of the group whose context is no larger than the instance's, where a healthy one is larger; otherwise none."""
         model = submission.request.model
-        own = instance.context_tokens.get(model, 0) if model in self._placer.uneven else 0
+        own = instance.context_tokens.get(model, 0) if model in self._selector.uneven else 0
         group = self._group_of(submission) if own else ()
         if not any(i.state is EngineState.READY and i.context_tokens.get(model, 0) > own for i in group):
             return ()
@@ -190,7 +190,7 @@ class Scheduler:
             self._place_or_queue(submission, group, now)
         elif began_at is not None and began_at.state is EngineState.DRAINING:
             decision = SchedulingDecision(request.request_id, began_at.instance_id, FINISHES)
-            need = self._placer.uncached(request, began_at)
+            need = self._selector.uncached(request, began_at)
             self._put(submission, decision, began_at, need, (began_at,), now)
         else:
             raise self._unserved(request)
@@ -220,7 +220,7 @@ class Scheduler:
 
     def gap_listener(self, instance: ExecutionInstance) -> Callable[[float], None] | None:
         """Who is to be told the seconds between two chunks of the instance's streams; mostly nobody."""
-        shared = self._placer.shared.get(instance)
+        shared = self._selector.shared.get(instance)
         return shared.streamed if shared is not None and shared.goes_by_gaps else None
 
     def release(
@@ -273,7 +273,7 @@ class Scheduler:
 
     def instance_down(self, instance: ExecutionInstance) -> None:
         """It died or left: whatever it had cached is gone."""
-        self._placer.prefixes.clear(instance)
+        self._selector.prefixes.clear(instance)
         instance.load.lost_at = self._clock()
 
     def stalled(self, lost_s: float) -> None:
@@ -287,7 +287,7 @@ class Scheduler:
 
     def use(self, policy: PlacementPolicy, by_model: dict[str, PlacementPolicy] | None = None) -> None:
         """Change the policy, and those of single models; who waits is sorted anew, nobody is lost."""
-        self._placer.policy = policy
+        self._selector.policy = policy
         if by_model is not None:
             self._policies = dict(by_model)
         self._regroup(self._clock())
@@ -303,7 +303,7 @@ class Scheduler:
             self.slos.give(submission.request)
         choice = None
         if not self._queue.requests or self._queue.lane(group, self._order(submission)) is None:
-            choice = self._placer.choose(submission, group, now, True)
+            choice = self._selector.choose(submission, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
                 if prompt_ms <= self.slos.soon_ms or not self._stands_back(submission, prompt_ms, now):
@@ -311,7 +311,7 @@ class Scheduler:
                     return
                 choice = None
         else:
-            submission.request.cached_tokens = self._placer.prefixes.match(submission.request)
+            submission.request.cached_tokens = self._selector.prefixes.match(submission.request)
         displaced: list[Waiting] | None = []
         if not self._queue.has_room(submission, self.limits):
             displaced = self._queue.make_room(submission, self.limits)
@@ -348,7 +348,7 @@ class Scheduler:
             self.settle()  # what was sent has fewer tokens than bytes
             if load.pending_tokens + most > load.window_tokens:
                 return False
-        heeds_streams = self._placer.heeds_streams(request)
+        heeds_streams = self._selector.heeds_streams(request)
         if heeds_streams:
             self.settle()  # there may be LLM work on the same GPU among it
         return (
@@ -356,7 +356,7 @@ class Scheduler:
             and not (limit and only.active_requests + len(self._sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
-            and not (heeds_streams and not self._placer.is_free(request, only))
+            and not (heeds_streams and not self._selector.is_free(request, only))
         )
 
     def _stands_back(self, submission: Submission, prompt_ms: float, now: float) -> bool:
@@ -367,7 +367,7 @@ class Scheduler:
         )
 
     def _order(self, submission: Submission) -> str:
-        return self._placer.policy_for(submission.request).order
+        return self._selector.policy_for(submission.request).order
 
     def _send_first(
         self, submission: Submission, group: Group, now: float, measure: Callable[[], None]
@@ -392,7 +392,7 @@ class Scheduler:
                 measure()
                 if self.slos.differ:
                     self.slos.give(submission.request)
-                need = self._placer.uncached(submission.request, group[0])
+                need = self._selector.uncached(submission.request, group[0])
                 self._write_down(self._count(submission, decision, group[0], need, group, now), need, now)
             except Exception as error:
                 self.report(error)
@@ -428,7 +428,7 @@ class Scheduler:
         now: float,
     ) -> Placement:
         """From here on it is load of the instance."""
-        request, gpus = submission.request, self._placer.shared
+        request, gpus = submission.request, self._selector.shared
         seen = () if self.on_placed is None else as_seen(group)
         placement = submission.load = Placement(
             instance, need if need > 0 else 1, now, request, decision, seen
@@ -442,7 +442,7 @@ class Scheduler:
         """What nobody waits for."""
         self.ledger.placed(placement, need, now)
         if placement.request.prompt_blocks:
-            self._placer.prefixes.add(placement.instance, placement.request)
+            self._selector.prefixes.add(placement.instance, placement.request)
         if self.on_placed is not None:
             self.on_placed(placement)
 
@@ -470,7 +470,7 @@ class Scheduler:
         lane, request = waiting.lane, waiting.request
         late = waiting.late and request.request_type.is_llm
         try:
-            choice = self._placer.choose(waiting.submission, group, now, waiting.patient, late)
+            choice = self._selector.choose(waiting.submission, group, now, waiting.patient, late)
         except Exception as error:
             self._drop(waiting, error)
             return True
@@ -503,12 +503,12 @@ class Scheduler:
     def _regroup(self, now: float) -> None:
         self._seen = self.registry.version
         instances = self.registry.instances.values()
-        self._placer.mixed = any(is_mixed(i) for i in instances)
-        self._placer.uneven = uneven_models(instances)
+        self._selector.mixed = any(is_mixed(i) for i in instances)
+        self._selector.uneven = uneven_models(instances)
         stated = self.registry.by_served_model(self._policies)
-        self._placer.by_model = {model: policy for model, (_, policy) in stated.items()}
+        self._selector.by_model = {model: policy for model, (_, policy) in stated.items()}
         self.ledger.relative.regroup(instances)
-        self._placer.shared = shared_gpus(instances, self.llm_share, self._gpus)
+        self._selector.shared = shared_gpus(instances, self.llm_share, self._gpus)
         self.slos.renew()
         self._share_by_slos()
 
@@ -517,7 +517,7 @@ class Scheduler:
             self.slos.give(request)
             waiting.heed_slo()
             group = self.registry.group(request.model, request.route)
-            return group, self._placer.policy_for(request).order, prefill_ms(request, group)
+            return group, self._selector.policy_for(request).order, prefill_ms(request, group)
 
         for stranded in self._queue.regroup(place, now):
             self._queue.remove(stranded)
@@ -531,7 +531,7 @@ class Scheduler:
     def _share_by_slos(self) -> None:
         """Streams that share a GPU are to keep their model's time of a token."""
         wanted: dict[SharedGPU, float] = {}
-        for instance, shared in self._placer.shared.items():
+        for instance, shared in self._selector.shared.items():
             if instance.instance_type.serves_llm and instance.models:
                 tpot_ms = min(self.slos.of(model).tpot_ms for model in instance.models)
                 wanted[shared] = min(tpot_ms, wanted.get(shared, tpot_ms))
@@ -542,8 +542,8 @@ class Scheduler:
         """Raises ``Rejection`` for a deadline that cannot be met even if all goes well."""
         request = submission.request
         assert request.slo_deadline_ms is not None
-        soonest = self._placer.soonest_ms(request, group, now)
-        order = self._placer.policy_for(request).order
+        soonest = self._selector.soonest_ms(request, group, now)
+        order = self._selector.policy_for(request).order
         lane = self._queue.lane(group, order)
         if lane is not None and order == "fifo":
             soonest += lane.tokens * min(i.load.ms_per_token for i in group) / len(group)
@@ -563,7 +563,7 @@ class Scheduler:
     def _drop(self, waiting: Waiting, error: Exception) -> None:
         """The policy failed at it: those behind it may do better."""
         self._queue.remove(waiting)
-        message = f"the policy {self._placer.policy_for(waiting.request).name} failed; the gateway's log has the traceback"
+        message = f"the policy {self._selector.policy_for(waiting.request).name} failed; the gateway's log has the traceback"
         waiting.submission.refused(Rejection(Reason.FAILED, message))
         self.report(error)
 
@@ -573,7 +573,7 @@ class Scheduler:
         at = min(
             self.ledger.silent_prefills.next_at(),
             self._queue.deadlines.first_key(),
-            self._placer.resumes_at(now),
+            self._selector.resumes_at(now),
         )
         at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
         if at < self._alarm_at:

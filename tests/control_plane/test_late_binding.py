@@ -125,7 +125,7 @@ def test_when_its_hold_ends_a_request_goes_where_it_is_answered_sooner(
     clock = Clock()
     warm, cold, m = held(clock)
     cached = tuple(range((tokens - 800) // 64))
-    m._placer.prefixes.add(warm, request(blocks=cached))  # type: ignore[attr-defined]
+    m._selector.prefixes.add(warm, request(blocks=cached))  # type: ignore[attr-defined]
     alarms: list[float] = []
     m.alarm = alarms.append  # type: ignore[attr-defined]
     waits = submit(m, request("waits", tokens, blocks=cached))  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_after_its_hold_no_request_goes_beyond_the_limit_of_an_instance() -> Non
     full, cold = instance("a", 2), instance("b", 20)
     m = manager(full, cold, clock=clock)
     m.use(FollowsTheCache())
-    m._placer.prefixes.add(full, request(blocks=blocks))
+    m._selector.prefixes.add(full, request(blocks=blocks))
     for number in range(2):
         submit(m, request(number, 7900, blocks=blocks))
     waiting = [submit(m, request(f"w{number}", 6500, blocks=blocks)) for number in range(6)]
@@ -185,7 +185,7 @@ def test_a_policy_that_knows_no_prefixes_holds_nobody() -> None:
     a, b = instance("a"), instance("b")
     m = manager(a, b, policy="least_loaded")
     for each in (a, b):
-        m._placer.prefixes.add(each, request(blocks=(1, 2, 3)))
+        m._selector.prefixes.add(each, request(blocks=(1, 2, 3)))
     a.load.pending_tokens = 9000
     assert submit(m, request(0, 200, blocks=(1, 2, 3))).where is b
 

@@ -101,7 +101,7 @@ def test_a_long_prompt_that_is_mostly_cached_is_not_late() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
     blocks = tuple(range(HOPELESS // 64))
-    m._placer.prefixes.add(a, request("before", HOPELESS, blocks=blocks))
+    m._selector.prefixes.add(a, request("before", HOPELESS, blocks=blocks))
     waits = late(m, clock)
     assert submit(m, request("warm", HOPELESS, arrived=clock.now, blocks=blocks)).where is a
     assert (waits.where, a.load.late) == (None, 0)
@@ -169,7 +169,7 @@ def test_a_late_prompt_that_another_had_cached_meanwhile_goes_as_a_cheap_one() -
     m = streaming(clock, a)
     blocks = tuple(range(HOPELESS // 64))
     waits = submit(m, request("late", HOPELESS, arrived=clock.now, blocks=blocks))
-    m._placer.prefixes.add(a, request("same prefix", HOPELESS, blocks=blocks))
+    m._selector.prefixes.add(a, request("same prefix", HOPELESS, blocks=blocks))
     assert waits.where is None
     clock.now += 1.01
     a.load.spares_from = clock.now + 5.0

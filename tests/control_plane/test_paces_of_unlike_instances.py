@@ -136,7 +136,7 @@ def test_the_nearest_slo_of_all_llms_of_a_gpu_counts_for_its_streams() -> None:
     )
     m.registry.changed()
     m.dispatch()
-    assert {shared.tpot_s for shared in m._placer.shared.values()} == {0.02}
+    assert {shared.tpot_s for shared in m._selector.shared.values()} == {0.02}
 
 
 def test_of_two_aliases_of_a_model_the_last_holds_in_the_replay_too() -> None:

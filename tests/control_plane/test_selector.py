@@ -54,7 +54,7 @@ ENGINES = st.lists(
 ROUTES = st.sampled_from([CHAT, EMBED])
 
 
-def placer(policy: str = "hybrid") -> Selector:
+def selector(policy: str = "hybrid") -> Selector:
     return Selector(policy_named(policy, Clock()))
 
 
@@ -80,7 +80,7 @@ def test_the_choice_is_of_the_group_and_has_room(
 ) -> None:
     group = [engine.made(number) for number, engine in enumerate(engines)]
     before = [(i.active_requests, i.load.pending_tokens, i.state) for i in group]
-    found = chosen(placer(policy), Submitted(request(1, tokens, route=route)), group, late=late)
+    found = chosen(selector(policy), Submitted(request(1, tokens, route=route)), group, late=late)
     assert [(i.active_requests, i.load.pending_tokens, i.state) for i in group] == before
     if found is not None:
         assert found in group
@@ -97,7 +97,7 @@ def test_no_request_waits_beside_a_healthy_instance_with_nothing_to_do(
 ) -> None:
     group = [engine.made(number) for number, engine in enumerate(engines)]
     group.insert(min(place, len(group)), instance("idle"))
-    assert chosen(placer(policy), Submitted(request(1, tokens)), group) is not None
+    assert chosen(selector(policy), Submitted(request(1, tokens)), group) is not None
 
 
 @each_policy
@@ -106,16 +106,16 @@ def test_one_goes_elsewhere_than_where_it_failed_while_it_can(policy: str) -> No
     submission = Submitted(request(1))
     for tried in ((), group[:1], group[:2]):
         submission.tried = tuple(tried)
-        assert chosen(placer(policy), submission, group) not in tried
+        assert chosen(selector(policy), submission, group) not in tried
     submission.tried = tuple(group)
-    assert chosen(placer(policy), submission, group) in group  # better than nowhere
+    assert chosen(selector(policy), submission, group) in group  # better than nowhere
 
 
 def test_the_only_instance_of_a_model_gets_its_requests_whatever_its_state() -> None:
     for state in EngineState:
         only = instance("a")
         only.state = state
-        assert chosen(placer(), Submitted(request(1)), [only]) is only
+        assert chosen(selector(), Submitted(request(1)), [only]) is only
 
 
 def test_where_none_is_healthy_any_is_asked_and_the_healthy_are_asked_alone() -> None:
@@ -132,7 +132,7 @@ def test_where_none_is_healthy_any_is_asked_and_the_healthy_are_asked_alone() ->
 def test_a_full_only_instance_makes_its_requests_wait() -> None:
     only = instance("a", 1)
     only.active_requests = 1
-    assert chosen(placer(), Submitted(request(1)), [only]) is None
+    assert chosen(selector(), Submitted(request(1)), [only]) is None
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ def test_a_prompt_waits_where_it_would_pass_every_window(
     pending: int, tokens: int, waits: bool, others: int
 ) -> None:
     group = [Engine(0, 1, pending, READY).made(number) for number in range(1 + others)]
-    assert (chosen(placer(), Submitted(request(1, tokens)), group) is None) is waits
+    assert (chosen(selector(), Submitted(request(1, tokens)), group) is None) is waits
 
 
 def test_a_model_may_have_a_policy_of_its_own() -> None:
-    by = placer("round_robin")
+    by = selector("round_robin")
     by.by_model["m"] = policy_named("least_loaded", Clock())
     assert by.policy_for(request(1)).name == "least_loaded"
     assert by.policy_for(request(1, model="other")).name == "round_robin"
@@ -164,7 +164,7 @@ def test_specialised_instances_go_before_mixed_ones_where_that_is_wanted(
     mixed.instance_type = ExecutionInstanceType.LLM_EMBEDDING
     special.instance_type = ExecutionInstanceType.GENERAL
     special.active_requests = 1
-    by = placer("least_loaded")
+    by = selector("least_loaded")
     by.mixed, by.prefers_special = True, prefers
     found = chosen(by, Submitted(request(1, 10)), [mixed, special])
     assert found is not None
@@ -179,7 +179,7 @@ def test_a_request_goes_where_its_context_fits(tokens: int, output: int, expecte
     small, large = instance("small"), instance("large")
     small.context_tokens, large.context_tokens = {"m": 1024}, {"m": 8192}
     large.active_requests = 1
-    by = placer("least_loaded")
+    by = selector("least_loaded")
     by.uneven = uneven_models([small, large])
     asked = request(1, tokens)
     asked.output_tokens = output
@@ -198,7 +198,7 @@ def test_contexts_are_uneven_only_within_a_model() -> None:
 @pytest.mark.parametrize("policy", ["hybrid", "prefix_aware"])
 def test_a_patient_request_is_held_for_the_closed_instance_that_has_most_of_its_prompt(policy: str) -> None:
     warm, cold = Engine(0, 1, 950, READY).made(0), Engine(0, 1, 500, READY).made(1)
-    by, blocks = placer(policy), list(range(1, 6))
+    by, blocks = selector(policy), list(range(1, 6))
     by.prefixes.add(warm, request(1, 320, blocks=blocks))
     submission = Submitted(request(2, 400, blocks=blocks))
     assert by.choose(submission, [warm, cold], NOW, patient=True) == (None, warm, 80)

@@ -172,7 +172,7 @@ TABLE: dict[str, Entry] = {
     "scheduling.late_binding": section("scheduling", "late_binding", False, engine(lambda e: e.instance.load.window_tokens), float("inf")),
     "scheduling.hybrid_instance_ratio": section("scheduling", "hybrid_instance_ratio", 0.3, held(lambda r: r.gateway.manager.llm_share), 0.3),
     "scheduling.llm_fallback_policy": section("scheduling", "llm_fallback_policy", "round_robin", held(lambda r: r.gateway.manager.policy)),
-    "scheduling.prefer_specialized_instances": section("scheduling", "prefer_specialized_instances", False, held(lambda r: r.gateway.manager._placer.prefers_special), False),
+    "scheduling.prefer_specialized_instances": section("scheduling", "prefer_specialized_instances", False, held(lambda r: r.gateway.manager._selector.prefers_special), False),
     "scheduling.embedding_priority": section("scheduling", "embedding_priority", "high", held(lambda r: r.gateway.manager.llm_share), 0.0),
     "scheduling.retries": section("scheduling", "retries", 0, held(lambda r: r.gateway.retries), 0),
     "scheduling.enable_embedding_batching": section("scheduling", "enable_embedding_batching", False, held(lambda r: r.gateway.embeddings.aggregator.rules.merges), False),

@@ -325,9 +325,9 @@ def test_what_an_instance_held_is_forgotten_when_it_dies() -> None:
     long = [{"role": "user", "content": "word " * 600}]
     with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
         caller.chat(messages=long).reply()
-        assert g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders)) > 0
+        assert g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders)) > 0
         g.ask(lambda r: r.gateway.engines["e0"].draining())
-        assert g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders)) == 0
+        assert g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders)) == 0
 
 
 def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
@@ -355,7 +355,7 @@ def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
 
 def test_short_prompts_are_followed_only_where_there_is_a_choice() -> None:
     def followed(g: InProcess) -> int:
-        return g.ask(lambda r: len(r.gateway.manager._placer.prefixes._holders))
+        return g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders))
 
     short = [{"role": "user", "content": "word " * 200}]
     with RogueEngine(ok()) as a, RogueEngine(ok()) as b:

@@ -22,9 +22,8 @@ from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 PREFILL, DECODE = "#prefill", "#decode"
-KV_TRANSFER_ROUTES = frozenset(
-    {"/v1/chat/completions", "/v1/completions"}
-)  # where vLLM takes ``kv_transfer_params``
+# vLLM takes ``kv_transfer_params`` on these routes.
+KV_TRANSFER_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
 _WRITING = frozenset(path for path, route in ROUTES.items() if route.type.is_llm)
 _PREFILLING, _DECODING = ExecutionInstanceType.PREFILLING, ExecutionInstanceType.DECODING
 

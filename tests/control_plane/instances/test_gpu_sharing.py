@@ -120,7 +120,7 @@ def test_the_adaptive_pause_grows_while_gaps_are_long_and_shrinks_after() -> Non
         call = embed(m, "call")
         clock.now += 0.010
         end(m, call)
-        after = m._placer.shared[call.where].resumes_at - clock.now  # type: ignore[index]
+        after = m._selector.shared[call.where].resumes_at - clock.now  # type: ignore[index]
         clock.now += after
         return after
 

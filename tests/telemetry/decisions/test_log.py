@@ -60,7 +60,7 @@ def test_costs_are_those_that_the_policies_compute() -> None:
     expected = Recorded()  # as it was before the decision
     expected.busy.active_requests = 3
     what = request("r", 1000, blocks=BLOCKS)
-    recorded.manager._placer.prefixes.add(recorded.busy, what)
+    recorded.manager._selector.prefixes.add(recorded.busy, what)
     _, attempt = recorded.submit(what)
     shown = document(attempt, epoch=0.0)["candidates"]
     loads = Loads(expected.group)

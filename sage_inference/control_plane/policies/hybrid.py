@@ -45,7 +45,7 @@ class Hybrid:
     def __init__(self, clock: Clock = time.monotonic, order: str = "adaptive") -> None:
         self.order = order
         self._clock = clock
-        self._turn = 0
+        self._rotation = 0
         self._chosen_at: dict[str, int] = {}  # the turn in which an instance was last chosen
         self._paces: Paces = {}
         self._paces_of: tuple[
@@ -85,8 +85,8 @@ class Hybrid:
         self, request: SchedulingRequest, instances: Sequence[ExecutionInstance], placed: Placed | None
     ) -> tuple[ExecutionInstance | None, str]:
         now = self._clock()
-        self._turn = turn = self._turn + 1
-        if turn >= self._paces_until or (
+        self._rotation = rotation = self._rotation + 1
+        if rotation >= self._paces_until or (
             instances is not self._paces_of and tuple(instances) != self._paces_of
         ):
             self._even_paces(instances)
@@ -96,12 +96,12 @@ class Hybrid:
         if chosen is None:
             chosen, why = self._cheapest(request, placed, now), "cheapest"
         if chosen is not None:
-            self._chosen_at[chosen.instance_id] = turn
+            self._chosen_at[chosen.instance_id] = rotation
         return chosen, why
 
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Only now and then for the same instances, because paces change by a few percent a minute."""
-        self._paces_of, self._paces_until = tuple(instances), self._turn + _SAME_PACES
+        self._paces_of, self._paces_until = tuple(instances), self._rotation + _SAME_PACES
         self._paces = paces_of(instances)
         self._fastest = min(self._paces.values(), default=0.0)
         if len(self._chosen_at) > _MOST_NOTED:
@@ -196,7 +196,7 @@ class Hybrid:
         if len(costs) == 1:
             return costs[0][2]
         slack, chosen_at = DECODE_TOKENS * EVEN * len(self._paces), self._chosen_at
-        chosen, first = None, self._turn + 1
+        chosen, first = None, self._rotation + 1
         for cost, pace, i in costs:
             if cost <= least + pace * slack and (at := chosen_at.get(i.instance_id, 0)) < first:
                 chosen, first = i, at

@@ -19,7 +19,7 @@ class LeastLoaded:
     sticky = False
 
     def __init__(self) -> None:
-        self._turn = 0
+        self._rotation = 0
 
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
@@ -34,6 +34,6 @@ class LeastLoaded:
     def _least(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
-        self._turn += 1
-        start = self._turn % len(room)
+        self._rotation += 1
+        start = self._rotation % len(room)
         return min(room[start:] + room[:start], key=loads.of)

@@ -17,7 +17,7 @@ class RoundRobin:
     sticky = False
 
     def __init__(self) -> None:
-        self._turn = -1
+        self._rotation = -1
 
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
@@ -27,8 +27,8 @@ class RoundRobin:
     def _choose(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads
     ) -> ExecutionInstance:
-        self._turn += 1
-        return room[self._turn % len(room)]
+        self._rotation += 1
+        return room[self._rotation % len(room)]
 
 
 class Random:

@@ -12,19 +12,19 @@ from sage_inference.control_plane.queue.heap import Heap, HeapPlace
 class _Line:
     """One tenant's requests, and its place among the tenants."""
 
-    __slots__ = ("heap", "tenant", "turn")
+    __slots__ = ("heap", "rank", "tenant")
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.heap: Heap[Waiting] = Heap()
-        self.turn: HeapPlace[_Line] | None = None
+        self.rank: HeapPlace[_Line] | None = None
 
 
 class Band:
     def __init__(self, counters: TenantCounters) -> None:
         self._counters = counters
         self._lines: dict[str, _Line] = {}
-        self._turns: Heap[_Line] = Heap()
+        self._ranks: Heap[_Line] = Heap()
         self._ages: Heap[Waiting] = Heap()
 
     def __bool__(self) -> bool:
@@ -50,8 +50,8 @@ class Band:
         self._ages.leave(waiting.age)
         if not line.heap:
             del self._lines[line.tenant]
-            assert line.turn is not None
-            self._turns.leave(line.turn)
+            assert line.rank is not None
+            self._ranks.leave(line.rank)
 
     def next(self) -> Waiting | None:
         line = self._least()
@@ -68,14 +68,14 @@ class Band:
         return self._ages.first_key()
 
     def _least(self) -> _Line | None:
-        while (line := self._turns.first()) is not None:
-            if self._turns.first_key() >= self._counters.of(line.tenant):
+        while (line := self._ranks.first()) is not None:
+            if self._ranks.first_key() >= self._counters.of(line.tenant):
                 return line
             # Counters only grow: one that grew since it was queued is queued anew.
-            assert line.turn is not None
-            self._turns.leave(line.turn)
+            assert line.rank is not None
+            self._ranks.leave(line.rank)
             self._queue(line)
         return None
 
     def _queue(self, line: _Line) -> None:
-        line.turn = self._turns.push(self._counters.of(line.tenant), line)
+        line.rank = self._ranks.push(self._counters.of(line.tenant), line)

@@ -52,7 +52,7 @@ class GroupQueue:
         self._held: dict[ExecutionInstance, dict[Waiting, None]] = {}
         self._tenants: dict[str, int] = {}
         self._passed = 0  # work placed since the oldest had its turn
-        self._turn: Waiting | None = None  # the oldest, if it is its turn
+        self._guarded: Waiting | None = None  # the oldest, if it is its turn
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
@@ -97,7 +97,7 @@ class GroupQueue:
         bands = self._bands
         oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
         if oldest is not None and self._is_guarded(oldest, now):
-            self._turn = oldest
+            self._guarded = oldest
             oldest.late = False  # nobody is spared any more at its cost
             return oldest
         if len(bands) == 1:
@@ -106,7 +106,7 @@ class GroupQueue:
 
     def placed(self, waiting: Waiting) -> None:
         """One of these was placed."""
-        if waiting is self._turn:
+        if waiting is self._guarded:
             self._passed = 0
         else:
             self._passed += _work(waiting.request)

@@ -49,7 +49,7 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
-        self._held: dict[ExecutionInstance, _Cached] = {}
+        self._cached: dict[ExecutionInstance, _Cached] = {}
         self._by_bit: dict[int, ExecutionInstance] = {}
 
     def match(self, request: SchedulingRequest) -> Mapping[ExecutionInstance, int]:
@@ -91,8 +91,8 @@ class PrefixIndex:
 
     def add(self, instance: ExecutionInstance, request: SchedulingRequest) -> None:
         """The instance was sent this prompt: it will hold it."""
-        held = self._held.get(instance) or self._enter(instance)
-        blocks, before, bit, holders = held.blocks, len(held.blocks), held.bit, self._holders
+        cached = self._cached.get(instance) or self._enter(instance)
+        blocks, before, bit, holders = cached.blocks, len(cached.blocks), cached.bit, self._holders
         for block in reversed(request.prompt_blocks):
             if block in blocks:
                 del blocks[block]
@@ -102,25 +102,25 @@ class PrefixIndex:
         if len(blocks) > before:
             most = instance.kv_tokens / request.block_tokens
             if len(blocks) > most:
-                self._evict(held, len(blocks) - int(most * (1 - _SLACK)))
+                self._evict(cached, len(blocks) - int(most * (1 - _SLACK)))
 
     def clear(self, instance: ExecutionInstance) -> None:
         """The instance died or left, and its cache with it."""
-        held = self._held.pop(instance, None)
-        if held is not None:
-            self._evict(held, len(held.blocks))
-            del self._by_bit[held.bit]
+        cached = self._cached.pop(instance, None)
+        if cached is not None:
+            self._evict(cached, len(cached.blocks))
+            del self._by_bit[cached.bit]
 
     def _enter(self, instance: ExecutionInstance) -> _Cached:
         bit = 1
         while bit in self._by_bit:
             bit <<= 1
         self._by_bit[bit] = instance
-        held = self._held[instance] = _Cached(bit)
-        return held
+        cached = self._cached[instance] = _Cached(bit)
+        return cached
 
-    def _evict(self, held: _Cached, count: int) -> None:
-        blocks, holders, others = held.blocks, self._holders, ~held.bit
+    def _evict(self, cached: _Cached, count: int) -> None:
+        blocks, holders, others = cached.blocks, self._holders, ~cached.bit
         for block in list(islice(blocks, count)):
             del blocks[block]
             if left := holders[block] & others:

@@ -18,7 +18,7 @@ from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.group_queue import GroupQueue
 from sage_inference.control_plane.queue.orders import ORDERS
-from sage_inference.control_plane.queue.patience import HOLD_S, hold_s
+from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.queue.waiting import Group, Queue
 from sage_inference.control_plane.selector import FINISHES, ONLY, Selector, healthy, prefill_ms, uneven_models
@@ -322,7 +322,7 @@ class Scheduler:
             submission, group, self._order(submission), prefill_ms(submission.request, group), now
         )
         if choice is not None:
-            waiting.lane.hold(waiting, choice[1], now + hold_s(submission.request, group, now))
+            waiting.lane.reserve(waiting, choice[1], now + reserved_s(submission.request, group, now))
         else:
             self._serve(waiting.lane, now)
         if displaced:
@@ -454,11 +454,11 @@ class Scheduler:
 
     def _serve(self, lane: GroupQueue, now: float) -> None:
         # Each turn asks the lane anew: placing a request may end others, or bring new ones.
-        for instance in lane.holding():
+        for instance in lane.reserved_instances():
             # Only the last of a group is tried while it is down, and nobody is held for that one.
             while (
                 instance.state is EngineState.READY
-                and (waiting := lane.held(instance)) is not None
+                and (waiting := lane.reserved(instance)) is not None
                 and self._try(waiting, (instance,), now)
             ):
                 pass
@@ -476,14 +476,14 @@ class Scheduler:
             return True
         if choice is None:
             untried = healthy(group, waiting.submission.tried) if waiting.submission.tried else ()
-            if not untried or waiting.held_for is not None:
+            if not untried or waiting.reserved_for is not None:
                 return False
             # It may not go back where it failed: others, who may, must not wait behind it.
-            lane.hold(waiting, untried[0], now + HOLD_S)
+            lane.reserve(waiting, untried[0], now + RESERVED_S)
             return True
         decision, instance, need = choice
         if decision is None:
-            lane.hold(waiting, instance, now + hold_s(request, group, now))
+            lane.reserve(waiting, instance, now + reserved_s(request, group, now))
             return True
         self._queue.remove(waiting)
         self.tenants.left(request.tenant)

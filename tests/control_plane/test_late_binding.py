@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sage_inference.control_plane.queue.patience import hold_s
+from sage_inference.control_plane.queue.patience import reserved_s
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,
@@ -167,7 +167,7 @@ def test_after_its_hold_no_request_goes_beyond_the_limit_of_an_instance() -> Non
 
 
 def test_one_that_could_be_in_time_nowhere_else_is_held_for_the_full_second() -> None:
-    assert hold_s(request(0, 50_000), (instance("a"),), 1000.0) == 1.0
+    assert reserved_s(request(0, 50_000), (instance("a"),), 1000.0) == 1.0
 
 
 def test_who_is_held_for_an_instance_that_dies_goes_elsewhere_at_once() -> None:

@@ -219,7 +219,7 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_an_idle_instance_but_who_is_held(self) -> None:
         for submission in self.waiting:
-            if submission.tried or submission.load.held_for is not None:
+            if submission.tried or submission.load.reserved_for is not None:
                 continue
             for each in self.instances:
                 if (
@@ -236,7 +236,7 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def the_shortest_in_time_does_not_wait_beside_room(self) -> None:
         """Under the order of hybrid; requests that were tried or are held wait for others."""
-        waiting = [t for t in self.waiting if not t.tried and t.load.held_for is None]
+        waiting = [t for t in self.waiting if not t.tried and t.load.reserved_for is None]
         if self.manager.policy.order != "adaptive" or len({t.request.tenant for t in waiting}) > 1:
             return
         for model in "mn":
@@ -250,7 +250,7 @@ class AnyEvents(RuleBasedStateMachine):
 
     @invariant()
     def holds_end(self) -> None:
-        held = [t for t in self.waiting if t.load.held_for is not None]
+        held = [t for t in self.waiting if t.load.reserved_for is not None]
         assert not held or any(at <= self.clock.now + 1.0 for at in self.alarms)
 
     def teardown(self) -> None:

@@ -48,7 +48,7 @@ def test_a_dead_instance_holds_nothing_and_others_keep_theirs() -> None:
     index.clear(a)
     assert index.match(request(tokens=999, blocks=(1, 2))) == {b: 128}
     index.clear(b)
-    assert (index._holders, index._held, index._by_bit) == ({}, {}, {})
+    assert (index._holders, index._cached, index._by_bit) == ({}, {}, {})
 
 
 CHAINS = st.sampled_from([(1,), (1, 2), (1, 2, 3), (1, 2, 4), (5,), (5, 6), (5, 6, 7, 8, 9)])
@@ -82,7 +82,7 @@ def test_it_is_bounded_and_whoever_holds_a_block_holds_all_before_it(
     a.kv_tokens = 64 * kv_blocks
     for blocks in chains:
         index.add(a, request(blocks=blocks))
-        held = index._held[a].blocks
+        held = index._cached[a].blocks
         assert len(held) <= kv_blocks
         assert set(index._holders) == set(held)
         for chain in chains:

@@ -149,16 +149,16 @@ class Hybrid:
         """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
         tokens, paces = request.prompt_tokens, self._paces
         longest = 0
-        for held in cached.values():  # ``max`` takes longer for a few
-            if held > longest:
-                longest = held
+        for depth in cached.values():  # ``max`` takes longer for a few
+            if depth > longest:
+                longest = depth
         if longest < WORTH * tokens:
             return None
         nearly = NEARLY * longest
         most: tuple[float, float] | None = None
         least, bearable = INFINITE, []
-        for i, held in cached.items():
-            if held < nearly:
+        for i, depth in cached.items():
+            if depth < nearly:
                 continue
             pace, running, limit = paces.get(i), i.active_requests, i.max_concurrent_requests
             pending = i.load.pending_tokens
@@ -177,7 +177,7 @@ class Hybrid:
                 most = most or _most_bearable(paces, placed, now)
                 if running > most[0] or backlog > most[1]:
                     continue
-            cost = backlog + pace * (tokens - held + DECODE_TOKENS * running)
+            cost = backlog + pace * (tokens - depth + DECODE_TOKENS * running)
             bearable.append((cost, pace, i))
             if cost < least:
                 least = cost
@@ -208,8 +208,8 @@ def _with_room(
 ) -> dict[ExecutionInstance, int]:
     """The entries of ``cached`` whose instance may be chosen and has room."""
     return {
-        i: held
-        for i, held in cached.items()
+        i: depth
+        for i, depth in cached.items()
         if i in paces and not 0 < i.max_concurrent_requests <= _with(placed, i)[0]
     }
 

@@ -24,8 +24,6 @@ class Waiting:
         "band",
         "change",
         "deadline",
-        "held_for",
-        "hold",
         "key",
         "lane",
         "late",
@@ -33,6 +31,8 @@ class Waiting:
         "patient",
         "prompt_ms",
         "request",
+        "reservation",
+        "reserved_for",
         "review",
         "spot",
         "submission",
@@ -46,7 +46,7 @@ class Waiting:
         self.arrived = request.arrived
         self.heed_slo()
         self.patient = True  # may still be held for a warm instance
-        self.held_for: ExecutionInstance | None = None
+        self.reserved_for: ExecutionInstance | None = None
         self.late = False  # gets only what instances can spare
         self.prompt_ms = 0.0  # what its prompt likely takes
         self.band = 0
@@ -55,7 +55,7 @@ class Waiting:
         self.age: HeapPlace[Waiting] | None = None  # among its band's, by arrival
         self.change: HeapPlace[Waiting] | None = None  # when it falls late
         self.review: HeapPlace[Waiting] | None = None  # when a late one's prompt is predicted anew
-        self.hold: HeapPlace[Waiting] | None = None  # until when it stands aside
+        self.reservation: HeapPlace[Waiting] | None = None  # until when it stands aside
         self.deadline: HeapPlace[Waiting] | None = None  # the one its caller gave
 
     def heed_slo(self) -> None:
@@ -64,4 +64,4 @@ class Waiting:
 
     def forget_places(self) -> None:
         """Its lane was dissolved."""
-        self.spot = self.age = self.change = self.review = self.hold = self.held_for = None
+        self.spot = self.age = self.change = self.review = self.reservation = self.reserved_for = None

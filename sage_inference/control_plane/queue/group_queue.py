@@ -48,8 +48,8 @@ class GroupQueue:
         self._bands = [Band(counters) for _ in range(order.bands)]
         self._changes: Heap[Waiting] = Heap()
         self._reviews: Heap[Waiting] = Heap()
-        self._holds: Heap[Waiting] = Heap()
-        self._held: dict[ExecutionInstance, dict[Waiting, None]] = {}
+        self._reservations: Heap[Waiting] = Heap()
+        self._reserved: dict[ExecutionInstance, dict[Waiting, None]] = {}
         self._tenants: dict[str, int] = {}
         self._passed = 0  # work placed since the oldest had its turn
         self._guarded: Waiting | None = None  # the oldest, if it is its turn
@@ -79,10 +79,10 @@ class GroupQueue:
             self._changes.leave(waiting.change)
         if waiting.review is not None:
             self._reviews.leave(waiting.review)
-        if waiting.held_for is None:
+        if waiting.reserved_for is None:
             self._bands[waiting.band].remove(waiting)
         else:
-            self._unhold(waiting)
+            self._unreserve(waiting)
 
     def next(self, now: float) -> Waiting | None:
         """The next request; it stays until it is removed or held."""
@@ -92,8 +92,8 @@ class GroupQueue:
             if self._reviews.first_key() > now:
                 break
             self._rank_anew(self._reviews.pop(), now)
-        while self._holds.first_key() <= now:
-            self._back(self._holds.pop())
+        while self._reservations.first_key() <= now:
+            self._back(self._reservations.pop())
         bands = self._bands
         oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
         if oldest is not None and self._is_guarded(oldest, now):
@@ -111,31 +111,31 @@ class GroupQueue:
         else:
             self._passed += _work(waiting.request)
 
-    def hold(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
+    def reserve(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
         """Let others pass it: its prompt is cached by ``instance``, which is closed now."""
         self._bands[waiting.band].remove(waiting)
         waiting.patient = False
-        waiting.held_for = instance
-        waiting.hold = self._holds.push(until, waiting)
-        self._held.setdefault(instance, {})[waiting] = None
+        waiting.reserved_for = instance
+        waiting.reservation = self._reservations.push(until, waiting)
+        self._reserved.setdefault(instance, {})[waiting] = None
 
-    def held(self, instance: ExecutionInstance) -> Waiting | None:
+    def reserved(self, instance: ExecutionInstance) -> Waiting | None:
         """The first that is held for ``instance``."""
-        return next(iter(self._held.get(instance, ())), None)
+        return next(iter(self._reserved.get(instance, ())), None)
 
-    def holding(self) -> list[ExecutionInstance]:
+    def reserved_instances(self) -> list[ExecutionInstance]:
         """The instances for which requests are held."""
-        return list(self._held)
+        return list(self._reserved)
 
     def everyone(self) -> list[Waiting]:
         """All that wait here, in order of arrival."""
         found = [waiting for band in self._bands for waiting in band]
-        found += [waiting for held in self._held.values() for waiting in held]
+        found += [waiting for reserved in self._reserved.values() for waiting in reserved]
         return sorted(found, key=_arrived)
 
     def wakes_at(self, now: float) -> float:
         """When a hold ends, or an instance can spare something for the late; infinite where nobody waits for it."""
-        at = self._holds.first_key()
+        at = self._reservations.first_key()
         if self.order.defers and (self._bands[LATE] or self._bands[CHEAP]):
             at = min([at, *(i.load.spares_from for i in self.group if i.load.spares_from > now)])
         return at
@@ -168,28 +168,28 @@ class GroupQueue:
     def _rank_anew(self, waiting: Waiting, now: float) -> None:
         """It falls late, unless its prefix was cached meanwhile; or it is late, and was predicted a while ago."""
         waiting.change = waiting.review = None
-        if waiting.held_for is None:
+        if waiting.reserved_for is None:
             self._bands[waiting.band].remove(waiting)
         if self._predict is not None:
             waiting.prompt_ms = self._predict(waiting.request, self.group)
         self._rank(waiting, now)
-        if waiting.held_for is None:
+        if waiting.reserved_for is None:
             self._enter(waiting)
 
     def _back(self, waiting: Waiting) -> None:
         """Its patience has ended: it is in line again, for any instance."""
-        self._unhold(waiting)
+        self._unreserve(waiting)
         self._enter(waiting)
 
-    def _unhold(self, waiting: Waiting) -> None:
-        assert waiting.held_for is not None
-        assert waiting.hold is not None
-        held = self._held[waiting.held_for]
-        del held[waiting]
-        if not held:
-            del self._held[waiting.held_for]
-        self._holds.leave(waiting.hold)
-        waiting.held_for = None
+    def _unreserve(self, waiting: Waiting) -> None:
+        assert waiting.reserved_for is not None
+        assert waiting.reservation is not None
+        reserved = self._reserved[waiting.reserved_for]
+        del reserved[waiting]
+        if not reserved:
+            del self._reserved[waiting.reserved_for]
+        self._reservations.leave(waiting.reservation)
+        waiting.reserved_for = None
 
 
 def _work(request: SchedulingRequest) -> int:

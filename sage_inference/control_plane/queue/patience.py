@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
-HOLD_S = 1.0
+RESERVED_S = 1.0
 
 
-def hold_s(request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
-    """Seconds: half of what it can lose and still be in time elsewhere, at most ``HOLD_S``.
+def reserved_s(request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
+    """Seconds: half of what it can lose and still be in time elsewhere, at most ``RESERVED_S``.
 
     One that could be in time nowhere else loses nothing by waiting.
     """
     elsewhere_s = request.prompt_tokens * min(i.load.ms_per_token for i in group) / 1000
     left = request.arrived + ttft_s(request) - elsewhere_s - now
-    return HOLD_S if left <= 0 else min(HOLD_S, left / 2)
+    return RESERVED_S if left <= 0 else min(RESERVED_S, left / 2)

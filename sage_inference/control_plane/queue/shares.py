@@ -17,10 +17,10 @@ DISPLACED = "the queue is full, and most of what waits is of this caller; try ag
 class _Holding(Generic[T]):
     """One tenant's entries, by priority and in order of their coming, each with its size."""
 
-    __slots__ = ("held", "levels")
+    __slots__ = ("levels", "used")
 
     def __init__(self) -> None:
-        self.held = [0, 0]  # requests, bytes
+        self.used = [0, 0]  # requests, bytes
         self.levels: dict[int, dict[T, int]] = {}
 
     def leavers(self) -> Iterator[tuple[T, int]]:
@@ -32,10 +32,10 @@ class _Holding(Generic[T]):
 class _Leaving(Generic[T]):
     """A tenant while it is planned who leaves: nothing has left yet."""
 
-    __slots__ = ("entries", "held", "weight")
+    __slots__ = ("entries", "used", "weight")
 
     def __init__(self, holding: _Holding[T], weight: float) -> None:
-        self.held = list(holding.held)
+        self.used = list(holding.used)
         self.weight = weight
         self.entries = holding.leavers()
 
@@ -61,8 +61,8 @@ class Shares(Generic[T]):
         holding = self._holdings.get(tenant)
         if holding is None:
             holding = self._holdings[tenant] = _Holding()
-        holding.held[_REQUESTS] += 1
-        holding.held[_BYTES] += size
+        holding.used[_REQUESTS] += 1
+        holding.used[_BYTES] += size
         holding.levels.setdefault(priority, {})[entry] = size
         self._where[entry] = tenant, priority
 
@@ -74,11 +74,11 @@ class Shares(Generic[T]):
         tenant, priority = place
         holding = self._holdings[tenant]
         level = holding.levels[priority]
-        holding.held[_REQUESTS] -= 1
-        holding.held[_BYTES] -= level.pop(entry)
+        holding.used[_REQUESTS] -= 1
+        holding.used[_BYTES] -= level.pop(entry)
         if not level:
             del holding.levels[priority]
-        if not holding.held[_REQUESTS]:
+        if not holding.used[_REQUESTS]:
             del self._holdings[tenant]
 
     def displaced(self, tenant: str, size: int, over_requests: int, over_bytes: int) -> list[T] | None:
@@ -88,7 +88,7 @@ class Shares(Generic[T]):
         but for the newcomer.
         """
         own = self._holdings.get(tenant)
-        mine = own.held if own else (0, 0)
+        mine = own.used if own else (0, 0)
         weight = self._weight(tenant)
         others = [
             _Leaving(each, self._weight(name)) for name, each in self._holdings.items() if each is not own
@@ -98,7 +98,7 @@ class Shares(Generic[T]):
             if over[what] <= 0:
                 continue
             with_it = (mine[what] + asked) / weight
-            most = [(-each.held[what] / each.weight, number) for number, each in enumerate(others)]
+            most = [(-each.used[what] / each.weight, number) for number, each in enumerate(others)]
             heapq.heapify(most)
             while over[what] > 0:
                 if not most or -most[0][0] <= with_it:
@@ -108,9 +108,9 @@ class Shares(Generic[T]):
                 entry, freed = next(each.entries)
                 leave.append(entry)
                 for kind, amount in ((_REQUESTS, 1), (_BYTES, freed)):
-                    each.held[kind] -= amount
+                    each.used[kind] -= amount
                     over[kind] -= amount
-                heapq.heapreplace(most, (-each.held[what] / each.weight, number))
+                heapq.heapreplace(most, (-each.used[what] / each.weight, number))
         return leave
 
     def _weight(self, tenant: str) -> float:

@@ -14,7 +14,7 @@ from sage_inference.control_plane.instances.load import Placement
 from sage_inference.telemetry.decisions.document import document
 
 LARGEST = 256 << 20  # bytes; then it becomes FILE.1, and the FILE.1 before is gone
-_MOST_HELD = 65536  # attempts between two writes
+_MOST_BUFFERED = 65536  # attempts between two writes
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class DecisionFile:
         self.path = path
         self._epoch = epoch
         self._largest = largest
-        self.held: deque[Placement] = deque(maxlen=_MOST_HELD)
+        self.buffered: deque[Placement] = deque(maxlen=_MOST_BUFFERED)
         self._failed = False
 
     def touch(self) -> None:
@@ -38,16 +38,16 @@ class DecisionFile:
             pass
 
     def add(self, attempt: Placement) -> None:
-        self.held.append(attempt)
+        self.buffered.append(attempt)
 
     def write(self) -> None:
         """Append what has been taken in since the last time."""
-        if not self.held:
+        if not self.buffered:
             return
-        held, self.held = self.held, deque(maxlen=_MOST_HELD)
+        buffered, self.buffered = self.buffered, deque(maxlen=_MOST_BUFFERED)
         try:
             epoch = self._epoch()
-            self._append("".join(json.dumps(document(attempt, epoch)) + "\n" for attempt in held))
+            self._append("".join(json.dumps(document(attempt, epoch)) + "\n" for attempt in buffered))
         except OSError as error:
             if not self._failed:
                 log.warning("decisions are not recorded: %s: %s", self.path, error.strerror)

@@ -52,7 +52,7 @@ class Watcher(DecisionLog):
 
     @property
     def unwritten(self) -> bool:
-        return self._file is not None and bool(self._file.held)
+        return self._file is not None and bool(self._file.buffered)
 
     def write(self) -> None:
         if self._file is not None:

@@ -145,12 +145,12 @@ class InstanceLoad:
     whole_part: float = 0.0
     begun_tokens: int = 0  # prompt tokens that have begun since the start
     read_in: int = 1  # answers in one piece until the next one that is read to learn from
-    # Like ``busy_tokens``, but a prompt counts as no fewer tokens than a step's, see ``control_plane.slos.slowness``.
+    # Like ``busy_tokens``, but a prompt counts as no fewer tokens than a step's, see ``control_plane.slo_table.slowness``.
     paced_tokens: float = 20000.0
     window_tokens: float = 8192  # pending tokens that may wait inside the engine
     lost_at: float = -math.inf  # the last time at which the instance went out of service
     stalled_at: float = -math.inf  # the last time at which this process continued after it had stood still
-    late: int = 0  # requests in flight that were placed too late to be in time
+    overdue: int = 0  # requests in flight that were placed too late to be in time
     # From ``spares_from`` on, prompts have taken no more than ``prompt_share`` of the instance's time, see
     # ``control_plane.accounting.prompt_share``.
     spares_from: float = 0.0

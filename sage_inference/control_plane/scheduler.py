@@ -407,11 +407,11 @@ class Scheduler:
         need: int,
         group: Group,
         now: float,
-        late: bool = False,
+        overdue: bool = False,
     ) -> None:
         placement = self._count(submission, decision, instance, need, group, now)
-        if late:
-            placement.count_as_late()
+        if overdue:
+            placement.count_as_overdue()
         submission.placed(instance, decision)
         try:
             self._write_down(placement, need, now)
@@ -468,9 +468,9 @@ class Scheduler:
     def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
         """Place a waiting request, or hold it; False: it stays where it is, and so do those behind it."""
         lane, request = waiting.lane, waiting.request
-        late = waiting.late and request.request_type.is_llm
+        overdue = waiting.overdue and request.request_type.is_llm
         try:
-            choice = self._selector.choose(waiting.submission, group, now, waiting.patient, late)
+            choice = self._selector.choose(waiting.submission, group, now, waiting.patient, overdue)
         except Exception as error:
             self._drop(waiting, error)
             return True
@@ -488,7 +488,7 @@ class Scheduler:
         self._queue.remove(waiting)
         self.tenants.left(request.tenant)
         lane.placed(waiting)
-        self._put(waiting.submission, decision, instance, need, lane.group, now, late)
+        self._put(waiting.submission, decision, instance, need, lane.group, now, overdue)
         return True
 
     # Books

@@ -62,15 +62,15 @@ class Selector:
         group: Sequence[ExecutionInstance],
         now: float,
         patient: bool,
-        late: bool = False,
+        overdue: bool = False,
     ) -> Choice | None:
         """None: it has to wait. ``patient``: it may be held for a warm instance that is closed.
 
-        One that is ``late`` gets only what an instance can spare.
+        One that is ``overdue`` gets only what an instance can spare.
         """
         request = submission.request
         if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
-            return self._only_late(request, group[0], now) if late else self._only(request, group[0])
+            return self._only_overdue(request, group[0], now) if overdue else self._only(request, group[0])
         candidates: Sequence[ExecutionInstance] = group
         for instance in group:
             if instance.state is not _READY:
@@ -86,7 +86,7 @@ class Selector:
         if not candidates:
             return None
         cached = request.cached_tokens = self.prefixes.match(request)
-        if late:
+        if overdue:
             tokens = request.prompt_tokens
             candidates = [
                 i for i in candidates if can_spare(i, i.load.ms_per_token * (tokens - cached.get(i, 0)), now)
@@ -101,7 +101,7 @@ class Selector:
             return choice
         wanted, need = choice[1], choice[2]
         tokens = request.prompt_tokens
-        is_warm = policy.sticky and not late and bool(cached) and need < 0.7 * tokens
+        is_warm = policy.sticky and not overdue and bool(cached) and need < 0.7 * tokens
         if is_warm and patient:
             return None, wanted, need
         open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
@@ -124,7 +124,7 @@ class Selector:
         cached = request.cached_tokens = self.prefixes.match(request)
         return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
 
-    def _only_late(self, request: SchedulingRequest, only: ExecutionInstance, now: float) -> Choice | None:
+    def _only_overdue(self, request: SchedulingRequest, only: ExecutionInstance, now: float) -> Choice | None:
         prompt_ms = only.load.ms_per_token * self.uncached(request, only)
         return self._only(request, only) if can_spare(only, prompt_ms, now) else None
 

@@ -132,9 +132,9 @@ def in_order(requests: Sequence[SchedulingRequest], order: str, now: float) -> l
     bands: list[list[tuple[float, float, int]]] = [[] for _ in range(rule.bands)]
     for number, request in enumerate(requests):
         band, key, until = rule.place(request, 0.0)
-        late = until < now
-        bands[min(band + late, rule.bands - 1)].append(
-            (request.arrived if late else key, request.arrived, number)
+        overdue = until < now
+        bands[min(band + overdue, rule.bands - 1)].append(
+            (request.arrived if overdue else key, request.arrived, number)
         )
     for band_ in bands:
         band_.sort(reverse=True)

@@ -240,7 +240,7 @@ class AnyEvents(RuleBasedStateMachine):
         if self.manager.policy.order != "adaptive" or len({t.request.tenant for t in waiting}) > 1:
             return
         for model in "mn":
-            live = [t for t in waiting if t.request.model == model and not t.load.late]
+            live = [t for t in waiting if t.request.model == model and not t.load.overdue]
             if not live:
                 continue
             first = min(live, key=lambda t: (t.load.key, t.request.arrived))

@@ -59,9 +59,9 @@ def selector(policy: str = "hybrid") -> Selector:
 
 
 def chosen(
-    by: Selector, submission: Submitted, group: Sequence[ExecutionInstance], *, late: bool = False
+    by: Selector, submission: Submitted, group: Sequence[ExecutionInstance], *, overdue: bool = False
 ) -> ExecutionInstance | None:
-    choice: Choice | None = by.choose(submission, group, NOW, patient=False, late=late)
+    choice: Choice | None = by.choose(submission, group, NOW, patient=False, overdue=overdue)
     if choice is None:
         return None
     decision, found, need = choice
@@ -74,18 +74,18 @@ def chosen(
 
 @each_policy
 @settings(max_examples=20)
-@given(engines=ENGINES, tokens=st.sampled_from([0, 1, 600, 5000]), route=ROUTES, late=st.booleans())
+@given(engines=ENGINES, tokens=st.sampled_from([0, 1, 600, 5000]), route=ROUTES, overdue=st.booleans())
 def test_the_choice_is_of_the_group_and_has_room(
-    policy: str, engines: list[Engine], tokens: int, route: str, late: bool
+    policy: str, engines: list[Engine], tokens: int, route: str, overdue: bool
 ) -> None:
     group = [engine.made(number) for number, engine in enumerate(engines)]
     before = [(i.active_requests, i.load.pending_tokens, i.state) for i in group]
-    found = chosen(selector(policy), Submitted(request(1, tokens, route=route)), group, late=late)
+    found = chosen(selector(policy), Submitted(request(1, tokens, route=route)), group, overdue=overdue)
     assert [(i.active_requests, i.load.pending_tokens, i.state) for i in group] == before
     if found is not None:
         assert found in group
         assert is_open(found, tokens)
-        assert not late or can_spare(found, tokens * found.load.ms_per_token, NOW)
+        assert not overdue or can_spare(found, tokens * found.load.ms_per_token, NOW)
         assert found.state is READY or all(i.state is not READY for i in group)
 
 

@@ -169,11 +169,11 @@ def test_a_waiting_request_heeds_new_settings() -> None:
     submit(m, request("runs"))
     waits = submit(m, request("waits"))
     assert waits.where is None
-    before = waits.load.overdue_at
+    before = waits.load.starving_at
     m.slos.configure(SloSettings(ttft_ms=4000))
     m.use(m.policy)
     assert ttft_s(waits.request) == 4
-    assert waits.load.overdue_at == before + 30
+    assert waits.load.starving_at == before + 30
 
 
 def test_streams_that_share_a_gpu_keep_their_models_time() -> None:

@@ -66,7 +66,7 @@ def can_spare(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool
     only needs streams that keep their SLO.
     """
     load = instance.load
-    if instance.active_requests <= load.late or load.window_tokens == math.inf:
+    if instance.active_requests <= load.overdue or load.window_tokens == math.inf:
         return True
     if prompt_ms <= CHEAP_MS and load.prompt_share >= PROMPT_SHARE:
         return True

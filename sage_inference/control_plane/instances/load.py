@@ -59,7 +59,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
     shared: SharedGPU | None = None  # with work of the other kind
     expected_at: float = math.inf
-    late: bool = False
+    overdue: bool = False
     answered_at: float | None = None  # when its first byte came
     ended_at: float | None = None
     outcome: str | None = None
@@ -110,12 +110,12 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         if self.pending:
             self.pending = False
             self.instance.load.pending_tokens -= self.tokens
-        if self.late:
-            self.instance.load.late -= 1
+        if self.overdue:
+            self.instance.load.overdue -= 1
 
-    def count_as_late(self) -> None:
-        self.late = True
-        self.instance.load.late += 1
+    def count_as_overdue(self) -> None:
+        self.overdue = True
+        self.instance.load.overdue += 1
 
     def _no_longer_pending(self, progress_at: float) -> float:
         """Seconds that the instance spent on its prompt."""

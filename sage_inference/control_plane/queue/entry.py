@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sage_inference.control_plane.queue.group_queue import GroupQueue
     from sage_inference.control_plane.submission import Submission
 
-OVERDUE = 10.0  # times its SLO
+STARVING = 10.0  # times its SLO
 
 
 class Waiting:
@@ -26,8 +26,7 @@ class Waiting:
         "deadline",
         "key",
         "lane",
-        "late",
-        "overdue_at",
+        "overdue",
         "patient",
         "prompt_ms",
         "request",
@@ -35,6 +34,7 @@ class Waiting:
         "reserved_for",
         "review",
         "spot",
+        "starving_at",
         "submission",
     )
 
@@ -47,7 +47,7 @@ class Waiting:
         self.heed_slo()
         self.patient = True  # may still be held for a warm instance
         self.reserved_for: ExecutionInstance | None = None
-        self.late = False  # gets only what instances can spare
+        self.overdue = False  # gets only what instances can spare
         self.prompt_ms = 0.0  # what its prompt likely takes
         self.band = 0
         self.key = 0.0
@@ -60,7 +60,7 @@ class Waiting:
 
     def heed_slo(self) -> None:
         """Its request's SLO is another, or the first."""
-        self.overdue_at = self.request.arrived + OVERDUE * ttft_s(self.request)
+        self.starving_at = self.request.arrived + STARVING * ttft_s(self.request)
 
     def forget_places(self) -> None:
         """Its lane was dissolved."""

@@ -10,7 +10,7 @@ from sage_inference.control_plane.cost import DECODE_TOKENS
 from sage_inference.control_plane.queue.band import Band
 from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.heap import Heap
-from sage_inference.control_plane.queue.orders import CHEAP, LATE, Order, Predict
+from sage_inference.control_plane.queue.orders import CHEAP, OVERDUE, Order, Predict
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 GUARD = 8  # for so much work done, the oldest request's own share of it
@@ -98,7 +98,7 @@ class GroupQueue:
         oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
         if oldest is not None and self._is_guarded(oldest, now):
             self._guarded = oldest
-            oldest.late = False  # nobody is spared any more at its cost
+            oldest.overdue = False  # nobody is spared any more at its cost
             return oldest
         if len(bands) == 1:
             return bands[0].next()
@@ -136,13 +136,13 @@ class GroupQueue:
     def wakes_at(self, now: float) -> float:
         """When a hold ends, or an instance can spare something for the late; infinite where nobody waits for it."""
         at = self._reservations.first_key()
-        if self.order.defers and (self._bands[LATE] or self._bands[CHEAP]):
+        if self.order.defers and (self._bands[OVERDUE] or self._bands[CHEAP]):
             at = min([at, *(i.load.spares_from for i in self.group if i.load.spares_from > now)])
         return at
 
     def _is_guarded(self, oldest: Waiting, now: float) -> bool:
         """Whether it is the turn of the oldest, whatever the order."""
-        span = oldest.overdue_at - oldest.arrived
+        span = oldest.starving_at - oldest.arrived
         waited = min(now - oldest.arrived, span)
         if waited < (GUARDED_FROM if self.order.defers else 1.0) * span:
             return False
@@ -154,16 +154,16 @@ class GroupQueue:
     def _rank(self, waiting: Waiting, now: float) -> None:
         """Note its place, and when to look at it again."""
         prompt_ms = waiting.prompt_ms
-        waiting.band, waiting.key, late_at = self.order.place(waiting.request, prompt_ms)
-        waiting.late = late_at <= now
-        if waiting.late:
-            waiting.band = CHEAP if prompt_ms <= CHEAP_MS else LATE
+        waiting.band, waiting.key, overdue_at = self.order.place(waiting.request, prompt_ms)
+        waiting.overdue = overdue_at <= now
+        if waiting.overdue:
+            waiting.band = CHEAP if prompt_ms <= CHEAP_MS else OVERDUE
             waiting.key = waiting.arrived + STRETCH * prompt_ms / 1000
             if self._predict is not None:
                 again = now + max(REVIEW_S, REVIEW_AFTER * (now - waiting.arrived))
                 waiting.review = self._reviews.push(again, waiting)
-        elif late_at < math.inf:
-            waiting.change = self._changes.push(late_at, waiting)
+        elif overdue_at < math.inf:
+            waiting.change = self._changes.push(overdue_at, waiting)
 
     def _rank_anew(self, waiting: Waiting, now: float) -> None:
         """It falls late, unless its prefix was cached meanwhile; or it is late, and was predicted a while ago."""

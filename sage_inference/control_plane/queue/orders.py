@@ -64,7 +64,7 @@ class ByPriority:
         return min(range(len(oldest)), key=lambda level: oldest[level] + AGING_S * level)
 
 
-LIVE, CHEAP, LATE = 0, 1, 2
+LIVE, CHEAP, OVERDUE = 0, 1, 2
 
 
 class EarliestDeadline:
@@ -81,7 +81,7 @@ class EarliestDeadline:
     def pick(self, oldest: Sequence[float]) -> int:
         if oldest[LIVE] < math.inf:
             return LIVE
-        return CHEAP if oldest[CHEAP] < math.inf else LATE
+        return CHEAP if oldest[CHEAP] < math.inf else OVERDUE
 
 
 class StillInTime(EarliestDeadline):

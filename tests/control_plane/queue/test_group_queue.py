@@ -130,9 +130,9 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
     prompt_ms["b"] = 3.0
     lane = queue.lanes[GROUP, "adaptive"]
     assert next_id(queue, 0.5) == "b"
-    assert {each.request.request_id: each.late for each in lane.everyone()} == {"a": True, "b": False}
+    assert {each.request.request_id: each.overdue for each in lane.everyone()} == {"a": True, "b": False}
     assert next_id(queue, 0.998) == "b"
-    assert {each.request.request_id: each.late for each in lane.everyone()} == {"a": True, "b": True}
+    assert {each.request.request_id: each.overdue for each in lane.everyone()} == {"a": True, "b": True}
 
 
 @given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))

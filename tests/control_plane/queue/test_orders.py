@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import POLICIES
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.queue.orders import AGING_S, CHEAP, LATE, LIVE, ORDERS, Order
+from sage_inference.control_plane.queue.orders import AGING_S, CHEAP, LIVE, ORDERS, OVERDUE, Order
 from sage_inference.types import RequestPriority, SchedulingRequest
 from tests.control_plane.parts import Clock, request
 from tests.control_plane.queue.test_group_queue import order_of
@@ -34,11 +34,11 @@ OLDEST = st.floats(0, 100) | st.just(math.inf)
 def test_a_place_is_a_band_of_the_order_and_a_key(
     order: Order, asked: SchedulingRequest, predicted_ms: float
 ) -> None:
-    band, key, late_at = order.place(asked, predicted_ms)
+    band, key, overdue_at = order.place(asked, predicted_ms)
     assert band in range(order.bands)
     assert math.isfinite(key)
-    assert order.defers or late_at == math.inf  # otherwise nobody would take it out of its band
-    assert not order.defers or order.bands > LATE
+    assert order.defers or overdue_at == math.inf  # otherwise nobody would take it out of its band
+    assert not order.defers or order.bands > OVERDUE
 
 
 @each_order
@@ -128,7 +128,7 @@ def test_bands_of_a_deferring_order_are_those_in_time_then_cheap_late_ones_then_
             nobody = math.inf
             assert order.pick([1.0, 0.0, 0.0]) == LIVE
             assert order.pick([nobody, 1.0, 0.0]) == CHEAP
-            assert order.pick([nobody, nobody, 0.0]) == LATE
+            assert order.pick([nobody, nobody, 0.0]) == OVERDUE
 
 
 def test_adaptive_counts_what_a_prompt_takes_and_slo_aware_does_not() -> None:

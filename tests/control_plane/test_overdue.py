@@ -24,7 +24,7 @@ def streaming(clock: Clock, *instances: ExecutionInstance, policy: str = "hybrid
     return m
 
 
-def late(m: Scheduler, clock: Clock, name: str = "late") -> Submitted:
+def overdue(m: Scheduler, clock: Clock, name: str = "overdue") -> Submitted:
     return submit(m, request(name, HOPELESS, arrived=clock.now))
 
 
@@ -33,19 +33,19 @@ def test_a_late_prompt_waits_until_streams_had_their_share_of_the_time() -> None
     m = streaming(clock, a)
     alarms: list[float] = []
     m.alarm = alarms.append
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     assert waits.where is None
     assert alarms == [pytest.approx(1000.0 + 0.12 / PROMPT_SHARE)]
     clock.now = alarms[-1]
     m.dispatch()
     assert waits.where is a
-    assert a.load.late == 1
+    assert a.load.overdue == 1
 
 
 def test_one_in_time_passes_the_late() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     assert submit(m, request("soon", 100, arrived=clock.now)).where is a
     assert waits.where is None
 
@@ -55,7 +55,7 @@ def test_a_late_prompt_never_joins_one_that_is_under_way_for_somebody_in_time() 
     m = manager(a, clock=clock)
     a.load.ms_per_token = 1.0
     soon = submit(m, request("soon", 500))
-    waits = submit(m, request("late", 3000))
+    waits = submit(m, request("overdue", 3000))
     clock.now += 60
     m.dispatch()
     assert waits.where is None
@@ -67,7 +67,7 @@ def test_the_late_go_where_no_stream_is_disturbed() -> None:
     clock, a, b = Clock(), instance("a"), instance("b")
     m = streaming(clock, a)
     m.registry.add(b)
-    assert late(m, clock).where is b
+    assert overdue(m, clock).where is b
 
 
 def test_among_themselves_the_late_fill_the_window_as_others_do() -> None:
@@ -75,7 +75,7 @@ def test_among_themselves_the_late_fill_the_window_as_others_do() -> None:
     a.load.ms_per_token = 1.0  # a slow engine: 2,000 tokens take two seconds
     m = manager(a, clock=clock)
     assert [submit(m, request(n, 2000)).where for n in range(5)] == [a, a, a, a, None]
-    assert a.load.late == 4
+    assert a.load.overdue == 4
 
 
 def test_embeddings_have_no_streams_to_spare() -> None:
@@ -83,18 +83,18 @@ def test_embeddings_have_no_streams_to_spare() -> None:
     a.load.ms_per_token = 1.0
     m = manager(a, clock=clock)
     submit(m, request("soon", 100, route=EMBED))
-    assert submit(m, request("late", 2000, route=EMBED)).where is a
+    assert submit(m, request("overdue", 2000, route=EMBED)).where is a
 
 
 @pytest.mark.parametrize("policy", ["least_loaded", "priority"])
 def test_an_order_that_puts_nobody_behind_the_others_spares_nothing(policy: str) -> None:
     clock, a = Clock(), instance("a")
-    assert late(streaming(clock, a, policy=policy), clock).where is a
+    assert overdue(streaming(clock, a, policy=policy), clock).where is a
 
 
 def test_without_late_binding_the_late_go_on_at_once() -> None:
     clock, a = Clock(), instance("a", window=float("inf"))
-    assert late(streaming(clock, a), clock).where is a
+    assert overdue(streaming(clock, a), clock).where is a
 
 
 def test_a_long_prompt_that_is_mostly_cached_is_not_late() -> None:
@@ -102,15 +102,15 @@ def test_a_long_prompt_that_is_mostly_cached_is_not_late() -> None:
     m = streaming(clock, a)
     blocks = tuple(range(HOPELESS // 64))
     m._selector.prefixes.add(a, request("before", HOPELESS, blocks=blocks))
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     assert submit(m, request("warm", HOPELESS, arrived=clock.now, blocks=blocks)).where is a
-    assert (waits.where, a.load.late) == (None, 0)
+    assert (waits.where, a.load.overdue) == (None, 0)
 
 
 def test_under_a_policy_that_spares_nothing_who_was_late_goes_at_once() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     m.use(policy_named("fifo"))
     m.dispatch()
     assert waits.where is a
@@ -119,17 +119,17 @@ def test_under_a_policy_that_spares_nothing_who_was_late_goes_at_once() -> None:
 def test_what_was_placed_late_is_counted_until_its_end() -> None:
     clock, a = Clock(), instance("a")
     m = manager(a, clock=clock)
-    one = late(m, clock)
-    assert (a.active_requests, a.load.late) == (1, 1)
+    one = overdue(m, clock)
+    assert (a.active_requests, a.load.overdue) == (1, 1)
     assert can_spare(a, 3000.0, clock.now)
     m.release(one)
-    assert (a.active_requests, a.load.late) == (0, 0)
+    assert (a.active_requests, a.load.overdue) == (0, 0)
 
 
 def test_a_late_one_that_waited_ten_times_its_slo_gets_an_instance_like_others() -> None:
     clock, a = Clock(), instance("a", 2)
     m = streaming(clock, a)
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     clock.now += 10.0
     for number in range(100):  # work of seven times its size
         soon = submit(m, request(number, 8000, arrived=clock.now))
@@ -149,7 +149,7 @@ def test_a_cheap_late_prompt_goes_beside_one_under_way_while_streams_keep_their_
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
     submit(m, request("in time", 8000, arrived=clock.now))
-    waits = submit(m, request("late", int(CHEAP_MS / a.load.ms_per_token) - 10, arrived=clock.now))
+    waits = submit(m, request("overdue", int(CHEAP_MS / a.load.ms_per_token) - 10, arrived=clock.now))
     clock.now += 1.2
     a.load.pending_tokens, a.load.prompt_share = 1000, share  # the first of its prompt's chunks are done
     m.dispatch()
@@ -159,7 +159,7 @@ def test_a_cheap_late_prompt_goes_beside_one_under_way_while_streams_keep_their_
 def test_a_long_late_prompt_does_not_keep_cheap_ones_waiting() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
-    waits = late(m, clock)
+    waits = overdue(m, clock)
     assert submit(m, request("cheap", 100, arrived=clock.now - 2.0)).where is a
     assert waits.where is None
 
@@ -168,7 +168,7 @@ def test_a_late_prompt_that_another_had_cached_meanwhile_goes_as_a_cheap_one() -
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
     blocks = tuple(range(HOPELESS // 64))
-    waits = submit(m, request("late", HOPELESS, arrived=clock.now, blocks=blocks))
+    waits = submit(m, request("overdue", HOPELESS, arrived=clock.now, blocks=blocks))
     m._selector.prefixes.add(a, request("same prefix", HOPELESS, blocks=blocks))
     assert waits.where is None
     clock.now += 1.01
@@ -193,4 +193,4 @@ def test_where_streams_have_all_the_room_a_late_prompt_goes_at_once() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
     clock.now += 0.1
-    assert late(m, clock).where is a
+    assert overdue(m, clock).where is a

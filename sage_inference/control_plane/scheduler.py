@@ -252,9 +252,9 @@ class Scheduler:
         waiting = submission.load
         if isinstance(waiting, Waiting):
             self._queue.remove(waiting)
-            if waiting.lane:  # who stood behind it may need less
+            if waiting.group_queue:  # who stood behind it may need less
                 now = self._clock()
-                self._serve(waiting.lane, now)
+                self._serve(waiting.group_queue, now)
                 self._set_alarm(now)
 
     def dispatch(self) -> None:
@@ -302,7 +302,7 @@ class Scheduler:
         if self.slos.differ:
             self.slos.give(submission.request)
         choice = None
-        if not self._queue.requests or self._queue.lane(group, self._order(submission)) is None:
+        if not self._queue.requests or self._queue.group_queue(group, self._order(submission)) is None:
             choice = self._selector.choose(submission, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
@@ -322,17 +322,17 @@ class Scheduler:
             submission, group, self._order(submission), prefill_ms(submission.request, group), now
         )
         if choice is not None:
-            waiting.lane.reserve(waiting, choice[1], now + reserved_s(submission.request, group, now))
+            waiting.group_queue.reserve(waiting, choice[1], now + reserved_s(submission.request, group, now))
         else:
-            self._serve(waiting.lane, now)
+            self._serve(waiting.group_queue, now)
         if displaced:
             self._turn_away(displaced, now)
         self._set_alarm(now)
 
     def _turn_away(self, displaced: list[Waiting], now: float) -> None:
         """Refuse requests that were displaced, once the queue is consistent again: a refusal may bring new requests."""
-        for lane in {waiting.lane: None for waiting in displaced}:
-            self._serve(lane, now)  # requests behind them may need less
+        for group_queue in {waiting.group_queue: None for waiting in displaced}:
+            self._serve(group_queue, now)  # requests behind them may need less
         wait_s = self.retry_after()
         for waiting in displaced:
             waiting.submission.refused(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
@@ -448,26 +448,26 @@ class Scheduler:
 
     def _serve_waiting(self, now: float) -> None:
         """Place from every lane what can be."""
-        for lane in list(self._queue.lanes.values()):
-            self._serve(lane, now)
+        for group_queue in list(self._queue.group_queues.values()):
+            self._serve(group_queue, now)
         self._set_alarm(now)
 
-    def _serve(self, lane: GroupQueue, now: float) -> None:
+    def _serve(self, group_queue: GroupQueue, now: float) -> None:
         # Each turn asks the lane anew: placing a request may end others, or bring new ones.
-        for instance in lane.reserved_instances():
+        for instance in group_queue.reserved_instances():
             # Only the last of a group is tried while it is down, and nobody is held for that one.
             while (
                 instance.state is EngineState.READY
-                and (waiting := lane.reserved(instance)) is not None
+                and (waiting := group_queue.reserved(instance)) is not None
                 and self._try(waiting, (instance,), now)
             ):
                 pass
-        while (next_ := lane.next(now)) is not None and self._try(next_, lane.group, now):
+        while (next_ := group_queue.next(now)) is not None and self._try(next_, group_queue.group, now):
             pass
 
     def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
         """Place a waiting request, or hold it; False: it stays where it is, and so do those behind it."""
-        lane, request = waiting.lane, waiting.request
+        group_queue, request = waiting.group_queue, waiting.request
         overdue = waiting.overdue and request.request_type.is_llm
         try:
             choice = self._selector.choose(waiting.submission, group, now, waiting.patient, overdue)
@@ -479,16 +479,16 @@ class Scheduler:
             if not untried or waiting.reserved_for is not None:
                 return False
             # It may not go back where it failed: others, who may, must not wait behind it.
-            lane.reserve(waiting, untried[0], now + RESERVED_S)
+            group_queue.reserve(waiting, untried[0], now + RESERVED_S)
             return True
         decision, instance, need = choice
         if decision is None:
-            lane.reserve(waiting, instance, now + reserved_s(request, group, now))
+            group_queue.reserve(waiting, instance, now + reserved_s(request, group, now))
             return True
         self._queue.remove(waiting)
         self.tenants.left(request.tenant)
-        lane.placed(waiting)
-        self._put(waiting.submission, decision, instance, need, lane.group, now, overdue)
+        group_queue.placed(waiting)
+        self._put(waiting.submission, decision, instance, need, group_queue.group, now, overdue)
         return True
 
     # Books
@@ -544,9 +544,9 @@ class Scheduler:
         assert request.slo_deadline_ms is not None
         soonest = self._selector.soonest_ms(request, group, now)
         order = self._selector.policy_for(request).order
-        lane = self._queue.lane(group, order)
-        if lane is not None and order == "fifo":
-            soonest += lane.tokens * min(i.load.ms_per_token for i in group) / len(group)
+        group_queue = self._queue.group_queue(group, order)
+        if group_queue is not None and order == "fifo":
+            soonest += group_queue.tokens * min(i.load.ms_per_token for i in group) / len(group)
         soonest += (now - request.arrived) * 1000  # a deadline counts from the arrival
         if soonest > request.slo_deadline_ms:
             within, needed = milliseconds(request.slo_deadline_ms), milliseconds(soonest)
@@ -575,7 +575,7 @@ class Scheduler:
             self._queue.deadlines.first_key(),
             self._selector.resumes_at(now),
         )
-        at = min(at, *(lane.wakes_at(now) for lane in self._queue.lanes.values()))
+        at = min(at, *(group_queue.wakes_at(now) for group_queue in self._queue.group_queues.values()))
         if at < self._alarm_at:
             self._alarm_at = at
             self.alarm(at)

@@ -212,8 +212,8 @@ def test_a_key_bounds_the_priority_its_holder_may_ask_for() -> None:
         found = g.ask(
             lambda r: {
                 (w.request.tenant, w.request.priority)
-                for lane in r.gateway.manager._queue.lanes.values()
-                for w in lane.everyone()
+                for group_queue in r.gateway.manager._queue.group_queues.values()
+                for w in group_queue.everyone()
             }
         )
         assert found == {

@@ -24,8 +24,8 @@ class Waiting:
         "band",
         "change",
         "deadline",
+        "group_queue",
         "key",
-        "lane",
         "overdue",
         "patient",
         "prompt_ms",
@@ -38,11 +38,11 @@ class Waiting:
         "submission",
     )
 
-    def __init__(self, submission: Submission, lane: GroupQueue) -> None:
+    def __init__(self, submission: Submission, group_queue: GroupQueue) -> None:
         request: SchedulingRequest = submission.request
         self.submission = submission
         self.request = request
-        self.lane = lane
+        self.group_queue = group_queue
         self.arrived = request.arrived
         self.heed_slo()
         self.patient = True  # may still be held for a warm instance

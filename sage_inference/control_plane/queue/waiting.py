@@ -23,7 +23,7 @@ class Queue:
     def __init__(self, counters: TenantCounters, predict: Predict | None = None) -> None:
         self.requests = 0
         self.bytes = 0
-        self.lanes: dict[tuple[Group, str], GroupQueue] = {}
+        self.group_queues: dict[tuple[Group, str], GroupQueue] = {}
         self.deadlines: Heap[Waiting] = Heap()
         self._counters = counters
         self._predict = predict
@@ -41,21 +41,21 @@ class Queue:
             self.remove(waiting)
         return leave
 
-    def lane(self, group: Group, order: str) -> GroupQueue | None:
+    def group_queue(self, group: Group, order: str) -> GroupQueue | None:
         """Where requests of this group already wait, if any do."""
-        return self.lanes.get((group, order))
+        return self.group_queues.get((group, order))
 
     def add(
         self, submission: Submission, group: Group, order: str, predicted_ms: float, now: float
     ) -> Waiting:
         """Let it wait; ``submission.load`` has its place until it leaves."""
-        waiting = submission.load = Waiting(submission, self._lane(group, order))
+        waiting = submission.load = Waiting(submission, self._group_queue(group, order))
         self.requests += 1
         self.bytes += submission.size
         deadline_ms = submission.request.slo_deadline_ms
         if deadline_ms is not None:
             waiting.deadline = self.deadlines.push(submission.request.arrived + deadline_ms / 1000, waiting)
-        waiting.lane.add(waiting, predicted_ms, now)
+        waiting.group_queue.add(waiting, predicted_ms, now)
         if (
             submission.size
         ):  # else it holds nothing here: an embedding call's texts are counted where they wait
@@ -69,30 +69,34 @@ class Queue:
         self.bytes -= waiting.submission.size
         if waiting.deadline is not None:
             self.deadlines.leave(waiting.deadline)
-        lane = waiting.lane
-        lane.remove(waiting)
-        if not lane:
-            del self.lanes[lane.group, lane.order.name]
+        group_queue = waiting.group_queue
+        group_queue.remove(waiting)
+        if not group_queue:
+            del self.group_queues[group_queue.group, group_queue.order.name]
 
     def regroup(self, place: Callable[[Waiting], tuple[Group, str, float]], now: float) -> list[Waiting]:
         """Sort everyone into lanes anew, by arrival; returns those whose group is empty, still to be removed.
 
         ``place`` returns a request's group, order, and the time of its prompt in ms.
         """
-        everyone = [waiting for lane in self.lanes.values() for waiting in lane.everyone()]
-        self.lanes = {}
+        everyone = [
+            waiting for group_queue in self.group_queues.values() for waiting in group_queue.everyone()
+        ]
+        self.group_queues = {}
         stranded = []
         for waiting in sorted(everyone, key=lambda each: each.arrived):
             group, order, predicted_ms = place(waiting)
             if not group:
                 stranded.append(waiting)
             waiting.forget_places()
-            waiting.lane = self._lane(group, order)
-            waiting.lane.add(waiting, predicted_ms, now)
+            waiting.group_queue = self._group_queue(group, order)
+            waiting.group_queue.add(waiting, predicted_ms, now)
         return stranded
 
-    def _lane(self, group: Group, order: str) -> GroupQueue:
-        lane = self.lanes.get((group, order))
-        if lane is None:
-            lane = self.lanes[group, order] = GroupQueue(group, ORDERS[order], self._counters, self._predict)
-        return lane
+    def _group_queue(self, group: Group, order: str) -> GroupQueue:
+        group_queue = self.group_queues.get((group, order))
+        if group_queue is None:
+            group_queue = self.group_queues[group, order] = GroupQueue(
+                group, ORDERS[order], self._counters, self._predict
+            )
+        return group_queue

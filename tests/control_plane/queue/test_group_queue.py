@@ -32,14 +32,14 @@ def order_of(
     for each in requests:
         queue.add(Submitted(each), GROUP, order, each.prompt_tokens * 0.03, each.arrived)
     found = []
-    while lane := queue.lane(GROUP, order):
-        waiting = lane.next(now)
+    while group_queue := queue.group_queue(GROUP, order):
+        waiting = group_queue.next(now)
         assert waiting is not None
         found.append(waiting.request.request_id)
         counters.charge(waiting.request.tenant, charge)
         queue.remove(waiting)
-        lane.placed(waiting)
-    assert (queue.requests, queue.bytes, queue.lanes) == (0, 0, {})
+        group_queue.placed(waiting)
+    assert (queue.requests, queue.bytes, queue.group_queues) == (0, 0, {})
     return found
 
 
@@ -104,7 +104,7 @@ def predicted(prompt_ms: dict[str, float]) -> Queue:
 
 
 def next_id(queue: Queue, now: float) -> str:
-    waiting = queue.lanes[GROUP, "adaptive"].next(now)
+    waiting = queue.group_queues[GROUP, "adaptive"].next(now)
     assert waiting is not None
     return waiting.request.request_id
 
@@ -128,11 +128,17 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
     for name in prompt_ms:
         queue.add(Submitted(request(name, arrived=0.0)), GROUP, "adaptive", prompt_ms[name], 0.0)
     prompt_ms["b"] = 3.0
-    lane = queue.lanes[GROUP, "adaptive"]
+    group_queue = queue.group_queues[GROUP, "adaptive"]
     assert next_id(queue, 0.5) == "b"
-    assert {each.request.request_id: each.overdue for each in lane.everyone()} == {"a": True, "b": False}
+    assert {each.request.request_id: each.overdue for each in group_queue.everyone()} == {
+        "a": True,
+        "b": False,
+    }
     assert next_id(queue, 0.998) == "b"
-    assert {each.request.request_id: each.overdue for each in lane.everyone()} == {"a": True, "b": True}
+    assert {each.request.request_id: each.overdue for each in group_queue.everyone()} == {
+        "a": True,
+        "b": True,
+    }
 
 
 @given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))
@@ -141,12 +147,12 @@ def test_the_guarded_share_of_the_oldest_late_request_grows_with_its_wait(waited
     old = queue.add(Submitted(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
     queue.add(Submitted(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
     for _ in range(works):
-        lane = queue.lanes[GROUP, "adaptive"]
+        group_queue = queue.group_queues[GROUP, "adaptive"]
         served = queue.add(
             Submitted(request("served", 7733, arrived=waited)), GROUP, "adaptive", 232.0, waited
         )
         queue.remove(served)
-        lane.placed(served)
+        group_queue.placed(served)
     assert (next_id(queue, waited) == "old") == (works * waited >= 7 * 10)
     queue.remove(old)
 
@@ -173,10 +179,10 @@ def test_predictions_that_change_lose_nobody(
     now = 5.0
     for step in steps:
         now += step
-        queue.lanes[GROUP, "adaptive"].next(now)
+        queue.group_queues[GROUP, "adaptive"].next(now)
     names = set()
-    while lane := queue.lane(GROUP, "adaptive"):
-        waiting = lane.next(now)
+    while group_queue := queue.group_queue(GROUP, "adaptive"):
+        waiting = group_queue.next(now)
         assert waiting is not None
         names.add(waiting.request.request_id)
         queue.remove(waiting)

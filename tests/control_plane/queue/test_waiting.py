@@ -33,7 +33,7 @@ def submission(
 
 
 def waiting_of(queue: Queue) -> list[Waiting]:
-    return [waiting for lane in queue.lanes.values() for waiting in lane.everyone()]
+    return [waiting for group_queue in queue.group_queues.values() for waiting in group_queue.everyone()]
 
 
 def consistent(queue: Queue, known: Mapping[Waiting, Group]) -> None:
@@ -41,24 +41,24 @@ def consistent(queue: Queue, known: Mapping[Waiting, Group]) -> None:
     assert len(found) == len(set(found)) == queue.requests
     assert set(found) == set(known)
     assert queue.bytes == sum(waiting.submission.size for waiting in found)
-    assert all(lane for lane in queue.lanes.values()), "an empty lane"
-    for (group, order), lane in queue.lanes.items():
-        assert (lane.group, lane.order.name) == (group, order)
-        assert lane.tokens == sum(waiting.request.prompt_tokens for waiting in lane.everyone())
+    assert all(group_queue for group_queue in queue.group_queues.values()), "an empty lane"
+    for (group, order), group_queue in queue.group_queues.items():
+        assert (group_queue.group, group_queue.order.name) == (group, order)
+        assert group_queue.tokens == sum(waiting.request.prompt_tokens for waiting in group_queue.everyone())
     for waiting in found:
         assert waiting.submission.load is waiting
-        assert waiting.lane.group == known[waiting]
+        assert waiting.group_queue.group == known[waiting]
 
 
 def drained(queue: Queue, now: float) -> list[Waiting]:
     """All requests, in the order in which the lanes give them."""
     found = []
-    while queue.lanes:
-        lane = next(iter(queue.lanes.values()))
-        waiting = lane.next(now)
+    while queue.group_queues:
+        group_queue = next(iter(queue.group_queues.values()))
+        waiting = group_queue.next(now)
         assert waiting is not None
         queue.remove(waiting)
-        lane.placed(waiting)
+        group_queue.placed(waiting)
         found.append(waiting)
     return found
 
@@ -101,12 +101,12 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
                 assert waiting.submission.load is None
             case ("next", int(pick), float(passed)) if known:
                 now += passed
-                lane = list(queue.lanes.values())[pick % len(queue.lanes)]
-                found = lane.next(now)
+                group_queue = list(queue.group_queues.values())[pick % len(queue.group_queues)]
+                found = group_queue.next(now)
                 assert found is not None
                 assert found in known
                 queue.remove(found)
-                lane.placed(found)
+                group_queue.placed(found)
                 del known[found]
             case ("regroup", int(group), str(order)):
                 place: tuple[Group, str, float] = (GROUPS[group], order, 3.0)
@@ -114,7 +114,7 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
                 known = dict.fromkeys(known, GROUPS[group])
         consistent(queue, known)
     assert set(drained(queue, now)) == set(known)
-    assert (queue.requests, queue.bytes, queue.lanes) == (0, 0, {})
+    assert (queue.requests, queue.bytes, queue.group_queues) == (0, 0, {})
     assert not queue.deadlines
 
 
@@ -130,7 +130,7 @@ def test_those_without_an_instance_are_returned_and_stay_until_they_are_removed(
     for waiting in stranded:
         queue.remove(waiting)
     assert queue.requests == 5
-    assert {waiting.lane.group for waiting in waiting_of(queue)} == {(B,)}
+    assert {waiting.group_queue.group for waiting in waiting_of(queue)} == {(B,)}
 
 
 def test_a_queue_has_room_up_to_both_bounds() -> None:

@@ -60,7 +60,7 @@ _REFUSALS: dict[Reason, tuple[int, str, str | None]] = {
 
 
 def from_refusal(refusal: Rejection) -> ApiError:
-    status, kind, code = _REFUSALS[refusal.why]
+    status, kind, code = _REFUSALS[refusal.reason]
     headers = () if refusal.retry_after_s is None else retry_after(refusal.retry_after_s)
     return ApiError(status, refusal.message, kind, code or refusal.param, refusal.param, headers)
 

@@ -49,7 +49,7 @@ class Replayed:
             engine.submit(job.prompt, self)
 
     def refused(self, refusal: Rejection) -> None:
-        self.outcome.refused = refusal.why.name.lower()
+        self.outcome.refused = refusal.reason.name.lower()
         self.run.ended(self.outcome)
 
     def _too_long(self, instance: ExecutionInstance) -> None:

@@ -20,7 +20,7 @@ class SchedulingHints:
     priority: RequestPriority | None = None
     deadline_ms: float | None = None
     session: str = ""
-    why: bool = False
+    explain: bool = False
     refusal: Rejection | None = None
 
 
@@ -45,7 +45,7 @@ def _read(asks: SchedulingHints, name: bytes, value: bytes) -> None:
     elif name == b"x-sage-session":
         asks.session = value[:_MOST_SESSION].decode("latin-1")
     elif name == b"x-sage-why":
-        asks.why = True
+        asks.explain = True
 
 
 def _priority(value: bytes) -> RequestPriority:

@@ -21,7 +21,7 @@ class Reason(Enum):
 class Rejection(Exception):  # noqa: N818 - a verdict, raised or handed over
     """``param`` names the field at fault; ``retry_after_s`` is a promise computed from the queue's rate."""
 
-    why: Reason
+    reason: Reason
     message: str
     param: str | None = None
     retry_after_s: int | None = None

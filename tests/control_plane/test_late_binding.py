@@ -194,7 +194,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     m = manager(instance("a"))
     with pytest.raises(Rejection) as refused:
         submit(m, request(0, 10_000, deadline_ms=200))  # 300 ms at 0.03
-    assert refused.value.why is Reason.DEADLINE
+    assert refused.value.reason is Reason.DEADLINE
     assert (refused.value.retry_after_s or 0) >= 1
     assert submit(m, request(1, 6000, deadline_ms=200)).where is not None
 
@@ -210,7 +210,7 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_wait() -> None:
     clock.now = 1000.5
     m.dispatch()
     assert waits.refusal is not None
-    assert waits.refusal.why is Reason.DEADLINE
+    assert waits.refusal.reason is Reason.DEADLINE
     assert m.queued == 0
 
 

@@ -101,7 +101,7 @@ def test_a_full_group_does_not_hold_up_another() -> None:
 def test_an_unknown_model_is_refused_and_never_sent_to_another() -> None:
     with pytest.raises(Rejection) as refusal:
         manager(instance("a")).submit(Submitted(model="gpt-9"))
-    assert refusal.value.why is Reason.UNKNOWN_MODEL
+    assert refusal.value.reason is Reason.UNKNOWN_MODEL
     assert "served now: m" in refusal.value.message
 
 
@@ -112,7 +112,7 @@ def test_a_queue_is_bounded_by_count_and_by_bytes() -> None:
         submit(m, Submitted(1))
         with pytest.raises(Rejection) as refusal:
             m.submit(Submitted(2))
-        assert refusal.value.why is Reason.QUEUE_FULL
+        assert refusal.value.reason is Reason.QUEUE_FULL
         assert (refusal.value.retry_after_s or 0) >= 1
 
 
@@ -130,7 +130,7 @@ def test_a_draining_instance_gets_nothing_new() -> None:
     a = instance("a", state=EngineState.DRAINING)
     with pytest.raises(Rejection) as refusal:
         manager(a).submit(Submitted())
-    assert refusal.value.why is Reason.NO_HEALTHY_INSTANCE
+    assert refusal.value.reason is Reason.NO_HEALTHY_INSTANCE
 
 
 def test_a_retry_goes_elsewhere_and_never_back_while_another_is_up() -> None:

@@ -24,8 +24,8 @@ def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:
         return _later(f'only prefilling instances serve model "{model}" now: they write no answers')
     if able:
         return _later(f'every instance of model "{model}" is draining')
-    if not any(i.routes for i in everywhere) and (why := _unknown(registry)):
-        return _later(f'no instance serves model "{model}" yet; {why}')
+    if not any(i.routes for i in everywhere) and (unknown := _unknown(registry)):
+        return _later(f'no instance serves model "{model}" yet; {unknown}')
     if everywhere:
         others = registry.models(serving)
         served = f"; served there: {', '.join(others)}" if others else ""
@@ -42,8 +42,8 @@ def unserved_route(registry: Registry, path: str) -> Rejection:
     able = [i for i in registry.instances.values() if path in i.routes and i.models]
     if able:
         return asleep(None, able) or _later(f"every instance that serves {path} is draining")
-    if why := _unknown(registry):
-        return _later(f"no instance serves {path} yet; {why}")
+    if unknown := _unknown(registry):
+        return _later(f"no instance serves {path} yet; {unknown}")
     return Rejection(Reason.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {path}")
 
 

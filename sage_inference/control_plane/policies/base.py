@@ -74,15 +74,17 @@ class Loads:
             or i.active_requests + placed.get(i, 0) < i.max_concurrent_requests
         ]
 
-    def place(self, request: SchedulingRequest, instance: ExecutionInstance, why: str) -> SchedulingDecision:
+    def place(
+        self, request: SchedulingRequest, instance: ExecutionInstance, reason: str
+    ) -> SchedulingDecision:
         self._placed[instance] = self._placed.get(instance, 0) + 1
         uncached = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
         self._tokens[instance] = self._tokens.get(instance, 0) + uncached
-        return SchedulingDecision(request.request_id, instance.instance_id, why, paces=self._paces)
+        return SchedulingDecision(request.request_id, instance.instance_id, reason, paces=self._paces)
 
 
 def one_by_one(
-    requests: Iterable[SchedulingRequest], loads: Loads, choose: Choose, why: str
+    requests: Iterable[SchedulingRequest], loads: Loads, choose: Choose, reason: str
 ) -> list[SchedulingDecision]:
     """Place each request on ``choose``'s pick among those with room, until there is none."""
     decisions = []
@@ -90,7 +92,7 @@ def one_by_one(
         room = loads.open()
         if not room:
             break
-        decisions.append(loads.place(request, choose(request, room, loads), why))
+        decisions.append(loads.place(request, choose(request, room, loads), reason))
     return decisions
 
 

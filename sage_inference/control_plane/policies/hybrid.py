@@ -59,22 +59,22 @@ class Hybrid:
     ) -> list[SchedulingDecision]:
         if len(requests) == 1:
             request = requests[0]
-            chosen, why = self._choose(request, instances, None)
+            chosen, reason = self._choose(request, instances, None)
             if chosen is None:
                 return []
             return [
                 SchedulingDecision(
-                    request.request_id, chosen.instance_id, why, paces=self._paces, target=chosen
+                    request.request_id, chosen.instance_id, reason, paces=self._paces, target=chosen
                 )
             ]
         placed: Placed = {}
         decisions: list[SchedulingDecision] = []
         for request in requests:
-            chosen, why = self._choose(request, instances, placed)
+            chosen, reason = self._choose(request, instances, placed)
             if chosen is None:
                 break
             decisions.append(
-                SchedulingDecision(request.request_id, chosen.instance_id, why, paces=self._paces)
+                SchedulingDecision(request.request_id, chosen.instance_id, reason, paces=self._paces)
             )
             running, tokens = placed.get(chosen, _NOTHING)
             uncached = max(1, request.prompt_tokens - request.cached_tokens.get(chosen, 0))
@@ -90,14 +90,14 @@ class Hybrid:
             instances is not self._paces_of and tuple(instances) != self._paces_of
         ):
             self._even_paces(instances)
-        chosen, why = None, "cached there"
+        chosen, reason = None, "cached there"
         if request.cached_tokens:
             chosen = self._warmest(request, request.cached_tokens, placed, now)
         if chosen is None:
-            chosen, why = self._cheapest(request, placed, now), "cheapest"
+            chosen, reason = self._cheapest(request, placed, now), "cheapest"
         if chosen is not None:
             self._chosen_at[chosen.instance_id] = rotation
-        return chosen, why
+        return chosen, reason
 
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Only now and then for the same instances, because paces change by a few percent a minute."""

@@ -17,7 +17,7 @@ class SLOAware:
     name = "slo_aware"
     order = "slo_aware"
     sticky = False
-    why = "soonest first byte"
+    reason = "soonest first byte"
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -32,7 +32,7 @@ class SLOAware:
         ) -> ExecutionInstance:
             return self._choose(request, room, loads, now)
 
-        return one_by_one(requests, Loads(instances), choose, self.why)
+        return one_by_one(requests, Loads(instances), choose, self.reason)
 
     def _choose(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
@@ -45,7 +45,7 @@ class Adaptive(SLOAware):
 
     name = "adaptive"
     order = "adaptive"
-    why = "cheapest"
+    reason = "cheapest"
 
     def _choose(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float
@@ -58,7 +58,7 @@ class CostOptimized(SLOAware):
 
     name = "cost_optimized"
     order = "fifo"
-    why = "busiest that is in time"
+    reason = "busiest that is in time"
 
     def _choose(
         self, request: SchedulingRequest, room: list[ExecutionInstance], loads: Loads, now: float

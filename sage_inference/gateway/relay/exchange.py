@@ -27,7 +27,7 @@ from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.gateway.relay.usage import choices_in, reported
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.requests.routes import Route
-from sage_inference.telemetry.decisions.document import why
+from sage_inference.telemetry.decisions.document import explain_line
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
@@ -489,7 +489,7 @@ class Exchange:
             framing += b"connection: close\r\n"
         if self.waited_ms >= 0:
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
-        if self.head.asks is not None and self.head.asks.why and isinstance(self.load, Placement):
+        if self.head.asks is not None and self.head.asks.explain and isinstance(self.load, Placement):
             framing += b"x-sage-why: %b\r\n" % self._why().encode("ascii", "replace")
         return b"".join(  # faster than a format of so many pieces
             (
@@ -505,7 +505,7 @@ class Exchange:
         )
 
     def _why(self) -> str:
-        return why(self.load)
+        return explain_line(self.load)
 
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""

@@ -40,7 +40,7 @@ from sage_inference.gateway.relay.kv_transfer import (
 )
 from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.requests.rejection import Rejection
-from sage_inference.telemetry.decisions.document import why
+from sage_inference.telemetry.decisions.document import explain_line
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,
@@ -265,4 +265,4 @@ class PrefillDecodeExchange(Exchange):
     def _why(self) -> str:
         if self._prefill is None:
             return super()._why()
-        return f"prefill {why(self._prefill)} | decode {super()._why()}"
+        return f"prefill {explain_line(self._prefill)} | decode {super()._why()}"

@@ -122,7 +122,7 @@ def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
     }
 
 
-def why(attempt: Placement) -> str:
+def explain_line(attempt: Placement) -> str:
     """One line: the choice, its reason, and each candidate's predicted cost."""
     shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in _candidates(attempt))
     return f"{attempt.decision.target_instance_id}: {attempt.decision.reason}; predicted: {shown}"

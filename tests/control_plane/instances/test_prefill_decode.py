@@ -109,7 +109,7 @@ def test_a_prompt_goes_where_its_beginning_is_cached_and_the_rest_where_least_ru
 def test_prefilling_instances_alone_are_a_503() -> None:
     with pytest.raises(Rejection) as refused:
         submit(manager(of("p")), request())
-    assert refused.value.why is Reason.NO_HEALTHY_INSTANCE
+    assert refused.value.reason is Reason.NO_HEALTHY_INSTANCE
 
 
 class LegTicket(Submitted):

@@ -53,7 +53,7 @@ def test_the_newest_of_the_tenant_that_has_the_most_goes() -> None:
     assert [t.refusal is not None for t in loud] == [False] * 4 + [True]
     refusal = loud[4].refusal
     assert refusal is not None
-    assert (refusal.why, refusal.retry_after_s is not None) == (Reason.QUEUE_FULL, True)
+    assert (refusal.reason, refusal.retry_after_s is not None) == (Reason.QUEUE_FULL, True)
     assert desk.comes("loud").refusal is not None  # it has the most
 
 

@@ -19,7 +19,7 @@ from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.replay.fleet import llm_fleet
 from sage_inference.replay.jobs import Job
 from sage_inference.replay.run import Run
-from sage_inference.telemetry.decisions.document import document, why
+from sage_inference.telemetry.decisions.document import document, explain_line
 from sage_inference.telemetry.decisions.file import DecisionFile
 from sage_inference.telemetry.decisions.log import DecisionLog
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest, Usage
@@ -196,7 +196,7 @@ def test_choices_of_an_answer_are_made_side_by_side() -> None:
 
 def test_why_fits_into_a_header() -> None:
     _, attempt = Recorded().submit()
-    assert why(attempt) == "idle: cheapest; predicted: busy 218 ms, idle 35 ms"
+    assert explain_line(attempt) == "idle: cheapest; predicted: busy 218 ms, idle 35 ms"
 
 
 def test_only_the_newest_are_kept() -> None:

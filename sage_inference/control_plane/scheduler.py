@@ -23,7 +23,7 @@ from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.queue.waiting import Group, Queue
 from sage_inference.control_plane.selector import FINISHES, ONLY, Selector, healthy, prefill_ms, uneven_models
 from sage_inference.control_plane.slo import milliseconds
-from sage_inference.control_plane.slos import Slos
+from sage_inference.control_plane.slo_table import SloTable
 from sage_inference.control_plane.submission import Submission
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
@@ -65,7 +65,7 @@ class Scheduler:
         self.later: Callable[[Callable[[], None]], None] = _at_once
         self.report: Callable[[Exception], None] = _raise
         self.on_unserved: Callable[[], None] = _nothing
-        self.slos = Slos(registry)
+        self.slos = SloTable(registry)
         ledger.renewed = self._follow_paces
         self.llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as streams need
         self._selector = Selector(policy)

@@ -1,6 +1,6 @@
 """The service level objectives (SLOs) of a request: the time to its first token and the time of each token after it.
 
-A request carries the ``Slo`` of its model and priority, see ``slos``. Its caller's own deadline stands before the time to
+A request carries the ``Slo`` of its model and priority, see ``slo_table``. Its caller's own deadline stands before the time to
 the first token.
 """
 

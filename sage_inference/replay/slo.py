@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings
-from sage_inference.control_plane.slos import Row, row
+from sage_inference.control_plane.slo_table import Row, row
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.types import RequestPriority
 

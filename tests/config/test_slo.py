@@ -11,7 +11,7 @@ from sage_inference.config.effective import effective
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import parse
 from sage_inference.config.schema import join, locate
-from sage_inference.control_plane.slos import row
+from sage_inference.control_plane.slo_table import row
 from sage_inference.types import RequestPriority
 
 MODELS = "scheduling.slo.models"

@@ -8,7 +8,7 @@ from sage_inference.config.settings import ModelSloSettings, SloSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.prompt_share import LEAST
 from sage_inference.control_plane.instances.load import Placement, learn
-from sage_inference.control_plane.slos import slowness
+from sage_inference.control_plane.slo_table import slowness
 from sage_inference.replay.slo import Slo
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, InstanceLoad, Usage
 from tests.control_plane.parts import Clock, instance, manager, request, submit

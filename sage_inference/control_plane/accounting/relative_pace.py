@@ -14,7 +14,7 @@ import msgspec
 from sage_inference.control_plane.cost import ALIKE, DECODE_TOKENS, LONGEST_MS, bounded_pace, lower_median
 from sage_inference.control_plane.instances.load import Placement, own_pace
 from sage_inference.control_plane.instances.prefill_decode import leg_of
-from sage_inference.control_plane.slos import works_off_prompts
+from sage_inference.control_plane.slo_table import works_off_prompts
 from sage_inference.types import ExecutionInstance, InstanceLoad
 
 BATCH = 200.0  # so many requests beside one make an engine's step twice as long

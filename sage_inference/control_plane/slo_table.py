@@ -105,7 +105,7 @@ def _path(model: str) -> str:
     return join((*SETTING.split("."), "models", model))
 
 
-class Slos:
+class SloTable:
     """The SLOs of all models.
 
     ``differ``: some are not the usual default; only then requests carry theirs. ``soon_ms``: none is shorter, callers'

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings, SloTimes
 from sage_inference.control_plane.instances.load import learn
 from sage_inference.control_plane.slo import BATCH, DEFAULT, slo_of, ttft_s
-from sage_inference.control_plane.slos import Slos, row, slowness
+from sage_inference.control_plane.slo_table import SloTable, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority
 from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
 
@@ -152,7 +152,7 @@ def test_settings_are_for_the_served_model_behind_a_name() -> None:
     m = manager(instance("a"), clock=Clock())
     m.registry.aliases = {"gpt": "m"}
     m.registry.changed()
-    slos = Slos(m.registry)
+    slos = SloTable(m.registry)
     slos.configure(SloSettings(models={"gpt": ModelSloSettings(tpot_ms=7)}))
     slos.renew()
     assert slos.of("m").tpot_ms == 7
@@ -200,7 +200,7 @@ def test_models_of_the_same_engines_have_the_same_pace_and_others_their_own() ->
         (usual, ("both", "fast")),
     ):
         each.models = models
-    slos = Slos(manager(slow, shared, usual).registry)
+    slos = SloTable(manager(slow, shared, usual).registry)
     assert slos.follow()
     assert [round(slos.of(model).ttft_ms / 1000) for model in ("m", "adapter", "both", "fast")] == [
         5,

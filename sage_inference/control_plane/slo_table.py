@@ -132,6 +132,10 @@ class SloTable:
     def of(self, model: str, priority: RequestPriority = RequestPriority.NORMAL) -> Slo:
         return self._rows.get(model, self._others)[priority]
 
+    def tpot_ms(self, model: str) -> float:
+        """The time of a token at normal priority."""
+        return self.of(model).tpot_ms
+
     def follow(self) -> bool:
         """Look at the paces; whether an SLO changed."""
         found = self._look()

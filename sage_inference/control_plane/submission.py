@@ -1,24 +1,89 @@
-"""A request on its way, as the manager sees it."""
+"""A submitted request, as the scheduler sees it, and its place while it waits."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.queue.heap import HeapPlace
+from sage_inference.control_plane.slo import ttft_s
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
+Group = tuple[ExecutionInstance, ...]
+
+STARVING = 10.0  # times its time to the first token: after so long a wait a request starves
+
 
 class Submission(Protocol):
-    """It is told where to go, and reports back. ``load`` is the manager's own, None at first."""
+    """What the scheduler calls back. The gateway's exchanges and embedding calls are submissions.
+
+    ``place`` belongs to the scheduler: the request waits, is placed on an instance, or neither.
+    """
 
     request: SchedulingRequest
-    size: int  # bytes it holds while it waits
-    load: Any
+    size: int  # bytes that the request keeps in memory while it waits
+    place: Waiting | Placement | None
 
     @property
     def tried(self) -> tuple[ExecutionInstance, ...]:
-        """Where it already failed, or must not go."""
+        """Instances where the request failed before, or must not go."""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None: ...
 
     def refused(self, refusal: Rejection) -> None: ...
+
+
+class Waiting:
+    """A request that waits: the queue that has it, and its places in the heaps of that queue."""
+
+    __slots__ = (
+        "age",
+        "arrived",
+        "band",
+        "change",
+        "deadline",
+        "group",
+        "key",
+        "order",
+        "overdue",
+        "patient",
+        "prompt_ms",
+        "request",
+        "reservation",
+        "reserved_for",
+        "review",
+        "spot",
+        "starving_at",
+        "submission",
+    )
+
+    def __init__(self, submission: Submission, group: Group, order: str) -> None:
+        request: SchedulingRequest = submission.request
+        self.submission = submission
+        self.request = request
+        self.group = group  # the instances that may take the request
+        self.order = order  # the name of the order in which it waits for them
+        self.arrived = request.arrived
+        self.follow_slo()
+        self.patient = True  # may still be reserved for the instance that has its prompt cached
+        self.reserved_for: ExecutionInstance | None = None
+        self.overdue = False  # gets only what instances can spare
+        self.prompt_ms = 0.0  # the predicted time of its prompt
+        self.band = 0
+        self.key = 0.0
+        self.spot: HeapPlace[Waiting] | None = None  # among the requests of its tenant
+        self.age: HeapPlace[Waiting] | None = None  # by arrival, among the requests of its band
+        self.change: HeapPlace[Waiting] | None = None  # the moment when it becomes overdue
+        self.review: HeapPlace[Waiting] | None = None  # the next prediction of an overdue prompt
+        self.reservation: HeapPlace[Waiting] | None = None  # the end of its reservation
+        self.deadline: HeapPlace[Waiting] | None = None  # the deadline that its caller gave
+
+    def follow_slo(self) -> None:
+        """The SLO of the request was set, or changed."""
+        self.starving_at = self.request.arrived + STARVING * ttft_s(self.request)
+
+    def move_to(self, group: Group, order: str) -> None:
+        """The queue that had it was dissolved: every place in its heaps is void, but for the caller's deadline."""
+        self.group, self.order = group, order
+        self.spot = self.age = self.change = self.review = self.reservation = self.reserved_for = None

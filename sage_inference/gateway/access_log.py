@@ -112,7 +112,7 @@ def _first_byte(exchange: Exchange) -> float | None:
     """The clock's time when the first byte of the engine's answer came."""
     if exchange.took is not None:
         return exchange.sent_at + exchange.took
-    attempt = exchange.load
+    attempt = exchange.place
     if isinstance(attempt, Placement):
         return attempt.answered_at
     merged: float | None = getattr(exchange, "answered_at", None)

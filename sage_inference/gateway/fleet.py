@@ -64,7 +64,7 @@ class Fleet:
         self._leaving: set[str] = set()  # removed by a reload, serving until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas = Replicas(gateway, self._vector)
-        gateway.manager.on_unserved = self._look_again
+        gateway.manager.when_unserved(self._look_again)
 
     async def start(self, settings: Settings) -> None:
         """Add the configured instances; returns as ``looked`` does."""

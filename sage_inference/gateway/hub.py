@@ -11,8 +11,9 @@ from functools import partial
 
 from sage_inference.config.settings import SchedulingSettings, Settings
 from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies import PlacementPolicy, hybrid_with, policy_named
-from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
@@ -63,10 +64,12 @@ class Hub:
         self._admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self._llm_fallback = settings.scheduling.llm_fallback_policy
-        self.manager = Scheduler(self.registry, self.new_policy(settings.scheduling.policy), settings.limits)
-        self.manager.alarm = self._wake_at
-        self.manager.later = self.turn.later
-        self.manager.report = partial(report, what="the manager")
+        self.manager = Scheduler(
+            self.registry,
+            self.new_policy(settings.scheduling.policy),
+            SchedulerSettings(settings.limits),
+            hooks=Hooks(self._wake_at, self.turn.later, partial(report, what="the scheduler")),
+        )
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)
         self.engines: dict[str, Upstream] = {}
@@ -110,13 +113,18 @@ class Hub:
             engine.configure()
 
     def _schedule(self, settings: Settings) -> None:
-        """Pass the settings of scheduling to the manager."""
+        """Pass the settings of scheduling to the scheduler."""
         manager, scheduling = self.manager, settings.scheduling
-        manager.limits = settings.limits
-        manager.slos.configure(scheduling.slo)
-        manager.llm_share = llm_share(scheduling)
-        manager.ledger.reads_all_usage = scheduling.record_file is not None
-        manager.tenants.weights = {name: key.weight for name, key in tenants(settings.api_keys)}
+        manager.configure(
+            SchedulerSettings(
+                settings.limits,
+                scheduling.slo,
+                llm_share(scheduling),
+                reads_all_usage=scheduling.record_file is not None,
+                weights={name: key.weight for name, key in tenants(settings.api_keys)},
+                prefers_specialized=scheduling.prefer_specialized_instances,
+            )
+        )
         self.key_priority = {
             name: RequestPriority[key.priority.upper()]
             for name, key in tenants(settings.api_keys)
@@ -124,7 +132,6 @@ class Hub:
         }
         for engine in self.engines.values():
             engine.set_window(scheduling.late_binding)
-        manager.prefer_specialized(scheduling.prefer_specialized_instances)
         fallback, self._llm_fallback = self._llm_fallback, scheduling.llm_fallback_policy
         changed = {"hybrid"} if fallback != self._llm_fallback else set()
 

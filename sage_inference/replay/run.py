@@ -7,8 +7,9 @@ from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies.base import PlacementPolicy
-from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import Generation, LLMEngine
@@ -30,7 +31,7 @@ class Replayed:
         self.outcome = outcome
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.load: Any = None
+        self.place: Any = None
         self.on_gap: Callable[[float], None] | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -87,7 +88,7 @@ class Replayed:
     def _usage(self) -> Usage | None:
         """The usage that the engine reports. The gateway does not always look for it in an answer in one piece."""
         job = self.outcome.job
-        if self.request.streams or self.run.manager.ledger.wants_usage(self.load):
+        if self.request.streams or self.run.manager.ledger.wants_usage(self.place):
             return Usage(job.prompt, job.output, self.outcome.cached)
         return None
 
@@ -111,10 +112,9 @@ class Run:
         registry = Registry(slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
-        self.manager = Scheduler(registry, policy, UNBOUNDED, clock=fleet.clock)
-        self.manager.llm_share = fleet.llm_share
-        self.manager.slos.configure(slo.settings)
-        self.manager.alarm = fleet.alarm(self.manager.dispatch)
+        hooks = Hooks(alarm=fleet.alarm(lambda: self.manager.dispatch()))
+        settings = SchedulerSettings(UNBOUNDED, slo.settings, fleet.llm_share)
+        self.manager = Scheduler(registry, policy, settings, fleet.clock, hooks)
 
     def submit(self, job: Job) -> None:
         """Submit a job now. ``job.at_ms`` is ignored."""

@@ -16,11 +16,10 @@ import time
 from functools import partial
 from typing import Any
 
-from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
@@ -42,7 +41,7 @@ class Submitted:
         self.request = request
         self.size = 0
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.load: Any = None
+        self.place: Any = None
         self.sent_ns = 0
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -57,7 +56,7 @@ def manager_of(instances: int, policy: str) -> Scheduler:
         instance = ExecutionInstance(f"i{number}", "127.0.0.1", 1, models=("m",), routes=frozenset({CHAT}))
         instance.state = EngineState.READY
         registry.add(instance)
-    return Scheduler(registry, policy_named(policy), LimitSettings())
+    return Scheduler(registry, policy_named(policy), SchedulerSettings())
 
 
 def decisions(instances: int, tokens: int, policy: str = "hybrid") -> dict[str, float]:

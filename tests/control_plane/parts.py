@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
@@ -39,7 +41,7 @@ class Submitted:
         self.request = request
         self.size = size
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.load: Any = None
+        self.place: Any = None
         self.where: ExecutionInstance | None = None
         self.refusal: Rejection | None = None
 
@@ -112,14 +114,29 @@ def instance(
 
 
 def manager(
-    *instances: ExecutionInstance, policy: str = "hybrid", clock: Clock | None = None, queue: int = 10_000
+    *instances: ExecutionInstance,
+    policy: str = "hybrid",
+    clock: Clock | None = None,
+    queue: int = 10_000,
+    hooks: Hooks | None = None,
 ) -> Scheduler:
     registry = Registry()
     for each in instances:
         registry.add(each)
     clock = clock or Clock()
-    limits = LimitSettings(queue_requests=queue)
-    return Scheduler(registry, policy_named(policy, clock), limits, clock)
+    settings = SchedulerSettings(LimitSettings(queue_requests=queue))
+    return Scheduler(registry, policy_named(policy, clock), settings, clock, hooks)
+
+
+def alarms_of(m: Scheduler) -> list[float]:
+    """The alarms that the scheduler asks for from now on."""
+    alarms: list[float] = []
+    m._hooks.alarm = alarms.append
+    return alarms
+
+
+def configure(m: Scheduler, **changes: Any) -> None:
+    m.configure(replace(m.settings, **changes))
 
 
 def submit(to: Scheduler, what: SchedulingRequest, size: int = 10) -> Submitted:

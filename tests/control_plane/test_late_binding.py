@@ -15,7 +15,7 @@ from sage_inference.types import (
     SchedulingDecision,
     SchedulingRequest,
 )
-from tests.control_plane.parts import Clock, instance, manager, request, submit
+from tests.control_plane.parts import Clock, alarms_of, instance, manager, request, submit
 
 BIG = 8000
 
@@ -42,8 +42,7 @@ def test_without_late_binding_all_goes_on_at_once() -> None:
 def test_an_answer_that_is_not_streamed_does_not_hold_up_the_next_until_its_end() -> None:
     clock = Clock()
     m = manager(instance("a"), clock=clock)
-    alarms: list[float] = []
-    m.alarm = alarms.append
+    alarms = alarms_of(m)
     submit(m, request(0, BIG, streams=False))
     second = submit(m, request(1, BIG, streams=False))
     assert second.where is None
@@ -95,8 +94,7 @@ def test_it_is_held_only_while_it_can_still_be_in_time_elsewhere(
 ) -> None:
     clock = Clock()
     _, cold, m = held(clock)
-    alarms: list[float] = []
-    m.alarm = alarms.append  # type: ignore[attr-defined]
+    alarms = alarms_of(m)  # type: ignore[arg-type]
     waits = submit(m, request("waits", 200, blocks=(1, 2, 3), priority=priority))  # type: ignore[arg-type]
     clock.now += patience - 0.01
     m.dispatch()  # type: ignore[attr-defined]
@@ -126,8 +124,7 @@ def test_when_its_hold_ends_a_request_goes_where_it_is_answered_sooner(
     warm, cold, m = held(clock)
     cached = tuple(range((tokens - 800) // 64))
     m._selector.prefixes.add(warm, request(blocks=cached))  # type: ignore[attr-defined]
-    alarms: list[float] = []
-    m.alarm = alarms.append  # type: ignore[attr-defined]
+    alarms = alarms_of(m)  # type: ignore[arg-type]
     waits = submit(m, request("waits", tokens, blocks=cached))  # type: ignore[arg-type]
     assert waits.where is None
     clock.now = alarms[-1]
@@ -202,8 +199,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
 def test_a_deadline_that_passes_in_the_queue_ends_the_wait() -> None:
     clock = Clock()
     m = manager(instance("a", 1), clock=clock)
-    alarms: list[float] = []
-    m.alarm = alarms.append
+    alarms = alarms_of(m)
     submit(m, request(0))
     waits = submit(m, request(1, deadline_ms=500))
     assert alarms == [1000.5]

@@ -22,7 +22,7 @@ from sage_inference.types import (
     SchedulingRequest,
     Usage,
 )
-from tests.control_plane.parts import Clock, Submitted, instance, manager, request, submit
+from tests.control_plane.parts import Clock, Submitted, alarms_of, instance, manager, request, submit
 
 READY, EJECTED, DRAINING = EngineState.READY, EngineState.EJECTED, EngineState.DRAINING
 PROMPTS = st.sampled_from([(), (1,), (1, 2, 3), (1, 2, 4, 5), (9, 8, 7)])
@@ -57,8 +57,7 @@ class AnyEvents(RuleBasedStateMachine):
             instance("other", 1, model="n", window=500),
         ]
         self.manager = manager(*self.instances, clock=self.clock, queue=12)
-        self.alarms: list[float] = []
-        self.manager.alarm = self.alarms.append
+        self.alarms = alarms_of(self.manager)
         self.numbers = count()
         self.running: list[Submitted] = []
         self.waiting: list[Submitted] = []
@@ -108,7 +107,7 @@ class AnyEvents(RuleBasedStateMachine):
             self.manager.submit(submission)
         except Rejection:
             assert submission.where is None
-            assert submission.load is None
+            assert submission.place is None
             self.outcomes += 1
         else:
             self.waiting.append(submission)
@@ -156,7 +155,7 @@ class AnyEvents(RuleBasedStateMachine):
         submission = self.waiting.pop(pick % len(self.waiting))
         self.manager.withdraw(submission)
         self.manager.withdraw(submission)
-        assert submission.load is None
+        assert submission.place is None
         self.outcomes += 1
         self.sort()
 
@@ -210,7 +209,7 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def counters_are_those_of_running_requests(self) -> None:
         for each in self.instances:
-            here = [t.load for t in self.running if t.where is each]
+            here = [t.place for t in self.running if t.where is each]
             assert all(isinstance(p, Placement) for p in here)
             assert each.active_requests == len(here)
             assert each.load.pending_tokens == sum(p.tokens for p in here if p.pending)
@@ -219,7 +218,7 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_an_idle_instance_but_who_is_held(self) -> None:
         for submission in self.waiting:
-            if submission.tried or submission.load.reserved_for is not None:
+            if submission.tried or submission.place.reserved_for is not None:
                 continue
             for each in self.instances:
                 if (
@@ -236,21 +235,21 @@ class AnyEvents(RuleBasedStateMachine):
     @invariant()
     def the_shortest_in_time_does_not_wait_beside_room(self) -> None:
         """Under the order of hybrid; requests that were tried or are held wait for others."""
-        waiting = [t for t in self.waiting if not t.tried and t.load.reserved_for is None]
+        waiting = [t for t in self.waiting if not t.tried and t.place.reserved_for is None]
         if self.manager.policy.order != "adaptive" or len({t.request.tenant for t in waiting}) > 1:
             return
         for model in "mn":
-            live = [t for t in waiting if t.request.model == model and not t.load.overdue]
+            live = [t for t in waiting if t.request.model == model and not t.place.overdue]
             if not live:
                 continue
-            first = min(live, key=lambda t: (t.load.key, t.request.arrived))
+            first = min(live, key=lambda t: (t.place.key, t.request.arrived))
             for each in self.instances:
                 if model in each.models and each.state is READY and first.request.request_type.is_llm:
                     assert not is_open(each, first.request.prompt_tokens)
 
     @invariant()
     def holds_end(self) -> None:
-        held = [t for t in self.waiting if t.load.reserved_for is not None]
+        held = [t for t in self.waiting if t.place.reserved_for is not None]
         assert not held or any(at <= self.clock.now + 1.0 for at in self.alarms)
 
     def teardown(self) -> None:
@@ -328,7 +327,7 @@ def _places(policy: str, work: Work, names: str) -> list[int | None]:
         clock.now += 0.01
         submissions.append(submit(m, request(number, tokens, arrived=clock.now, blocks=blocks)))
         if ends:
-            oldest = next((t for t in submissions if isinstance(t.load, Placement)), None)
+            oldest = next((t for t in submissions if isinstance(t.place, Placement)), None)
             if oldest:
                 m.first_byte(oldest)
                 m.release(oldest)

@@ -9,7 +9,7 @@ from sage_inference.control_plane.instances.load import MOST_OWED_S
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import PROMPT_SHARE, ExecutionInstance
-from tests.control_plane.parts import EMBED, Clock, Submitted, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, Submitted, alarms_of, instance, manager, request, submit
 
 HOPELESS = 100_000  # tokens: 3 s at 0.03 ms
 
@@ -31,8 +31,7 @@ def overdue(m: Scheduler, clock: Clock, name: str = "overdue") -> Submitted:
 def test_a_late_prompt_waits_until_streams_had_their_share_of_the_time() -> None:
     clock, a = Clock(), instance("a")
     m = streaming(clock, a)
-    alarms: list[float] = []
-    m.alarm = alarms.append
+    alarms = alarms_of(m)
     waits = overdue(m, clock)
     assert waits.where is None
     assert alarms == [pytest.approx(1000.0 + 0.12 / PROMPT_SHARE)]

@@ -13,7 +13,7 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.rates import Rates, retry_after_s
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import LeastLoaded
-from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,
@@ -33,7 +33,7 @@ class Submitted:
         self.request = SchedulingRequest(f"r{number}", RequestType.LLM_CHAT, model, CHAT)
         self.size = size
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.load: Any = None
+        self.place: Any = None
         self.where: ExecutionInstance | None = None
         self.refusal: Rejection | None = None
 
@@ -59,8 +59,8 @@ def manager(*instances: ExecutionInstance, queue: int = 10, size: int = 10_000) 
     registry = Registry()
     for each in instances:
         registry.add(each)
-    limits = LimitSettings(queue_requests=queue, queue_bytes=size)
-    return Scheduler(registry, LeastLoaded(), limits, clock=lambda: 0.0)
+    settings = SchedulerSettings(LimitSettings(queue_requests=queue, queue_bytes=size))
+    return Scheduler(registry, LeastLoaded(), settings, clock=lambda: 0.0)
 
 
 def submit(m: Scheduler, submission: Submitted) -> Submitted:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
 from sage_inference.control_plane.scheduler import Scheduler
@@ -64,13 +65,13 @@ def test_what_its_instance_has_cached_is_not_counted_again() -> None:
     again = send(m, request("again", 0))
     held = again.request.cached_tokens[m.registry.instances["only"]]
     assert held >= 64
-    assert again.load.tokens == len(PROMPT) // 4 - held
+    assert again.place.tokens == len(PROMPT) // 4 - held
 
 
 def test_the_record_has_its_instance_as_it_was_before() -> None:
     m = manager(instance("only"))
     attempts: list[Placement] = []
-    m.on_placed = attempts.append
+    m.watch(attempts.append)
     first, second = send(m, request("first", 0)), send(m, request("second", 0))
     assert [attempt.request for attempt in attempts] == [first.request, second.request]
     assert [[(seen[1], seen[2]) for seen in attempt.seen] for attempt in attempts] == [
@@ -84,9 +85,8 @@ Notes = list[Callable[[], None]]
 
 def putting_off(limit: int = 0, window: float = 8192) -> tuple[Scheduler, ExecutionInstance, Notes]:
     """A manager in the midst of a turn of the event loop, and what it has left for its end."""
-    m = manager(instance("only", limit, window=window))
     notes: Notes = []
-    m.later = notes.append
+    m = manager(instance("only", limit, window=window), hooks=Hooks(later=notes.append))
     return m, m.registry.instances["only"], notes
 
 
@@ -118,7 +118,7 @@ def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
     # Beside the bytes of two there was no room for the third; beside their tokens there is.
     assert only.active_requests == 2
     assert [submission.measured for submission in submissions] == [True, True, False]
-    m.settle()
+    m._first.settle()
     only.load.window_tokens = only.load.pending_tokens + len(PROMPT) - 1
     assert send(m, request("not sure to fit", 0)).measured
     only.load.window_tokens = only.load.pending_tokens + len(PROMPT)
@@ -127,13 +127,13 @@ def test_a_turn_sends_no_more_bytes_than_the_window_has_tokens() -> None:
 
 def leaves(m: Scheduler, submission: Submitted) -> None:
     m.release(submission, outcome="cancelled")
-    assert submission.load is None
+    assert submission.place is None
     assert m.registry.instances["only"].active_requests == 0
 
 
 def answers(m: Scheduler, submission: Submitted) -> None:
     m.first_byte(submission)
-    assert submission.load.answered_at is not None
+    assert submission.place.answered_at is not None
     assert m.registry.instances["only"].load.pending_tokens == 0
 
 

@@ -14,7 +14,7 @@ from sage_inference.control_plane.instances.load import learn
 from sage_inference.control_plane.slo import BATCH, DEFAULT, slo_of, ttft_s
 from sage_inference.control_plane.slo_table import SloTable, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority
-from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
+from tests.control_plane.parts import EMBED, Clock, configure, instance, manager, request, submit
 
 BELOW = (RequestPriority.LOW, RequestPriority.BACKGROUND)
 MS = st.none() | st.floats(1, 86_400_000)
@@ -169,17 +169,17 @@ def test_a_waiting_request_heeds_new_settings() -> None:
     submit(m, request("runs"))
     waits = submit(m, request("waits"))
     assert waits.where is None
-    before = waits.load.starving_at
+    before = waits.place.starving_at
     m.slos.configure(SloSettings(ttft_ms=4000))
     m.use(m.policy)
     assert ttft_s(waits.request) == 4
-    assert waits.load.starving_at == before + 30
+    assert waits.place.starving_at == before + 30
 
 
 def test_streams_that_share_a_gpu_keep_their_models_time() -> None:
     llm, encoder = instance("a", gpu="0"), instance("b", gpu="0", model="e", route=EMBED)
     m = manager(llm, encoder)
-    m.llm_share = None
+    configure(m, llm_share=None)
     for stated, seconds in (
         (SloSettings(models={"m": ModelSloSettings(tpot_ms=200)}), 0.2),
         (SloSettings(), 0.05),

@@ -126,7 +126,7 @@ def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) 
             engine.go.set()
             assert caller.chunk() == b"data: more\n\n"
         assert caller.chunk() == b""
-        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.manager._gpus.values()])
+        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.manager._selector.shared.values()])
     assert [gap > 0 for gap in told] == [wanted]
 
 

@@ -39,7 +39,7 @@ def test_one_job_takes_what_its_engine_takes() -> None:
 def test_the_scheduler_sees_the_first_byte_of_an_answer_in_one_piece_at_its_end(streams: bool) -> None:
     run = Run(policy_named("least_loaded"), llm_fleet(1))
     seen: list[Placement] = []
-    run.manager.on_end = seen.append
+    run.manager.watch(None, seen.append)
     [outcome] = run.play([Job(0.0, 500, 20, streams=streams)])
     [placement] = seen
     assert outcome.ttft_ms == pytest.approx(llm_step_ms(1, 0, [(500, 0)]))  # of the engine, either way

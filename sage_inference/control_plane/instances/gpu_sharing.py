@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.instances.load import Placement
@@ -102,10 +102,16 @@ class SharedGPU:
 def shared_gpus(
     instances: Iterable[ExecutionInstance], ratio: float | None, known: dict[str, SharedGPU]
 ) -> dict[ExecutionInstance, SharedGPU]:
-    """Which instance is on a GPU that LLM and embedding work share; ``known`` keeps what was learned of each."""
+    """The GPU of each instance that is on one which LLM and embedding work share; ``known`` has what was learned.
+
+    A GPU is forgotten when no instance is on it any more and all its work has ended: requests that still run there
+    count on this very object.
+    """
     by_gpu: dict[str, list[ExecutionInstance]] = {}
     for instance in instances:
         by_gpu.setdefault(instance.gpu or f"of {instance.instance_id}", []).append(instance)
+    for name in [name for name, gpu in known.items() if name not in by_gpu and not gpu.llm + gpu.embedding]:
+        del known[name]
     found = {}
     for name, members in by_gpu.items():
         if any(i.instance_type.serves_embeddings for i in members) and any(
@@ -115,6 +121,17 @@ def shared_gpus(
             shared.ratio = ratio
             found.update(dict.fromkeys(members, shared))
     return found
+
+
+def keep_tpot(shared: Mapping[ExecutionInstance, SharedGPU], tpot_ms: Callable[[str], float]) -> None:
+    """Streams on a shared GPU are to keep the TPOT of their model, of several models the shortest."""
+    wanted: dict[SharedGPU, float] = {}
+    for instance, gpu in shared.items():
+        if instance.instance_type.serves_llm and instance.models:
+            shortest = min(map(tpot_ms, instance.models))
+            wanted[gpu] = min(shortest, wanted.get(gpu, shortest))
+    for gpu, shortest in wanted.items():
+        gpu.tpot_s = shortest / 1000
 
 
 def is_mixed(instance: ExecutionInstance) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -18,9 +18,6 @@ from sage_inference.types import (
     Usage,
 )
 
-if TYPE_CHECKING:
-    from sage_inference.control_plane.instances.gpu_sharing import SharedGPU
-
 # An instance when it could have been chosen: itself, requests in flight, prompt tokens not yet begun, when it
 # last got on, milliseconds a token.
 Seen = tuple[ExecutionInstance, int, int, float, float]
@@ -33,6 +30,14 @@ MOST_OWED_S = 10.0
 
 _NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
 _NO_DECISION = SchedulingDecision("", "", "")
+
+
+class GPUWork(Protocol):
+    """The work on one GPU, where LLM and embedding work share it."""
+
+    def began(self, placement: Placement, llm: bool) -> None: ...
+
+    def ended(self, placement: Placement, llm: bool, now: float) -> None: ...
 
 
 class Placement(msgspec.Struct, gc=False, eq=False):
@@ -57,7 +62,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     beside: int = -1
     token_ms: float = 0.0
     answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
-    shared: SharedGPU | None = None  # with work of the other kind
+    shared: GPUWork | None = None  # of its GPU, if work of the other kind runs there
     expected_at: float = math.inf
     overdue: bool = False
     answered_at: float | None = None  # when its first byte came

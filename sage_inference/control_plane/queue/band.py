@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sage_inference.control_plane.accounting.tenants import TenantCounters
-from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.heap import Heap, HeapPlace
+from sage_inference.control_plane.submission import Waiting
 
 
 class _Line:

@@ -8,9 +8,9 @@ from sage_inference.control_plane.accounting.prompt_share import CHEAP_MS
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.cost import DECODE_TOKENS
 from sage_inference.control_plane.queue.band import Band
-from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import CHEAP, OVERDUE, Order, Predict
+from sage_inference.control_plane.submission import Waiting
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 GUARD = 8  # for so much work done, the oldest request's own share of it

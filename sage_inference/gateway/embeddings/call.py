@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.rejections import asleep
+from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.engines.lack import LackError
@@ -69,8 +71,8 @@ class EmbeddingCall:
         "instance",
         "lane",
         "length",
-        "load",
         "pieces",
+        "place",
         "request",
         "request_id",
         "route",
@@ -106,7 +108,7 @@ class EmbeddingCall:
         self.size = 0  # its texts are counted by the aggregator
         self.failed_at: tuple[ExecutionInstance, ...] = ()
         self.state = State.ASKING
-        self.load: Any = None  # the manager's own
+        self.place: Waiting | Placement | None = None  # the scheduler's own
         self.alone: EmbeddingExchange | None = None  # whose own request this call is
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
@@ -180,7 +182,7 @@ class EmbeddingCall:
         assert caller.instance is not None
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
         self.engine, self.instance = caller.engine, caller.instance
-        self.load, caller.load = caller.load, None
+        self.place, caller.place = caller.place, None
         self.fresh = caller.fresh
         self.connection, caller.connection = caller.connection, None
         if caller.phase is Phase.SENT:

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
-from sage_inference.control_plane.queue.waiting import Group
 from sage_inference.control_plane.slo import milliseconds
+from sage_inference.control_plane.submission import Group
 from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.vectors import VectorError
 from sage_inference.gateway import errors
@@ -227,7 +227,7 @@ class EmbeddingExchange(Exchange):
         self.engine, self.instance, self.sent_at = call.engine, call.instance, call.sent_at
         self.answer, self.length, self.status = call.answer, call.length, call.answer.status
         self.connection, call.connection = call.connection, None
-        self.load, call.load = call.load, None
+        self.place, call.place = call.place, None
         self._move(Phase.SENT)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.prompt_size import measure
+from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting, reason_of
@@ -92,9 +93,9 @@ class Exchange:
         "keep_alive",
         "last",
         "length",
-        "load",
         "phase",
         "pieces",
+        "place",
         "prompt",
         "queued_at",
         "request",
@@ -136,7 +137,7 @@ class Exchange:
         self.response_complete = self.whole = False
         self.size = self.status = 0
         self.tried: tuple[ExecutionInstance, ...] = ()
-        self.load: Any = None  # the manager's own
+        self.place: Waiting | Placement | None = None  # the scheduler's own
         self.connection: EngineConnection | None = None
         self.connecting: Connecting | None = None
         self.engine: Upstream | None = None
@@ -489,7 +490,7 @@ class Exchange:
             framing += b"connection: close\r\n"
         if self.waited_ms >= 0:
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
-        if self.head.asks is not None and self.head.asks.explain and isinstance(self.load, Placement):
+        if self.head.asks is not None and self.head.asks.explain and isinstance(self.place, Placement):
             framing += b"x-sage-why: %b\r\n" % self._why().encode("ascii", "replace")
         return b"".join(  # faster than a format of so many pieces
             (
@@ -505,7 +506,7 @@ class Exchange:
         )
 
     def _why(self) -> str:
-        return explain_line(self.load)
+        return explain_line(self.place) if isinstance(self.place, Placement) else ""
 
     def fail(self, error: ApiError) -> None:
         """Answer for the engine, or instead of one."""
@@ -699,7 +700,7 @@ class Exchange:
                 gateway.stats.ended(self, to, outcome)
             self._note_first_byte()
             if last:
-                if gateway.manager.ledger.wants_usage(self.load):
+                if gateway.manager.ledger.wants_usage(self.place):
                     usage = self.reported()
                     if usage is not None:
                         self._note_choices()
@@ -724,9 +725,9 @@ class Exchange:
 
     def _note_choices(self) -> None:
         """How many choices share the tokens that the answer reports: together they take no longer than one."""
-        if isinstance(self.load, Placement) and self.load.beside >= 0:
+        if isinstance(self.place, Placement) and self.place.beside >= 0:
             last = bytes(self.last)
-            self.load.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
+            self.place.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
 
     def _outcome(self) -> str:
         """How an answer ended that came to its end: its engine may have given it up."""

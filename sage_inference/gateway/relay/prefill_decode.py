@@ -105,9 +105,9 @@ class PrefillDecodeExchange(Exchange):
             self.leg, self.body = DECODE, decode_body(fields, self.params)
         else:  # it waited for half of a pair, and there is none any more
             self._unsplit(self.request)
-            if not self.entire.streams and isinstance(self.load, Placement):
+            if not self.entire.streams and isinstance(self.place, Placement):
                 # Its first byte comes with the last, and teaches nothing.
-                self.load.expected_at = self.load.pushed_at
+                self.place.expected_at = self.place.pushed_at
         super().placed(instance, decision)
         if self._waited_ms >= 0:
             self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
@@ -169,7 +169,7 @@ class PrefillDecodeExchange(Exchange):
         if gateway.ran_since(self.sent_at):
             engine.ttfb.observe(gateway.clock() - self.sent_at)
         gateway.manager.first_byte(self)
-        self._prefill = self.load
+        self._prefill = self.place if isinstance(self.place, Placement) else None
         self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
         self.prefilled_by = engine
         answer = self._decoded(answer)

@@ -19,7 +19,7 @@ class Watcher(DecisionLog):
     def __init__(self, manager: Scheduler) -> None:
         super().__init__()
         self._manager = manager
-        manager.on_placed = self.add
+        manager.watch(self.add)
         self._file: DecisionFile | None = None
 
     def documents(self, request_id: str) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ class Watcher(DecisionLog):
             return
         self.write()
         self._file = file
-        self._manager.on_end = None if file is None else file.add
+        self._manager.watch(self.add, None if file is None else file.add)
 
     @property
     def unwritten(self) -> bool:

@@ -403,7 +403,7 @@ def test_answers_are_read_often_at_first_and_then_now_and_then() -> None:
         asked.prompt_bytes = 400
         submission = submit(m, asked)
         clock.now += 0.01
-        wanted = m.ledger.wants_usage(submission.load)
+        wanted = m.ledger.wants_usage(submission.place)
         m.release(submission, Usage(100, 50) if wanted else None)
         read += wanted and number >= 400
     assert 60 <= read <= 160
@@ -413,4 +413,4 @@ def test_a_stream_is_not_read_for_its_pace() -> None:
     m = manager(instance("a"), instance("b"))
     m.ledger.estimates.pass_over = 1000
     submissions = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
-    assert [m.ledger.wants_usage(submission.load) for submission in submissions] == [False, True] * 4
+    assert [m.ledger.wants_usage(submission.place) for submission in submissions] == [False, True] * 4

@@ -6,15 +6,25 @@ import pytest
 
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
-from tests.control_plane.parts import CHAT, EMBED, Clock, Submitted, instance, manager, request, submit
+from tests.control_plane.parts import (
+    CHAT,
+    EMBED,
+    Clock,
+    Submitted,
+    alarms_of,
+    configure,
+    instance,
+    manager,
+    request,
+    submit,
+)
 
 
 def pair(clock: Clock) -> tuple[Scheduler, list[float]]:
     m = manager(
         instance("llm", gpu="cuda:0"), instance("embedder", model="e", route=EMBED, gpu="cuda:0"), clock=clock
     )
-    alarms: list[float] = []
-    m.alarm = alarms.append
+    alarms = alarms_of(m)
     return m, alarms
 
 
@@ -108,7 +118,7 @@ def test_what_the_streams_do_not_use_is_lent() -> None:
 def test_the_adaptive_pause_grows_while_gaps_are_long_and_shrinks_after() -> None:
     clock = Clock()
     m, _ = pair(clock)
-    m.llm_share = None
+    configure(m, llm_share=None)
     m.registry.changed()
     stream = submit(m, request("stream"))
 
@@ -133,7 +143,7 @@ def test_the_adaptive_pause_grows_while_gaps_are_long_and_shrinks_after() -> Non
 def test_with_no_share_for_streams_nothing_pauses() -> None:
     clock = Clock()
     m, _ = pair(clock)
-    m.llm_share = 0.0
+    configure(m, llm_share=0.0)
     m.registry.changed()
     submit(m, request("stream"))
     first, second = embed(m, "first"), embed(m, "second")
@@ -154,7 +164,7 @@ def test_gaps_of_streams_are_watched_only_where_the_pause_goes_by_them() -> None
     submit(m, request("stream"))
     llm = m.registry.instances["llm"]
     assert not m.gap_listener(llm)
-    m.llm_share = None
+    configure(m, llm_share=None)
     m.registry.changed()
     m.dispatch()
     assert m.gap_listener(llm)

@@ -21,7 +21,7 @@ from sage_inference.control_plane.instances.prefill_decode import (
 )
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingDecision
-from tests.control_plane.parts import CHAT, Clock, Submitted, instance, manager, request, submit
+from tests.control_plane.parts import CHAT, Clock, Submitted, alarms_of, instance, manager, request, submit
 
 READY, EJECTED, DRAINING = EngineState.READY, EngineState.EJECTED, EngineState.DRAINING
 KINDS = {"p": ExecutionInstanceType.PREFILLING, "d": ExecutionInstanceType.DECODING}
@@ -136,7 +136,7 @@ class TwoLegs(RuleBasedStateMachine):
         self.clock = Clock()
         self.instances = tuple(of(name, 2) for name in ("p1", "p2", "d1", "d2", "g1"))
         self.manager = manager(*self.instances, clock=self.clock, queue=8)
-        self.manager.alarm = lambda _: None
+        alarms_of(self.manager)
         self.numbers = count()
         self.running: list[LegTicket] = []
         self.waiting: list[LegTicket] = []
@@ -208,7 +208,7 @@ class TwoLegs(RuleBasedStateMachine):
         assert self.submitted == self.outcomes + len(self.running) + len(self.waiting)
         assert self.manager.queued == len(self.waiting)
         for each in self.instances:
-            here = [t.load for t in self.running if t.where is each]
+            here = [t.place for t in self.running if t.where is each]
             assert all(isinstance(p, Placement) for p in here)
             assert each.active_requests == len(here) <= 2
             assert each.load.pending_tokens == sum(p.tokens for p in here if p.pending)

@@ -11,7 +11,7 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.tenants import TenantCounters
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import ORDERS
-from sage_inference.control_plane.queue.waiting import Queue
+from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.types import RequestPriority, SchedulingRequest
 from tests.control_plane.parts import Submitted, instance, request
 
@@ -28,7 +28,7 @@ def order_of(
 ) -> list[str]:
     """The ids in the order of their being placed, all at ``now``; each costs its tenant ``charge``."""
     counters = counters or TenantCounters()
-    queue = Queue(counters)
+    queue = RequestQueue(counters)
     for each in requests:
         queue.add(Submitted(each), GROUP, order, each.prompt_tokens * 0.03, each.arrived)
     found = []
@@ -99,11 +99,11 @@ def test_cheap_prompts_that_are_late_go_before_long_ones() -> None:
     assert order_of("adaptive", late, 100) == ["cheap", "long"]
 
 
-def predicted(prompt_ms: dict[str, float]) -> Queue:
-    return Queue(TenantCounters(), lambda request, group: prompt_ms[request.request_id])
+def predicted(prompt_ms: dict[str, float]) -> RequestQueue:
+    return RequestQueue(TenantCounters(), lambda request, group: prompt_ms[request.request_id])
 
 
-def next_id(queue: Queue, now: float) -> str:
+def next_id(queue: RequestQueue, now: float) -> str:
     waiting = queue.group_queues[GROUP, "adaptive"].next(now)
     assert waiting is not None
     return waiting.request.request_id
@@ -143,7 +143,7 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
 
 @given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))
 def test_the_guarded_share_of_the_oldest_late_request_grows_with_its_wait(waited: float, works: int) -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     old = queue.add(Submitted(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
     queue.add(Submitted(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
     for _ in range(works):
@@ -212,7 +212,7 @@ def test_the_tenant_served_least_is_next_and_weights_divide() -> None:
 def test_a_tenant_back_from_idle_is_lifted_to_the_least_that_wait() -> None:
     counters = TenantCounters()
     counters.charge("busy", 5000)
-    queue = Queue(counters)
+    queue = RequestQueue(counters)
     queue.add(Submitted(request("b", tenant="busy")), GROUP, "fifo", 0, 0)
     queue.add(Submitted(request("n", tenant="new")), GROUP, "fifo", 0, 0)
     assert counters.of("new") == 5000
@@ -265,7 +265,7 @@ def test_a_heap_gives_the_least_of_those_that_did_not_leave(steps: list[tuple[in
 
 
 def test_a_queue_is_bounded_by_count_and_bytes() -> None:
-    queue, limits = Queue(TenantCounters()), LimitSettings(queue_requests=2, queue_bytes=25)
+    queue, limits = RequestQueue(TenantCounters()), LimitSettings(queue_requests=2, queue_bytes=25)
     queue.add(Submitted(request(0), 10), GROUP, "fifo", 0, 0)
     assert queue.has_room(Submitted(request(1), 15), limits)
     assert not queue.has_room(Submitted(request(1), 16), limits)

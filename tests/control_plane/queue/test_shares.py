@@ -12,7 +12,7 @@ from sage_inference.control_plane.queue.shares import Shares
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import RequestPriority
-from tests.control_plane.parts import Clock, Submitted, instance, manager, request
+from tests.control_plane.parts import Clock, Submitted, configure, instance, manager, request
 from tests.support.cpu import cpu_time
 
 LOW, NORMAL, CRITICAL = RequestPriority.LOW, RequestPriority.NORMAL, RequestPriority.CRITICAL
@@ -23,8 +23,8 @@ class Desk:
 
     def __init__(self, requests: int, size: int = 10**9, weights: dict[str, float] | None = None) -> None:
         self.manager: Scheduler = manager(instance("a", 1), clock=Clock(), queue=requests)
-        self.manager.limits = LimitSettings(queue_requests=requests, queue_bytes=size)
-        self.manager.tenants.weights = weights or {}
+        limits = LimitSettings(queue_requests=requests, queue_bytes=size)
+        configure(self.manager, limits=limits, weights=weights or {})
         self.number = 0
         self.manager.submit(Submitted(request("first", tenant="first")))
         self.came: list[Submitted] = []
@@ -131,7 +131,7 @@ def test_a_bound_that_was_lowered_has_no_more_leave_than_come() -> None:
     desk = Desk(20, size=10_000)
     for _ in range(20):
         desk.comes("loud", 100)
-    desk.manager.limits = LimitSettings(queue_requests=5, queue_bytes=300)
+    configure(desk.manager, limits=LimitSettings(queue_requests=5, queue_bytes=300))
     assert desk.comes("loud", 100).refusal is not None
     for left in range(19, 16, -1):
         assert desk.comes("quiet", 100).refusal is None

@@ -41,7 +41,7 @@ class Recorded:
         self.clock = Clock()
         self.manager: Scheduler = manager(self.busy, self.idle, *more, clock=self.clock)
         self.log = DecisionLog(kept)
-        self.manager.on_placed = self.log.add
+        self.manager.watch(self.log.add)
 
     @property
     def group(self) -> tuple[ExecutionInstance, ...]:
@@ -165,7 +165,7 @@ def test_predictions_of_whole_answers_are_near_what_they_took() -> None:
         gpu.slow_down(3)
     run = Run(policy_named("hybrid", fleet.clock), fleet)
     ended: list[Placement] = []
-    run.manager.on_placed, run.manager.on_end = (lambda attempt: None), ended.append
+    run.manager.watch(lambda attempt: None, ended.append)
     run.play(
         [Job(33.0 * n, rng.randint(100, 2000), rng.randint(50, 300), streams=False) for n in range(1000)]
     )
@@ -208,7 +208,7 @@ def test_only_the_newest_are_kept() -> None:
 
 def recorded_to(path: Path, **how: int) -> tuple[Recorded, DecisionFile]:
     recorded, written = Recorded(), DecisionFile(path, lambda: 0.0, **how)
-    recorded.manager.on_end = written.add
+    recorded.manager.watch(recorded.log.add, written.add)
     return recorded, written
 
 

@@ -45,8 +45,7 @@ class Dynamo:
     @classmethod
     def of(cls, run: Run) -> Dynamo:
         policy = cls()
-        run.manager.on_placed = policy.began
-        run.manager.on_end = policy.ended
+        run.manager.watch(policy.began, policy.ended)
         return policy
 
     def began(self, placement: Placement) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.tenants import TenantCounters
-from sage_inference.control_plane.queue.entry import Waiting
 from sage_inference.control_plane.queue.orders import ORDERS
-from sage_inference.control_plane.queue.waiting import Group, Queue
+from sage_inference.control_plane.queue.request_queue import RequestQueue
+from sage_inference.control_plane.submission import Group, Waiting
 from sage_inference.types import RequestPriority
 from tests.control_plane.parts import Submitted, instance, request
 
@@ -32,11 +32,11 @@ def submission(
     )
 
 
-def waiting_of(queue: Queue) -> list[Waiting]:
+def waiting_of(queue: RequestQueue) -> list[Waiting]:
     return [waiting for group_queue in queue.group_queues.values() for waiting in group_queue.everyone()]
 
 
-def consistent(queue: Queue, known: Mapping[Waiting, Group]) -> None:
+def consistent(queue: RequestQueue, known: Mapping[Waiting, Group]) -> None:
     found = waiting_of(queue)
     assert len(found) == len(set(found)) == queue.requests
     assert set(found) == set(known)
@@ -46,11 +46,11 @@ def consistent(queue: Queue, known: Mapping[Waiting, Group]) -> None:
         assert (group_queue.group, group_queue.order.name) == (group, order)
         assert group_queue.tokens == sum(waiting.request.prompt_tokens for waiting in group_queue.everyone())
     for waiting in found:
-        assert waiting.submission.load is waiting
-        assert waiting.group_queue.group == known[waiting]
+        assert waiting.submission.place is waiting
+        assert waiting.group == known[waiting]
 
 
-def drained(queue: Queue, now: float) -> list[Waiting]:
+def drained(queue: RequestQueue, now: float) -> list[Waiting]:
     """All requests, in the order in which the lanes give them."""
     found = []
     while queue.group_queues:
@@ -84,7 +84,7 @@ STEPS = st.lists(
 @settings(max_examples=60)
 @given(STEPS)
 def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object, ...]]) -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     known: dict[Waiting, Group] = {}
     now, number = NOW, 0
     for step in steps:
@@ -98,7 +98,7 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
                 waiting = list(known)[pick % len(known)]
                 queue.remove(waiting)
                 del known[waiting]
-                assert waiting.submission.load is None
+                assert waiting.submission.place is None
             case ("next", int(pick), float(passed)) if known:
                 now += passed
                 group_queue = list(queue.group_queues.values())[pick % len(queue.group_queues)]
@@ -120,7 +120,7 @@ def test_no_request_is_lost_or_doubled_whatever_happens(steps: list[tuple[object
 
 @pytest.mark.parametrize("order", sorted(ORDERS))
 def test_those_without_an_instance_are_returned_and_stay_until_they_are_removed(order: str) -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     known = {queue.add(submission(n), GROUPS[n % 2], order, 3.0, NOW): GROUPS[n % 2] for n in range(10)}
     stranded = queue.regroup(
         lambda waiting: ((), order, 3.0) if known[waiting] == (A,) else ((B,), order, 3.0), NOW
@@ -130,11 +130,11 @@ def test_those_without_an_instance_are_returned_and_stay_until_they_are_removed(
     for waiting in stranded:
         queue.remove(waiting)
     assert queue.requests == 5
-    assert {waiting.group_queue.group for waiting in waiting_of(queue)} == {(B,)}
+    assert {waiting.group for waiting in waiting_of(queue)} == {(B,)}
 
 
 def test_a_queue_has_room_up_to_both_bounds() -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     limits = LimitSettings(queue_requests=3, queue_bytes=100)
     assert queue.has_room(submission(0, 100), limits)
     assert not queue.has_room(submission(0, 101), limits)
@@ -148,20 +148,20 @@ def test_a_queue_has_room_up_to_both_bounds() -> None:
 
 
 def test_those_that_leave_for_another_are_out_of_the_queue() -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     limits = LimitSettings(queue_requests=4, queue_bytes=1000)
     known = {queue.add(submission(n, tenant="team-a"), (A,), "fifo", 3.0, NOW): (A,) for n in range(4)}
     assert queue.make_room(submission(9, tenant="team-a"), limits) is None  # it would displace itself
     consistent(queue, known)
     left = queue.make_room(submission(9, tenant="team-b"), limits)
     assert left
-    assert all(waiting.submission.load is None for waiting in left)
+    assert all(waiting.submission.place is None for waiting in left)
     consistent(queue, {waiting: group for waiting, group in known.items() if waiting not in left})
     assert queue.has_room(submission(9, tenant="team-b"), limits)
 
 
 def test_deadlines_are_those_of_the_requests_that_wait() -> None:
-    queue = Queue(TenantCounters())
+    queue = RequestQueue(TenantCounters())
     for number in range(6):
         queue.add(submission(number, arrived=NOW + number, deadline=number % 2 == 0), (A,), "fifo", 3.0, NOW)
     assert queue.deadlines.first_key() == NOW + 5

@@ -235,11 +235,11 @@ class EngineConnection(asyncio.Protocol):
     # A head that is known, and a body that is counted
 
     def _begin(self, receiver: Receiver, data: bytes) -> None:
-        known = _known.recall(data)
+        known = _known.get(data)
         if known is None or not known[1]:
             self._begin_parsing()
             self._parse(receiver, data)
-            self._remember(data)
+            self._cache_head(data)
             return
         answer, length, begin = known
         receiver.engine_answers(answer, length)
@@ -262,10 +262,10 @@ class EngineConnection(asyncio.Protocol):
         self._recycle(left == 0)
         receiver.engine_sends(piece, True)
 
-    def _remember(self, data: bytes) -> None:
+    def _cache_head(self, data: bytes) -> None:
         """Keep a head that was parsed, if it alone decides how its answer is framed."""
         if self._answered and self._length and self._keep_alive:
-            _known.remember(data, self._length, self._answer)
+            _known.put(data, self._length, self._answer)
 
     # Any other answer
 

@@ -59,7 +59,7 @@ class GatewayProtocol(PipelinedConnection):
     def _begin_known(self, data: bytes) -> bool:
         """Begin a request whose head is known, and whose body is the rest of ``data`` or longer."""
         gateway = self.gateway
-        known = gateway.known_heads.recall(data)
+        known = gateway.known_heads.get(data)
         if known is None:
             return False
         head, length, begin = known
@@ -216,7 +216,7 @@ class GatewayProtocol(PipelinedConnection):
         elif (
             self.framing.begun == 1 and self._first_read and not isinstance(route, ResponseRoute)
         ):  # those don't repeat
-            self._remember(head)
+            self._cache_head(head)
         self._enqueue(exchange)
 
     def _head(self, route: Route, tenant: str, keep_alive: bool) -> RequestHead:
@@ -231,10 +231,10 @@ class GatewayProtocol(PipelinedConnection):
             cors=self.gateway.cors_headers(self.headers),
         )
 
-    def _remember(self, head: RequestHead) -> None:
+    def _cache_head(self, head: RequestHead) -> None:
         """Keep a head that means the same whenever these bytes come at the begin of a request."""
         if head.keep_alive and not (head.request_id or self.framing.is_chunked or self.expect_100_continue):
-            head.comes_again = self.gateway.known_heads.remember(self._first_read, self.framing.length, head)
+            head.comes_again = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
 
     def _reject(self, route: Route, error: ApiError) -> None:
         """Refuse before the body was read: there is no telling its end from here, so the connection ends."""

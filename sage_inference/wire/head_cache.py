@@ -26,7 +26,7 @@ class HeadCache(Generic[T]):
         self._last: _Known[T] | None = None
         self._digits = 1  # that the last length had
 
-    def recall(self, data: bytes) -> tuple[T, int, int] | None:
+    def get(self, data: bytes) -> tuple[T, int, int] | None:
         """The known head that ``data`` begins with, its Content-Length, and where its body begins.
 
         None: it must be parsed. Nothing but the digits of the length may differ from a head that was remembered.
@@ -54,8 +54,8 @@ class HeadCache(Generic[T]):
             return what, int(digits), body
         return None
 
-    def remember(self, data: bytes, length: int, what: T) -> bool:
-        """``data`` begins with a whole head of this Content-Length. False: it is none that can be recalled."""
+    def put(self, data: bytes, length: int, what: T) -> bool:
+        """``data`` begins with a whole head of this Content-Length. False: it is none that can be found again."""
         end = data.find(b"\r\n\r\n", 0, LONGEST)
         start = data[:end].lower().find(b"\r\ncontent-length: ") + 18
         if end < 0 or start < 18:

@@ -14,7 +14,7 @@ _LATE = 2  # ticks from a deadline to its bucket's turn: ``now`` is up to a tick
 _STALL_S = 2 * TICK_S  # a tick this late shows that the loop did not run meanwhile
 # Turns of the loop between finding a deadline passed and acting on it. uvloop runs timers and ready callbacks before
 # or after it reads sockets, depending on where it was held up; what is read may be handed on a turn later.
-_TURNS = 3
+_ITERATIONS = 3
 
 
 class Timed(Protocol):
@@ -59,7 +59,7 @@ class TimerWheel:
         self._idle_s = self.idle_at = math.inf
         self.lost = 0.0
         self.on_stall: Callable[[float], object] | None = None  # called with the seconds that were lost
-        self._turn = int(self.now / TICK_S)
+        self._bucket = int(self.now / TICK_S)
         self._buckets: dict[int, set[Timed]] = {}
         self._stopped = False
         self._handle = loop.call_later(TICK_S, self._tick)
@@ -127,19 +127,19 @@ class TimerWheel:
         self.advance()
         self._handle = self._loop.call_later(TICK_S, self._tick)
         now = self.now
-        last, self._turn = self._turn, int(now / TICK_S)
+        last, self._bucket = self._bucket, int(now / TICK_S)
         due: list[Timed] = []
-        for turn in range(last + 1, self._turn + 1):
-            for timed in self._buckets.pop(turn, ()):
+        for bucket in range(last + 1, self._bucket + 1):
+            for timed in self._buckets.pop(bucket, ()):
                 timed.wakes_at = 0
                 if timed.deadline == math.inf:
                     continue
                 if timed.deadline <= now:
                     due.append(timed)
                 else:
-                    self._enter(timed, max(int(timed.deadline / TICK_S) + 1, self._turn + 1))
+                    self._enter(timed, max(int(timed.deadline / TICK_S) + 1, self._bucket + 1))
         if due:
-            self._loop.call_soon(self._await_reads, due, now, _TURNS)
+            self._loop.call_soon(self._await_reads, due, now, _ITERATIONS)
 
     def advance(self) -> None:
         """Move the clock on, by one tick at most where the loop did not run.
@@ -156,9 +156,9 @@ class TimerWheel:
         self.now += passed
         self.idle_at = self.now + self._idle_s
 
-    def _await_reads(self, due: list[Timed], now: float, turns: int) -> None:
-        if turns:
-            self._loop.call_soon(self._await_reads, due, now, turns - 1)
+    def _await_reads(self, due: list[Timed], now: float, iterations: int) -> None:
+        if iterations:
+            self._loop.call_soon(self._await_reads, due, now, iterations - 1)
             return
         for timed in due:
             if timed.deadline > now or self._stopped:

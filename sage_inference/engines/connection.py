@@ -205,8 +205,8 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         turn = self._turn
         # Not of an idle one: that must be closed before anybody takes it.
-        if turn.holds_reads and self._receiver is not None:
-            turn.hold(self, data)
+        if turn.defers_reads and self._receiver is not None:
+            turn.defer(self, data)
             return
         pass_, receiver = self._pass, self._receiver
         try:

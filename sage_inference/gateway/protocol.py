@@ -39,8 +39,8 @@ class GatewayProtocol(PipelinedConnection):
 
     def data_received(self, data: bytes) -> None:
         turn = self.gateway.turn
-        if turn.holds_reads:
-            turn.hold(self, data)
+        if turn.defers_reads:
+            turn.defer(self, data)
         elif self._body_left:
             self._continue(data)
         elif self._ending:

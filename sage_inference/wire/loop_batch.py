@@ -34,7 +34,7 @@ class LoopBatch:
     handled and written at once: a request that comes alone waits for nothing.
     """
 
-    __slots__ = ("_call_soon", "_gathered", "_notes", "_reads", "_writes", "holds_reads", "is_open")
+    __slots__ = ("_call_soon", "_gathered", "_notes", "_reads", "_writes", "defers_reads", "is_open")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon  # the event loop's
@@ -42,30 +42,30 @@ class LoopBatch:
         self._writes: deque[tuple[asyncio.WriteTransport, Data]] = deque()
         self._gathered = 0
         self._reads: deque[tuple[Reader, bytes]] = deque()
-        self.holds_reads = False  # whether what arrives is to be given to ``hold``
+        self.defers_reads = False  # whether what arrives is to be given to ``defer``
         self.is_open = False  # whether what is written waits; where not, ``write`` may be passed by
 
     def later(self, note: Callable[..., None], *arguments: Any) -> None:
         """Call ``note`` at the end of the turn, after what was noted before."""
         if not self.is_open:
-            self.is_open = self.holds_reads = True
+            self.is_open = self.defers_reads = True
             self._call_soon(self._end)
         self._notes.append((note, arguments))
 
-    def hold(self, protocol: Reader, data: bytes) -> None:
+    def defer(self, protocol: Reader, data: bytes) -> None:
         """``protocol`` gets the data at the end of the turn, or before by ``read_on``; much of it gets it now."""
         if len(data) <= _LONG or any(waits is protocol for waits, _ in self._reads):
             self._reads.append((protocol, data))
             return
-        self.holds_reads = False
+        self.defers_reads = False
         try:
             protocol.data_received(data)
         finally:
-            self.holds_reads = True
+            self.defers_reads = True
 
     def read_on(self) -> None:
         """Hand out what arrived: before any report that a connection is lost."""
-        self.holds_reads = False
+        self.defers_reads = False
         reads = self._reads
         while reads:
             protocol, data = reads.popleft()

@@ -184,29 +184,29 @@ def test_what_is_held_is_read_in_order_before_writes_are_sent_and_notes_made() -
     async def test(turn: LoopBatch, ends: Ends) -> None:
         seen: list[bytes] = []
         echo = Echo(turn, ends.transport)
-        assert not turn.holds_reads
+        assert not turn.defers_reads
         turn.later(lambda: seen.append(ends.got()))
-        assert turn.holds_reads
+        assert turn.defers_reads
         turn.write(ends.transport, b"zero ")
-        turn.hold(echo, b"one ")
-        turn.hold(echo, b"two")
+        turn.defer(echo, b"one ")
+        turn.defer(echo, b"two")
         await asyncio.sleep(0)
         assert seen == [b"zero one two"]
-        assert not turn.holds_reads
+        assert not turn.defers_reads
 
     run(test)
 
 
 def test_much_is_not_held_but_behind_what_is_of_its_own_connection() -> None:
     async def test(turn: LoopBatch, ends: Ends) -> None:
-        held, not_held = Echo(turn, ends.transport), Echo(turn, ends.transport)
+        deferred, not_deferred = Echo(turn, ends.transport), Echo(turn, ends.transport)
         turn.later(lambda: None)
-        turn.hold(held, b"one ")
-        turn.hold(not_held, b"x" * 16385)
+        turn.defer(deferred, b"one ")
+        turn.defer(not_deferred, b"x" * 16385)
         assert ends.got() == b"x" * 16385
-        turn.hold(held, b"y" * 16385)
+        turn.defer(deferred, b"y" * 16385)
         assert ends.got() == b""
-        assert turn.holds_reads
+        assert turn.defers_reads
         await asyncio.sleep(0)
         assert ends.got() == b"one " + b"y" * 16385
 
@@ -222,8 +222,8 @@ def test_a_reader_that_fails_loses_its_connection_and_takes_nothing_else_with_it
             near, _far = (stack.enter_context(end) for end in socket.socketpair())
             other, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
             turn.later(log.append, "made")
-            turn.hold(Echo(turn, other), b"fail")
-            turn.hold(Echo(turn, ends.transport), b"read")
+            turn.defer(Echo(turn, other), b"fail")
+            turn.defer(Echo(turn, ends.transport), b"read")
             while not log:
                 await asyncio.sleep(0)
             assert other.is_closing()

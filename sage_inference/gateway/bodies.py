@@ -20,7 +20,7 @@ class Bodies:
         self.held = self.most = 0
         self._by_request: dict[Hashable, int] = {}
 
-    def hold(self, request: Hashable, size: int, limit: int) -> None:
+    def count(self, request: Hashable, size: int, limit: int) -> None:
         """So much of the request's body is here now. Raises ``ApiError`` where all bodies would exceed ``limit``."""
         held = self.held + size - self._by_request.get(request, 0)
         if held > limit:

@@ -101,7 +101,7 @@ class CodedBody:
         self._received += len(data)
         if self._received > self._gateway.limits.body_bytes:
             raise errors.body_too_large(self._gateway.limits.body_bytes)
-        self._hold()
+        self._count()
         if self._coded_size > _AHEAD:
             self._sender.pause_reading()
         self._go_on()
@@ -153,7 +153,7 @@ class CodedBody:
         try:
             for piece in turn.result():
                 self._body += piece
-            self._hold()
+            self._count()
             if self._more or self._coded:
                 self._go_on()
             elif self._ended:
@@ -189,12 +189,12 @@ class CodedBody:
         self._exchange.coded = None  # its decoder takes up to 8 MB
         self._exchange.begin(body)
 
-    def _hold(self) -> None:
+    def _count(self) -> None:
         exchange = self._exchange
         size = self._coded_size + len(self._body)
         if size > COUNTED:
             exchange.size = max(exchange.size, size)  # a size over ``COUNTED`` marks the exchange as counted
-            self._gateway.bodies.hold(exchange, size, self._gateway.limits.bodies_bytes)
+            self._gateway.bodies.count(exchange, size, self._gateway.limits.bodies_bytes)
 
     def _refusal(self, error: CodingError) -> ApiError:
         refusal = refusal_of(error, self._gateway.limits.body_bytes)

@@ -89,7 +89,7 @@ class GatewayProtocol(PipelinedConnection):
             self._body_left = 0
         exchange.pieces.append(data)
         exchange.size += len(data)
-        if exchange.size > COUNTED and not self._hold(exchange):
+        if exchange.size > COUNTED and not self._count(exchange):
             return
         if self._body_left:
             self.arm(self.gateway.timeouts.body_s)
@@ -98,10 +98,10 @@ class GatewayProtocol(PipelinedConnection):
         if rest:
             self.data_received(rest)
 
-    def _hold(self, exchange: Exchange) -> bool:
+    def _count(self, exchange: Exchange) -> bool:
         """Count its body with all others that are held; False where it is refused for that."""
         try:
-            self.gateway.bodies.hold(exchange, exchange.size, self.gateway.limits.bodies_bytes)
+            self.gateway.bodies.count(exchange, exchange.size, self.gateway.limits.bodies_bytes)
         except ApiError as error:
             self._refuse(error)
             return False
@@ -157,7 +157,7 @@ class GatewayProtocol(PipelinedConnection):
             if cycle.size > gateway.limits.body_bytes:
                 raise errors.body_too_large(gateway.limits.body_bytes)
             if cycle.size > COUNTED:
-                gateway.bodies.hold(cycle, cycle.size, gateway.limits.bodies_bytes)
+                gateway.bodies.count(cycle, cycle.size, gateway.limits.bodies_bytes)
             if cycle.size > READ_AHEAD and cycle is not self.running:
                 self.flow.pause_reading()
 

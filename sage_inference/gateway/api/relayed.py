@@ -46,7 +46,7 @@ class Relayed:
             pieces.append(message.get("body", b""))
             size += len(pieces[-1])
             if size > COUNTED:
-                bodies.hold(request, size, limits.bodies_bytes)
+                bodies.count(request, size, limits.bodies_bytes)
             if size > limits.body_bytes or not message.get("more_body", False):
                 return b"".join(pieces)
 

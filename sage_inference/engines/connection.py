@@ -96,7 +96,7 @@ class EngineConnection(asyncio.Protocol):
         "_receiver",
         "_surplus",
         "_take",
-        "_turn",
+        "_batch",
         "served",
         "transport",
     )
@@ -106,7 +106,7 @@ class EngineConnection(asyncio.Protocol):
     _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
     _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: ParserEvents, turn: LoopBatch) -> None:
+    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: ParserEvents, batch: LoopBatch) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._receiver: Receiver | None = None
@@ -114,7 +114,7 @@ class EngineConnection(asyncio.Protocol):
         self._left = 0
         self._take = self._pass = None
         self._feeding = feeding
-        self._turn = turn
+        self._batch = batch
         # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
         self.served = 0
 
@@ -135,10 +135,10 @@ class EngineConnection(asyncio.Protocol):
         """Start an exchange on a connection that is idle."""
         self._receiver = receiver
         if len(body) < JOIN_BYTES:
-            self._turn.write(self.transport, head + body)  # one packet, one system call
+            self._batch.write(self.transport, head + body)  # one packet, one system call
         else:
-            self._turn.write(self.transport, head)
-            self._turn.write(self.transport, body)
+            self._batch.write(self.transport, head)
+            self._batch.write(self.transport, body)
 
     def hand_to(self, receiver: Receiver) -> None:
         """The rest of the answer under way goes to another receiver."""
@@ -182,7 +182,7 @@ class EngineConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._turn.read_on()
+        self._batch.read_on()
         self._on_lost(self)
         self._take = self._pass = None
         receiver, self._receiver = self._receiver, None
@@ -203,10 +203,10 @@ class EngineConnection(asyncio.Protocol):
             receiver.broke(error)
 
     def data_received(self, data: bytes) -> None:
-        turn = self._turn
+        batch = self._batch
         # Not of an idle one: that must be closed before anybody takes it.
-        if turn.defers_reads and self._receiver is not None:
-            turn.defer(self, data)
+        if batch.defers_reads and self._receiver is not None:
+            batch.defer(self, data)
             return
         pass_, receiver = self._pass, self._receiver
         try:

@@ -75,7 +75,7 @@ class Pool:
     def __init__(
         self,
         address: Address,
-        turn: LoopBatch,
+        batch: LoopBatch,
         descriptors: Descriptors | None = None,
         ca_file: str | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Pool:
         self._open: set[EngineConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._made = partial(EngineConnection, self._release, self._lost, ParserEvents(), turn)
+        self._made = partial(EngineConnection, self._release, self._lost, ParserEvents(), batch)
 
     @property
     def context(self) -> ssl.SSLContext | None:

@@ -1,15 +1,16 @@
-"""One connection to an engine: sends a request, hands on its answer, knows whether it may be used again."""
+"""One connection to an engine: sends a request, passes on the answer, and knows whether it may be used again."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
-from functools import lru_cache
 from typing import Protocol
 
 import httptools
 
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.response_framing import KNOWN_HEADS, ends_once, shared_head, size_of
 from sage_inference.wire.chunks import CHUNK_HEADS
 from sage_inference.wire.head_cache import LONGEST, HeadCache
 from sage_inference.wire.loop_batch import LoopBatch
@@ -20,12 +21,11 @@ _HUGE_HEAD = f"sent more than {MAX_HEAD_BYTES} bytes of headers"
 _VERSIONS = ("1.1", "1.0")
 _FRAMING = (b"content-length", b"transfer-encoding")
 # Shared empty values, so that an open stream does not hold its own copies.
-_NO_HEADERS: list[Header] = []  # never added to: once a head is complete, what follows is no header of it
+_NO_HEADERS: list[Header] = []  # never added to, because a header behind a complete head is a trailer
 _NO_NAMES: frozenset[bytes] = frozenset()
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
-_MOST_KNOWN = 512
-_known: HeadCache[ResponseHead] = HeadCache(_MOST_KNOWN)
+_known: HeadCache[ResponseHead] = HeadCache(KNOWN_HEADS)
 
 
 class Broken(Enum):
@@ -33,15 +33,15 @@ class Broken(Enum):
 
     REFUSED = auto()  # no connection was made
     CLOSED = auto()  # the engine closed or reset before its answer ended
-    GARBAGE = auto()  # what came is not an HTTP answer
+    GARBAGE = auto()  # the bytes that came are not an HTTP answer
 
 
 class Receiver(Protocol):
-    """The receiver of an answer: its head, then pieces of its body, the last one, bytes always, with ``end``.
+    """The receiver of an answer: first of its head, then of its body in pieces, of which the last has ``end``.
 
-    ``engine_failed`` comes instead of what is missing. ``length`` is None where the body's end is not
-    told in advance. ``engine_is_silent``: the engine answers nobody, and it is up to the receiver to leave.
-    ``broke`` gets what these raise: it is no fault of the engine's.
+    ``length`` is None if the head does not have the body's length. The last piece is always ``bytes``.
+    ``engine_failed`` is called instead of what did not come. ``engine_is_silent`` is a report that the engine answers
+    nobody; the receiver decides whether to leave. ``broke`` gets exceptions of the receiver's own methods.
     """
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None: ...
@@ -56,7 +56,7 @@ class Receiver(Protocol):
 
 
 class ChunkTaker(Protocol):
-    """The receiver of chunks of an answer as they came."""
+    """Takes chunks of an answer as they came, framing included."""
 
     def pass_on(self, chunk: bytes) -> None: ...
 
@@ -70,53 +70,56 @@ class EngineConnection(asyncio.Protocol):
                         │ any other head
                         └─▶ parsing ─end of message─▶ idle, or closed where that was not clean
 
-    A known head with a length needs no parser: its body is counted (``_left``). Nor does a chunk that comes alone
-    and whole, the most frequent event of all: see ``pass_whole_chunks``. All else is llhttp's work.
+    A known head with a length needs no parser: its body is counted (``_body_left``). Neither does a chunk that comes
+    alone and whole, the most frequent event of all: see ``pass_whole_chunks``. llhttp does all other work.
     """
 
     __slots__ = (
-        "_answer",
-        "_answered",
-        "_between",
-        "_chunked",
-        "_coded",
-        "_complete",
-        "_feeding",
-        "_head_bytes",
-        "_headers",
-        "_keep_alive",
-        "_left",
-        "_length",
-        "_named",
+        # The connection
+        "transport",
+        "served",
+        "_batch",
+        "_events",
         "_on_idle",
         "_on_lost",
-        "_parser",
-        "_pass",
-        "_pieces",
+        # The exchange
         "_receiver",
+        "_body_left",
+        "_chunk_taker",
+        "_taker_now",
+        # The message that is being parsed
+        "_parser",
+        "_head",
+        "_headers",
+        "_hop_headers",
+        "_head_bytes",
+        "_length",
+        "_chunked",
+        "_other_coding",
+        "_keep_alive",
+        "_answered",
+        "_between_chunks",
+        "_complete",
+        "_pieces",
         "_surplus",
-        "_take",
-        "_batch",
-        "served",
-        "transport",
     )
 
     transport: asyncio.Transport
-    _take: ChunkTaker | None
-    _pass: ChunkTaker | None  # the same where the next byte is the first of a chunk
-    _between: bool  # the parser stands between two chunks
 
-    def __init__(self, on_idle: _Told, on_lost: _Told, feeding: ParserEvents, batch: LoopBatch) -> None:
+    def __init__(
+        self, on_idle: ConnectionEvent, on_lost: ConnectionEvent, events: ParserEvents, batch: LoopBatch
+    ) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
-        self._receiver: Receiver | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._left = 0
-        self._take = self._pass = None
-        self._feeding = feeding
+        self._events = events
         self._batch = batch
-        # Answers it has carried: a failure on a fresh connection is the engine's, else maybe age.
+        # Answers it has carried. A failure of the first is the engine's; later ones may be those of an old connection.
         self.served = 0
+        self._receiver: Receiver | None = None
+        self._body_left = 0
+        self._chunk_taker: ChunkTaker | None = None
+        self._taker_now: ChunkTaker | None = None  # the same while the next byte is the first of a chunk
+        self._parser: httptools.HttpResponseParser | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "busy" if self._receiver else "idle"
@@ -141,22 +144,21 @@ class EngineConnection(asyncio.Protocol):
             self._batch.write(self.transport, body)
 
     def hand_to(self, receiver: Receiver) -> None:
-        """The rest of the answer under way goes to another receiver."""
+        """Give the rest of the answer under way to another receiver."""
         self._receiver = receiver
 
     def pass_whole_chunks(self, taker: ChunkTaker | None) -> None:
-        """From now on a chunk of this answer that comes alone and whole is passed on as it came, framing and all.
+        """Pass on each chunk that comes alone and whole as it came, without parsing it; with None, do not.
 
-        None: it is not, until ``taker`` is set again.
-
-        Its size and its end stand where they must: that is seen without the parser, which never hears of it.
+        The size and the end of such a chunk stand at known places. The parser never gets it, and needs not: between
+        two chunks it keeps nothing of those before.
         """
         if self._chunked:
-            self._take = taker
+            self._chunk_taker = taker
 
     def discard(self) -> None:
-        """Close at once, without a report to the receiver: the engine sees its caller leave."""
-        self._receiver = self._take = self._pass = None
+        """Close at once, without a report to the receiver. The engine sees that its caller left."""
+        self._receiver = self._chunk_taker = self._taker_now = None
         self.transport.abort()
 
     def engine_is_silent(self) -> None:
@@ -184,7 +186,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._batch.read_on()
         self._on_lost(self)
-        self._take = self._pass = None
+        self._chunk_taker = self._taker_now = None
         receiver, self._receiver = self._receiver, None
         parser, self._parser = self._parser, None
         if receiver is None:
@@ -204,17 +206,19 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         batch = self._batch
-        # Not of an idle one: that must be closed before anybody takes it.
+        # Bytes on an idle connection are not deferred, because it must be closed before another request takes it.
         if batch.defers_reads and self._receiver is not None:
             batch.defer(self, data)
             return
-        pass_, receiver = self._pass, self._receiver
+        taker, receiver = self._taker_now, self._receiver
         try:
-            if pass_ is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
-                pass_.pass_on(data)
+            # One whole chunk, and nothing else: its first line has the size that its length demands. A body with
+            # these bytes inside a chunk does not get here, because ``_taker_now`` is set between chunks only.
+            if taker is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
+                taker.pass_on(data)
             elif receiver is None:
-                self.discard()  # an idle engine sends nothing: these bytes answer no request
-            elif self._left:
+                self.discard()  # the connection is idle, so these bytes answer no request
+            elif self._body_left:
                 self._count(receiver, data)
             elif self._parser is None:
                 self._begin(receiver, data)
@@ -226,7 +230,7 @@ class EngineConnection(asyncio.Protocol):
             self._broke(receiver, error)
 
     def _broke(self, receiver: Receiver, error: Exception) -> None:
-        """The receiver failed at what it was given: that is neither the engine's fault nor another request's."""
+        """The receiver raised: that is neither the engine's fault nor another request's."""
         if self._receiver is receiver:  # otherwise the answer had ended, and the connection may serve another
             self.discard()
             self._on_lost(self)
@@ -243,47 +247,47 @@ class EngineConnection(asyncio.Protocol):
             return
         answer, length, begin = known
         receiver.engine_answers(answer, length)
-        if self._receiver is receiver:  # else it was discarded from within
-            self._left = length
+        if self._receiver is receiver:  # otherwise it discarded the connection
+            self._body_left = length
             if JOIN_BYTES < len(data) < begin + length:
                 self._count(receiver, memoryview(data)[begin:])
             elif len(data) > begin:
                 self._count(receiver, data[begin:])
 
     def _count(self, receiver: Receiver, piece: Data) -> None:
-        left = self._left - len(piece)
+        left = self._body_left - len(piece)
         if left > 0:
-            self._left = left
+            self._body_left = left
             receiver.engine_sends(piece, False)
             return
         if left < 0:
             piece = piece[:left]
-        self._left = 0
+        self._body_left = 0
         self._recycle(left == 0)
         receiver.engine_sends(piece, True)
 
     def _cache_head(self, data: bytes) -> None:
-        """Keep a head that was parsed, if it alone decides how its answer is framed."""
+        """Cache the head that was parsed, if it alone decides how its answer is framed."""
         if self._answered and self._length and self._keep_alive:
-            _known.put(data, self._length, self._answer)
+            _known.put(data, self._length, self._head)
 
     # Any other answer
 
     def _begin_parsing(self) -> None:
-        self._parser = httptools.HttpResponseParser(self._feeding)
+        self._parser = httptools.HttpResponseParser(self._events)
         self._headers: list[Header] = []
-        self._named = _NO_NAMES  # headers that Connection declares to be for this hop
+        self._hop_headers = _NO_NAMES  # the ones that Connection declares to be for this hop only
         self._length: int | None = None
-        self._chunked = self._coded = self._answered = self._complete = self._surplus = False
+        self._chunked = self._other_coding = self._answered = self._complete = self._surplus = False
         self._keep_alive = False
         self._head_bytes = 0
-        self._between = True
+        self._between_chunks = True
 
     def _parse(self, receiver: Receiver, data: bytes) -> None:
         assert self._parser is not None
-        feeding = self._feeding
-        feeding.begin(self, self._between)
-        body = feeding.pieces
+        events = self._events
+        events.begin(self, self._between_chunks)
+        body = events.pieces
         if not self._answered:
             self._head_bytes += len(data)
         try:
@@ -296,25 +300,26 @@ class EngineConnection(asyncio.Protocol):
                 return
             self._surplus = True
         if self._receiver is not receiver:
-            return  # it was discarded from within
+            return  # it discarded the connection
         if not self._answered:
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(receiver, _HUGE_HEAD)
             return
         if self._complete:
-            self._end(receiver, data, b"".join(body[: self._pieces]))  # what lies behind them is surplus
+            self._end(receiver, data, b"".join(body[: self._pieces]))  # any further pieces are surplus
             return
-        self._between = feeding.between
+        self._between_chunks = events.between_chunks
         if body:
             receiver.engine_sends(body[0] if len(body) == 1 else b"".join(body), False)
-        if self._take is not None:
-            # A line that has begun and not ended is the size of the next chunk.
-            self._pass = self._take if self._between and data.endswith(b"\r\n") else None
+        if self._chunk_taker is not None:
+            # Not where data ends inside a line: that is a part of the next chunk's size.
+            next_is_chunk = self._between_chunks and data.endswith(b"\r\n")
+            self._taker_now = self._chunk_taker if next_is_chunk else None
 
     def _end(self, receiver: Receiver, data: bytes, piece: bytes) -> None:
         """The message ended within ``data``, and ``piece`` is the last of its body."""
-        # llhttp swallows empty lines behind a message: by its end one sees that there were some.
-        ends = data.endswith(piece[-64:]) if self._length else _ends_once(data)
+        # llhttp ignores empty lines behind a message, so only the last bytes show whether there were some.
+        ends = data.endswith(piece[-64:]) if self._length else ends_once(data)
         framed = self._chunked or self._length is not None
         self._recycle(self._keep_alive and framed and ends and not self._surplus)
         receiver.engine_sends(piece, True)
@@ -325,12 +330,12 @@ class EngineConnection(asyncio.Protocol):
         receiver.engine_failed(Broken.GARBAGE, detail)
 
     def _recycle(self, clean: bool) -> None:
-        self._receiver = self._take = self._pass = None
+        self._receiver = self._chunk_taker = self._taker_now = None
         self._parser = None
         self.served += 1
-        # An early answer leaves part of its request unsent: whatever came behind might never be read.
+        # An answer that comes early leaves part of its request unsent, and the engine might not read the next one.
         if clean and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
-            self.transport.resume_reading()  # it was paused, perhaps, when the end of its answer was held already
+            self.transport.resume_reading()  # it may have been paused while the answer's end was deferred
             self._on_idle(self)
         else:
             self.transport.abort()
@@ -342,7 +347,7 @@ class EngineConnection(asyncio.Protocol):
             self._surplus = True
             return
         self._headers = []
-        self._named = _NO_NAMES
+        self._hop_headers = _NO_NAMES
         self._length = None
         self._chunked = False
 
@@ -351,21 +356,21 @@ class EngineConnection(asyncio.Protocol):
         if self._answered:
             if name in _FRAMING:
                 raise ValueError("framing in a trailer")
-            return  # a trailer, of no concern to callers
+            return  # a trailer, which callers do not get
         if name not in HOP_BY_HOP:
             self._headers.append((name, value))
         elif name == b"content-length":
             # llhttp has checked it: digits, one value, not beside chunked.
             self._length = int(value)
         elif name == b"transfer-encoding":
-            self._coded = self._chunked or value.lower() != b"chunked"
+            self._other_coding = self._chunked or value.lower() != b"chunked"
             self._chunked = True
         elif name == b"connection":
-            self._named |= {token.strip() for token in value.lower().split(b",")}
+            self._hop_headers |= {token.strip() for token in value.lower().split(b",")}
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
-        if self._head_bytes > MAX_HEAD_BYTES and _size(self._headers) > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and size_of(self._headers) > MAX_HEAD_BYTES:
             raise ValueError(_HUGE_HEAD)
         status = self._parser.get_status_code()
         if self._surplus:
@@ -374,7 +379,7 @@ class EngineConnection(asyncio.Protocol):
             if self._chunked:
                 raise ValueError("an interim answer with a body")
             return  # the real answer follows
-        if self._coded or status == 101:
+        if self._other_coding or status == 101:
             raise ValueError("a transfer coding or a protocol nobody asked for")
         if not 200 <= status < 600:
             raise ValueError(f"status {status}")
@@ -388,35 +393,17 @@ class EngineConnection(asyncio.Protocol):
         receiver = self._receiver
         if receiver is not None:
             headers, self._headers = self._headers, _NO_HEADERS
-            if self._named:
-                headers = [header for header in headers if header[0] not in self._named]
-                self._named = _NO_NAMES
-            make = _shared_answer if self._head_bytes <= LONGEST else ResponseHead
-            self._answer = make(status, tuple(headers))
-            receiver.engine_answers(self._answer, None if self._chunked else self._length)
+            if self._hop_headers:
+                headers = [header for header in headers if header[0] not in self._hop_headers]
+                self._hop_headers = _NO_NAMES
+            make = shared_head if self._head_bytes <= LONGEST else ResponseHead
+            self._head = make(status, tuple(headers))
+            receiver.engine_answers(self._head, None if self._chunked else self._length)
 
     def on_message_complete(self) -> None:
         if self._answered and not self._complete:
             self._complete = True
-            self._pieces = len(self._feeding.pieces)
+            self._pieces = len(self._events.pieces)
 
 
-@lru_cache(_MOST_KNOWN)
-def _shared_answer(status: int, headers: tuple[Header, ...]) -> ResponseHead:
-    """One object for all answers of the same head: a thousand streams begin alike."""
-    return ResponseHead(status, headers)
-
-
-def _ends_once(data: bytes) -> bool:
-    """Whether these last bytes of a message surely have one empty line at their end, and nothing behind it."""
-    if len(data) < 5:
-        return data in (b"\n", b"\r\n")  # its line began before them
-    return data.endswith(b"\r\n\r\n") and data[-5] not in b"\r\n"
-
-
-def _size(headers: list[Header]) -> int:
-    return sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-class _Told(Protocol):
-    def __call__(self, connection: EngineConnection, /) -> None: ...
+ConnectionEvent = Callable[[EngineConnection], None]

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from sage_inference.engines.connection import EngineConnection
+
+class ParsedConnection(Protocol):
+    """A connection with a parser, as these events need it."""
+
+    def on_message_begin(self) -> None: ...
+
+    def on_header(self, name: bytes, value: bytes) -> None: ...
+
+    def on_headers_complete(self) -> None: ...
+
+    def on_message_complete(self) -> None: ...
 
 
 class ParserEvents:
-    """The reports of parsers, and the connection they belong to: one for all of a loop, since feeding one never leads to another.
+    """The parsers' callbacks, shared by all connections of a loop. ``connection`` is the one whose bytes are parsed.
 
-    Parsers keep what they find here, so a thousand streams share it. Of bodies C code takes note: not a frame of
-    ours a chunk.
+    One object is enough, because parsing one connection's bytes never leads to parsing another's. Each parser keeps
+    a reference to every callback, so callbacks of its own would cost memory for each of a thousand streams.
+    ``on_body`` is ``list.append`` itself, so no Python frame runs per chunk.
     """
 
-    connection: EngineConnection
+    connection: ParsedConnection
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []  # of bodies
         self.on_body = self.pieces.append
-        # Turned round at both ends of a chunk; the first shows whether the parser is between two.
-        self._turns = [True, False]
-        self.on_chunk_header = self.on_chunk_complete = self._turns.reverse
-        # Else each parser would have bound methods of its own.
+        # Reversed at both ends of a chunk, also without a Python frame. The first item is ``between_chunks``.
+        self._flips = [True, False]
+        self.on_chunk_header = self.on_chunk_complete = self._flips.reverse
+        # Bound once: otherwise each parser would make bound methods of its own.
         self.on_message_begin = self._on_message_begin
         self.on_header = self._on_header
         self.on_headers_complete = self._on_headers_complete
         self.on_message_complete = self._on_message_complete
 
-    def begin(self, connection: EngineConnection, between: bool) -> None:
-        """The next bytes are this connection's; ``between``: its parser stands between two chunks."""
+    def begin(self, connection: ParsedConnection, between_chunks: bool) -> None:
+        """The next bytes are this connection's. ``between_chunks``: its parser stands between two chunks."""
         self.connection = connection
         self.pieces.clear()
-        if self._turns[0] is not between:
-            self._turns.reverse()
+        if self._flips[0] is not between_chunks:
+            self._flips.reverse()
 
     @property
-    def between(self) -> bool:
-        return self._turns[0]
+    def between_chunks(self) -> bool:
+        return self._flips[0]
 
     def _on_message_begin(self) -> None:
         self.connection.on_message_begin()

@@ -194,7 +194,7 @@ def test_nothing_is_left_of_a_hundred_calls_and_dropped_streams(
         ({"instances": [{"host": "127.0.0.1", "prot": 1}]}, "a backend has no prot"),
         ({"instances": [{"instance_type": "cat"}]}, "instance_type 'cat' is not one of"),
         ({"instances": ["ftp://x"]}, "must be http://host:port"),
-        ({"instances": ["127.0.0.1:9"] * 2}, "there already"),
+        ({"instances": ["127.0.0.1:9"] * 2}, "configured already"),
         ({"instances": [], "scheduling_policy": "best"}, "best"),
         ({"instances": [], "embedding_batch_size": 0}, "embedding_batch_size"),
         ({"instances": [], "embeding_priority": "low"}, "did you mean .*embedding_priority"),

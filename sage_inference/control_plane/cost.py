@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sage_inference.types import ExecutionInstance, SchedulingRequest
+
 DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
 # Milliseconds a token; beyond, a clock or a sum went wrong. No attempt takes longer than an hour.
 LEAST_PACE, MOST_PACE = 1e-4, 1e3
@@ -19,6 +21,21 @@ def backlog_ms(ms_per_token: float, pending_tokens: float, since_progress_s: flo
     """B = max(0, k·Q − (now − mark)): the prefills that an instance has left, Q tokens when it last got on."""
     left = ms_per_token * pending_tokens - since_progress_s * 1000
     return left if left > 0.0 else 0.0
+
+
+def prefill_ms(ms_per_token: float, uncached_tokens: float) -> float:
+    """k·(n − h): the time of the prompt itself."""
+    return ms_per_token * uncached_tokens
+
+
+def first_byte_ms(ms_per_token: float, backlog: float, uncached_tokens: float) -> float:
+    """B + k·(n − h): the time to the first byte. Running requests are left out, because they do not delay it much."""
+    return backlog + ms_per_token * uncached_tokens
+
+
+def uncached(request: SchedulingRequest, instance: ExecutionInstance) -> int:
+    """n − h: the prompt tokens that the instance has not cached."""
+    return request.prompt_tokens - request.cached_tokens.get(instance, 0)
 
 
 def cost_ms(ms_per_token: float, backlog: float, uncached_tokens: float, running: float) -> float:

@@ -190,7 +190,7 @@ class Scheduler:
             self._place_or_queue(submission, group, now)
         elif began_at is not None and began_at.state is EngineState.DRAINING:
             decision = SchedulingDecision(request.request_id, began_at.instance_id, FINISHES)
-            need = self._selector.uncached(request, began_at)
+            need = self._selector.look_up(request, began_at)
             self._put(submission, decision, began_at, need, (began_at,), now)
         else:
             raise self._unserved(request)

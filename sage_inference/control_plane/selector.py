@@ -1,14 +1,16 @@
-"""Chooses an instance for one request: who may take it, whom the policy wants, and whether that one is open."""
+"""Chooses an instance for one request: those that may take it, the policy's choice, and whether that one is open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import inf
 
+from sage_inference.control_plane import cost
 from sage_inference.control_plane.accounting.prompt_share import can_spare
+from sage_inference.control_plane.cost import uncached
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed
-from sage_inference.control_plane.instances.load import backlog_ms, is_open
-from sage_inference.control_plane.instances.prefill_decode import whole_of
+from sage_inference.control_plane.instances.load import backlog_ms, has_slot, is_open
+from sage_inference.control_plane.instances.prefill_decode import original_of
 from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.slo import ttft_s
@@ -16,20 +18,22 @@ from sage_inference.control_plane.submission import Submission
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 _READY = EngineState.READY
-# Why an instance was chosen.
+# Reasons of a decision that no policy took.
 ONLY, FINISHES = "only instance", "finishes what it began"
-# A prompt estimated at so many times a context's length is not sent there. Below, the engine may be asked: its refusal
-# comes before any work, and the request then goes to a larger instance.
+# A prompt estimated at so many times the length of a context is not sent there. Below that the estimate may be wrong, and
+# asking the engine is cheap: it refuses before any work, and the request then goes to a larger instance.
 SURELY_TOO_LONG = 1.5
 
-# Windows of pending tokens that an instance may have, where a prompt that it has cached would go elsewhere otherwise.
+# Windows of pending tokens up to which a closed instance still gets a prompt that it has cached.
 BEYOND = 2
-# Decision (None: it is held, the instance is closed), instance, and the tokens of the prompt it has not cached.
+WARM = 0.7  # of a prompt uncached, at the most, makes an instance worth waiting for
+# The decision, the instance, and the prompt tokens that it has not cached. Without a decision the instance is closed, and
+# the request is to be reserved for it.
 Choice = tuple[SchedulingDecision | None, ExecutionInstance, int]
 
 
 class Selector:
-    """``shared`` and ``mixed`` tell of GPUs that LLM and embedding work share; most fleets have none."""
+    """``shared`` and ``mixed`` concern GPUs that LLM and embedding work share; most fleets have none."""
 
     def __init__(self, policy: PlacementPolicy) -> None:
         self.policy = policy
@@ -38,7 +42,7 @@ class Selector:
         self.shared: dict[ExecutionInstance, SharedGPU] = {}
         self.mixed = False
         self.uneven: frozenset[str] = frozenset()  # models whose instances have contexts of different lengths
-        self.prefers_special = True  # over mixed ones
+        self.prefers_special = True  # over mixed instances
 
     def policy_for(self, request: SchedulingRequest) -> PlacementPolicy:
         if not self.by_model:
@@ -46,11 +50,11 @@ class Selector:
         return self.by_model.get(request.model, self.policy)
 
     def heeds_streams(self, request: SchedulingRequest) -> bool:
-        """Whether it may have to wait for LLM work on the GPU it goes to."""
+        """Whether the request may have to wait for LLM work on its GPU."""
         return bool(self.shared) and not request.request_type.is_llm
 
     def is_free(self, request: SchedulingRequest, instance: ExecutionInstance) -> bool:
-        """Whether it need not wait for work of the other kind."""
+        """Whether the request need not wait for work of the other kind."""
         if not self.heeds_streams(request):
             return True
         shared = self.shared.get(instance)
@@ -64,77 +68,101 @@ class Selector:
         patient: bool,
         overdue: bool = False,
     ) -> Choice | None:
-        """None: it has to wait. ``patient``: it may be held for a warm instance that is closed.
+        """None if the request has to wait. A ``patient`` one may be reserved for a closed instance that is warm.
 
-        One that is ``overdue`` gets only what an instance can spare.
+        An ``overdue`` one gets only what an instance can spare.
         """
         request = submission.request
-        if len(group) == 1 and self.is_free(request, group[0]):  # healthy or not, there is no other
+        if len(group) == 1 and self.is_free(request, group[0]):
+            # Healthy or not, there is no other.
             return self._only_overdue(request, group[0], now) if overdue else self._only(request, group[0])
         candidates: Sequence[ExecutionInstance] = group
+        # A loop, because it makes no list and no call in the usual case that all are ready and alike.
+        usual = not (submission.tried or self.uneven or self.shared or self.mixed)
         for instance in group:
             if instance.state is not _READY:
-                candidates = [i for i in group if i.state is _READY]
+                usual = False
                 break
-        if not candidates or submission.tried:
-            # Where it failed already is better than nowhere: those it was to go to may have left meanwhile.
-            candidates = healthy(group, submission.tried) or healthy(group, ())
-        if self.uneven and request.model in self.uneven:
-            candidates = _fitting(request, candidates)
-        if self.shared or self.mixed:
-            candidates = self._spare_streams(request, candidates, now)
+        if not usual:
+            candidates = self._narrowed(submission, group, now)
+        request.cached_tokens = self.prefixes.match(request)
+        if overdue:
+            candidates = [
+                i for i in candidates if can_spare(i, i.load.ms_per_token * uncached(request, i), now)
+            ]
         if not candidates:
             return None
-        cached = request.cached_tokens = self.prefixes.match(request)
-        if overdue:
-            tokens = request.prompt_tokens
-            candidates = [
-                i for i in candidates if can_spare(i, i.load.ms_per_token * (tokens - cached.get(i, 0)), now)
-            ]
-            if not candidates:
-                return None
         if len(candidates) == 1:
             return self._only(request, candidates[0])
         policy = self.policy_for(request) if self.by_model else self.policy
         choice = _ask(policy, request, candidates)
         if choice is None or is_open(choice[1], choice[2]):
             return choice
-        wanted, need = choice[1], choice[2]
-        tokens = request.prompt_tokens
-        is_warm = policy.sticky and not overdue and bool(cached) and need < 0.7 * tokens
+        # Overdue requests get what can be spared, and nothing is held back for them.
+        is_sticky = policy.sticky and not overdue
+        return self._closed(policy, request, candidates, choice, now, is_sticky, patient)
+
+    def _narrowed(
+        self, submission: Submission, group: Sequence[ExecutionInstance], now: float
+    ) -> Sequence[ExecutionInstance]:
+        """The instances that may take the request now, where some are not ready or they are not all alike."""
+        request = submission.request
+        candidates: Sequence[ExecutionInstance] = [i for i in group if i.state is _READY]
+        if not candidates or submission.tried:
+            # An instance where the request failed is better than none: the others may have left meanwhile.
+            candidates = healthy(group, submission.tried) or healthy(group, ())
+        if self.uneven and request.model in self.uneven:
+            candidates = _fitting(request, candidates)
+        if self.shared or self.mixed:
+            candidates = self._spare_streams(request, candidates, now)
+        return candidates
+
+    def _closed(
+        self,
+        policy: PlacementPolicy,
+        request: SchedulingRequest,
+        candidates: Sequence[ExecutionInstance],
+        choice: Choice,
+        now: float,
+        is_sticky: bool,
+        patient: bool,
+    ) -> Choice | None:
+        """The policy's ``choice`` is closed: reserve the request for it, take an open instance, or send it all the same."""
+        is_warm = is_sticky and bool(request.cached_tokens) and choice[2] < WARM * request.prompt_tokens
         if is_warm and patient:
-            return None, wanted, need
-        open_ = [i for i in candidates if is_open(i, tokens - cached.get(i, 0))]
+            return None, choice[1], choice[2]
+        open_ = [i for i in candidates if is_open(i, uncached(request, i))]
         elsewhere = _ask(policy, request, open_) if open_ else None
-        if is_warm and elsewhere is not None and _is_sooner(request, wanted, elsewhere[1], now):
+        if is_warm and elsewhere is not None and _is_sooner(request, choice[1], elsewhere[1], now):
             return choice
         return elsewhere
 
     def soonest_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
-        """The soonest first byte that the group could give it."""
+        """The soonest first byte that the group could give to the request."""
         request.cached_tokens = self.prefixes.match(request)
         return first_byte_ms(request, healthy(group, ()), now)
 
     def resumes_at(self, now: float) -> float:
-        """When the next of the paused shared GPUs takes embeddings again; infinite where none is paused."""
+        """The time when the next paused GPU takes embeddings again; infinite while none is paused."""
         return min((each.resumes_at for each in self.shared.values() if each.resumes_at > now), default=inf)
 
-    def uncached(self, request: SchedulingRequest, only: ExecutionInstance) -> int:
-        """Tokens of its prompt that the only instance has to work off."""
+    def look_up(self, request: SchedulingRequest, only: ExecutionInstance) -> int:
+        """Look the prompt up in the prefix index; returns the tokens that its only instance has not cached."""
         cached = request.cached_tokens = self.prefixes.match(request)
+        # ``uncached``, without its call and its look-up for a prompt that no instance has cached.
         return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
 
-    def _only_overdue(self, request: SchedulingRequest, only: ExecutionInstance, now: float) -> Choice | None:
-        prompt_ms = only.load.ms_per_token * self.uncached(request, only)
-        return self._only(request, only) if can_spare(only, prompt_ms, now) else None
-
     def prompt_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:
-        """The milliseconds that its prompt takes on the fastest instance, given the prefixes that are cached now."""
+        """The milliseconds that the prompt takes on the fastest instance, with the prefixes that are cached now."""
         request.cached_tokens = self.prefixes.match(request)
         return prefill_ms(request, group)
 
+    def _only_overdue(self, request: SchedulingRequest, only: ExecutionInstance, now: float) -> Choice | None:
+        prompt_ms = only.load.ms_per_token * self.look_up(request, only)
+        return self._only(request, only) if can_spare(only, prompt_ms, now) else None
+
     def _only(self, request: SchedulingRequest, only: ExecutionInstance) -> Choice | None:
-        need = self.uncached(request, only)
+        need = self.look_up(request, only)
         if not is_open(only, need):
             return None
         return SchedulingDecision(request.request_id, only.instance_id, ONLY), only, need
@@ -142,7 +170,7 @@ class Selector:
     def _spare_streams(
         self, request: SchedulingRequest, candidates: Sequence[ExecutionInstance], now: float
     ) -> Sequence[ExecutionInstance]:
-        """Specialised instances first while they are in time, if wanted; embeddings only as far as streams allow."""
+        """Specialized instances while they are in time, if they are preferred; embeddings where streams allow them."""
         if self.mixed and self.prefers_special:
             special = [i for i in candidates if not is_mixed(i)]
             if 0 < len(special) < len(candidates) and first_byte_ms(request, special, now) <= (
@@ -167,14 +195,13 @@ def uneven_models(instances: Iterable[ExecutionInstance]) -> frozenset[str]:
 def _fitting(
     request: SchedulingRequest, candidates: Sequence[ExecutionInstance]
 ) -> Sequence[ExecutionInstance]:
-    """Those whose context prompt and answer may fit into; all where they fit into none, because estimates may be wrong.
+    """The instances whose context may hold prompt and answer; all of them if none may, because estimates may be wrong.
 
-    With the length of its answer a request also names what it needs: then those come first where that fits by the
-    estimate of its prompt, because an engine refuses a request that asks for one token too many. Without it the engine
-    gives what its context has left.
+    A request that states the length of its answer is refused if that is one token too long. So instances where prompt and
+    answer fit by the estimate come first. Without a stated length the engine uses what is left of its context.
     """
-    whole = whole_of(request)
-    output, prompt = whole.output_tokens, whole.prompt_tokens
+    original = original_of(request)
+    output, prompt = original.output_tokens, original.prompt_tokens
     fewest = prompt / SURELY_TOO_LONG + output
     if output and (fitting := _with_context(candidates, request.model, prompt + output)):
         return fitting
@@ -184,7 +211,7 @@ def _fitting(
 def _with_context(
     candidates: Sequence[ExecutionInstance], model: str, tokens: float
 ) -> Sequence[ExecutionInstance]:
-    """Those that may have a context of so many tokens: some engines do not report theirs."""
+    """The instances that may have a context of so many tokens. Some engines do not report theirs."""
     return [i for i in candidates if i.context_tokens.get(model, tokens) >= tokens]
 
 
@@ -199,6 +226,7 @@ def _ask(
             named = decision.target_instance_id
             target = next((i for i in candidates if i.instance_id == named), None)
         if target is not None:
+            # ``uncached``, without its call: every decision comes here.
             return decision, target, request.prompt_tokens - request.cached_tokens.get(target, 0)
     return None
 
@@ -208,14 +236,13 @@ def _is_sooner(
 ) -> bool:
     """Whether a closed instance that has the prompt cached answers sooner than an open one that has not.
 
-    Otherwise two engines would compute the same prompt, at the cost of all other requests. A request that waits in an
-    engine can no longer be ordered, so this ends at ``BEYOND`` windows. An instance that should be done with its prompts
-    and is not may be stuck.
+    If it does, a second engine need not compute the same prompt at the cost of all other requests. There are two limits.
+    A request that waits in an engine can no longer be ordered, so the engine gets at most ``BEYOND`` windows. An instance
+    that should be done with its prompts and is not may be stuck.
     """
-    load, limit = warm.load, warm.max_concurrent_requests
-    need = request.prompt_tokens - request.cached_tokens.get(warm, 0)
+    load, need = warm.load, uncached(request, warm)
     return (
-        not (limit and warm.active_requests >= limit)
+        has_slot(warm)
         and load.pending_tokens + need <= BEYOND * load.window_tokens
         and backlog_ms(load, now) > 0.0
         and first_byte_ms(request, (warm,), now) <= first_byte_ms(request, (other,), now)
@@ -225,22 +252,22 @@ def _is_sooner(
 def healthy(
     group: Sequence[ExecutionInstance], tried: Sequence[ExecutionInstance]
 ) -> list[ExecutionInstance]:
-    """The healthy ones not tried yet; where none is healthy, any not tried yet.
+    """The healthy instances not tried yet; if none is healthy, any not tried yet.
 
-    A try that may fail serves a caller better than a certain 503, and finds out at once that an engine
-    is back: the last instance of a group never falls into a black hole.
+    An attempt that may fail is better for a caller than a certain 503. It also shows at once that an engine is back.
     """
     ready = [i for i in group if i.state is _READY] or list(group)
     return [i for i in ready if i not in tried] if tried else ready
 
 
 def prefill_ms(request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:
-    """What the prompt alone takes where that is least."""
-    cached, tokens = request.cached_tokens, request.prompt_tokens
-    return min([i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in group], default=0.0)
+    """The time of the prompt itself on the instance where that is shortest."""
+    return min([cost.prefill_ms(i.load.ms_per_token, uncached(request, i)) for i in group], default=0.0)
 
 
 def first_byte_ms(request: SchedulingRequest, instances: Sequence[ExecutionInstance], now: float) -> float:
-    """The soonest that any of them could answer: its backlog, then this prompt."""
-    cached, tokens = request.cached_tokens, request.prompt_tokens
-    return min(backlog_ms(i.load, now) + i.load.ms_per_token * (tokens - cached.get(i, 0)) for i in instances)
+    """The soonest first byte of any of the instances: after its backlog comes this prompt."""
+    return min(
+        cost.first_byte_ms(i.load.ms_per_token, backlog_ms(i.load, now), uncached(request, i))
+        for i in instances
+    )

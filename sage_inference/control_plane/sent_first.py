@@ -84,7 +84,7 @@ class SentFirst:
                 measure()
                 if self._slos.differ:
                     self._slos.give(submission.request)
-                need = self._selector.uncached(submission.request, group[0])
+                need = self._selector.look_up(submission.request, group[0])
                 placement = self._placer.count(submission, decision, group[0], need, group, now)
                 self._placer.record(placement, need, now)
             except Exception as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sage_inference.control_plane.cost import uncached
 from sage_inference.control_plane.instances.gpu_sharing import is_mixed
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
@@ -151,7 +152,7 @@ def counted_as_load(now: float) -> Iterator[Callable[[SchedulingRequest, Executi
     placed: list[Placement] = []
 
     def place(request: SchedulingRequest, instance: ExecutionInstance) -> None:
-        tokens = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
+        tokens = max(1, uncached(request, instance))
         placed.append(Placement(instance, tokens, now))
 
     try:

@@ -76,7 +76,7 @@ class EmbeddingBatch:
     def is_wanted(self) -> bool:
         return self.whole is not None or any(text.wanted for text in self._texts)
 
-    def whole_of(self) -> EmbeddingJob | None:
+    def original_of(self) -> EmbeddingJob | None:
         """The job whose texts these are, all of them and no others, and in its order; if there is one."""
         if self.whole is not None:
             return self.whole

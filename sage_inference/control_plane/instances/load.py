@@ -185,9 +185,15 @@ def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:
     return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
 
 
-def is_whole(request: SchedulingRequest) -> bool:
+def in_one_piece(request: SchedulingRequest) -> bool:
     """Whether its answer is generated text in one piece: then the first byte comes with the last."""
     return not request.streams and request.request_type.is_llm
+
+
+def has_slot(instance: ExecutionInstance, placed: int = 0) -> bool:
+    """Whether one more request is within the instance's limit, beside those in flight and ``placed`` more."""
+    limit = instance.max_concurrent_requests
+    return not limit or instance.active_requests + placed < limit
 
 
 def is_open(instance: ExecutionInstance, need: int) -> bool:
@@ -199,4 +205,6 @@ def is_open(instance: ExecutionInstance, need: int) -> bool:
     pending = load.pending_tokens
     if pending and pending + need > load.window_tokens:
         return False
-    return not limit or instance.active_requests < limit
+    return (
+        not limit or instance.active_requests < limit
+    )  # ``has_slot``, without its call: every decision asks

@@ -31,34 +31,34 @@ Instances = tuple[ExecutionInstance, ...]
 
 
 class LegRequest(SchedulingRequest, gc=False):
-    """One leg of a request, with its own size and route; ``whole`` is the request as the caller sent it."""
+    """One leg of a request, with its own size and route; ``original`` is the request as the caller sent it."""
 
-    whole: SchedulingRequest | None = None
+    original: SchedulingRequest | None = None
 
 
-def prefill_leg(whole: SchedulingRequest) -> LegRequest:
+def prefill_leg(original: SchedulingRequest) -> LegRequest:
     """The prompt. Its answer is short: whether the caller's streams or not, its first byte tells the pace."""
-    leg = _copy(whole, PREFILL)
+    leg = _copy(original, PREFILL)
     leg.streams = True
     return leg
 
 
-def decode_leg(whole: SchedulingRequest) -> LegRequest:
+def decode_leg(original: SchedulingRequest) -> LegRequest:
     """What is left when the prompt was worked off elsewhere."""
-    leg = _copy(whole, DECODE)
+    leg = _copy(original, DECODE)
     leg.prompt_tokens = leg.prompt_bytes = 0
     leg.prompt_blocks = ()
     return leg
 
 
-def _copy(whole: SchedulingRequest, leg: str) -> LegRequest:
-    fields = {**msgspec.structs.asdict(whole), "route": whole.route + leg}
-    return LegRequest(**fields, whole=whole)
+def _copy(original: SchedulingRequest, leg: str) -> LegRequest:
+    fields = {**msgspec.structs.asdict(original), "route": original.route + leg}
+    return LegRequest(**fields, original=original)
 
 
-def whole_of(request: SchedulingRequest) -> SchedulingRequest:
+def original_of(request: SchedulingRequest) -> SchedulingRequest:
     """The request as the caller sent it."""
-    return request.whole or request if isinstance(request, LegRequest) else request
+    return request.original or request if isinstance(request, LegRequest) else request
 
 
 def leg_of(request: SchedulingRequest) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sage_inference.control_plane.cost import even_paces
+from sage_inference.control_plane.cost import even_paces, uncached
+from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 Clock = Callable[[], float]
@@ -67,19 +68,14 @@ class Loads:
     def open(self) -> list[ExecutionInstance]:
         """Those with room for one more."""
         placed = self._placed
-        return [
-            i
-            for i in self.instances
-            if not i.max_concurrent_requests
-            or i.active_requests + placed.get(i, 0) < i.max_concurrent_requests
-        ]
+        return [i for i in self.instances if has_slot(i, placed.get(i, 0))]
 
     def place(
         self, request: SchedulingRequest, instance: ExecutionInstance, reason: str
     ) -> SchedulingDecision:
         self._placed[instance] = self._placed.get(instance, 0) + 1
-        uncached = max(1, request.prompt_tokens - request.cached_tokens.get(instance, 0))
-        self._tokens[instance] = self._tokens.get(instance, 0) + uncached
+        tokens = max(1, uncached(request, instance))
+        self._tokens[instance] = self._tokens.get(instance, 0) + tokens
         return SchedulingDecision(request.request_id, instance.instance_id, reason, paces=self._paces)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms
+from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms, uncached
+from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
@@ -77,8 +78,7 @@ class Hybrid:
                 SchedulingDecision(request.request_id, chosen.instance_id, reason, paces=self._paces)
             )
             running, tokens = placed.get(chosen, _NOTHING)
-            uncached = max(1, request.prompt_tokens - request.cached_tokens.get(chosen, 0))
-            placed[chosen] = running + 1, tokens + uncached
+            placed[chosen] = running + 1, tokens + max(1, uncached(request, chosen))
         return decisions
 
     def _choose(
@@ -181,11 +181,9 @@ class Hybrid:
             bearable.append((cost, pace, i))
             if cost < least:
                 least = cost
-        if (
-            least > self._fastest * tokens
-            and len(bearable) < len(paces)  # otherwise each instance is among them
-            and _idle_costs_less(least, tokens, paces, placed)
-        ):
+        # If all instances are bearable, the idle ones are among them.
+        idle_may_be_better = least > self._fastest * tokens and len(bearable) < len(paces)
+        if idle_may_be_better and _idle_costs_less(least, tokens, paces, placed):
             return None
         return self._next_in_turn(bearable, least)
 
@@ -210,7 +208,7 @@ def _with_room(
     return {
         i: depth
         for i, depth in cached.items()
-        if i in paces and not 0 < i.max_concurrent_requests <= _with(placed, i)[0]
+        if i in paces and has_slot(i, placed.get(i, _NOTHING)[0] if placed else 0)
     }
 
 
@@ -236,8 +234,7 @@ def _most_bearable(paces: Paces, placed: Placed | None, now: float) -> tuple[flo
     fewest, soonest = INFINITE, INFINITE
     for i, pace in paces.items():
         running, pending = _with(placed, i)
-        limit = i.max_concurrent_requests
-        if not limit or running < limit:
+        if has_slot(i, running - i.active_requests):
             fewest = min(fewest, running)
             soonest = min(soonest, backlog_ms(pace, pending, now - i.load.progress_at))
     return CROWD * fewest + SPARE, soonest + LATER_MS

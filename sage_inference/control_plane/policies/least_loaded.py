@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.control_plane.policies.base import Loads, one_by_one
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
@@ -26,7 +27,7 @@ class LeastLoaded:
     ) -> list[SchedulingDecision]:
         if len(instances) == len(requests) == 1:  # a workstation's usual case, made short
             only = instances[0]
-            if only.available_capacity <= 0:
+            if not has_slot(only):
                 return []
             return [SchedulingDecision(requests[0].request_id, only.instance_id, "only instance")]
         return one_by_one(requests, Loads(instances), self._least, "fewest in flight")

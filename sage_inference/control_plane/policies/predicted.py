@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from sage_inference.control_plane.policies.base import Clock, Loads, one_by_one
-from sage_inference.control_plane.policies.cost import backlog_ms, cost_ms, prefill_ms
+from sage_inference.control_plane.policies.cost import cost_ms, first_byte_ms
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
@@ -68,8 +68,3 @@ class CostOptimized(SLOAware):
         if not in_time:
             return min(room, key=lambda i: cost_ms(request, i, now, loads))
         return max(in_time, key=loads.requests)
-
-
-def first_byte_ms(request: SchedulingRequest, instance: ExecutionInstance, now: float, loads: Loads) -> float:
-    """Backlog and own prompt; what runs on it is left out."""
-    return backlog_ms(instance, now, loads) + prefill_ms(request, instance, loads)

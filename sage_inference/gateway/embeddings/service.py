@@ -232,7 +232,7 @@ class EmbeddingService:
 
     def alone(self, batch: EmbeddingBatch) -> EmbeddingExchange | None:
         """The one caller whose whole request this call is: it is relayed as it came."""
-        job = batch.whole_of()
+        job = batch.original_of()
         caller: EmbeddingExchange | None = job.owner if job else None  # type: ignore[assignment]
         return None if caller is None or caller.guarded else caller
 

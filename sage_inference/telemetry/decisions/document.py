@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces
-from sage_inference.control_plane.instances.load import Placement, Seen, is_whole
-from sage_inference.control_plane.instances.prefill_decode import leg_of, path_of, whole_of
+from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces, prefill_ms, uncached
+from sage_inference.control_plane.instances.load import Placement, Seen, in_one_piece
+from sage_inference.control_plane.instances.prefill_decode import leg_of, original_of, path_of
 from sage_inference.control_plane.slo import slo_of
 from sage_inference.types import SchedulingRequest
 
@@ -18,7 +18,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
     with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
     """
-    request, usage = whole_of(attempt.request), attempt.usage
+    request, usage = original_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
     candidates = _candidates(attempt)
     chosen = next((each for each in candidates if each["chosen"]), None)
@@ -40,7 +40,7 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "instance": attempt.decision.target_instance_id,
         "reason": attempt.decision.reason,
         "candidates": candidates,
-        "in_one_piece": is_whole(attempt.request),
+        "in_one_piece": in_one_piece(attempt.request),
         "predicted_prompt_ms": prompt_ms,
         "predicted_first_byte_ms": _first_byte_ms(attempt, prompt_ms),
         "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
@@ -74,7 +74,7 @@ def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
 
     None where it is not known how many these are, or what one takes.
     """
-    if prompt_ms is None or not is_whole(attempt.request):
+    if prompt_ms is None or not in_one_piece(attempt.request):
         return prompt_ms
     usage = attempt.usage
     if usage is None or not usage.completion_tokens or not attempt.answers or not attempt.token_ms:
@@ -106,15 +106,14 @@ def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
     """The cost of the request on one instance, ``cost_ms`` being backlog, prompt and running requests."""
     instance, running, pending, progress_at, own = seen
     request = attempt.request
-    cached = request.cached_tokens.get(instance, 0)
-    uncached = request.prompt_tokens - cached
+    cached, left = request.cached_tokens.get(instance, 0), uncached(request, instance)
     backlog = backlog_ms(pace, pending, attempt.pushed_at - progress_at)
     return {
         "instance": instance.instance_id,
         "chosen": instance.instance_id == attempt.decision.target_instance_id,
-        "cost_ms": round(cost_ms(pace, backlog, uncached, running), 3),
+        "cost_ms": round(cost_ms(pace, backlog, left, running), 3),
         "backlog_ms": round(backlog, 3),
-        "prompt_ms": round(pace * uncached, 3),
+        "prompt_ms": round(prefill_ms(pace, left), 3),
         "cached_tokens": cached,
         "running": running,
         "pending_tokens": pending,

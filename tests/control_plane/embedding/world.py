@@ -161,7 +161,7 @@ class World:
                 self._send(again, name)
 
     def _hand_out(self, batch: EmbeddingBatch, vectors: list[bytes], costs: list[int]) -> None:
-        job = batch.whole_of()
+        job = batch.original_of()
         if job is None or self.aggregator.cache.max_bytes:
             self.aggregator.done(batch, vectors, costs)
             return

@@ -16,8 +16,8 @@ from sage_inference.control_plane.instances.prefill_decode import (
     decode_leg,
     eligible,
     leg_of,
+    original_of,
     prefill_leg,
-    whole_of,
 )
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingDecision
@@ -88,7 +88,7 @@ def test_the_prompts_leg_teaches_the_pace_and_the_other_adds_no_prompt() -> None
     clock.now += 1.0
     m.first_byte(second)
     assert d.load.ms_per_token == pace
-    assert (whole_of(second.request), leg_of(second.request), leg_of(whole)) == (whole, "decode", None)
+    assert (original_of(second.request), leg_of(second.request), leg_of(whole)) == (whole, "decode", None)
 
 
 def test_a_prompt_goes_where_its_beginning_is_cached_and_the_rest_where_least_runs() -> None:
@@ -172,7 +172,7 @@ class TwoLegs(RuleBasedStateMachine):
         self.manager.release(submission)
         submission.where = None
         if was_prompt:
-            submission.request = decode_leg(whole_of(submission.request))
+            submission.request = decode_leg(original_of(submission.request))
             try:
                 self.manager.go_on(submission)
             except Rejection:

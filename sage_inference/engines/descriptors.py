@@ -1,4 +1,4 @@
-"""How many open files the system grants, and how callers and connections to engines share them."""
+"""The open files that the system grants, shared between callers and connections to engines."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from sage_inference.engines.lack import LackError, lack, open_files_limit
 
 log = logging.getLogger("sage_inference.descriptors")
 
-KEPT = 16  # for /admin, probes, the log and names that are looked up, whatever callers do
-CALLERS_SHARE = 0.75  # of the rest; connections to engines may take what callers leave
-FEW = 256  # connections, below which our own files are counted anew: to list many takes milliseconds
+KEPT = 16  # open files for /admin, probes, the log and the resolver, whatever callers do
+CALLERS_SHARE = 0.75  # of the rest; connections to engines may take all that callers leave
+FEW = (
+    256  # with more connections, our own files are not counted again, because listing them takes milliseconds
+)
 _REPORT_S = 10.0
 _OWN = 16  # files of the process itself, until they are counted
 
 
 class Descriptors:
-    """The budget of one process. ``callers`` returns how many connections of callers there are.
+    """The budget of one process. ``callers`` returns the number of callers' connections.
 
-    ``make_room`` gives up one connection that nobody uses, and returns whether there was one.
+    ``make_room`` closes one idle connection, and returns whether there was one.
     """
 
     def __init__(
@@ -41,11 +43,11 @@ class Descriptors:
         self.renew()
 
     def renew(self) -> None:
-        """Ask the system what it grants; the limit of a running process can be changed."""
+        """Ask the system for its limit again, which can be changed for a running process."""
         self.granted = open_files_limit()
         connections = self._callers() + self.to_engines
         if connections < FEW and (opened := _open_files()) is not None:
-            # Slowly downwards: some that were closed by chance will be open again.
+            # It falls slowly, because files that happen to be closed now will be opened again.
             self._own = max(1, self._own - 1, opened - connections)
 
     @property
@@ -60,15 +62,15 @@ class Descriptors:
 
     @property
     def left(self) -> int:
-        """How many connections to engines may be made now."""
+        """The number of connections to engines that may be made now."""
         return self.shared - self._callers() - self.to_engines
 
     def shortage(self) -> LackError | None:
-        """Why no connection to an engine may be made now, or None where one may."""
+        """The reason for which no connection to an engine may be made now, or None if one may."""
         return lack(OSError(errno.EMFILE, "")) if self.left <= 0 else None
 
     def report(self, what: str) -> None:
-        """Log that something is lacking, once in a while."""
+        """Log a lack, at most once in ``_REPORT_S`` seconds."""
         now = self._clock()
         if now - self._reported_at >= _REPORT_S:
             self._reported_at = now
@@ -76,8 +78,8 @@ class Descriptors:
 
 
 def _open_files() -> int | None:
-    """How many this process has open; None where that cannot be counted, as when no more can be opened."""
+    """The number of open files of this process; None if they cannot be listed, such as when no more can be opened."""
     try:
-        return len(os.listdir("/dev/fd")) - 1  # noqa: PTH208 - the one that lists is among them
+        return len(os.listdir("/dev/fd")) - 1  # noqa: PTH208 - the listing itself opens one of them
     except OSError:
         return None

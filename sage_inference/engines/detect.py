@@ -1,4 +1,4 @@
-"""Asking a server what it is: whose dialect, which models, which routes, which kind of work."""
+"""Detect what a server is: its dialect, its models, its routes and its kind of work."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _LIMITS = (
     "max_concurrent_requests",
     "auto_truncate",
 )
-# It does not report these (its refusal of more texts does), makes batches of all calls together, and pads them.
+# infinity does not report these limits, only refuses more texts. It makes batches across calls, and pads them.
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
 _ROUTES = "/openapi.json"
 BARE_MODELS = "/models"
-# Tried where the engine does not report its routes, beside those that all of its kind have.
+# Routes that are tried on an engine that does not report its routes, besides those that all of its kind have.
 TRIED = frozenset({"/classify", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"})
 _WRITES = frozenset({"/v1/chat/completions", "/v1/completions"})
 _ENCODES = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/classify", "/pooling"})
-_RERANKS = ("/v1/rerank", "/rerank", "/v2/rerank")  # one route under three names
+_RERANKS = ("/v1/rerank", "/rerank", "/v2/rerank")  # three names of one route
 _EMBEDS = frozenset({"embed", "embeddings", "embedding"})
 _RANKS = frozenset({"rerank", "classify"})
 _NOT_VLLM = frozenset({"/get_model_info", "/health_generate", "/generate_stream"})  # SGLang's, TGI's
 
 
 class DetectError(Exception):
-    """The server cannot be asked, or is no engine; the message has the reason.
+    """The server cannot be asked, or is no engine. The message has the reason.
 
-    ``refused``: nobody listens. ``definite``: it answered, and not as an engine that may be used. ``asked`` is
-    False where this machine lacked what a question takes: nothing is known of the server.
+    ``refused``: nothing listens there. ``definite``: it answered, but not as an engine that can be used. ``asked`` is
+    False if this machine lacked a resource for a question, which shows nothing about the server.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DetectError(Exception):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as the engine reports it; ``raw`` is its whole card."""
+    """A model as the engine reports it. ``raw`` is its complete card."""
 
     id: str
     created: int = 0
@@ -67,10 +67,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Detected:
-    """The type of a server, as detected. ``routes`` are the gateway's routes that it serves.
+    """The facts about a server. ``routes`` are the gateway's routes that it serves.
 
     ``guessed``: it does not report its routes, so each is tried. ``bare``: it serves OpenAI's routes without ``/v1``
-    before them. ``paths``: routes that it has under another path. ``tagged``: it is an Ollama, where ``llama3`` is short for ``llama3:latest``.
+    before them. ``paths``: routes that it has under another path. ``tagged``: it is an Ollama, where ``llama3`` is
+    short for ``llama3:latest``.
     """
 
     engine: EngineKind
@@ -88,7 +89,7 @@ class Detected:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The server's answer to each question; None where it had no such route, or gave no answer.
+    """The server's answer to each question; None if it has no such route, or did not answer.
 
     ``silent_on_routes``: it did not report its routes.
     """
@@ -113,10 +114,10 @@ async def detect(
     question_s: float = _TIMEOUT_S,
     patience: Patience = REAL_TIME,
 ) -> Detected:
-    """The server at ``base_url``. Facts that the caller gives (``engine``, ``kind``) are not asked.
+    """Detect the server at ``base_url``, except for facts that the caller knows (``engine``, ``kind``).
 
-    ``model`` is assumed where the engine names none. Each question has ``question_s``, all have five seconds.
-    Raises ``DetectError`` only.
+    ``model`` is assumed if the engine names none. Each question may take ``question_s``, and all together five
+    seconds. Raises ``DetectError`` only.
     """
     try:
         answers = await patience.within(
@@ -130,10 +131,10 @@ async def detect(
         raise DetectError(f"did not answer within {_TIMEOUT_S:g} s") from None
     which = EngineKind(engine) if engine != "auto" else _engine_of(answers)
     if which is EngineKind.VLLM and kind == "auto" and answers.silent_on_routes:
-        # It works that out when first asked, and under load that takes seconds: to guess would be wrong.
-        raise DetectError(f"did not answer {_ROUTES} in time, which tells what it serves")
+        # vLLM makes this document when it is first asked, which takes seconds under load. A guess would be wrong.
+        raise DetectError(f"did not answer {_ROUTES} in time, which lists the routes that it serves")
     found = _tei(answers, model) if which is EngineKind.TEI else _openai_like(which, answers, model)
-    return found if kind == "auto" else _as_told(found, ExecutionInstanceType(kind))
+    return found if kind == "auto" else _with_kind(found, ExecutionInstanceType(kind))
 
 
 async def _interview(
@@ -148,39 +149,43 @@ async def _interview(
     paths = ("/v1/models", "/info", "/version", _ROUTES)
     replies = await asyncio.gather(*map(document, paths), return_exceptions=True)
     for reply in replies:
-        if isinstance(reply, QueryNotSentError):  # half of the answers would make it look like another engine
+        if isinstance(
+            reply, QueryNotSentError
+        ):  # with some answers missing it would look like another engine
             raise reply
     first = replies[0]
     if isinstance(first, BaseException):
         raise first
     if first[0] in (401, 403):
         raise DetectError(f"answers {first[0]}: it wants another api_key", definite=True)
-    said = [None if isinstance(r, BaseException) or r[0] != 200 else r[1] for r in replies]
+    models, info, version, openapi = (
+        None if isinstance(r, BaseException) or r[0] != 200 else r[1] for r in replies
+    )
     bare = ollama = False
-    if said[0] is None and not isinstance(said[1], dict) and first[0] == 404:
+    if models is None and not isinstance(info, dict) and first[0] == 404:
         status, listing = await document(BARE_MODELS)
         if status == 200 and _cards(listing):  # infinity, unless started with --url-prefix
-            said[0], bare = listing, True
-    if said[0] is None and not isinstance(said[1], dict):
+            models, bare = listing, True
+    if models is None and not isinstance(info, dict):
         raise DetectError(
             f"is no engine that is known: /v1/models answers {first[0]}, and there is no TEI's /info",
             definite=first[0] < 500 and first[0] != 429,
         )
-    cards = _cards(said[0])
-    if cards and said[1] is None and said[3] is None and all(":" in card.id for card in cards):
+    cards = _cards(models)
+    if cards and info is None and openapi is None and all(":" in card.id for card in cards):
         ollama = all(card.owned_by == "library" for card in cards) or await _has_version(document)
-    return _Answers(said[0], said[1], said[2], said[3], isinstance(replies[3], BaseException), bare, ollama)
+    return _Answers(models, info, version, openapi, isinstance(replies[3], BaseException), bare, ollama)
 
 
 async def _has_version(document: Callable[[str], Awaitable[tuple[int, Any]]]) -> bool:
-    """Whether the server answers where only an Ollama does."""
+    """Whether the server answers a path that only Ollama has."""
     try:
-        status, said = await document("/api/version")
+        status, version = await document("/api/version")
     except QueryNotSentError:
         raise
     except QueryError:
         return False
-    return status == 200 and isinstance(said, dict) and isinstance(said.get("version"), str)
+    return status == 200 and isinstance(version, dict) and isinstance(version.get("version"), str)
 
 
 async def listed(
@@ -190,7 +195,7 @@ async def listed(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> tuple[str, ...]:
-    """The models that the server lists now; empty where it does not answer."""
+    """The models that the server lists now; empty if it does not answer."""
     try:
         status, models = await patience.within(timeout_s, ask(client, f"{api_url}/models", api_key))
     except (QueryError, TimeoutError):
@@ -205,7 +210,7 @@ def _engine_of(answers: _Answers) -> EngineKind:
     owners = {card.owned_by for card in _cards(answers.models)}
     if owners & {"vllm", SIMULATOR}:
         return EngineKind.VLLM
-    # An API's proxy may own the models. SGLang and TGI have /ping, too, and no /version.
+    # A proxy of the API may be named as the models' owner. SGLang and TGI have /ping too, but no /version.
     served = _served(answers.openapi)
     if {"/ping", "/version"} <= served and not served & _NOT_VLLM and "sglang" not in owners:
         return EngineKind.VLLM
@@ -235,7 +240,7 @@ def _length(card: dict[str, Any]) -> int | None:
 
 
 def embeds_by_its_card(card: ModelInfo) -> bool:
-    """Whether the engine reports of the model itself that it embeds."""
+    """Whether the engine reports that the model embeds."""
     words = {str(word) for word in _words(card.raw.get("capabilities"))} | {str(card.raw.get("type"))}
     return bool(words & _EMBEDS)
 
@@ -308,19 +313,19 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
 
 
 def _may_rank(cards: tuple[ModelInfo, ...], openapi: Any) -> bool:
-    """Whether routes to rerank are more than a part of a server whose model does something else."""
+    """Whether the model itself reranks. Some servers have the routes whatever their model does."""
     able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
     return "rerank" in able if able else not _served(openapi) & _WRITES
 
 
 def _other_names(served: frozenset[str]) -> dict[str, str]:
-    """The routes that an engine can serve by one of its own: infinity has one to rerank, and clients ask three."""
+    """The missing routes that another route of the engine can serve: infinity has one of the three to rerank."""
     own = next((route for route in _RERANKS if route in served), None)
     return {route: own for route in _RERANKS if route not in served} if own else {}
 
 
 def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionInstanceType:
-    """From the models' cards, otherwise from the routes; an engine with neither may serve both."""
+    """The kind by the models' cards, otherwise by the routes. An engine with neither may serve both kinds of work."""
     able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
     if able:  # infinity
         llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & (_EMBEDS | _RANKS))
@@ -336,8 +341,8 @@ def _words(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _as_told(found: Detected, kind: ExecutionInstanceType) -> Detected:
-    """The user's word on the kind holds; routes it needs and nobody named are assumed."""
+def _with_kind(found: Detected, kind: ExecutionInstanceType) -> Detected:
+    """Apply the kind that the user configured. Routes that it needs and the engine does not report are assumed."""
     dialect = dialect_of(found.engine)
     routes = found.routes
     if kind.serves_llm and not routes & dialect.llm_routes:

@@ -1,4 +1,4 @@
-"""Resources that this machine runs out of while a connection is made; no engine is to blame for that."""
+"""Resources that this machine can run out of while a connection is made. The engine is not at fault then."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator
 
 _ALWAYS_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
-# Ours, unless another address of the same engine answered: a name may have an address of a kind that this
-# machine does not use, such as ::1 where IPv6 is off.
+# A lack here, unless another address of the same engine failed in another way: a name may have an address of a kind
+# that this machine does not use, such as ::1 where IPv6 is off.
 _OURS_ALONE = frozenset({errno.EADDRNOTAVAIL, errno.EADDRINUSE})
 # Event loops put the failures of several addresses into one text.
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
@@ -19,7 +19,7 @@ _RESOLVER_FILES = 3  # descriptors that resolving a name takes at once
 
 
 class LackError(OSError):
-    """No connection was made because this machine lacks something; ``what`` names it, and how to get more."""
+    """No connection was made because this machine lacks something. ``what`` names it, and how to get more."""
 
     def __init__(self, number: int, what: str) -> None:
         super().__init__(number, what)
@@ -27,7 +27,7 @@ class LackError(OSError):
 
 
 def lack(error: BaseException) -> LackError | None:
-    """The lacking resource, or None where the failure is the other side's.
+    """The resource that is lacking, or None if the other side failed.
 
     A local firewall (EPERM, EACCES) is not a lack: waiting does not help, and another instance may be reachable.
     """
@@ -36,7 +36,7 @@ def lack(error: BaseException) -> LackError | None:
     numbers: set[int] = set()
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
-            # The resolver reports a file that it could not open as a name that is not known.
+            # If the resolver cannot open a file, it reports an unknown name.
             if not descriptors_are_left(_RESOLVER_FILES):
                 numbers.add(errno.EMFILE)
         elif isinstance(cause, OSError):
@@ -51,7 +51,7 @@ def lack(error: BaseException) -> LackError | None:
 
 
 def descriptors_are_left(count: int) -> bool:
-    """Whether this process can open so many files now."""
+    """Whether this process can open ``count`` files now."""
     opened: list[int] = []
     try:
         for _ in range(count):
@@ -65,7 +65,7 @@ def descriptors_are_left(count: int) -> bool:
 
 
 def open_files_limit() -> int:
-    """How many descriptors the system grants this process now."""
+    """The number of descriptors that the system grants this process now."""
     try:
         import resource
     except ImportError:  # Windows, where only clients run, has no such limit
@@ -91,7 +91,7 @@ def _named(number: int) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and the members of groups among them."""
+    """The error, its causes and contexts, and the members of exception groups among them."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

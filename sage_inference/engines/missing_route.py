@@ -20,7 +20,7 @@ MAX_BYTES = 4096
 
 
 def means_no_route(status: int, body: bytes, models: int) -> bool:
-    """``models``: how many the server lists. With several, a 501 may concern one of them alone."""
+    """``models`` is the number of models that the server lists. With several, a 501 may concern one of them only."""
     if len(body) > MAX_BYTES:
         return False
     if status == 501:
@@ -43,7 +43,7 @@ def _detail(body: bytes) -> str | None:
 
 
 def kind_without(kind: ExecutionInstanceType, missing: set[str]) -> ExecutionInstanceType:
-    """The work that an instance that was thought to serve both kinds of work serves without the missing routes."""
+    """The kind of an instance that was taken for one of both kinds, without its missing routes."""
     if kind is not ExecutionInstanceType.LLM_EMBEDDING or not missing:
         return kind
     if "/v1/embeddings" in missing:

@@ -1,4 +1,4 @@
-"""How long to wait for an engine's answer, by a clock that counts only time in which this process ran."""
+"""Limits on waits for engines, by a clock that counts only time in which this process ran."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _SHORTEST_S = 0.01
-_TURNS = 10  # of the event loop, in which an answer that already lies in the socket is read to its end
+_ITERATIONS = (
+    10  # of the event loop, within which an answer that already lies in the socket is read to its end
+)
 
 
 class Patience:
-    """Limits a wait by ``clock``. A suspended process must not take its own absence for the engine's silence."""
+    """Limits waits by ``clock``. A process that was suspended must not take that time for silence of the engine."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
 
     async def within(self, seconds: float, question: Coroutine[Any, Any, T]) -> T:
-        """The result of ``question``. Raises ``TimeoutError``, once the question is cancelled."""
+        """The result of ``question``. Cancels it and raises ``TimeoutError`` when the time is up."""
         task = asyncio.ensure_future(question)
         until = self._clock() + seconds
         try:
             while not task.done() and (left := until - self._clock()) > 0:
                 await asyncio.wait({task}, timeout=max(left, _SHORTEST_S))
-            for _ in range(_TURNS):
+            for _ in range(_ITERATIONS):
                 if task.done():
                     break
                 await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Keep-alive connections to one engine: acquire, release, discard."""
+"""Keep-alive connections to one engine: acquire, connect, release."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 MAX_IDLE = 256
 _FEW_IDLE = 16
-# Waits while this machine lacks what a connection takes. A second in all: then the caller should come back later.
+# Pauses between attempts while this machine lacks a resource for a connection. They take a second in all: after
+# that the caller should retry later.
 LACK_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4)
 
 
@@ -45,14 +46,14 @@ class Address:
 
 
 def reason_of(error: OSError) -> str:
-    """In words, why no connection was made."""
+    """The reason for which no connection was made, in words."""
     return trust.explain(error) or error.strerror or type(error).__name__
 
 
 class Connecting:
-    """A connection being made, which its caller may give up.
+    """A connection that is being made, and that can be cancelled.
 
-    ``lacks`` is what this machine lacked when last tried, while that is waited for.
+    ``lacks`` is the resource that this machine lacked at the last attempt, until it is tried again.
     """
 
     __slots__ = ("_task", "lacks")
@@ -92,9 +93,9 @@ class Pool:
 
     @property
     def context(self) -> ssl.SSLContext | None:
-        """For TLS to the engine, None where it is not spoken. Raises ``TrustError``.
+        """The context for TLS to the engine, or None for a plain connection. Raises ``TrustError``.
 
-        Kept, so that a changed file counts from a reload on.
+        It is kept, so that a changed file of certificates takes effect with a reload, not between two connections.
         """
         if self._context is None and self.address.tls:
             self._context = trust.context(self._ca_file)
@@ -105,7 +106,7 @@ class Pool:
         return len(self._idle)
 
     def acquire(self) -> EngineConnection | None:
-        """An idle connection, or None: then ``connect``."""
+        """An idle connection, or None if there is none, so that the caller has to ``connect``."""
         idle = self._idle
         while idle:
             # LIFO: the newest is the least likely to be closed by the engine's idle timer.
@@ -120,9 +121,9 @@ class Pool:
         failed: Callable[[OSError], None],
         broke: Callable[[Exception], None] | None = None,
     ) -> Connecting:
-        """Open a connection; one of the first two is called later, unless cancelled before.
+        """Open a connection. ``made`` or ``failed`` is called later, unless it is cancelled before.
 
-        ``broke`` gets whatever else is raised, also by these two: nobody waits for the task that calls them.
+        ``broke`` is called with any other exception, also one of these two: nobody awaits the task that calls them.
         """
         connecting = Connecting()
         task = self._loop.create_task(self._guarded(connecting, made, failed, broke))
@@ -153,7 +154,7 @@ class Pool:
     ) -> None:
         lacks: LackError | None = None
         for pause in LACK_PAUSES_S:
-            # While this one waited, another request may have done with its connection.
+            # During the pause, a connection of another request may have become idle.
             connection = self.acquire() if lacks is not None else None
             if connection is None and (lacks := self._descriptors.shortage()) is None:
                 try:
@@ -167,7 +168,7 @@ class Pool:
                 made(connection)
                 return
             connecting.lacks = lacks
-            # An idle connection is given up for it, and is free in a moment.
+            # An idle connection is closed for this one. Its descriptor is free after the pause.
             self._descriptors.make_room()
             await asyncio.sleep(pause)
         assert lacks is not None
@@ -187,9 +188,9 @@ class Pool:
                 ssl=context,
                 server_hostname=address.host if context else None,
             )
-            if connection.is_closed:  # already: it will never report that it was lost
+            if connection.is_closed:  # its report of the loss came before it was in ``_open``
                 raise ConnectionResetError(ECONNRESET, "closed as soon as it was made")
-            self._open.add(connection)
+            self._open.add(connection)  # from here on, ``_lost`` counts it out
             kept = True
         finally:
             if not kept:
@@ -197,25 +198,27 @@ class Pool:
         return connection
 
     def _release(self, connection: EngineConnection) -> None:
+        """Called by a connection whose answer ended cleanly."""
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.discard()
         else:
             self._idle[connection] = None
 
     def _lost(self, connection: EngineConnection) -> None:
+        """Called by a connection that is closed, or that discarded itself: for some of them twice."""
         if connection in self._open:
             self._open.remove(connection)
             self._descriptors.to_engines -= 1
         self._idle.pop(connection, None)
 
     def shrink(self) -> None:
-        """Close the idle ones but for the newest few."""
+        """Close all idle connections except the newest few."""
         for connection in list(self._idle)[:-_FEW_IDLE]:
             del self._idle[connection]
             connection.discard()
 
     def give_up_one(self) -> bool:
-        """Close the idle connection that was used least recently; False where none is idle."""
+        """Close the idle connection that was used least recently. False if none is idle."""
         for connection in self._idle:
             del self._idle[connection]
             connection.discard()
@@ -223,17 +226,17 @@ class Pool:
         return False
 
     def drop_idle(self) -> None:
-        """Close what is idle: after a refusal, none of it is of use."""
+        """Close all idle connections, which are of no use after a refusal."""
         while self._idle:
             self._idle.popitem()[0].discard()
 
     def engine_is_silent(self) -> None:
-        """The engine answers nobody: report it to all that wait, and keep no connection for the next request."""
+        """Report to all requests under way that the engine answers nobody, and keep no idle connection to it."""
         self.drop_idle()
-        for connection in list(self._open):
+        for connection in list(self._open):  # a copy, because receivers may discard their connections
             connection.engine_is_silent()
 
     def close(self) -> None:
-        """Keep nothing from now on; exchanges that run end by themselves."""
+        """Close all idle connections, now and from now on. Exchanges under way go on to their end."""
         self._closed = True
         self.drop_idle()

@@ -1,4 +1,4 @@
-"""Asking an engine whether it is well."""
+"""Probe an engine: its health, the vector of a text, and the size of its cache."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sage_inference.engines.dialects import Dialect
 from sage_inference.engines.patience import REAL_TIME, Patience
 from sage_inference.engines.query import QueryError, QueryNotSentError, ask, ask_bytes
 
-_SOON = 1 / 8  # of the time-out; then the second question is asked
+_SOON = 1 / 8  # of the time-out: after this, the second question is asked
 _CACHE_LINE = re.compile(rb"^vllm:cache_config_info\{[^}]*\}", re.M)
 _CACHE_SIZES = re.compile(rb'(?<=[{,])(kv_cache_size_tokens|num_gpu_blocks|block_size)="(\d+)"')
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """``error`` is the reason for a missing status. ``refused``: nobody listens.
+    """``error`` is the reason for a missing status. ``refused``: nothing listens on the port.
 
-    ``asked`` is False where this machine lacked what a question takes.
+    ``asked`` is False if this machine lacked a resource for the question.
     """
 
     ok: bool
@@ -40,10 +40,10 @@ async def probe(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> ProbeResult:
-    """GET the engine's health path, and once more, on another connection, where no good answer comes soon.
+    """GET the engine's health path, and once more on another connection if no good answer comes soon.
 
-    One slow answer, broken connection or 500 happens to healthy engines; the second question costs next to nothing,
-    and a hanging engine is found hardly later for it.
+    Healthy engines have single slow answers, broken connections and 500s. The second question costs next to nothing,
+    and delays the report on a hanging engine by little.
     """
 
     async def ask_once() -> ProbeResult:
@@ -79,7 +79,7 @@ async def _probe_once(
     timeout_s: float,
     patience: Patience,
 ) -> ProbeResult:
-    """404 counts as well: some servers answer, but have no such route."""
+    """A 404 counts as healthy, because some servers have no such route."""
     try:
         status, _ = await patience.within(timeout_s, ask(client, base_url + dialect.health_path, api_key))
     except QueryNotSentError as error:
@@ -100,9 +100,9 @@ async def probe_vector(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> list[float] | None:
-    """The vector the engine gives a text; None where it gives none.
+    """The vector that the engine returns for a text; None if it returns none.
 
-    Raises ``TimeoutError`` where that is not known: the engine was not reached, was too busy, or failed.
+    Raises ``TimeoutError`` if that is not known: the engine was not reached, was too busy, or failed.
     """
     body = {"model": model, "input": text, "encoding_format": "float"}
     try:
@@ -130,16 +130,16 @@ async def kv_cache_tokens(
     timeout_s: float,
     patience: Patience = REAL_TIME,
 ) -> int | None:
-    """How many tokens the engine's prefix cache holds, by vLLM's metrics; None where they do not have it."""
+    """The size of the engine's prefix cache in tokens, by vLLM's metrics; None if they do not have it."""
     try:
         question = ask_bytes(client, f"{base_url}/metrics", api_key)
         status, page = await patience.within(timeout_s, question)
     except (QueryError, TimeoutError):
         return None
     line = _CACHE_LINE.search(page) if status == 200 else None
-    said = {name: int(value) for name, value in _CACHE_SIZES.findall(line[0])} if line else {}
+    sizes = {name: int(value) for name, value in _CACHE_SIZES.findall(line[0])} if line else {}
     return (
-        said.get(b"kv_cache_size_tokens")
-        or said.get(b"num_gpu_blocks", 0) * said.get(b"block_size", 0)
+        sizes.get(b"kv_cache_size_tokens")
+        or sizes.get(b"num_gpu_blocks", 0) * sizes.get(b"block_size", 0)
         or None
     )

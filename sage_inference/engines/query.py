@@ -1,4 +1,4 @@
-"""Asking an engine's server a question over HTTP: bounded in time and size, wrong in one way only."""
+"""One HTTP question to an engine's server, of bounded size, which fails with ``QueryError`` only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BYTES = 1 << 20
 
 
 class QueryError(Exception):
-    """The server could not be reached or did not answer; the message has the reason. ``refused``: nobody listens."""
+    """The server was not reached or did not answer. The message has the reason. ``refused``: nothing listens there."""
 
     def __init__(self, message: str, refused: bool = False) -> None:
         super().__init__(message)
@@ -22,11 +22,11 @@ class QueryError(Exception):
 
 
 class QueryNotSentError(QueryError):
-    """This machine lacks what a question takes: nothing is known of the server. The message names the lack."""
+    """This machine lacks a resource for the question, which the message names. It shows nothing about the server."""
 
 
 async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None) -> tuple[int, Any]:
-    """GET ``url``, or POST a JSON document: its status, and its JSON or None. Raises ``QueryError``."""
+    """GET ``url``, or POST a JSON document. Returns status and JSON document, or None. Raises ``QueryError``."""
     status, body = await ask_bytes(client, url, api_key, post)
     try:
         return status, json.loads(body)
@@ -37,10 +37,10 @@ async def ask(client: httpx.AsyncClient, url: str, api_key: str | None, post: An
 async def ask_bytes(
     client: httpx.AsyncClient, url: str, api_key: str | None, post: Any = None
 ) -> tuple[int, bytes]:
-    """As ``ask``, with the answer as it came.
+    """Like ``ask``, with the answer's bytes.
 
     Every question has a connection of its own. Questions come at the same intervals at which engines close idle
-    connections (vLLM after 5 s), so a kept one would often be closed just as the next question is sent.
+    connections (vLLM after 5 s), so a kept connection would often be closed just when the next question is sent.
     """
     headers = {"connection": "close"}
     if api_key:
@@ -65,7 +65,7 @@ async def ask_bytes(
 
 
 def _reason(error: httpx.ConnectError) -> tuple[bool, str]:
-    """Whether the connection was refused, and in words what happened."""
+    """Whether the connection was refused, and the reason in words."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError):

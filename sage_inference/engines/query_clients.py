@@ -1,4 +1,4 @@
-"""HTTP clients that put questions to engines: one for plain addresses, one for each trust of TLS."""
+"""HTTP clients for questions to engines: one for plain connections, and one for each TLS context."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def query_client(verify: SSLContext | bool = False) -> httpx.AsyncClient:
-    """A client without time-outs: ``Patience`` limits each question. No proxy stands before an engine."""
+    """A client without time-outs, because ``Patience`` limits each question, and without proxies."""
     return httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False, verify=verify)  # noqa: S113, S501
 
 
 class QueryClients:
-    """Clients by what they trust. No certificates are loaded for engines at ``http://``."""
+    """Clients by TLS context. No certificates are loaded for engines at ``http://``."""
 
     def __init__(self) -> None:
         self.plain = query_client()  # it follows no redirect, so it never speaks TLS
@@ -24,7 +24,7 @@ class QueryClients:
         self._secure: dict[SSLContext, httpx.AsyncClient] = {}
 
     def of(self, context: SSLContext | None) -> httpx.AsyncClient:
-        """The client for an engine that is trusted by ``context``, None where TLS is not spoken."""
+        """The client for an engine with this TLS context, which is None for plain connections."""
         if context is None:
             return self.plain
         client = self._secure.get(context)

@@ -1,7 +1,7 @@
-"""Asking an engine whether it sleeps: its weights are not on the GPU, and it answers no request until it wakes.
+"""Ask an engine whether it sleeps, so that its weights are not on the GPU and it answers no request until it wakes.
 
-A sleeping vLLM answers ``/health`` with 200. ``/is_sleeping`` is there in its development mode only; the metric
-always is, but reports "awake" as soon as a part of the engine woke.
+A sleeping vLLM answers ``/health`` with 200. It has ``/is_sleeping`` in its development mode only. It always has the
+metric, which reports "awake" as soon as a part of the engine is awake.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class SleepProbe:
         timeout_s: float,
         patience: Patience = REAL_TIME,
     ) -> None:
-        """The last known state holds where it does not answer: it does not while it falls asleep or wakes."""
+        """Update ``asleep``. It stays as it is if the engine does not answer, as when it falls asleep or wakes."""
         while self._paths:
             path = self._paths[0]
             try:
                 status, body = await patience.within(timeout_s, ask_bytes(client, base_url + path, api_key))
             except (QueryError, TimeoutError):
                 return
-            said = _says(path, body) if status == 200 else None
-            if said is not None:
-                self.asleep = said
+            asleep = _asleep_by(path, body) if status == 200 else None
+            if asleep is not None:
+                self.asleep = asleep
                 return
             if status >= 500 or status == 429:
                 return
@@ -51,22 +51,22 @@ class SleepProbe:
         self.asleep = False
 
 
-def _says(path: str, body: bytes) -> bool | None:
-    """Whether it sleeps; None where the answer does not show it."""
+def _asleep_by(path: str, body: bytes) -> bool | None:
+    """Whether the engine sleeps by its answer; None if that does not show it."""
     if path == METRICS:
         return sleeps_by_metrics(body)
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    said = document.get("is_sleeping") if isinstance(document, dict) else None
-    return said if isinstance(said, bool) else None
+    asleep = document.get("is_sleeping") if isinstance(document, dict) else None
+    return asleep if isinstance(asleep, bool) else None
 
 
 def sleeps_by_metrics(page: bytes) -> bool | None:
-    """By ``vllm:engine_sleep_state``: with several engines behind one server, one that sleeps is enough.
+    """Whether any engine behind the server sleeps, by ``vllm:engine_sleep_state``; None without that metric.
 
-    The server divides requests between them, so some would hang.
+    The server divides requests between its engines, so with one asleep some requests would hang.
     """
     awake = [value for labels, value in _STATE.findall(page) if _AWAKE.search(labels)]
     return any(_is_zero(value) for value in awake) if awake else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 STATUSES = frozenset({400, 413, 422})
-_MOST_BYTES = 8192  # an error may repeat what it refuses, behind its reason
+_MOST_BYTES = 8192  # behind its reason, an error may repeat the request
 _WORDS = re.compile(
     rb"context[ _](?:length|size|window)|max_model_len|maximum model length|max_new_tokens. must be"
     rb"|exceed_context|maximum (?:input|sequence|total) (?:length|tokens)",

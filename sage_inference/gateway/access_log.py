@@ -21,17 +21,17 @@ log.setLevel(logging.INFO)
 
 
 class AccessLog:
-    """Writes the lines of one gateway. A gateway whose setting is off has none."""
+    """Writes the lines of one gateway. A gateway whose setting is off has no access log."""
 
     def ended(self, exchange: Exchange, ended: str) -> None:
-        """A relayed request ended. To be called before its attempt's notes are given back."""
+        """Log a relayed request that ended. Must be called before its placement is released."""
         request = getattr(exchange, "request", None)
         # A request that goes to several engines in turn enters the queue more than once.
         began = (request.arrived if request is not None else 0.0) or getattr(exchange, "queued_at", None)
         now = exchange.gateway.clock()
         instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
         usage = exchange.reported() if exchange.last else None
-        # An engine's status is not the caller's, as long as nothing was written for the caller.
+        # The status of an engine's answer is not the caller's before something was written to the caller.
         status = exchange.status if exchange.is_answered else 0
         write(
             exchange.caller_id.decode("latin-1"),
@@ -54,7 +54,7 @@ class AccessLog:
     def refused(
         self, request_id: bytes, method: bytes, target: bytes, status: int, response_bytes: int
     ) -> None:
-        """A connection was refused, or a request before its head was read: method and target may be unknown."""
+        """Log a refused connection or request. Method and target are empty if its head was not read."""
         write(
             request_id.decode("latin-1"),
             method.decode("latin-1") or "-",
@@ -77,7 +77,7 @@ def outcome(status: int, ended: str, *, placed: bool) -> str:
 def write(
     request_id: str, method: str, path: str, status: int, outcome: str, **facts: str | float | None
 ) -> None:
-    """One line. A status of 0 means that there was no answer."""
+    """Write one line. A status of 0 means that there was no answer."""
     known: dict[str, Any] = {
         "request_id": request_id,
         "method": method,

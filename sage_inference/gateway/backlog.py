@@ -1,4 +1,4 @@
-"""Requests sent before the ones ahead of them were answered take turns, one connection an iteration of the loop."""
+"""Pipelined requests take turns: one connection in each iteration of the event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class BackloggedSender(Protocol):
-    """A connection of which more was read than was parsed."""
+    """A connection from which more was read than was parsed."""
 
     def go_on(self) -> None: ...
 
@@ -16,8 +16,8 @@ class BackloggedSender(Protocol):
 class Backlog:
     """Calls ``go_on`` of one connection in each iteration of the event loop, in the order of ``add``.
 
-    A caller that sends one request at a time waits for its own work alone. Callers that pipeline wait for each
-    other: otherwise ten of them would put ten requests before every other one.
+    A caller that sends one request at a time does not come here, and waits for its own work only. Callers that
+    pipeline wait for each other: otherwise ten of them would put ten requests before every other caller's.
     """
 
     __slots__ = ("_call_soon", "_waiting")

@@ -1,4 +1,4 @@
-"""How many bytes of callers' bodies are held at once: while they arrive, wait, and until their answers begin."""
+"""The bytes of request bodies that are held at once: from their arrival until their answers begin."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Hashable
 
 from sage_inference.gateway import errors
 
-# Smaller bodies are not counted: a request for the status or a short chat gets through when the rest is full, and
-# costs nothing here.
+# Smaller bodies are not counted. Therefore a request for the status or a short chat is accepted when the limit is
+# reached, and the hot path does not come here.
 COUNTED = 65536
 
 
@@ -21,7 +21,7 @@ class Bodies:
         self._by_request: dict[Hashable, int] = {}
 
     def count(self, request: Hashable, size: int, limit: int) -> None:
-        """So much of the request's body is here now. Raises ``ApiError`` where all bodies would exceed ``limit``."""
+        """Set the request's held bytes to ``size``. Raises ``ApiError`` where all bodies would exceed ``limit``."""
         held = self.held + size - self._by_request.get(request, 0)
         if held > limit:
             raise errors.bodies_full(limit)
@@ -31,5 +31,5 @@ class Bodies:
             self.most = held
 
     def drop(self, request: Hashable) -> None:
-        """The request's body is gone, or was never held."""
+        """Set the request's held bytes to 0. It need not have any."""
         self.held -= self._by_request.pop(request, 0)

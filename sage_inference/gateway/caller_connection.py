@@ -101,7 +101,7 @@ class CallerConnection(HttpToolsProtocol):
             framing.stop()
 
     def start_parser(self) -> RequestGuard:
-        """Make the parser, for the first request that is parsed."""
+        """Make the parser, when the first request has to be parsed."""
         self.framing = framing = RequestGuard()
         framing.start(self)
         return framing

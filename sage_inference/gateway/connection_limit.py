@@ -10,9 +10,9 @@ from sage_inference.engines.descriptors import Descriptors
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 
-# Connections beyond the limit, for /admin and /health; they fit into what ``descriptors.KEPT`` keeps.
+# Connections beyond the limit, on which /admin and /health are answered. They fit into ``descriptors.KEPT``.
 EXTRA = 6
-HEAD_S = 2.0  # in which one of these has to send its request's head
+HEAD_S = 2.0  # within which one of these has to send the head of its request
 IDLE_S = 0.25  # a connection that has been idle for less may have a request on its way
 _OPEN_PATHS = ("/admin/", "/health")
 
@@ -22,12 +22,12 @@ class LimitedConnection(Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """When it began to wait for a request, on the wheel's clock; None while it has one."""
+        """The time since which it waits for a request, on the wheel's clock; None while it has one."""
 
     def close_idle(self) -> None: ...
 
     def turn_away(self, error: ApiError) -> bool:
-        """Refuse a request that was not let in yet. False where one is being answered."""
+        """Refuse the connection if it has had no request yet, and return whether that is so."""
 
 
 class ConnectionLimit:
@@ -35,8 +35,8 @@ class ConnectionLimit:
 
     Where open files are short, idle connections to engines are closed, and then those of callers that wait for a
     request, the longest idle first, as nginx does with its keep-alive connections. One that has sent nothing so far
-    gets a 503 first. Where there is none, a few more are accepted, and only /admin and /health are answered there:
-    the machine's user must be able to look, and to stop the gateway.
+    gets a 503 first. If no connection is idle, a few more are accepted, and only /admin and /health are answered
+    there, so that the machine's user can still read the status and stop the gateway.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ConnectionLimit:
 
     @property
     def most(self) -> int:
-        """How many callers may be connected."""
+        """The number of callers that may be connected."""
         return min(self.configured, self._descriptors.most_callers)
 
     @property
@@ -66,7 +66,9 @@ class ConnectionLimit:
     def close_one(self) -> bool:
         """Close the connection that has waited longest for a request; False where none waits."""
         before = self._now() - IDLE_S
-        if not self._idle and self._looked_at != self._now():  # a look takes a while where there are many
+        if (
+            not self._idle and self._looked_at != self._now()
+        ):  # reading all connections is slow, so once a tick
             self._looked_at = self._now()
             found = [(since, one) for one in self._connections() if (since := one.idle_since) is not None]
             found.sort(key=lambda pair: pair[0])
@@ -75,14 +77,14 @@ class ConnectionLimit:
             one = self._idle.popleft()
             since = one.idle_since
             if since is not None and since <= before:
-                # Where no request came yet, one may be on its way all the same: it needs an answer, not an end.
+                # The first request of a new connection may be on its way, and should get a 503, not a closed socket.
                 if not one.turn_away(self.error()):
                     one.close_idle()
                 return True
         return False
 
     def admit(self, newcomer: LimitedConnection) -> bool:
-        """Whether a connection beyond the limit is let in like any other. If not, it is one of the extra ones."""
+        """Let a connection beyond the limit in like any other, if possible. If not, it is one of the extra ones."""
         if self.by_system and self._descriptors.make_room():
             return True
         self._descriptors.report(self.error().message)

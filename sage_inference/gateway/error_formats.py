@@ -1,8 +1,8 @@
-"""The shape of the gateway's own errors: each route answers them in the words of its protocol.
+"""The shape of the errors that the gateway itself answers: each route has that of its API.
 
 OpenAI's shape is ``{"error": {"message", "type", "param", "code"}}``. Anthropic's, on ``/v1/messages``, is
-``{"type": "error", "error": {"type", "message"}, "request_id"}``. A stream that breaks off carries the same as its
-last event. Engines' own errors are passed on as they come.
+``{"type": "error", "error": {"type", "message"}, "request_id"}``. A stream that breaks off has the same document as
+its last event. Errors of engines are passed on as they come.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SEQUENCE = re.compile(rb'"sequence_number": ?(\d+)')
 
 
 class ErrorFormat:
-    """OpenAI's, and what the others differ in."""
+    """OpenAI's format, and the methods in which the others differ."""
 
-    event_name = b""  # of the event that reports an error in a stream
+    event_name = b""  # the name of the event that reports an error in a stream
 
     def headers(self, request_id: bytes) -> tuple[tuple[bytes, bytes], ...]:
-        """Headers that the protocol's own errors carry."""
+        """The headers that errors have in this API."""
         return ()
 
     def document(self, error: ApiError, request_id: bytes) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class ErrorFormat:
         return {"error": shown}
 
     def event(self, error: ApiError, request_id: bytes, sent: bytes) -> dict[str, Any]:
-        """The data of the event that ends a stream; ``sent`` are the last bytes before it."""
+        """The data of the event that ends a stream. ``sent`` are the last bytes before it."""
         return self.document(error, request_id)
 
     def body(self, error: ApiError, request_id: bytes) -> bytes:
@@ -67,7 +67,7 @@ class _Anthropic(ErrorFormat):
 
 
 class _Responses(ErrorFormat):
-    """OpenAI's, but for streams, whose events are typed and numbered.
+    """OpenAI's format, except in streams, whose events have types and numbers.
 
     The documented event has ``code``, ``message`` and ``param`` at its top. OpenAI's server, and the SDK that raises on
     it, have them under ``error``. The event has both.
@@ -88,7 +88,7 @@ class _Responses(ErrorFormat):
 
 
 class _Rerank(ErrorFormat):
-    """OpenAI's, with Cohere's ``message`` beside it."""
+    """OpenAI's format, with Cohere's ``message`` beside it."""
 
     def document(self, error: ApiError, request_id: bytes) -> dict[str, Any]:
         return {"message": error.message, **super().document(error, request_id)}
@@ -98,7 +98,7 @@ _OPENAI, _MESSAGES, _RESPONSES, _RERANK = ErrorFormat(), _Anthropic(), _Response
 
 
 def format_of(path: str) -> ErrorFormat:
-    """The format of a path's errors, with or without a query; paths under it included."""
+    """The format of the errors of a path, which may have a query."""
     path = path.partition("?")[0]
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return _MESSAGES
@@ -112,5 +112,5 @@ def format_of(path: str) -> ErrorFormat:
 def encode(document: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(document)
-    except UnicodeEncodeError:  # it quotes half a surrogate pair of the caller's
+    except UnicodeEncodeError:  # the message quotes half a surrogate pair from the request
         return json.dumps(document).encode()

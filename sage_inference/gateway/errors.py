@@ -1,4 +1,4 @@
-"""The words and status for each way a request can fail; ``error_formats`` has their shapes."""
+"""The message and status of each error that the gateway itself answers. ``error_formats`` has their shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INVALID = "invalid_request_error"
 
 @dataclass(eq=False)
 class ApiError(Exception):
-    """One answer of the gateway's own. ``close``: the connection can't be used again."""
+    """An error that the gateway answers. With ``close``, the connection cannot be used again."""
 
     status: int
     message: str
@@ -81,7 +81,7 @@ def cut_short(instance: str, detail: str) -> ApiError:
 
 
 def internal(request_id: bytes = b"") -> ApiError:
-    """An exception of the gateway's own; its log has the traceback."""
+    """The answer after an unexpected exception in the gateway, whose log has the traceback."""
     where = f", under the request's id {request_id.decode('latin-1')}" if request_id else ""
     message = f"the gateway failed at this request; its log has the traceback{where}"
     return ApiError(500, message, "internal_error", "internal_error")
@@ -160,13 +160,13 @@ def admin_body_too_large(limit: int) -> ApiError:
 
 
 def out_of_resources(what: str, task: str = "reach an engine") -> ApiError:
-    """This machine lacks what the task takes; no engine is to blame."""
+    """The answer when this machine lacks a resource for the task, and no engine is at fault."""
     message = f"the gateway cannot {task} now: {what}"
     return ApiError(503, message, "service_unavailable", "out_of_resources", headers=retry_after(2))
 
 
 def response_not_found(response_id: str, maker: str = "") -> ApiError:
-    """``maker``: the instance that made it, and was removed since."""
+    """``maker`` is the instance that made the response, if it was removed since then."""
     return ApiError(404, f"Response with id '{response_id}' not found.{_removed(maker)}")
 
 

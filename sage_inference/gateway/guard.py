@@ -52,7 +52,7 @@ class Guard:
         return len(set(self._keys.values())) + (self._admin_key is not None and self.has_keys) > 1
 
     def has_keys_of(self, other: Guard) -> bool:
-        """Whether both let the same callers in."""
+        """Whether both have the same keys."""
         return self._keys == other._keys and self._admin_key == other._admin_key
 
     def check(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
@@ -70,7 +70,7 @@ class Guard:
             elif name == b"via" and self.via in value:
                 raise loop_detected()
         is_admin = is_admin_path(path)
-        # A request without Host is no browser's: HTTP/1.0 allows it, and the parser refuses it in HTTP/1.1.
+        # Browsers always send Host. HTTP/1.0 allows to leave it out; in HTTP/1.1 the parser refuses that.
         if host is not None and host not in self._known_hosts and (self._is_local or is_admin):
             self._check_host(host)
         if origin:
@@ -83,7 +83,7 @@ class Guard:
         return self._owner(shown)
 
     def _owner(self, shown: tuple[bytes, ...]) -> str:
-        """The name of the first key that is right; a wrong one beside it, such as a proxy's, does no harm."""
+        """The name of the first right key. A wrong key beside it, such as a proxy's, is ignored."""
         for key in shown:
             digest = _digest(key)
             if digest in self._keys:
@@ -93,7 +93,7 @@ class Guard:
         raise _unauthorized(bool(shown))
 
     def _check_admin(self, shown: tuple[bytes, ...]) -> None:
-        """Only ``admin_key`` and the run's token open ``/admin``; a caller's key does not.
+        """Check for ``admin_key`` or the run's token. A caller's key does not open ``/admin``.
 
         The peer's address proves nothing: another user's program and a reverse proxy on this machine come from
         loopback too, and a plain proxy adds no header by which it could be recognised.
@@ -117,7 +117,7 @@ class Guard:
     def _check_host(self, host: bytes) -> None:
         text = host.decode("latin-1")
         name = canonical_host(text.rpartition(":")[0] if not text.endswith("]") and ":" in text else text)
-        # An address cannot be rebound. On a loopback bind, though, it would be a forwarded port's.
+        # An address cannot be rebound. On a loopback bind, though, it would be that of a forwarded port.
         if name in self._names or is_loopback(name) or (is_address(name) and not self._is_local):
             if len(self._known_hosts) < _CACHE:
                 self._known_hosts.add(host)
@@ -133,7 +133,7 @@ class Guard:
         if text in self._origins:
             return
         if is_admin:
-            # Not even a page of this machine, nor one that ``*`` lets call the API.
+            # Pages of this machine, and pages that ``*`` lets call the API, are refused as well.
             message = (
                 f"Origin {text[:100]!r}: a web page may not call /admin; "
                 f"list its origin by name in server.cors_origins if it must"
@@ -148,7 +148,7 @@ class Guard:
 
 
 def _credential(name: bytes, value: bytes) -> tuple[bytes, ...]:
-    """The key in a header, or nothing. A proxy's own ``Authorization: Basic`` is none."""
+    """The key in a header, or nothing. A proxy's own ``Authorization: Basic`` is not a key."""
     if name == b"authorization":
         value = value[7:].strip() if value[:7].lower() == b"bearer " else b""
     return (value,) if value else ()

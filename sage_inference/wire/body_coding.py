@@ -1,4 +1,4 @@
-"""The content coding of an engine's answer that is read here, undone."""
+"""Decode the body of an engine's answer that the gateway itself reads."""
 
 from __future__ import annotations
 

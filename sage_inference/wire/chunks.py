@@ -1,26 +1,28 @@
-"""How a read that is just one chunk begins, by how long it is (RFC 9112 section 7.1)."""
+"""The first lines of reads that are exactly one chunk, by the length of the read (RFC 9112 section 7.1)."""
 
 from __future__ import annotations
 
-_LONGEST = 16384  # longer reads are seldom one chunk: none of them begins so
+_LONGEST = 16384  # longer reads are seldom one chunk, so they are always parsed
 
 
 class _ChunkHeads(dict[int, tuple[bytes, ...]]):
-    """Of a length, the size lines that make it one whole chunk, in small and in capital digits.
+    """For a length, the size lines of a chunk that is so long with its framing, in small and in capital digits.
 
-    No line, where no chunk has that length: ``bytes.startswith`` takes a tuple, and no bytes begin with one of none.
+    An empty tuple where no chunk has that length: ``bytes.startswith`` of an empty tuple is False.
     """
 
     def __missing__(self, length: int) -> tuple[bytes, ...]:
         if length > _LONGEST:
             return ()
-        heads = {b"%x\r\n" % size for size in range(max(1, length - 8), length - 4) if _whole(size) == length}
+        heads = {
+            b"%x\r\n" % size for size in range(max(1, length - 8), length - 4) if _framed(size) == length
+        }
         found = self[length] = tuple({*heads, *(head.upper() for head in heads)})
         return found
 
 
-def _whole(size: int) -> int:
-    """The length of a chunk of this size, framing and all."""
+def _framed(size: int) -> int:
+    """The length of a chunk of this size with its framing."""
     return len(b"%x" % size) + 2 + size + 2
 
 

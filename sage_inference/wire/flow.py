@@ -13,14 +13,14 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 def reset(transport: asyncio.Transport) -> None:
     """Close the connection so that its peer sees an error, not an end: TCP's RST instead of FIN."""
     sock = transport.get_extra_info("socket")
-    if sock is not None:  # else it is a pipe within this process
-        with contextlib.suppress(OSError):  # it is closed already
+    if sock is not None:  # otherwise it is a pipe within this process
+        with contextlib.suppress(OSError):  # the socket is closed already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()
 
 
 class Flow:
-    """In place of uvicorn's ``FlowControl``, whose event takes a kilobyte: here it is made when first needed."""
+    """Replaces uvicorn's ``FlowControl``, whose event takes a kilobyte. Here the event is made when first needed."""
 
     __slots__ = ("_transport", "_writable", "read_paused", "write_paused")
 

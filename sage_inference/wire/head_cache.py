@@ -1,7 +1,7 @@
-"""Heads that were parsed before.
+"""A cache of heads that were parsed before.
 
-Heads repeat: a caller sends, and an engine answers, thousands of times the same bytes but for a length. What was
-parsed and checked once is remembered under the bytes before the length, and need not be parsed again.
+Heads repeat: a caller sends the same bytes thousands of times, and an engine answers with the same, except for the
+digits of a length. The meaning of a head that was parsed and checked is kept under the bytes before these digits.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-# What stands before the digits of the length, where they start, what behind them, how long that is, up to where it
-# must end, and what is known.
+# The bytes before the digits of the length, where the digits start, the rest of the head, the size of the rest, the
+# end of the longest head of this form, and the meaning.
 _Known = tuple[bytes, int, bytes, int, int, T]
 
-LONGEST = 4096  # bytes of a head, or of what came with it: longer ones don't repeat
+LONGEST = 4096  # bytes of a head: longer ones do not repeat
 _MOST_DIGITS = 15
 
 
 class HeadCache(Generic[T]):
-    """At most ``most`` of them; then it begins anew, and what is still in use is soon back."""
+    """At most ``most`` heads. A full cache is emptied: the heads in use are back soon, and no order has to be kept."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._known: dict[bytes, _Known[T]] = {}  # by what stands before the length
         self._last: _Known[T] | None = None
-        self._digits = 1  # that the last length had
+        self._digits = 1  # of the last length
 
     def get(self, data: bytes) -> tuple[T, int, int] | None:
-        """The known head that ``data`` begins with, its Content-Length, and where its body begins.
+        """The meaning of the head that ``data`` begins with, its Content-Length, and where its body begins.
 
-        None: it must be parsed. Nothing but the digits of the length may differ from a head that was remembered.
+        None if it must be parsed: only the digits of the length may differ from a head that was ``put``.
         """
         known = self._last
         if known is None or not data.startswith(known[0]):  # mostly it is the same as the last
@@ -55,7 +55,7 @@ class HeadCache(Generic[T]):
         return None
 
     def put(self, data: bytes, length: int, what: T) -> bool:
-        """``data`` begins with a whole head of this Content-Length. False: it is none that can be found again."""
+        """Keep the head that ``data`` begins with, and that has this Content-Length. False if it has another form."""
         end = data.find(b"\r\n\r\n", 0, LONGEST)
         start = data[:end].lower().find(b"\r\ncontent-length: ") + 18
         if end < 0 or start < 18:

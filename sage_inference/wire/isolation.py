@@ -1,7 +1,7 @@
-"""Exceptions of the gateway's own: each is logged with its traceback, and ends one request only.
+"""Unexpected exceptions in the gateway: each is logged with its traceback, and ends one request only.
 
-Every function that works for one request, and that others' work goes through, has a guard of this kind at its top:
-the manager placing a request, an engine's connection handing on its answer, a timer, a call handing out vectors.
+Functions that work for one request on behalf of another catch exceptions and report them here: the scheduler that
+places a request, an engine's connection that passes on an answer, a timer, a call that returns vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def report(error: BaseException, what: str) -> None:
 
 
 def report_of(request_id: bytes, error: BaseException, at_engine: bytes = b"") -> None:
-    """``at_engine``: the id that the request has at its engine."""
+    """Log an exception of one request. ``at_engine`` is the id that the request has at its engine."""
     name = request_id.decode("latin-1")
     other = f" ({at_engine.decode('latin-1')} at its engine)" if at_engine not in (b"", request_id) else ""
     report(error, f"request {name}{other}")

@@ -1,4 +1,4 @@
-"""One turn of the event loop: what arrived is handled, then what was written is sent, then the books are kept."""
+"""One iteration of the event loop in three phases: handle all reads, then send all writes, then do the notes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from sage_inference.wire.message import Data
 
-# Long pieces go through at once: it is worth its own system calls, and would be out of the caches at the turn's end.
+# Long pieces are not deferred: they are worth a system call of their own, and would have left the caches by the end.
 _LONG = 16384
-_MOST_BYTES = 262144  # gathered, before they are sent in the midst of a turn
+_MOST_BYTES = 262144  # with more bytes gathered, all are sent at once
 
 
 class Reader(Protocol):
@@ -24,14 +24,15 @@ class Reader(Protocol):
 
 
 class LoopBatch:
-    """Gathers work of one kind, to do it in a row.
+    """Gathers work of one kind within an iteration of the event loop, to do it in a row.
 
-    What nobody waits for is left for the turn's end by ``later``. From then on the rest waits for that, too: first all
-    that arrived is handled, then all that this wrote is sent, then all notes are made. A processor that reads from
-    forty sockets, then handles forty messages, then writes to forty sockets needs two thirds of the time that it
-    takes to go round forty times, for each time it finds its code and data in the caches (cohort scheduling: Larus
-    and Parkes, "Using Cohort Scheduling to Enhance Server Performance", USENIX 2002). What comes first in a turn is
-    handled and written at once: a request that comes alone waits for nothing.
+    The first message of an iteration is handled and its bytes are written at once, so a request that comes alone
+    waits for nothing. ``later`` takes work that nobody waits for. From then on, the rest of the iteration is gathered
+    too: at its end all reads are handled, then all that they wrote is sent, then the notes are done.
+
+    A processor that reads from forty sockets, then handles forty messages, then writes to forty sockets needs two
+    thirds of the time of forty rounds of all three, because each phase finds its code and data in the caches (cohort
+    scheduling: Larus and Parkes, "Using Cohort Scheduling to Enhance Server Performance", USENIX 2002).
     """
 
     __slots__ = ("_call_soon", "_gathered", "_notes", "_reads", "_writes", "defers_reads", "is_open")
@@ -42,20 +43,21 @@ class LoopBatch:
         self._writes: deque[tuple[asyncio.WriteTransport, Data]] = deque()
         self._gathered = 0
         self._reads: deque[tuple[Reader, bytes]] = deque()
-        self.defers_reads = False  # whether what arrives is to be given to ``defer``
-        self.is_open = False  # whether what is written waits; where not, ``write`` may be passed by
+        # Protocols and writers read these before a call, which saves the call for the first message.
+        self.defers_reads = False  # whether a protocol has to pass what it reads to ``defer``
+        self.is_open = False  # whether writes are gathered; if not, a transport may be written to directly
 
     def later(self, note: Callable[..., None], *arguments: Any) -> None:
-        """Call ``note`` at the end of the turn, after what was noted before."""
+        """Call ``note`` at the end of the iteration, after the notes before it."""
         if not self.is_open:
             self.is_open = self.defers_reads = True
             self._call_soon(self._end)
         self._notes.append((note, arguments))
 
     def defer(self, protocol: Reader, data: bytes) -> None:
-        """``protocol`` gets the data at the end of the turn, or before by ``read_on``; much of it gets it now."""
+        """Pass the data to ``protocol`` at the end of the iteration, or sooner by ``read_on``; long data at once."""
         if len(data) <= _LONG or any(waits is protocol for waits, _ in self._reads):
-            self._reads.append((protocol, data))
+            self._reads.append((protocol, data))  # also long data, behind data of the same protocol
             return
         self.defers_reads = False
         try:
@@ -64,19 +66,22 @@ class LoopBatch:
             self.defers_reads = True
 
     def read_on(self) -> None:
-        """Hand out what arrived: before any report that a connection is lost."""
+        """Handle the deferred reads. Must precede the report that a connection is lost."""
         self.defers_reads = False
         reads = self._reads
         while reads:
             protocol, data = reads.popleft()
             try:
                 protocol.data_received(data)
-            except Exception as error:  # as the event loop does; whose turn it is has no part in it
+            except Exception as error:  # ends this connection only, as in the event loop itself
                 protocol.transport.abort()
                 self.later(_report, error)
 
     def write(self, transport: asyncio.WriteTransport, data: Data) -> None:
-        """Write within this turn, in the order of the calls; lost if the transport is closed otherwise than here."""
+        """Write within this iteration, in the order of the calls.
+
+        The data is lost if the transport is closed by another way than ``close``.
+        """
         if not self.is_open:
             transport.write(data)
             return
@@ -86,12 +91,12 @@ class LoopBatch:
             self.flush()
 
     def writelines(self, transport: asyncio.WriteTransport, pieces: Iterable[Data]) -> None:
-        """The same for much at once, which is not gathered."""
+        """Write several pieces at once. They are not gathered, because they are long."""
         self.flush()
         transport.writelines(pieces)
 
     def close(self, transport: asyncio.WriteTransport) -> None:
-        """Close it once all that was written is on its way."""
+        """Close the transport behind all that was written."""
         self.flush()
         transport.close()
 
@@ -102,9 +107,9 @@ class LoopBatch:
         while writes:
             transport, data = writes.popleft()
             try:
-                if not transport.is_closing():  # else uvloop may raise, and the others would wait
+                if not transport.is_closing():  # otherwise uvloop may raise
                     transport.write(data)
-            except Exception as error:  # what it misses, nothing behind it makes whole
+            except Exception as error:  # without these bytes, all that follow would be read wrong
                 transport.abort()
                 self.later(_report, error)
 
@@ -117,7 +122,7 @@ class LoopBatch:
                 note, arguments = notes.popleft()
                 note(*arguments)
         finally:
-            if notes:  # one of them failed: that is no reason to lose the others
+            if notes:  # one of them failed, and the others must not be lost
                 self._call_soon(self._end)
             else:
                 self.is_open = False

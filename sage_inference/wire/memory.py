@@ -17,9 +17,9 @@ def join(left: asyncio.Protocol, right: asyncio.Protocol, loop: asyncio.Abstract
 
 
 class End(asyncio.Transport):
-    """One side's transport. Written bytes arrive at the other side in a later turn of the event loop:
+    """The transport of one side. Written bytes arrive at the other side in a later iteration of the event loop.
 
-    a protocol is never called from within its own call, as over a socket.
+    As over a socket, a protocol is never called from within a call of its own.
     """
 
     peer: End
@@ -33,7 +33,7 @@ class End(asyncio.Transport):
         self._paused = self._awake = self._ended = self._closing = self._lost = False
         self._holds_peer = False  # the peer has to pause writing
 
-    # The writer's face
+    # For the writer
 
     def write(self, data: Any) -> None:
         if not self._closing and data:
@@ -62,7 +62,7 @@ class End(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.peer._size
 
-    # The reader's face
+    # For the reader
 
     def pause_reading(self) -> None:
         self._paused = True

@@ -1,4 +1,4 @@
-"""The head of an engine's answer: its meaning, and the lines that go on to a caller."""
+"""Headers, and the head of an engine's answer: its meaning, and the lines that are sent on to a caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-# Of a body. If a long one begins in the same read as its head, the first piece is a view of what is not head.
+# A piece of a body. If a long body begins in the same read as its head, the first piece is a view of that read.
 Data = bytes | memoryview
 Header = tuple[bytes, bytes]
 Headers = Sequence[Header]
@@ -39,16 +39,16 @@ _JSON_LINES = frozenset(
 
 
 class StreamFormat(Enum):
-    """The framing of a body, read by code that adds to the body."""
+    """The framing of a body. The relay uses it to add events."""
 
-    OPAQUE = auto()  # not at all, or compressed: no byte can be added
+    OPAQUE = auto()  # no stream, or compressed: nothing can be added
     EVENTS = auto()  # text/event-stream
     JSON_LINES = auto()  # a document a line, as Ollama streams
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """``headers`` are in lower case and end to end only. ``lines``: those that go on, as they go on."""
+    """``headers`` are in lower case, without those of one hop. ``lines`` are the ones that a caller gets."""
 
     status: int
     headers: Headers

@@ -1,8 +1,8 @@
 """Parse requests, and refuse those that two readers could understand in two ways (RFC 9112 section 11.2).
 
 llhttp reads the bytes. It is lenient in places, and an engine has a parser of its own: where the two disagree about
-the end of a request, the rest of it would be read as another one (request smuggling). What is refused here never
-reaches an engine. Sizes are bounded as well, of heads and of the framing between chunks, because llhttp has no limits.
+the end of a request, the rest of it would be read as another one (request smuggling). A request that is refused here
+never reaches an engine. The sizes of heads and of the framing between chunks are bounded, because llhttp has no limits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestEvents(Protocol):
     """The connection. The parser calls it directly, without a call through the guard.
 
     ``on_headers_complete`` has to call ``check_head`` first, ``on_body`` to add to ``body_bytes``, and
-    ``on_message_complete`` to call ``end`` first. What they raise stops the parser.
+    ``on_message_complete`` to call ``end`` first. An exception in one of them stops the parser.
     """
 
     def on_headers_complete(self) -> None: ...

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from sage_inference.wire.isolation import report
 
 TICK_S = 0.05
-_LATE = 2  # ticks from a deadline to its bucket's turn: ``now`` is up to a tick old
+_LATE = 2  # ticks from a deadline to its bucket: ``now`` is up to a tick old
 _STALL_S = 2 * TICK_S  # a tick this late shows that the loop did not run meanwhile
-# Turns of the loop between finding a deadline passed and acting on it. uvloop runs timers and ready callbacks before
-# or after it reads sockets, depending on where it was held up; what is read may be handed on a turn later.
+# Iterations of the loop between finding that a deadline has passed and acting on it. uvloop runs timers and callbacks
+# before or after it reads sockets, depending on where it was delayed, and data may be handled an iteration later.
 _ITERATIONS = 3
 
 
@@ -21,12 +21,12 @@ class Timed(Protocol):
     """Something with at most one deadline at a time, on the wheel's clock; infinite means none."""
 
     deadline: float
-    wakes_at: float  # the wheel's own: the soonest deadline its bucket is for, 0 while it is in none
+    wakes_at: float  # for the wheel: the soonest deadline of its bucket, 0 while it is in none
 
     def timed_out(self) -> None: ...
 
     def broke(self, error: Exception) -> None:
-        """It gets what its own ``timed_out`` raised."""
+        """Called with the exception that ``timed_out`` raised."""
 
 
 class Loop(Protocol):
@@ -40,16 +40,16 @@ class Loop(Protocol):
 class TimerWheel:
     """Calls ``timed_out`` at a deadline, give or take three ticks.
 
-    Moving a deadline later touches nothing but ``Timed.deadline``: the bucket it lies in finds out when its
-    turn comes. Moving it sooner puts it into a sooner bucket.
+    Moving a deadline later changes ``Timed.deadline`` only: the bucket that it lies in is read at the old time, and
+    moves it then. Moving a deadline sooner puts it into a sooner bucket.
 
-    ``idle_at`` is ``idle_s`` from ``now``: the deadline of a stream from its latest chunk on. It is worked out once a
+    ``idle_at`` is ``idle_s`` after ``now``: the deadline of a stream from its latest chunk on. It is computed once a
     tick, because it is set for each chunk. A new ``idle_s`` holds for each stream from its next chunk on.
 
     ``now`` is the wheel's clock as of the last tick. It counts only time in which the loop ran: after a suspended
-    process or a callback that held the loop up, every deadline is as far away as before. ``lost`` is the time that
-    was not counted. A deadline that has passed is acted on only after the sockets were read once more: an answer
-    that already lies there moves the deadline.
+    process or a long callback, every deadline is as far away as before. ``lost`` is the time that was not counted.
+    A deadline that has passed takes effect only after the sockets were read once more, because an answer that
+    already lies there moves the deadline.
     """
 
     def __init__(self, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,7 +66,7 @@ class TimerWheel:
 
     @property
     def idle_s(self) -> float:
-        """Seconds of silence that a stream may make; infinite until it is set."""
+        """Seconds for which a stream may be silent; infinite until it is set."""
         return self._idle_s
 
     @idle_s.setter
@@ -77,13 +77,13 @@ class TimerWheel:
         self.idle_at = self.now + seconds
 
     def set(self, timed: Timed, seconds: float) -> None:
-        """The deadline is ``seconds`` from now; infinite: there is none."""
+        """Set the deadline to ``seconds`` from now; infinite means none."""
         timed.deadline = deadline = self.now + seconds
         if not 0 < timed.wakes_at <= deadline:
             self._sooner(timed, deadline)
 
     def remove(self, timed: Timed) -> None:
-        """Forget it; it may be freed."""
+        """Drop the reference to ``timed``, and its deadline."""
         timed.deadline = math.inf
         if timed.wakes_at:
             self._leave(timed)
@@ -100,7 +100,7 @@ class TimerWheel:
             self._enter(timed, int(deadline / TICK_S) + _LATE)
 
     def _look_by(self, deadline: float) -> None:
-        """Look at every deadline by then: a chunk sets a sooner ``idle_at`` without a call."""
+        """Read every bucket by then, because a chunk sets a sooner ``idle_at`` without a call."""
         latest = int(deadline / TICK_S) + _LATE
         for bucket in [each for each in self._buckets if each > latest]:
             for timed in self._buckets.pop(bucket):
@@ -117,7 +117,7 @@ class TimerWheel:
             bucket.discard(timed)
 
     def _broke(self, timed: Timed, error: Exception) -> None:
-        """Others' deadlines are next, and must not be lost with it."""
+        """Report the exception, also one of ``broke`` itself, so that the deadlines behind it are not lost."""
         try:
             timed.broke(error)
         except Exception as another:
@@ -142,9 +142,9 @@ class TimerWheel:
             self._loop.call_soon(self._await_reads, due, now, _ITERATIONS)
 
     def advance(self) -> None:
-        """Move the clock on, by one tick at most where the loop did not run.
+        """Move the clock on; by one tick at most, if the loop did not run.
 
-        Each tick does so. Measure a time after a call, so that a stall is noted before it is taken for slowness.
+        Each tick calls it. Call it before a time is measured, so that a stall is not taken for slowness.
         """
         real = self._clock()
         passed, self._ticked_at = real - self._ticked_at, real
@@ -162,7 +162,7 @@ class TimerWheel:
             return
         for timed in due:
             if timed.deadline > now or self._stopped:
-                continue  # it was moved or removed meanwhile
+                continue  # it was moved or removed in the meantime
             timed.deadline = math.inf
             if timed.wakes_at:
                 self._leave(timed)

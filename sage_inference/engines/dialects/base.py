@@ -1,4 +1,4 @@
-"""A dialect: a table of facts about one kind of engine, and the few things that differ."""
+"""A dialect: facts about one kind of engine as a table, and the few methods in which kinds differ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ EMBEDDING_ROUTES = frozenset({"/v1/embeddings"})
 
 @dataclass(frozen=True)
 class Dialect:
-    """``llm_routes``/``embedding_routes``: what such an engine serves where it can't be asked.
+    """``llm_routes`` and ``embedding_routes`` are assumed of an engine that does not report its routes.
 
-    ``paths``: gateway routes that the engine has under another path. ``draining``: words in a 500 that mean
-    it is shutting down, so that the request may safely go elsewhere. ``sleep_paths``: paths that may report that it sleeps.
+    ``paths``: gateway routes that the engine has under another path. ``draining``: words of a 500 that means that the
+    engine shuts down, so that the request may safely be sent elsewhere. ``sleep_paths``: paths that may report that
+    the engine sleeps.
 
-    Of embedding calls: ``serial``, whether it makes no batches of several calls; ``payload_bytes``, the
-    largest body it takes (0: not known); ``batch_limit``, where a refusal names how many texts it takes; ``too_long``,
-    words of one that means a text, where the engine would else have cut it.
+    On embedding calls: ``serial`` is true if the engine makes no batches of several calls. ``payload_bytes`` is the
+    largest body it takes (0: not known). ``batch_limit`` finds the allowed number of texts in a refusal.
+    ``too_long``: words of a refusal for the length of a text, where the engine would otherwise have truncated it.
     """
 
     kind: EngineKind
@@ -40,11 +41,11 @@ class Dialect:
         return self.paths.get(route, route)
 
     def looks_at(self, status: int, route: str) -> bool:
-        """Whether an error's body must be read before it is passed on."""
+        """Whether the body of an error must be read before it is passed on."""
         return status == 500 and bool(self.draining)
 
     def texts_allowed(self, body: bytes) -> int | None:
-        """How many texts a call may hold, where an error names the number."""
+        """The number of texts that a call may have, if the error names it."""
         found = self.batch_limit.search(body) if self.batch_limit else None
         return int(found[1]) if found else None
 
@@ -52,9 +53,9 @@ class Dialect:
         return status == 500 and bool(self.draining) and self.draining in body
 
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
-        """The error in the API's shape, where the engine's own shape would not be found by a client."""
+        """The error in the shape of the API, if clients do not understand the engine's own; otherwise None."""
         return None
 
     def native_error(self, body: bytes) -> bytes | None:
-        """The error in the shape of the engine's own routes, where it came on one of OpenAI's."""
+        """The error of one of OpenAI's routes in the shape of the engine's own routes; None if it has that shape."""
         return None

@@ -12,7 +12,7 @@ from sage_inference.engines.dialects.base import Dialect
 from sage_inference.types import EngineKind
 
 _COMMON = frozenset({"/info", "/tokenize"})
-# By the one key of /info's model_type.
+# By the only key of ``model_type`` in /info.
 ROUTES_BY_TYPE: Mapping[str, frozenset[str]] = {
     "embedding": _COMMON | {"/embed", "/embed_all", "/embed_sparse", "/similarity", "/v1/embeddings"},
     "reranker": _COMMON | {"/rerank", "/v1/rerank", "/v2/rerank", "/predict"},
@@ -27,7 +27,7 @@ class _Tei(Dialect):
         return status >= 400 and route.startswith("/v1/")
 
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
-        """TEI sends ``{"message", "code", "type"}`` on ``/v1``; OpenAI clients look for ``error``."""
+        """Wrap TEI's ``{"message", "code", "type"}`` on ``/v1``, where OpenAI clients look for ``error``."""
         if not route.startswith("/v1/"):
             return None
         document: Any
@@ -37,16 +37,16 @@ class _Tei(Dialect):
             document = {"message": body.decode("utf-8", "replace").strip()}
         if not isinstance(document, dict) or isinstance(document.get("error"), dict):
             return None
-        said = document.get("message") or document.get("error")  # the latter on its own routes
+        message = document.get("message") or document.get("error")  # the latter on its own routes
         fallback = "upstream_error" if status >= 500 else "invalid_request_error"
         error = {
-            "message": str(said or f"the engine answered {status}"),
+            "message": str(message or f"the engine answered {status}"),
             "type": _TYPES.get(status, fallback),
             "param": None,
             "code": document.get("type") or document.get("error_type") or document.get("code"),
         }
         shown: dict[str, Any] = {"error": error}
-        if route.endswith("/rerank"):  # where clients of Cohere's look for it
+        if route.endswith("/rerank"):  # Cohere's clients look for the message here
             shown = {"message": error["message"], **shown}
         return msgspec.json.encode(shown)
 

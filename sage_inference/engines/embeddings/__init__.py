@@ -1,1 +1,1 @@
-"""Embedding calls on the wire: what an engine is sent, and what its answer holds."""
+"""Embedding calls on the wire: the body that an engine is sent, and the vectors in its answer."""

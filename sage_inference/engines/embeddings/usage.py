@@ -1,4 +1,4 @@
-"""The cost of each text of a call, where the engine reports only the sum."""
+"""The tokens of each text of a call, where the engine reports only the sum."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """``total`` divided by weight into whole numbers whose sum it is (largest remainder method)."""
-    whole = sum(weights)
-    if not whole:
-        weights, whole = [1] * len(weights), len(weights)
-    parts = [total * weight // whole for weight in weights]
+    """Divide ``total`` by weight into integers with that sum (largest remainder method)."""
+    sum_of_weights = sum(weights)
+    if not sum_of_weights:
+        weights, sum_of_weights = [1] * len(weights), len(weights)
+    parts = [total * weight // sum_of_weights for weight in weights]
     left = total - sum(parts)
     if left:
-        by_remainder = sorted(range(len(weights)), key=lambda i: -(total * weights[i] % whole))
+        by_remainder = sorted(range(len(weights)), key=lambda i: -(total * weights[i] % sum_of_weights))
         for i in by_remainder[:left]:
             parts[i] += 1
     return parts

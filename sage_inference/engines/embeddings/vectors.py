@@ -1,9 +1,9 @@
 """A vector as JSON in its two forms: an array of numbers, and base64 of little-endian float32.
 
-To answer with 32 vectors of 1,024 numbers costs 0.5 ms of CPU where their arrays are cut out of the engine's
-answer unread, 0.04 ms for base64, 1.8 ms from one form to the other; reading and printing numbers costs
-2.2 ms with msgspec and 19 ms with json (``python -m tests.bench vectors``). So a form is changed only where
-callers of one call differ in it. numpy with orjson would print base64 as numbers in 1.1 ms: not worth two
+An answer with 32 vectors of 1,024 numbers costs 0.5 ms of CPU if their arrays are cut out of the engine's answer
+unparsed, 0.04 ms for base64, and 1.8 ms from one form to the other. To parse and print the numbers costs 2.2 ms with
+msgspec and 19 ms with json (``python -m tests.bench vectors``). Therefore the form is changed only if callers of one
+call asked for different ones. numpy with orjson would print base64 as numbers in 1.1 ms, which is not worth two
 dependencies.
 """
 
@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class VectorError(ValueError):
-    """A vector cannot take the other form; the message has the reason."""
+    """A vector cannot be converted to the other form. The message has the reason."""
 
 
 def is_base64(vector: Vector) -> bool:
@@ -33,9 +33,9 @@ def is_base64(vector: Vector) -> bool:
 
 
 def as_floats(vector: Vector) -> Vector:
-    """As an array. Each number is printed with the digits that give back the same float32, read as double.
+    """The vector as an array of numbers. Raises ``VectorError``.
 
-    JSON has no NaN and no infinity: both become null. Raises ``VectorError``.
+    Each number has all digits of the double that equals its float32. NaN and infinity, which JSON lacks, become null.
     """
     if not is_base64(vector):
         return vector
@@ -55,7 +55,7 @@ def packed_bytes(vector: Vector) -> bytes:
 
 
 def as_base64(vector: Vector) -> Vector:
-    """As base64. Numbers are rounded to the nearest float32, and null is NaN. Raises ``VectorError``."""
+    """The vector as base64. Numbers are rounded to the nearest float32; null becomes NaN. Raises ``VectorError``."""
     if is_base64(vector):
         return vector
     numbers = _numbers(vector)
@@ -70,7 +70,7 @@ def _numbers(vector: Vector) -> list[float]:
     try:
         return _floats(vector)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        pass  # rare, and so not a slower decoder for all
+        pass  # rare, so the common case does not use the slower decoder
     try:
         # Engines whose JSON has no NaN print it as null.
         return [math.nan if number is None else number for number in _floats_or_null(vector)]

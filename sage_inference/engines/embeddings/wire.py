@@ -10,16 +10,16 @@ import msgspec
 from sage_inference.engines.embeddings.vectors import Vector
 from sage_inference.requests.embedding import NATIVE_ROUTE, Options
 
-_MOST_TOKENS = 1 << 53  # beyond, a count is nonsense
+_MOST_TOKENS = 1 << 53  # a higher count is nonsense
 
 
 class BadAnswerError(Exception):
-    """The answer does not belong to the call; the message has the difference."""
+    """The answer does not fit the call. The message has the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """``vectors`` are JSON, by place in the call; ``tokens`` is None where the engine did not report them."""
+    """``vectors`` are JSON, in the order of the call's texts. ``tokens`` is None if the engine did not report them."""
 
     vectors: list[Vector]
     tokens: int | None
@@ -51,7 +51,7 @@ _read_arrays = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def call_body(route: str, model: str, texts: Iterable[bytes], options: Options, *, base64: bool) -> bytes:
-    """``texts`` are JSON. ``base64`` is a wish that TEI's own route does not know."""
+    """The body of a call. ``texts`` are JSON. TEI's own route has no ``base64``, and ignores it."""
     more = b"".join([b',"%b":%b' % (name.encode(), value) for name, value in options])
     joined = b",".join(texts)
     if route == NATIVE_ROUTE:
@@ -83,7 +83,7 @@ def _openai(body: bytes, count: int) -> Embedded:
 
 
 def _read(body: bytes) -> _List:
-    """The answer; its model and usage only where they are what they should be: vectors are of use without."""
+    """The answer, without model and usage if these are malformed, because its vectors are of use without them."""
     try:
         return _read_list(body)
     except msgspec.ValidationError:
@@ -97,9 +97,9 @@ def _count(tokens: int | None) -> int | None:
 def _native(body: bytes, headers: Sequence[tuple[bytes, bytes]], count: int) -> Embedded:
     vectors: list[Vector] = [memoryview(one) for one in _read_arrays(body)]
     _check(vectors, len(vectors), count)
-    told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
-    # A number of thousands of digits is not converted: that takes long, and int() refuses it.
-    return Embedded(vectors, _count(int(told)) if told.isdigit() and len(told) < 20 else None)
+    tokens = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
+    # Thousands of digits are not converted, because int() raises for them.
+    return Embedded(vectors, _count(int(tokens)) if tokens.isdigit() and len(tokens) < 20 else None)
 
 
 def _check(vectors: list[Vector], found: int, count: int) -> None:

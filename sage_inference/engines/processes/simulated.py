@@ -1,4 +1,4 @@
-"""The simulated engines of ``start --simulate``: started before the gateway, gone with it."""
+"""The simulated engines of ``start --simulate``, which start before the gateway and end with it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STOP_S = 5.0
 
 
 class SimulatorError(Exception):
-    """A simulated engine that did not start; the text has the reason."""
+    """A simulated engine did not start. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedEngine:
-    """A simulator of our own. It lives no longer than we do, even if we are killed.
+    """A process with a simulator. It ends with this process, even if that is killed.
 
-    It watches its standard input, which we hold open: whatever ends us closes that.
+    It watches its standard input, which is a pipe from this process: the end of this process closes it.
     """
 
     kind: str
@@ -35,14 +35,14 @@ class SimulatedEngine:
     process: Process
 
     async def stop(self) -> int:
-        """Ask it to finish, then insist; its exit status."""
+        """Terminate the process, kill it if it does not end in time, and return its exit status."""
         if self.process.returncode is None:
             self.process.terminate()
         return await _ended(self.process, STOP_S)
 
 
 async def start(kind: str, options: Sequence[str] = ()) -> SimulatedEngine:
-    """A simulated ``vllm`` or ``tei`` that answers. Raises ``SimulatorError``."""
+    """Start a simulated ``vllm`` or ``tei``, and return when it is ready. Raises ``SimulatorError``."""
     process = await asyncio.create_subprocess_exec(
         *command("sage_inference.simulator", kind, "--exit-with-parent", *options),
         stdin=PIPE,
@@ -63,14 +63,14 @@ async def start(kind: str, options: Sequence[str] = ()) -> SimulatedEngine:
 
 @asynccontextmanager
 async def simulated_engines() -> AsyncIterator[list[InstanceSettings]]:
-    """One simulated vLLM for chat and one simulated TEI, for as long as this is open."""
+    """Run one simulated vLLM for chat and one simulated TEI within the context."""
     async with AsyncExitStack() as stack:
         engines = await _all_started(stack, ("vllm", "tei"))
         yield [InstanceSettings(url=engine.url, name=f"simulated-{engine.kind}") for engine in engines]
 
 
 async def _all_started(stack: AsyncExitStack, kinds: Sequence[str]) -> list[SimulatedEngine]:
-    """Started side by side; if one fails, those that did start are stopped with ``stack``."""
+    """Start the engines at the same time. If one fails, ``stack`` stops the others."""
     results = await asyncio.gather(*(start(kind) for kind in kinds), return_exceptions=True)
     engines = [one for one in results if isinstance(one, SimulatedEngine)]
     for engine in engines:
@@ -82,7 +82,7 @@ async def _all_started(stack: AsyncExitStack, kinds: Sequence[str]) -> list[Simu
 
 
 async def _ready_line(kind: str, process: Process) -> dict[str, Any]:
-    """The line that reports readiness. Lines before it, as a ``sitecustomize`` prints, are passed over."""
+    """The line that reports readiness. Lines before it, such as those of a ``sitecustomize``, are skipped."""
     printed: list[str] = []
     deadline = time.monotonic() + READY_S
     while True:
@@ -106,7 +106,7 @@ async def _line(process: Process) -> bytes:
     assert process.stdout is not None
     try:
         return await process.stdout.readline()
-    except ValueError:  # longer than the reader's limit; what was read of it is dropped
+    except ValueError:  # the line is longer than the reader's limit, and dropped
         return b"(a line that is too long)"
 
 
@@ -121,8 +121,8 @@ def _ready(line: bytes) -> dict[str, Any] | None:
 
 
 def _quoted(printed: Sequence[str]) -> str:
-    said = [line for line in printed if line]
-    return f"; it printed {said[-1][:200]!r}" if said else ""
+    lines = [line for line in printed if line]
+    return f"; it printed {lines[-1][:200]!r}" if lines else ""
 
 
 async def _ended(process: Process, seconds: float) -> int:

@@ -1,1 +1,1 @@
-"""The routes the gateway answers itself."""
+"""The routes that the gateway itself answers."""

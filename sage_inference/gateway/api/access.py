@@ -1,4 +1,4 @@
-"""The access log's lines of requests that the application answers itself."""
+"""The access log's lines for requests that the application answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sage_inference.gateway.access_log import outcome, write
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.relay.heads import given_id
 
-RELAYED = "sage.relayed"  # in a scope: the relay writes the line of this request
+RELAYED = "sage.relayed"  # in a scope: the relay writes the line for this request
 TENANT = "sage.tenant"  # in a scope: the name of the caller's key
 
 
 class AccessMiddleware:
-    """Outermost but for ``Identified``, so that refusals of the guard and answers to preflights are logged as well."""
+    """Writes a line for each request. Only ``Identified`` is outside of it, so refusals and preflights have lines too."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app

@@ -1,5 +1,6 @@
-"""``/admin``: status, instances, policy and reload at run time. The guard lets in those with the run's token or
-the admin key alone.
+"""``/admin``: status, instances, policy and reload at run time.
+
+The guard accepts only the run's token and the admin key.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def bounded(handler: Handler) -> Handler:
     """The handler with the whole body, of at most 1 MiB, in ``request.state.body``."""
 
     async def read(request: Request) -> Response:
-        # Where the application is mounted, its router and the guard each take the prefix off. Should they ever
-        # disagree, the route stays shut.
+        # In a mounted application, its router and the guard each remove the prefix. If they ever disagree, the
+        # guard may have checked another path, so the route answers nothing.
         if not is_admin_path(request.scope[CHECKED_PATH]):
             raise errors.no_admin_key()
         request.state.body = await _body(request)
@@ -51,11 +52,11 @@ def bounded(handler: Handler) -> Handler:
 
 
 async def _body(request: Request) -> bytes:
-    """Decoded. Raises ``ApiError`` 413 as soon as the body is known to be too long; what follows is read and dropped."""
+    """The decoded body. Raises ``ApiError`` 413 as soon as it is known to be too long; the server drops the rest."""
     codings = codings_of(request.scope["headers"])
     if codings:
         decoder_for(codings, _BODY_BYTES)  # 415 before the body is read
-    # Checked by our own parser, but not by every server that mounts the application.
+    # Our own parser has checked the length, but not every server under which the application is mounted.
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() and len(declared) < 20 else 0
     pieces: list[bytes] = []
@@ -76,7 +77,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _decoded(codings: tuple[bytes, ...], body: bytes) -> bytes:
-    """Not on the event loop: see ``gateway.coded_body``."""
+    """Decode the body. Must not run on the event loop: see ``gateway.coded_body``."""
     try:
         return decoded(codings, body, _BODY_BYTES)
     except TooLongError:
@@ -137,13 +138,16 @@ async def get_policy(request: Request) -> Response:
 
 
 async def put_policy(request: Request) -> Response:
-    """``{"policy": NAME}`` for all, with ``"model"`` for one; ``{"model": M, "policy": null}`` ends M's own."""
+    """Set the policy: ``{"policy": NAME}`` for all models, ``{"model": M, "policy": NAME}`` for one.
+
+    A policy of null removes the model's own.
+    """
     document = _json(request)
-    asked = document if isinstance(document, dict) else {}
-    name, model = asked.get("policy"), asked.get("model")
+    wanted = document if isinstance(document, dict) else {}
+    name, model = wanted.get("policy"), wanted.get("model")
     if model is not None and not isinstance(model, str):
         raise ApiError(400, "'model' must be a string", param="model")
-    if name not in POLICIES and not (name is None and "policy" in asked and model is not None):
+    if name not in POLICIES and not (name is None and "policy" in wanted and model is not None):
         raise ApiError(400, f"policy {name!r} is not one of {', '.join(POLICIES)}", param="policy")
     gateway: Gateway = request.app.state.gateway
     manager = gateway.manager
@@ -164,7 +168,7 @@ def _policies(manager: Scheduler) -> dict[str, Any]:
 
 
 async def explain(request: Request) -> Response:
-    """The decisions on a request; of those sent most recently, which are kept."""
+    """The decisions on a request, if it is one of the last ``KEPT`` that were sent."""
     gateway: Gateway = request.app.state.gateway
     request_id = request.path_params["request_id"]
     attempts = gateway.decisions.documents(request_id)

@@ -1,4 +1,4 @@
-"""The application for all that is not relayed: models, health, metrics, admin, and errors in one shape."""
+"""The application that answers all other routes: models, health, metrics, admin, and errors for unknown paths."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_SHOWN = 200  # characters of an unknown path in its error
 
 
 def error_response(error: ApiError, scope: Scope, path: str | None = None) -> Response:
-    """``path``: of the route whose protocol the caller speaks, where that is not the request's own."""
+    """The error as a response. ``path`` decides on its shape; by default that is the request's own."""
     shape, request_id = format_of(path or _path(scope)), scope.get(_REQUEST_ID, b"")
     pairs = (*error.headers, *shape.headers(request_id))
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
@@ -43,10 +43,10 @@ def error_response(error: ApiError, scope: Scope, path: str | None = None) -> Re
 
 
 class Identified:
-    """Gives each request one id, and each answer that id, whichever part of the application makes it.
+    """Gives each request an id, and its answer the same one.
 
-    It stands outside of the application, so that preflights and crashes have one too. A relayed route below
-    finds the id in the request's headers and sends the same one to the engine.
+    It is outside of the application, so that answers to preflights and after crashes have an id too. A relayed route
+    finds the id in the request's headers and sends it to the engine.
     """
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
@@ -59,7 +59,7 @@ class Identified:
             return
         request_id = given_id(scope["headers"])
         if not request_id:
-            # Not one of the relay's own: a relayed route below would take that for another request's.
+            # Not one of the gateway's ids, because a relayed route would treat that as another request's.
             request_id = b"req-" + token_hex(10).encode()
             scope = {**scope, "headers": [*scope["headers"], (b"x-request-id", request_id)]}
         scope[_REQUEST_ID] = request_id
@@ -74,7 +74,7 @@ class Identified:
 
 
 class GuardMiddleware:
-    """Checks the caller, as the relay does for its routes."""
+    """Checks host, origin and key, as the relay does for its routes."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self.app = app
@@ -95,7 +95,7 @@ class GuardMiddleware:
 
 
 def _path(scope: Scope) -> str:
-    """The path as the routes see it: where the application is mounted, without the prefix."""
+    """The path without the prefix under which the application is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
@@ -121,7 +121,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> list[str]:
-    """All that a path takes: it may have several routes, and the error names those of the first."""
+    """The methods of all routes of a path. Starlette's own error has those of the first route only."""
     path = _path(request.scope)
     routes = [r for r in request.app.routes if isinstance(r, Route) and r.path_regex.match(path)]
     return sorted({method for route in routes for method in route.methods or ()})
@@ -146,9 +146,9 @@ async def _crashed(request: Request, error: Exception) -> Response:
 def make_app(
     gateway: Gateway, fleet: Fleet, callers: InProcessClient, reload: Callable[[], Reloaded]
 ) -> ASGIApp:
-    """``reload`` reads the configuration again and applies it; raises ``ConfigError``.
+    """``reload`` reads the configuration again and applies it, and may raise ``ConfigError``.
 
-    The gateway's own server takes the relayed routes before they come here; any other finds them here too.
+    In the gateway's own server, relayed routes do not reach the application. It has them for other ASGI servers.
     """
     middleware = [
         Middleware(AccessMiddleware, gateway=gateway),

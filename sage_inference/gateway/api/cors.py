@@ -12,17 +12,16 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.gateway import Gateway
 
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_MAX_AGE_S = (
-    600  # how long a browser may remember a preflight; it bounds how long a removed origin still asks
-)
-_ASKED_OF_PREFLIGHT = "Origin, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
+# Browsers keep the answer to a preflight for so long. A removed origin can send requests until then.
+_MAX_AGE_S = 600
+_VARY_OF_PREFLIGHT = "Origin, Access-Control-Request-Headers, Access-Control-Request-Private-Network"
 
 
 class CorsMiddleware:
-    """Answers pages of the origins that the settings name now: a reload may change them.
+    """Answers pages of the origins in the present settings, which a reload may change.
 
-    Starlette's own middleware is not used. Its versions differ in how they treat private networks, and it grants
-    a private network to origins that it refuses.
+    Starlette's own middleware is not used, because its versions treat private networks in different ways, and it
+    grants a private network to origins that it refuses.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class CorsMiddleware:
 
         async def granting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # A relayed route has granted already.
+                # A relayed route has added its own.
                 others = [h for h in message.get("headers", ()) if not _is_grant(h)]
                 message["headers"] = [*others, *(grants(allowed) if allowed is not None else (VARY,))]
             await send(message)
@@ -63,14 +62,14 @@ class CorsMiddleware:
 
 
 def _preflight(allowed: bytes, headers: dict[bytes, bytes]) -> Response:
-    """The browser itself compares this with what the page wants to send."""
+    """The answer to a preflight. The browser compares it with the request that the page wants to send."""
     granted = {
         "access-control-allow-origin": allowed.decode("latin-1"),
         "access-control-allow-methods": _METHODS,
         "access-control-max-age": str(_MAX_AGE_S),
-        "vary": _ASKED_OF_PREFLIGHT,
+        "vary": _VARY_OF_PREFLIGHT,
     }
-    # Named one by one: for a browser, ``*`` leaves out ``authorization``.
+    # Each header is named, because in a browser ``*`` does not include ``authorization``.
     if wanted := headers.get(b"access-control-request-headers"):
         granted["access-control-allow-headers"] = wanted.decode("latin-1")
     if headers.get(b"access-control-request-private-network", b"").lower() == b"true":

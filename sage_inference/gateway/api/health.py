@@ -1,4 +1,4 @@
-"""Health routes: is the process alive, can it serve, what is it."""
+"""Health routes: whether the process is alive, whether it can serve, and facts about it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sage_inference.types import EngineState
 
 
 async def live(request: Request) -> Response:
-    """200 while the process answers at all."""
+    """Always 200."""
     return JSONResponse({"status": "alive"})
 
 
 async def health(request: Request) -> Response:
-    """200 while at least one instance takes requests, else 503."""
+    """200 while at least one instance takes requests, otherwise 503."""
     gateway: Gateway = request.app.state.gateway
     instances = gateway.registry.instances.values()
     healthy = sum(i.is_available for i in instances)
@@ -43,7 +43,7 @@ def _status(gateway: Gateway) -> str:
 
 
 async def ready(request: Request) -> Response:
-    """As ``health``, and 503 too while the gateway drains: nothing new should be sent here."""
+    """Like ``health``, but 503 while the gateway drains, so that load balancers send no new requests."""
     gateway: Gateway = request.app.state.gateway
     if gateway.draining:
         return JSONResponse({"status": "draining"}, 503)

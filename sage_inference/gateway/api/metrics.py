@@ -19,7 +19,7 @@ async def metrics(request: Request) -> Response:
 
 
 def exposition(gateway: Gateway) -> str:
-    """Names are ``sage_*``; times in seconds."""
+    """The page of metrics. Names begin with ``sage_``, and times are in seconds."""
     page = Exposition()
     engines = gateway.engines
     page.gauge("sage_info", "The gateway's version.", [({"version": __version__}, 1)])

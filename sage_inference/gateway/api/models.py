@@ -1,4 +1,4 @@
-"""``/v1/models``: what the healthy instances report, each model once, and the aliases."""
+"""``/v1/models``: the models of the healthy instances, each of them once, and the aliases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sage_inference.engines.detect import TRIED
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.gateway import Gateway
 
-# The first that an instance has names the model's type.
+# In this order: the first capability of a model decides on its type.
 _CAPABILITIES = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
@@ -40,10 +40,10 @@ _TYPES = {
 
 
 def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    """Model cards by id: the first healthy instance's own, with what all healthy instances can do with the model.
+    """Model cards by id: the card of the first healthy instance, with the capabilities of all healthy ones.
 
-    ``max_model_len`` is the largest of them. ``type`` and ``capabilities`` are added where the engine reports neither:
-    programs then offer no embedding model for chat.
+    ``max_model_len`` is the largest of any instance. ``type`` and ``capabilities`` are added if the engine reports
+    neither, so that programs do not offer an embedding model for chat.
     """
     cards: dict[str, dict[str, Any]] = {}
     routes: dict[str, set[str]] = {}
@@ -64,13 +64,13 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
                 first["max_model_len"] = longest
             if not engine.detected.guessed:
                 routes.setdefault(model.id, set()).update(engine.instance.routes)
-            elif engine.settings.kind != "auto":  # what is only tried is no ability
+            elif engine.settings.kind != "auto":  # a route that is only tried shows no capability
                 routes.setdefault(model.id, set()).update(engine.instance.routes - TRIED)
     for name, card in cards.items():
-        able = [word for route, word in _CAPABILITIES.items() if route in routes.get(name, ())]
-        if able and "capabilities" not in card:
-            card["capabilities"] = list(dict.fromkeys(able))
-            card.setdefault("type", _TYPES[able[0]])
+        capabilities = [word for route, word in _CAPABILITIES.items() if route in routes.get(name, ())]
+        if capabilities and "capabilities" not in card:
+            card["capabilities"] = list(dict.fromkeys(capabilities))
+            card.setdefault("type", _TYPES[capabilities[0]])
     for alias, target in gateway.registry.aliases.items():
         if target in cards and alias not in cards:
             cards[alias] = {**cards[target], "id": alias, "root": target, "parent": target}

@@ -1,8 +1,8 @@
 """The route that an unknown path was probably meant for, so that a 404 can name it.
 
-Callers mostly get the base of the address wrong: without ``/v1``, with it twice, with a slash too many, or behind a
-prefix of another server. Each such path is looked up by the words that it shares with the route. No two paths are
-compared letter by letter: that would cost the event loop a time that the sender chooses.
+Most wrong paths come from a wrong base address: without ``/v1``, with it twice, with an extra slash, or with a prefix
+of another server. Such a path is looked up by the words that it shares with the route. Paths are not compared letter
+by letter, because the sender could choose how long that takes on the event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Key = tuple[str, ...]
 
 
 class NearRoutes:
-    """Looks up the routes of ``paths``. One that ends with a parameter, as ``/v1/models/{id}``, keeps its value."""
+    """Looks up the routes of ``paths``. A route may end with a parameter, as ``/v1/models/{id}``: its value is kept."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._routes: dict[_Key, list[str]] = {}
@@ -33,7 +33,7 @@ class NearRoutes:
                 self._prefixes.setdefault(key, fixed)
 
     def near(self, path: str) -> str | None:
-        """The route that ``path`` looks like; None where it looks like none."""
+        """The route that ``path`` looks like; None if it looks like none of them."""
         if len(path) > _LONGEST:
             return None
         words = [word for word in path.split("/") if word]
@@ -59,7 +59,7 @@ def _key(path: str) -> _Key:
 
 
 def _word(word: str) -> str:
-    """A word without its case, and without the plural that is easily forgotten."""
+    """A word in lower case, without the ending of a plural."""
     return word.lower().removesuffix("s")
 
 

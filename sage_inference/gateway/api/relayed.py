@@ -1,4 +1,4 @@
-"""Relayed routes as an ASGI application, for where the gateway's own protocol is not the server."""
+"""Relayed routes as an ASGI application, which serves them under other servers than the gateway's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_PASSED = HOP_BY_HOP | {b"expect"}
 
 
 class Relayed:
-    """One route, relayed as the gateway's own server does it: the request goes through its protocol."""
+    """One route, relayed in the same way as by the gateway's own server: through its protocol."""
 
     def __init__(self, gateway: Gateway, callers: InProcessClient, path: str) -> None:
         self._gateway = gateway
@@ -35,7 +35,7 @@ class Relayed:
             self._gateway.bodies.drop(request)
 
     async def _body(self, receive: Receive, request: object) -> bytes | None:
-        """The whole body, or so much that it is refused for its size; None where the caller left before its end."""
+        """The body, or as much of it as is refused for its size; None if the caller left before its end."""
         limits, bodies = self._gateway.limits, self._gateway.bodies
         pieces: list[bytes] = []
         size = 0
@@ -59,7 +59,7 @@ class Relayed:
         reply = self._callers.send(method.encode(), target, _headers(scope), body)
         leaving = asyncio.create_task(_left(receive, reply))
         try:
-            # Cut short: in ASGI that is an answer that was never completed, and servers close on it.
+            # An answer that was cut short is not completed. ASGI servers close the connection then.
             with contextlib.suppress(CutShortError):
                 await _pass_on(reply, send)
         finally:
@@ -68,7 +68,7 @@ class Relayed:
 
 
 def _headers(scope: Scope) -> Headers:
-    # Not every server that mounts us checks: a line break in a value would become another header.
+    # Not every ASGI server checks values, in which a line break would begin another header.
     return [
         (name, value)
         for name, value in scope["headers"]

@@ -1,4 +1,4 @@
-"""Report of a reload, for the log and for its caller."""
+"""The report of a reload, which is logged and answered."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """Instances by name, settings by key. ``needs_restart`` changed in the file and were not taken over."""
+    """Names of instances and keys of settings. Those in ``needs_restart`` changed in the file but were not applied."""
 
     added: list[str]
     removed: list[str]
     changed: list[str]
     settings: list[str]
     needs_restart: list[str]
-    address: str  # where the gateway listens, now as before
+    address: str  # on which the gateway listens, as before
 
     def __str__(self) -> str:
         parts = {

@@ -24,13 +24,13 @@ _CLASSIFYING = frozenset({"/classify", "/predict"})
 
 
 def address_of(gateway: Gateway) -> str:
-    """Where it is reached: the address that it was started with."""
+    """The URL of the gateway, by the address with which it was started."""
     server = gateway.settings.server
     return f"http://{netloc(server.host, server.port)}"
 
 
 def status_document(gateway: Gateway) -> dict[str, Any]:
-    """Facts only, units in names, None for what is not known; additions only while ``schema`` is 1."""
+    """The document. Names have units, unknown facts are None, and within ``schema`` 1 keys are only added."""
     return {
         "schema": 1,
         "state": "draining" if gateway.draining else "running",
@@ -53,7 +53,7 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
 
 
 def _remarks(gateway: Gateway) -> list[Remark]:
-    """On the models that settings name. Nothing is unserved before every engine has listed its models."""
+    """Remarks on the models in the settings. No model counts as unserved before every engine has listed its own."""
     settings, registry = gateway.settings, gateway.registry
     found = list(one_model_twice(settings, registry.resolve))
     instances = registry.instances.values()

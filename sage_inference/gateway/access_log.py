@@ -7,29 +7,70 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from sage_inference.control_plane.instances.load import Placement
-from sage_inference.requests.rerank import tokens_of
-
-if TYPE_CHECKING:
-    from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.requests.routes import Route
+from sage_inference.types import ExecutionInstance, Usage
+from sage_inference.wire.message import Data
 
 log = logging.getLogger("sage_inference.access")
 # The setting alone decides: a level of warning does not silence it.
 log.setLevel(logging.INFO)
 
 
+class Clocked(Protocol):
+    clock: Callable[[], float]
+
+
+class EndedRequest(Protocol):
+    """A relayed request, as its line shows it. It has no ``request`` and no ``queued_at`` if its body was refused."""
+
+    head: RequestHead
+    request_id: bytes
+    size: int
+    status: int
+    last: Data
+    prompt_tokens: int
+
+    @property
+    def gateway(self) -> Clocked: ...
+
+    @property
+    def caller_id(self) -> bytes: ...
+
+    @property
+    def route(self) -> Route: ...
+
+    @property
+    def instance(self) -> ExecutionInstance | None: ...
+
+    @property
+    def first_byte_at(self) -> float | None: ...
+
+    @property
+    def counted_tokens(self) -> int | None: ...
+
+    @property
+    def is_answered(self) -> bool: ...
+
+    @property
+    def body_bytes(self) -> int | None: ...
+
+    def reported(self) -> Usage | None: ...
+
+
 class AccessLog:
     """Writes the lines of one gateway. A gateway whose setting is off has no access log."""
 
-    def ended(self, exchange: Exchange, ended: str) -> None:
+    def ended(self, exchange: EndedRequest, ended: str) -> None:
         """Log a relayed request that ended. Must be called before its placement is released."""
         request = getattr(exchange, "request", None)
         # A request that goes to several engines in turn enters the queue more than once.
         began = (request.arrived if request is not None else 0.0) or getattr(exchange, "queued_at", None)
         now = exchange.gateway.clock()
-        instance = exchange.instance or (exchange.engine.instance if exchange.engine is not None else None)
+        instance = exchange.instance
         usage = exchange.reported() if exchange.last else None
         # The status of an engine's answer is not the caller's before something was written to the caller.
         status = exchange.status if exchange.is_answered else 0
@@ -43,11 +84,11 @@ class AccessLog:
             tenant=exchange.head.tenant or None,
             model=(request.model or None) if request is not None else None,
             instance=None if instance is None else instance.instance_id,
-            first_byte_ms=_ms(began, _first_byte(exchange)),
+            first_byte_ms=_ms(began, exchange.first_byte_at),
             total_ms=_ms(began, now),
             request_bytes=exchange.size,
             response_bytes=exchange.body_bytes,
-            prompt_tokens=usage.prompt_tokens if usage is not None else _prompt_tokens(exchange),
+            prompt_tokens=usage.prompt_tokens if usage is not None else exchange.counted_tokens,
             completion_tokens=usage.completion_tokens if usage is not None else None,
         )
 
@@ -102,28 +143,10 @@ def _word(value: str) -> str:
     return value if value and not set(value) & set(' \t"=') else json.dumps(value)
 
 
-def _id_at_engine(exchange: Exchange) -> str | None:
+def _id_at_engine(exchange: EndedRequest) -> str | None:
     """The id that the request has at its engine, where that is not the caller's."""
     own = exchange.request_id
     return None if own == exchange.caller_id else own.decode("latin-1")
-
-
-def _first_byte(exchange: Exchange) -> float | None:
-    """The clock's time when the first byte of the engine's answer came."""
-    if exchange.took is not None:
-        return exchange.sent_at + exchange.took
-    attempt = exchange.place
-    if isinstance(attempt, Placement):
-        return attempt.answered_at
-    merged: float | None = getattr(exchange, "answered_at", None)
-    return merged
-
-
-def _prompt_tokens(exchange: Exchange) -> int | None:
-    """The prompt's tokens where the body reports none: those of a merged answer, or a header of TEI."""
-    answer = exchange.answer
-    counted = tokens_of(answer.headers) if answer is not None and answer.status < 400 else 0
-    return exchange.prompt_tokens or counted or None
 
 
 def _ms(start: float | None, end: float | None) -> float | None:

@@ -153,7 +153,7 @@ class CallerConnection(HttpToolsProtocol):
         timeouts, running, cycle = self.gateway.timeouts, self.running, self.cycle
         if self._over_limit and cycle is None:
             self._refuse(self.gateway.connection_limit.error())
-        elif running is not None and running.whole:
+        elif running is not None and running.body_complete:
             running.timed_out()
         elif running is not None:
             running.fail(errors.request_timeout("body", timeouts.body_s))
@@ -169,7 +169,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def broke(self, error: Exception) -> None:
         """``timed_out`` raised: that ends this connection's request, or the connection, and nothing else."""
-        if self.running is not None and self.running.whole:
+        if self.running is not None and self.running.body_complete:
             self.running.broke(error)
         else:
             report(error, "a connection")
@@ -216,7 +216,7 @@ class CallerConnection(HttpToolsProtocol):
         """Whether a request that was read to its end awaits its answer, from an engine or the application."""
         running, cycle = self.running, self.cycle
         if running is not None:
-            return running.whole
+            return running.body_complete
         if cycle is None or cycle.response_complete:
             return False
         return isinstance(cycle, Exchange) or not cycle.disconnected

@@ -89,7 +89,7 @@ class PipelinedConnection(CallerConnection):
                     self._await_head()
                 elif framing.in_message and not self.pipeline:  # a body for the application
                     self.arm(self.gateway.timeouts.body_s)
-            elif not running.whole:
+            elif not running.body_complete:
                 self.arm(self.gateway.timeouts.body_s)
 
     def _await_head(self) -> None:

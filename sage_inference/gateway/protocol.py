@@ -173,7 +173,7 @@ class GatewayProtocol(PipelinedConnection):
         elif cycle.coded is not None:
             cycle.coded.end()
         elif not cycle.response_complete:
-            cycle.whole = True
+            cycle.body_complete = True
             if cycle is self.running:
                 cycle.begin(_joined(cycle.pieces))
 
@@ -260,7 +260,7 @@ class GatewayProtocol(PipelinedConnection):
         self.running = exchange
         if exchange.coded is not None:
             exchange.coded.start()
-        if exchange.whole:
+        if exchange.body_complete:
             exchange.begin(_joined(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:
             # Not before its turn: it would stand in the midst of the answer to the request before it.
@@ -270,7 +270,7 @@ class GatewayProtocol(PipelinedConnection):
         """uvicorn's way to begin a request whose turn has come; ours may be among them."""
         if isinstance(cycle, Exchange):
             self._start_exchange(cycle)
-            if not cycle.whole:
+            if not cycle.body_complete:
                 self.arm(self.gateway.timeouts.body_s)
         else:
             super()._start_asgi_task(cycle, app)

@@ -7,12 +7,20 @@ A caller that repeats its request after a timeout sends the same id again, while
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.types import SchedulingRequest
 
 LINGER_S = 5.0  # an engine may be at work so long on a request that was given up
+
+
+class Identified(Protocol):
+    """A request with an id of its caller's."""
+
+    head: RequestHead
+    request: SchedulingRequest
+    request_id: bytes
 
 
 class RequestIds:
@@ -25,9 +33,9 @@ class RequestIds:
         self._begin = begin
         self._new_id = new_id
         self._call_later = call_later
-        self._used: dict[bytes, Exchange | None] = {}  # None: by a request that was given up
+        self._used: dict[bytes, Identified | None] = {}  # None: by a request that was given up
 
-    def take(self, exchange: Exchange) -> None:
+    def take(self, exchange: Identified) -> None:
         """Rename a classified request for its engine where its id is in use. Its caller gets back its own."""
         given = exchange.request_id
         # An id of the gateway's own is another request's, or will be.
@@ -37,7 +45,7 @@ class RequestIds:
         exchange.request.request_id = own.decode()
         exchange.request.caller_request_id = given.decode("latin-1")
 
-    def give_back(self, exchange: Exchange, *, answered: bool) -> None:
+    def give_back(self, exchange: Identified, *, answered: bool) -> None:
         """The request ended. ``answered``: its engine is done with it."""
         given = exchange.head.request_id
         if self._used.get(given) is not exchange:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sage_inference.gateway.access_log import AccessLog, EndedRequest
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.metrics import Histogram
-
-if TYPE_CHECKING:
-    from sage_inference.gateway.access_log import AccessLog
-    from sage_inference.gateway.relay.exchange import Exchange
-
 
 _DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -37,7 +31,7 @@ class Stats:
     def total(self) -> int:
         return sum(self.outcomes.values())
 
-    def ended(self, exchange: Exchange, phase: Phase, outcome: str) -> None:
+    def ended(self, exchange: EndedRequest, phase: Phase, outcome: str) -> None:
         status = exchange.status
         if phase is not _DONE:
             if phase is Phase.CANCELLED:

@@ -1,14 +1,14 @@
-"""One engine call: placed by the manager, sent, and its answer or its failure reported to the service.
+"""One engine call: placed by the scheduler, sent, and its answer or its failure reported to the service.
 
-    ASKING ─placed─▶ CONNECTING ─▶ SENT ─▶ ENDED
-       ▲                 │ refused   │ closed, 502/503/429
-       └──── elsewhere ──┴───────────┘
+    ASKING ─placed─▶ PLACED, with an attempt ─▶ ENDED
+       ▲                 │ refused, closed, 502/503/429
+       └──── elsewhere ──┘
 
 A call that was not made for certain texts takes them when it is placed: what waits until then goes along.
 
-An answer that concerns one caller only is that caller's from its first byte on: the call ends, and its slot and
-its connection go over to the caller's exchange, which relays the answer like any other. All else is held until
-it is whole. A request that fills a call needs none of this: see ``EmbeddingExchange.relay``, and ``take_over``.
+An answer that concerns one caller only is that caller's from its first byte on: the call ends, and the attempt is
+transferred to the caller's exchange, which relays the answer like any other. All else is held until it is whole. A
+request that fills a call needs none of this: see ``EmbeddingExchange.relay``, and ``take_over``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
-from sage_inference.engines.lack import LackError
-from sage_inference.engines.pool import Connecting, reason_of
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
+from sage_inference.gateway.relay.attempt import State as AttemptState
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
 from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
@@ -48,48 +47,46 @@ _READ_HERE = b"content-type: application/json\r\naccept-encoding: identity\r\n"
 
 
 class State(IntEnum):
-    ASKING = 0
-    CONNECTING = 1
-    SENT = 2
-    ENDED = 3
+    ASKING = 0  # it waits in the scheduler for a slot
+    PLACED = 1
+    ENDED = 2
 
 
 class EmbeddingCall:
-    """A submission to the scheduler, and the receiver of an engine's answer."""
+    """A submission to the scheduler, and the owner of an attempt."""
 
     __slots__ = (
-        "alone",
-        "answer",
-        "answered_at",
-        "batch",
-        "connecting",
-        "connection",
-        "deadline",
-        "engine",
-        "failed_at",
-        "fresh",
-        "instance",
+        "service",
+        # The message.
         "lane",
-        "length",
-        "pieces",
-        "place",
+        "batch",
+        "alone",
         "request",
         "request_id",
         "route",
-        "sent_at",
-        "service",
         "size",
+        # Its way to an engine.
         "state",
+        "place",
+        "failed_at",
+        "upstream",
+        "attempt",
+        "deadline",
         "wakes_at",
+        # The answer.
+        "answered_at",
+        "length",
+        "pieces",
     )
 
     request: SchedulingRequest
-    answer: ResponseHead | None
+    request_id: bytes
+    route: str
+    upstream: Upstream  # that was asked last; None until one is
+    attempt: Attempt  # the last one, unless it was transferred; None until it is placed
     answered_at: float | None  # when the first byte of the answer's body came
     length: int | None
-    engine: Upstream
     pieces: list[Data]
-    instance: ExecutionInstance
 
     def __init__(
         self, service: EmbeddingService, lane: MergeQueue, batch: EmbeddingBatch | None = None
@@ -110,21 +107,16 @@ class EmbeddingCall:
         self.state = State.ASKING
         self.place: Waiting | Placement | None = None  # the scheduler's own
         self.alone: EmbeddingExchange | None = None  # whose own request this call is
-        self.connection: EngineConnection | None = None
-        self.connecting: Connecting | None = None
+        self.upstream = self.attempt = None  # type: ignore[assignment]
         self.deadline = math.inf
         self.wakes_at = 0.0
-        self._clear()
+        self.answered_at = self.length = None
+        self.pieces = []
 
     @property
     def tried(self) -> tuple[ExecutionInstance, ...]:
         """Where it must not go: where it failed, and where another call would only wait."""
         return self.failed_at + self.service.closed_to(self.lane) if self.batch is None else self.failed_at
-
-    @property
-    def asked(self) -> Upstream | None:
-        """The engine that was asked last, if any was."""
-        return getattr(self, "engine", None)
 
     # The manager
 
@@ -132,20 +124,19 @@ class EmbeddingCall:
         """It has a slot: now the texts that go with it are chosen."""
         service = self.service
         try:  # the manager may be at others' requests beside this one
-            self.instance = instance
-            self.engine = service.gateway.engines[instance.instance_id]
-            self.state = State.CONNECTING
+            self.upstream = upstream = service.gateway.engines[instance.instance_id]
+            self.attempt = Attempt(upstream, instance)
+            self.state = State.PLACED
             if not service.fill(self):
                 self._end()
                 return
             assert self.batch is not None
             service.gateway.manager.resized(self, self.batch.tokens)
-            connection = self.engine.pool.acquire()
-            self.fresh = False
+            connection = upstream.pool.acquire()
             if connection is None:
                 self._connect()
             else:
-                self._send(connection)
+                self.connected(connection)
         except Exception as error:
             self.broke(error)
 
@@ -160,47 +151,35 @@ class EmbeddingCall:
     # The engine
 
     def _connect(self) -> None:
-        self.fresh = True
         self.service.gateway.wheel.set(self, self.service.gateway.timeouts.connect_s)
-        self.connecting = self.engine.pool.connect(self._send, self.not_connected, self.broke)
+        self.attempt.connect(self)
 
-    def _send(self, connection: EngineConnection) -> None:
-        gateway = self.service.gateway
+    def connected(self, connection: EngineConnection) -> None:
+        """Write the call, on a connection that is free."""
+        gateway, attempt = self.service.gateway, self.attempt
         assert self.batch is not None
-        self.connecting, self.connection = None, connection
-        self.state = State.SENT
-        self._clear()
+        self.pieces = []
         start, body = self._message(self.batch)
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (start, self.request_id, len(body))
-        self.sent_at = gateway.clock()
+        attempt.sent(connection, gateway.clock())
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
 
     def take_over(self, caller: EmbeddingExchange) -> None:
         """Go on with a call that ``caller`` had sent itself, because it concerns others too, or failed."""
-        assert caller.engine is not None
-        assert caller.instance is not None
+        wheel = self.service.gateway.wheel
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
-        self.engine, self.instance = caller.engine, caller.instance
-        self.place, caller.place = caller.place, None
-        self.fresh = caller.fresh
-        self.connection, caller.connection = caller.connection, None
+        self.state, self.upstream = State.PLACED, caller.upstream
+        caller.attempt.transfer_to(self, caller)
         if caller.phase is Phase.SENT:
-            self.state = State.SENT
-            self.sent_at = caller.sent_at
-            self.service.gateway.wheel.set(self, caller.caller.deadline - self.service.gateway.wheel.now)
-            if self.connection is not None and not self.connection.is_closed:
-                self.connection.hand_to(self)
-            return
-        self.state = State.CONNECTING
-        if caller.connecting is not None:
-            caller.connecting.cancel()
-            caller.connecting = None
+            wheel.set(self, caller.caller.deadline - wheel.now)
+        elif self.attempt.connecting is not None:
+            self.attempt.abandon()  # it would report to the caller
             self._connect()
 
     def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
         """How its request starts, and its body: a caller's own where the call is just that, else made of many."""
-        engine = self.engine
+        engine = self.upstream
         alone = self.alone = self.service.alone(batch)
         if alone is not None:
             self.request_id = alone.request_id
@@ -220,40 +199,44 @@ class EmbeddingCall:
         return start + one.credentials if engine.keeps_callers_key else start, body
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
-        self.answer, self.length = answer, length
-        self.engine.answered(answer.status)
+        self.attempt.answer, self.length = answer, length
+        self.upstream.answered(answer.status)
 
     def engine_sends(self, piece: Data, end: bool) -> None:
         try:
-            assert self.answer is not None
+            attempt = self.attempt
+            answer = attempt.answer
+            assert answer is not None
             if not self.pieces:
-                if self.answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
-                    self._hand_over(caller, piece, end)
+                if answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
+                    self._transfer(caller, piece, end)
                     return
                 gateway = self.service.gateway
                 self.answered_at = now = gateway.clock()
-                if gateway.ran_since(self.sent_at):
-                    self.engine.ttfb.observe(now - self.sent_at)
+                if gateway.ran_since(attempt.sent_at):
+                    self.upstream.ttfb.observe(now - attempt.sent_at)
                 gateway.manager.first_byte(self)
             self.pieces.append(piece)
             if end:
-                self.connection = None
+                attempt.connection = None
                 assert self.batch is not None
-                self._answered(EngineAnswer.of(self.answer, self.pieces, self.engine, len(self.batch)))
+                self._answered(EngineAnswer.of(answer, self.pieces, self.upstream, len(self.batch)))
             elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
-                self._abandon()
-                self._failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
+                attempt.abandon()
+                self._elsewhere_or(
+                    attempt.failed(Broken.GARBAGE, f"answered with more than {MAX_ANSWER_BYTES} bytes")
+                )
             else:
                 self.service.gateway.wheel.set(self, self.service.gateway.timeouts.stream_idle_s)
         except Exception as error:
             self.broke(error)
 
-    def _hand_over(self, caller: EmbeddingExchange, piece: Data, end: bool) -> None:
+    def _transfer(self, caller: EmbeddingExchange, piece: Data, end: bool) -> None:
+        """The answer is for one caller alone: it is relayed from its first byte on."""
         try:
-            assert self.connection is not None
-            if not end:  # else it is in the pool again
-                self.connection.hand_to(caller)
             self._note_answer()
+            if end:
+                self.attempt.connection = None  # it is in the pool again
             caller.adopt(self)
             self._end()
             caller.engine_sends(piece, end)
@@ -266,56 +249,53 @@ class EmbeddingCall:
     def _note_answer(self) -> None:
         assert self.batch is not None
         self.service.gateway.wheel.advance()
-        self.engine.room.answered(self.batch, self.sent_at, self.service.gateway.clock())
+        self.upstream.room.answered(self.batch, self.attempt.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         try:
-            self._lose(how, detail)
+            # A head alone does not count as begun here: a text that is embedded twice harms nobody.
+            if self.attempt.disconnected(how, begun=bool(self.pieces)):
+                self._connect()
+            else:
+                self._elsewhere_or(self.attempt.failed(how, detail))
         except Exception as error:
             self.broke(error)
 
-    def _lose(self, how: Broken, detail: str) -> None:
-        connection, self.connection = self.connection, None
-        # A head alone does not count as begun here: a text that is embedded twice harms nobody.
-        if was_stale(how, connection, fresh=self.fresh, begun=bool(self.pieces)):
-            self.state = State.CONNECTING
-            self._connect()
-            return
-        self._failed(how, detail)
-
     def engine_is_silent(self) -> None:
         """It hangs or sleeps: a healthy one may do the work instead, long before our own time is up."""
-        if self.state is State.SENT:
-            try:
-                self._leave_silent()
-            except Exception as error:
-                self.broke(error)
+        if self.state is not State.PLACED or self.attempt.connection is None:
+            return
+        try:
+            self._leave_silent()
+        except Exception as error:
+            self.broke(error)
 
     def _leave_silent(self) -> None:
-        gateway, gone = self.service.gateway, self.instance
+        gateway, gone = self.service.gateway, self.attempt.instance
         may_leave = len({*self.failed_at, gone}) <= gateway.retries
         if may_leave and gateway.manager.is_lost(self, gone):
             self._abandon()
             self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
         elif refusal := asleep(self.request.model, (gone,)):
             self._abandon()
-            self._end()
-            self.service.failed(self, errors.from_refusal(refusal))
+            self._fail(errors.from_refusal(refusal))
 
     def not_connected(self, error: OSError) -> None:
-        self.connecting = None
         try:
-            if isinstance(error, LackError):
-                self._lacks(error)
-            else:
-                self._failed(Broken.REFUSED, f"refused the connection: {reason_of(error)}")
+            self._end_or_retry(*self.attempt.refusal(error))
         except Exception as another:
             self.broke(another)
 
-    def _lacks(self, lack: LackError) -> None:
-        """Elsewhere it would lack the same."""
+    def _end_or_retry(self, error: ApiError, may_retry: bool) -> None:
+        if may_retry:
+            self._elsewhere_or(error)
+        else:
+            self._fail(error)
+
+    def _fail(self, error: ApiError) -> None:
+        """It ends, and its callers get ``error``."""
         self._end()
-        self.service.failed(self, errors.out_of_resources(lack.what))
+        self.service.failed(self, error)
 
     def timed_out(self) -> None:
         try:
@@ -330,21 +310,14 @@ class EmbeddingCall:
             self.state = State.ENDED
             self.service.failed(self, self.service.queue_timeout())
             return
-        connecting, answering = self.state is State.CONNECTING, bool(self.pieces)
-        lacks = None if self.connecting is None else self.connecting.lacks
-        self._abandon()
-        if lacks is not None:
-            self._lacks(lacks)
+        attempt = self.attempt
+        if attempt.state is AttemptState.CONNECTING:
+            self._end_or_retry(*attempt.connect_timeout(timeouts.connect_s))
             return
-        name = self.instance.instance_id
-        if connecting:
-            self.engine.failed(Broken.REFUSED)
-            self._elsewhere_or(errors.upstream_timeout(name, timeouts.connect_s))
-        else:
-            # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
-            seconds = timeouts.stream_idle_s if answering else timeouts.first_byte_s
-            self._end()
-            self.service.failed(self, errors.upstream_timeout(name, seconds))
+        # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
+        seconds = timeouts.stream_idle_s if self.pieces else timeouts.first_byte_s
+        attempt.abandon()
+        self._fail(errors.upstream_timeout(attempt.at, seconds))
 
     # How it ends
 
@@ -384,11 +357,11 @@ class EmbeddingCall:
             self._end()
             self.service.unusable(self, f"answered with status {answer.status} instead of vectors")
         elif answer.means_draining:
-            self.engine.draining()
+            self.upstream.draining()
             self._elsewhere_or(answer)
         elif answer.status in REFUSED_STATUSES:
             self._elsewhere_or(answer)
-        elif self.engine.may_lack_route(answer.status) and self.engine.lacks_route(
+        elif self.upstream.may_lack_route(answer.status) and self.upstream.lacks_route(
             answer.status, self.route, answer.body
         ):
             self._elsewhere_or(answer, lost_time=False)
@@ -396,25 +369,23 @@ class EmbeddingCall:
             self._end()
             self.service.rejected(self, answer)
 
-    def _failed(self, how: Broken, detail: str) -> None:
-        self.engine.failed(how)
-        self._elsewhere_or(errors.upstream_unreachable(self.instance.instance_id, detail))
-
     def _elsewhere_or(self, error: ApiError | EngineAnswer, *, lost_time: bool = True) -> None:
         """Embedding a text twice harms nobody: whatever went wrong, another instance may try.
 
         An attempt that lost no time is no retry: where no instance is left, the error is the gateway's own.
         """
         gateway = self.service.gateway
-        if self.instance not in self.failed_at:
-            self.failed_at += (self.instance,)
+        instance = self.attempt.instance
+        if instance not in self.failed_at:
+            self.failed_at += (instance,)
         again = not lost_time or (len(self.failed_at) <= gateway.retries and gateway.manager.can_retry(self))
         self._end()
         if not again:
             self.service.gave_up(self, error)
             return
         self.state = State.ASKING
-        self._clear()
+        self.answered_at = None
+        self.pieces = []
         try:
             self.service.retry(self)
         except Rejection as refusal:
@@ -429,13 +400,5 @@ class EmbeddingCall:
         self.service.gateway.manager.release(self)
 
     def _abandon(self) -> None:
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
-        if self.connection is not None:
-            self.connection.discard()
-            self.connection = None
-
-    def _clear(self) -> None:
-        self.answer = self.answered_at = None
-        self.pieces = []
+        if self.attempt is not None:
+            self.attempt.abandon()

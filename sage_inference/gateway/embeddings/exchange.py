@@ -49,7 +49,7 @@ class EmbeddingExchange(Exchange):
 
     ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``adopt``).
     ``batch`` is that of a call which it makes itself (``relay``): none but its own texts have room in it. As soon as
-    others want some of them too, or something goes wrong, a call like all others goes on with it (``_hand_over``).
+    others want some of them too, or something goes wrong, a call like all others goes on with it (``_transfer``).
     """
 
     job: EmbeddingJob | None = None
@@ -135,7 +135,7 @@ class EmbeddingExchange(Exchange):
 
     def served_by(self, engine: Upstream, model: str | None, answered_at: float | None) -> None:
         """An engine answered one of its calls. Of several calls the first byte of the first is kept."""
-        self.engine = engine
+        self.upstream = engine
         self.model_name = model or self.model_name
         if self.answered_at is None and answered_at is not None:
             # A text that another caller had sent before may have its answer on the way already.
@@ -154,7 +154,7 @@ class EmbeddingExchange(Exchange):
                 headers.append((b"x-compute-tokens", b"%d" % tokens))
             self._write(ResponseHead(200, headers), body)
         except VectorError as bad:
-            name = "?" if self.engine is None else self.engine.instance.instance_id
+            name = "?" if self.upstream is None else self.upstream.instance.instance_id
             self.failed(errors.upstream_unreachable(name, f"answered with a vector {bad}"))
         except Exception as error:
             self.broke(error)
@@ -172,7 +172,7 @@ class EmbeddingExchange(Exchange):
         if not self.request.prompt_tokens:  # else its texts have been counted
             super().measure()
 
-    def _hand_over(self) -> EmbeddingCall:
+    def _transfer(self) -> EmbeddingCall:
         """Its call from here on, which holds slot and connection."""
         batch, self.batch = self.batch, None
         assert batch is not None
@@ -185,17 +185,17 @@ class EmbeddingExchange(Exchange):
         if self.batch is None or answer.status == 200:
             super().engine_answers(answer, length)
         else:  # to be judged with its body
-            self.answer, self.length = answer, length
+            self.attempt.answer, self.length = answer, length
 
     def engine_sends(self, piece: Data, end: bool) -> None:
         if self.batch is not None:
-            answer = self.answer
+            answer = self.attempt.answer
             assert answer is not None
             if answer.status != 200 or not self.embeddings.passed(self.batch, self):
                 if end:
-                    self.connection = None  # it is in the pool again
-                call = self._hand_over()
-                call.engine_answers(answer, self.length)
+                    self.attempt.connection = None  # it is in the pool again
+                call = self._transfer()
+                call.engine_answers(answer, call.length)
                 call.engine_sends(piece, end)
                 return
             self.batch = self.job = None
@@ -205,29 +205,28 @@ class EmbeddingExchange(Exchange):
         if self.batch is None:
             super().engine_failed(how, detail)
         else:
-            self._hand_over().engine_failed(how, detail)
+            self._transfer().engine_failed(how, detail)
 
     def engine_is_silent(self) -> None:
         if self.batch is None:
             super().engine_is_silent()
         else:
-            self._hand_over().engine_is_silent()
+            self._transfer().engine_is_silent()
 
-    def _refused(self, error: OSError) -> None:
+    def not_connected(self, error: OSError) -> None:
         if self.batch is None:
-            super()._refused(error)
+            super().not_connected(error)
         else:
-            self.connecting = None
-            self._hand_over().not_connected(error)
+            self.attempt.connecting = None
+            self._transfer().not_connected(error)
 
     def adopt(self, call: EmbeddingCall) -> None:
         """The answer to ``call`` is for this caller alone: it is relayed, and the call's slot is held for that."""
-        assert call.answer is not None
+        answer = call.attempt.answer
+        assert answer is not None
         self.job = None
-        self.engine, self.instance, self.sent_at = call.engine, call.instance, call.sent_at
-        self.answer, self.length, self.status = call.answer, call.length, call.answer.status
-        self.connection, call.connection = call.connection, None
-        self.place, call.place = call.place, None
+        self.upstream, self.status = call.upstream, answer.status
+        call.attempt.transfer_to(self, call)
         self._move(Phase.SENT)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:
@@ -249,7 +248,7 @@ class EmbeddingExchange(Exchange):
             body = dialect.native_error(error.body)
         else:
             body = dialect.wrapped_error(error.status, self.route.path, error.body)
-        self.engine = error.engine
+        self.upstream = error.engine
         if body is None:
             self._write(error.head, [error.body])
         else:
@@ -307,7 +306,7 @@ class EmbeddingExchange(Exchange):
 
     def timed_out(self) -> None:
         if self.batch is not None:
-            self._hand_over().timed_out()
+            self._transfer().timed_out()
             return
         if self.job is None or self.phase is not Phase.QUEUED:
             super().timed_out()
@@ -337,7 +336,7 @@ class EmbeddingExchange(Exchange):
 
     def _abandon(self) -> None:
         if self.batch is not None:
-            self._hand_over()
+            self._transfer()
         if self.job is None:
             super()._abandon()
         else:

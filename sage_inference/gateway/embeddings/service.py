@@ -217,10 +217,10 @@ class EmbeddingService:
         if self._asking.get(call.lane) is call:
             del self._asking[call.lane]
         if call.batch is None:
-            batch = self.aggregator.take(call.lane, call.engine.room, self.gateway.clock())
+            batch = self.aggregator.take(call.lane, call.upstream.room, self.gateway.clock())
         else:
             self._calls.pop(call.batch, None)
-            batch = self.aggregator.resend(call.batch, call.engine.room)
+            batch = self.aggregator.resend(call.batch, call.upstream.room)
             self.pump_soon()  # what of it did not fit waits again
         call.batch = batch
         if batch is not None:
@@ -241,19 +241,18 @@ class EmbeddingService:
     def left(self, call: EmbeddingCall) -> None:
         """It holds no room any more; reported before its outcome."""
         if call.batch is not None:
-            call.engine.room.ended(call.batch)
+            call.upstream.room.ended(call.batch)
         self.pump_soon()
 
     def passed(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
         if batch.whole is None or self.aggregator.cache.max_bytes:
             return False
-        assert caller.engine is not None
-        room = caller.engine.room
+        room = caller.upstream.room
         if room.limits.pads:  # it learns from the time that the call took
             self.gateway.wheel.advance()
         room.ended(batch)
-        room.answered(batch, caller.sent_at, self.gateway.clock())
+        room.answered(batch, caller.attempt.sent_at, self.gateway.clock())
         self.aggregator.passed(batch, batch.whole)
         self.pump_soon()
         return True
@@ -295,26 +294,26 @@ class EmbeddingService:
 
     def unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool = True) -> None:
         """The engine's answer has no vectors in it: one text may be to blame, as for a refusal."""
-        batch, room = call.batch, call.engine.room
+        batch, room = call.batch, call.upstream.room
         assert batch is not None
         room.unusable += 1
         if may_blame_a_text and room.unusable <= MAX_UNUSABLE and self._halve(call):
             return
-        self.failed(call, errors.upstream_unreachable(call.instance.instance_id, how))
+        self.failed(call, errors.upstream_unreachable(call.upstream.instance.instance_id, how))
 
     def _hand_out(self, call: EmbeddingCall, found: Embedded) -> None:
         batch = call.batch
         assert batch is not None
-        call.engine.room.unusable = 0
+        call.upstream.room.unusable = 0
         del self._calls[batch]
         for caller in self.callers(batch):
-            caller.served_by(call.engine, found.model, call.answered_at)
+            caller.served_by(call.upstream, found.model, call.answered_at)
         total = batch.tokens if found.tokens is None else found.tokens
         self.aggregator.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         """The engine did not like it: too much in one call, a bad text, or all of it."""
-        batch, room = call.batch, call.engine.room
+        batch, room = call.batch, call.upstream.room
         assert batch is not None
         texts = answer.texts_allowed
         if texts and texts < len(batch):
@@ -382,7 +381,7 @@ class EmbeddingService:
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
         """No other instance is left. An engine that is merely busy is asked again, for a while."""
-        batch, room = call.batch, call.engine.room
+        batch, room = call.batch, call.upstream.room
         assert batch is not None
         if isinstance(error, EngineAnswer) and error.status == 429 and room.overloads < MAX_OVERLOADS:
             room.overloaded(self.gateway.clock())
@@ -394,9 +393,9 @@ class EmbeddingService:
         """Every caller with a text in the call gets the error."""
         batch = call.batch
         assert batch is not None
-        if (asked := call.asked) is not None:
+        if call.upstream is not None:
             for caller in self.callers(batch):
-                caller.served_by(asked, None, call.answered_at)
+                caller.served_by(call.upstream, None, call.answered_at)
         self._calls.pop(batch, None)
         self._cancel(self.aggregator.fail(batch, error))
 

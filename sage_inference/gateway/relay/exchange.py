@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import JOIN_BYTES, Broken, EngineConnection
-from sage_inference.engines.lack import LackError
-from sage_inference.engines.pool import Connecting, reason_of
 from sage_inference.engines.too_long import STATUSES as TOO_LONG
 from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
@@ -18,24 +15,21 @@ from sage_inference.gateway.bodies import COUNTED
 from sage_inference.gateway.classify import classify
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.accounting import Accounted
+from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
 from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.cutting import last_words
-from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of, is_unfinished
+from sage_inference.gateway.relay.ending import PLAIN_END, is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES, RequestHead
-from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, OUTCOMES, STAYS, Phase
+from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, STAYS, Phase
 from sage_inference.gateway.relay.response import CountedResponseWriter, ResponseWriter
-from sage_inference.gateway.relay.retrying import REFUSED_STATUSES, was_stale
-from sage_inference.gateway.relay.usage import choices_in, reported
 from sage_inference.requests.rejection import Reason, Rejection
-from sage_inference.requests.routes import Route
 from sage_inference.telemetry.decisions.document import explain_line
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     RequestType,
     SchedulingDecision,
-    SchedulingRequest,
-    Usage,
 )
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
 from sage_inference.wire.isolation import report_of
@@ -44,7 +38,6 @@ from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 if TYPE_CHECKING:
     from sage_inference.gateway.coded_body import CodedBody
     from sage_inference.gateway.hub import Hub
-    from sage_inference.gateway.upstream import Upstream
 
 MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
 MAX_ERROR = 1 << 20  # bytes of it, decoded
@@ -65,7 +58,7 @@ _RESPONSES = RequestType.RESPONSES
 _PLAIN_END = -PLAIN_END
 
 
-class Exchange:
+class Exchange(Accounted):
     """Moves one request through its phases.
 
     It stands where uvicorn keeps a request's cycle, hence ``response_complete``, ``disconnected``,
@@ -74,57 +67,32 @@ class Exchange:
 
     # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = (
-        "answer",
-        "body",
+        # The connection of the caller.
         "caller",
-        "chunked",
-        "coded",
-        "connecting",
-        "connection",
-        "delivery",
-        "disconnected",
-        "engine",
-        "fresh",
-        "gateway",
-        "head",
-        "held",
-        "hoped",
-        "instance",
         "keep_alive",
-        "last",
-        "length",
-        "phase",
-        "pieces",
-        "place",
-        "prompt",
-        "queued_at",
-        "request",
-        "request_id",
         "response_complete",
-        "sent_at",
-        "size",
-        "status",
-        "took",
-        "tried",
+        "disconnected",
+        # The request, as it comes in.
+        "pieces",
+        "coded",
+        "body",
+        "body_complete",
+        "prompt",
+        # Its way to an engine.
+        "tried_healthy",
+        "buffered_error",
+        # The answer.
+        "chunked",
         "waited_ms",
-        "whole",
     )
 
     message_event = CycleEvent()
-    prompt_tokens = 0  # what the engines counted for an answer that the gateway made itself
-    request: SchedulingRequest
     body: bytes
     pieces: list[bytes]  # of the body, where it comes in several
     coded: CodedBody | None  # what decodes the body; set, mostly to None, where the head was parsed
     prompt: bytes  # until it is measured
-    length: int | None
-    fresh: bool  # whether the connection was made for this request
     disconnected: bool
-    queued_at: float
-    sent_at: float
-    took: float | None  # seconds to the first byte of the answer's body, until that is noted
-    last: Data  # the end of an answer, or all of it
-    delivery: ResponseWriter  # of an answer that comes in pieces; None until then
+    caller: Caller[Exchange]
 
     def __init__(self, caller: Caller[Exchange], gateway: Hub, head: RequestHead) -> None:
         # Only what is read before it is set in the course of things: this runs for every request.
@@ -134,37 +102,24 @@ class Exchange:
         self.keep_alive = head.keep_alive and not gateway.draining
         self.request_id = head.request_id or gateway.new_id()
         self.phase = _READING
-        self.response_complete = self.whole = False
+        self.response_complete = self.body_complete = False
         self.size = self.status = 0
-        self.tried: tuple[ExecutionInstance, ...] = ()
-        self.place: Waiting | Placement | None = None  # the scheduler's own
-        self.connection: EngineConnection | None = None
-        self.connecting: Connecting | None = None
-        self.engine: Upstream | None = None
-        self.instance: ExecutionInstance | None = None
-        self.answer: ResponseHead | None = None
+        self.tried = ()
+        self.place = None
+        self.upstream = self.attempt = None  # type: ignore[assignment]
         self.delivery = None  # type: ignore[assignment]
-        self.held: list[Data] | None = None
+        self.buffered_error: list[Data] | None = None
         self.took = None
         self.last = b""
-        self.chunked = self.hoped = False
+        self.chunked = self.tried_healthy = False
         self.waited_ms = -1.0
-
-    @property
-    def route(self) -> Route:
-        return self.head.route
-
-    @property
-    def caller_id(self) -> bytes:
-        """The id that the caller knows the request by; ``request_id`` is its engine's, and mostly the same."""
-        return self.head.request_id or self.request_id
 
     # Events that move it forward
 
     def begin(self, body: bytes) -> None:
         """The whole request is here, and it is its turn: classify and submit it."""
         gateway = self.gateway
-        self.whole = True
+        self.body_complete = True
         self.body = body
         self.size = len(body)
         self.queued_at = gateway.clock()
@@ -201,16 +156,15 @@ class Exchange:
             waited = gateway.clock() - self.queued_at
             self.waited_ms = waited * 1000
             gateway.stats.waits.observe(waited)
-        self.instance = instance
         if instance.state is _READY:
-            self.hoped = True
+            self.tried_healthy = True
         try:  # the manager may be at others' requests beside this one
-            self.engine = engine = gateway.engines[decision.target_instance_id]
-            connection = engine.pool.acquire()
+            self.upstream = upstream = gateway.engines[decision.target_instance_id]
+            connection = upstream.pool.acquire()
+            self.attempt = Attempt(upstream, instance, connection, None, False, gateway.clock())
             if connection is None:
                 self._connect()
             else:
-                self.fresh = False
                 self._send(connection)
         except Exception as error:
             self.broke(error)
@@ -223,49 +177,46 @@ class Exchange:
             self.broke(error)
 
     def _connect(self) -> None:
-        assert self.engine is not None
         self._move(Phase.CONNECTING)
-        self.fresh = True
         self._arm(self.gateway.timeouts.connect_s)
-        self.connecting = self.engine.pool.connect(self._send, self._refused, self.broke)
+        self.attempt.connect(self)
+
+    def connected(self, connection: EngineConnection) -> None:
+        """The connection was made: write the request on it."""
+        self.attempt.sent(connection, self.gateway.clock())
+        self._send(connection)
 
     def _send(self, connection: EngineConnection) -> None:
-        engine, head, body, gateway = self.engine, self.head, self.body, self.gateway
-        assert engine is not None
-        self.connection = connection
+        upstream, head, body, gateway = self.upstream, self.head, self.body, self.gateway
         lines = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            engine.starts.get(head) or engine.start_of(head),
+            upstream.starts.get(head) or upstream.start_of(head),
             self.request_id,
             len(body),
         )
-        self.sent_at = gateway.clock()
         connection.send(self, lines, body)
-        self.connecting = None
         self._move(_SENT)
         gateway.wheel.set(self.caller, gateway.timeouts.first_byte_s)
 
     # Called by the engine's connection
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
-        engine = self.engine
-        assert engine is not None
+        upstream = self.upstream
         self.status = status = answer.status
-        self.answer, self.length = answer, length
+        self.attempt.answer, self.length = answer, length
         if status < 400:
-            if engine.doubted:
-                engine.answered(status)
+            if upstream.doubted:
+                upstream.answered(status)
             return
-        engine.answered(status)
+        upstream.answered(status)
         if status in REFUSED_STATUSES and self._may_retry():
-            assert self.connection is not None
-            self.connection.discard()
+            self.attempt.abandon()
             self._retry()
         elif (
-            engine.dialect.looks_at(status, self.route.path)
-            or engine.may_lack_route(status)
+            upstream.dialect.looks_at(status, self.route.path)
+            or upstream.may_lack_route(status)
             or (status in TOO_LONG and self._no_larger())
         ) and (length or 0) <= MAX_HELD:
-            self.held = []
+            self.buffered_error = []
 
     def engine_sends(self, piece: Data, end: bool) -> None:
         if self.phase is _DELIVERING:
@@ -273,63 +224,54 @@ class Exchange:
                 self._finish(piece)
             else:
                 self.delivery.send(piece)
-        elif self.held is not None:
-            self.held.append(piece)
+        elif (buffered := self.buffered_error) is not None:
+            buffered.append(piece)
             if end:
-                self._judge(b"".join(self.held))
-            elif sum(map(len, self.held)) > MAX_HELD:
-                self._let_go(b"".join(self.held), False)
+                self._judge(b"".join(buffered))
+            elif sum(map(len, buffered)) > MAX_HELD:
+                self._let_go(b"".join(buffered), False)
         elif piece or end:
             # Not at the head: vLLM sends that at once, and the first token much later. Until then the
             # request may still go elsewhere.
-            self._let_go(piece, end, self.gateway.clock() - self.sent_at)
+            self._let_go(piece, end, self.gateway.clock() - self.attempt.sent_at)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
-        connection, self.connection = self.connection, None
+        attempt = self.attempt
+        stale = attempt.disconnected(how, begun=attempt.answer is not None)
         if self.phase is Phase.DELIVERING:
-            self._cut(errors.cut_short(self._at, detail))
+            self._cut(errors.cut_short(attempt.at, detail))
             return
-        self.held = None
-        if was_stale(how, connection, fresh=self.fresh, begun=self.answer is not None):
+        self.buffered_error = None
+        if stale:
             self._connect()
-            return
-        assert self.engine is not None
-        self.engine.failed(how)
-        self._elsewhere_or(errors.upstream_unreachable(self._at, detail))
+        else:
+            self._elsewhere_or(attempt.failed(how, detail))
 
     def engine_is_silent(self) -> None:
         """It hangs or sleeps: nothing came yet, so a healthy one may do the work instead, long before our own time is up."""
-        assert self.instance is not None
         if self.phase is not _SENT:
             return
-        if self.gateway.manager.is_lost(self, self.instance) and self._may_retry():
-            self._abandon()
+        attempt = self.attempt
+        if self.gateway.manager.is_lost(self, attempt.instance) and self._may_retry():
+            attempt.abandon()
             self._retry()
-        elif refusal := asleep(self.request.model, (self.instance,)):
-            self._abandon()
+        elif refusal := asleep(self.request.model, (attempt.instance,)):
+            attempt.abandon()
             self.fail(errors.from_refusal(refusal))
 
-    def _refused(self, error: OSError) -> None:
-        assert self.engine is not None
-        self.connecting = None
-        if isinstance(error, LackError):
-            self.fail(errors.out_of_resources(error.what))
-            return
-        self.engine.failed(Broken.REFUSED)
-        self._elsewhere_or(
-            errors.upstream_unreachable(self._at, f"refused the connection: {reason_of(error)}")
-        )
+    def not_connected(self, error: OSError) -> None:
+        self._end_or_retry(*self.attempt.refusal(error))
 
     # Retrying
 
     def _may_retry(self) -> bool:
-        assert self.instance is not None
-        if self.instance not in self.tried:
-            self.tried += (self.instance,)
+        instance = self.attempt.instance
+        if instance not in self.tried:
+            self.tried += (instance,)
         return len(self.tried) <= self.gateway.retries and self.gateway.manager.can_retry(self)
 
     def _retry(self) -> None:
-        self.connection = self.answer = None
+        self._leave_attempt()
         self._move(Phase.QUEUED)
         try:
             self.gateway.manager.retry(self)
@@ -339,21 +281,30 @@ class Exchange:
             if self.phase is Phase.QUEUED:
                 self._arm(self.gateway.timeouts.queue_s)
 
+    def _leave_attempt(self) -> None:
+        """The attempt has ended, and with it the answer. Its connection is closed, or in the pool again."""
+        self.attempt.connection = self.attempt.answer = None
+
+    def _end_or_retry(self, error: ApiError, may_retry: bool) -> None:
+        if may_retry:
+            self._elsewhere_or(error)
+        else:
+            self.fail(error)
+
     def _elsewhere_or(self, error: ApiError) -> None:
         if self._may_retry():
             self._retry()
             return
-        if not self.hoped:  # all that were tried had failed before
+        if not self.tried_healthy:  # all that were tried had failed before
             error = errors.no_healthy_instance(self.request.model, error.message)
         self.fail(error)
 
     def _judge(self, body: bytes) -> None:
         """An engine's error is here as a whole: it may mean "draining", or need our error shape."""
-        engine = self.engine
-        assert engine is not None
-        self.held = None
-        answer = self.answer
+        attempt = self.attempt
+        upstream, answer = attempt.upstream, attempt.answer
         assert answer is not None
+        self.buffered_error = None
         sent = body
         if coding := coding_of(answer):
             try:
@@ -361,12 +312,12 @@ class Exchange:
             except CodingError:  # the caller may read it all the same
                 self._let_go(sent, True)
                 return
-        if engine.dialect.means_draining(self.status, body):
-            engine.draining()
+        if upstream.dialect.means_draining(self.status, body):
+            upstream.draining()
             if self._may_retry():
                 self._retry()
                 return
-        if engine.lacks_route(self.status, self.route.path, body):
+        if upstream.lacks_route(self.status, self.route.path, body):
             self._go_on_elsewhere()
             return
         if self.status in TOO_LONG and says_too_long(body) and (too_small := self._no_larger()):
@@ -375,18 +326,16 @@ class Exchange:
             return
         wrapped = self._wrapped(body)
         if wrapped is not None:
-            self.answer, self.length = ResponseHead(self.status, _JSON), len(wrapped)
+            attempt.answer, self.length = ResponseHead(self.status, _JSON), len(wrapped)
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _wrapped(self, body: bytes) -> bytes | None:
         """The engine's error in the API's shape, where its own would not be understood."""
-        assert self.engine is not None
-        return self.engine.dialect.wrapped_error(self.status, self.route.path, body)
+        return self.upstream.dialect.wrapped_error(self.status, self.route.path, body)
 
     def _no_larger(self) -> tuple[ExecutionInstance, ...]:
         """The instances whose context is no larger than that of its own, where a healthy one is larger; otherwise none."""
-        assert self.instance is not None
-        return self.gateway.manager.no_larger(self, self.instance)
+        return self.gateway.manager.no_larger(self, self.attempt.instance)
 
     def _go_on_elsewhere(self) -> None:
         """The instance cannot serve the request and lost no time with it: that is no retry."""
@@ -394,7 +343,7 @@ class Exchange:
 
     def _place_anew(self, began_at: ExecutionInstance | None) -> None:
         """``began_at`` is an instance that may go on with the request although it drains."""
-        self.connection = self.answer = None
+        self._leave_attempt()
         self._move(Phase.QUEUED)
         try:
             self.gateway.manager.go_on(self, began_at)
@@ -411,26 +360,29 @@ class Exchange:
 
         ``took``: seconds to the first byte, where that depends on the engine.
         """
-        self.held = None
-        assert self.answer is not None
-        start = self._head(self.answer, self.length)
-        if end and self.length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
-            self.connection = None
+        self.buffered_error = None
+        attempt = self.attempt
+        answer, length = attempt.answer, self.length
+        assert answer is not None
+        start = self._head(answer, length)
+        if end and length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
+            attempt.connection = None
             self.caller.write(start + piece)  # one packet, one system call
             self.took, self.last = took, piece
             self._move(_DONE)
             return
-        instance, connection = self.instance, self.connection
-        assert instance is not None
+        connection = attempt.connection
         made = ResponseWriter if self.gateway.stats.access is None else CountedResponseWriter
-        self.delivery = delivery = made(self.gateway, instance, connection, self.caller, start, self.chunked)
+        self.delivery = delivery = made(
+            self.gateway, attempt.instance, connection, self.caller, start, self.chunked
+        )
         self.took = took
         if end:
             self._finish(piece)
             return
         self._move(_DELIVERING)
         self._drop_body()  # it goes nowhere else any more, and may be long
-        if self.route.type.is_llm and delivery.seek_usage(self.answer.stream, piece):
+        if self.route.type.is_llm and delivery.seek_usage(answer.stream, piece):
             pass  # in each piece
         elif self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
@@ -442,14 +394,15 @@ class Exchange:
     def _finish(self, piece: Data) -> None:
         """The last piece of an answer came."""
         # It is in the pool again: a caller that reads slowly must not pause it for the next request.
-        connection, self.connection = self.connection, None
+        attempt = self.attempt
+        connection, attempt.connection = attempt.connection, None
         if (
             self.length is None
             and connection is not None
             and not connection.is_chunked
             and self._is_unfinished()
         ):
-            self._cut(errors.cut_short(self._at, "closed the connection"))
+            self._cut(errors.cut_short(attempt.at, "closed the connection"))
             return
         self.delivery.end(piece)
         self.last = self.delivery.sent()
@@ -457,25 +410,14 @@ class Exchange:
 
     def _is_unfinished(self) -> bool:
         """Whether an event stream that ended with its connection lacks its last event: then it broke off."""
-        events = self.answer is not None and self.answer.stream is StreamFormat.EVENTS
+        answer = self.attempt.answer
         return (
-            events
+            answer is not None
+            and answer.stream is StreamFormat.EVENTS
             and self.phase is _DELIVERING
             and self.route.type.is_llm
             and is_unfinished(self.delivery.sent(), self.route.type)
         )
-
-    def _note_first_byte(self) -> None:
-        took, self.took = self.took, None
-        if took is None:
-            return
-        engine, good = self.engine, self.status < 400
-        assert engine is not None
-        if self.sent_at > self.gateway.stalled_at:
-            # Of an answer in one piece the first byte comes with the last, so it shows no time to a first token.
-            (engine.ttft if good and self.request.streams else engine.ttfb).observe(took)
-        if good:
-            self.gateway.manager.first_byte(self)
 
     def _head(self, answer: ResponseHead, length: int | None) -> bytes:
         if length is not None:
@@ -499,7 +441,7 @@ class Exchange:
                 framing,
                 b"x-request-id: ",
                 self.head.request_id or self.request_id,
-                b"\r\n" if self.engine is None else self.engine.id_end,
+                b"\r\n" if self.upstream is None else self.upstream.id_end,
                 self.head.cors,
                 b"\r\n",
             )
@@ -523,11 +465,12 @@ class Exchange:
     def _cut(self, error: ApiError) -> None:
         """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
         self.keep_alive = False
+        answer = self.attempt.answer
         # With a Content-Length an error event would count as body and could fill it up: a short count shows the cut.
-        if self.answer is not None and self.length is None:
+        if answer is not None and self.length is None:
             delivery, shape = self.delivery, format_of(self.route.path)
             sent = delivery.sent()
-            words = last_words(self.answer.stream, shape, error, self.caller_id, sent, delivery.from_start)
+            words = last_words(answer.stream, shape, error, self.caller_id, sent, delivery.from_start)
             if words:
                 delivery.cut(words)
             elif self.head.http10:  # a body of any kind ends with its connection: only a reset shows the cut
@@ -566,7 +509,7 @@ class Exchange:
         return (
             self.phase is _DONE
             or self.delivery is not None
-            or not self.whole  # refused while it was read: no engine was asked
+            or not self.body_complete  # refused while it was read: no engine was asked
             or self._began
         )
 
@@ -575,7 +518,7 @@ class Exchange:
         """Bytes of the answer's body that were written for the caller. None where they were not counted."""
         if self.delivery is not None:
             return self.delivery.body_bytes
-        return getattr(self, "length", None) if self.phase is _DONE or not self.whole else None
+        return getattr(self, "length", None) if self.phase is _DONE or not self.body_complete else None
 
     # What the caller and the clock do
 
@@ -598,15 +541,7 @@ class Exchange:
             wait = self.gateway.manager.retry_after()
             self.fail(errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait)))
         elif self.phase is Phase.CONNECTING:
-            assert self.engine is not None
-            assert self.connecting is not None
-            lacks = self.connecting.lacks
-            self._abandon()
-            if lacks is not None:
-                self.fail(errors.out_of_resources(lacks.what))
-                return
-            self.engine.failed(Broken.REFUSED)
-            self._elsewhere_or(errors.upstream_timeout(self._at, timeouts.connect_s))
+            self._end_or_retry(*self.attempt.connect_timeout(timeouts.connect_s))
         elif self.phase is Phase.SENT:
             # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
             self._abandon()
@@ -623,23 +558,24 @@ class Exchange:
 
     def pause(self) -> None:
         """The caller reads slowly: so do we, from the engine."""
-        if self.connection is not None:
-            self.connection.pause()
+        if (connection := self._connection) is not None:
+            connection.pause()
 
     def resume(self) -> None:
-        if self.connection is not None:
-            self.connection.resume()
+        if (connection := self._connection) is not None:
+            connection.resume()
+
+    @property
+    def _connection(self) -> EngineConnection | None:
+        """The connection to an engine, while an answer may come on it."""
+        return None if self.attempt is None else self.attempt.connection
 
     def _abandon(self) -> None:
         """Let go of queue place, connection attempt and connection, whichever there is."""
         if self.phase is Phase.QUEUED:
             self.gateway.manager.withdraw(self)
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
-        if self.connection is not None:
-            self.connection.discard()
-            self.connection = None
+        if self.attempt is not None:
+            self.attempt.abandon()
 
     def _arm(self, seconds: float) -> None:
         """One deadline: whatever it waits for now must come within ``seconds``."""
@@ -647,7 +583,7 @@ class Exchange:
 
     @property
     def _at(self) -> str:
-        return self.instance.instance_id if self.instance is not None else "?"
+        return "?" if self.attempt is None else self.attempt.at
 
     def _move(self, to: Phase) -> None:
         """The one place where the phase changes."""
@@ -673,75 +609,3 @@ class Exchange:
             self.prompt = b""
         if self.size > COUNTED:
             self.gateway.bodies.drop(self)
-
-    def _account(self, left: Phase, to: Phase, effect: int) -> None:
-        """The one place where a slot is given back."""
-        gateway = self.gateway
-        usage, outcome, last = None, OUTCOMES[to], self.last
-        try:  # whatever is noted, the slot is given back
-            if to is not _DONE:
-                if left is _DELIVERING:
-                    last = self.last = self.delivery.sent()
-            elif last and (
-                # Most plain answers need no second look: their end does not have the word, and their engine gave
-                # up none before. Responses report it in words of their own.
-                self.delivery is not None
-                or last.rfind(ABORT, _PLAIN_END) >= 0
-                or self.head.route.type is _RESPONSES
-                or self.engine.health.given_up
-            ):
-                outcome = self._outcome()
-            if effect & ENDS:
-                if self.head.request_id:
-                    answered = to is _DONE and self.status < 500 and not self.tried
-                    gateway.request_ids.give_back(self, answered=answered)
-                if self.size > COUNTED:
-                    self._drop_body()
-                gateway.stats.ended(self, to, outcome)
-            self._note_first_byte()
-            if last:
-                if gateway.manager.ledger.wants_usage(self.place):
-                    usage = self.reported()
-                    if usage is not None:
-                        self._note_choices()
-                self.last = b""
-                if (
-                    usage is None
-                    and left is _DELIVERING
-                    and self.delivery.chunks
-                    and self.head.route.type.is_llm
-                ):
-                    # An engine that reports none is taken to send a token a chunk.
-                    usage = Usage(0, self.delivery.chunks)
-        except Exception as error:  # the answer is on its way: others of this turn are not to notice
-            report_of(self.caller_id, error, self.request_id)
-        finally:
-            gateway.manager.release(self, usage, outcome, self.status)
-
-    def reported(self) -> Usage | None:
-        """What the engine reported that the attempt took; asked while its end is being noted."""
-        last = bytes(self.last)
-        return reported(last) if self.delivery is None else self.delivery.reported(last)
-
-    def _note_choices(self) -> None:
-        """How many choices share the tokens that the answer reports: together they take no longer than one."""
-        if isinstance(self.place, Placement) and self.place.beside >= 0:
-            last = bytes(self.last)
-            self.place.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
-
-    def _outcome(self) -> str:
-        """How an answer ended that came to its end: its engine may have given it up."""
-        if self.status >= 400 or not self.route.type.is_llm:
-            return OUTCOMES[_DONE]
-        assert self.answer is not None
-        from_start = self.delivery is None or self.delivery.from_start
-        failure = failure_of(self.answer.stream, self.route.type, bytes(self.last), from_start)
-        engine = self.engine
-        if failure is None:
-            if engine is not None and engine.health.given_up:
-                engine.health.given_up = 0
-            return "done"
-        self.gateway.stats.engine_failures += 1
-        if failure.status >= 500 and engine is not None:
-            engine.gave_up(failure.outcome)
-        return failure.outcome

@@ -128,17 +128,16 @@ class PrefillDecodeExchange(Exchange):
         super().engine_answers(answer, length)
         # Held back: a prompt's answer is for us; and a 500 may mean that the blocks could not be had.
         fits = (length or 0) <= MAX_HELD
-        if self.answer is answer and (
+        if self.attempt.answer is answer and (
             self.leg is PREFILL or (self.leg is DECODE and answer.status == 500 and fits)
         ):
-            self.held = []
+            self.buffered_error = []
 
     def _judge(self, body: bytes) -> None:
-        engine = self.engine
-        assert engine is not None
+        engine = self.upstream
         if self.leg is not None and not engine.dialect.means_draining(self.status, body):
             if self.leg is PREFILL and self.status == 200:
-                self._hand_over(engine, body)
+                self._pass_kv(engine, body)
                 return
             # A request that the one refuses for a prompt alone, the other may take; and it has the last word.
             if self._whole_instead():
@@ -146,28 +145,29 @@ class PrefillDecodeExchange(Exchange):
         super()._judge(body)
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
-        if self.leg is PREFILL and self.held is not None and not end and len(piece) <= MAX_ANSWER:
-            self.held = [piece]
+        if self.leg is PREFILL and self.buffered_error is not None and not end and len(piece) <= MAX_ANSWER:
+            self.buffered_error = [piece]
             return
         if self.leg is PREFILL and self.status == 200:
-            self.held = None
+            self.buffered_error = None
             self._abandon()
             self._elsewhere_or(
                 errors.upstream_unreachable(self._at, f"answered with over {MAX_ANSWER} bytes")
             )
             return
-        connection = self.connection
+        connection = self.attempt.connection
         if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._whole_instead():
             if connection is not None and not end:
                 connection.discard()
             return
         super()._let_go(piece, end, took)
 
-    def _hand_over(self, engine: Upstream, answer: bytes) -> None:
+    def _pass_kv(self, engine: Upstream, answer: bytes) -> None:
         """The prompt is done: on to the decoding instance."""
         gateway = self.gateway
-        if gateway.ran_since(self.sent_at):
-            engine.ttfb.observe(gateway.clock() - self.sent_at)
+        sent_at = self.attempt.sent_at
+        if gateway.ran_since(sent_at):
+            engine.ttfb.observe(gateway.clock() - sent_at)
         gateway.manager.first_byte(self)
         self._prefill = self.place if isinstance(self.place, Placement) else None
         self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
@@ -175,9 +175,9 @@ class PrefillDecodeExchange(Exchange):
         answer = self._decoded(answer)
         self.last = answer
         self.params = handed_over(answer)
-        self.held = self.connection = None
+        self.buffered_error = None
+        self._leave_attempt()
         self._move(Phase.QUEUED)
-        self.answer = None
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)
@@ -189,8 +189,9 @@ class PrefillDecodeExchange(Exchange):
 
     def _decoded(self, body: bytes) -> bytes:
         """Nobody asked for a coding; an engine's answer that cannot be read names no blocks."""
-        assert self.answer is not None
-        coding = coding_of(self.answer)
+        answer = self.attempt.answer
+        assert answer is not None
+        coding = coding_of(answer)
         try:
             return decoded(coding, body, MAX_ANSWER) if coding else body
         except CodingError:
@@ -244,10 +245,10 @@ class PrefillDecodeExchange(Exchange):
         refused = 400 <= self.status < 500
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False
-        self.held = None
+        self.buffered_error = None
         self._unsplit(self.entire)
         if refused:
-            self.connection = self.answer = None
+            self._leave_attempt()
             self._move(Phase.QUEUED)
             self._go_on()
         else:

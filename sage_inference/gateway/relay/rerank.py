@@ -109,19 +109,18 @@ class RerankExchange(Exchange):
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
-        if self.call is not None and self.answer is answer:
-            self.held = []
+        if self.call is not None and self.attempt.answer is answer:
+            self.buffered_error = []
 
     def _judge(self, body: bytes) -> None:
-        engine, answer = self.engine, self.answer
-        assert engine is not None
+        engine, answer = self.upstream, self.attempt.answer
         assert answer is not None
         if self.call is None:
             super()._judge(body)
         elif self.status == 200:
             self._ranked(answer, body)
         elif self.status < 400:  # it is no error, and no ranking
-            self.connection = None
+            self.attempt.connection = None
             self._unusable(f"answered with status {self.status} instead of a ranking")
         elif (
             self.status in _TOO_MANY
@@ -134,16 +133,16 @@ class RerankExchange(Exchange):
             super()._judge(body)
 
     def _wrapped(self, body: bytes) -> bytes | None:
-        if self.call is None or self.engine is None:
+        if self.call is None:
             return super()._wrapped(body)
-        return self.engine.dialect.wrapped_error(self.status, "/v1" + ENGINE_ROUTE, body)
+        return self.upstream.dialect.wrapped_error(self.status, "/v1" + ENGINE_ROUTE, body)
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         """A long answer is held, too: only the whole of it can be translated."""
-        if self.call is None or self.held is None or end:
+        if self.call is None or self.buffered_error is None or end:
             super()._let_go(piece, end, took)
         elif len(piece) <= MAX_ANSWER:
-            self.held = [piece]
+            self.buffered_error = [piece]
         else:
             self._unusable(f"answered with over {MAX_ANSWER} bytes")
 
@@ -152,9 +151,10 @@ class RerankExchange(Exchange):
         gateway, call, wanted = self.gateway, self.call, self.wanted
         assert call is not None
         assert wanted is not None
-        self.connection = None  # it is in the pool again
-        if gateway.ran_since(self.sent_at):
-            self.took = gateway.clock() - self.sent_at
+        attempt = self.attempt
+        attempt.connection = None  # it is in the pool again
+        if gateway.ran_since(attempt.sent_at):
+            self.took = gateway.clock() - attempt.sent_at
         start, end = call
         try:
             coding = coding_of(answer)
@@ -172,17 +172,17 @@ class RerankExchange(Exchange):
 
     def _unusable(self, detail: str) -> None:
         """What the engine answered cannot be used, and no other need be asked."""
-        self.held = None
+        self.buffered_error = None
         self._abandon()
         self.fail(errors.upstream_unreachable(self._at, detail))
 
     def _go_on(self) -> None:
         """The rest of the documents is placed anew."""
-        self.held = None
+        self.buffered_error = None
         if self.waited_ms >= 0:
             self._waited_ms = max(0.0, self._waited_ms) + self.waited_ms
         self.waited_ms = -1.0
-        self._place_anew(self.instance)
+        self._place_anew(self.attempt.instance)
         if self.phase is Phase.QUEUED:
             self.waited_ms, self.queued_at = 0.0, self.gateway.clock()
 
@@ -197,7 +197,7 @@ class RerankExchange(Exchange):
             tokens=self.prompt_tokens,
             request_id=self.caller_id.decode("latin-1"),
         )
-        self.held = self.connection = None
+        self.buffered_error = self.attempt.connection = None
         self.length = len(body)
         head = self._head(ResponseHead(200, [_JSON]), self.length)
         if len(body) < JOIN_BYTES:

@@ -93,28 +93,28 @@ class ResponsesExchange(Exchange):
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
-        refused = self._seeks_maker and answer.status in NO_SUCH_RESPONSE and self.answer is answer
+        refused = self._seeks_maker and answer.status in NO_SUCH_RESPONSE and self.attempt.answer is answer
         if refused and (length or 0) <= MAX_HELD and len(self.body) <= MAX_REPEATED:
-            self.held = []
+            self.buffered_error = []
 
     def _judge(self, body: bytes) -> None:
-        assert self.instance is not None
         if self._seeks_maker and self.status in NO_SUCH_RESPONSE and self._lacks_previous(body):
-            self.tried += (self.instance,)
+            self.tried += (self.attempt.instance,)
             group = self.gateway.registry.group(self.request.model, self.request.route)
             left = any(i.state is EngineState.READY and i not in self.tried for i in group)
             if left and len(self.tried) < MOST_ASKED:
-                self.held = None
+                self.buffered_error = None
                 self._go_on_elsewhere()
                 return
         super()._judge(body)
 
     def _lacks_previous(self, body: bytes) -> bool:
         """Whether an engine's refusal names the response before: then it has no such response, and did no work."""
-        assert self.answer is not None
+        answer = self.attempt.answer
+        assert answer is not None
         assert self._previous is not None
         try:
-            if coding := coding_of(self.answer):
+            if coding := coding_of(answer):
                 body = decoded(coding, body, MAX_HELD)
         except CodingError:
             return False
@@ -128,27 +128,29 @@ class ResponsesExchange(Exchange):
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
         super()._let_go(piece, end, took)
-        if self.status < 300 and self.answer is not None:
-            if self._seeks_maker and self._previous is not None and self.engine is not None:
-                self.gateway.responses.remember(self._previous, self.head.tenant, self.engine)
-            self._seeker = IdSeeker(self.answer)
+        answer = self.attempt.answer
+        if self.status < 300 and answer is not None:
+            if self._seeks_maker and self._previous is not None:
+                self.gateway.responses.remember(self._previous, self.head.tenant, self.upstream)
+            self._seeker = IdSeeker(answer)
             self._seek(self._seeker, piece, end)
 
     def _seek(self, seeker: IdSeeker, piece: Data, end: bool) -> None:
         """Remember the instance of the response whose id is found; then its pieces need not be seen any more."""
         found = seeker.feed(piece, end)
-        if found is not None and self.engine is not None:
-            self.gateway.responses.remember(found, self.head.tenant, self.engine)
+        if found is not None:
+            self.gateway.responses.remember(found, self.head.tenant, self.upstream)
         if seeker.done:
             self._seeker = None
-        connection = self.connection
+        connection = self.attempt.connection
         if connection is None or FINAL[self.phase] or not self.chunked or self._is_opaque:
             return
         connection.pass_whole_chunks(self.delivery if seeker.done else None)
 
     @property
     def _is_opaque(self) -> bool:
-        return self.answer is None or self.answer.stream is StreamFormat.OPAQUE
+        answer = self.attempt.answer
+        return answer is None or answer.stream is StreamFormat.OPAQUE
 
 
 class PairedResponsesExchange(ResponsesExchange, PrefillDecodeExchange):
@@ -164,7 +166,7 @@ class StoredResponseExchange(Exchange):
     def begin(self, body: bytes) -> None:
         gateway, route, tenant = self.gateway, self.head.route, self.head.tenant
         assert isinstance(route, ResponseRoute)
-        self.whole = True
+        self.body_complete = True
         self.body = body
         self.size = len(body)
         self.queued_at = gateway.clock()
@@ -183,12 +185,11 @@ class StoredResponseExchange(Exchange):
             self.broke(error)
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
-        engine, route = self.engine, self.head.route
-        assert engine is not None
+        attempt, route = self.attempt, self.head.route
         assert isinstance(route, ResponseRoute)
-        self.status, self.answer, self.length = answer.status, answer, length
+        self.status, attempt.answer, self.length = answer.status, answer, length
         if answer.status != 404:  # that concerns the response, and no model
-            engine.answered(answer.status)
+            self.upstream.answered(answer.status)
         if route.method == "DELETE" and answer.status < 300:
             self.gateway.responses.forget(route.response_id, self.head.tenant)
 

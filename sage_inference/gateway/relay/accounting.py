@@ -1,0 +1,211 @@
+"""What is noted when a request ends, or an attempt of it: counters, usage, the outcome, and its slot's return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.submission import Waiting
+from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of
+from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.gateway.relay.phase import ENDS, OUTCOMES, Phase
+from sage_inference.gateway.relay.usage import choices_in, reported
+from sage_inference.requests.rejection import Rejection
+from sage_inference.requests.rerank import tokens_of
+from sage_inference.requests.routes import Route
+from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
+from sage_inference.wire.isolation import report_of
+from sage_inference.wire.message import Data
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.hub import Hub
+    from sage_inference.gateway.relay.attempt import Attempt
+    from sage_inference.gateway.relay.response import ResponseWriter
+    from sage_inference.gateway.upstream import Upstream
+
+# As globals: an enum's members are looked up by a Python call.
+_DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
+_RESPONSES = RequestType.RESPONSES
+_PLAIN_END = -PLAIN_END
+
+
+class Accounted:
+    """The part of a request that outlives its answer: it is noted when the answer is on its way."""
+
+    __slots__ = (
+        # The request.
+        "gateway",
+        "head",
+        "phase",
+        "request",
+        "request_id",
+        "queued_at",
+        "size",
+        # Its way to an engine.
+        "tried",
+        "place",
+        "upstream",
+        "attempt",
+        # The answer.
+        "status",
+        "length",
+        "delivery",
+        "last",
+        "took",
+    )
+
+    gateway: Hub
+    head: RequestHead
+    request: SchedulingRequest
+    request_id: bytes  # as its engine gets it
+    queued_at: float  # the gateway's clock, when the request was complete
+    size: int  # bytes of the body
+    tried: tuple[ExecutionInstance, ...]  # where it must not go any more
+    place: Waiting | Placement | None  # the scheduler's own: where it waits, or its placement
+    upstream: Upstream  # that was asked last, or gave the answer; None until one is
+    attempt: Attempt  # the last one; None until it is placed
+    status: int  # what an engine answered; the caller's once an answer was begun
+    length: int | None  # of the answer's body, where its head gives that
+    delivery: ResponseWriter  # of an answer that comes in pieces; None until then
+    last: Data  # the end of an answer, or all of it
+    took: float | None  # seconds to the first byte of the answer's body, until that is noted
+
+    answered_at: float | None = None  # when the first byte of a merged answer came; the gateway's clock
+    prompt_tokens = 0  # what the engines counted for an answer that the gateway made itself
+
+    @property
+    def route(self) -> Route:
+        return self.head.route
+
+    @property
+    def caller_id(self) -> bytes:
+        """The id that the caller knows the request by; ``request_id`` is its engine's, and mostly the same."""
+        return self.head.request_id or self.request_id
+
+    @property
+    def instance(self) -> ExecutionInstance | None:
+        """The instance that was asked last, or gave the answer."""
+        if self.attempt is not None:
+            return self.attempt.instance
+        return None if self.upstream is None else self.upstream.instance
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """The gateway's clock when the first byte of the engine's answer came."""
+        if self.took is not None:
+            return self.attempt.sent_at + self.took
+        return self.place.answered_at if isinstance(self.place, Placement) else self.answered_at
+
+    @property
+    def counted_tokens(self) -> int | None:
+        """The prompt's tokens where the body reports none: those of a merged answer, or of a header of TEI's."""
+        answer = None if self.attempt is None else self.attempt.answer
+        counted = tokens_of(answer.headers) if answer is not None and answer.status < 400 else 0
+        return self.prompt_tokens or counted or None
+
+    # Completed by the exchange
+
+    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
+        raise NotImplementedError
+
+    def refused(self, refusal: Rejection) -> None:
+        raise NotImplementedError
+
+    def _drop_body(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def is_answered(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def body_bytes(self) -> int | None:
+        raise NotImplementedError
+
+    # When an attempt or the request ends
+
+    def _note_first_byte(self) -> None:
+        took, self.took = self.took, None
+        if took is None:
+            return
+        attempt, good = self.attempt, self.status < 400
+        if attempt.sent_at > self.gateway.stalled_at:
+            # Of an answer in one piece the first byte comes with the last, so it shows no time to a first token.
+            upstream = attempt.upstream
+            (upstream.ttft if good and self.request.streams else upstream.ttfb).observe(took)
+        if good:
+            self.gateway.manager.first_byte(self)
+
+    def _account(self, left: Phase, to: Phase, effect: int) -> None:
+        """The one place where a slot is given back."""
+        gateway = self.gateway
+        usage, outcome, last = None, OUTCOMES[to], self.last
+        try:  # whatever is noted, the slot is given back
+            if to is not _DONE:
+                if left is _DELIVERING:
+                    last = self.last = self.delivery.sent()
+            elif last and (
+                # Most plain answers need no second look: their end does not have the word, and their engine gave
+                # up none before. Responses report it in words of their own.
+                self.delivery is not None
+                or last.rfind(ABORT, _PLAIN_END) >= 0
+                or self.head.route.type is _RESPONSES
+                or self.upstream.health.given_up
+            ):
+                outcome = self._outcome()
+            if effect & ENDS:
+                if self.head.request_id:
+                    answered = to is _DONE and self.status < 500 and not self.tried
+                    gateway.request_ids.give_back(self, answered=answered)
+                if self.size > COUNTED:
+                    self._drop_body()
+                gateway.stats.ended(self, to, outcome)
+            self._note_first_byte()
+            if last:
+                if gateway.manager.ledger.wants_usage(self.place):
+                    usage = self.reported()
+                    if usage is not None:
+                        self._note_choices()
+                self.last = b""
+                if (
+                    usage is None
+                    and left is _DELIVERING
+                    and self.delivery.chunks
+                    and self.head.route.type.is_llm
+                ):
+                    # An engine that reports none is taken to send a token a chunk.
+                    usage = Usage(0, self.delivery.chunks)
+        except Exception as error:  # the answer is on its way: others of this turn are not to notice
+            report_of(self.caller_id, error, self.request_id)
+        finally:
+            gateway.manager.release(self, usage, outcome, self.status)
+
+    def reported(self) -> Usage | None:
+        """What the engine reported that the attempt took; asked while its end is being noted."""
+        last = bytes(self.last)
+        return reported(last) if self.delivery is None else self.delivery.reported(last)
+
+    def _note_choices(self) -> None:
+        """How many choices share the tokens that the answer reports: together they take no longer than one."""
+        if isinstance(self.place, Placement) and self.place.beside >= 0:
+            last = bytes(self.last)
+            self.place.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
+
+    def _outcome(self) -> str:
+        """How an answer ended that came to its end: its engine may have given it up."""
+        if self.status >= 400 or not self.route.type.is_llm:
+            return OUTCOMES[_DONE]
+        answer = self.attempt.answer
+        assert answer is not None
+        from_start = self.delivery is None or self.delivery.from_start
+        failure = failure_of(answer.stream, self.route.type, bytes(self.last), from_start)
+        upstream = self.attempt.upstream
+        if failure is None:
+            if upstream.health.given_up:
+                upstream.health.given_up = 0
+            return "done"
+        self.gateway.stats.engine_failures += 1
+        if failure.status >= 500:
+            upstream.gave_up(failure.outcome)
+        return failure.outcome

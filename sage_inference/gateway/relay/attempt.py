@@ -1,0 +1,147 @@
+"""One try of a request at one engine, and the rules of trying again.
+
+    CONNECTING ─▶ SENT ─▶ ANSWERING ─▶ OVER
+
+An attempt is made when an instance has a slot for its owner. The owner is a caller's exchange or an embedding call;
+it writes the message, and is the receiver of the connection. The attempt is what both would otherwise have in loose
+attributes, with the rules that hold for both.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.submission import Waiting
+from sage_inference.engines.connection import Broken, EngineConnection, Receiver
+from sage_inference.engines.lack import LackError
+from sage_inference.engines.pool import Connecting, reason_of
+from sage_inference.gateway import errors
+from sage_inference.gateway.errors import ApiError
+from sage_inference.types import ExecutionInstance
+from sage_inference.wire.message import ResponseHead
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.upstream import Upstream
+
+# Statuses of engines and proxies that refused a request: too busy, or nothing there to serve it.
+REFUSED_STATUSES = frozenset({429, 502, 503})
+
+
+class State(Enum):
+    """How far an attempt is. It is derived from what the attempt holds, so the two cannot differ."""
+
+    CONNECTING = auto()
+    SENT = auto()
+    ANSWERING = auto()  # the head of the answer is here
+    OVER = auto()
+
+
+class Owner(Receiver, Protocol):
+    """Whose message it is. ``place`` is the scheduler's: it holds the slot of the instance.
+
+    ``length`` is that of the answer's body, where the answer's head gives it.
+    """
+
+    attempt: Attempt
+    place: Waiting | Placement | None
+    length: int | None
+
+    def connected(self, connection: EngineConnection) -> None:
+        """The connection was made: write the message on it."""
+
+    def not_connected(self, error: OSError) -> None: ...
+
+
+class Attempt(msgspec.Struct, gc=False):
+    """A struct, because one is made for every request: its constructor runs in C. A store into it is slow, though.
+
+    It has no reference to its owner: the two would then be a cycle, which only the garbage collector frees.
+    """
+
+    upstream: Upstream
+    instance: ExecutionInstance
+    connection: EngineConnection | None = None
+    connecting: Connecting | None = None
+    fresh: bool = False  # whether the connection was made for this attempt
+    sent_at: float = 0.0  # the gateway's clock
+    answer: ResponseHead | None = None
+
+    @property
+    def state(self) -> State:
+        if self.connection is not None:
+            return State.SENT if self.answer is None else State.ANSWERING
+        return State.OVER if self.connecting is None else State.CONNECTING
+
+    @property
+    def at(self) -> str:
+        """The name of the instance."""
+        return self.instance.instance_id
+
+    def connect(self, owner: Owner) -> None:
+        """Open a connection. ``owner`` then gets it, or the reason why there is none."""
+        self.fresh = True
+        self.connection = self.answer = None
+        self.connecting = self.upstream.pool.connect(owner.connected, owner.not_connected, owner.broke)
+
+    def sent(self, connection: EngineConnection, now: float) -> None:
+        """The message is on its way."""
+        self.connecting, self.connection, self.sent_at = None, connection, now
+
+    def transfer_to(self, owner: Owner, former: Owner) -> None:
+        """From here on the attempt is another owner's: its slot, its connection, and the rest of its answer."""
+        owner.attempt, former.attempt = self, None  # type: ignore[assignment]
+        owner.place, former.place = former.place, None
+        if self.answer is not None:
+            owner.length = former.length
+        if self.connection is not None and not self.connection.is_closed:
+            self.connection.hand_to(owner)
+
+    def abandon(self) -> None:
+        """Let go of the connection, also of one that is being made. The engine sees its caller leave."""
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.connection is not None:
+            self.connection.discard()
+            self.connection = None
+
+    # How it fails
+
+    def disconnected(self, how: Broken, *, begun: bool) -> bool:
+        """The connection is lost. Returns whether an idle one had been closed while the request was on its way.
+
+        Then the engine never saw the request. It is sent again to the same instance, on a connection made for it:
+        that is neither the engine's fault nor a retry. ``begun``: whether so much of an answer came that the engine
+        must have seen the request.
+        """
+        connection, self.connection = self.connection, None
+        reused = connection is not None and connection.served > 0 and not self.fresh
+        return how is Broken.CLOSED and reused and not begun
+
+    def failed(self, how: Broken, detail: str) -> ApiError:
+        """The engine is to blame for the end of the connection. Returns the error that a caller gets for it."""
+        self.upstream.failed(how)
+        return errors.upstream_unreachable(self.at, detail)
+
+    def refusal(self, error: OSError) -> tuple[ApiError, bool]:
+        """No connection was made. Returns the caller's error, and whether another engine may be tried.
+
+        Of what this machine lacks there is no more for another engine, and this one is not to blame.
+        """
+        self.connecting = None
+        if isinstance(error, LackError):
+            return errors.out_of_resources(error.what), False
+        return self.failed(Broken.REFUSED, f"refused the connection: {reason_of(error)}"), True
+
+    def connect_timeout(self, seconds: float) -> tuple[ApiError, bool]:
+        """The engine did not accept a connection in time. Returns what ``refusal`` returns."""
+        lacks = None if self.connecting is None else self.connecting.lacks
+        self.abandon()
+        if lacks is not None:
+            return errors.out_of_resources(lacks.what), False
+        self.upstream.failed(Broken.REFUSED)
+        return errors.upstream_timeout(self.at, seconds), True

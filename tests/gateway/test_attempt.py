@@ -31,7 +31,7 @@ class Owner:
 
     def __init__(self, attempt: Attempt | None = None) -> None:
         self.attempt: Any = attempt
-        self.load: Any = "a slot"
+        self.place: Any = "a slot"
         self.length: int | None = None
         self.heard: list[Any] = []
         self.something = asyncio.Event()
@@ -177,8 +177,8 @@ def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
             await former.next()
         heard, owner = list(former.heard), Owner()
         attempt.transfer_to(owner, former)
-        assert (owner.attempt, owner.load) == (attempt, "a slot")
-        assert (former.attempt, former.load) == (None, None)
+        assert (owner.attempt, owner.place) == (attempt, "a slot")
+        assert (former.attempt, former.place) == (None, None)
         assert attempt.state is at
         wire.sendall(b"1234567" if at is State.ANSWERING else ANSWER)
         await owner.next()

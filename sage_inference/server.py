@@ -165,7 +165,7 @@ class RunningGateway:
         token = admin_token or secrets.token_urlsafe(32)
         self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
         self.fleet = Fleet(self.gateway)
-        self.callers = InProcessClient(self._accept, self.gateway.turn)
+        self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
         self.server = _Server(
             _Config(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)

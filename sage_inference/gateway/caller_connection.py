@@ -72,7 +72,7 @@ class CallerConnection(HttpToolsProtocol):
         self.connections.add(self)
         self.transport = transport
         self.flow = Flow(transport)  # type: ignore[assignment]
-        self.write = partial(LoopBatch.write, self.gateway.turn, transport)
+        self.write = partial(LoopBatch.write, self.gateway.loop_batch, transport)
         gateway = self.gateway
         gateway.connections += 1
         if gateway.connections > gateway.connection_limit.most and not gateway.connection_limit.admit(self):
@@ -84,7 +84,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         gateway = self.gateway
-        gateway.turn.read_on()
+        gateway.loop_batch.read_on()
         gateway.connections -= 1
         self.wheel.remove(self)
         if self._over_limit:
@@ -136,11 +136,11 @@ class CallerConnection(HttpToolsProtocol):
         self.wheel.set(self, seconds)
 
     def writelines(self, pieces: Iterable[Data]) -> None:
-        self.gateway.turn.writelines(self.transport, pieces)
+        self.gateway.loop_batch.writelines(self.transport, pieces)
 
     def reset(self) -> None:
         """Break the connection off. Without a length and without chunks any other end would look regular."""
-        self.gateway.turn.flush()
+        self.gateway.loop_batch.flush()
         reset(self.transport)
 
     @property
@@ -165,7 +165,7 @@ class CallerConnection(HttpToolsProtocol):
             cycle.disconnected = True  # the application's answer comes too late
             self._refuse(errors.request_timeout("body", timeouts.body_s))
         else:
-            self.gateway.turn.close(self.transport)
+            self.gateway.loop_batch.close(self.transport)
 
     def broke(self, error: Exception) -> None:
         """``timed_out`` raised: that ends this connection's request, or the connection, and nothing else."""
@@ -190,7 +190,7 @@ class CallerConnection(HttpToolsProtocol):
 
     def close_idle(self) -> None:
         self._ending = True
-        self.gateway.turn.close(self.transport)
+        self.gateway.loop_batch.close(self.transport)
 
     def turn_away(self, error: ApiError) -> bool:
         """Refuse a connection that has had no request yet. False where it had one."""
@@ -232,7 +232,7 @@ class CallerConnection(HttpToolsProtocol):
             self.write(self._refusal(running, error))
             if running is not None:
                 running.caller_left()
-            self.gateway.turn.close(self.transport)
+            self.gateway.loop_batch.close(self.transport)
             return
         # The caller would take another answer for the one that is under way.
         if running is not None:

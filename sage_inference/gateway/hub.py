@@ -52,7 +52,7 @@ class Hub:
     def __init__(self, settings: Settings, wheel: TimerWheel, admin_token: str | None = None) -> None:
         self.wheel = wheel
         self._loop = asyncio.get_running_loop()
-        self.turn = LoopBatch(self._loop.call_soon)
+        self.loop_batch = LoopBatch(self._loop.call_soon)
         self.bodies = Bodies()
         self.backlog = Backlog(self._loop.call_soon)
         self.decoding = Decoding(self._loop)
@@ -68,7 +68,7 @@ class Hub:
             self.registry,
             self.new_policy(settings.scheduling.policy),
             SchedulerSettings(settings.limits),
-            hooks=Hooks(self._wake_at, self.turn.later, partial(report, what="the scheduler")),
+            hooks=Hooks(self._wake_at, self.loop_batch.later, partial(report, what="the scheduler")),
         )
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.manager)

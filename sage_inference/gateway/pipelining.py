@@ -153,7 +153,7 @@ class PipelinedConnection(CallerConnection):
         if close:
             self._ending = True
             self.wheel.remove(self)
-            self.gateway.turn.close(self.transport)
+            self.gateway.loop_batch.close(self.transport)
         elif self.pipeline or self._unread or self.framing.in_head or self.flow.read_paused:
             self.on_response_complete()
         else:

@@ -38,7 +38,7 @@ class GatewayProtocol(PipelinedConnection):
         self._body_left = 0  # bytes of a body that are counted, not parsed, because the cache has its head
 
     def data_received(self, data: bytes) -> None:
-        turn = self.gateway.turn
+        turn = self.gateway.loop_batch
         if turn.defers_reads:
             turn.defer(self, data)
         elif self._body_left:

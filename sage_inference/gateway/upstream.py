@@ -42,7 +42,7 @@ class Surroundings(Protocol):
     """What an upstream needs of its gateway."""
 
     settings: Settings
-    turn: LoopBatch
+    loop_batch: LoopBatch
     descriptors: Descriptors
     guard: Guard
     engines: dict[str, Upstream]
@@ -70,7 +70,7 @@ class Upstream:
         self.settings = settings
         self.instance = instance
         self.address = address
-        self.pool = Pool(address, gateway.turn, gateway.descriptors, settings.ca_file)
+        self.pool = Pool(address, gateway.loop_batch, gateway.descriptors, settings.ca_file)
         self.trusted = trusted_by(settings)
         self.health = Health(gateway.settings.health)
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)

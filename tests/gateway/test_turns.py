@@ -151,7 +151,7 @@ def test_a_caller_within_the_process_that_closes_as_it_has_asked_leaves_nothing_
 
         def ask_and_close(running: RunningGateway) -> None:
             join(running.callers._accept(), Hasty(), asyncio.get_running_loop())
-            running.gateway.turn.later(lambda: None)
+            running.gateway.loop_batch.later(lambda: None)
 
         g.ask(ask_and_close)
         g.until(lambda r: r.gateway.connections == 0 and r.gateway.in_flight == 0)

@@ -346,7 +346,7 @@ class EmbeddingCall:
             self.state = State.ENDED
         gateway.wheel.remove(self)
         self.service.broke(self, errors.internal(self.request_id))
-        gateway.turn.later(gateway.manager.release, self)
+        gateway.loop_batch.later(gateway.manager.release, self)
 
     def _answered(self, answer: EngineAnswer) -> None:
         if answer.status == 200:

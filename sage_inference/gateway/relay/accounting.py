@@ -56,6 +56,7 @@ class Accounted:
     )
 
     gateway: Hub
+    phase: Phase
     head: RequestHead
     request: SchedulingRequest
     request_id: bytes  # as its engine gets it

@@ -64,7 +64,7 @@ class ResponseWriter:
         self._caller = caller
         self._start = start  # the head, until it is written
         self.chunked = chunked
-        self._turn, self._wheel = gateway.turn, gateway.wheel
+        self._turn, self._wheel = gateway.loop_batch, gateway.wheel
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. References: nothing is copied while a stream goes on.

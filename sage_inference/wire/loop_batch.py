@@ -117,7 +117,8 @@ class LoopBatch:
         notes = self._notes
         try:
             self.read_on()
-            self.flush()
+            if self._writes:
+                self.flush()
             while notes:
                 note, arguments = notes.popleft()
                 note(*arguments)
@@ -126,7 +127,8 @@ class LoopBatch:
                 self._call_soon(self._end)
             else:
                 self.is_open = False
-                self.flush()
+                if self._writes:
+                    self.flush()
 
 
 def _report(error: Exception) -> None:

@@ -46,18 +46,16 @@ class Wire:
 
 
 def ok(body: bytes | str = b'{"ok":true}', *headers: str, status: str = "200 OK") -> Answer:
-    """A well-behaved answer with a Content-Length."""
+    """A well-behaved answer with a Content-Length.
+
+    One write: the kernel holds back a second small one for 40 ms, until the first is acknowledged (Nagle's rule).
+    """
     data = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status}", "content-type: application/json", f"content-length: {len(data)}", *headers]
+    head = ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def answer(wire: Wire) -> None:
-        lines = [
-            f"HTTP/1.1 {status}",
-            "content-type: application/json",
-            f"content-length: {len(data)}",
-            *headers,
-        ]
-        wire.send("\r\n".join(lines) + "\r\n\r\n")
-        wire.send(data)
+        wire.send(head + data)
 
     return answer
 

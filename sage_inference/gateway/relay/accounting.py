@@ -1,4 +1,4 @@
-"""What is noted when a request ends, or an attempt of it: counters, usage, the outcome, and its slot's return."""
+"""Accounting at the end of a request or of an attempt: counters, usage, the outcome, and the return of the slot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _PLAIN_END = -PLAIN_END
 
 
 class Accounted:
-    """The part of a request that outlives its answer: it is noted when the answer is on its way."""
+    """The part of an exchange that is needed after its answer was written.
+
+    Nothing here delays an answer: it runs at the end of the loop iteration that wrote the answer's last byte.
+    """
 
     __slots__ = (
         # The request.
@@ -62,18 +65,18 @@ class Accounted:
     request_id: bytes  # as its engine gets it
     queued_at: float  # the gateway's clock, when the request was complete
     size: int  # bytes of the body
-    tried: tuple[ExecutionInstance, ...]  # where it must not go any more
-    place: Waiting | Placement | None  # the scheduler's own: where it waits, or its placement
-    upstream: Upstream  # that was asked last, or gave the answer; None until one is
+    tried: tuple[ExecutionInstance, ...]  # instances where it must not go any more
+    place: Waiting | Placement | None  # the scheduler's: its place in the queue, or its placement
+    upstream: Upstream  # the one asked last, or the one that gave the answer; None until one is asked
     attempt: Attempt  # the last one; None until it is placed
-    status: int  # what an engine answered; the caller's once an answer was begun
+    status: int  # of an engine's answer; also the caller's, once the answer is delivered
     length: int | None  # of the answer's body, where its head gives that
     delivery: ResponseWriter  # of an answer that comes in pieces; None until then
     last: Data  # the end of an answer, or all of it
     took: float | None  # seconds to the first byte of the answer's body, until that is noted
 
     answered_at: float | None = None  # when the first byte of a merged answer came; the gateway's clock
-    prompt_tokens = 0  # what the engines counted for an answer that the gateway made itself
+    prompt_tokens = 0  # counted by engines for an answer that the gateway made itself
 
     @property
     def route(self) -> Route:
@@ -139,16 +142,16 @@ class Accounted:
             self.gateway.manager.first_byte(self)
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
-        """The one place where a slot is given back."""
+        """Note the move ``left`` to ``to``, and give back the slot. No other function gives one back."""
         gateway = self.gateway
         usage, outcome, last = None, OUTCOMES[to], self.last
-        try:  # whatever is noted, the slot is given back
+        try:  # the slot is given back whatever happens here
             if to is not _DONE:
                 if left is _DELIVERING:
                     last = self.last = self.delivery.sent()
             elif last and (
-                # Most plain answers need no second look: their end does not have the word, and their engine gave
-                # up none before. Responses report it in words of their own.
+                # Most plain answers need no second look: their end has no abort in it, and their engine gave up no answer
+                # before. Responses report an abort in other words.
                 self.delivery is not None
                 or last.rfind(ABORT, _PLAIN_END) >= 0
                 or self.head.route.type is _RESPONSES
@@ -175,26 +178,28 @@ class Accounted:
                     and self.delivery.chunks
                     and self.head.route.type.is_llm
                 ):
-                    # An engine that reports none is taken to send a token a chunk.
+                    # An engine that reports no usage is assumed to send one token a chunk.
                     usage = Usage(0, self.delivery.chunks)
-        except Exception as error:  # the answer is on its way: others of this turn are not to notice
+        except (
+            Exception
+        ) as error:  # the answer is written; other requests of this loop iteration must not notice
             report_of(self.caller_id, error, self.request_id)
         finally:
             gateway.manager.release(self, usage, outcome, self.status)
 
     def reported(self) -> Usage | None:
-        """What the engine reported that the attempt took; asked while its end is being noted."""
+        """The usage that the engine reported. Valid only while the end of the attempt is being noted."""
         last = bytes(self.last)
         return reported(last) if self.delivery is None else self.delivery.reported(last)
 
     def _note_choices(self) -> None:
-        """How many choices share the tokens that the answer reports: together they take no longer than one."""
+        """Note how many choices share the reported tokens. They are generated together, in the time of one."""
         if isinstance(self.place, Placement) and self.place.beside >= 0:
             last = bytes(self.last)
             self.place.answers = choices_in(last) if self.delivery is None else self.delivery.choices(last)
 
     def _outcome(self) -> str:
-        """How an answer ended that came to its end: its engine may have given it up."""
+        """The outcome of an answer that came to its end. The engine may have given the answer up."""
         if self.status >= 400 or not self.route.type.is_llm:
             return OUTCOMES[_DONE]
         answer = self.attempt.answer

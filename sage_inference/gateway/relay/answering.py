@@ -1,4 +1,4 @@
-"""The way back: the answer to a caller, from its head to its end, and the phases that it goes through."""
+"""The way back: the answer to a caller, from its head to its end, and the moves between phases."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ class Answering(Accounted):
     # The answer of an engine
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
-        """From here on the caller gets what the engine sends, and no other engine is asked.
+        """Begin to deliver the engine's answer. No other engine is asked from here on.
 
-        ``took``: seconds to the first byte, where that depends on the engine.
+        ``took``: seconds to the first byte. None if that shows nothing of the engine.
         """
         self.buffered_error = None
         attempt = self.attempt
         answer, length = attempt.answer, self.length
         assert answer is not None
         start = self._head(answer, length)
-        if end and length is not None and len(piece) < JOIN_BYTES:  # it is here as a whole
+        if end and length is not None and len(piece) < JOIN_BYTES:  # the whole answer is here
             attempt.connection = None
             self.caller.write(start + piece)  # one packet, one system call
             self.took, self.last = took, piece
@@ -91,19 +91,19 @@ class Answering(Accounted):
             self._finish(piece)
             return
         self._move(_DELIVERING)
-        self._drop_body()  # it goes nowhere else any more, and may be long
+        self._drop_body()  # it will not be sent again, and may be long
         if self.route.type.is_llm and delivery.seek_usage(answer.stream, piece):
-            pass  # in each piece
+            pass  # usage is sought in each piece, so the writer must see them all
         elif self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
         delivery.send(piece)
         self.gateway.loop_batch.later(self._note_first_byte)
-        if self.caller.reads_slowly:  # of an answer before this one
+        if self.caller.reads_slowly:  # the pause came with an earlier answer on this connection
             self.pause()
 
     def _finish(self, piece: Data) -> None:
-        """The last piece of an answer came."""
-        # It is in the pool again: a caller that reads slowly must not pause it for the next request.
+        """The last piece of an answer arrived."""
+        # The connection is in the pool again. A caller that reads slowly must not pause it for the next request.
         attempt = self.attempt
         connection, attempt.connection = attempt.connection, None
         if (
@@ -119,7 +119,7 @@ class Answering(Accounted):
         self._move(_DONE)
 
     def _is_unfinished(self) -> bool:
-        """Whether an event stream that ended with its connection lacks its last event: then it broke off."""
+        """Whether an event stream that ended with its connection lacks its last event. Then it was cut."""
         answer = self.attempt.answer
         return (
             answer is not None
@@ -163,7 +163,7 @@ class Answering(Accounted):
     # The gateway's own words
 
     def fail(self, error: ApiError) -> None:
-        """Answer for the engine, or instead of one."""
+        """Answer with an error of the gateway's own."""
         shape = format_of(self.route.path)
         body = shape.body(error, self.caller_id)
         self.status, self.length = error.status, len(body)
@@ -175,7 +175,7 @@ class Answering(Accounted):
         self._move(_DONE)
 
     def _cut(self, error: ApiError) -> None:
-        """The answer ends before its end, and must look so: no last chunk, no ``[DONE]``."""
+        """End the answer before its end, so that it is seen to be cut: no last chunk, and no ``[DONE]``."""
         self.keep_alive = False
         answer = self.attempt.answer
         # With a Content-Length an error event would count as body and could fill it up: a short count shows the cut.
@@ -196,7 +196,7 @@ class Answering(Accounted):
 
     @property
     def is_answered(self) -> bool:
-        """Whether ``status`` is what the caller got, and not only what an engine answered."""
+        """Whether ``status`` is the caller's, and not only that of an engine's answer."""
         return (
             self.phase is _DONE
             or self.delivery is not None
@@ -214,7 +214,7 @@ class Answering(Accounted):
     # A caller that reads slowly
 
     def pause(self) -> None:
-        """The caller reads slowly: so do we, from the engine."""
+        """The caller reads slowly: read slowly from the engine, too."""
         if (connection := self._connection) is not None:
             connection.pause()
 
@@ -224,7 +224,7 @@ class Answering(Accounted):
 
     @property
     def _connection(self) -> EngineConnection | None:
-        """The connection to an engine, while an answer may come on it."""
+        """The connection to an engine, while an answer may arrive on it."""
         return None if self.attempt is None else self.attempt.connection
 
     # Phases
@@ -234,7 +234,7 @@ class Answering(Accounted):
         return "?" if self.attempt is None else self.attempt.at
 
     def _arm(self, seconds: float) -> None:
-        """One deadline: whatever it waits for now must come within ``seconds``."""
+        """Set the only deadline: the next event must come within ``seconds``."""
         self.gateway.wheel.set(self.caller, seconds)
 
     def _move(self, to: Phase) -> None:
@@ -248,13 +248,15 @@ class Answering(Accounted):
         if effect & ENDS:
             self.response_complete = True
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
-        if to is _DONE:  # the caller has what it wanted, and the slot is wanted only by who comes next
+        if (
+            to is _DONE
+        ):  # the caller has its answer, and the slot matters only to requests that are read later
             self.gateway.loop_batch.later(self._account, left, to, effect)
         else:
             self._account(left, to, effect)
 
     def _drop_body(self) -> None:
-        """Nobody needs the body any more."""
+        """Let the request's body go. No attempt needs it any more."""
         self.body = b""
         self.coded = None
         if FINAL[self.phase]:

@@ -2,9 +2,8 @@
 
     CONNECTING ─▶ SENT ─▶ ANSWERING ─▶ OVER
 
-An attempt is made when an instance has a slot for its owner. The owner is a caller's exchange or an embedding call;
-it writes the message, and is the receiver of the connection. The attempt is what both would otherwise have in loose
-attributes, with the rules that hold for both.
+An attempt is made when an instance has a slot for its owner. The owner is a caller's exchange or an embedding call.
+It writes the message, and the connection reports to it. The attempt has the rules that hold for both owners.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class State(Enum):
 
 
 class Owner(Receiver, Protocol):
-    """Whose message it is. ``place`` is the scheduler's: it holds the slot of the instance.
+    """The sender of the message. ``place`` is the scheduler's, and stands for the slot of the instance.
 
-    ``length`` is that of the answer's body, where the answer's head gives it.
+    ``length`` is that of the answer's body, if the answer's head gives it.
     """
 
     attempt: Attempt
@@ -59,7 +58,7 @@ class Owner(Receiver, Protocol):
 class Attempt(msgspec.Struct, gc=False):
     """A struct, because one is made for every request: its constructor runs in C. A store into it is slow, though.
 
-    It has no reference to its owner: the two would then be a cycle, which only the garbage collector frees.
+    It has no reference to its owner. The two would be a cycle, and only the garbage collector would free them.
     """
 
     upstream: Upstream
@@ -82,17 +81,17 @@ class Attempt(msgspec.Struct, gc=False):
         return self.instance.instance_id
 
     def connect(self, owner: Owner) -> None:
-        """Open a connection. ``owner`` then gets it, or the reason why there is none."""
+        """Open a connection. ``owner`` gets it later, or the reason why there is none."""
         self.fresh = True
         self.connection = self.answer = None
         self.connecting = self.upstream.pool.connect(owner.connected, owner.not_connected, owner.broke)
 
     def sent(self, connection: EngineConnection, now: float) -> None:
-        """The message is on its way."""
+        """The message was written to ``connection``. ``now`` is a time of the gateway's clock."""
         self.connecting, self.connection, self.sent_at = None, connection, now
 
     def transfer_to(self, owner: Owner, former: Owner) -> None:
-        """From here on the attempt is another owner's: its slot, its connection, and the rest of its answer."""
+        """Give the attempt to another owner: with its slot, its connection, and the rest of its answer."""
         owner.attempt, former.attempt = self, None  # type: ignore[assignment]
         owner.place, former.place = former.place, None
         if self.answer is not None:
@@ -101,7 +100,7 @@ class Attempt(msgspec.Struct, gc=False):
             self.connection.hand_to(owner)
 
     def abandon(self) -> None:
-        """Let go of the connection, also of one that is being made. The engine sees its caller leave."""
+        """Close the connection, or give up the one being made. The engine sees a caller that leaves."""
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
@@ -112,25 +111,25 @@ class Attempt(msgspec.Struct, gc=False):
     # How it fails
 
     def disconnected(self, how: Broken, *, begun: bool) -> bool:
-        """The connection is lost. Returns whether an idle one had been closed while the request was on its way.
+        """The connection was lost. Returns whether it was a stale one, which the engine had closed before the message came.
 
-        Then the engine never saw the request. It is sent again to the same instance, on a connection made for it:
+        Then the engine never saw the message. It is sent again to the same instance, on a connection made for it:
         that is neither the engine's fault nor a retry. ``begun``: whether so much of an answer came that the engine
-        must have seen the request.
+        must have seen the message.
         """
         connection, self.connection = self.connection, None
         reused = connection is not None and connection.served > 0 and not self.fresh
         return how is Broken.CLOSED and reused and not begun
 
     def failed(self, how: Broken, detail: str) -> ApiError:
-        """The engine is to blame for the end of the connection. Returns the error that a caller gets for it."""
+        """Count the end of the connection as a failure of the engine. Returns the caller's error."""
         self.upstream.failed(how)
         return errors.upstream_unreachable(self.at, detail)
 
     def refusal(self, error: OSError) -> tuple[ApiError, bool]:
         """No connection was made. Returns the caller's error, and whether another engine may be tried.
 
-        Of what this machine lacks there is no more for another engine, and this one is not to blame.
+        A lack of this machine's would hit the next engine as well, and no engine is to blame for it.
         """
         self.connecting = None
         if isinstance(error, LackError):

@@ -1,4 +1,4 @@
-"""One relayed request: from the caller to an engine, and the answer back. See ``phase`` for the states."""
+"""One relayed request: its way to an engine. ``answering`` is the way back, ``phase`` shows the states."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from sage_inference.wire.message import Data, ResponseHead
 if TYPE_CHECKING:
     from sage_inference.gateway.hub import Hub
 
-MAX_HELD = 65536  # bytes of an engine's error that are held back to be looked at
-MAX_ERROR = 1 << 20  # bytes of it, decoded
+MAX_HELD = 65536  # bytes of an engine's error that are buffered to be judged
+MAX_ERROR = 1 << 20  # bytes of such an error, decoded
 
 
 class CycleEvent:
-    """uvicorn sets an event on its cycles; an exchange needs none."""
+    """Stands for the event that uvicorn sets on its cycles. An exchange waits for none."""
 
     def set(self) -> None: ...
 
@@ -53,19 +53,19 @@ _PLAIN_END = -PLAIN_END
 class Exchange(Answering):
     """Moves one request through its phases.
 
-    It stands where uvicorn keeps a request's cycle, hence ``response_complete``, ``disconnected``,
-    ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
+    An exchange stands where uvicorn keeps a request's cycle. Therefore it has ``response_complete``,
+    ``disconnected``, ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
     # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = ("tried_healthy",)
 
-    tried_healthy: bool  # whether an instance that it was placed on was thought to be well
+    tried_healthy: bool  # whether any instance that it was placed on was READY then
 
     message_event = CycleEvent()
 
     def __init__(self, caller: Caller[Exchange], gateway: Hub, head: RequestHead) -> None:
-        # Only what is read before it is set in the course of things: this runs for every request.
+        # Only attributes that are read before a later step sets them: this runs for every request.
         self.caller = caller
         self.gateway = gateway
         self.head = head
@@ -87,7 +87,7 @@ class Exchange(Answering):
     # Events that move it forward
 
     def begin(self, body: bytes) -> None:
-        """The whole request is here, and it is its turn: classify and submit it."""
+        """The body is complete, and earlier requests of the connection are answered: classify and submit it."""
         gateway = self.gateway
         self.body_complete = True
         self.body = body
@@ -114,13 +114,13 @@ class Exchange(Answering):
         self.gateway.manager.submit(self, self.measure)
 
     def measure(self) -> None:
-        """Measure its prompt, which is needed only where there is something to decide."""
+        """Measure the prompt. The scheduler calls this only if there is something to decide."""
         gateway = self.gateway
         measure(self.request, self.prompt, gateway.manager.estimates, gateway.shortest)
         self.prompt = b""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
-        """An instance has a slot for it: send it there."""
+        """An instance has a slot for the request: send it there."""
         gateway = self.gateway
         if self.waited_ms >= 0:
             waited = gateway.clock() - self.queued_at
@@ -128,7 +128,7 @@ class Exchange(Answering):
             gateway.stats.waits.observe(waited)
         if instance.state is _READY:
             self.tried_healthy = True
-        try:  # the manager may be at others' requests beside this one
+        try:  # the scheduler may be placing other callers' requests in the same loop
             self.upstream = upstream = gateway.engines[decision.target_instance_id]
             connection = upstream.pool.acquire()
             self.attempt = Attempt(upstream, instance, connection, None, False, gateway.clock())
@@ -140,7 +140,7 @@ class Exchange(Answering):
             self.broke(error)
 
     def refused(self, refusal: Rejection) -> None:
-        """It waited, and what it waited for is gone."""
+        """The request waited for a slot, and no instance can give it one any more."""
         try:
             self.fail(errors.from_refusal(refusal))
         except Exception as error:
@@ -201,8 +201,8 @@ class Exchange(Answering):
             elif sum(map(len, buffered)) > MAX_HELD:
                 self._let_go(b"".join(buffered), False)
         elif piece or end:
-            # Not at the head: vLLM sends that at once, and the first token much later. Until then the
-            # request may still go elsewhere.
+            # The answer is delivered from its first byte on, not from its head on: vLLM sends the head at once, and the
+            # first token much later. Until then the request may still go to another instance.
             self._let_go(piece, end, self.gateway.clock() - self.attempt.sent_at)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -218,7 +218,7 @@ class Exchange(Answering):
             self._elsewhere_or(attempt.failed(how, detail))
 
     def engine_is_silent(self) -> None:
-        """It hangs or sleeps: nothing came yet, so a healthy one may do the work instead, long before our own time is up."""
+        """The engine hangs or sleeps. Nothing came yet, so a healthy instance may do the work before a time-out."""
         if self.phase is not _SENT:
             return
         attempt = self.attempt
@@ -252,7 +252,7 @@ class Exchange(Answering):
                 self._arm(self.gateway.timeouts.queue_s)
 
     def _leave_attempt(self) -> None:
-        """The attempt has ended, and with it the answer. Its connection is closed, or in the pool again."""
+        """The attempt has ended, and with it the answer. The connection is closed, or is in the pool again."""
         self.attempt.connection = self.attempt.answer = None
 
     def _end_or_retry(self, error: ApiError, may_retry: bool) -> None:
@@ -265,12 +265,12 @@ class Exchange(Answering):
         if self._may_retry():
             self._retry()
             return
-        if not self.tried_healthy:  # all that were tried had failed before
+        if not self.tried_healthy:  # all instances that were tried had failed before this request
             error = errors.no_healthy_instance(self.request.model, error.message)
         self.fail(error)
 
     def _judge(self, body: bytes) -> None:
-        """An engine's error is here as a whole: it may mean "draining", or need our error shape."""
+        """An engine's error is complete. It may mean that another instance should be asked, or need the API's shape."""
         attempt = self.attempt
         upstream, answer = attempt.upstream, attempt.answer
         assert answer is not None
@@ -279,7 +279,7 @@ class Exchange(Answering):
         if coding := coding_of(answer):
             try:
                 body = decoded(coding, body, MAX_ERROR)
-            except CodingError:  # the caller may read it all the same
+            except CodingError:  # the caller may be able to read it
                 self._let_go(sent, True)
                 return
         if upstream.dialect.means_draining(self.status, body):
@@ -300,19 +300,19 @@ class Exchange(Answering):
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _wrapped(self, body: bytes) -> bytes | None:
-        """The engine's error in the API's shape, where its own would not be understood."""
+        """The engine's error in the API's shape. None where the engine's own shape is that."""
         return self.upstream.dialect.wrapped_error(self.status, self.route.path, body)
 
     def _no_larger(self) -> tuple[ExecutionInstance, ...]:
-        """The instances whose context is no larger than that of its own, where a healthy one is larger; otherwise none."""
+        """The instances whose context is no larger than this one's. Empty if no healthy instance has a larger one."""
         return self.gateway.manager.no_larger(self, self.attempt.instance)
 
     def _go_on_elsewhere(self) -> None:
-        """The instance cannot serve the request and lost no time with it: that is no retry."""
+        """The instance cannot serve the request and lost no time with it. So this does not count as a retry."""
         self._place_anew(None)
 
     def _place_anew(self, began_at: ExecutionInstance | None) -> None:
-        """``began_at`` is an instance that may go on with the request although it drains."""
+        """Place the request once more. ``began_at``: an instance that may go on with it although it drains."""
         self._leave_attempt()
         self._move(Phase.QUEUED)
         try:
@@ -324,7 +324,7 @@ class Exchange(Answering):
                 self._arm(self.gateway.timeouts.queue_s)
 
     def broke(self, error: Exception) -> None:
-        """An exception of our own, while something was done for this request: it ends, and no other does."""
+        """An exception of the gateway's own: this request ends with an answer, and no other request ends."""
         report_of(self.caller_id, error, self.request_id)
         if FINAL[self.phase]:
             return
@@ -333,7 +333,7 @@ class Exchange(Answering):
             if self.phase is _DELIVERING:
                 self._cut(errors.cut_short(self._at, "gave an answer that could not be relayed"))
             elif self._began:
-                self.caller.transport.abort()  # its end must not look like an answer's
+                self.caller.transport.abort()  # a normal end of the connection could look like the end of an answer
                 self._move(Phase.CANCELLED)
             else:
                 self.fail(errors.internal(self.caller_id))
@@ -341,13 +341,13 @@ class Exchange(Answering):
             report_of(self.caller_id, another, self.request_id)
             self.phase, self.response_complete = Phase.CANCELLED, True
             self.caller.transport.abort()
-        # At the end of the turn: until then the manager may not have counted what it placed.
+        # At the end of this loop iteration: until then the scheduler may not have counted the placement.
         self.gateway.loop_batch.later(self.gateway.manager.release, self)
 
-    # What the caller and the clock do
+    # Events of the caller and of the clock
 
     def caller_left(self) -> None:
-        """The caller closed its connection: nobody wants the answer."""
+        """The caller closed its connection."""
         if FINAL[self.phase]:
             return
         try:
@@ -367,7 +367,7 @@ class Exchange(Answering):
         elif self.phase is Phase.CONNECTING:
             self._end_or_retry(*self.attempt.connect_timeout(timeouts.connect_s))
         elif self.phase is Phase.SENT:
-            # Not sent elsewhere: the engine may be at work on it, and the next one would take as long.
+            # No retry: the engine may be at work on it, and the next engine would take as long.
             self._abandon()
             self.fail(errors.upstream_timeout(self._at, timeouts.first_byte_s))
         elif self.phase is Phase.DELIVERING:
@@ -375,13 +375,13 @@ class Exchange(Answering):
             self._cut(errors.cut_short(self._at, f"was silent for {timeouts.stream_idle_s:g} s"))
 
     def gateway_stops(self) -> None:
-        """The time to finish is over: an answer under way must not look whole."""
+        """The gateway stops now. An answer that is under way must not look complete."""
         if self.phase is Phase.DELIVERING:
             self._abandon()
             self._cut(errors.gateway_stopped())
 
     def _abandon(self) -> None:
-        """Let go of queue place, connection attempt and connection, whichever there is."""
+        """Leave the queue, or give up the attempt, whichever there is."""
         if self.phase is Phase.QUEUED:
             self.gateway.manager.withdraw(self)
         if self.attempt is not None:

@@ -16,8 +16,8 @@ from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.control_plane.selector import Selector
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
-from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.relay import exchange
 from sage_inference.gateway.relay.coalescing import HOLD_S, Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.response import ResponseWriter
@@ -58,7 +58,7 @@ def check_untouched(door: InProcess) -> None:
 
 
 BEFORE_AN_ANSWER = {
-    "the prompt is classified": (Gateway, "classify"),
+    "the prompt is classified": (exchange, "classify"),
     "it is submitted": (Scheduler, "submit"),
     "a connection is taken": (Pool, "acquire"),
     "it is sent": (EngineConnection, "send"),

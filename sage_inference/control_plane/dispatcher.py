@@ -9,7 +9,7 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.rates import retry_after_s
 from sage_inference.control_plane.placer import Hooks, Placer
-from sage_inference.control_plane.queue.group_queue import GroupQueue
+from sage_inference.control_plane.queue.group_queue import GroupQueue, Work
 from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
@@ -18,6 +18,9 @@ from sage_inference.control_plane.slo import milliseconds
 from sage_inference.control_plane.submission import Group, Submission, Waiting
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
+
+# Deadlines that end in one moment are refused in pieces: each refusal writes an answer, at 50 to 100 microseconds.
+REFUSALS = 64
 
 
 class Dispatcher:
@@ -74,14 +77,17 @@ class Dispatcher:
     def dispatch(self, now: float) -> None:
         """An alarm, or a change of the instances: refuse what is too late, and place what can be placed."""
         self._alarm_at = math.inf  # in any case, because a timer may fire a little early
-        while self._queue.deadlines.first_key() <= now:
+        for _ in range(REFUSALS):
+            if self._queue.deadlines.first_key() > now:
+                break
             self._give_up(self._queue.deadlines.pop(), now)
         self.serve_all(now)
 
     def serve_all(self, now: float) -> None:
         """Place what can be placed, of every group."""
+        work = Work()
         for group_queue in list(self._queue.group_queues.values()):
-            self._serve(group_queue, now)
+            self._serve(group_queue, now, work)
         self._set_alarm(now)
 
     def regroup(
@@ -110,7 +116,8 @@ class Dispatcher:
         if group_queue is not None:
             self._serve(group_queue, now)
 
-    def _serve(self, group_queue: GroupQueue, now: float) -> None:
+    def _serve(self, group_queue: GroupQueue, now: float, work: Work | None = None) -> None:
+        work = work or Work()
         # Each round asks the queue again: a placed request may end others, or bring new ones.
         for instance in group_queue.reserved_instances():
             # Only the last instance of a group is tried while it is down, and no request is reserved for that one.
@@ -120,7 +127,7 @@ class Dispatcher:
                 and self._try(waiting, (instance,), now)
             ):
                 pass
-        while (first := group_queue.next(now)) is not None and self._try(first, group_queue.group, now):
+        while (first := group_queue.next(now, work)) is not None and self._try(first, group_queue.group, now):
             pass
 
     def _try(self, waiting: Waiting, group: Group, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""The requests that wait for one group of instances, and which of them is next."""
+"""The requests that wait for one group of instances, and the choice of the next one."""
 
 from __future__ import annotations
 
@@ -13,24 +13,41 @@ from sage_inference.control_plane.queue.orders import CHEAP, OVERDUE, Order, Pre
 from sage_inference.control_plane.submission import Waiting
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
-GUARD = 8  # for so much work done, the oldest request's own share of it
-GUARDED_FROM = 0.2  # of the time after which it has this share: before, nobody late is guarded
-STRETCH = 30.0  # a late request's turn comes as if it had come so many times its prompt's time later
-# A late prompt is predicted anew when it has waited a quarter longer, a few of them at a time: so those with many blocks
-# cost no more than a few look-ups.
+# Of the work that is placed, the oldest request gets one part in so many.
+GUARD = 8
+# It gets this share after a part of the time in which it would starve; before that no overdue request is guarded.
+GUARDED_FROM = 0.2
+# An overdue request is ordered as if it had arrived so many times its prompt's time later. So short prompts pass long ones
+# that came a little before them, and not those that came long before.
+STRETCH = 30.0
+# An overdue prompt is predicted again when it has waited a quarter longer, a few of them at a time: a prompt with many
+# blocks takes long to look up.
 REVIEW_S, REVIEW_AFTER, REVIEWS = 1.0, 0.25, 4
+# Requests that are ranked again in one piece, when many become overdue in one moment. Each takes 10 to 20 microseconds, and
+# more with a long prompt, which counts as several. The loop has other work to do in between.
+PIECE = 256
+_BLOCKS = 64  # of a prompt that are looked up in the time of one more request
+
+
+class Work:
+    """What one pass over the queues may still rank again, see ``PIECE``."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = PIECE
 
 
 class GroupQueue:
-    """Bands of requests: within one, tenants by what they were served, and a tenant's by the order's keys.
+    """Bands of requests: within one, tenants by what they were served, and a tenant's requests by the order's keys.
 
-    An eighth of the work goes to the oldest request, if it has waited ten times its SLO: so everybody is served
-    in the end, under any mix. Where requests fall late, its share grows to that with its wait, from one in thirty-six after
-    twice its SLO. A held request stands aside until its instance opens or its patience ends.
+    An eighth of the work goes to the oldest request once it starves. So every request is served in the end, under any
+    mix. In an order that defers, its share grows to that with its wait, from one thirty-sixth after twice its SLO. A
+    reserved request stands aside until its instance opens or its reservation ends.
 
-    Requests that can't be in time any more are late: they go behind the others, and to what instances can spare. Cheap
-    prompts go before dear ones, and of either, long ones behind short ones that came a little later. A late prompt is
-    predicted anew now and then, because its prefix may have been cached or lost meanwhile.
+    Overdue requests go behind the others, and get what instances can spare. Cheap prompts go before dear ones. Of either
+    kind, long prompts go behind short ones that came a little later. An overdue prompt is predicted again now and then,
+    because its prefix may have been cached or lost meanwhile.
     """
 
     def __init__(
@@ -44,21 +61,21 @@ class GroupQueue:
         self.order = order
         self.tokens = 0  # of the prompts that wait here
         self._counters = counters
-        self._predict = predict  # None: what was predicted first is kept
+        self._predict = predict  # None: the first prediction is kept
         self._bands = [Band(counters) for _ in range(order.bands)]
         self._changes: Heap[Waiting] = Heap()
         self._reviews: Heap[Waiting] = Heap()
         self._reservations: Heap[Waiting] = Heap()
         self._reserved: dict[ExecutionInstance, dict[Waiting, None]] = {}
         self._tenants: dict[str, int] = {}
-        self._passed = 0  # work placed since the oldest had its turn
-        self._guarded: Waiting | None = None  # the oldest, if it is its turn
+        self._passed = 0  # work placed since the oldest request was guarded last
+        self._guarded: Waiting | None = None  # the oldest request, while it goes before all others
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
 
     def add(self, waiting: Waiting, predicted_ms: float, now: float) -> None:
-        """``predicted_ms`` is what its prompt alone takes."""
+        """``predicted_ms`` is the time of its prompt itself."""
         tenant = waiting.request.tenant
         count = self._tenants.get(tenant, 0)
         if not count:
@@ -84,35 +101,44 @@ class GroupQueue:
         else:
             self._unreserve(waiting)
 
-    def next(self, now: float) -> Waiting | None:
-        """The next request; it stays until it is removed or held."""
-        while self._changes.first_key() <= now:
-            self._rank_anew(self._changes.pop(), now)
+    def next(self, now: float, work: Work | None = None) -> Waiting | None:
+        """The next request; it stays until it is removed or reserved. None if there is none, or if ``work`` is used up.
+
+        ``work`` bounds what is ranked again, here and in other queues of the same pass. The rest is done in the next pass,
+        which ``wakes_at`` asks for.
+        """
+        work = work or Work()
+        while self._changes.first_key() <= now and work.left > 0:
+            self._rank_again(self._changes.pop(), now, work)
         for _ in range(REVIEWS):
             if self._reviews.first_key() > now:
                 break
-            self._rank_anew(self._reviews.pop(), now)
-        while self._reservations.first_key() <= now:
-            self._back(self._reservations.pop())
+            self._rank_again(self._reviews.pop(), now, work)
+        while self._reservations.first_key() <= now and work.left > 0:
+            work.left -= 1
+            self._return(self._reservations.pop())
         bands = self._bands
         oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
         if oldest is not None and self._is_guarded(oldest, now):
             self._guarded = oldest
-            oldest.overdue = False  # nobody is spared any more at its cost
+            oldest.overdue = False  # from now on it goes before those that are in time
             return oldest
         if len(bands) == 1:
             return bands[0].next()
-        return bands[self.order.pick([band.oldest_arrival() for band in bands])].next()
+        first = bands[self.order.pick([band.oldest_arrival() for band in bands])].next()
+        if first is not None and first.change is not None and first.change.key <= now:
+            return None  # still ranked as if it were in time: it would take what requests in time need
+        return first
 
     def placed(self, waiting: Waiting) -> None:
-        """One of these was placed."""
+        """A request of this queue was placed."""
         if waiting is self._guarded:
             self._passed = 0
         else:
             self._passed += _work(waiting.request)
 
     def reserve(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
-        """Let others pass it: its prompt is cached by ``instance``, which is closed now."""
+        """Let others pass the request: ``instance`` has its prompt cached, and is closed now."""
         self._bands[waiting.band].remove(waiting)
         waiting.patient = False
         waiting.reserved_for = instance
@@ -120,28 +146,34 @@ class GroupQueue:
         self._reserved.setdefault(instance, {})[waiting] = None
 
     def reserved(self, instance: ExecutionInstance) -> Waiting | None:
-        """The first that is held for ``instance``."""
+        """The first request that is reserved for ``instance``."""
         return next(iter(self._reserved.get(instance, ())), None)
 
     def reserved_instances(self) -> list[ExecutionInstance]:
-        """The instances for which requests are held."""
+        """The instances for which requests are reserved."""
         return list(self._reserved)
 
     def everyone(self) -> list[Waiting]:
-        """All that wait here, in order of arrival."""
+        """All requests of the queue, in order of arrival."""
         found = [waiting for band in self._bands for waiting in band]
         found += [waiting for reserved in self._reserved.values() for waiting in reserved]
         return sorted(found, key=_arrived)
 
     def wakes_at(self, now: float) -> float:
-        """When a hold ends, or an instance can spare something for the late; infinite where nobody waits for it."""
+        """The next time when a request may be placed though nothing else happens; infinite if there is none.
+
+        A reservation ends then, or an instance can spare something for an overdue request. If ``next`` left requests to be
+        ranked again, that time is now.
+        """
+        if self._changes.first_key() <= now:
+            return now
         at = self._reservations.first_key()
         if self.order.defers and (self._bands[OVERDUE] or self._bands[CHEAP]):
             at = min([at, *(i.load.spares_from for i in self.group if i.load.spares_from > now)])
         return at
 
     def _is_guarded(self, oldest: Waiting, now: float) -> bool:
-        """Whether it is the turn of the oldest, whatever the order."""
+        """Whether the oldest request goes before all others, whatever the order."""
         span = oldest.starving_at - oldest.arrived
         waited = min(now - oldest.arrived, span)
         if waited < (GUARDED_FROM if self.order.defers else 1.0) * span:
@@ -152,7 +184,7 @@ class GroupQueue:
         self._bands[waiting.band].add(waiting, waiting.key)
 
     def _rank(self, waiting: Waiting, now: float) -> None:
-        """Note its place, and when to look at it again."""
+        """Set its band and key, and the time when it is to be ranked again."""
         prompt_ms = waiting.prompt_ms
         waiting.band, waiting.key, overdue_at = self.order.place(waiting.request, prompt_ms)
         waiting.overdue = overdue_at <= now
@@ -165,8 +197,9 @@ class GroupQueue:
         elif overdue_at < math.inf:
             waiting.change = self._changes.push(overdue_at, waiting)
 
-    def _rank_anew(self, waiting: Waiting, now: float) -> None:
-        """It falls late, unless its prefix was cached meanwhile; or it is late, and was predicted a while ago."""
+    def _rank_again(self, waiting: Waiting, now: float, work: Work) -> None:
+        """It becomes overdue, unless its prefix was cached meanwhile; or it is overdue, and its review is due."""
+        work.left -= 1 + len(waiting.request.prompt_blocks) // _BLOCKS
         waiting.change = waiting.review = None
         if waiting.reserved_for is None:
             self._bands[waiting.band].remove(waiting)
@@ -176,8 +209,8 @@ class GroupQueue:
         if waiting.reserved_for is None:
             self._enter(waiting)
 
-    def _back(self, waiting: Waiting) -> None:
-        """Its patience has ended: it is in line again, for any instance."""
+    def _return(self, waiting: Waiting) -> None:
+        """Its reservation has ended: it waits for any instance of the group again."""
         self._unreserve(waiting)
         self._enter(waiting)
 

@@ -190,3 +190,34 @@ def test_a_mixed_instance_serves_where_no_specialised_one_is_well() -> None:
     both, special = mixed("both"), instance("special")
     special.state = EngineState.EJECTED
     assert submit(manager(both, special), request()).where is both
+
+
+def test_a_gpu_is_forgotten_when_its_instances_left_and_its_work_ended() -> None:
+    clock = Clock()
+    m = manager(instance("llm", gpu="0"), instance("e", model="e", route=EMBED, gpu="0"), clock=clock)
+    stream = submit(m, request("stream"))
+    for name in ("llm", "e"):
+        m.registry.remove(name)
+    m.dispatch()
+    assert set(m._gpus) == {"0"}  # the stream still counts on it
+    m.release(stream)
+    for number in range(50):
+        mixed = ExecutionInstance(f"mixed {number}", "h", 1, instance_type="mixed", models=("x",))
+        m.registry.add(mixed)
+        m.dispatch()
+        m.registry.remove(mixed.instance_id)
+    m.registry.changed()
+    m.dispatch()
+    assert m._gpus == {}
+
+
+def test_a_gpu_that_loses_one_kind_of_work_for_a_while_is_remembered() -> None:
+    m = manager(instance("llm", gpu="0"), instance("e", model="e", route=EMBED, gpu="0"), clock=Clock())
+    submit(m, request("stream"))
+    encoder = m.registry.remove("e")
+    m.dispatch()
+    assert encoder is not None
+    encoder.state = EngineState.READY
+    m.registry.add(encoder)
+    m.dispatch()
+    assert m._gpus["0"].llm == 1

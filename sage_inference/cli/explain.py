@@ -8,6 +8,7 @@ import typer
 
 from sage_inference.cli import table, terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.options import Json, NoColor
 
 app = plain_app()
@@ -50,8 +51,8 @@ def _show_request(attempt: dict[str, Any]) -> None:
     )
     slo = attempt["slo"]
     terminal.say(
-        f"SLO: first token in {slo['ttft_ms']:,.6g} ms ({_ttft_from(attempt)}), "
-        f"{slo['tpot_ms']:,.4g} ms a token after it ({slo['tpot_from']})"
+        f"SLO: first token in {milliseconds(slo['ttft_ms'])} ms ({_ttft_from(attempt)}), "
+        f"{milliseconds(slo['tpot_ms'])} ms a token after it ({slo['tpot_from']})"
     )
 
 

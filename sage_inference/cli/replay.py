@@ -11,6 +11,7 @@ from sage_inference.cli import table, terminal
 from sage_inference.cli.complete import policies as policy_names
 from sage_inference.cli.errors import Failure
 from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path, check_choice
 
 if TYPE_CHECKING:
@@ -167,8 +168,8 @@ def _slo_line(judged: Judged) -> str:
     levels = [priority.name.lower() for priority in judged.priorities]
     whose = ", ".join(" and ".join(each) for each in (names, levels) if each)
     return (
-        f"SLO{f' of {whose}' if whose else ''}: first token in {judged.ttft_ms:,.6g} ms, "
-        f"{judged.tpot_ms:,.4g} ms a token after it"
+        f"SLO{f' of {whose}' if whose else ''}: first token in {milliseconds(judged.ttft_ms)} ms, "
+        f"{milliseconds(judged.tpot_ms)} ms a token after it"
     )
 
 

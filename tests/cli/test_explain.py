@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sage_inference.cli.explain import _came, _ttft_from
+from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.schemas import ANSWERS
 from tests.cli.shape import mistakes
 from tests.support.command import sage
@@ -81,3 +82,12 @@ def test_an_older_gateway_states_no_factor() -> None:
     assert _ttft_from(attempt) == "scheduling.slo"
     attempt["slo"]["ttft_times"] = 30.0
     assert _ttft_from(attempt) == "30 x scheduling.slo, for low"
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [(0.001, "0.001"), (0.4, "0.4"), (12.5, "12.5"), (50.0, "50"), (999.96, "1000"), (1000, "1,000"),
+     (2500.4, "2,500"), (1_234_567, "1,234,567"), (30 * 86_400_000, "2,592,000,000")],
+)  # fmt: skip
+def test_no_time_is_shown_as_a_power_of_ten(ms: float, shown: str) -> None:
+    assert milliseconds(ms) == shown

@@ -1,4 +1,4 @@
-"""The two bodies that a request for a pair becomes, as vLLM's ``kv_transfer_params`` want them."""
+"""The bodies of the two legs of a disaggregated request, in the form of vLLM's ``kv_transfer_params``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ASK = msgspec.Raw(
 )
 _ONE, _FALSE = msgspec.Raw(b"1"), msgspec.Raw(b"false")
 _UNSET = (b"", b"null")
-# Fields that a single token can't satisfy, or can't have.
+# Fields that an answer of a single token cannot satisfy, or cannot have.
 _NOT_OF_ONE_TOKEN = ("stream_options", "min_tokens", "min_completion_tokens")
-# vLLM hands over the blocks of one prompt for one answer, and no probabilities of the prompt's own tokens.
+# vLLM transfers the blocks of one prompt for one answer, without log probabilities of the prompt's own tokens.
 _SPLIT_WITH = {"n": b"1", "best_of": b"1", "use_beam_search": b"false", "echo": b"false"}
 _NEVER_SPLIT_WITH = ("prompt_logprobs", "prompt_embeds")
 
@@ -26,7 +26,7 @@ Fields = dict[str, msgspec.Raw]
 
 
 class _Prefilled(msgspec.Struct):
-    """An engine's answer to a prompt alone, or a body of which only this field matters."""
+    """The one field that is read of a prefilling engine's answer, or of a caller's body."""
 
     kv_transfer_params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -35,10 +35,10 @@ _decode_answer = msgspec.json.Decoder(_Prefilled).decode
 
 
 def read_fields(body: bytes, model: str) -> Fields | None:
-    """The body's fields, None where it can't be split into two legs.
+    """The body's fields, None where the body cannot be split into two legs.
 
-    Raises ``Rejection`` where it has ``kv_transfer_params`` of its own: they would make an engine fetch from
-    wherever the caller likes, other callers' prompts among it.
+    Raises ``Rejection`` for a body that has ``kv_transfer_params`` already. With them a caller could make an engine
+    fetch from anywhere, other callers' prompts included.
     """
     params = decoded(_decode_answer, body).kv_transfer_params
     own = not isinstance(params, msgspec.UnsetType) and bytes(params) not in _UNSET
@@ -55,7 +55,7 @@ def _can_be_split(fields: Fields) -> bool:
     if any(_raw(fields, name) not in _UNSET for name in _NEVER_SPLIT_WITH):
         return False
     prompt = _raw(fields, "prompt")
-    # A text, or the ids of one; a list of either is several prompts.
+    # One prompt is a text, or a list of token ids. A list of either is several prompts.
     return prompt[:1] != b"[" or prompt[1:].lstrip()[:1].isdigit()
 
 
@@ -64,7 +64,7 @@ def _raw(fields: Fields, name: str) -> bytes:
 
 
 def prefill_body(fields: Fields) -> bytes:
-    """Asks for one token, and for the prompt's blocks to be kept for another engine."""
+    """A body that asks for one token, and for the prompt's blocks to be kept for another engine."""
     asked = {name: value for name, value in fields.items() if name not in _NOT_OF_ONE_TOKEN}
     asked |= {"stream": _FALSE, "max_tokens": _ONE, PARAMS: _ASK}
     if "max_completion_tokens" in asked:
@@ -73,12 +73,12 @@ def prefill_body(fields: Fields) -> bytes:
 
 
 def decode_body(fields: Fields, params: msgspec.Raw) -> bytes:
-    """The caller's own request, and where its prompt's blocks are; every other value keeps its bytes."""
+    """The caller's body with the place of the prompt's blocks added; every other value keeps its bytes."""
     return msgspec.json.encode({**fields, PARAMS: params})
 
 
 def handed_over(answer: bytes) -> msgspec.Raw | None:
-    """The place of the blocks, as a prefilling engine reports it; None where it reports none."""
+    """The place of the blocks that a prefilling engine's answer reports; None where it reports none."""
     try:
         params = _decode_answer(answer).kv_transfer_params
     except UNREADABLE:
@@ -87,6 +87,6 @@ def handed_over(answer: bytes) -> msgspec.Raw | None:
 
 
 def uncoded(lines: bytes) -> bytes:
-    """Header lines that ask for no content coding: this answer is for the gateway to read."""
+    """The header lines, asking for no content coding, because the gateway itself reads this answer."""
     kept = [line for line in lines.split(b"\r\n") if not line.startswith(b"accept-encoding:")]
     return UNCODED + b"\r\n".join(kept)

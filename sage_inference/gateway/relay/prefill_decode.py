@@ -1,12 +1,14 @@
-"""A request of a model that pairs serve: its prompt goes to one engine, and the rest to another.
+"""Prefill/decode disaggregation: one engine works off a request's prompt, another one generates the answer.
 
     QUEUED ─▶ SENT, the prompt, to a prefilling instance ─answered─▶ QUEUED ─▶ SENT, the rest, to a decoding one …
 
-The phases are those of any exchange; the first leg ends where others would be sent elsewhere, in QUEUED. The
-caller, the deadlines and the slot (of one instance at a time) are looked after as ever. Until a byte is
-delivered a leg that fails may be repeated: another prefilling instance, or, where the decoding one failed, both
-legs, because the blocks may be gone. Requests that no pair can do go whole to where one instance does all, see
-``control_plane.pairs``.
+A request has two legs, and each is one attempt. The phases are those of any exchange: the prefill leg ends in
+QUEUED, as an attempt does that is followed by a retry. The exchange holds the slot of one instance at a time, and
+its caller and deadlines are treated as in any other exchange.
+
+Until a byte is delivered, a leg that fails may be repeated. The prompt goes to another prefilling instance. Where
+the decoding instance failed, both legs are repeated, because the blocks may be gone. A request that cannot be split
+goes as one to an instance that does all of it, see ``control_plane.instances.prefill_decode``.
 """
 
 from __future__ import annotations
@@ -53,29 +55,29 @@ from sage_inference.wire.message import Data, ResponseHead
 if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
-MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer, which names every block
-_STREAMED_ERROR = b'data: {"error"'
+MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer: it names every block
+_STREAMED_ERROR = b'data: {"error"'  # a stream has begun with 200 when its engine fails to fetch the blocks
 
 log = logging.getLogger("sage_inference.relay")
-_silent: weakref.WeakSet[Upstream] = weakref.WeakSet()  # those that handed nothing over, and were reported
+_silent: weakref.WeakSet[Upstream] = weakref.WeakSet()  # engines that were logged as reporting no blocks
 
 
 class PrefillDecodeExchange(Exchange):
-    """``leg`` is what was sent last: PREFILL, DECODE, or None for the whole request.
+    """``leg`` is the one that was sent last: PREFILL, DECODE, or None for a request that was not split.
 
-    ``fields`` is the body while it may be split, ``params`` where the prompt's blocks are.
+    ``fields`` is the body while it may be split, ``params`` the place of the prompt's blocks.
     """
 
-    entire: SchedulingRequest  # both legs of it
-    own_body: bytes
+    entire: SchedulingRequest  # not split; ``request`` is the leg that is placed now
+    own_body: bytes  # the caller's; ``body`` is that of the leg
     own_head: RequestHead
     fields: Fields | None = None
     params: msgspec.Raw | None = None
     leg: str | None = None
     prefilled_by: Upstream | None = None
     _prefill: Placement | None = None
-    _first_byte_s: float | None = None  # both legs share one time; what the first left of it
-    _waited_ms = -1.0  # what the legs before waited
+    _first_byte_s: float | None = None  # both legs share one time limit: the part that the prefill left
+    _waited_ms = -1.0  # the wait of the legs before, below 0 if there was none
 
     # Events that move it forward
 
@@ -98,15 +100,17 @@ class PrefillDecodeExchange(Exchange):
             pass
         elif kind is ExecutionInstanceType.PREFILLING and route.endswith(PREFILL):
             self.leg, self.body = PREFILL, prefill_body(fields)
+            # The head may be cached for other requests: change a copy, and keep the copy out of ``starts``.
             self.head = copy(self.head)
             self.head.comes_again = False
             self.head.lines, self.head.keyed_lines = uncoded(self.head.lines), uncoded(self.head.keyed_lines)
         elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
             self.leg, self.body = DECODE, decode_body(fields, self.params)
-        else:  # it waited for half of a pair, and there is none any more
+        else:  # while the leg waited, the last instance of its kind left
             self._unsplit(self.request)
             if not self.entire.streams and isinstance(self.place, Placement):
-                # Its first byte comes with the last, and teaches nothing.
+                # The leg was to stream. Without streaming the first byte comes with the last, so nothing is
+                # learned from its time.
                 self.place.expected_at = self.place.pushed_at
         super().placed(instance, decision)
         if self._waited_ms >= 0:
@@ -126,7 +130,8 @@ class PrefillDecodeExchange(Exchange):
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         super().engine_answers(answer, length)
-        # Held back: a prompt's answer is for us; and a 500 may mean that the blocks could not be had.
+        # The answer is held back. The caller never gets a prefill's answer, and a decode leg's 500 may mean that
+        # the engine could not fetch the blocks.
         fits = (length or 0) <= MAX_HELD
         if self.attempt.answer is answer and (
             self.leg is PREFILL or (self.leg is DECODE and answer.status == 500 and fits)
@@ -139,16 +144,17 @@ class PrefillDecodeExchange(Exchange):
             if self.leg is PREFILL and self.status == 200:
                 self._pass_kv(engine, body)
                 return
-            # A request that the one refuses for a prompt alone, the other may take; and it has the last word.
+            # An engine may refuse a leg of a request that an engine takes as one. The latter's refusal counts.
             if self._whole_instead():
                 return
         super()._judge(body)
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
+        # ``Exchange`` calls this once more than MAX_HELD bytes are buffered. A prefill's answer may be longer.
         if self.leg is PREFILL and self.buffered_error is not None and not end and len(piece) <= MAX_ANSWER:
             self.buffered_error = [piece]
             return
-        if self.leg is PREFILL and self.status == 200:
+        if self.leg is PREFILL and self.status == 200:  # it is too long, and never the caller's
             self.buffered_error = None
             self._abandon()
             self._elsewhere_or(
@@ -157,13 +163,14 @@ class PrefillDecodeExchange(Exchange):
             return
         connection = self.attempt.connection
         if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._whole_instead():
+            # The attempt has let go of its connection without closing it: the engine may send more.
             if connection is not None and not end:
                 connection.discard()
             return
         super()._let_go(piece, end, took)
 
     def _pass_kv(self, engine: Upstream, answer: bytes) -> None:
-        """The prompt is done: on to the decoding instance."""
+        """The prefill is done: ask for a decoding instance, and give it the place of the blocks."""
         gateway = self.gateway
         sent_at = self.attempt.sent_at
         if gateway.ran_since(sent_at):
@@ -188,7 +195,7 @@ class PrefillDecodeExchange(Exchange):
         self._go_on()
 
     def _decoded(self, body: bytes) -> bytes:
-        """Nobody asked for a coding; an engine's answer that cannot be read names no blocks."""
+        """The body without the content coding, which was not asked for. Empty, thus without blocks, if unreadable."""
         answer = self.attempt.answer
         assert answer is not None
         coding = coding_of(answer)
@@ -209,7 +216,7 @@ class PrefillDecodeExchange(Exchange):
                 self._arm(gateway.timeouts.queue_s)
 
     def _unsplit(self, request: SchedulingRequest) -> None:
-        """From here on one instance does it all."""
+        """From here on one instance serves the request, which is not split any more."""
         self.fields = None
         self.request = request
         self.gateway.stats.handover_failures += 1
@@ -225,11 +232,13 @@ class PrefillDecodeExchange(Exchange):
     def _may_retry(self) -> bool:
         if self.fields is None:
             return super()._may_retry()
-        # Blocks may be gone with the engine that was to fetch them: the prompt is done again.
+        # ``_may_retry`` asks whether another instance takes ``self.request``: first the leg that failed.
         self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.entire)
         if super()._may_retry():
+            # The blocks may be gone with the engine that was to fetch them, so the prefill is repeated, too.
             self.request = prefill_leg(self.entire)
             return True
+        # No other instance of this kind: then one that takes the request as one.
         self.request = self.entire
         if not super()._may_retry():
             return False
@@ -237,11 +246,14 @@ class PrefillDecodeExchange(Exchange):
         return True
 
     def _whole_instead(self) -> bool:
-        """Once: let one instance do it all, the same one if there is no other; False where that may not be."""
+        """Send the request to one instance, not split, even to the same one. Returns False if that is not allowed.
+
+        It is allowed once: ``fields`` is None afterwards.
+        """
         gateway = self.gateway
         if self.fields is None or not gateway.registry.group(self.entire.model, self.route.path):
             return False
-        # A caller of refused requests must not use up the retries of others.
+        # A refusal is no retry: a caller of requests that are refused must not use up the retries of others.
         refused = 400 <= self.status < 500
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False

@@ -1,4 +1,4 @@
-"""The body of an answer on its way to the caller, piece by piece; what came as a whole needs none of this."""
+"""The body of an answer on its way to the caller, piece by piece. An answer that came in one piece needs no writer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from sage_inference.types import ExecutionInstance, Usage
 
 
-TAIL_BYTES = 1024  # of a stream, kept to be read at its end: its last events, its usage among them
+TAIL_BYTES = 1024  # the end of a stream, kept because its last events have its usage and its outcome
 _TAIL_PIECES = 16
-_SMALL = TAIL_BYTES // _TAIL_PIECES  # bytes of a piece; of smaller ones more are kept
+_SMALL = TAIL_BYTES // _TAIL_PIECES  # bytes of a piece: so many pieces of this size make up the tail
 
 
 class ResponseWriter:
-    """Writes a head and what belongs to it, ``chunked`` or not. It is what the coalescer holds, if it is fast.
+    """Writes the head and the body of one answer, ``chunked`` or not. The coalescer pauses it while it is fast.
 
-    ``chunks`` counts those after the first, which with engines has the role and no token.
+    ``chunks`` counts the chunks after the first. Engines send the role in the first, and no token.
     """
 
-    body_bytes: int | None = None  # of the body, so far; counted by ``CountedResponseWriter`` alone
+    body_bytes: int | None = None  # written so far; only ``CountedResponseWriter`` counts them
 
     __slots__ = (
         "_caller",
@@ -67,22 +67,22 @@ class ResponseWriter:
         self._turn, self._wheel = gateway.loop_batch, gateway.wheel
         self._tell_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
-        # The last pieces, as they were written. References: nothing is copied while a stream goes on.
+        # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)
-        self._keep = self._tail.append
-        self.from_start = True  # whether ``sent`` is all that was sent
-        self._opening: Data = b""  # the first piece, of an event stream
-        self._plain: PlainUsage | None = None  # of an answer that is no stream
+        self._keep = self._tail.append  # bound once, because it is called for every chunk
+        self.from_start = True  # whether ``sent`` returns the body from its first byte on
+        self._opening: Data = b""  # the first piece of an event stream
+        self._plain: PlainUsage | None = None  # set for an answer that is no stream
         self.chunks = 0
-        # The count of chunks at which to look whether it is a fast stream: see ``coalescing``.
+        # The count of chunks at which the coalescer looks at the stream's rate again.
         self._look_at = 0
         self.holds, self.looked_at = 0, 0.0
 
     def send(self, piece: Data) -> None:
-        """A piece that is not the last."""
+        """Write a piece that is not the last."""
         if self._plain is not None:
             self._plain.add(piece)
-        if self._start:
+        if self._start:  # the head leaves with the first piece, in one packet
             piece = self._framed(piece)
             self._keep(piece)
             self._write_first(piece)
@@ -97,12 +97,16 @@ class ResponseWriter:
             self._resize(len(piece))
 
     def pass_on(self, chunk: bytes) -> None:
-        """A token of a stream, by far the most frequent event: one write, and no timer is moved."""
+        """Write one chunk as the engine framed it.
+
+        The most frequent event by far, one for each token, so it costs one write and moves no timer.
+        """
         caller, turn = self._caller, self._turn
-        if turn.is_open:
+        if turn.is_open:  # then writes are gathered, and sent in a row at the end of the loop's iteration
             turn.write(caller.transport, chunk)
         else:
             caller.transport.write(chunk)
+        # One store. The wheel reads it only when the former deadline comes.
         caller.deadline = self._wheel.idle_at
         self._keep(chunk)
         self.chunks = chunks = self.chunks + 1
@@ -112,13 +116,14 @@ class ResponseWriter:
                 self._resize(len(chunk))
         if self._tell_gap is not None:
             now = self._gateway.clock()
+            # A gap in which this process did not run shows nothing about the engine.
             if self._passed_at > self._gateway.stalled_at:
                 self._tell_gap(now - self._passed_at)
             self._passed_at = now
 
     def end(self, piece: Data) -> None:
-        """The last piece, or nothing more."""
-        self._connection = None  # it may serve another already
+        """Write the last piece, which may be empty."""
+        self._connection = None  # it may serve another request already
         if self._plain is not None:
             self._plain.add(piece)
         if self.chunked:
@@ -133,22 +138,23 @@ class ResponseWriter:
             self._caller.write(piece)
 
     def cut(self, event: bytes) -> None:
-        """Nothing more comes, though it should; ``event`` reports that."""
+        """Write ``event``, which reports that the answer broke off. No last chunk follows, so it looks cut."""
         self._write_first(self._framed(event))
 
     def hold(self) -> None:
-        """It is faster than anyone reads: let its chunks gather in the socket."""
-        # Each event of a piece may be a token.
+        """Stop reading the stream, so that its chunks gather in the socket."""
+        # The last piece was counted as one chunk, but each of its events may be a token.
         self.chunks += max(0, bytes(self._tail[-1]).count(b"\n\n") - 1)
         if self._connection is not None:
             self._connection.pause()
 
     def release(self) -> None:
+        """Read the stream on, unless its caller still has to read what was written."""
         if self._connection is not None and not self._caller.reads_slowly:
             self._connection.resume()
 
     def seek_usage(self, stream: StreamFormat, opening: Data) -> bool:
-        """Whether every piece must be seen to find what the answer took; ``opening`` is the first."""
+        """Whether every piece must be seen to find the answer's usage; ``opening`` is the first piece."""
         if stream is StreamFormat.OPAQUE:
             self._plain = PlainUsage()
             return True
@@ -162,20 +168,20 @@ class ResponseWriter:
         if usage is None:
             return reported(self._plain.text) if self._plain is not None else None
         if not usage.prompt_tokens and self._opening:
-            # Anthropic's streams report the prompt in their first event, and the output in their last.
+            # Anthropic's streams report the prompt's tokens in their first event, the output's in their last.
             opening = reported(bytes(self._opening))
             if opening is not None:
                 usage = opening._replace(completion_tokens=usage.completion_tokens)
         return usage
 
     def choices(self, last: bytes) -> int:
-        """How many choices a plain answer has; 0 where that is not known. ``last`` is its end, see ``sent``."""
+        """The number of choices of a plain answer; 0 if it is not known. ``last`` is its end, see ``sent``."""
         if self._plain is not None:
             return self._plain.choices
         return choices_in(last) if self.from_start else 0
 
     def sent(self) -> bytes:
-        """The last bytes of the body: ``TAIL_BYTES``, or as many more as the pieces have that hold them.
+        """The last bytes of the body, without chunk framing: whole pieces, ``TAIL_BYTES`` at least, or all.
 
         Sets ``from_start``.
         """
@@ -187,7 +193,7 @@ class ResponseWriter:
             if size >= TAIL_BYTES:
                 self.from_start = False
                 break
-            if self.chunked:  # it is one chunk: its size, its data, CRLF
+            if self.chunked:  # each piece is one chunk: its size, its data, CRLF
                 piece = piece[piece.find(b"\n") + 1 : -2]  # type: ignore[union-attr]
             found.append(piece)
             size += len(piece)
@@ -195,15 +201,16 @@ class ResponseWriter:
         return b"".join(found)
 
     def _resize(self, size: int) -> None:
-        """Keep more pieces where they are so small, and fewer where one of them is enough."""
+        """Fit the number of pieces that are kept to their ``size``."""
         tail = self._tail
-        if size >= TAIL_BYTES:
+        if size >= TAIL_BYTES:  # one piece is a tail: do not hold the memory of those before it
             if len(tail) > 1:
                 last = tail[-1]
                 tail.clear()
                 tail.append(last)
                 self.from_start = False
         elif tail.maxlen == _TAIL_PIECES:
+            # Small pieces: so many that the tail has enough bytes even with one byte in each. It is done once.
             self.from_start = self.from_start and len(tail) < _TAIL_PIECES
             self._tail = deque(tail, TAIL_BYTES)
             self._keep = self._tail.append
@@ -231,7 +238,7 @@ class CountedResponseWriter(ResponseWriter):
         self.body_bytes = 0
 
     def send(self, piece: Data) -> None:
-        if self._start or not self.chunked:  # otherwise ``pass_on`` gets it, and counts it
+        if self._start or not self.chunked:  # otherwise ``send`` calls ``pass_on``, which counts it
             self.body_bytes += len(piece)
         super().send(piece)
 
@@ -249,5 +256,5 @@ class CountedResponseWriter(ResponseWriter):
 
 
 def _chunk(piece: Data) -> bytes:
-    """Nothing of nothing: an empty chunk is the last."""
+    """Empty input gives no chunk, because a chunk of size zero would end the body."""
     return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""

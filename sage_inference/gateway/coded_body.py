@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from sage_inference.config.settings import LimitSettings, TimeoutSettings
 from sage_inference.gateway import errors
-from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.bodies import COUNTED, Bodies
+from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.wire.content_coding import (
@@ -25,9 +27,6 @@ from sage_inference.wire.content_coding import (
     codings_in,
     readable,
 )
-
-if TYPE_CHECKING:
-    from sage_inference.gateway.hub import Hub
 
 # Limits in bytes on one turn: a few ms of work for usual bodies, 20 ms for the worst.
 _SLICE_IN, _SLICE_OUT = 65536, 1 << 20
@@ -45,6 +44,22 @@ class BodySender(Protocol):
         """Read again, unless there is another reason to pause."""
 
     def arm(self, seconds: float, /) -> None: ...
+
+
+class Shared(Protocol):
+    """The parts of the gateway that all bodies share."""
+
+    @property
+    def limits(self) -> LimitSettings: ...
+
+    @property
+    def timeouts(self) -> TimeoutSettings: ...
+
+    @property
+    def bodies(self) -> Bodies: ...
+
+    @property
+    def decoding(self) -> Decoding: ...
 
 
 class Receiver(Hashable, Protocol):
@@ -70,7 +85,7 @@ class CodedBody:
     overtake them.
     """
 
-    def __init__(self, exchange: Receiver, gateway: Hub, sender: BodySender) -> None:
+    def __init__(self, exchange: Receiver, gateway: Shared, sender: BodySender) -> None:
         """Raises ``ApiError`` for a coding that is not supported."""
         self._exchange = exchange
         self._gateway = gateway

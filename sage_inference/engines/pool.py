@@ -20,8 +20,8 @@ from sage_inference.wire.loop_batch import LoopBatch
 if TYPE_CHECKING:
     import ssl
 
-MAX_IDLE = 256
-_FEW_IDLE = 16
+MAX_IDLE = 256  # idle connections that are kept
+_FEW_IDLE = 16  # of them, after a while without much load
 # Pauses between attempts while this machine lacks a resource for a connection. They take a second in all: after
 # that the caller should retry later.
 LACK_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4)
@@ -85,10 +85,12 @@ class Pool:
         self._context: ssl.SSLContext | None = None
         self._descriptors = descriptors or Descriptors()
         self._loop = asyncio.get_running_loop()
+        # By their last use. A dict, because a lost connection leaves it from the middle.
         self._idle: dict[EngineConnection, None] = {}
-        self._open: set[EngineConnection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[EngineConnection] = set()  # idle or not; each has a descriptor in the budget
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps weak references only
         self._closed = False
+        # One object for the callbacks of all parsers: see ``ParserEvents``.
         self._made = partial(EngineConnection, self._release, self._lost, ParserEvents(), batch)
 
     @property
@@ -111,6 +113,7 @@ class Pool:
         while idle:
             # LIFO: the newest is the least likely to be closed by the engine's idle timer.
             connection, _ = idle.popitem()
+            # The engine may have closed it in this iteration of the loop, before the loss was reported.
             if not connection.transport.is_closing():
                 return connection
         return None
@@ -167,8 +170,9 @@ class Pool:
             if connection is not None:
                 made(connection)
                 return
-            connecting.lacks = lacks
-            # An idle connection is closed for this one. Its descriptor is free after the pause.
+            connecting.lacks = lacks  # the reason to report if the caller's time ends during the pause
+            # An idle connection, of any engine or caller, is closed for this one. Its descriptor is free after the
+            # pause.
             self._descriptors.make_room()
             await asyncio.sleep(pause)
         assert lacks is not None
@@ -178,6 +182,7 @@ class Pool:
     async def _connection(self) -> EngineConnection:
         address = self.address
         context = self.context
+        # Counted before it is made, so that no other connection takes its descriptor in the meantime.
         self._descriptors.to_engines += 1
         kept = False
         try:
@@ -188,7 +193,7 @@ class Pool:
                 ssl=context,
                 server_hostname=address.host if context else None,
             )
-            if connection.is_closed:  # its report of the loss came before it was in ``_open``
+            if connection.is_closed:  # it has reported its loss already, and will not do so again
                 raise ConnectionResetError(ECONNRESET, "closed as soon as it was made")
             self._open.add(connection)  # from here on, ``_lost`` counts it out
             kept = True
@@ -206,7 +211,7 @@ class Pool:
 
     def _lost(self, connection: EngineConnection) -> None:
         """Called by a connection that is closed, or that discarded itself: for some of them twice."""
-        if connection in self._open:
+        if connection in self._open:  # only the first call gives the descriptor back
             self._open.remove(connection)
             self._descriptors.to_engines -= 1
         self._idle.pop(connection, None)
@@ -219,7 +224,7 @@ class Pool:
 
     def give_up_one(self) -> bool:
         """Close the idle connection that was used least recently. False if none is idle."""
-        for connection in self._idle:
+        for connection in self._idle:  # the first key of the dict
             del self._idle[connection]
             connection.discard()
             return True

@@ -67,10 +67,12 @@ class PipelinedConnection(CallerConnection):
             if start >= size or self._ending or self.transport.is_closing():
                 self._unread = b""
                 return
+            # Stop behind a request, and behind one that began in this slice after the end of another.
             if not framing.in_message or (framing.begun and not self._first_read):
                 break
             self._first_read = b""
         self._keep(data, start)
+        # Not while it is answered: then ``on_response_complete`` enters the backlog.
         if framing.in_message or self.cycle is None or self.cycle.response_complete:
             self._enter_backlog()
 
@@ -167,7 +169,7 @@ class PipelinedConnection(CallerConnection):
         timeouts = self.gateway.timeouts
         if self.pipeline or self._unread:
             self._next_due = bool(self.pipeline)
-            self.arm(timeouts.keep_alive_s)  # ends a caller that reads none of its answers
+            self.arm(timeouts.keep_alive_s)  # the limit for a caller that reads none of its answers
             self._enter_backlog()
             return
         self.flow.resume_reading()

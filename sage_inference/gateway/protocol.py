@@ -38,18 +38,20 @@ class GatewayProtocol(PipelinedConnection):
         self._body_left = 0  # bytes of a body that are counted, not parsed, because the cache has its head
 
     def data_received(self, data: bytes) -> None:
-        turn = self.gateway.loop_batch
-        if turn.defers_reads:
-            turn.defer(self, data)
+        # Every request comes through here. A request with a known head runs from here to the engine's socket
+        # without a parser, a task or a future.
+        batch = self.gateway.loop_batch
+        if batch.defers_reads:
+            batch.defer(self, data)
         elif self._body_left:
             self._continue(data)
         elif self._ending:
             return
-        elif self._unread:
+        elif self._unread:  # bytes before these wait to be parsed, and go first
             self._keep(self._unread[self._parsed :] + data, 0)
         elif self.framing.in_message:
             self._parse(data)
-        elif not ((cycle := self.cycle) is None or cycle.response_complete):
+        elif not ((cycle := self.cycle) is None or cycle.response_complete):  # a pipelined request
             self._keep(data, 0)
         elif not self._begin_known(data):  # nothing is under way: the first byte is the first of a request
             self._first_read = data
@@ -64,7 +66,7 @@ class GatewayProtocol(PipelinedConnection):
             return False
         head, length, begin = known
         missing = length + begin - len(data)
-        if missing < 0 or length > gateway.limits.body_bytes:
+        if missing < 0 or length > gateway.limits.body_bytes:  # a pipelined or a refused request: parse it
             return False
         exchange = gateway.exchanges.get(head.route.path, Exchange)(self, gateway, head)
         self.cycle = self.running = exchange  # type: ignore[assignment]
@@ -78,13 +80,13 @@ class GatewayProtocol(PipelinedConnection):
         return True
 
     def _continue(self, data: bytes) -> None:
-        """More of a body that is counted."""
+        """Take more of a body that is counted."""
         exchange = self.running
         if exchange is None or self._ending:
             return
         self._body_left -= len(data)
         rest = b""
-        if self._body_left < 0:  # the next request came along
+        if self._body_left < 0:  # the next request begins in the same read
             data, rest = data[: self._body_left], data[self._body_left :]
             self._body_left = 0
         exchange.pieces.append(data)
@@ -99,7 +101,7 @@ class GatewayProtocol(PipelinedConnection):
             self.data_received(rest)
 
     def _count(self, exchange: Exchange) -> bool:
-        """Count its body with all others that are held; False where it is refused for that."""
+        """Count the body so far with all others that are held. False if the request is refused for that."""
         try:
             self.gateway.bodies.count(exchange, exchange.size, self.gateway.limits.bodies_bytes)
         except ApiError as error:
@@ -111,7 +113,7 @@ class GatewayProtocol(PipelinedConnection):
 
     def on_headers_complete(self) -> None:
         framing, limits = self.framing, self.gateway.limits
-        if self._ending:  # it came along with the request whose answer ended the connection
+        if self._ending:  # it was read together with the request whose answer ended the connection
             raise RequestProblem(ProblemKind.BAD_FRAMING)
         framing.check_head(limits.headers, limits.header_bytes)
         if framing.offers:
@@ -180,7 +182,7 @@ class GatewayProtocol(PipelinedConnection):
     # Requests
 
     def _begin_scope(self) -> None:
-        """Make the objects that uvicorn prepares at a message's begin, but only for the requests that need it."""
+        """Make the objects that uvicorn makes when a message begins, but only for the application's requests."""
         if self.scheme is None:
             transport = self.transport
             self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
@@ -226,21 +228,21 @@ class GatewayProtocol(PipelinedConnection):
             self.url,
             self.headers,
             tenant,
-            keep_alive=keep_alive and not http10,  # HTTP/1.0's own is not worth its ambiguities
+            keep_alive=keep_alive and not http10,  # that of HTTP/1.0 is not worth its ambiguities
             http10=http10,
             cors=self.gateway.cors_headers(self.headers),
         )
 
     def _cache_head(self, head: RequestHead) -> None:
-        """Keep a head that means the same whenever these bytes come at the begin of a request."""
+        """Cache the head, if a request that begins with the same bytes always means the same."""
         if head.keep_alive and not (head.request_id or self.framing.is_chunked or self.expect_100_continue):
             head.comes_again = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
 
     def _reject(self, route: Route, error: ApiError) -> None:
-        """Refuse before the body was read: there is no telling its end from here, so the connection ends."""
+        """Refuse before the body was read. The connection ends, because it is not known where the body does."""
         before = self.cycle
         if before is not None and not before.response_complete:
-            raise error  # requests before it are under way: none of the rest of this connection is served
+            raise error  # requests before it are under way, so ``_refuse`` has to break off
         exchange = Exchange(self, self.gateway, self._head(route, "", False))
         exchange.coded = None
         self.cycle = exchange  # type: ignore[assignment]
@@ -263,11 +265,11 @@ class GatewayProtocol(PipelinedConnection):
         if exchange.body_complete:
             exchange.begin(_joined(exchange.pieces))
         elif self.expect_100_continue and not exchange.head.http10:
-            # Not before its turn: it would stand in the midst of the answer to the request before it.
+            # Not sooner, because it would be inside the answer to the request before this one.
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """uvicorn's way to begin a request whose turn has come; ours may be among them."""
+        """Begin a request of the pipeline, relayed or not, when the answers before it are complete."""
         if isinstance(cycle, Exchange):
             self._start_exchange(cycle)
             if not cycle.body_complete:
@@ -279,7 +281,7 @@ class GatewayProtocol(PipelinedConnection):
 
 
 def _joined(pieces: list[bytes]) -> bytes:
-    """The body, of which the pieces are let go."""
+    """The body. The pieces are removed from their list, so that they take no memory beside it."""
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     return body

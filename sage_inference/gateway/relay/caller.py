@@ -1,4 +1,4 @@
-"""The caller's side of a connection, as a request sees it."""
+"""The interface through which an exchange writes to its caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ended = TypeVar("Ended", contravariant=True)
 
 
 class Sink(Timed, Protocol):
-    """Takes the bytes of an answer. A request's deadlines are set on it, too."""
+    """Takes the bytes of an answer. The deadlines of a request are set on it, too."""
 
     transport: asyncio.Transport
 

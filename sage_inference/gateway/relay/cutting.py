@@ -1,4 +1,4 @@
-"""The last bytes of a stream that breaks off: an error that its readers find, whatever was sent before."""
+"""The last bytes of a stream that breaks off: an error that its reader finds, whatever was sent before."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def last_words(
     sent: bytes,
     from_start: bool,
 ) -> bytes:
-    """The form of ``error`` that is sent before the connection closes. Nothing where any byte would be taken for content.
+    """The bytes that report ``error`` before the connection closes; none if any byte would be taken for content.
 
-    ``sent`` are the last bytes of the body, or all of it: ``from_start``. An event that was sent in part is ended so
-    that it reports the error, too: readers parse that one first, and would fail at it without having seen the reason.
+    ``sent`` is the end of the body, or all of it if ``from_start``. An event that was sent in part is completed so
+    that it reports the error, too. A reader parses that event first, and would fail at it without seeing the reason.
     """
     if stream is StreamFormat.OPAQUE:
         return b""
@@ -47,7 +47,7 @@ def _end_of_line(sent: bytes, from_start: bool, members: bytes) -> bytes:
 
 
 def _end_of_event(sent: bytes, from_start: bool, name: bytes, members: bytes) -> bytes:
-    """The bytes that end the event that ``sent`` ends in."""
+    """The bytes that complete the last event of ``sent``; none if that is complete."""
     begin = max((end.end() for end in _EVENT_END.finditer(sent)), default=0)
     event = sent[begin:].lstrip(b"\r\n")
     if not event:

@@ -1,7 +1,8 @@
 """The outcome that the end of an answer shows: finished, given up by its engine, or failed.
 
-Engines end answers that they give up like those that they finish, with ``[DONE]`` or the last byte of a
-Content-Length. A vLLM that has to stop ends its requests early with the finish reason ``abort``; where its core dies, streams end with an error event.
+Engines end an answer that they give up like one that they finish, with ``[DONE]`` or the last byte of a
+Content-Length. A vLLM that has to stop ends its requests early with the finish reason ``abort``. When its core dies,
+streams end with an error event.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sage_inference.wire.message import StreamFormat
 
 ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"'
 _FINISH_BYTES = len(b'"finish_reason": "abort"')
-# Of a plain answer the finish reason stands near the end. The end alone is searched: answers may be long.
+# The finish reason stands near the end of a plain answer. Only the end is searched, because answers may be long.
 PLAIN_END = 1024
 _RESPONSES = RequestType.RESPONSES
 _EVENTS = StreamFormat.EVENTS
@@ -26,7 +27,7 @@ _ABORTED_CHOICE = re.compile(rb'"finish_reason"\s*:\s*"abort"')
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DONE = re.compile(rb"data: ?\[DONE\]")
-# By what events of a protocol are known, and those that end its streams.
+# For each protocol: a mark by which its events are known, and the events that end its streams.
 _ERROR = rb'|"type"\s*:\s*"error"|data: ?\{"error"'
 _OPENAI = (b'"choices"', re.compile(rb'"finish_reason"\s*:\s*"' + _ERROR))
 _PROTOCOLS = {
@@ -42,10 +43,10 @@ _PROTOCOLS = {
 
 
 class EndFailure(NamedTuple):
-    """How an answer that looks whole failed.
+    """The failure of an answer that came to its end.
 
-    ``outcome`` is ``aborted``, by its engine, ``failed``, by an error that it reported, or ``cut``, where its last
-    event is missing. ``status`` is that error's; from 500 on it is the engine's fault.
+    ``outcome`` is ``aborted`` by its engine, ``failed`` by an error that the engine reported, or ``cut`` without its
+    last event. ``status`` is that error's; from 500 on the engine is at fault.
     """
 
     outcome: str
@@ -57,9 +58,9 @@ _CUT = EndFailure("cut", 0)
 
 
 def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start: bool) -> EndFailure | None:
-    """How an answer failed that came to its end; None for one that is whole, as far as its end shows.
+    """The failure of an answer that came to its end; None for one that is finished, as far as its end shows.
 
-    ``last`` is the end of its body, or all of it: ``from_start``.
+    ``last`` is the end of its body, or all of it if ``from_start``.
     """
     if stream is _EVENTS:
         return _failure_of_events(last, type_)
@@ -69,12 +70,12 @@ def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start
         return None
     if from_start:
         return _failure_in(_decoded(last))
-    # In a text its quotes would stand behind backslashes.
+    # The match is no part of a text: there the quotes would be escaped by backslashes.
     return _ABORTED if _ABORTED_CHOICE.search(last) else None
 
 
 def _may_have_failed(body: bytes, type_: RequestType) -> bool:
-    """Whether a plain answer is worth a second look. Only its last finish reason is read."""
+    """Whether a plain answer has to be parsed. Only its last finish reason is read."""
     if type_ is _RESPONSES:
         return b'"failed"' in body or b'"cancelled"' in body
     at = body.rfind(_FINISH, -PLAIN_END)
@@ -84,7 +85,7 @@ def _may_have_failed(body: bytes, type_: RequestType) -> bool:
 def _failure_of_events(text: bytes, type_: RequestType) -> EndFailure | None:
     suspect = text.rfind(ABORT) >= 0
     if not suspect and (type_ is _RESPONSES or text.rfind(_FINISHED) < 0):
-        # Otherwise it was finished. Streams of some protocols have no such word.
+        # No finish reason: it failed, or its protocol has none. Only then an error is looked for.
         suspect = text.rfind(b'"error') >= 0
         if type_ is _RESPONSES:
             suspect = suspect or b'"failed"' in text or b'"cancelled"' in text
@@ -100,9 +101,9 @@ def _failure_of_events(text: bytes, type_: RequestType) -> EndFailure | None:
 
 
 def is_unfinished(text: bytes, type_: RequestType) -> bool:
-    """Whether these last events are of a known protocol, and none is one that ends a stream of it.
+    """Whether these last events are of a known protocol, and none of them ends a stream of that protocol.
 
-    A proxy before the engine may take a connection that broke for the end of the answer.
+    A proxy in front of the engine may mistake a broken connection for the end of the answer.
     """
     if _DONE.search(text):
         return False

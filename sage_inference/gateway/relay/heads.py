@@ -1,4 +1,4 @@
-"""The heads of relayed messages: what goes on to the engine, what comes back to the caller."""
+"""The heads of relayed messages: the headers that an engine gets, and the status lines that a caller gets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sage_inference.types import RequestType
 from sage_inference.wire.content_coding import codings_in
 from sage_inference.wire.message import HOP_BY_HOP, Headers
 
-# Made anew for the engine, or of no concern to it.
+# Headers that are written anew for the engine, or that do not concern it.
 _NOT_SENT = HOP_BY_HOP | {
     b"host",
-    b"content-encoding",  # its body goes on decoded
+    b"content-encoding",  # the engine gets the decoded body
     b"expect",
     b"x-request-id",
     b"x-sage-priority",
@@ -23,8 +23,8 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-why",
     b"via",
 }
-UNCODED = b"accept-encoding: identity\r\n"  # of what is read here
-# Answers of these are read here: others may come to share a vector, and a response's id is remembered.
+UNCODED = b"accept-encoding: identity\r\n"  # for answers that the gateway itself reads
+# The gateway reads their answers, because vectors may be shared by several callers and a response's id is remembered.
 _READ = (RequestType.EMBEDDING, RequestType.RESPONSES)
 _SUMS = (b"content-digest:", b"repr-digest:", b"digest:", b"content-md5:")
 KEYS = frozenset({b"authorization", b"x-api-key"})
@@ -43,12 +43,11 @@ STATUS_LINES = {status: _status_line(status) for status in range(200, 600)}
 
 
 class RequestHead:
-    """A request's head, parsed and found good: what it asks for, whose it is, what of it goes on.
+    """A request's head, parsed and valid. It depends only on the bytes and the configuration, so it can be cached.
 
-    ``target`` is path and query as the caller sent them, ``lines`` the headers that an engine gets,
+    ``target`` is path and query as the caller sent them. ``lines`` are the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
-    ``comes_again``: it is remembered. ``codings`` are those of its body, which is decoded before it goes on.
-    It depends only on the bytes and the configuration, so it can be cached.
+    ``comes_again``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
     """
 
     __slots__ = (
@@ -103,7 +102,7 @@ class RequestHead:
             elif name == b"content-encoding":
                 coded.append(value)
         self.codings = codings_in(coded) if coded else ()
-        if self.codings:  # sums of the compressed bytes, which nobody gets
+        if self.codings:  # drop digests of the compressed bytes: the engine gets others
             lines = [line for line in lines if not line.startswith(_SUMS)]
             keyed = [line for line in keyed if not line.startswith(_SUMS)]
         self.lines = b"".join(lines)
@@ -119,7 +118,7 @@ def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def _dropped(headers: Headers) -> frozenset[bytes]:
-    """Headers not to be sent on: ``_NOT_SENT`` and what ``Connection`` declares to be for this hop only."""
+    """The headers that are not sent on: ``_NOT_SENT``, and those that ``Connection`` limits to this hop."""
     return _NOT_SENT.union(
         token.strip()
         for name, value in headers

@@ -1,15 +1,15 @@
-"""Where a relayed request stands, and how it may move.
+"""The phases of a relayed request, and the moves between them.
 
-    READING ─whole─▶ QUEUED ─place─▶ CONNECTING ─▶ SENT ─first byte let through─▶ DELIVERING ─end─▶ DONE
-                       ▲                │ refused    │ closed, 502/503/429             │ closed, silence
-                       └───── retry ────┴────────────┘                                 └─▶ CUT
+    READING ─body complete─▶ QUEUED ─placed─▶ CONNECTING ─▶ SENT ─first byte let through─▶ DELIVERING ─end─▶ DONE
+                               ▲                 │ refused    │ closed, 502/503/429             │ closed, silence
+                               └───── retry ─────┴────────────┘                                 └─▶ CUT
 
-Phases that take no time are passed over: a request that is placed at once never queues, one that finds an idle
-connection never connects, and an answer that came as a whole goes from SENT to DONE.
+Phases that take no time are passed over. A request that is placed at once is never QUEUED. One that gets an idle
+connection is never CONNECTING. An answer that comes in one piece moves its request from SENT to DONE.
 
-Any phase but the last three may also end in CANCELLED (the caller left) or in DONE, by an answer of our own
-(a refusal, 502, 504). The slot of an instance is held in CONNECTING, SENT and DELIVERING, and given back in
-one place: on leaving them for QUEUED or for a final phase.
+Any phase but the last three may also end in CANCELLED (the caller left), or in DONE by an answer of our own
+(a rejection, 502, 504). The request has the slot of an instance in CONNECTING, SENT and DELIVERING. The slot is given
+back in one place: on leaving these phases for QUEUED or for a final phase.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _MOVES: dict[Phase, set[Phase]] = {
 _FINAL = {_P.DONE, _P.CUT, _P.CANCELLED}
 _HOLDING = {_P.CONNECTING, _P.SENT, _P.DELIVERING}
 
-# The effects of a move, 0 where it is none. Plain numbers in tuples: an enum's hash is a Python call, and so are its bits.
+# The effects of a move, 0 for a move that is not allowed. They are plain numbers in tuples, because hashing an enum
+# member and combining flags are Python calls.
 STAYS, ENDS, RELEASES = 1, 2, 4
 
 
@@ -54,6 +55,6 @@ def _effect(at: Phase, to: Phase) -> int:
 
 EFFECTS = tuple(tuple(_effect(at, to) for to in Phase) for at in Phase)
 FINAL = tuple(phase in _FINAL for phase in Phase)
-# How an attempt ended, by where its request then stands.
+# The outcome of an attempt, by the phase that its request moved to.
 _OUTCOMES = {_P.DONE: "done", _P.CUT: "cut", _P.CANCELLED: "cancelled", _P.QUEUED: "retried"}
 OUTCOMES = tuple(_OUTCOMES.get(phase, "ended") for phase in Phase)

@@ -1,10 +1,10 @@
-"""A rerank request: relayed as it came where the engine speaks its API, and otherwise translated, call by call.
+"""A rerank request: relayed as it came to an engine that speaks its API, translated call by call for any other.
 
     QUEUED ─▶ SENT, some of the documents ─answered─▶ QUEUED ─▶ SENT, the next … ─answered─▶ DONE
 
 The phases are those of any exchange. TEI takes a bounded number of texts, so a request may need several calls. Each
-is placed on its own: other callers' requests go between them, and any instance of the model may take it. Nothing is
-delivered before the last is answered, so each call may be repeated elsewhere.
+call is placed on its own: other callers' requests go between the calls, and any instance of the model may take one.
+Nothing is delivered before the last call is answered, so each call may be repeated elsewhere.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _MADE_ANEW = (b"accept-encoding:", b"content-type:")
 
 
 class RerankExchange(Exchange):
-    """``wanted`` is the request in parts, where an engine may need it translated.
+    """``wanted`` is the parsed request, None if no engine needs it translated.
 
-    ``call`` are the first and the last text of what was sent, None where the request is relayed as it came.
+    ``call`` is the range of texts that was sent, None for a request that is relayed as it came.
     """
 
     wanted: RerankRequest | None = None
@@ -52,8 +52,8 @@ class RerankExchange(Exchange):
     own_head: RequestHead
     call_head: RequestHead
     _ranks: Ranks
-    _most_texts = 0  # of a call, where a refusal said so
-    _waited_ms = -1.0  # what the calls before waited
+    _most_texts = 0  # texts that a call may have by an engine's refusal, 0 if none limited them
+    _waited_ms = -1.0  # the wait of the calls before, below 0 if there was none
 
     # Events that move it forward
 
@@ -74,7 +74,7 @@ class RerankExchange(Exchange):
             head.lines, head.keyed_lines = _as_ours(head.lines), _as_ours(head.keyed_lines)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
-        if instance.engine is EngineKind.TEI and not self.own_body:  # it has come since
+        if instance.engine is EngineKind.TEI and not self.own_body:  # a TEI instance was added meanwhile
             try:
                 self._translate()
             except Rejection as refusal:
@@ -92,8 +92,9 @@ class RerankExchange(Exchange):
             self.waited_ms, self._waited_ms = max(0.0, self.waited_ms) + self._waited_ms, -1.0
 
     def _prepare(self, wanted: RerankRequest, instance: ExecutionInstance) -> None:
-        """Make what this instance gets."""
-        if instance.engine is not EngineKind.TEI:  # the whole of it, in the caller's own words
+        """Set the body and the head that this instance gets."""
+        if instance.engine is not EngineKind.TEI:
+            # It gets the caller's own request and ranks all documents: ranks of calls before are not needed.
             self.call, self.body, self.head = None, self.own_body, self.own_head
             self._ranks, self.prompt_tokens = [], 0
             return
@@ -119,7 +120,7 @@ class RerankExchange(Exchange):
             super()._judge(body)
         elif self.status == 200:
             self._ranked(answer, body)
-        elif self.status < 400:  # it is no error, and no ranking
+        elif self.status < 400:  # neither an error nor a ranking
             self.attempt.connection = None
             self._unusable(f"answered with status {self.status} instead of a ranking")
         elif (
@@ -138,7 +139,7 @@ class RerankExchange(Exchange):
         return self.upstream.dialect.wrapped_error(self.status, "/v1" + ENGINE_ROUTE, body)
 
     def _let_go(self, piece: Data, end: bool, took: float | None = None) -> None:
-        """A long answer is held, too: only the whole of it can be translated."""
+        """A long answer is buffered, too, because only a complete one can be translated."""
         if self.call is None or self.buffered_error is None or end:
             super()._let_go(piece, end, took)
         elif len(piece) <= MAX_ANSWER:
@@ -147,12 +148,12 @@ class RerankExchange(Exchange):
             self._unusable(f"answered with over {MAX_ANSWER} bytes")
 
     def _ranked(self, answer: ResponseHead, body: bytes) -> None:
-        """A call is answered: go on with the next, or answer the caller."""
+        """A call is answered: send the next one, or answer the caller."""
         gateway, call, wanted = self.gateway, self.call, self.wanted
         assert call is not None
         assert wanted is not None
         attempt = self.attempt
-        attempt.connection = None  # it is in the pool again
+        attempt.connection = None  # the pool has it again
         if gateway.ran_since(attempt.sent_at):
             self.took = gateway.clock() - attempt.sent_at
         start, end = call
@@ -171,13 +172,13 @@ class RerankExchange(Exchange):
             self._answer(wanted)
 
     def _unusable(self, detail: str) -> None:
-        """What the engine answered cannot be used, and no other need be asked."""
+        """Fail, because the engine's answer cannot be used. No other instance is asked."""
         self.buffered_error = None
         self._abandon()
         self.fail(errors.upstream_unreachable(self._at, detail))
 
     def _go_on(self) -> None:
-        """The rest of the documents is placed anew."""
+        """Submit the rest of the documents as a new call."""
         self.buffered_error = None
         if self.waited_ms >= 0:
             self._waited_ms = max(0.0, self._waited_ms) + self.waited_ms
@@ -212,6 +213,6 @@ class RerankExchange(Exchange):
 
 
 def _as_ours(lines: bytes) -> bytes:
-    """Header lines for a body that is made here, and whose answer is read here."""
+    """Header lines for a translated call: the gateway writes its body, and reads its answer."""
     kept = [line for line in lines.split(b"\r\n") if not line.startswith(_MADE_ANEW)]
     return UNCODED + b"content-type: application/json\r\n" + b"\r\n".join(kept)

@@ -1,4 +1,4 @@
-"""The ids in the Responses API: of the response that a body is, and of the one that a request goes on from."""
+"""The ids in the Responses API: the one of a response, and the one of the response that a request continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_inference.wire.body_coding import CodingError, coding_of
 from sage_inference.wire.body_coding import decoded as uncoded
 from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
-# Engines send the id among the first fields. That is as far as a document is read that is not here as a whole.
+# Engines send the id among the first fields. An incomplete document is searched only so far.
 _HEAD = 4096
 _MOST_WHOLE = 1 << 20  # bytes of a document that is read to its end
 _MOST_EVENTS = 65536  # bytes of a stream: its first event repeats the request's instructions and tools
@@ -40,9 +40,9 @@ _decode_asked = msgspec.json.Decoder(_Asked).decode
 
 
 def ids_in(body: bytes) -> tuple[str | None, str | None]:
-    """The response that a request goes on from, and the id that it chooses for its own, which vLLM allows.
+    """The id of the response that a request continues, and the id that it chooses for its own, as vLLM allows.
 
-    Raises ``Refusal`` for a body that is not JSON.
+    Raises ``Rejection`` for a body that is not JSON.
     """
     asked = decoded(_decode_asked, body)
     return _text(asked.previous_response_id), _text(asked.request_id)
@@ -58,19 +58,19 @@ def _text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
 
 
 class IdSeeker:
-    """Finds a response's id in the first pieces of an answer. ``done``: it needs no more of them."""
+    """Finds a response's id in the first pieces of an answer. ``done``: no more pieces are needed."""
 
     def __init__(self, answer: ResponseHead) -> None:
         self._coding = coding_of(answer)
         self._events = answer.stream is StreamFormat.EVENTS
         self._text = bytearray()
         self._fed = 0
-        self._searched = 0  # bytes of the text in which no event ends
-        self._scan_from = 1  # bytes of the text from which its head is scanned once more
+        self._searched = 0  # bytes of the text that hold no end of an event
+        self._scan_from = 1  # size of the text from which its head is scanned again
         self.done = False
 
     def feed(self, piece: Data, end: bool) -> str | None:
-        """The id, once it is known."""
+        """Returns the id, once it is found."""
         most = _MOST_EVENTS if self._events else _MOST_WHOLE
         self._text += piece[: max(0, most - self._fed)]
         self._fed += len(piece)
@@ -84,7 +84,7 @@ class IdSeeker:
         return found
 
     def _of_events(self) -> str | None:
-        """From the first event that has one; those before it are let go."""
+        """The id in the first event that has one. Events before that are dropped."""
         while (end := _EVENT_END.search(self._text, self._searched)) is not None:
             event = bytes(self._text[: end.start()])
             del self._text[: end.end()]
@@ -110,9 +110,9 @@ class IdSeeker:
             return None
 
     def _of_head(self) -> str | None:
-        """From what has come of a document or an event that is not whole.
+        """The id in the beginning of a document or an event that is incomplete.
 
-        Not with every piece: it is scanned again when there is twice as much of it.
+        The text is scanned again only when it has doubled. A scan for each piece would cost quadratic time.
         """
         self._scan_from = 2 * len(self._text) if len(self._text) < _HEAD else _MOST_WHOLE + 1
         head = bytes(self._text[:_HEAD])
@@ -127,8 +127,8 @@ def _data_of(event: bytes) -> bytes:
 
 
 def _text_at(document: bytes, path: tuple[bytes, ...]) -> str | None:
-    """The text at ``path`` in a JSON object that may have broken off, where it stands within ``document``."""
-    keys: list[bytes | None] = []  # of each open object, outermost first, the current one; None in an array
+    """The text at ``path`` in a JSON object that may be cut off; None if ``document`` does not reach so far."""
+    keys: list[bytes | None] = []  # the current key of each open object, outermost first; None for an array
     is_key = False
     for found in _TOKEN.finditer(document):
         token = found[1]

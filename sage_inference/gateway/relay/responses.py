@@ -1,4 +1,4 @@
-"""Requests of the Responses API. An engine stores the responses that it made, and no other engine has them."""
+"""Requests of the Responses API. An engine stores the responses that it made. No other engine has them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sage_inference.wire.body_coding import CodingError, coding_of, decoded
 from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 NO_SUCH_RESPONSE = frozenset({400, 404})
-# A caller may invent an id: bytes of a body that is sent to one instance after another, and how many instances get it.
+# Limits on the search for a maker, because a caller may invent an id: bytes of the body, and instances that get it.
 MAX_REPEATED, MOST_ASKED = 1 << 20, 16
-# Why an instance was chosen.
+# Reasons of a decision.
 MADE_IT, MADE_PREVIOUS = "made the response", "made the previous response"
 
 
 class ResponsesExchange(Exchange):
-    """A new response. One that goes on from another goes to the instance that made that one, and nowhere else.
+    """A new response. If it continues a previous response, only the instance that made that one may take it.
 
-    Where its maker is not known, as after a restart of the gateway, one instance after another is asked, as long as
+    The maker may be unknown, as after a restart of the gateway. Then one instance after another is asked, as long as
     they answer that they have no such response.
     """
 
     _previous: str | None = None
     _seeks_maker = False
     _chosen: str | None = None  # the id that the caller chose for the response
-    _seeker: IdSeeker | None = None  # while the answer's id is not known
+    _seeker: IdSeeker | None = None  # set while the answer's id is not known
 
     def submit(self) -> None:
         """Raises ``Rejection``."""
@@ -59,7 +59,7 @@ class ResponsesExchange(Exchange):
         super().placed(instance, decision)
 
     def refused(self, refusal: Rejection) -> None:
-        """It waited. Where the maker of the response before it is gone by now, that is the reason."""
+        """The request left the queue without a slot. The error names the previous response's maker if that is gone."""
         if self._previous is not None:
             try:
                 self._follow(self._previous)
@@ -69,17 +69,17 @@ class ResponsesExchange(Exchange):
         super().refused(refusal)
 
     def _claim(self, chosen: str, instance: ExecutionInstance) -> None:
-        """The id is the tenant's from here on. Raises ``ApiError`` where it became another's while this waited.
+        """Reserve the id for the tenant. Raises ``ApiError`` if it became another's while this request waited.
 
-        The answer may be long in coming. Until then the engine would give the response to another tenant that chose
-        the same id, or overwrite that tenant's.
+        The id is not left free until the answer comes, which may take long. The engine would give the response to
+        another tenant that chose the same id, or overwrite that tenant's.
         """
         responses, tenant = self.gateway.responses, self.head.tenant
         responses.check_free(chosen, tenant)
         responses.remember(chosen, tenant, self.gateway.engines[instance.instance_id])
 
     def _follow(self, previous: str) -> None:
-        """Let nobody but the maker of ``previous`` take this request. Raises ``ApiError``."""
+        """Let only the maker of ``previous`` take this request. Raises ``ApiError``."""
         gateway = self.gateway
         shared = gateway.guard.has_tenants
         engine = gateway.responses.to_follow(previous, self.head.tenant, shared=shared)
@@ -109,7 +109,7 @@ class ResponsesExchange(Exchange):
         super()._judge(body)
 
     def _lacks_previous(self, body: bytes) -> bool:
-        """Whether an engine's refusal names the response before: then it has no such response, and did no work."""
+        """Whether an engine's refusal names the previous response: the engine does not have it, and did no work."""
         answer = self.attempt.answer
         assert answer is not None
         assert self._previous is not None
@@ -136,7 +136,7 @@ class ResponsesExchange(Exchange):
             self._seek(self._seeker, piece, end)
 
     def _seek(self, seeker: IdSeeker, piece: Data, end: bool) -> None:
-        """Remember the instance of the response whose id is found; then its pieces need not be seen any more."""
+        """Look for the response's id in ``piece`` and remember its maker. Once it is found, pieces may pass unseen."""
         found = seeker.feed(piece, end)
         if found is not None:
             self.gateway.responses.remember(found, self.head.tenant, self.upstream)
@@ -154,13 +154,13 @@ class ResponsesExchange(Exchange):
 
 
 class PairedResponsesExchange(ResponsesExchange, PrefillDecodeExchange):
-    """The same where some instances are halves of pairs."""
+    """A new response of a gateway with prefilling and decoding instances."""
 
 
 class StoredResponseExchange(Exchange):
-    """A request about a response that an engine stores: it goes to that engine, without waiting for a slot.
+    """A request about a stored response. Only the engine that stores it gets the request, without a wait for a slot.
 
-    It is never sent elsewhere. Nothing is generated for it, so it counts as no load and teaches nothing of the engine.
+    Nothing is generated for the request, so it counts as no load and shows nothing of the engine's pace.
     """
 
     def begin(self, body: bytes) -> None:
@@ -188,7 +188,7 @@ class StoredResponseExchange(Exchange):
         attempt, route = self.attempt, self.head.route
         assert isinstance(route, ResponseRoute)
         self.status, attempt.answer, self.length = answer.status, answer, length
-        if answer.status != 404:  # that concerns the response, and no model
+        if answer.status != 404:  # here a 404 concerns the response, and not the model
             self.upstream.answered(answer.status)
         if route.method == "DELETE" and answer.status < 300:
             self.gateway.responses.forget(route.response_id, self.head.tenant)
@@ -203,5 +203,5 @@ class StoredResponseExchange(Exchange):
         self.fail(error)
 
     def _outcome(self) -> str:
-        """A response that had failed was read well."""
+        """Done, also where the stored response is one that failed."""
         return OUTCOMES[Phase.DONE]

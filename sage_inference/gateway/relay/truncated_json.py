@@ -1,4 +1,4 @@
-"""Ends for a JSON object that broke off: the bytes that make it a whole one, with members of our own."""
+"""Completes a JSON object that was cut off, and adds members of our own."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _OPEN_STRING = re.compile(rb'\s*"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*(\\(?:u[0-9
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORDS = (b"true", b"false", b"null")
 
-# The next part of the innermost object or array. FIRST: a key or a value, or its end.
+# The part that must come next in the innermost object or array. FIRST: a key or a value, or the closing byte.
 _FIRST, _KEY, _COLON, _VALUE, _COMMA = range(5)
-# The text that replaces a missing part, by that.
+# The text that stands in for each part if it is missing.
 _MISSING = {_FIRST: b"", _KEY: b'"":null', _COLON: b":null", _VALUE: b"null", _COMMA: b""}
 
 
 def completion(text: bytes, members: bytes) -> bytes | None:
-    """The text that completes ``text``, the start of an object, so that it is whole and has ``members`` at its end.
+    """The bytes after ``text``, the start of an object, that complete it and end it with ``members``.
 
-    ``members`` is JSON without the braces. None where the text is whole already, or no start of an object.
+    ``members`` is JSON without the braces. None if the text is complete already, or not the start of an object.
     """
-    levels: list[list[int]] = []  # of each open object or array, outermost first: its closing byte, its state
+    levels: list[list[int]] = []  # closing byte and state of each open object or array, outermost first
     at, end = 0, b""
     while at < len(text) and not text[at:].isspace():
         token = _TOKEN.match(text, at)
@@ -40,7 +40,7 @@ def completion(text: bytes, members: bytes) -> bytes | None:
 
 
 def missing_bytes(text: bytes) -> bytes:
-    """The bytes that the last character of a UTF-8 text lacks; nothing where it is whole."""
+    """The bytes that the last character of a UTF-8 text lacks; none if it is complete."""
     for back in range(1, min(3, len(text)) + 1):
         lead = text[-back]
         if 0x80 <= lead < 0xC0:
@@ -48,7 +48,7 @@ def missing_bytes(text: bytes) -> bytes:
         missing = (1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) - back
         if missing <= 0:
             break
-        for second in (0x80, 0x90, 0xA0):  # of some characters the second byte is bounded
+        for second in (0x80, 0x90, 0xA0):  # after some lead bytes only a part of the second bytes is valid
             rest = bytes([second]) + b"\x80" * (missing - 1)
             try:
                 (text[-back:] + rest).decode()
@@ -60,7 +60,7 @@ def missing_bytes(text: bytes) -> bytes:
 
 
 def _note(levels: list[list[int]], token: bytes, is_last: bool) -> bytes | None:
-    """Follow the token. Returns what it lacks itself where it is the last; None where it cannot stand there."""
+    """Note the token in ``levels``. Returns the bytes that it lacks if it is the last; None if it is not valid there."""
     if token in (b"{", b"["):
         levels.append([ord("}" if token == b"{" else "]"), _FIRST])
         return b""
@@ -83,13 +83,13 @@ def _note(levels: list[list[int]], token: bytes, is_last: bool) -> bytes | None:
 
 
 def _value_ended(level: list[int]) -> None:
-    """A key or a value of the object or array is whole."""
+    """Note that a key or a value of the object or array is complete."""
     is_key = level[0] == ord("}") and level[1] in (_FIRST, _KEY)
     level[1] = _COLON if is_key else _COMMA
 
 
 def _closing(levels: list[list[int]]) -> bytes:
-    """The text before our members: the ends of all but the outermost object, and a comma where one is due."""
+    """The bytes before our members: the ends of all objects but the outermost, and a comma if one is due."""
     if not levels:
         return b"{"
     state = levels[-1][1]

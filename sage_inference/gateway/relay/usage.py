@@ -1,4 +1,4 @@
-"""The usage that an engine reports, found in the bytes of its answer."""
+"""Finds the usage that an engine reports in the bytes of its answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 from sage_inference.requests.lenient import UNREADABLE
 from sage_inference.types import Usage
 
-# A text cannot hold this: in JSON its quotes would stand behind backslashes.
+# No generated text contains these marks, because JSON escapes the quotes of a text.
 _MARK = b'"usage":'
 _SPACED_MARK = b'"usage" :'
 _ENDING = b'"finish_reason"'
-_LONGEST = 4096  # bytes that are kept of a usage object and what follows it
-# As vLLM writes it, with nothing behind: one match instead of a decoding.
+_LONGEST = 4096  # bytes that are kept from the start of a usage object on
+# The object as vLLM writes it, without further fields: one match replaces a JSON decoding.
 _USUAL = re.compile(
     rb'"usage": ?\{"prompt_tokens": ?(\d+), ?"total_tokens": ?\d+, ?"completion_tokens": ?(\d+)'
     rb'(?:, ?"prompt_tokens_details": ?(?:null|\{"cached_tokens": ?(\d+)[^{}]*\}))?'
@@ -25,9 +25,9 @@ _OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
 def reported(text: bytes) -> Usage | None:
-    """The last usage in an answer or a part of it; None where there is none, or none that is whole.
+    """The last complete usage in an answer or a part of it; None if there is none.
 
-    With ``continuous_usage_stats`` each event has one, and servers end streams with ``"usage": null``.
+    With ``continuous_usage_stats`` each event has a usage, and servers end streams with ``"usage": null``.
     """
     return _last(text, _MARK) or _last(text, _SPACED_MARK)
 
@@ -46,14 +46,14 @@ def _last(text: bytes, mark: bytes) -> Usage | None:
 
 
 def choices_in(text: bytes) -> int:
-    """How many choices a plain answer has: each ends for a reason. Protocols without choices have one answer."""
+    """The number of choices of a plain answer, counted by their finish reasons; 1 in protocols without choices."""
     return max(1, text.count(_ENDING))
 
 
 class PlainUsage:
-    """Finds the usage in a plain answer that comes in pieces, wherever it stands; keeps only what is around it.
+    """Finds the usage in a plain answer that comes in pieces. Keeps only the bytes around it.
 
-    ``choices`` counts them as ``choices_in`` does.
+    ``choices`` counts as ``choices_in`` does.
     """
 
     __slots__ = ("_around", "_edge", "_endings")
@@ -61,7 +61,7 @@ class PlainUsage:
     def __init__(self) -> None:
         self._endings = 0
         self._around = b""
-        self._edge = b""  # the end of the piece before
+        self._edge = b""  # the end of the piece before: a mark may be divided between two pieces
 
     def add(self, piece: bytes | memoryview) -> None:
         data = bytes(piece)
@@ -89,7 +89,7 @@ class PlainUsage:
 
 
 def _decoded(text: bytes) -> Usage | None:
-    """A usage object in OpenAI's names, or in those of /v1/responses and /v1/messages."""
+    """A usage object with OpenAI's names, or with those of /v1/responses and /v1/messages."""
     try:
         usage = msgspec.json.decode(text)
     except UNREADABLE:
@@ -104,7 +104,7 @@ def _decoded(text: bytes) -> Usage | None:
     cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
     apart = _count(usage, "cache_read_input_tokens")
     if cached is None and apart is not None:
-        # Anthropic's input_tokens leave out what was read from the cache, and what was written to it.
+        # Anthropic's input_tokens exclude the tokens that were read from the cache or written to it.
         cached = apart
         prompt = (prompt or 0) + apart + (_count(usage, "cache_creation_input_tokens") or 0)
     return Usage(prompt or 0, output or 0, cached)

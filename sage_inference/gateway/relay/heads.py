@@ -26,7 +26,7 @@ _NOT_SENT = HOP_BY_HOP | {
 UNCODED = b"accept-encoding: identity\r\n"  # for answers that the gateway itself reads
 # The gateway reads their answers, because vectors may be shared by several callers and a response's id is remembered.
 _READ = (RequestType.EMBEDDING, RequestType.RESPONSES)
-_SUMS = (b"content-digest:", b"repr-digest:", b"digest:", b"content-md5:")
+_DIGESTS = (b"content-digest:", b"repr-digest:", b"digest:", b"content-md5:")
 KEYS = frozenset({b"authorization", b"x-api-key"})
 _MAX_ID = 200
 
@@ -103,8 +103,8 @@ class RequestHead:
                 coded.append(value)
         self.codings = codings_in(coded) if coded else ()
         if self.codings:  # drop digests of the compressed bytes: the engine gets others
-            lines = [line for line in lines if not line.startswith(_SUMS)]
-            keyed = [line for line in keyed if not line.startswith(_SUMS)]
+            lines = [line for line in lines if not line.startswith(_DIGESTS)]
+            keyed = [line for line in keyed if not line.startswith(_DIGESTS)]
         self.lines = b"".join(lines)
         self.keyed_lines = b"".join(keyed)
 

@@ -39,7 +39,7 @@ _MOVES: dict[Phase, set[Phase]] = {
 }
 
 _FINAL = {_P.DONE, _P.CUT, _P.CANCELLED}
-_HOLDING = {_P.CONNECTING, _P.SENT, _P.DELIVERING}
+_WITH_SLOT = {_P.CONNECTING, _P.SENT, _P.DELIVERING}
 
 # The effects of a move, 0 for a move that is not allowed. They are plain numbers in tuples, because hashing an enum
 # member and combining flags are Python calls.
@@ -49,7 +49,7 @@ STAYS, ENDS, RELEASES = 1, 2, 4
 def _effect(at: Phase, to: Phase) -> int:
     if to not in _MOVES.get(at, ()):
         return 0
-    releases = at in _HOLDING and to not in _HOLDING
+    releases = at in _WITH_SLOT and to not in _WITH_SLOT
     return (ENDS if to in _FINAL else 0) | (RELEASES if releases else 0) or STAYS
 
 

@@ -37,7 +37,7 @@ from sage_inference.wire.message import Data, ResponseHead
 MAX_ANSWER = 1 << 20  # bytes of an engine's answer to a call
 _TOO_MANY = frozenset({413, 422})
 _JSON = (b"content-type", b"application/json")
-_MADE_ANEW = (b"accept-encoding:", b"content-type:")
+_REPLACED = (b"accept-encoding:", b"content-type:")
 
 
 class RerankExchange(Exchange):
@@ -214,5 +214,5 @@ class RerankExchange(Exchange):
 
 def _as_ours(lines: bytes) -> bytes:
     """Header lines for a translated call: the gateway writes its body, and reads its answer."""
-    kept = [line for line in lines.split(b"\r\n") if not line.startswith(_MADE_ANEW)]
+    kept = [line for line in lines.split(b"\r\n") if not line.startswith(_REPLACED)]
     return UNCODED + b"content-type: application/json\r\n" + b"\r\n".join(kept)

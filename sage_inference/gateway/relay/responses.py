@@ -82,11 +82,11 @@ class ResponsesExchange(Exchange):
         """Let only the maker of ``previous`` take this request. Raises ``ApiError``."""
         gateway = self.gateway
         shared = gateway.guard.has_tenants
-        engine = gateway.responses.to_follow(previous, self.head.tenant, shared=shared)
-        if engine is None:
+        maker = gateway.responses.to_follow(previous, self.head.tenant, shared=shared)
+        if maker is None:
             self._seeks_maker = previous != ""
             return
-        instance, model = engine.instance, self.request.model
+        instance, model = maker.instance, self.request.model
         if model not in instance.models:
             raise errors.maker_lacks_model(previous, instance.instance_id, model)
         self.request.route = pinned_route(self.route.path, instance.instance_id)
@@ -176,8 +176,7 @@ class StoredResponseExchange(Exchange):
         try:
             if self.head.request_id:
                 gateway.request_ids.take(self)
-            engine = gateway.responses.to_ask(route.response_id, tenant)
-            instance = engine.instance
+            instance = gateway.responses.to_ask(route.response_id, tenant).instance
             self.placed(instance, SchedulingDecision(self.request.request_id, instance.instance_id, MADE_IT))
         except ApiError as error:
             self.fail(error)

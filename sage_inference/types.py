@@ -182,6 +182,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     caller_request_id: str = ""  # the caller's id if the engine gets another one, because this one was in use
     output_tokens: int = 0  # the wanted length; 0 if the engine decides, or if nothing depends on it
     slo: Slo | None = None  # stated by the operator; None means the default of its priority
+    choices: int = 1  # answers that share the tokens of the request; 0 if their number is not known
 
 
 _TypeWord = Literal[

@@ -44,6 +44,8 @@ def classify(
         session=asked.user,
         prompt_bytes=0 if kind is _TOKENIZE else len(prompt),  # text that is only tokenized is no work
     )
+    if asked.choices != 1:
+        request.choices = asked.choices
     if output:
         request.output_tokens = output
     if hub.key_priority or head.asks is not None:

@@ -13,14 +13,18 @@ from sage_inference.requests.lenient import UNREADABLE, decoded, decoded_mended
 from sage_inference.requests.multipart import model_field
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.requests.routes import ROUTES, Body, Route
+from sage_inference.types import RequestType
 
 _PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
 _BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
-_READ = (*_PROMPTS, *_BEFORE, "stream", "user")
+_READ = (*_PROMPTS, *_BEFORE, "stream", "user", "n")
 _USER = 200  # bytes of a user that tell tenants apart
 _MODEL = 1024  # characters of a model's name: it is looked up, logged and quoted
 _UNSET, _RAW = msgspec.UNSET, msgspec.Raw
 _JSON = Body.JSON
+_GENERATE = RequestType.LLM_GENERATE
+_LONGEST_LIST = 65536  # bytes of a list of prompts that are counted
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _Absent = msgspec.UnsetType
 # Only presence and the model's type are checked: the engine checks the rest, and says it better.
 _Head = msgspec.defstruct(
@@ -41,7 +45,7 @@ class _RawModel(msgspec.Struct, gc=False):
 _decode_raw_model = msgspec.json.Decoder(_RawModel).decode
 # What of a body is looked at in the usual case: for each route its first prompt, and all that is read beside it.
 _usual = {
-    route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user")
+    route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user", "n")
     for route in ROUTES.values()
 }
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -56,6 +60,7 @@ class Asked(msgspec.Struct, gc=False):
     prompt: bytes = b""
     streams: bool = False
     user: str = ""
+    choices: int = 1  # answers to one request, which share its tokens; 0: not known how many
 
 
 def read(route: Route, body: bytes) -> Asked:
@@ -64,17 +69,22 @@ def read(route: Route, body: bytes) -> Asked:
         if len(body) > LARGE:
             check_density(body)
         head = _decode(body)
-        first, tools, system, instructions, model, stream, user = _usual[route.path](head)
+        first, tools, system, instructions, model, stream, user, n = _usual[route.path](head)
         if type(first) is _RAW and tools is system is instructions is _UNSET:
             prompt = bytes(first)
         else:
             prompt = _prompt(route, head, body)
-        return Asked(
+        asked = Asked(
             None if model is _UNSET else model or None,
             prompt,
             stream is not _UNSET and bytes(stream) == b"true",
             "" if user is _UNSET else _text(user),
         )
+        if n is not _UNSET:
+            asked.choices = _count(n)
+        if route.type is _GENERATE and prompt[:1] == b"[":
+            asked.choices *= _prompts(prompt)
+        return asked
     place = model_field(body) if route.body is Body.MULTIPART else None
     if place is None:
         return Asked(None)
@@ -103,6 +113,25 @@ def _prompt(route: Route, head: Any, body: bytes) -> bytes:
 def _raw(value: Any) -> bytes:
     """The JSON of a field; empty where it is absent."""
     return bytes(value) if type(value) is _RAW else b""
+
+
+def _count(n: Any) -> int:
+    """The number of choices that ``n`` asks for; 0 if an engine may read it in another way than we do."""
+    raw = bytes(n)
+    if raw == b"null":
+        return 1
+    try:
+        return max(1, int(raw.strip(b'"')))
+    except ValueError:
+        return 0
+
+
+def _prompts(prompts: bytes) -> int:
+    """The number of prompts in a list: each gets an answer of its own. A list of token ids is one prompt."""
+    first = prompts[1:].lstrip()[:1]
+    if first not in (b'"', b"["):
+        return 1
+    return len(_decode_list(prompts)) if len(prompts) <= _LONGEST_LIST else 0
 
 
 def _text(value: Any) -> str:

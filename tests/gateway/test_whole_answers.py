@@ -89,3 +89,14 @@ def test_an_engine_that_is_asked_for_more_choices_does_not_look_fast(choices: in
         assert not asked_until(g, lambda found: max(found) > 1.4 * min(found), 3)
         shown = g.ask(lambda r: [b.answers for b in r.gateway.manager.ledger.relative._of.values()])
         assert min(shown) > 5  # they did teach
+
+
+def test_the_choices_of_a_request_reach_its_attempt() -> None:
+    (engine, other) = two(answering(0.0, 3), answering(0.0))
+    with engine, other, before(engine) as g, httpx.Client(trust_env=False, timeout=20) as client:
+        ready(g)
+        body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "n": 3}
+        answer = client.post(g.url + CHAT, json=body, headers={"x-request-id": "three"})
+        assert answer.status_code == 200
+        attempts = g.ask(lambda r: [each.request.choices for each in r.gateway.decisions.of("three")])
+        assert attempts == [3]

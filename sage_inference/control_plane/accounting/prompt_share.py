@@ -38,6 +38,20 @@ def stepped(share: float, took_ms: float, slo_ms: float) -> float:
     return share + BACK if share < PROMPT_SHARE else share
 
 
+def stepped_by_several(share: float, took_ms: float, tokens: int, choices: int, slo_ms: float) -> float:
+    """The same for a stream of several choices, which share the time and the tokens.
+
+    The longest choice has between ``tokens / choices`` and ``tokens`` of these, and its tokens took the whole time. The
+    share follows only if both bounds agree. With 0 choices their number is not known, and the second bound is missing.
+    """
+    if took_ms / (tokens - 1) > slo_ms:
+        return stepped(share, took_ms / (tokens - 1), slo_ms)
+    each = tokens / choices if choices else 0.0
+    if each < FEWEST_TOKENS or took_ms / (each - 1) > slo_ms:
+        return share
+    return stepped(share, took_ms / (each - 1), slo_ms)
+
+
 def learn(placement: Placement, tokens: int) -> None:
     """A streamed answer of so many tokens ended.
 
@@ -46,12 +60,17 @@ def learn(placement: Placement, tokens: int) -> None:
     began_at, ended_at = placement.answered_at, placement.ended_at
     if began_at is None or ended_at is None or tokens < FEWEST_TOKENS:
         return
-    load = placement.instance.load
-    share = load.prompt_share
-    stepped_share = stepped(
-        share, (ended_at - began_at) * 1000 / (tokens - 1), slo_of(placement.request).tpot_ms
+    load, choices = placement.instance.load, placement.request.choices
+    share, took_ms, slo_ms = (
+        load.prompt_share,
+        (ended_at - began_at) * 1000,
+        slo_of(placement.request).tpot_ms,
     )
-    if stepped_share == share:  # mostly
+    if choices == 1:
+        stepped_share = stepped(share, took_ms / (tokens - 1), slo_ms)
+    else:
+        stepped_share = stepped_by_several(share, took_ms, tokens, choices, slo_ms)
+    if stepped_share == share:  # the usual case
         return
     pushed_at = placement.pushed_at
     if pushed_at > load.stalled_at and pushed_at > load.lost_at:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.control_plane.accounting.prompt_share import DOWN, LEAST, MOST, UP, stepped
+from sage_inference.control_plane.accounting.prompt_share import (
+    DOWN,
+    LEAST,
+    MOST,
+    UP,
+    stepped,
+    stepped_by_several,
+)
 from sage_inference.types import PROMPT_SHARE, InstanceLoad, Slo, Usage
 from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
 
@@ -20,13 +27,14 @@ def share_after(
     route: str | None = None,
     stalled: bool = False,
     lost: bool = False,
+    choices: int = 1,
 ) -> float:
     """The share of an instance on which one answer ended whose tokens took so long each."""
     clock, only = Clock(), instance("a", route=route or "/v1/chat/completions")
     m = manager(only, clock=clock)
     what = request(0, arrived=clock.now, streams=streams, route=route or "/v1/chat/completions")
     submission = submit(m, what)
-    what.slo = slo
+    what.slo, what.choices = slo, choices
     clock.now += 0.1
     if streams:
         m.first_byte(submission)
@@ -100,3 +108,43 @@ def test_a_few_bad_answers_do_not_count_for_ever() -> None:
     for _ in range(1000):
         share = stepped(share, 30.0, 50.0)
     assert share == pytest.approx(PROMPT_SHARE, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("choices", "token_ms", "change"),
+    [
+        (1, 12.0, UP),
+        (4, 4.0, UP),  # 16 ms a token in each
+        (4, 12.0, 0.0),  # 48 ms: over 0.4 of the SLO
+        (4, 15.0, 0.0),  # 60 ms if they are equally long; 15 if all but one are empty
+        (4, 51.0, -DOWN),  # over the SLO however the tokens are divided
+        (2, 24.0, 0.0),
+        (0, 4.0, 0.0),
+        (0, 51.0, -DOWN),
+        (100, 1.0, 0.0),  # too few tokens each
+    ],
+)
+def test_a_stream_of_several_choices_counts_by_the_tokens_of_one(
+    choices: int, token_ms: float, change: float
+) -> None:
+    assert share_after(token_ms, 401, choices=choices) == pytest.approx(PROMPT_SHARE + change)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=2, max_size=6),
+    step_ms=st.floats(1.0, 120.0),
+    share=st.floats(LEAST, MOST),
+)
+def test_several_choices_never_move_the_share_against_what_each_stream_got(
+    lengths: list[int], step_ms: float, share: float
+) -> None:
+    """All choices get a token a step until they end."""
+    longest, tokens = max(lengths), sum(lengths)
+    took_ms = step_ms * (longest - 1)
+    if tokens < 8 or longest < 2:
+        return
+    found = stepped_by_several(share, took_ms, tokens, len(lengths), 50.0)
+    if step_ms > 50.0:
+        assert found <= share
+    if step_ms <= 50.0:
+        assert found >= share

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from sage_inference.config.schema import join
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
+from sage_inference.control_plane.cost import lower_median
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
 from sage_inference.types import (
@@ -34,6 +35,8 @@ USUAL_MS_PER_TOKEN = 0.03  # an H100 with a 7B model
 CHANCE = 2.5  # streams beside the prompts, or embeddings on the GPU, make a usual engine look up to 2.2 times as slow
 STEADY = 1.25  # the default follows changes beyond this factor
 
+PIECE = 20_000  # models and instances, some 0.1 microseconds each, that one look at the paces goes through
+
 Row = tuple[Slo, ...]  # by priority
 
 
@@ -48,14 +51,22 @@ def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
     times what held, because load raises paces, and longer SLOs let more load in. One slow instance among equals
     changes nothing. Instances that only embed or only decode don't count, nor those that have not learned a pace.
     """
-    loads = [i.load for i in instances if works_off_prompts(i)]
-    paces = sorted(load.busy_ms / load.paced_tokens for load in loads if load.taught)
+    return _slowness([pace for i in instances if (pace := _shown_pace(i)) is not None], now)
+
+
+def _slowness(paces: Sequence[float], now: float) -> float:
     if not paces:
         return now
-    found = paces[(len(paces) - 1) // 2] / USUAL_MS_PER_TOKEN
+    found = lower_median(paces) / USUAL_MS_PER_TOKEN
     if found < (CHANCE if now == 1.0 else CHANCE / STEADY):
         return 1.0
     return now if now / STEADY <= found <= now * STEADY else found
+
+
+def _shown_pace(instance: ExecutionInstance) -> float | None:
+    """Its milliseconds a prompt token, in prompts of 512 tokens at least; None if no first byte has shown them."""
+    load = instance.load
+    return load.busy_ms / load.paced_tokens if load.taught and works_off_prompts(instance) else None
 
 
 def works_off_prompts(instance: ExecutionInstance) -> bool:
@@ -108,8 +119,8 @@ def _path(model: str) -> str:
 class SloTable:
     """The SLOs of all models.
 
-    ``differ``: some are not the usual default; only then requests carry theirs. ``soon_ms``: none is shorter, callers'
-    deadlines left out.
+    ``differ`` is False while all are the usual default: then requests need not carry theirs. No SLO has a shorter time to
+    the first token than ``soon_ms``; deadlines of callers are left out.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -117,16 +128,24 @@ class SloTable:
         self.soon_ms = TTFT_MS
         self._registry = registry
         self._settings = SloSettings()
+        self._own: dict[
+            str, tuple[str, ModelSloSettings]
+        ] = {}  # what is stated for a model, and under which name
         self._slow: dict[str, float] = {}
         self._rows: dict[str, Row] = {}
         self._others: Row = DEFAULT  # of models that are not among ``_rows``
+        self._known: dict[tuple[str | None, float], Row] = {}  # by the name that is stated, and the slowness
+        # Engines that serve the same models are one group, because an engine may serve hundreds of adapters.
+        self._groups: list[tuple[list[str], list[ExecutionInstance]]] = []
+        self._grouped = -1  # the version of the registry whose groups these are
+        self._next_group = 0
 
     def configure(self, settings: SloSettings) -> None:
-        """Names of models are read when ``renew`` is called next."""
+        """Follow other settings from the next ``renew`` on: that reads the names of models, too."""
         self._settings = settings
 
     def give(self, request: SchedulingRequest) -> None:
-        """Let the request carry what holds now."""
+        """Let the request carry the SLO that applies now."""
         request.slo = self._rows.get(request.model, self._others)[request.priority]
 
     def of(self, model: str, priority: RequestPriority = RequestPriority.NORMAL) -> Slo:
@@ -137,45 +156,89 @@ class SloTable:
         return self.of(model).tpot_ms
 
     def follow(self) -> bool:
-        """Look at the paces; whether an SLO changed."""
-        found = self._look()
-        if found == self._slow:
+        """Follow the paces; returns whether an SLO changed."""
+        if not self._look():
             return False
-        self._slow = found
-        self.renew()
+        self._derive()
         return True
 
     def renew(self) -> None:
-        """Settings, names of models or paces may have changed."""
-        settings = self._settings
-        own = self._registry.by_served_model(settings.models)
-        self._rows = {
-            model: row(settings, own.get(model), self._slow.get(model, 1.0))
-            for model in {**own, **self._slow}
-        }
-        self._others = row(settings)
-        self.differ = bool(self._rows) or settings != SloSettings()
-        self.soon_ms = min(slo.ttft_ms for each in (self._others, *self._rows.values()) for slo in each)
+        """Follow settings and names of models that may have changed."""
+        self._own = self._registry.by_served_model(self._settings.models)
+        self._known.clear()
+        self._others = row(self._settings)
+        served = {model for models, _ in self._grouped_now() for model in models} if self._slow else ()
+        self._slow = {model: slow for model, slow in self._slow.items() if model in served}
+        self._derive()
 
-    def _look(self) -> dict[str, float]:
-        """The models whose engines are slow.
+    def _derive(self) -> None:
+        """The rows of models whose SLOs are not those of all others."""
+        self._rows = {model: self._row(model) for model in {**self._own, **self._slow}}
+        self.differ = bool(self._rows) or self._settings != SloSettings()
+        # Many models have one row: each is looked at once.
+        distinct = {id(each): each for each in (self._others, *self._rows.values())}
+        self.soon_ms = min(slo.ttft_ms for each in distinct.values() for slo in each)
 
-        Engines that serve the same models are one group: an engine may serve hundreds of adapters.
-        """
-        instances = list(self._registry.instances.values())
-        if not self._slow and not any(map(_is_slow, instances)):
-            return {}
-        serving: dict[str, list[int]] = {}
-        for at, instance in enumerate(instances):
-            for model in instance.models:
-                serving.setdefault(model, []).append(at)
-        known: dict[tuple[float, tuple[int, ...]], float] = {}
-        found = {}
-        for model, members in serving.items():
-            now = self._slow.get(model, 1.0)
-            key = now, tuple(members)
-            if key not in known:
-                known[key] = slowness([instances[at] for at in members], now)
-            if known[key] != 1.0:
-                found[model] = known[key]
+    def _row(self, model: str) -> Row:
+        own, slow = self._own.get(model), self._slow.get(model, 1.0)
+        key = None if own is None else own[0], slow
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = row(self._settings, own, slow)
         return found
+
+    def _look(self) -> bool:
+        """Look at the paces of some groups, and of the others at the next calls; returns whether a slowness changed."""
+        instances = self._registry.instances.values()
+        slow_ones = {i for i in instances if _is_slow(i)}
+        if not self._slow and not slow_ones:
+            return False
+        groups = self._grouped_now()
+        paces = {i: pace for i in instances if (pace := _shown_pace(i)) is not None}
+        changed, work = False, 0
+        for _ in range(len(groups)):
+            models, members = groups[self._next_group % len(groups)]
+            self._next_group = (self._next_group + 1) % len(groups)
+            work += len(models) + len(members)
+            nows = {self._slow.get(model, 1.0) for model in models}
+            if nows != {1.0} or not slow_ones.isdisjoint(members):
+                own = [paces[i] for i in members if i in paces]
+                found = {now: _slowness(own, now) for now in nows}
+                changed |= self._note(models, found)
+            if work >= PIECE:
+                break
+        return changed
+
+    def _note(self, models: Sequence[str], found: dict[float, float]) -> bool:
+        """The slowness of models, by what it was; returns whether any changed."""
+        if all(before == after for before, after in found.items()):
+            return False
+        for model in models:
+            after = found[self._slow.get(model, 1.0)]
+            if after != 1.0:
+                self._slow[model] = after
+            else:
+                self._slow.pop(model, None)
+        return True
+
+    def _grouped_now(self) -> list[tuple[list[str], list[ExecutionInstance]]]:
+        """The groups as the registry is now: models, and the instances that serve them."""
+        if self._grouped == self._registry.version:
+            return self._groups
+        self._grouped = self._registry.version
+        # Instances with equal lists are taken together first: the models of each list are then gone through once.
+        alike: dict[tuple[str, ...], list[ExecutionInstance]] = {}
+        for instance in self._registry.instances.values():
+            alike.setdefault(instance.models, []).append(instance)
+        lists = list(alike.values())
+        serving: dict[str, list[int]] = {}
+        for number, models in enumerate(alike):
+            for model in models:
+                serving.setdefault(model, []).append(number)
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for model, numbers in serving.items():
+            groups.setdefault(tuple(numbers), []).append(model)
+        self._groups = [
+            (models, [i for number in numbers for i in lists[number]]) for numbers, models in groups.items()
+        ]
+        return self._groups

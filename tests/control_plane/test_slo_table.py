@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import PRIORITIES, ModelSloSettings, SloSettings, SloTimes
 from sage_inference.control_plane.instances.load import learn
+from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import BATCH, DEFAULT, slo_of, ttft_s
 from sage_inference.control_plane.slo_table import SloTable, row, slowness
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType, RequestPriority
 from tests.control_plane.parts import EMBED, Clock, configure, instance, manager, request, submit
+from tests.support.cpu import cpu_time
 
 BELOW = (RequestPriority.LOW, RequestPriority.BACKGROUND)
 MS = st.none() | st.floats(1, 86_400_000)
@@ -213,3 +215,55 @@ def test_models_of_the_same_engines_have_the_same_pace_and_others_their_own() ->
         each.load.busy_ms /= 5
     assert slos.follow(), "they were mended"
     assert slos.of("m").ttft_ms == 1000
+
+
+def fleet(served: Callable[[int], tuple[str, ...]], slow: Callable[[int], bool]) -> tuple[SloTable, Registry]:
+    """200 instances, and what each serves; a slow one takes 0.3 ms a prompt token."""
+    registry = Registry()
+    for number in range(200):
+        one = instance(f"i{number}")
+        one.models = served(number)
+        one.load.taught, one.load.busy_ms = 100, one.load.paced_tokens * (0.3 if slow(number) else 0.03)
+        registry.instances[one.instance_id] = one
+    registry.changed()
+    return SloTable(registry), registry
+
+
+ADAPTERS = tuple(f"m{n}" for n in range(1000))
+SERVED: dict[str, Callable[[int], tuple[str, ...]]] = {
+    "all serve all": lambda number: ADAPTERS,
+    "each serves a part": lambda number: tuple(m for at, m in enumerate(ADAPTERS) if (at * 7 + number) % 2),
+    "none serves another's": lambda number: tuple(f"{m} of {number}" for m in ADAPTERS[:50]),
+}
+
+
+@pytest.mark.parametrize("slow", [lambda number: True, lambda number: number % 3 > 0], ids=["all", "most"])
+@pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
+def test_many_instances_and_adapters_are_looked_at_in_pieces(
+    served: Callable[[int], tuple[str, ...]], slow: Callable[[int], bool]
+) -> None:
+    slos, registry = fleet(served, slow)
+    slos.renew()
+    slos.follow()  # the first sees the registry's change
+    took = []
+    for second in range(12):
+        if second == 6:
+            for each in registry.instances.values():
+                each.load.busy_ms *= 3  # another slowness
+        with cpu_time() as spent:
+            slos.follow()
+        took.append(spent.seconds)
+    assert max(took) < 0.03  # 5 ms; 60 and more in one piece
+    for number, each in enumerate(registry.instances.values()):
+        if served is not SERVED["none serves another's"] or slow(number):
+            assert slos.of(each.models[0]).ttft_ms > 20_000
+
+
+def test_a_model_that_is_served_no_more_loses_its_slowness() -> None:
+    slos, registry = fleet(lambda number: (f"m{number}",), lambda number: True)
+    assert slos.follow()
+    assert slos.of("m7").ttft_ms > 5000
+    registry.remove("i7")
+    slos.renew()
+    assert slos.of("m7").ttft_ms == 1000
+    assert slos.of("m8").ttft_ms > 5000

@@ -39,8 +39,7 @@ class Ledger:
             load.read_in -= 1
             if load.read_in <= 0:
                 self.relative.note(placement)
-        if now >= self.relative.due_at:
-            self.relative.renew(now)
+        if now >= self.relative.due_at and self.relative.renew(now):
             self.renewed()
 
     def wants_usage(self, placement: object) -> bool:

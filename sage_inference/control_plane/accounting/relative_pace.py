@@ -7,7 +7,7 @@ of the whole answer shows how fast its instance is beside the others that serve 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -26,6 +26,11 @@ MOST_TRIALS = 2  # that make the half-life twice as long
 _WELL = 10  # renewals until a trial has shown that it is slow no more
 RENEWED_S = 1.0
 _LONGEST_S = 5.0  # that one renewal stands for
+# An instance that showed no pace for so long, while its peers did, fades though it has work. Its work shows none: a stream
+# shows its pace only with its first byte, and embeddings on an LLM's instance never.
+SILENT_S = HALF_LIFE_S
+_ANSWERS = 2.0  # times its longest answer: for so long the next one may still come
+PIECE = 3000  # models of instances, about a microsecond each, that one call renews
 _KEPT = 0.95  # of the past, at each answer
 _SHIFT = 0.5  # of the way to the share of streams that the last second had
 _FADED_TOKENS = 2000.0  # that faded knowledge of first bytes still weighs
@@ -83,6 +88,8 @@ class Beside(msgspec.Struct, gc=False):
     answers: int = 0  # that it is known by
     taught: int = 0  # of the instance's load, at the last renewal
     seen: int = 0  # of ``answers``, at the last renewal
+    answer_s: float = 0.0  # the time of its longest answers of late
+    silent_s: float = 0.0  # since it showed its pace, while it had work and its peers showed theirs
     trials: int = 0  # that have shown it to be still slow
     well: int = 0  # renewals in a row, each with new answers, in which it was not slow
 
@@ -105,6 +112,7 @@ class RelativePaces:
         self._typical: dict[str, float] = {}  # d, by model
         self._usual: dict[int, float] = {}  # K, by the list of peers; of one renewal
         self._usual_now: dict[int, float] = {}  # the same of the paces to reckon with
+        self._renewal: Iterator[int] | None = None  # the renewal under way; yields the work of each step
 
     def regroup(self, instances: Iterable[ExecutionInstance]) -> None:
         """``instances``: all that there are now."""
@@ -114,6 +122,7 @@ class RelativePaces:
             if works_off_prompts(each):  # an engine that only embeds has a pace of another kind
                 for model in each.models:
                     serving.setdefault(model, []).append(each)
+        self._renewal = None  # it goes through instances that may have left
         known, self._of = self._of, {}
         for each in present:
             groups = [serving[model] for model in each.models] if works_off_prompts(each) else []
@@ -149,6 +158,7 @@ class RelativePaces:
         if not 0.0 < took_ms < LONGEST_MS or tokens <= 0:
             return
         shown = self._add(beside, placement.request.model, took_ms, steps_of(tokens, began, others))
+        beside.answer_s = max(_KEPT * beside.answer_s, took_ms / 1000)
         shown.add_answer(took_ms - load.ms_per_token * placement.tokens, tokens)
 
     def _add(self, beside: Beside, model: str, took_ms: float, steps: float) -> Shown:
@@ -165,24 +175,50 @@ class RelativePaces:
         beside.answers += 1
         return shown
 
-    def renew(self, now: float) -> None:
-        """Reckon with what was learned since the last time. To be called when it is due and there is work."""
-        half_lives = min(max(0.0, now - self._renewed_at), _LONGEST_S) / HALF_LIFE_S
-        self._renewed_at, self.due_at = now, now + RENEWED_S
-        self._typical = _typical(self._of.values())
-        self._usual.clear()
-        self._usual_now.clear()
+    def renew(self, now: float) -> bool:
+        """Follow what was learned since the last renewal. To be called at ``due_at`` and later, while there is work.
+
+        Returns whether the renewal is complete. With many instances and models a call does a piece of it, and the next call
+        goes on.
+        """
+        if self._renewal is None:
+            self._renewal = self._renewed(now)
+        work = 0
+        for done in self._renewal:
+            work += done
+            if work >= PIECE:
+                self.due_at = now
+                return False
+        self._renewal = None
+        self.due_at = now + RENEWED_S
+        return True
+
+    def _renewed(self, now: float) -> Iterator[int]:
+        seconds = min(max(0.0, now - self._renewed_at), _LONGEST_S)
+        half_lives = seconds / HALF_LIFE_S
+        self._renewed_at = now
         streamed = {i for i, beside in self._of.items() if i.load.taught != beside.taught}
         taught = streamed | {i for i, beside in self._of.items() if beside.answers != beside.seen}
+        # As counted now: an answer that comes between two pieces counts for the next renewal.
+        counted = {i: (i.load.taught, beside.answers) for i, beside in self._of.items()}
+        self._typical = yield from _typical(self._of.values())
+        self._usual.clear()
+        self._usual_now.clear()
         for instance, beside in self._of.items():
             if instance in taught:
+                beside.silent_s = 0.0
                 self._fade_unused(beside, 0.5**half_lives)
                 self._weigh(instance.load, beside, instance in streamed)
-            elif not instance.active_requests and not taught.isdisjoint(beside.peers):
-                self._fade(instance.load, beside, 0.5 ** (half_lives / 2**beside.trials))
-        for instance, beside in self._of.items():
-            beside.taught, beside.seen = instance.load.taught, beside.answers
+                beside.taught, beside.seen = counted[instance]
+            elif not taught.isdisjoint(beside.peers):
+                if instance.active_requests and beside.silent_s < max(SILENT_S, _ANSWERS * beside.answer_s):
+                    # Its answers are still to come. They show more than time does.
+                    beside.silent_s += seconds
+                else:
+                    self._fade(instance.load, beside, 0.5 ** (half_lives / 2**beside.trials))
+                    beside.seen = beside.answers
             instance.load.read_in = 1
+            yield 4 + len(beside.shown)
 
     def _weigh(self, load: InstanceLoad, beside: Beside, streamed: bool) -> None:
         """By how its answers came of late."""
@@ -216,6 +252,8 @@ class RelativePaces:
             if shown.fresh:
                 shown.fresh = False
                 continue
+            if model not in self._typical:
+                continue  # its first answer came while this renewal was under way
             shown.fade(self._typical[model], kept)
             if shown.steps < 1.0:
                 del beside.shown[model]
@@ -253,14 +291,21 @@ def _learned(peers: Sequence[ExecutionInstance]) -> Sequence[ExecutionInstance]:
 
 def relative(shown: Mapping[str, Shown], typical: Mapping[str, float]) -> float:
     """r, of all models together."""
-    ms = sum([each.ms / typical[model] for model, each in shown.items()])
-    steps = sum([each.steps for each in shown.values()])
+    known = [(each, typical[model]) for model, each in shown.items() if model in typical]
+    ms = sum([each.ms / own for each, own in known])
+    steps = sum([each.steps for each, _ in known])
     return (ms + PRIOR_STEPS) / (steps + PRIOR_STEPS)
 
 
-def _typical(known: Iterable[Beside]) -> dict[str, float]:
+def _typical(known: Iterable[Beside]) -> Generator[int, None, dict[str, float]]:
+    """d of each model; yields the work of each step."""
     paces: dict[str, list[float]] = {}
-    for beside in known:
+    for beside in list(known):
         for model, shown in beside.shown.items():
             paces.setdefault(model, []).append(shown.ms / shown.steps)
-    return {model: lower_median(own) for model, own in paces.items()}
+        yield len(beside.shown) // 4
+    found = {}
+    for model, own in paces.items():
+        found[model] = lower_median(own)
+        yield 1 + len(own) // 8
+    return found

@@ -126,10 +126,13 @@ def shared_gpus(
 def keep_tpot(shared: Mapping[ExecutionInstance, SharedGPU], tpot_ms: Callable[[str], float]) -> None:
     """Streams on a shared GPU are to keep the TPOT of their model, of several models the shortest."""
     wanted: dict[SharedGPU, float] = {}
+    known: dict[tuple[str, ...], float] = {}  # many instances have one list of models, which may be long
     for instance, gpu in shared.items():
-        if instance.instance_type.serves_llm and instance.models:
-            shortest = min(map(tpot_ms, instance.models))
-            wanted[gpu] = min(shortest, wanted.get(gpu, shortest))
+        models = instance.models
+        if instance.instance_type.serves_llm and models:
+            if models not in known:
+                known[models] = min(map(tpot_ms, models))
+            wanted[gpu] = min(known[models], wanted.get(gpu, math.inf))
     for gpu, shortest in wanted.items():
         gpu.tpot_s = shortest / 1000
 

@@ -15,14 +15,24 @@ from sage_inference.control_plane.accounting.relative_pace import (
     HALF_LIFE_S,
     MOST_TRIALS,
     PRIOR_STEPS,
+    RelativePaces,
+    Shown,
     steps_of,
 )
 from sage_inference.control_plane.cost import ALIKE, LEAST_PACE, MOST_PACE, even_paces
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU
 from sage_inference.control_plane.instances.load import Placement, learn
 from sage_inference.control_plane.instances.prefill_decode import decode_leg
-from sage_inference.types import ExecutionInstance, InstanceLoad, RequestType, SchedulingRequest, Usage
-from tests.control_plane.parts import Clock, instance, manager, request, submit
+from sage_inference.types import (
+    ExecutionInstance,
+    ExecutionInstanceType,
+    InstanceLoad,
+    RequestType,
+    SchedulingRequest,
+    Usage,
+)
+from tests.control_plane.parts import EMBED, Clock, instance, manager, request, submit
+from tests.support.cpu import cpu_time
 
 K = InstanceLoad().ms_per_token
 
@@ -261,11 +271,17 @@ def test_nothing_is_forgotten_while_nobody_has_work() -> None:
     assert bench.paces == pytest.approx(before, rel=0.01)
 
 
-def test_nothing_is_forgotten_of_an_instance_at_work() -> None:
+@pytest.mark.parametrize(("token_ms", "seconds"), [(90.0, 40), (1000.0, 390)])
+def test_nothing_is_forgotten_of_an_instance_whose_next_answer_may_still_come(
+    token_ms: float, seconds: int
+) -> None:
+    """An answer of 200 tokens took 18 s, or 200 s."""
     bench = slow_one()
+    bench.second(10.0, 10.0, token_ms)
+    bench.second(10.0, 10.0, 0.0)
     before = bench.paces[2]
     Placement(bench.instances[2], 100, bench.now)
-    for _ in range(500):
+    for _ in range(seconds):
         bench.second(10.0, 10.0, 0.0)
     assert bench.paces[2] == pytest.approx(before, rel=0.01)
 
@@ -414,3 +430,99 @@ def test_a_stream_is_not_read_for_its_pace() -> None:
     m.ledger.estimates.pass_over = 1000
     submissions = [submit(m, request(number, 1, streams=number % 2 == 0)) for number in range(8)]
     assert [m.ledger.wants_usage(submission.place) for submission in submissions] == [False, True] * 4
+
+
+def busy_and_avoided(work: str, seconds: int) -> tuple[list[float], list[float]]:
+    """The ratios when an instance has shown that it is slow, and after so long in which only others get requests.
+
+    All the time it has ``work`` that shows no pace.
+    """
+    bench = Bench(3)
+    for _ in range(40):
+        bench.second(10.0, 10.0, 40.0)
+    before, slow = bench.ratios, bench.instances[2]
+    if work == "embeddings":
+        slow.instance_type = ExecutionInstanceType.LLM_EMBEDDING
+    for _ in range(seconds):
+        if work == "embeddings":  # one follows the other
+            placement = Placement(slow, 100, bench.now, request("text", route=EMBED))
+            bench.second(10.0, 10.0, 0.0)
+            placement.begun(bench.now, teaches=False)
+            placement.ended()
+        else:
+            slow.active_requests = 1 if work == "one stream" else 12
+            bench.second(10.0, 10.0, 0.0)
+    return before, bench.ratios
+
+
+@pytest.mark.parametrize("work", ["one stream", "many streams", "embeddings"])
+def test_what_shows_no_pace_does_not_keep_an_instance_from_fading(work: str) -> None:
+    before, after = busy_and_avoided(work, 400)
+    assert before[2] > 2.5
+    assert after[2] < 1.5
+
+
+@pytest.mark.parametrize("work", ["one stream", "embeddings"])
+def test_an_instance_with_work_does_not_fade_before_its_answers_can_come(work: str) -> None:
+    before, after = busy_and_avoided(work, 40)
+    assert after[2] == pytest.approx(before[2], rel=0.05)
+
+
+def test_an_instance_whose_peers_are_silent_too_does_not_fade() -> None:
+    bench = Bench(2)
+    for _ in range(40):
+        bench.second(10.0, 40.0)
+    for each in bench.instances:
+        each.active_requests = 1
+    bench.second(0.0, 0.0)  # counts the last answers
+    before = bench.ratios
+    for _ in range(400):
+        bench.second(0.0, 0.0)
+    assert bench.ratios == before
+
+
+@pytest.mark.parametrize("answered", ["all", "one"])
+def test_a_renewal_of_many_instances_and_models_is_done_in_pieces(answered: str) -> None:
+    instances = [instance(f"i{n}") for n in range(200)]
+    for each in instances:
+        each.models = tuple(f"m{n}" for n in range(64))
+    paces = RelativePaces()
+    paces.regroup(instances)
+    for at, beside in enumerate(paces._of.values()):
+        for model in instances[0].models:
+            beside.shown[model] = Shown(10.0 * (100 + at), 100.0, 0.0, 1.0, fresh=True)
+        beside.answers += answered == "all" or at == 0
+    took: list[float] = []
+    now = 1000.0
+    while not took or paces.due_at <= now:
+        with cpu_time() as spent:
+            done = paces.renew(now)
+        took.append(spent.seconds)
+    assert done
+    assert len(took) > 2
+    assert max(took) < 0.03  # 3 ms; 30 and more in one piece
+    assert {beside.seen for beside in paces._of.values()} == ({1} if answered == "all" else {0, 1})
+
+
+def test_an_answer_and_a_new_instance_between_two_pieces_do_no_harm() -> None:
+    instances = [instance(f"i{n}") for n in range(200)]
+    for each in instances:
+        each.models = tuple(f"m{n}" for n in range(64))
+    paces = RelativePaces()
+    paces.regroup(instances)
+    for beside in paces._of.values():
+        beside.shown = {f"m{n}": Shown(1000.0, 100.0, 0.0, 1.0) for n in range(63)}
+        beside.answers = 1
+    assert not paces.renew(1000.0)
+    last = paces._of[instances[-1]]
+    last.shown["m63"] = Shown(1000.0, 100.0, 0.0, 1.0, fresh=True)
+    last.answers += 1
+    while not paces.renew(1000.0):
+        pass
+    assert paces.due_at == 1001.0
+    assert last.answers > last.seen  # the answer counts for the next renewal
+    assert not paces.renew(1001.0)
+    paces.regroup(instances[:100])
+    while not paces.renew(1001.0):
+        pass
+    assert all(each.load.ms_per_token > 0 for each in instances)

@@ -1,4 +1,4 @@
-"""From a request's head and body to the request as the scheduler sees it."""
+"""Builds the scheduler's view of a request from its head and body."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TOKENIZE = RequestType.TOKENIZE  # as a global: an enum's members are looked up
 def classify(
     hub: Hub, head: RequestHead, body: bytes, request_id: bytes, arrived: float
 ) -> tuple[SchedulingRequest, bytes, bytes]:
-    """Returns the request, the body as the engine gets it, and the prompt, which is not measured yet.
+    """Returns the request, the body for the engine, and the prompt, which is not measured yet.
 
-    The body is changed only where it names an alias or no model. ``arrived`` is a time of the hub's clock. Raises
+    The body changes only if it names an alias or no model. ``arrived`` is a time of the hub's clock. Raises
     ``Rejection``.
     """
     route, kind = head.route, head.route.type
@@ -54,7 +54,7 @@ def classify(
 
 
 def _heed_headers(hub: Hub, request: SchedulingRequest, head: RequestHead) -> None:
-    """Priority, deadline and session, as the caller asks. A key may bound the priority."""
+    """Set priority, deadline and session as the caller's headers ask. A key may bound the priority."""
     bound = hub.key_priority.get(head.tenant)
     if bound is not None:
         request.priority = bound
@@ -69,7 +69,7 @@ def _heed_headers(hub: Hub, request: SchedulingRequest, head: RequestHead) -> No
 
 
 def _implied_model(hub: Hub, route: Route) -> str:
-    """The model of a body that names none. Raises ``Rejection`` where several could be meant."""
+    """The model of a body that names none. Raises ``Rejection`` if several could be meant."""
     settings, registry = hub.settings, hub.registry
     serving = registry.staying(route.path)
     default = settings.embedding_model if not route.type.is_llm else settings.llm_model

@@ -1,4 +1,4 @@
-"""Which kind of exchange a request gets, by its route; whatever is not named gets the plain one."""
+"""The type of exchange that a request gets, by its route. A route without an entry gets the plain ``Exchange``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sage_inference.requests.root_route import ROOT
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance
 
-# Makes the exchange of a request, from its caller's connection, the hub, and the request's head.
+# Makes the exchange of a request from its caller's connection, the hub, and the request's head.
 Factory = Callable[[Caller[Exchange], Hub, RequestHead], Exchange]
 Exchanges = Mapping[str, Factory]
 
@@ -45,7 +45,7 @@ _PAIRED: Exchanges = {
 
 
 def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingService) -> Exchanges:
-    """Without prefilling and decoding instances no request pays for them."""
+    """The types for these instances. Only with prefilling or decoding ones do requests pay for two legs."""
     merged: Factory = partial(EmbeddingExchange, embeddings)
     return {
         **(_PAIRED if is_disaggregated(instances) else _PLAIN),

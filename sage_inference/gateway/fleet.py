@@ -1,4 +1,4 @@
-"""Keeps the engines known: asks each what it is, probes it, adds and removes them while requests run."""
+"""The watch over the engines: detects and probes each of them, adds and removes instances while requests run."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("sage_inference.fleet")
 
 _READY_LOOK_S = 0.02
-FIRST_LOOK_S = 1.0  # how long a start waits for the rest of the engines where some can serve
-RELIEF_S = 5.0  # how long an instance that a reload removes waits for those it added
+FIRST_LOOK_S = 1.0  # a start waits so long for the other engines once some can serve
+RELIEF_S = 5.0  # an instance that a reload removes waits so long for those that the reload added
 SHORTEST_REST_S = 0.05
-REFRESH_S = 30.0  # models come and go on a running engine (adapters)
-LOOK_AGAIN_S = 1.0  # between two questions for its models, however many requests name one that nobody serves
-_SETTLED = (EngineState.READY, EngineState.ASLEEP)  # it is known what the engine serves
+REFRESH_S = 30.0  # from one detection to the next: adapters come and go on a running engine
+LOOK_AGAIN_S = 1.0  # between two questions for models, however many requests name one that nobody serves
+_SETTLED = (EngineState.READY, EngineState.ASLEEP)  # states in which the engine's models are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +61,25 @@ class Fleet:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
         self._configured: dict[str, InstanceSettings] = {}
-        self._leaving: set[str] = set()  # removed by a reload, serving until their successors can
+        self._leaving: set[str] = set()  # removed by a reload; they serve until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas = Replicas(gateway, self._vector)
         gateway.manager.when_unserved(self._look_again)
 
     async def start(self, settings: Settings) -> None:
-        """Add the configured instances; returns as ``looked`` does."""
+        """Add the configured instances. Returns when ``looked`` does."""
         self.apply(settings)
         await self.looked()
 
     async def looked(self) -> None:
-        """Returns when every instance was looked at once; after a second, as soon as one can serve.
+        """Returns when every instance was looked at once, or after ``FIRST_LOOK_S`` as soon as one can serve.
 
-        A look ends within ``detect``'s own limit.
+        A look ends within the limit that ``detect`` has.
         """
         late = {asyncio.ensure_future(e.wait()) for e in self._looked.values() if not e.is_set()}
         if late:
             _, late = await asyncio.wait(late, timeout=FIRST_LOOK_S)
-        while late and not self.gateway.can_serve:  # to go on would help nobody
+        while late and not self.gateway.can_serve:  # a start without any instance would help no caller
             _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
         for wait in late:
             wait.cancel()
@@ -98,7 +98,7 @@ class Fleet:
             await asyncio.sleep(_READY_LOOK_S)
 
     async def close(self) -> None:
-        """Stop watching. Returns when no task of it is left."""
+        """Stop watching. Returns when all tasks have ended."""
         ending = [*self._tasks, *self._watchers.values()]
         for task in self._tasks:
             task.cancel()
@@ -109,14 +109,15 @@ class Fleet:
         await self._askers.aclose()
 
     def apply(self, settings: Settings) -> Changes:
-        """Make the instances those of the settings; those added through the API stay."""
+        """Make the configured instances those of the settings. Instances that were added through the API stay."""
         self._askers.use(settings.health.timeout_s)
         wanted = {name_of(entry): entry for entry in settings.instances}
         gone = [name for name in self._configured if name not in wanted]
         changed = [n for n, entry in wanted.items() if n in self._configured and self._differs(n, entry)]
         added = [name for name in wanted if name not in self._configured]
         for name in (*changed, *added):
-            known = self.gateway.engines.get(name)  # its former self; or one added by hand, or still leaving
+            # An instance of this name: with former settings, added through the API, or still leaving.
+            known = self.gateway.engines.get(name)
             self._leaving.discard(name)
             if known is None:
                 self.add(wanted[name])
@@ -140,7 +141,7 @@ class Fleet:
         return known.api_key != (wanted.api_key and wanted.api_key.reveal())
 
     def _let_go(self, gone: list[str], added: list[str]) -> None:
-        """Remove instances, but not before those that come in their stead were looked at."""
+        """Remove the instances of ``gone`` once those of ``added`` were looked at."""
         if not added:
             for name in gone:
                 self.remove(name)
@@ -160,7 +161,7 @@ class Fleet:
                 self.remove(name)
 
     def add(self, settings: InstanceSettings, known: Upstream | None = None) -> Upstream:
-        """Take in an instance; ``known`` is its former self, whose answers hold until it is asked again."""
+        """Add an instance. ``known`` is the same one with former settings: its facts hold until the next detection."""
         gateway = self.gateway
         backend = parse_backend(settings.url)
         address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https")
@@ -193,7 +194,7 @@ class Fleet:
         return engine
 
     def remove(self, name: str) -> bool:
-        """Forget an instance; what runs on it finishes."""
+        """Remove an instance. Requests that run on it finish."""
         engine = self.gateway.engines.pop(name, None)
         if engine is None:
             return False
@@ -201,7 +202,7 @@ class Fleet:
         self.gateway.manager.instance_down(engine.instance)
         self._replicas.forget(name)
         self._watchers.pop(name).cancel()
-        self._looked.pop(name).set()  # nobody waits for it any more
+        self._looked.pop(name).set()  # releases those that wait for its first look
         self._configured.pop(name, None)
         self._leaving.discard(name)
         engine.pool.close()
@@ -209,7 +210,7 @@ class Fleet:
         return True
 
     def drain(self, name: str) -> bool:
-        """Give it nothing new; what runs on it finishes."""
+        """Give an instance no new requests. Requests that run on it finish."""
         engine = self.gateway.engines.get(name)
         if engine is None:
             return False
@@ -229,7 +230,7 @@ class Fleet:
                 engine.last_error = f"cannot be asked: {error}"
                 engine.health.probe_failed(time.monotonic(), True)
             except Exception as error:
-                # A fault of ours is no fact about the engine, so the watch goes on.
+                # The fault is ours and shows nothing about the engine, so the watch goes on.
                 report(error, f"the watch of instance {name}")
                 engine.health.not_probed(time.monotonic())
             engine.sync()
@@ -240,9 +241,9 @@ class Fleet:
             await self._rest(engine)
 
     async def _rest(self, engine: Upstream) -> None:
-        """Until the next probe is due; a request that finds the engine or its model gone brings that forward."""
+        """Wait until the next probe is due. A request that finds the engine or its model gone shortens the wait."""
         now = time.monotonic()
-        # A look that could not be taken, because this machine lacked something, is not tried again at once either.
+        # The shortest rest also follows a look that failed because this machine lacked something.
         soonest, look_from = now + SHORTEST_REST_S, max(now, engine.looked_at) + LOOK_AGAIN_S
         while (left := max(soonest, self._due_at(engine, now, look_from)) - now) > 0:
             with contextlib.suppress(TimeoutError):
@@ -259,12 +260,12 @@ class Fleet:
         return at
 
     def _look_again(self) -> None:
-        """A model is wanted that no instance serves: it may have been loaded since they were looked at."""
+        """Ask all engines for their models, because a request names one that no instance served at the last look."""
         for engine in self.gateway.engines.values():
             engine.look_again()
 
     async def _is_due(self, engine: Upstream) -> bool:
-        """Whether the engine is to be asked what it is: from time to time, and where it lists other models."""
+        """Whether a detection is due: after ``REFRESH_S``, while no models are known, or when other ones are listed."""
         if time.monotonic() - engine.refreshed_at >= REFRESH_S or _is_news(engine):
             return True
         if not engine.look_wanted or time.monotonic() - engine.looked_at < LOOK_AGAIN_S:
@@ -276,13 +277,15 @@ class Fleet:
         return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
     async def _may_be_asked(self, engine: Upstream) -> bool:
-        """Probe what is known: while it hangs, each question more would keep a connection of it."""
+        """Whether the engine may be asked more. A detected one is probed first: each question to a hung one would
+        take another of its connections.
+        """
         if engine.detected is None:
             return True
         return await self._probe(engine) and engine.health.state is EngineState.READY
 
     async def _look(self, engine: Upstream) -> bool:
-        """Ask the engine what it is, unless it is not even healthy."""
+        """Detect the engine's facts, probe it, and compare its vectors. Returns whether it is healthy."""
         settings, began = engine.settings, time.monotonic()
         engine.look_wanted, engine.looked_at = False, began
         try:
@@ -304,7 +307,8 @@ class Fleet:
             return False
         engine.health.confirmed()
         before = engine.detected
-        successor = before is None or engine.instance.state not in _SETTLED  # it may have other routes
+        # An engine that was out of service may be another one by now, with other routes.
+        successor = before is None or engine.instance.state not in _SETTLED
         if successor:
             engine.missing_routes.clear()
         engine.adopt(detected)
@@ -312,7 +316,7 @@ class Fleet:
         if successor:
             engine.sleep = SleepProbe(*engine.dialect.sleep_paths)
         ok = await self._probe(engine)
-        awake = ok and not engine.sleep.asleep  # asleep, it would answer none of these
+        awake = ok and not engine.sleep.asleep  # an engine that sleeps answers none of these questions
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
             held = await kv_cache_tokens(
@@ -328,7 +332,7 @@ class Fleet:
         return ok
 
     def _not_detected(self, engine: Upstream, error: DetectError) -> None:
-        """Facts about a healthy engine hold until it reports something else."""
+        """Count a failed detection. Facts about a healthy engine hold until it reports other ones."""
         now = time.monotonic()
         if engine.health.state is not EngineState.READY or error.refused:
             engine.last_error = str(error)
@@ -338,7 +342,7 @@ class Fleet:
             engine.health.contradicted(now)
 
     async def _vector(self, engine: Upstream, model: str) -> list[float] | None:
-        """Raises ``TimeoutError`` where it is not known whether the engine has one."""
+        """The vector of the agreed text. Raises ``TimeoutError`` if it is not known whether the engine has one."""
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
             self._asker(engine), engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
@@ -366,7 +370,7 @@ class Fleet:
         return self._askers.of(engine.pool.context)
 
     def _not_asked(self, engine: Upstream, why: str) -> None:
-        """We lacked what a probe takes: the engine is as it was."""
+        """Keep the engine's state, because this machine lacked the resources for a probe."""
         engine.health.not_probed(time.monotonic())
         if engine.health.state is not EngineState.READY:
             engine.last_error = why
@@ -387,6 +391,6 @@ class Fleet:
 
 
 def _is_news(engine: Upstream) -> bool:
-    """Whether it is not known what it serves, or it just woke: asleep it could not be asked for vectors."""
+    """Whether the engine's models are not known, or it just woke: asleep it could not be asked for vectors."""
     state = engine.instance.state
     return state not in _SETTLED or (state is EngineState.ASLEEP and not engine.sleep.asleep)

@@ -1,4 +1,4 @@
-"""One gateway: the hub, the kinds of exchanges that its routes get, and its embedding calls."""
+"""One gateway: the hub, the exchange type of each route, and the embedding calls."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Gateway(Hub):
         self.exchanges = exchanges_for((), self.embeddings)
 
     def configure(self, settings: Settings) -> None:
-        """Take over new settings. Raises ``ConfigError``, ``SecretError``, and then changes nothing."""
+        """Apply new settings. Raises ``ConfigError``, ``SecretError``, and then changes nothing."""
         super().configure(settings)
         self.embeddings.aggregator.configure(_rules(settings))
 
     def instances_changed(self) -> None:
-        """An instance came, went, recovered or changed."""
+        """Choose the exchange types anew, too, because an instance came, went, recovered or changed."""
         super().instances_changed()
         self.exchanges = exchanges_for(self.registry.instances.values(), self.embeddings)
         self.embeddings.pump_soon()

@@ -1,4 +1,4 @@
-"""What all requests of one gateway share: its rules, its upstreams, its scheduler, its counters."""
+"""The state that all requests of one gateway share: its rules, its upstreams, its scheduler, its counters."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from sage_inference.wire.isolation import report
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.timers import TimerWheel
 
-SHORT_BYTES = 2048  # of a prompt: some 512 tokens, far less than an engine takes at a time
-MOST_KNOWN = 1024  # heads of requests that are remembered; beyond, it begins anew
-STALL_S = 0.3  # time in which the loop did not run, from which what was under way is not measured
-NOTABLE_STALL_S = 1.0  # from which it is logged
+SHORT_BYTES = 2048  # bytes of a short prompt: some 512 tokens, far less than an engine takes at a time
+MOST_KNOWN = 1024  # request heads that are cached; the cache is emptied when it is full
+STALL_S = 0.3  # a stall of the loop from which on requests under way are not measured
+NOTABLE_STALL_S = 1.0  # a stall that is logged
 
 log = logging.getLogger("sage_inference.gateway")
 
@@ -57,7 +57,7 @@ class Hub:
         self.backlog = Backlog(self._loop.call_soon)
         self.decoding = Decoding(self._loop)
         self.clock = time.monotonic
-        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
+        self.stalled_at = 0.0  # the end of the last stall of this process
         wheel.on_stall = self._stalled
         self.coalescer = Coalescer(self._loop, self.clock)
         self._started_at = time.monotonic()
@@ -78,7 +78,7 @@ class Hub:
         self.draining = False
         self.connections = 0
         self.descriptors = Descriptors(lambda: self.connections, self._give_up_one)
-        self.callers: set[LimitedConnection] = set()  # the server's; it adds and removes them
+        self.callers: set[LimitedConnection] = set()  # their connections; the server adds and removes them
         self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)
         self._id_start = os.urandom(6).hex().encode()
         self._ids = 0
@@ -86,15 +86,15 @@ class Hub:
         Hub.configure(self, settings)  # a subclass is not complete yet
 
     def configure(self, settings: Settings) -> None:
-        """Take over new settings. Requests under way keep their rights and meet a new time-out at their next step.
+        """Apply new settings. Requests under way keep their rights. A new timeout applies from their next phase on.
 
         Raises ``ConfigError``, ``SecretError``, and then changes nothing.
         """
-        # First all that can fail.
+        # Everything that can fail comes before the first change.
         record_file = self.decisions.file_at(settings.scheduling.record_file)
         guard = Guard(settings, self._id_start.decode(), self._admin_token)
         self.settings = settings
-        # Requests' heads that were parsed and found good; a new guard may judge anew.
+        # A new cache, because the new guard may reject heads that the old one accepted.
         self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
         self.guard = guard
         self.timeouts = settings.timeouts
@@ -146,18 +146,18 @@ class Hub:
         manager.use(policy(scheduling.policy, manager.policy), by_model)
 
     def new_policy(self, name: str) -> PlacementPolicy:
-        """Raises ``KeyError`` for one that there is not."""
+        """A new instance of the policy. Raises ``KeyError`` for an unknown name."""
         return hybrid_with(self._llm_fallback) if name == "hybrid" else policy_named(name)
 
     def tick(self) -> None:
-        """To be called about once a second."""
+        """Has to be called about once a second."""
         self.manager.rates.tick(self.clock())
         self.descriptors.renew()
         for engine in self.engines.values():
             engine.tick()
 
     def _stalled(self, lost_s: float) -> None:
-        """The event loop did not run for so long: nobody is judged by that time, and nothing is learned from it."""
+        """The event loop did not run for ``lost_s``: no engine is judged by that time, and no pace learned from it."""
         if lost_s < STALL_S:
             return
         self.stalled_at = self.clock()
@@ -171,51 +171,51 @@ class Hub:
             )
 
     def ran_since(self, at: float) -> bool:
-        """Whether this process ran all the time since ``at``, so that the time since then measures others.
+        """Whether this process ran all the time since ``at``, so that the time since then measures an engine.
 
-        The loop reads sockets before it ticks: without a look at the clock, the first answers after a suspension
-        would be judged as if there had been none.
+        The loop reads sockets before its timers run. Without a look at the clock here, the first answers after a
+        suspension would be judged as if there had been none.
         """
         self.wheel.advance()
         return at > self.stalled_at
 
     @property
     def uptime_s(self) -> float:
-        """Since the start; the wall clock may be set meanwhile."""
+        """Seconds since the start, by a clock that nobody sets."""
         return time.monotonic() - self._started_at
 
     def shrink(self) -> None:
-        """A crowd has left: let go of the connections to engines that only it needed."""
+        """Close the connections to engines that only a crowd of callers needed, which has left."""
         for engine in self.engines.values():
             engine.pool.shrink()
 
     def _give_up_one(self) -> bool:
-        """Descriptors are short: close a connection that nobody uses, of an engine rather than of a caller."""
+        """Close an idle connection, because descriptors are short: an engine's, or else a caller's."""
         pools = [engine.pool for engine in self.engines.values()]
         if pools and max(pools, key=lambda pool: pool.idle).give_up_one():
             return True
         return self.connection_limit.close_one()
 
     def _wake_at(self, when: float) -> None:
-        """The manager can place something then, though nothing else may happen."""
-        if self._waking is not None:  # otherwise each alarm would set another one, without end
+        """Dispatch at ``when``: a waiting request can be placed then, even if no event happens until then."""
+        if self._waking is not None:  # without this, each alarm would set another one, without end
             self._waking.cancel()
         self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
 
     def instances_changed(self) -> None:
-        """An instance came, went, recovered or changed: groups and waiting requests are looked at anew."""
+        """Compute groups anew and dispatch waiting requests, because an instance came, went, recovered or changed."""
         self.registry.changed()
         self._track_prompts()
         self.manager.dispatch()
         self._look_at_output()
 
     def _track_prompts(self) -> None:
-        """Where nobody can choose, it is of no use to know which short prompts are cached, but for a record."""
+        """Set the size below which prompts are not tracked. Without a choice of instances only a record needs them."""
         matters = self.registry.offers_choice or self.settings.scheduling.record_file
         self.shortest = 0 if matters else SHORT_BYTES
 
     def _look_at_output(self) -> None:
-        """How long an answer a request asks for matters where it is limited, or fits only some of the instances."""
+        """Read the output length of requests only if it is limited, or fits only some of the instances."""
         limits = self.limits
         limited = limits.max_n is not None or limits.max_completion_tokens is not None
         self.looks_at_output = limited or bool(self.manager.uneven)
@@ -223,7 +223,7 @@ class Hub:
     # For the relay
 
     def new_id(self) -> bytes:
-        """An id for a request whose caller gave none."""
+        """A new id. It serves a request whose caller gave none."""
         self._ids += 1
         return b"req-%b%08x" % (self._id_start, self._ids)
 
@@ -239,7 +239,7 @@ class Hub:
 
     @property
     def can_serve(self) -> bool:
-        """True while at least one instance takes requests."""
+        """Whether at least one instance takes requests."""
         return any(i.is_available for i in self.registry.instances.values())
 
     @property
@@ -248,7 +248,7 @@ class Hub:
 
 
 def llm_share(scheduling: SchedulingSettings) -> float | None:
-    """The share of a shared GPU's time that embeddings leave to LLM work; None: as much as streams need."""
+    """The share of a shared GPU's time that is kept for LLM work; None for as much as streams need."""
     ratio = scheduling.hybrid_instance_ratio
     return {"high": 0.0, "normal": ratio, "low": (1 + ratio) / 2, "adaptive": None}[
         scheduling.embedding_priority

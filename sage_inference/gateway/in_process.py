@@ -1,4 +1,4 @@
-"""Callers within this process: a request in, its answer piece by piece, through the gateway's own protocol."""
+"""A client within the gateway's own process. It speaks the gateway's protocol over memory, without a socket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sage_inference.wire.message import Data, Headers, ResponseHead
 
 
 class CutShortError(Exception):
-    """The answer ended before its end, or there was none; the message has the reason."""
+    """The answer was cut off, or there was none. The message has the reason."""
 
 
 class InProcessResponse:
-    """One answer, awaited: its head, then its body. Left alone it pauses the gateway, not the memory."""
+    """One answer: await its head, then its body. While the body is not read, the gateway is paused: memory is bounded."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -38,7 +38,7 @@ class InProcessResponse:
             await self._more()
 
     async def piece(self) -> bytes:
-        """The part of the body that came since, b"" at its end. Raises ``CutShortError``."""
+        """The bytes of the body that came since the last call, b"" at its end. Raises ``CutShortError``."""
         while not self._pieces:
             if self._ended:
                 return b""
@@ -55,7 +55,7 @@ class InProcessResponse:
             yield data
 
     def abandon(self) -> None:
-        """Nobody wants the rest: the gateway sees its caller leave. Idempotent."""
+        """Drop the rest of the answer. The gateway sees its caller leave. Idempotent."""
         connection, self.connection = self.connection, None
         if connection is not None and not self._ended and self._failure is None:
             self._failure = CutShortError("the caller left")
@@ -75,7 +75,7 @@ class InProcessResponse:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # Called by its connection (see engines.connection.Receiver)
+    # Called by the connection (see engines.connection.Receiver)
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.status, self.headers, self.length = answer.status, answer.headers, length
@@ -96,7 +96,7 @@ class InProcessResponse:
         self._wake()
 
     def engine_is_silent(self) -> None:
-        """No engine is at the other end."""
+        """Nothing to do: the other end is the gateway, and no engine."""
 
     def broke(self, error: Exception) -> None:
         report(error, "an answer to a caller in this process")
@@ -105,7 +105,7 @@ class InProcessResponse:
 
 
 class InProcessClient:
-    """Connections to one gateway from within its process; for use on its event loop."""
+    """Connections to one gateway from within its process. Use it on the gateway's event loop."""
 
     def __init__(self, accept: Callable[[], asyncio.Protocol], turn: LoopBatch) -> None:
         self._accept = accept
@@ -114,7 +114,7 @@ class InProcessClient:
         self._feeding = ParserEvents()
 
     def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> InProcessResponse:
-        """``target`` is path and query; ``headers`` has none of framing. The answer comes through the reply."""
+        """Send a request. ``target`` is path and query; ``headers`` are without those of framing."""
         lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")

@@ -1,8 +1,8 @@
-"""Keeps vectors of two models apart: the instances of an embedding model serve it together only where they agree.
+"""Keeps vectors of two models apart: instances serve an embedding model together only if their vectors agree.
 
-A model that is known to embed is compared whenever an instance is looked at, before that instance serves. Any other
-model may be a chat model that its server would load for the question. It is compared only after a request asked for
-its vectors; until then one instance alone serves them.
+A model that is known to embed is compared whenever an instance is looked at, before that instance serves it. Any
+other model may be a chat model that its server would load for the question. Such a model is compared only after a
+request asked for its vectors; until then a single instance serves them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "/v1/embeddings"
 CHAT_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
-RETRY_S = 1.0  # until a question that could not be asked is asked again
+RETRY_S = 1.0  # the wait before a question is asked again that could not be asked
 
-# The vector, or None where the engine gave none; raises ``TimeoutError`` where it is not known whether it has one.
+# Returns the vector, or None if the engine has none. Raises ``TimeoutError`` if it is not known whether it has one.
 Question = Callable[["Upstream", str], Awaitable[list[float] | None]]
 
 
@@ -35,7 +35,7 @@ class Replicas:
         self._gateway = gateway
         self._ask = ask
         self._agreement = VectorAgreement()
-        self._refusing: set[tuple[str, str]] = set()  # instance and model: asked, and it gave no vector
+        self._refusing: set[tuple[str, str]] = set()  # (instance, model) that was asked and gave no vector
         self._running: dict[str, asyncio.Task[None]] = {}
         gateway.registry.on_vectors = self.wanted
 
@@ -44,12 +44,12 @@ class Replicas:
             task.cancel()
 
     def forget(self, name: str) -> None:
-        """The instance was removed."""
+        """Drop the results of an instance that was removed."""
         self._agreement.forget(name)
         self._refusing = {pair for pair in self._refusing if pair[0] != name}
 
     def listed(self, engine: Upstream, *, new: bool) -> None:
-        """The engine's models are known. ``new``: it may be another server than the one that was compared."""
+        """Mark the models that must be compared. ``new``: the engine may be another one than was compared before."""
         assert engine.detected is not None
         instance, name = engine.instance, engine.instance.instance_id
         ids = {card.id for card in engine.detected.models}
@@ -66,7 +66,7 @@ class Replicas:
             self._gateway.registry.doubt_vectors(model)
 
     def _is_known(self, engine: Upstream, card: ModelInfo) -> bool:
-        """Whether the model is known to embed, so that asking it loads nothing that is not meant to be loaded."""
+        """Whether the model is known to embed, so that a question does not make the server load a chat model."""
         detected, settings = engine.detected, engine.settings
         assert detected is not None
         if detected.engine is EngineKind.TEI or embeds_by_its_card(card):
@@ -98,7 +98,7 @@ class Replicas:
                 self._agreement.check(card.id, name, vector)
             if vector := await self._vector(engine, card.id):
                 differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
-            else:  # it gave none, or could not be asked: what is known holds
+            else:  # no vector, or no answer: the former result holds
                 differs = differs or engine.differs
         if differs != engine.differs:
             engine.withhold_embeddings(differs)
@@ -111,7 +111,7 @@ class Replicas:
             return None
 
     def wanted(self, model: str) -> None:
-        """A request asks for vectors of a model whose instances are not all compared, or were long ago."""
+        """Compare the model's instances for a request: some were never compared, or the last comparison is old."""
         if model not in self._running and len(self._candidates(model)) > 1:
             task = asyncio.get_running_loop().create_task(self._compare_asked(model))
             self._running[model] = task
@@ -128,7 +128,7 @@ class Replicas:
             await asyncio.sleep(RETRY_S)
 
     def _candidates(self, model: str) -> list[Upstream]:
-        """The healthy instances that may have vectors of the model; empty where there is nothing to find out."""
+        """The ready instances that may have vectors of the model, without those that gave none."""
         return [
             e
             for e in self._gateway.engines.values()
@@ -136,13 +136,13 @@ class Replicas:
         ]
 
     async def _compare(self, model: str) -> bool:
-        """Whether an instance was found to agree, to differ, or to have no vectors."""
+        """Compare the model's instances. Returns whether one was found to agree, to differ, or to have no vectors."""
         engines = self._candidates(model)
         found = await asyncio.gather(*(self._ask(e, model) for e in engines), return_exceptions=True)
         changed = False
         able = any(isinstance(answer, list) for answer in found)
         able = able or any(model not in e.instance.uncompared for e in engines)
-        # An instance that serves the model already is the measure of the others.
+        # Instances that serve the model already come first: the others are compared with them.
         order = sorted(
             zip(engines, found, strict=True), key=lambda pair: model in pair[0].instance.uncompared
         )
@@ -155,7 +155,7 @@ class Replicas:
             if answer is None:
                 fresh = (name, model) not in self._refusing
                 self._refusing.add((name, model))
-                if not able and model in instance.uncompared:  # none has vectors, so none can be mixed up
+                if not able and model in instance.uncompared:  # no instance has vectors, so none can be mixed
                     instance.uncompared -= {model}
                     fresh = True
                 changed |= fresh

@@ -1,7 +1,7 @@
 """Ids that callers gave their requests: no engine gets two requests of one id at the same time.
 
-An engine that keys its work by the id, as vLLM does, fails a request whose id it is working on, or mixes the two up.
-A caller that repeats its request after a timeout sends the same id again, while the engine is still at the first.
+An engine that keys its work by the id, as vLLM does, fails the second request, or mixes the two up. A caller that
+repeats its request after a timeout sends the same id again, while the engine still works on the first request.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Protocol
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.types import SchedulingRequest
 
-LINGER_S = 5.0  # an engine may be at work so long on a request that was given up
+LINGER_S = 5.0  # an engine may work so long on a request that was given up
 
 
 class Identified(Protocol):
-    """A request with an id of its caller's."""
+    """A request with the id that its caller gave it."""
 
     head: RequestHead
     request: SchedulingRequest
@@ -24,7 +24,7 @@ class Identified(Protocol):
 
 
 class RequestIds:
-    """The ids that are in use. Only requests whose caller gave one come here.
+    """The ids that are in use. Only requests whose caller gave an id are registered.
 
     ``new_id`` makes ids, all of which begin with ``begin``. ``call_later`` is the event loop's.
     """
@@ -33,12 +33,12 @@ class RequestIds:
         self._begin = begin
         self._new_id = new_id
         self._call_later = call_later
-        self._used: dict[bytes, Identified | None] = {}  # None: by a request that was given up
+        self._used: dict[bytes, Identified | None] = {}  # None for a request that was given up
 
     def take(self, exchange: Identified) -> None:
-        """Rename a classified request for its engine where its id is in use. Its caller gets back its own."""
+        """Give a classified request another id for its engine if its id is in use. Its caller gets its own id back."""
         given = exchange.request_id
-        # An id of the gateway's own is another request's, or will be.
+        # An id that looks like the gateway's own is, or will be, that of another request.
         if not given.startswith(self._begin) and self._used.setdefault(given, exchange) is exchange:
             return
         exchange.request_id = own = self._new_id()
@@ -46,7 +46,7 @@ class RequestIds:
         exchange.request.caller_request_id = given.decode("latin-1")
 
     def give_back(self, exchange: Identified, *, answered: bool) -> None:
-        """The request ended. ``answered``: its engine is done with it."""
+        """Free the id of a request that ended: at once if it was ``answered``, otherwise after ``LINGER_S``."""
         given = exchange.head.request_id
         if self._used.get(given) is not exchange:
             return

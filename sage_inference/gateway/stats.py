@@ -1,4 +1,4 @@
-"""Counters of the relay: plain integers on the hot path, read on request."""
+"""Counters of the relay. They are plain integers on the hot path, and are read on request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Stats:
-    """Totals since the start. ``outcomes`` is keyed by (route, status); 0 is a caller that left first.
+    """Totals since the start. ``outcomes`` is keyed by (route, status). Status 0 is a caller that left first.
 
-    ``engine_failures``: answers that came to their end, in which the engine reports that it gave them up.
-    ``handed_over``: prompts that a decoding instance got from a prefilling one; ``handover_failures``: requests
-    that were to be split, and were then sent whole.
+    ``engine_failures``: answers that came to their end and report that the engine gave them up.
+    ``handed_over``: prompts whose blocks went from a prefilling to a decoding instance. ``handover_failures``:
+    requests that were to be split into two legs, and then went to one instance.
     """
 
     def __init__(self) -> None:

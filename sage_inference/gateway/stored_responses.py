@@ -1,4 +1,4 @@
-"""Which instance made a response. Engines store responses and do not share them."""
+"""The instances that made the latest responses. Engines store their own responses and do not share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
 MOST = 32768  # responses that are remembered
-MOST_BYTES = 4 << 20  # of their ids
+MOST_BYTES = 4 << 20  # bytes of their ids
 _SHOWN = 100  # characters of an id that an error quotes
 
 _STATES = {
@@ -28,7 +28,7 @@ _STATES = {
 
 
 class Maker(NamedTuple):
-    """The instance that made a response. One of the same name at another address has no such response."""
+    """The instance that made a response. An instance of the same name at another address does not have it."""
 
     instance_id: str
     url: str
@@ -37,8 +37,8 @@ class Maker(NamedTuple):
 class StoredResponses:
     """The makers of the latest responses, by tenant (the name of the caller's key) and id.
 
-    Beyond ``most`` of them, or ``most_bytes`` of ids, the tenant with the most responses loses the one that was
-    unused for longest. Those of an instance that was removed stay among them, so that an error can name it.
+    With more than ``most`` responses, or ``most_bytes`` of ids, the tenant with the most responses loses its least
+    recently used one. Responses of a removed instance stay, so that an error can name the instance.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StoredResponses:
     def remember(self, response_id: str, tenant: str, engine: Upstream) -> None:
         if not is_response_id(response_id):
             return
-        # An engine may number its responses, and then two engines have the same ids.
+        # Engines that number their responses use the same ids: a tenant keeps its own.
         if self._is_anothers(response_id, tenant):
             return
         self.forget(response_id, tenant)
@@ -76,7 +76,7 @@ class StoredResponses:
                 del self._of[tenant]
 
     def maker(self, response_id: str, tenant: str) -> Maker | None:
-        """None: none is known, or the response is another tenant's."""
+        """The maker of the response; None if it is not known, or if the response is another tenant's."""
         made = self._of.get(tenant)
         if made is None or response_id not in made:
             return None
@@ -84,33 +84,33 @@ class StoredResponses:
         return made[response_id]
 
     def engine(self, maker: Maker) -> Upstream | None:
-        """None: it was removed, or another one has its name now."""
+        """The maker itself; None if it was removed, or if another instance has its name now."""
         engine = self._engines.get(maker.instance_id)
         return engine if engine is not None and engine.address.url == maker.url else None
 
     def check_free(self, response_id: str, tenant: str) -> None:
-        """Raises ``ApiError`` for an id that is another tenant's: the engine would overwrite that response."""
+        """Raises ``ApiError`` for another tenant's id, because the engine would overwrite that response."""
         if self._is_anothers(response_id, tenant):
             raise errors.response_id_in_use(_shown(response_id))
 
     def to_ask(self, response_id: str, tenant: str) -> Upstream:
-        """The engine to ask for a response, or to end it. Raises ``ApiError``."""
+        """The engine for a request to read, cancel or delete a response. Raises ``ApiError``."""
         maker = self.maker(response_id, tenant)
         if maker is None:
             raise errors.response_not_found(_shown(response_id))
         engine = self.engine(maker)
         if engine is None:
             raise errors.response_not_found(_shown(response_id), maker.instance_id)
-        # One that sleeps or drains still has its responses.
+        # An engine that sleeps or drains still has its responses.
         if engine.instance.state in (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED):
             raise self._unavailable(response_id, engine)
         return engine
 
     def to_follow(self, response_id: str, tenant: str, *, shared: bool) -> Upstream | None:
-        """The engine for a request that goes on from a response. Raises ``ApiError``.
+        """The engine for a request that continues a response. Raises ``ApiError``.
 
-        None: its maker is not known, so any engine may answer that it has no such response. Where tenants share
-        (``shared``) the engines, none is asked: an engine knows of no tenants, and may have the response.
+        None: the maker is not known, so engines may be asked whether they have the response. If tenants share the
+        engines (``shared``), none is asked. Engines know no tenants, and one may have another tenant's response.
         """
         maker = self.maker(response_id, tenant)
         if maker is None:

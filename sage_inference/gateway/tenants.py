@@ -1,4 +1,4 @@
-"""The tenants, by their keys."""
+"""The names of the tenants, by their keys."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from sage_inference.config.settings import ApiKeySettings
 
-NAMELESS = "default"  # what ``api_keys[].name`` is unless set
+NAMELESS = "default"  # the default of ``api_keys[].name``
 
 
 def tenants(keys: Sequence[ApiKeySettings]) -> Iterator[tuple[str, ApiKeySettings]]:
-    """Each key with the name of its tenant: keys of one name are one tenant's, one without a name is its own."""
+    """Each key with the name of its tenant. Keys of one name are one tenant; a key without a name is one by itself."""
     nameless = 0
     for key in keys:
         name = key.name

@@ -1,4 +1,4 @@
-"""Gives memory back to the system after a crowd of callers has left, which is else kept for the next one."""
+"""Returns memory to the system after a crowd of callers has left. The C library would keep it for the next crowd."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-_CROWD = 256  # connections: fewer don't take so much
-_MUCH = 16 << 20  # bytes of bodies
+_CROWD = 256  # connections; fewer do not take enough memory to return
+_MUCH = 16 << 20  # bytes of bodies, likewise
 
 
 def _trimmer() -> Callable[[int], int] | None:
@@ -18,10 +18,10 @@ def _trimmer() -> Callable[[int], int] | None:
 
 
 class Trimming:
-    """``tick`` is called about once a second, with the number of connections there are.
+    """``tick`` has to be called about once a second, with the present number of connections.
 
-    When a crowd has left, ``shrink`` lets go of what only it needed; a tick later, when that is freed, the C
-    library is asked to give back what it holds. The same is asked for when large bodies have gone.
+    When a crowd has left, ``shrink`` closes the connections that only the crowd needed. A tick later, when their
+    memory is free, the C library is asked to return it. The same is done after large bodies.
     """
 
     def __init__(self, shrink: Callable[[], None], trim: Callable[[int], int] | None = None) -> None:
@@ -32,7 +32,7 @@ class Trimming:
         self._shrunk = False
 
     def tick(self, connections: int, bytes_held: int = 0, most_bytes: int = 0) -> None:
-        """``bytes_held`` of bodies are there now, ``most_bytes`` there were since the last tick."""
+        """``bytes_held`` is the size of all bodies now, ``most_bytes`` its maximum since the last tick."""
         if self._shrunk and self._trim is not None:
             self._trim(0)
         self._shrunk = False

@@ -1,4 +1,4 @@
-"""One configured instance: what it is, how it fares, and the connections to it."""
+"""One configured instance: its detected facts, its health, and the connections to it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 from sage_inference.wire.loop_batch import LoopBatch
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens by default
+BATCHED_TOKENS = 8192  # vLLM's default of max_num_batched_tokens
 TEI_BATCH_TOKENS = 16384
-MOST_STARTS = 1024  # beginnings of requests that are kept; beyond, keeping begins anew
+MOST_STARTS = 1024  # beginnings of requests that are cached; the cache is emptied when it is full
 
 
 class Surroundings(Protocol):
-    """What an upstream needs of its gateway."""
+    """The part of its gateway that an upstream needs."""
 
     settings: Settings
     loop_batch: LoopBatch
@@ -53,12 +53,12 @@ class Surroundings(Protocol):
 
 
 def trusted_by(settings: InstanceSettings) -> trust.Stamp | None:
-    """Changes when a connection to the instance would trust other certificates."""
+    """A stamp that changes when a new connection to the instance would trust other certificates."""
     return trust.stamp(settings.ca_file) if settings.url.lower().startswith("https:") else None
 
 
 class Upstream:
-    """One configured instance: what it is, how it fares, and the connections to it."""
+    """One configured instance: its detected facts, its health, and the connections to it."""
 
     def __init__(
         self,
@@ -77,20 +77,20 @@ class Upstream:
         self.detected: Detected | None = None
         self.sleep = SleepProbe()
         self.room = CallWindow(limits_of(None, self.dialect))  # for embedding calls
-        self.missing_routes: set[str] = set()  # it was thought to have them, and answered that it has not
+        self.missing_routes: set[str] = set()  # guessed routes that the engine answered not to have
         self.last_error: str | None = None
         self.drained_by_admin = False
-        self.doubted = True  # whether a good answer would change what is thought of it
-        self.said = (instance.state, False)  # what was last logged: see ``Fleet``
-        self.lost = asyncio.Event()  # its watcher is to go on: it went out of service, or is to be looked at
-        self.look_wanted = False  # whether it may list other models by now
-        self.looked_at = self.refreshed_at = -math.inf  # when its models were last asked for; and all of it
-        self.differs: str | None = None  # how its vectors differ from those of its model's other instances
-        # Seconds from sending a request to the first byte of its answer's body: of streams, and of all else.
+        self.doubted = True  # whether a good answer would change the health
+        self.said = (instance.state, False)  # the state that was last logged: see ``Fleet``
+        self.lost = asyncio.Event()  # wakes the watcher: out of service, or a look is wanted
+        self.look_wanted = False  # whether the engine may list other models by now
+        self.looked_at = self.refreshed_at = -math.inf  # the last question for its models; the last detection
+        self.differs: str | None = None  # how its vectors differ from those of the model's other instances
+        # Seconds from sending a request to the first byte of its answer's body: of streams, and of other answers.
         self.ttft, self.ttfb = Histogram(TTFB_BUCKETS), Histogram(TTFB_BUCKETS)
         self.recent_ttft, self.recent_ttfb = RecentMean(self.ttft), RecentMean(self.ttft, self.ttfb)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
-        self.id_end = b"\r\n" + self.header  # what follows the request's id in the head of an answer
+        self.id_end = b"\r\n" + self.header  # the bytes after the request's id in the head of an answer
         self._on_change = gateway.instances_changed
         self._gateway = gateway
         self._on_loss = gateway.manager.instance_down
@@ -106,13 +106,13 @@ class Upstream:
         self.configure()
 
     def configure(self) -> None:
-        """Take over the gateway's settings of all instances."""
+        """Apply the gateway's settings that hold for all instances."""
         gateway = self._gateway
-        # The caller's own key goes on only where neither we nor the engine were given one.
+        # The caller's own key is sent on only if neither the gateway nor the instance has a key configured.
         self.keeps_callers_key = self.api_key is None and not gateway.guard.has_keys
         self.starts.clear()
         self.health.use(gateway.settings.health, time.monotonic())
-        self.lost.set()  # its watcher looks anew when the next probe is due
+        self.lost.set()  # the watcher computes anew when the next probe is due
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -126,7 +126,7 @@ class Upstream:
         return f"{route.method} {path}".encode() + mark + query + self._own_headers
 
     def start_of(self, head: RequestHead) -> bytes:
-        """How a request of this head begins when it is sent here; kept in ``starts`` for heads that come again."""
+        """The first bytes of a request with this head to this instance. ``starts`` caches them for cached heads."""
         start = self.request_prefix(head.route, head.target)
         start += head.keyed_lines if self.keeps_callers_key else head.lines
         if head.comes_again:
@@ -137,19 +137,19 @@ class Upstream:
 
     @property
     def api_url(self) -> str:
-        """Where the routes of OpenAI's API are."""
+        """The URL below which the routes of OpenAI's API are."""
         return self.address.url + ("" if self.detected is not None and self.detected.bare else "/v1")
 
     def may_lack_route(self, status: int) -> bool:
-        """Whether an answer of this status may mean that it has no such route: see ``lacks_route``."""
+        """Whether an answer of this status may mean that the engine has no such route: see ``lacks_route``."""
         return status in NO_ROUTE and self.detected is not None and self.detected.guessed
 
     def lacks_route(self, status: int, route: str, body: bytes) -> bool:
-        """Whether its answer means that it has no such route; if so, it is not asked there again."""
+        """Whether an answer means that the engine has no such route. If so, the route is not asked for again."""
         detected = self.detected
         if detected is None or not detected.guessed or not means_no_route(status, body, len(detected.models)):
             return False
-        if self._answered_alone(route):  # it has the route, and means something else
+        if self._answered_alone(route):  # the engine has the route, and the answer means something else
             return False
         if route not in self.missing_routes:
             self.missing_routes.add(route)
@@ -158,18 +158,18 @@ class Upstream:
         return True
 
     def _answered_alone(self, route: str) -> bool:
-        """Whether the route was answered well before, and by no other instance, because none has it."""
+        """Whether the route was answered with 200 before, and no other instance has it: this one answered then."""
         gateway = self._gateway
         others = (engine for engine in gateway.engines.values() if engine is not self)
         answered = gateway.stats.outcomes.get((route, 200))
         return bool(answered) and not any(route in other.instance.routes for other in others)
 
     def adopt(self, detected: Detected) -> None:
-        """Take over the result of the detection."""
+        """Apply the result of a detection."""
         instance = self.instance
         changed, self.detected = detected != self.detected, detected
         self.dialect = dialect_of(detected.engine)
-        if changed:  # else what its refusals taught still holds
+        if changed:  # otherwise limits that were learned from refusals still hold
             self.room.limits = limits_of(detected, self.dialect)
         self.starts.clear()
         instance.engine = detected.engine
@@ -180,37 +180,37 @@ class Upstream:
         instance.routes = detected.routes - withheld - self.missing_routes
         instance.context_tokens = _context_tokens(detected)
         instance.tagged = detected.tagged
-        if not self.settings.max_concurrent_requests:  # TEI refuses what is beyond
+        if not self.settings.max_concurrent_requests:  # TEI refuses requests above its own limit
             instance.max_concurrent_requests = calls_at_once(detected)
         instance.simulated = detected.simulated
         self.set_window(self._gateway.settings.scheduling.late_binding)
 
     @property
     def lists_nothing(self) -> bool:
-        """Whether it was asked what it is, and named no model."""
+        """Whether the engine was detected, and listed no model."""
         return self.detected is not None and not self.detected.models
 
     @property
     def withheld(self) -> str | None:
-        """Why it gets no work, or not all that it could do, though it is well."""
+        """The reason why a healthy engine gets no work, or only a part of the work that it could do."""
         if self.sleep.asleep:
             return f"POST {self.address.url}/wake_up wakes it"
         return "lists no model yet" if self.lists_nothing else self.differs
 
     def embeds(self, model: str) -> bool:
-        """Whether it serves the model's vectors, and is well."""
+        """Whether the engine serves the model's vectors, and is ready."""
         instance = self.instance
         serves = "/v1/embeddings" in instance.routes and model in instance.models
         return serves and instance.state is EngineState.READY
 
     def withhold_embeddings(self, differs: str | None) -> None:
-        """Its vectors are not those of the model's other instances: nobody gets them. None: they are again."""
+        """Serve no vectors while they differ from those of the model's other instances. None: they agree again."""
         self.differs = self.last_error = differs
         if self.detected is not None:
             self.adopt(self.detected)
 
     def set_window(self, late_binding: bool) -> None:
-        """How many prompt tokens may be sent ahead of its answers."""
+        """Set the number of prompt tokens that may be sent before the engine answers."""
         tokens = self.settings.max_batched_tokens or (
             2 * self._tei_batch_tokens() if self.instance.engine is EngineKind.TEI else BATCHED_TOKENS
         )
@@ -224,24 +224,24 @@ class Upstream:
 
     @property
     def ttft_ms(self) -> float | None:
-        """The mean time to a stream's first byte in the last ten seconds with streams; None before the first."""
+        """The mean time to a stream's first byte, over the last ten seconds with streams; None before the first."""
         recent = self.recent_ttft.value
         return None if recent is None else 1000 * recent
 
     @property
     def ttfb_ms(self) -> float | None:
-        """The same of all answers."""
+        """The same for all answers."""
         recent = self.recent_ttfb.value
         return None if recent is None else 1000 * recent
 
     def tick(self) -> None:
-        """To be called about once a second."""
+        """Has to be called about once a second."""
         self.recent_ttft.tick()
         self.recent_ttfb.tick()
 
     def answered(self, status: int) -> None:
-        """The head of an answer came that shows something of its health: see ``doubted``."""
-        if status == 404:  # perhaps a model that it does not have any more
+        """Update the health by the head of an answer, which came with an error status or while ``doubted``."""
+        if status == 404:  # perhaps the engine does not have the model any more
             self.look_again()
         if status >= 500 or self.doubted:
             self.health.answered(status, time.monotonic())
@@ -249,7 +249,7 @@ class Upstream:
             self.sync()
 
     def look_again(self) -> None:
-        """Have its watcher ask soon which models it lists."""
+        """Make the watcher ask soon which models the engine lists."""
         if not self.look_wanted:
             self.look_wanted = True
             self.lost.set()
@@ -266,7 +266,7 @@ class Upstream:
         self.sync()
 
     def gave_up(self, outcome: str) -> None:
-        """It ended an answer early, or with an error: see ``relay.ending``."""
+        """Count an answer that the engine ended early, or with an error: see ``relay.ending``."""
         self.health.gave_up(time.monotonic())
         self.lost.set()
         self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
@@ -278,7 +278,7 @@ class Upstream:
         self.sync()
 
     def sync(self) -> None:
-        """Set the instance's state by its health."""
+        """Derive the instance's state from the health."""
         instance = self.instance
         self.doubted = self.health.doubted or self.health.state is not EngineState.READY
         if instance.state is EngineState.STOPPED or self.drained_by_admin:
@@ -300,7 +300,7 @@ class Upstream:
 
 
 def _context_tokens(detected: Detected) -> dict[str, int]:
-    """The tokens that prompt and answer of each model may have together; an adapter has its base model's."""
+    """For each model the tokens that prompt and answer may have together. An adapter has its base model's."""
     known = {card.id: card.max_model_len for card in detected.models}
     found = {
         card.id: card.max_model_len or known.get(str(card.raw.get("parent"))) for card in detected.models

@@ -50,7 +50,7 @@ class ConnectionLimit:
         self._now = now
         self._descriptors = descriptors
         self._idle: deque[LimitedConnection] = deque()
-        self._looked_at = -1.0
+        self._searched_at = -1.0
         self._extra: dict[LimitedConnection, None] = {}
 
     @property
@@ -67,19 +67,23 @@ class ConnectionLimit:
         """Close the connection that has waited longest for a request; False where none waits."""
         before = self._now() - IDLE_S
         if (
-            not self._idle and self._looked_at != self._now()
+            not self._idle and self._searched_at != self._now()
         ):  # reading all connections is slow, so once a tick
-            self._looked_at = self._now()
-            found = [(since, one) for one in self._connections() if (since := one.idle_since) is not None]
+            self._searched_at = self._now()
+            found = [
+                (since, connection)
+                for connection in self._connections()
+                if (since := connection.idle_since) is not None
+            ]
             found.sort(key=lambda pair: pair[0])
-            self._idle.extend(one for since, one in found if since <= before)
+            self._idle.extend(connection for since, connection in found if since <= before)
         while self._idle:
-            one = self._idle.popleft()
-            since = one.idle_since
+            connection = self._idle.popleft()
+            since = connection.idle_since
             if since is not None and since <= before:
                 # The first request of a new connection may be on its way, and should get a 503, not a closed socket.
-                if not one.turn_away(self.error()):
-                    one.close_idle()
+                if not connection.turn_away(self.error()):
+                    connection.close_idle()
                 return True
         return False
 
@@ -88,15 +92,17 @@ class ConnectionLimit:
         if self.by_system and self._descriptors.make_room():
             return True
         self._descriptors.report(self.error().message)
-        if len(self._extra) >= EXTRA and not any(one.turn_away(self.error()) for one in list(self._extra)):
+        if len(self._extra) >= EXTRA and not any(
+            extra.turn_away(self.error()) for extra in list(self._extra)
+        ):
             newcomer.turn_away(self.error())
         else:
             self._extra[newcomer] = None
         return False
 
-    def forget(self, one: LimitedConnection) -> None:
+    def forget(self, connection: LimitedConnection) -> None:
         """The connection is closed, or is about to be."""
-        self._extra.pop(one, None)
+        self._extra.pop(connection, None)
 
     def allows(self, path: bytes) -> bool:
         """Whether a request is answered on one of the extra connections."""

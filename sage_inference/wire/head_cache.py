@@ -22,7 +22,7 @@ class HeadCache(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: dict[bytes, _Known[T]] = {}  # by what stands before the length
+        self._known: dict[bytes, _Known[T]] = {}  # by the bytes before the length
         self._last: _Known[T] | None = None
         self._digits = 1  # of the last length
 
@@ -32,7 +32,7 @@ class HeadCache(Generic[T]):
         None if it must be parsed: only the digits of the length may differ from a head that was ``put``.
         """
         known = self._last
-        if known is None or not data.startswith(known[0]):  # mostly it is the same as the last
+        if known is None or not data.startswith(known[0]):  # mostly it begins like the last one
             start = data.find(b"\r\nContent-Length: ", 0, LONGEST)
             if start < 0:
                 start = data.find(b"\r\ncontent-length: ", 0, LONGEST)
@@ -40,10 +40,10 @@ class HeadCache(Generic[T]):
             if known is None:
                 return None
             self._last = known
-        _, start, rest, size, end, what = known
+        _, start, rest, size, end, meaning = known
         digits = data[start : start + self._digits]
         body = start + self._digits + size
-        if data[body - size : body] != rest:  # mostly the length has as many digits as the last
+        if data[body - size : body] != rest:  # mostly the length has as many digits as the last one
             stop = data.find(rest, start, end)
             if stop < 0:
                 return None
@@ -51,10 +51,10 @@ class HeadCache(Generic[T]):
             self._digits = len(digits)
             body = stop + size
         if digits.isdigit():
-            return what, int(digits), body
+            return meaning, int(digits), body
         return None
 
-    def put(self, data: bytes, length: int, what: T) -> bool:
+    def put(self, data: bytes, length: int, meaning: T) -> bool:
         """Keep the head that ``data`` begins with, and that has this Content-Length. False if it has another form."""
         end = data.find(b"\r\n\r\n", 0, LONGEST)
         start = data[:end].lower().find(b"\r\ncontent-length: ") + 18
@@ -67,6 +67,6 @@ class HeadCache(Generic[T]):
             self._known.clear()
         before = data[:start]
         rest = data[stop : end + 4]
-        known = before, start, rest, len(rest), start + _MOST_DIGITS + len(rest), what
+        known = before, start, rest, len(rest), start + _MOST_DIGITS + len(rest), meaning
         self._known[before] = self._last = known
         return True

@@ -72,7 +72,7 @@ class TimerWheel:
     @idle_s.setter
     def idle_s(self, seconds: float) -> None:
         if seconds < self._idle_s:
-            self._look_by(self.now + seconds)
+            self._visit_by(self.now + seconds)
         self._idle_s = seconds
         self.idle_at = self.now + seconds
 
@@ -80,7 +80,7 @@ class TimerWheel:
         """Set the deadline to ``seconds`` from now; infinite means none."""
         timed.deadline = deadline = self.now + seconds
         if not 0 < timed.wakes_at <= deadline:
-            self._sooner(timed, deadline)
+            self._move_sooner(timed, deadline)
 
     def remove(self, timed: Timed) -> None:
         """Drop the reference to ``timed``, and its deadline."""
@@ -93,13 +93,13 @@ class TimerWheel:
         self._handle.cancel()
         self._buckets.clear()
 
-    def _sooner(self, timed: Timed, deadline: float) -> None:
+    def _move_sooner(self, timed: Timed, deadline: float) -> None:
         if timed.wakes_at:
             self._leave(timed)
         if deadline < math.inf:
             self._enter(timed, int(deadline / TICK_S) + _LATE)
 
-    def _look_by(self, deadline: float) -> None:
+    def _visit_by(self, deadline: float) -> None:
         """Read every bucket by then, because a chunk sets a sooner ``idle_at`` without a call."""
         latest = int(deadline / TICK_S) + _LATE
         for bucket in [each for each in self._buckets if each > latest]:

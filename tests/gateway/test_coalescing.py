@@ -34,12 +34,12 @@ def lockstep(number: int, last: bytes = b"") -> Callable[[Wire], None]:
     return answer
 
 
-def test_chunks_of_a_fast_stream_gather_while_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalescing, "HOLD_S", 0.3)
+def test_chunks_of_a_fast_stream_gather_while_it_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalescing, "PAUSE_S", 0.3)
 
     def answer(wire: Wire) -> None:
         lockstep(ALONE + 1)(wire)
-        assert wire.engine.go.wait(20)  # it is held now
+        assert wire.engine.go.wait(20)  # it is paused now
         wire.engine.go.clear()
         for count in range(GATHERED):
             wire.send(chunk(b"data: %d\n\n" % count))
@@ -61,8 +61,8 @@ def test_chunks_of_a_fast_stream_gather_while_it_is_held(monkeypatch: pytest.Mon
         assert attempt["completion_tokens"] == ALONE + GATHERED  # not the pieces
 
 
-def test_a_stream_at_an_engines_pace_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalescing, "HOLD_S", 1000.0)
+def test_a_stream_at_an_engines_pace_is_never_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalescing, "PAUSE_S", 1000.0)
     ticks = itertools.count(1.0, coalescing.LOOK / coalescing.RATE)
     with (
         RogueEngine(lockstep(5 * ALONE, b"0\r\n\r\n")) as engine,
@@ -78,10 +78,10 @@ def test_a_stream_at_an_engines_pace_is_never_held(monkeypatch: pytest.MonkeyPat
         assert pieces == 5 * ALONE
 
 
-def test_the_engine_of_a_held_stream_hears_at_once_that_its_caller_left(
+def test_the_engine_of_a_paused_stream_hears_at_once_that_its_caller_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(coalescing, "HOLD_S", 0.2)
+    monkeypatch.setattr(coalescing, "PAUSE_S", 0.2)
 
     def answer(wire: Wire) -> None:
         lockstep(ALONE + 1)(wire)
@@ -95,15 +95,15 @@ def test_the_engine_of_a_held_stream_hears_at_once_that_its_caller_left(
                 assert caller.chunk()
                 engine.go.set()
         engine.left.get(timeout=5)
-        g.until(lambda running: not running.gateway.coalescer.holding)
+        g.until(lambda running: not running.gateway.coalescer.any_paused)
         g.until(lambda running: running.gateway.in_flight == 0)
 
 
-def test_a_fast_stream_is_read_as_it_comes_again_once_it_was_held_long_enough(
+def test_a_fast_stream_is_read_as_it_comes_again_once_it_was_paused_long_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(coalescing, "HOLDS", 3)
-    times = iter([1.0] * 5 + [1e9, 2e9, 3e9])  # fast at the second look, held at it and the two after it
+    monkeypatch.setattr(coalescing, "PAUSES", 3)
+    times = iter([1.0] * 5 + [1e9, 2e9, 3e9])  # fast at the second look, paused at it and the two after it
     with (
         RogueEngine(lockstep(40, b"0\r\n\r\n")) as engine,
         gateway(engine) as g,
@@ -113,5 +113,5 @@ def test_a_fast_stream_is_read_as_it_comes_again_once_it_was_held_long_enough(
         assert caller.chat(stream=True).head().status == 200
         while caller.chunk():
             engine.go.set()
-    # Looked at with chunk 1, 9 (fast), 10, 11, 12 (held no more), 20, 28 and 36.
+    # Looked at with chunk 1, 9 (fast), 10, 11, 12 (paused no more), 20, 28 and 36.
     assert next(times, None) is None

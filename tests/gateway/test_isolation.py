@@ -18,7 +18,7 @@ from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.pool import Address, Pool
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay import exchange
-from sage_inference.gateway.relay.coalescing import HOLD_S, Coalescer
+from sage_inference.gateway.relay.coalescing import PAUSE_S, Coalescer
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.response import ResponseWriter
 from sage_inference.gateway.stats import Stats
@@ -192,30 +192,30 @@ def test_an_exception_once_a_connection_is_made_reaches_who_waits_for_it() -> No
 
 class FastStream:
     chunks = 0
-    holds = 1
+    pauses_left = 1
     looked_at = 0.0
 
     def __init__(self, *, fails: bool) -> None:
-        self.released = False
+        self.resumed = False
         self._fails = fails
 
-    def hold(self) -> None: ...
+    def pause(self) -> None: ...
 
-    def release(self) -> None:
-        self.released = True
+    def resume(self) -> None:
+        self.resumed = True
         if self._fails:
             raise LookupError
 
 
-def test_a_held_stream_that_fails_leaves_no_other_unread() -> None:
+def test_a_paused_stream_that_fails_leaves_no_other_unread() -> None:
     async def main() -> list[bool]:
         coalescer = Coalescer(asyncio.get_running_loop(), lambda: 1000.0)
         streams = [FastStream(fails=n % 2 == 0) for n in range(6)]
         for stream in streams:
-            stream.holds = 2
+            stream.pauses_left = 2
             coalescer.look(stream)
-        await asyncio.sleep(HOLD_S * 2)
-        return [stream.released for stream in streams]
+        await asyncio.sleep(PAUSE_S * 2)
+        return [stream.resumed for stream in streams]
 
     assert asyncio.run(main()) == [True] * 6
 

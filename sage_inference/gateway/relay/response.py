@@ -46,7 +46,7 @@ class ResponseWriter:
         "chunked",
         "chunks",
         "from_start",
-        "holds",
+        "pauses_left",
         "looked_at",
     )
 
@@ -76,7 +76,7 @@ class ResponseWriter:
         self.chunks = 0
         # The count of chunks at which the coalescer looks at the stream's rate again.
         self._look_at = 0
-        self.holds, self.looked_at = 0, 0.0
+        self.pauses_left, self.looked_at = 0, 0.0
 
     def send(self, piece: Data) -> None:
         """Write a piece that is not the last."""
@@ -141,14 +141,14 @@ class ResponseWriter:
         """Write ``event``, which reports that the answer broke off. No last chunk follows, so it looks cut."""
         self._write_first(self._framed(event))
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Stop reading the stream, so that its chunks gather in the socket."""
         # The last piece was counted as one chunk, but each of its events may be a token.
         self.chunks += max(0, bytes(self._tail[-1]).count(b"\n\n") - 1)
         if self._connection is not None:
             self._connection.pause()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Read the stream on, unless its caller still has to read what was written."""
         if self._connection is not None and not self._caller.reads_slowly:
             self._connection.resume()

@@ -40,7 +40,7 @@ class ResponseWriter:
         "_plain",
         "_start",
         "_tail",
-        "_tell_gap",
+        "_on_gap",
         "_turn",
         "_wheel",
         "chunked",
@@ -65,7 +65,7 @@ class ResponseWriter:
         self._start = start  # the head, until it is written
         self.chunked = chunked
         self._turn, self._wheel = gateway.loop_batch, gateway.wheel
-        self._tell_gap = gateway.manager.gap_listener(instance)
+        self._on_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)
@@ -114,11 +114,11 @@ class ResponseWriter:
             self._look_at = self._gateway.coalescer.look(self)
             if not _SMALL < len(chunk) < TAIL_BYTES:
                 self._resize(len(chunk))
-        if self._tell_gap is not None:
+        if self._on_gap is not None:
             now = self._gateway.clock()
             # A gap in which this process did not run shows nothing about the engine.
             if self._passed_at > self._gateway.stalled_at:
-                self._tell_gap(now - self._passed_at)
+                self._on_gap(now - self._passed_at)
             self._passed_at = now
 
     def end(self, piece: Data) -> None:

@@ -107,11 +107,11 @@ class InProcessResponse:
 class InProcessClient:
     """Connections to one gateway from within its process. Use it on the gateway's event loop."""
 
-    def __init__(self, accept: Callable[[], asyncio.Protocol], turn: LoopBatch) -> None:
+    def __init__(self, accept: Callable[[], asyncio.Protocol], batch: LoopBatch) -> None:
         self._accept = accept
-        self._turn = turn
+        self._batch = batch
         self._idle: list[EngineConnection] = []
-        self._feeding = ParserEvents()
+        self._parser_events = ParserEvents()
 
     def send(self, method: bytes, target: bytes, headers: Headers, body: bytes) -> InProcessResponse:
         """Send a request. ``target`` is path and query; ``headers`` are without those of framing."""
@@ -119,17 +119,17 @@ class InProcessClient:
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         lines.append(b"content-length: %d\r\n\r\n" % len(body))
-        reply = InProcessResponse()
-        reply.connection = self._connection()
-        reply.connection.send(reply, b"".join(lines), body)
-        return reply
+        response = InProcessResponse()
+        response.connection = self._connection()
+        response.connection.send(response, b"".join(lines), body)
+        return response
 
     def _connection(self) -> EngineConnection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed:
                 return connection
-        connection = EngineConnection(self._idle.append, self._lost, self._feeding, self._turn)
+        connection = EngineConnection(self._idle.append, self._lost, self._parser_events, self._batch)
         join(self._accept(), connection, asyncio.get_running_loop())
         return connection
 

@@ -41,7 +41,7 @@ class ResponseWriter:
         "_start",
         "_tail",
         "_on_gap",
-        "_turn",
+        "_batch",
         "_wheel",
         "chunked",
         "chunks",
@@ -64,7 +64,7 @@ class ResponseWriter:
         self._caller = caller
         self._start = start  # the head, until it is written
         self.chunked = chunked
-        self._turn, self._wheel = gateway.loop_batch, gateway.wheel
+        self._batch, self._wheel = gateway.loop_batch, gateway.wheel
         self._on_gap = gateway.manager.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
@@ -101,9 +101,9 @@ class ResponseWriter:
 
         The most frequent event by far, one for each token, so it costs one write and moves no timer.
         """
-        caller, turn = self._caller, self._turn
-        if turn.is_open:  # then writes are gathered, and sent in a row at the end of the loop's iteration
-            turn.write(caller.transport, chunk)
+        caller, batch = self._caller, self._batch
+        if batch.is_open:  # then writes are gathered, and sent in a row at the end of the loop's iteration
+            batch.write(caller.transport, chunk)
         else:
             caller.transport.write(chunk)
         # One store. The wheel reads it only when the former deadline comes.

@@ -30,22 +30,26 @@ class ResponseWriter:
     body_bytes: int | None = None  # written so far; only ``CountedResponseWriter`` counts them
 
     __slots__ = (
-        "_caller",
-        "_connection",
+        # The way from the engine to the caller.
         "_gateway",
-        "_keep",
-        "_look_at",
-        "_opening",
-        "_passed_at",
-        "_plain",
-        "_start",
-        "_tail",
-        "_on_gap",
         "_batch",
         "_wheel",
+        "_connection",
+        "_caller",
+        # The form of the answer.
+        "_start",
         "chunked",
-        "chunks",
+        # Kept to be read at the end.
+        "_tail",
+        "_keep",
         "from_start",
+        "_opening",
+        "_plain",
+        # The pace of the stream.
+        "_on_gap",
+        "_passed_at",
+        "chunks",
+        "_look_at",
         "pauses_left",
         "looked_at",
     )

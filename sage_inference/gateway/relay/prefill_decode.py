@@ -68,7 +68,7 @@ class PrefillDecodeExchange(Exchange):
     ``fields`` is the body while it may be split, ``params`` the place of the prompt's blocks.
     """
 
-    entire: SchedulingRequest  # not split; ``request`` is the leg that is placed now
+    original: SchedulingRequest  # not split; ``request`` is the leg that is placed now
     own_body: bytes  # the caller's; ``body`` is that of the leg
     own_head: RequestHead
     fields: Fields | None = None
@@ -83,14 +83,14 @@ class PrefillDecodeExchange(Exchange):
 
     def submit(self) -> None:
         registry, model, path = self.gateway.registry, self.request.model, self.route.path
-        self.entire, self.own_body, self.own_head = self.request, self.body, self.head
+        self.original, self.own_body, self.own_head = self.request, self.body, self.head
         if registry.is_disaggregated(model):
             fields = read_fields(self.body, model)
             if path in KV_TRANSFER_ROUTES and registry.can_disaggregate(model, path):
                 self.fields = fields
         self.measure()
         if self.fields is not None:
-            self.request = prefill_leg(self.entire)
+            self.request = prefill_leg(self.original)
         self.gateway.manager.submit(self)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -108,7 +108,7 @@ class PrefillDecodeExchange(Exchange):
             self.leg, self.body = DECODE, decode_body(fields, self.params)
         else:  # while the leg waited, the last instance of its kind left
             self._unsplit(self.request)
-            if not self.entire.streams and isinstance(self.place, Placement):
+            if not self.original.streams and isinstance(self.place, Placement):
                 # The leg was to stream. Without streaming the first byte comes with the last, so nothing is
                 # learned from its time.
                 self.place.expected_at = self.place.pushed_at
@@ -188,10 +188,10 @@ class PrefillDecodeExchange(Exchange):
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)
-            self._unsplit(self.entire)
+            self._unsplit(self.original)
         else:
             gateway.stats.handed_over += 1
-            self.request = decode_leg(self.entire)
+            self.request = decode_leg(self.original)
         self._go_on()
 
     def _decoded(self, body: bytes) -> bytes:
@@ -233,16 +233,16 @@ class PrefillDecodeExchange(Exchange):
         if self.fields is None:
             return super()._may_retry()
         # ``_may_retry`` asks whether another instance takes ``self.request``: first the leg that failed.
-        self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.entire)
+        self.request = (decode_leg if self.leg is DECODE else prefill_leg)(self.original)
         if super()._may_retry():
             # The blocks may be gone with the engine that was to fetch them, so the prefill is repeated, too.
-            self.request = prefill_leg(self.entire)
+            self.request = prefill_leg(self.original)
             return True
         # No other instance of this kind: then one that takes the request as one.
-        self.request = self.entire
+        self.request = self.original
         if not super()._may_retry():
             return False
-        self._unsplit(self.entire)
+        self._unsplit(self.original)
         return True
 
     def _whole_instead(self) -> bool:
@@ -251,14 +251,14 @@ class PrefillDecodeExchange(Exchange):
         It is allowed once: ``fields`` is None afterwards.
         """
         gateway = self.gateway
-        if self.fields is None or not gateway.registry.group(self.entire.model, self.route.path):
+        if self.fields is None or not gateway.registry.group(self.original.model, self.route.path):
             return False
         # A refusal is no retry: a caller of requests that are refused must not use up the retries of others.
         refused = 400 <= self.status < 500
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False
         self.buffered_error = None
-        self._unsplit(self.entire)
+        self._unsplit(self.original)
         if refused:
             self._leave_attempt()
             self._move(Phase.QUEUED)

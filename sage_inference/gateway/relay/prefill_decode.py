@@ -8,7 +8,7 @@ its caller and deadlines are treated as in any other exchange.
 
 Until a byte is delivered, a leg that fails may be repeated. The prompt goes to another prefilling instance. Where
 the decoding instance failed, both legs are repeated, because the blocks may be gone. A request that cannot be split
-goes as one to an instance that does all of it, see ``control_plane.instances.prefill_decode``.
+is served aggregated: one instance does all of it, see ``control_plane.instances.prefill_decode``.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ _silent: weakref.WeakSet[Upstream] = weakref.WeakSet()  # engines that were logg
 
 
 class PrefillDecodeExchange(Exchange):
-    """``leg`` is the one that was sent last: PREFILL, DECODE, or None for a request that was not split.
+    """``leg`` is the one that was sent last: PREFILL, DECODE, or None for a request that is served aggregated.
 
     ``fields`` is the body while it may be split, ``params`` the place of the prompt's blocks.
     """
 
-    original: SchedulingRequest  # not split; ``request`` is the leg that is placed now
+    original: SchedulingRequest  # as the caller sent it; ``request`` is the leg that is placed now
     own_body: bytes  # the caller's; ``body`` is that of the leg
     own_head: RequestHead
     fields: Fields | None = None
@@ -107,7 +107,7 @@ class PrefillDecodeExchange(Exchange):
         elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
             self.leg, self.body = DECODE, decode_body(fields, self.params)
         else:  # while the leg waited, the last instance of its kind left
-            self._unsplit(self.request)
+            self._serve_aggregated(self.request)
             if not self.original.streams and isinstance(self.place, Placement):
                 # The leg was to stream. Without streaming the first byte comes with the last, so nothing is
                 # learned from its time.
@@ -145,7 +145,7 @@ class PrefillDecodeExchange(Exchange):
                 self._pass_kv(engine, body)
                 return
             # An engine may refuse a leg of a request that an engine takes as one. The latter's refusal counts.
-            if self._whole_instead():
+            if self._retry_aggregated():
                 return
         super()._judge(body)
 
@@ -162,7 +162,7 @@ class PrefillDecodeExchange(Exchange):
             )
             return
         connection = self.attempt.connection
-        if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._whole_instead():
+        if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._retry_aggregated():
             # The attempt has let go of its connection without closing it: the engine may send more.
             if connection is not None and not end:
                 connection.discard()
@@ -188,7 +188,7 @@ class PrefillDecodeExchange(Exchange):
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._note_silent(engine)
-            self._unsplit(self.original)
+            self._serve_aggregated(self.original)
         else:
             gateway.stats.handed_over += 1
             self.request = decode_leg(self.original)
@@ -215,8 +215,8 @@ class PrefillDecodeExchange(Exchange):
                 self.waited_ms, self.queued_at = 0.0, gateway.clock()
                 self._arm(gateway.timeouts.queue_s)
 
-    def _unsplit(self, request: SchedulingRequest) -> None:
-        """From here on one instance serves the request, which is not split any more."""
+    def _serve_aggregated(self, request: SchedulingRequest) -> None:
+        """From here on one instance serves the request, both prefill and decode."""
         self.fields = None
         self.request = request
         self.gateway.stats.handover_failures += 1
@@ -242,11 +242,11 @@ class PrefillDecodeExchange(Exchange):
         self.request = self.original
         if not super()._may_retry():
             return False
-        self._unsplit(self.original)
+        self._serve_aggregated(self.original)
         return True
 
-    def _whole_instead(self) -> bool:
-        """Send the request to one instance, not split, even to the same one. Returns False if that is not allowed.
+    def _retry_aggregated(self) -> bool:
+        """Send the original request to one instance, even to the same one. Returns False if that is not allowed.
 
         It is allowed once: ``fields`` is None afterwards.
         """
@@ -258,7 +258,7 @@ class PrefillDecodeExchange(Exchange):
         if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
             return False
         self.buffered_error = None
-        self._unsplit(self.original)
+        self._serve_aggregated(self.original)
         if refused:
             self._leave_attempt()
             self._move(Phase.QUEUED)

@@ -18,9 +18,10 @@ _ONE, _FALSE = msgspec.Raw(b"1"), msgspec.Raw(b"false")
 _UNSET = (b"", b"null")
 # Fields that an answer of a single token cannot satisfy, or cannot have.
 _NOT_OF_ONE_TOKEN = ("stream_options", "min_tokens", "min_completion_tokens")
+# Only requests with these values, and without these fields, can be split into two legs:
 # vLLM transfers the blocks of one prompt for one answer, without log probabilities of the prompt's own tokens.
-_SPLIT_WITH = {"n": b"1", "best_of": b"1", "use_beam_search": b"false", "echo": b"false"}
-_NEVER_SPLIT_WITH = ("prompt_logprobs", "prompt_embeds")
+_ONLY_VALUES = {"n": b"1", "best_of": b"1", "use_beam_search": b"false", "echo": b"false"}
+_EXCLUDED = ("prompt_logprobs", "prompt_embeds")
 
 Fields = dict[str, msgspec.Raw]
 
@@ -46,13 +47,13 @@ def read_fields(body: bytes, model: str) -> Fields | None:
     if own:
         message = f"'{PARAMS}' of model \"{model}\" are the gateway's own: leave them out"
         raise Rejection(Reason.BAD_REQUEST, message, PARAMS)
-    return fields if fields is not None and _can_be_split(fields) else None
+    return fields if fields is not None and _can_disaggregate(fields) else None
 
 
-def _can_be_split(fields: Fields) -> bool:
-    if any(_raw(fields, name) not in (*_UNSET, value) for name, value in _SPLIT_WITH.items()):
+def _can_disaggregate(fields: Fields) -> bool:
+    if any(_raw(fields, name) not in (*_UNSET, value) for name, value in _ONLY_VALUES.items()):
         return False
-    if any(_raw(fields, name) not in _UNSET for name in _NEVER_SPLIT_WITH):
+    if any(_raw(fields, name) not in _UNSET for name in _EXCLUDED):
         return False
     prompt = _raw(fields, "prompt")
     # One prompt is a text, or a list of token ids. A list of either is several prompts.

@@ -23,7 +23,7 @@ _NOT_SENT = HOP_BY_HOP | {
     b"x-sage-why",
     b"via",
 }
-UNCODED = b"accept-encoding: identity\r\n"  # for answers that the gateway itself reads
+ACCEPT_IDENTITY = b"accept-encoding: identity\r\n"  # for answers that the gateway itself reads
 # The gateway reads their answers, because vectors may be shared by several callers and a response's id is remembered.
 _READ = (RequestType.EMBEDDING, RequestType.RESPONSES)
 _DIGESTS = (b"content-digest:", b"repr-digest:", b"digest:", b"content-md5:")
@@ -91,8 +91,8 @@ class RequestHead:
         lines, keyed, coded = [], [], []
         if route.type in _READ:
             dropped |= {b"accept-encoding"}
-            lines.append(UNCODED)
-            keyed.append(UNCODED)
+            lines.append(ACCEPT_IDENTITY)
+            keyed.append(ACCEPT_IDENTITY)
         for name, value in headers:
             if name not in dropped:
                 line = b"%b: %b\r\n" % (name, value)

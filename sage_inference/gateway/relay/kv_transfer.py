@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from sage_inference.gateway.relay.heads import UNCODED
+from sage_inference.gateway.relay.heads import ACCEPT_IDENTITY
 from sage_inference.requests.fields import read_fields as all_fields
 from sage_inference.requests.lenient import UNREADABLE, decoded
 from sage_inference.requests.rejection import Reason, Rejection
 
 PARAMS = "kv_transfer_params"
-_ASK = msgspec.Raw(
+_PREFILL_PARAMS = msgspec.Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
 )
@@ -67,7 +67,7 @@ def _raw(fields: Fields, name: str) -> bytes:
 def prefill_body(fields: Fields) -> bytes:
     """A body that asks for one token, and for the prompt's blocks to be kept for another engine."""
     asked = {name: value for name, value in fields.items() if name not in _NOT_OF_ONE_TOKEN}
-    asked |= {"stream": _FALSE, "max_tokens": _ONE, PARAMS: _ASK}
+    asked |= {"stream": _FALSE, "max_tokens": _ONE, PARAMS: _PREFILL_PARAMS}
     if "max_completion_tokens" in asked:
         asked["max_completion_tokens"] = _ONE
     return msgspec.json.encode(asked)
@@ -78,7 +78,7 @@ def decode_body(fields: Fields, params: msgspec.Raw) -> bytes:
     return msgspec.json.encode({**fields, PARAMS: params})
 
 
-def handed_over(answer: bytes) -> msgspec.Raw | None:
+def kv_params_of(answer: bytes) -> msgspec.Raw | None:
     """The place of the blocks that a prefilling engine's answer reports; None where it reports none."""
     try:
         params = _decode_answer(answer).kv_transfer_params
@@ -87,7 +87,7 @@ def handed_over(answer: bytes) -> msgspec.Raw | None:
     return params if isinstance(params, msgspec.Raw) and bytes(params)[:1] == b"{" else None
 
 
-def uncoded(lines: bytes) -> bytes:
+def asking_identity(lines: bytes) -> bytes:
     """The header lines, asking for no content coding, because the gateway itself reads this answer."""
     kept = [line for line in lines.split(b"\r\n") if not line.startswith(b"accept-encoding:")]
-    return UNCODED + b"\r\n".join(kept)
+    return ACCEPT_IDENTITY + b"\r\n".join(kept)

@@ -34,11 +34,11 @@ from sage_inference.gateway.relay.exchange import MAX_HELD, Exchange
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.kv_transfer import (
     Fields,
+    asking_identity,
     decode_body,
-    handed_over,
+    kv_params_of,
     prefill_body,
     read_fields,
-    uncoded,
 )
 from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.requests.rejection import Rejection
@@ -103,7 +103,10 @@ class PrefillDecodeExchange(Exchange):
             # The head may be cached for other requests: change a copy, and keep the copy out of ``starts``.
             self.head = copy(self.head)
             self.head.comes_again = False
-            self.head.lines, self.head.keyed_lines = uncoded(self.head.lines), uncoded(self.head.keyed_lines)
+            self.head.lines, self.head.keyed_lines = (
+                asking_identity(self.head.lines),
+                asking_identity(self.head.keyed_lines),
+            )
         elif kind is ExecutionInstanceType.DECODING and route.endswith(DECODE) and self.params is not None:
             self.leg, self.body = DECODE, decode_body(fields, self.params)
         else:  # while the leg waited, the last instance of its kind left
@@ -162,7 +165,11 @@ class PrefillDecodeExchange(Exchange):
             )
             return
         connection = self.attempt.connection
-        if self.leg is DECODE and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR and self._retry_aggregated():
+        if (
+            self.leg is DECODE
+            and piece[: len(_STREAMED_ERROR)] == _STREAMED_ERROR
+            and self._retry_aggregated()
+        ):
             # The attempt has let go of its connection without closing it: the engine may send more.
             if connection is not None and not end:
                 connection.discard()
@@ -181,7 +188,7 @@ class PrefillDecodeExchange(Exchange):
         self.prefilled_by = engine
         answer = self._decoded(answer)
         self.last = answer
-        self.params = handed_over(answer)
+        self.params = kv_params_of(answer)
         self.buffered_error = None
         self._leave_attempt()
         self._move(Phase.QUEUED)

@@ -15,7 +15,7 @@ from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.engines.permits import texts_a_call
 from sage_inference.gateway import errors
 from sage_inference.gateway.relay.exchange import Exchange
-from sage_inference.gateway.relay.heads import UNCODED, RequestHead
+from sage_inference.gateway.relay.heads import ACCEPT_IDENTITY, RequestHead
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.rerank import (
@@ -215,4 +215,4 @@ class RerankExchange(Exchange):
 def _as_ours(lines: bytes) -> bytes:
     """Header lines for a translated call: the gateway writes its body, and reads its answer."""
     kept = [line for line in lines.split(b"\r\n") if not line.startswith(_REPLACED)]
-    return UNCODED + b"content-type: application/json\r\n" + b"\r\n".join(kept)
+    return ACCEPT_IDENTITY + b"content-type: application/json\r\n" + b"\r\n".join(kept)

@@ -16,7 +16,7 @@ from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.prefill_decode import PrefillDecodeExchange
 from sage_inference.gateway.relay.rerank import RerankExchange
 from sage_inference.gateway.relay.responses import (
-    PairedResponsesExchange,
+    DisaggregatedResponsesExchange,
     ResponsesExchange,
     StoredResponseExchange,
 )
@@ -37,10 +37,10 @@ _PLAIN: Exchanges = {
     **dict.fromkeys(METHODS, StoredResponseExchange),
     _RESPONSES: ResponsesExchange,
 }
-_PAIRED: Exchanges = {
+_DISAGGREGATED: Exchanges = {
     **_PLAIN,
     **{path: PrefillDecodeExchange for path, route in ROUTES.items() if route.type.is_llm},
-    _RESPONSES: PairedResponsesExchange,
+    _RESPONSES: DisaggregatedResponsesExchange,
 }
 
 
@@ -48,7 +48,7 @@ def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingS
     """The types for these instances. Only with prefilling or decoding ones do requests pay for two legs."""
     merged: Factory = partial(EmbeddingExchange, embeddings)
     return {
-        **(_PAIRED if is_disaggregated(instances) else _PLAIN),
+        **(_DISAGGREGATED if is_disaggregated(instances) else _PLAIN),
         **dict.fromkeys(MERGED, merged),
         ROOT: partial(RootExchange, embeddings),
     }

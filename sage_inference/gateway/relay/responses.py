@@ -153,7 +153,7 @@ class ResponsesExchange(Exchange):
         return answer is None or answer.stream is StreamFormat.OPAQUE
 
 
-class PairedResponsesExchange(ResponsesExchange, PrefillDecodeExchange):
+class DisaggregatedResponsesExchange(ResponsesExchange, PrefillDecodeExchange):
     """A new response of a gateway with prefilling and decoding instances."""
 
 

@@ -59,7 +59,9 @@ MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer: it names every bl
 _STREAMED_ERROR = b'data: {"error"'  # a stream has begun with 200 when its engine fails to fetch the blocks
 
 log = logging.getLogger("sage_inference.relay")
-_silent: weakref.WeakSet[Upstream] = weakref.WeakSet()  # engines that were logged as reporting no blocks
+_without_kv_transfer: weakref.WeakSet[Upstream] = (
+    weakref.WeakSet()
+)  # engines that were logged as reporting no blocks
 
 
 class PrefillDecodeExchange(Exchange):
@@ -194,7 +196,7 @@ class PrefillDecodeExchange(Exchange):
         self._move(Phase.QUEUED)
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
-            self._note_silent(engine)
+            self._warn_once(engine)
             self._serve_aggregated(self.original)
         else:
             gateway.stats.handed_over += 1
@@ -228,9 +230,9 @@ class PrefillDecodeExchange(Exchange):
         self.request = request
         self.gateway.stats.handover_failures += 1
 
-    def _note_silent(self, engine: Upstream) -> None:
-        if engine not in _silent:
-            _silent.add(engine)
+    def _warn_once(self, engine: Upstream) -> None:
+        if engine not in _without_kv_transfer:
+            _without_kv_transfer.add(engine)
             name = engine.instance.instance_id
             log.warning("instance %s hands no prompts over: has its vLLM a --kv-transfer-config?", name)
 

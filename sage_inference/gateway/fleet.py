@@ -89,9 +89,9 @@ class Fleet:
         waiting = set(names)
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
-            engines = self.gateway.engines
+            upstreams = self.gateway.engines
             waiting = {
-                n for n in waiting if n in engines and engines[n].instance.state is not EngineState.READY
+                n for n in waiting if n in upstreams and upstreams[n].instance.state is not EngineState.READY
             }
             if not waiting:
                 return
@@ -126,9 +126,9 @@ class Fleet:
                 self.add(wanted[name], known)
         self._configured = wanted
         self._let_go(gone, added)
-        for engine in self.gateway.engines.values():
-            engine.refreshed_at = -math.inf
-            engine.look_again()
+        for upstream in self.gateway.engines.values():
+            upstream.refreshed_at = -math.inf
+            upstream.look_again()
         return Changes(added, gone, changed)
 
     def _differs(self, name: str, wanted: InstanceSettings) -> bool:
@@ -178,121 +178,123 @@ class Fleet:
         )
         if settings.kv_cache_tokens:
             instance.kv_tokens = settings.kv_cache_tokens
-        engine = Upstream(settings, instance, address, gateway)
+        upstream = Upstream(settings, instance, address, gateway)
         if settings.model:
             instance.models = (settings.model,)
         gateway.registry.add(instance)
-        gateway.engines[instance.instance_id] = engine
+        gateway.engines[instance.instance_id] = upstream
         if known is not None and known.detected is not None and known.settings.url == settings.url:
-            engine.adopt(known.detected)
-            engine.sleep = known.sleep
-            engine.health.probe_ok(time.monotonic())
-            engine.sync()
+            upstream.adopt(known.detected)
+            upstream.sleep = known.sleep
+            upstream.health.probe_ok(time.monotonic())
+            upstream.sync()
         self._looked[instance.instance_id] = asyncio.Event()
-        self._watchers[instance.instance_id] = asyncio.create_task(self._watch(engine))
+        self._watchers[instance.instance_id] = asyncio.create_task(self._watch(upstream))
         gateway.instances_changed()
-        return engine
+        return upstream
 
     def remove(self, name: str) -> bool:
         """Remove an instance. Requests that run on it finish."""
-        engine = self.gateway.engines.pop(name, None)
-        if engine is None:
+        upstream = self.gateway.engines.pop(name, None)
+        if upstream is None:
             return False
         self.gateway.registry.remove(name)
-        self.gateway.manager.instance_down(engine.instance)
+        self.gateway.manager.instance_down(upstream.instance)
         self._replicas.forget(name)
         self._watchers.pop(name).cancel()
         self._looked.pop(name).set()  # releases those that wait for its first look
         self._configured.pop(name, None)
         self._leaving.discard(name)
-        engine.pool.close()
+        upstream.pool.close()
         self.gateway.instances_changed()
         return True
 
     def drain(self, name: str) -> bool:
         """Give an instance no new requests. Requests that run on it finish."""
-        engine = self.gateway.engines.get(name)
-        if engine is None:
+        upstream = self.gateway.engines.get(name)
+        if upstream is None:
             return False
-        engine.drained_by_admin = True
-        engine.instance.state = EngineState.DRAINING
+        upstream.drained_by_admin = True
+        upstream.instance.state = EngineState.DRAINING
         self.gateway.instances_changed()
         return True
 
-    async def _watch(self, engine: Upstream) -> None:
-        name = engine.instance.instance_id
+    async def _watch(self, upstream: Upstream) -> None:
+        name = upstream.instance.instance_id
         while True:
-            engine.lost.clear()
+            upstream.lost.clear()
             try:
-                if await self._may_be_asked(engine) and await self._is_due(engine):
-                    await self._look(engine)
+                if await self._may_be_asked(upstream) and await self._is_due(upstream):
+                    await self._look(upstream)
             except TrustError as error:
-                engine.last_error = f"cannot be asked: {error}"
-                engine.health.probe_failed(time.monotonic(), True)
+                upstream.last_error = f"cannot be asked: {error}"
+                upstream.health.probe_failed(time.monotonic(), True)
             except Exception as error:
                 # The fault is ours and shows nothing about the engine, so the watch goes on.
                 report(error, f"the watch of instance {name}")
-                engine.health.not_probed(time.monotonic())
-            engine.sync()
-            self._say(engine)
+                upstream.health.not_probed(time.monotonic())
+            upstream.sync()
+            self._say(upstream)
             self._looked[name].set()
-            if engine.health.is_silent or engine.instance.state is EngineState.ASLEEP:
-                engine.pool.engine_is_silent()
-            await self._rest(engine)
+            if upstream.health.is_silent or upstream.instance.state is EngineState.ASLEEP:
+                upstream.pool.engine_is_silent()
+            await self._rest(upstream)
 
-    async def _rest(self, engine: Upstream) -> None:
+    async def _rest(self, upstream: Upstream) -> None:
         """Wait until the next probe is due. A request that finds the engine or its model gone shortens the wait."""
         now = time.monotonic()
         # The shortest rest also follows a look that failed because this machine lacked something.
-        soonest, look_from = now + SHORTEST_REST_S, max(now, engine.looked_at) + LOOK_AGAIN_S
-        while (left := max(soonest, self._due_at(engine, now, look_from)) - now) > 0:
+        soonest, look_from = now + SHORTEST_REST_S, max(now, upstream.looked_at) + LOOK_AGAIN_S
+        while (left := max(soonest, self._due_at(upstream, now, look_from)) - now) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await engine.lost.wait()
-                    engine.lost.clear()
-                    self._say(engine)
+                    await upstream.lost.wait()
+                    upstream.lost.clear()
+                    self._say(upstream)
             now = time.monotonic()
 
-    def _due_at(self, engine: Upstream, now: float, look_from: float) -> float:
-        at = engine.health.next_probe_at(now)
-        if engine.look_wanted and engine.health.state is EngineState.READY:
+    def _due_at(self, upstream: Upstream, now: float, look_from: float) -> float:
+        at = upstream.health.next_probe_at(now)
+        if upstream.look_wanted and upstream.health.state is EngineState.READY:
             return min(at, look_from)
         return at
 
     def _look_again(self) -> None:
         """Ask all engines for their models, because a request names one that no instance served at the last look."""
-        for engine in self.gateway.engines.values():
-            engine.look_again()
+        for upstream in self.gateway.engines.values():
+            upstream.look_again()
 
-    async def _is_due(self, engine: Upstream) -> bool:
+    async def _is_due(self, upstream: Upstream) -> bool:
         """Whether a detection is due: after ``REFRESH_S``, while no models are known, or when other ones are listed."""
-        if time.monotonic() - engine.refreshed_at >= REFRESH_S or _is_news(engine):
+        if time.monotonic() - upstream.refreshed_at >= REFRESH_S or _is_news(upstream):
             return True
-        if not engine.look_wanted or time.monotonic() - engine.looked_at < LOOK_AGAIN_S:
+        if not upstream.look_wanted or time.monotonic() - upstream.looked_at < LOOK_AGAIN_S:
             return False
-        engine.look_wanted = False
-        engine.looked_at = time.monotonic()
-        timeout_s, before = self.gateway.settings.health.timeout_s, engine.detected
-        names = await listed(self._asker(engine), engine.api_url, engine.api_key, timeout_s, self._patience)
+        upstream.look_wanted = False
+        upstream.looked_at = time.monotonic()
+        timeout_s, before = self.gateway.settings.health.timeout_s, upstream.detected
+        names = await listed(
+            self._asker(upstream), upstream.api_url, upstream.api_key, timeout_s, self._patience
+        )
         return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
-    async def _may_be_asked(self, engine: Upstream) -> bool:
+    async def _may_be_asked(self, upstream: Upstream) -> bool:
         """Whether the engine may be asked more. A detected one is probed first: each question to a hung one would
         take another of its connections.
         """
-        if engine.detected is None:
+        if upstream.detected is None:
             return True
-        return await self._probe(engine) and engine.health.state is EngineState.READY
+        return await self._probe(upstream) and upstream.health.state is EngineState.READY
 
-    async def _look(self, engine: Upstream) -> bool:
+    async def _look(self, upstream: Upstream) -> bool:
         """Detect the engine's facts, probe it, and compare its vectors. Returns whether it is healthy."""
-        settings, began = engine.settings, time.monotonic()
-        engine.look_wanted, engine.looked_at = False, began
+        settings, began = upstream.settings, time.monotonic()
+        upstream.look_wanted, upstream.looked_at = False, began
         try:
             detected = await detect(
-                self._asker(engine),
-                engine.address.url,
-                api_key=engine.api_key,
+                self._asker(upstream),
+                upstream.address.url,
+                api_key=upstream.api_key,
                 engine=settings.engine,
                 kind=settings.kind,
                 model=settings.model,
@@ -301,96 +303,102 @@ class Fleet:
             )
         except DetectError as error:
             if error.asked:
-                self._not_detected(engine, error)
+                self._not_detected(upstream, error)
             else:
-                self._not_asked(engine, str(error))
+                self._not_asked(upstream, str(error))
             return False
-        engine.health.confirmed()
-        before = engine.detected
+        upstream.health.confirmed()
+        before = upstream.detected
         # An engine that was out of service may be another one by now, with other routes.
-        successor = before is None or engine.instance.state not in _SETTLED
+        successor = before is None or upstream.instance.state not in _SETTLED
         if successor:
-            engine.missing_routes.clear()
-        engine.adopt(detected)
-        self._replicas.listed(engine, new=successor)
+            upstream.missing_routes.clear()
+        upstream.adopt(detected)
+        self._replicas.listed(upstream, new=successor)
         if successor:
-            engine.sleep = SleepProbe(*engine.dialect.sleep_paths)
-        ok = await self._probe(engine)
-        awake = ok and not engine.sleep.asleep  # an engine that sleeps answers none of these questions
+            upstream.sleep = SleepProbe(*upstream.dialect.sleep_paths)
+        ok = await self._probe(upstream)
+        awake = ok and not upstream.sleep.asleep  # an engine that sleeps answers none of these questions
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
             held = await kv_cache_tokens(
-                self._asker(engine), engine.address.url, engine.api_key, timeout_s, self._patience
+                self._asker(upstream), upstream.address.url, upstream.api_key, timeout_s, self._patience
             )
-            engine.instance.kv_tokens = held or engine.instance.kv_tokens
+            upstream.instance.kv_tokens = held or upstream.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
-            await self._replicas.compare_known(engine)
+            await self._replicas.compare_known(upstream)
         if before != detected:
             self.gateway.instances_changed()
         if ok:
-            engine.refreshed_at = began
+            upstream.refreshed_at = began
         return ok
 
-    def _not_detected(self, engine: Upstream, error: DetectError) -> None:
+    def _not_detected(self, upstream: Upstream, error: DetectError) -> None:
         """Count a failed detection. Facts about a healthy engine hold until it reports other ones."""
         now = time.monotonic()
-        if engine.health.state is not EngineState.READY or error.refused:
-            engine.last_error = str(error)
-            engine.health.probe_failed(now, error.refused)
+        if upstream.health.state is not EngineState.READY or error.refused:
+            upstream.last_error = str(error)
+            upstream.health.probe_failed(now, error.refused)
         elif error.definite:
-            engine.last_error = str(error)
-            engine.health.contradicted(now)
+            upstream.last_error = str(error)
+            upstream.health.contradicted(now)
 
-    async def _vector(self, engine: Upstream, model: str) -> list[float] | None:
+    async def _vector(self, upstream: Upstream, model: str) -> list[float] | None:
         """The vector of the agreed text. Raises ``TimeoutError`` if it is not known whether the engine has one."""
         timeout_s = self.gateway.settings.health.timeout_s
         return await probe_vector(
-            self._asker(engine), engine.api_url, model, PROBE_TEXT, engine.api_key, timeout_s, self._patience
+            self._asker(upstream),
+            upstream.api_url,
+            model,
+            PROBE_TEXT,
+            upstream.api_key,
+            timeout_s,
+            self._patience,
         )
 
-    async def _probe(self, engine: Upstream) -> bool:
-        url, key, timeout_s = engine.address.url, engine.api_key, self.gateway.settings.health.timeout_s
-        client = self._asker(engine)
+    async def _probe(self, upstream: Upstream) -> bool:
+        url, key, timeout_s = upstream.address.url, upstream.api_key, self.gateway.settings.health.timeout_s
+        client = self._asker(upstream)
         result, _ = await asyncio.gather(
-            probe(client, url, engine.dialect, key, timeout_s, self._patience),
-            engine.sleep.ask(client, url, key, timeout_s, self._patience),
+            probe(client, url, upstream.dialect, key, timeout_s, self._patience),
+            upstream.sleep.ask(client, url, key, timeout_s, self._patience),
         )
         if not result.asked:
-            self._not_asked(engine, str(result.error))
+            self._not_asked(upstream, str(result.error))
         elif result.ok:
-            engine.health.probe_ok(time.monotonic())
-            engine.last_error = engine.withheld
+            upstream.health.probe_ok(time.monotonic())
+            upstream.last_error = upstream.withheld
         else:
-            engine.health.probe_failed(time.monotonic(), result.refused)
-            engine.last_error = result.error or f"/health answered {result.status}"
+            upstream.health.probe_failed(time.monotonic(), result.refused)
+            upstream.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
 
-    def _asker(self, engine: Upstream) -> httpx.AsyncClient:
+    def _asker(self, upstream: Upstream) -> httpx.AsyncClient:
         """The client that asks this engine. Raises ``TrustError``."""
-        return self._askers.of(engine.pool.context)
+        return self._askers.of(upstream.pool.context)
 
-    def _not_asked(self, engine: Upstream, why: str) -> None:
+    def _not_asked(self, upstream: Upstream, why: str) -> None:
         """Keep the engine's state, because this machine lacked the resources for a probe."""
-        engine.health.not_probed(time.monotonic())
-        if engine.health.state is not EngineState.READY:
-            engine.last_error = why
-        self.gateway.descriptors.report(f"instance {engine.instance.instance_id} was {why}")
+        upstream.health.not_probed(time.monotonic())
+        if upstream.health.state is not EngineState.READY:
+            upstream.last_error = why
+        self.gateway.descriptors.report(f"instance {upstream.instance.instance_id} was {why}")
 
-    def _say(self, engine: Upstream) -> None:
-        state = engine.instance.state
-        said = (state, state is EngineState.STARTING and engine.lists_nothing)
-        if said == engine.said:
+    def _say(self, upstream: Upstream) -> None:
+        state = upstream.instance.state
+        said = (state, state is EngineState.STARTING and upstream.lists_nothing)
+        if said == upstream.said:
             return
-        engine.said = said
-        name = engine.instance.instance_id
+        upstream.said = said
+        name = upstream.instance.instance_id
         if state is EngineState.READY:
-            models = ", ".join(engine.instance.models)
-            log.info("instance %s is ready: %s, serving %s", name, engine.instance.engine.value, models)
+            models = ", ".join(upstream.instance.models)
+            log.info("instance %s is ready: %s, serving %s", name, upstream.instance.engine.value, models)
         else:
-            log.warning("instance %s is %s: %s", name, state.value, engine.last_error)
+            log.warning("instance %s is %s: %s", name, state.value, upstream.last_error)
 
 
-def _is_news(engine: Upstream) -> bool:
+def _is_news(upstream: Upstream) -> bool:
     """Whether the engine's models are not known, or it just woke: asleep it could not be asked for vectors."""
-    state = engine.instance.state
-    return state not in _SETTLED or (state is EngineState.ASLEEP and not engine.sleep.asleep)
+    state = upstream.instance.state
+    return state not in _SETTLED or (state is EngineState.ASLEEP and not upstream.sleep.asleep)

@@ -109,8 +109,8 @@ class Hub:
         self._track_prompts()
         self.decisions.record_to(record_file)
         self._schedule(settings)
-        for engine in self.engines.values():
-            engine.configure()
+        for upstream in self.engines.values():
+            upstream.configure()
 
     def _schedule(self, settings: Settings) -> None:
         """Pass the settings of scheduling to the scheduler."""
@@ -130,8 +130,8 @@ class Hub:
             for name, key in tenants(settings.api_keys)
             if key.priority
         }
-        for engine in self.engines.values():
-            engine.set_window(scheduling.late_binding)
+        for upstream in self.engines.values():
+            upstream.set_window(scheduling.late_binding)
         fallback, self._llm_fallback = self._llm_fallback, scheduling.llm_fallback_policy
         changed = {"hybrid"} if fallback != self._llm_fallback else set()
 
@@ -153,8 +153,8 @@ class Hub:
         """Has to be called about once a second."""
         self.manager.rates.tick(self.clock())
         self.descriptors.renew()
-        for engine in self.engines.values():
-            engine.tick()
+        for upstream in self.engines.values():
+            upstream.tick()
 
     def _stalled(self, lost_s: float) -> None:
         """The event loop did not run for ``lost_s``: no engine is judged by that time, and no pace learned from it."""
@@ -162,8 +162,8 @@ class Hub:
             return
         self.stalled_at = self.clock()
         self.manager.stalled(lost_s)
-        for engine in self.engines.values():
-            engine.room.stalled_at = self.stalled_at
+        for upstream in self.engines.values():
+            upstream.room.stalled_at = self.stalled_at
         if lost_s >= NOTABLE_STALL_S:
             log.warning(
                 "this process did not run for %.1f s (suspended, or held up): all deadlines move by that time",
@@ -186,12 +186,12 @@ class Hub:
 
     def shrink(self) -> None:
         """Close the connections to engines that only a crowd of callers needed, which has left."""
-        for engine in self.engines.values():
-            engine.pool.shrink()
+        for upstream in self.engines.values():
+            upstream.pool.shrink()
 
     def _give_up_one(self) -> bool:
         """Close an idle connection, because descriptors are short: an engine's, or else a caller's."""
-        pools = [engine.pool for engine in self.engines.values()]
+        pools = [upstream.pool for upstream in self.engines.values()]
         if pools and max(pools, key=lambda pool: pool.idle).give_up_one():
             return True
         return self.connection_limit.close_one()

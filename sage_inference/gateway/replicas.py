@@ -48,26 +48,26 @@ class Replicas:
         self._agreement.forget(name)
         self._refusing = {pair for pair in self._refusing if pair[0] != name}
 
-    def listed(self, engine: Upstream, *, new: bool) -> None:
+    def listed(self, upstream: Upstream, *, new: bool) -> None:
         """Mark the models that must be compared. ``new``: the engine may be another one than was compared before."""
-        assert engine.detected is not None
-        instance, name = engine.instance, engine.instance.instance_id
-        ids = {card.id for card in engine.detected.models}
-        if EMBEDDINGS not in engine.detected.routes:
+        assert upstream.detected is not None
+        instance, name = upstream.instance, upstream.instance.instance_id
+        ids = {card.id for card in upstream.detected.models}
+        if EMBEDDINGS not in upstream.detected.routes:
             instance.uncompared = frozenset()
             return
         if new:
             self.forget(name)
         self._refusing = {pair for pair in self._refusing if pair[0] != name}
-        known = {card.id for card in engine.detected.models if self._is_known(engine, card)}
+        known = {card.id for card in upstream.detected.models if self._is_known(upstream, card)}
         compared = {model for model in ids if self._agreement.knows(model, name)}
         instance.uncompared = frozenset(ids - known - compared)
         for model in compared - known:
             self._gateway.registry.doubt_vectors(model)
 
-    def _is_known(self, engine: Upstream, card: ModelInfo) -> bool:
+    def _is_known(self, upstream: Upstream, card: ModelInfo) -> bool:
         """Whether the model is known to embed, so that a question does not make the server load a chat model."""
-        detected, settings = engine.detected, engine.settings
+        detected, settings = upstream.detected, upstream.settings
         assert detected is not None
         if detected.engine is EngineKind.TEI or embeds_by_its_card(card):
             return True
@@ -77,17 +77,17 @@ class Replicas:
             return True
         return settings.kind in ("embedding", "mixed") and len(detected.models) == 1
 
-    async def compare_known(self, engine: Upstream) -> None:
+    async def compare_known(self, upstream: Upstream) -> None:
         """Compare the engine's models that are known to embed with those of the instances that serve them."""
-        assert engine.detected is not None
+        assert upstream.detected is not None
         differs = None
-        for card in engine.detected.models:
-            if not self._is_known(engine, card) and not engine.differs:
+        for card in upstream.detected.models:
+            if not self._is_known(upstream, card) and not upstream.differs:
                 continue
             others = [
                 e
                 for e in self._gateway.engines.values()
-                if e is not engine and e.embeds(card.id) and card.id not in e.instance.uncompared
+                if e is not upstream and e.embeds(card.id) and card.id not in e.instance.uncompared
             ]
             if not others:
                 continue
@@ -96,17 +96,17 @@ class Replicas:
                 vector := await self._vector(others[0], card.id)
             ):
                 self._agreement.check(card.id, name, vector)
-            if vector := await self._vector(engine, card.id):
-                differs = self._agreement.check(card.id, engine.instance.instance_id, vector) or differs
+            if vector := await self._vector(upstream, card.id):
+                differs = self._agreement.check(card.id, upstream.instance.instance_id, vector) or differs
             else:  # no vector, or no answer: the former result holds
-                differs = differs or engine.differs
-        if differs != engine.differs:
-            engine.withhold_embeddings(differs)
+                differs = differs or upstream.differs
+        if differs != upstream.differs:
+            upstream.withhold_embeddings(differs)
             self._gateway.instances_changed()
 
-    async def _vector(self, engine: Upstream, model: str) -> list[float] | None:
+    async def _vector(self, upstream: Upstream, model: str) -> list[float] | None:
         try:
-            return await self._ask(engine, model)
+            return await self._ask(upstream, model)
         except TimeoutError:
             return None
 
@@ -137,17 +137,17 @@ class Replicas:
 
     async def _compare(self, model: str) -> bool:
         """Compare the model's instances. Returns whether one was found to agree, to differ, or to have no vectors."""
-        engines = self._candidates(model)
-        found = await asyncio.gather(*(self._ask(e, model) for e in engines), return_exceptions=True)
+        upstreams = self._candidates(model)
+        found = await asyncio.gather(*(self._ask(e, model) for e in upstreams), return_exceptions=True)
         changed = False
         able = any(isinstance(answer, list) for answer in found)
-        able = able or any(model not in e.instance.uncompared for e in engines)
+        able = able or any(model not in e.instance.uncompared for e in upstreams)
         # Instances that serve the model already come first: the others are compared with them.
         order = sorted(
-            zip(engines, found, strict=True), key=lambda pair: model in pair[0].instance.uncompared
+            zip(upstreams, found, strict=True), key=lambda pair: model in pair[0].instance.uncompared
         )
-        for engine, answer in order:
-            instance, name = engine.instance, engine.instance.instance_id
+        for upstream, answer in order:
+            instance, name = upstream.instance, upstream.instance.instance_id
             if isinstance(answer, TimeoutError) or model not in instance.models:
                 continue
             if isinstance(answer, BaseException):
@@ -162,7 +162,7 @@ class Replicas:
                 continue
             differs = self._agreement.check(model, name, answer)
             if differs is not None:
-                engine.withhold_embeddings(differs)
+                upstream.withhold_embeddings(differs)
                 changed = True
             elif model in instance.uncompared:
                 instance.uncompared -= {model}

@@ -42,9 +42,9 @@ class StoredResponses:
     """
 
     def __init__(
-        self, engines: Mapping[str, Upstream], most: int = MOST, most_bytes: int = MOST_BYTES
+        self, upstreams: Mapping[str, Upstream], most: int = MOST, most_bytes: int = MOST_BYTES
     ) -> None:
-        self._engines = engines
+        self._upstreams = upstreams
         self._most, self._most_bytes = most, most_bytes
         self._of: dict[str, OrderedDict[str, Maker]] = {}
         self._count = self._bytes = 0
@@ -52,7 +52,7 @@ class StoredResponses:
     def __len__(self) -> int:
         return self._count
 
-    def remember(self, response_id: str, tenant: str, engine: Upstream) -> None:
+    def remember(self, response_id: str, tenant: str, upstream: Upstream) -> None:
         if not is_response_id(response_id):
             return
         # Engines that number their responses use the same ids: a tenant keeps its own.
@@ -60,7 +60,7 @@ class StoredResponses:
             return
         self.forget(response_id, tenant)
         made = self._of.setdefault(tenant, OrderedDict())
-        made[response_id] = Maker(engine.instance.instance_id, engine.address.url)
+        made[response_id] = Maker(upstream.instance.instance_id, upstream.address.url)
         self._count += 1
         self._bytes += len(response_id)
         while self._count > self._most or self._bytes > self._most_bytes:
@@ -83,10 +83,10 @@ class StoredResponses:
         made.move_to_end(response_id)
         return made[response_id]
 
-    def engine(self, maker: Maker) -> Upstream | None:
-        """The maker itself; None if it was removed, or if another instance has its name now."""
-        engine = self._engines.get(maker.instance_id)
-        return engine if engine is not None and engine.address.url == maker.url else None
+    def upstream_of(self, maker: Maker) -> Upstream | None:
+        """The maker as an upstream; None if it was removed, or if another instance has its name now."""
+        upstream = self._upstreams.get(maker.instance_id)
+        return upstream if upstream is not None and upstream.address.url == maker.url else None
 
     def check_free(self, response_id: str, tenant: str) -> None:
         """Raises ``ApiError`` for another tenant's id, because the engine would overwrite that response."""
@@ -94,20 +94,20 @@ class StoredResponses:
             raise errors.response_id_in_use(_shown(response_id))
 
     def to_ask(self, response_id: str, tenant: str) -> Upstream:
-        """The engine for a request to read, cancel or delete a response. Raises ``ApiError``."""
+        """The upstream for a request to read, cancel or delete a response. Raises ``ApiError``."""
         maker = self.maker(response_id, tenant)
         if maker is None:
             raise errors.response_not_found(_shown(response_id))
-        engine = self.engine(maker)
-        if engine is None:
+        upstream = self.upstream_of(maker)
+        if upstream is None:
             raise errors.response_not_found(_shown(response_id), maker.instance_id)
         # An engine that sleeps or drains still has its responses.
-        if engine.instance.state in (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED):
-            raise self._unavailable(response_id, engine)
-        return engine
+        if upstream.instance.state in (EngineState.STARTING, EngineState.EJECTED, EngineState.STOPPED):
+            raise self._unavailable(response_id, upstream)
+        return upstream
 
     def to_follow(self, response_id: str, tenant: str, *, shared: bool) -> Upstream | None:
-        """The engine for a request that continues a response. Raises ``ApiError``.
+        """The upstream for a request that continues a response. Raises ``ApiError``.
 
         None: the maker is not known, so engines may be asked whether they have the response. If tenants share the
         engines (``shared``), none is asked. Engines know no tenants, and one may have another tenant's response.
@@ -117,18 +117,18 @@ class StoredResponses:
             if shared or self._is_anothers(response_id, tenant):
                 raise errors.previous_response_not_found(_shown(response_id))
             return None
-        engine = self.engine(maker)
-        if engine is None:
+        upstream = self.upstream_of(maker)
+        if upstream is None:
             raise errors.previous_response_not_found(_shown(response_id), maker.instance_id)
-        if engine.instance.state is not EngineState.READY:
-            raise self._unavailable(response_id, engine)
-        return engine
+        if upstream.instance.state is not EngineState.READY:
+            raise self._unavailable(response_id, upstream)
+        return upstream
 
     def _is_anothers(self, response_id: str, tenant: str) -> bool:
         return any(response_id in made for name, made in self._of.items() if name != tenant)
 
-    def _unavailable(self, response_id: str, engine: Upstream) -> ApiError:
-        instance = engine.instance
+    def _unavailable(self, response_id: str, upstream: Upstream) -> ApiError:
+        instance = upstream.instance
         return errors.maker_unavailable(_shown(response_id), instance.instance_id, _STATES[instance.state])
 
 

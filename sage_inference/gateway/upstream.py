@@ -160,7 +160,7 @@ class Upstream:
     def _answered_alone(self, route: str) -> bool:
         """Whether the route was answered with 200 before, and no other instance has it: this one answered then."""
         gateway = self._gateway
-        others = (engine for engine in gateway.engines.values() if engine is not self)
+        others = (upstream for upstream in gateway.engines.values() if upstream is not self)
         answered = gateway.stats.outcomes.get((route, 200))
         return bool(answered) and not any(route in other.instance.routes for other in others)
 

@@ -144,10 +144,10 @@ class PrefillDecodeExchange(Exchange):
             self.buffered_error = []
 
     def _judge(self, body: bytes) -> None:
-        engine = self.upstream
-        if self.leg is not None and not engine.dialect.means_draining(self.status, body):
+        upstream = self.upstream
+        if self.leg is not None and not upstream.dialect.means_draining(self.status, body):
             if self.leg is PREFILL and self.status == 200:
-                self._pass_kv(engine, body)
+                self._pass_kv(upstream, body)
                 return
             # An engine may refuse a leg of a request that an engine takes as one. The latter's refusal counts.
             if self._retry_aggregated():
@@ -178,16 +178,16 @@ class PrefillDecodeExchange(Exchange):
             return
         super()._let_go(piece, end, took)
 
-    def _pass_kv(self, engine: Upstream, answer: bytes) -> None:
+    def _pass_kv(self, upstream: Upstream, answer: bytes) -> None:
         """The prefill is done: ask for a decoding instance, and give it the place of the blocks."""
         gateway = self.gateway
         sent_at = self.attempt.sent_at
         if gateway.ran_since(sent_at):
-            engine.ttfb.observe(gateway.clock() - sent_at)
+            upstream.ttfb.observe(gateway.clock() - sent_at)
         gateway.manager.first_byte(self)
         self._prefill = self.place if isinstance(self.place, Placement) else None
         self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
-        self.prefilled_by = engine
+        self.prefilled_by = upstream
         answer = self._decoded(answer)
         self.last = answer
         self.params = kv_params_of(answer)
@@ -196,7 +196,7 @@ class PrefillDecodeExchange(Exchange):
         self._move(Phase.QUEUED)
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
-            self._warn_once(engine)
+            self._warn_once(upstream)
             self._serve_aggregated(self.original)
         else:
             gateway.stats.handed_over += 1
@@ -230,10 +230,10 @@ class PrefillDecodeExchange(Exchange):
         self.request = request
         self.gateway.stats.handover_failures += 1
 
-    def _warn_once(self, engine: Upstream) -> None:
-        if engine not in _without_kv_transfer:
-            _without_kv_transfer.add(engine)
-            name = engine.instance.instance_id
+    def _warn_once(self, upstream: Upstream) -> None:
+        if upstream not in _without_kv_transfer:
+            _without_kv_transfer.add(upstream)
+            name = upstream.instance.instance_id
             log.warning("instance %s hands no prompts over: has its vLLM a --kv-transfer-config?", name)
 
     # Retrying

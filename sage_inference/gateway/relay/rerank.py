@@ -98,11 +98,11 @@ class RerankExchange(Exchange):
             self.call, self.body, self.head = None, self.own_body, self.own_head
             self._ranks, self.prompt_tokens = [], 0
             return
-        engine = self.gateway.engines[instance.instance_id]
-        limits = engine.detected.limits if engine.detected is not None else {}
+        upstream = self.gateway.engines[instance.instance_id]
+        limits = upstream.detected.limits if upstream.detected is not None else {}
         most = self._most_texts or texts_a_call(limits)
         start = len(self._ranks)
-        end = end_of_call(wanted, start, most, engine.dialect.payload_bytes)
+        end = end_of_call(wanted, start, most, upstream.dialect.payload_bytes)
         self.call, self.body = (start, end), call_body(wanted, start, end)
         self.head = self.call_head
 
@@ -114,7 +114,7 @@ class RerankExchange(Exchange):
             self.buffered_error = []
 
     def _judge(self, body: bytes) -> None:
-        engine, answer = self.upstream, self.attempt.answer
+        upstream, answer = self.upstream, self.attempt.answer
         assert answer is not None
         if self.call is None:
             super()._judge(body)
@@ -125,7 +125,7 @@ class RerankExchange(Exchange):
             self._unusable(f"answered with status {self.status} instead of a ranking")
         elif (
             self.status in _TOO_MANY
-            and (allowed := engine.dialect.texts_allowed(body))
+            and (allowed := upstream.dialect.texts_allowed(body))
             and 0 < allowed < self.call[1] - self.call[0]
         ):
             self._most_texts = allowed

@@ -14,7 +14,7 @@ _NONBLOCK_CLOEXEC = 0o4000 | 0o2000000
 _ABSOLUTE = 1
 
 
-class Alarm:
+class PreciseTimer:
     """Calls ``ring`` at a moment of ``time.monotonic``, within tens of microseconds if Linux's timerfd exists.
 
     A gateway adds about a millisecond. A timer as late as that would be counted as the server's delay.

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle, islice
 
-from sage_inference.bench.client import Endpoint
+from sage_inference.bench.client import ServerAddress
 from sage_inference.bench.errors import BenchError
-from sage_inference.bench.exchange import Job
+from sage_inference.bench.exchange import PreparedRequest
 from sage_inference.bench.measurement import Measurement
 from sage_inference.bench.plan import Closed, Plan, Replay
 from sage_inference.bench.report import Ceiling
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.tally import total
 from sage_inference.bench.target import Target
 from sage_inference.bench.workload import Workload
@@ -41,15 +41,15 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
             requests=None,
             warmup_s=_WARM_UP_S,
             timeout_s=_TIMEOUT_S,
-            slo=Slo(),
+            slo=SloLimits(),
         )
         workload = Workload(plan.shape, target, plan.models)
-        jobs: Iterator[Job]
+        jobs: Iterator[PreparedRequest]
         if isinstance(plan.load, Replay):
             jobs = map(workload.replayed, cycle(islice(plan.load.rows, _ROWS)))
         else:
             jobs = workload.jobs()
-        measurement = Measurement(own, jobs, Endpoint(target.host, port), limit, lambda _: None)
+        measurement = Measurement(own, jobs, ServerAddress(target.host, port), limit, lambda _: None)
         await measurement.run(cut_at_end=True)
     if measurement.interrupted:
         raise KeyboardInterrupt

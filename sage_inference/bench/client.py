@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from time import monotonic
 
 from sage_inference import trust
-from sage_inference.bench.connection import Connection
-from sage_inference.bench.exchange import TIMEOUT, Exchange
+from sage_inference.bench.connection import BenchConnection
+from sage_inference.bench.exchange import TIMEOUT, TimedExchange
 
 _SWEEP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ServerAddress:
     """A server's address, so that no name is resolved during the measurement. The other fields are for TLS."""
 
     host: str
@@ -34,23 +34,23 @@ class Client:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: ServerAddress,
         *,
         limit: int,
         timeout_s: float,
-        on_end: Callable[[Exchange], None],
+        on_end: Callable[[TimedExchange], None],
     ) -> None:
         self._endpoint = endpoint
         self._loop = loop = asyncio.get_running_loop()
         self._limit = limit
         self._timeout_s = timeout_s
         self._on_end = on_end
-        self._idle: list[Connection] = []
-        self._connections: set[Connection] = set()
+        self._idle: list[BenchConnection] = []
+        self._connections: set[BenchConnection] = set()
         self._connecting = 0
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: deque[TimedExchange] = deque()
         # Each exchange's connection, or the task that makes one for it.
-        self._running: dict[Exchange, Connection | asyncio.Task[None]] = {}
+        self._running: dict[TimedExchange, BenchConnection | asyncio.Task[None]] = {}
         self.waited = 0
         self.connections = 0
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
@@ -69,7 +69,7 @@ class Client:
     def _may_connect(self) -> bool:
         return len(self._connections) + self._connecting < self._limit
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, exchange: TimedExchange) -> None:
         while self._idle:
             connection = self._idle.pop()  # the last one used is the least likely to be closed by the server
             if not connection.transport.is_closing():
@@ -85,7 +85,7 @@ class Client:
             self.waited += 1
             self._waiting.append(exchange)
 
-    def close(self) -> list[Exchange]:
+    def close(self) -> list[TimedExchange]:
         """Close all connections at once. Returns the exchanges that were under way."""
         self._sweeper.cancel()
         abandoned = [*self._running, *self._waiting]
@@ -96,10 +96,10 @@ class Client:
         self._idle.clear()
         return abandoned
 
-    async def _connect(self, exchange: Exchange) -> None:
+    async def _connect(self, exchange: TimedExchange) -> None:
         try:
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self),
+                lambda: BenchConnection(self),
                 self._endpoint.host,
                 self._endpoint.port,
                 ssl=self._endpoint.context,
@@ -123,24 +123,24 @@ class Client:
 
     # connection.Owner
 
-    def ended(self, connection: Connection, exchange: Exchange, reusable: bool) -> None:
+    def ended(self, connection: BenchConnection, exchange: TimedExchange, reusable: bool) -> None:
         if reusable:
             self._idle.append(connection)
         else:
             connection.abandon()
         self._finish(exchange)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: BenchConnection) -> None:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._serve_waiting()
 
-    def _fail(self, exchange: Exchange, error: str, detail: str) -> None:
+    def _fail(self, exchange: TimedExchange, error: str, detail: str) -> None:
         exchange.failed(error, detail, monotonic())
         self._finish(exchange)
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: TimedExchange) -> None:
         self._running.pop(exchange, None)
         self._on_end(exchange)
         self._serve_waiting()

@@ -9,20 +9,20 @@ from typing import Protocol
 
 import httptools
 
-from sage_inference.bench.exchange import Exchange
+from sage_inference.bench.exchange import TimedExchange
 
 _FRAMED = re.compile(rb"\r\n(?:content-length|transfer-encoding)\s*:", re.IGNORECASE)
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Receives the ends of exchanges and connections."""
 
-    def ended(self, connection: Connection, exchange: Exchange, reusable: bool) -> None: ...
+    def ended(self, connection: BenchConnection, exchange: TimedExchange, reusable: bool) -> None: ...
 
-    def lost(self, connection: Connection) -> None: ...
+    def lost(self, connection: BenchConnection) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class BenchConnection(asyncio.Protocol):
     """A connection. It has no callback for headers: that would cost more than the rest of an answer's handling."""
 
     __slots__ = (
@@ -40,16 +40,16 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._parser = httptools.HttpResponseParser(self)
-        self._exchange: Exchange | None = None
+        self._exchange: TimedExchange | None = None
         self._now = 0.0
         self._head: bytes | None = b""  # the part that has arrived; None when the head is complete
         self._framed = False  # whether the answer declares where its body ends
         self._complete = self._keep = self._surplus = False
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, exchange: TimedExchange) -> None:
         self._exchange = exchange
         self._head = b""
         self._complete = self._keep = self._surplus = False
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         else:
             self._fail(exchange, "reset", "the server reset the connection before its answer ended")
 
-    def _fail(self, exchange: Exchange, error: str, detail: str) -> None:
+    def _fail(self, exchange: TimedExchange, error: str, detail: str) -> None:
         self._exchange = None
         exchange.failed(error, detail, self._now)
         self._owner.ended(self, exchange, False)

@@ -20,14 +20,14 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PreparedRequest:
     """A request, ready to be written."""
 
     kind: Kind
     request: bytes
 
 
-class Exchange:
+class TimedExchange:
     """A request and its outcome. Moments are of ``time.monotonic``.
 
     Latency counts from ``due``, the moment at which the request should have left. So it includes the time in which the
@@ -37,7 +37,7 @@ class Exchange:
 
     __slots__ = ("caller", "detail", "due", "ended", "error", "kind", "reading", "request", "sent")
 
-    def __init__(self, job: Job, due: float, caller: int = NO_CALLER) -> None:
+    def __init__(self, job: PreparedRequest, due: float, caller: int = NO_CALLER) -> None:
         self.caller = caller  # in a closed loop, where each sends its next request after this one
         self.kind = job.kind
         self.request = job.request

@@ -10,16 +10,16 @@ from random import Random
 from time import monotonic
 from typing import Protocol
 
-from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.alarm import PreciseTimer
 from sage_inference.bench.client import Client
-from sage_inference.bench.exchange import Exchange, Job
+from sage_inference.bench.exchange import PreparedRequest, TimedExchange
 from sage_inference.bench.samples import samples
-from sage_inference.bench.trace import Row
+from sage_inference.bench.trace import TraceRow
 
 _AT_ONCE = 64  # requests sent before the loop reads answers again
 _AFTER_NO_CONNECTION_S = 0.1
 
-Send = Callable[[Exchange], None]
+Send = Callable[[TimedExchange], None]
 
 
 def poisson(rate: float, random: Random) -> Iterator[float]:
@@ -30,7 +30,7 @@ def poisson(rate: float, random: Random) -> Iterator[float]:
         yield at
 
 
-def replay(rows: list[Row], speedup: float) -> Iterator[float]:
+def replay(rows: list[TraceRow], speedup: float) -> Iterator[float]:
     """Arrivals of a trace's requests in seconds, the first at 0."""
     first = rows[0].t_ms
     for row in rows:
@@ -48,7 +48,7 @@ class Load(Protocol):
 
     def start(self, at: float, until: float) -> None: ...
 
-    def ended(self, exchange: Exchange) -> None: ...
+    def ended(self, exchange: TimedExchange) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -57,16 +57,20 @@ class OpenLoop:
     """Sends each request at its moment. ``late`` are the delays that the generator itself caused."""
 
     def __init__(
-        self, moments: Iterator[float], jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+        self,
+        moments: Iterator[float],
+        jobs: Iterator[PreparedRequest],
+        client: Client,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._moments = moments
         self._jobs = jobs
         self._client = client
         self._loop = loop
-        self._alarm = Alarm(loop, self._ring)
+        self._alarm = PreciseTimer(loop, self._ring)
         self._started = 0.0
         self._until = math.inf
-        self._next: Exchange | None = None
+        self._next: TimedExchange | None = None
         self.late: array[float] = samples()
         self.over = False
         self.last_due = 0.0
@@ -76,7 +80,7 @@ class OpenLoop:
         self._prepare()
         self._ring()
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: TimedExchange) -> None:
         """Do nothing: answers do not affect an open loop."""
 
     def stop(self) -> None:
@@ -92,7 +96,7 @@ class OpenLoop:
         if moment is None or job is None or self._started + moment >= self._until:
             self.stop()
         else:
-            self._next = Exchange(job, self._started + moment)
+            self._next = TimedExchange(job, self._started + moment)
 
     def _ring(self) -> None:
         for _ in range(_AT_ONCE):
@@ -114,7 +118,11 @@ class ClosedLoop:
     """Keeps ``concurrency`` requests under way: after each answer the next one is sent."""
 
     def __init__(
-        self, concurrency: int, jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+        self,
+        concurrency: int,
+        jobs: Iterator[PreparedRequest],
+        client: Client,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._concurrency = concurrency
         self._jobs = jobs
@@ -129,7 +137,7 @@ class ClosedLoop:
         for caller in range(self._concurrency):
             self._send(caller)
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: TimedExchange) -> None:
         if exchange.sent is None:
             # No connection was made. Without a pause, this would try ten thousand times a second.
             self._loop.call_later(_AFTER_NO_CONNECTION_S, self._send, exchange.caller)
@@ -148,4 +156,4 @@ class ClosedLoop:
             self.over = True
         else:
             self.last_due = now
-            self._client.send(Exchange(job, now, caller))
+            self._client.send(TimedExchange(job, now, caller))

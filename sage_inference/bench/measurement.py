@@ -13,8 +13,8 @@ from itertools import islice
 from random import Random
 from time import monotonic
 
-from sage_inference.bench.client import Client, Endpoint
-from sage_inference.bench.exchange import Exchange, Job
+from sage_inference.bench.client import Client, ServerAddress
+from sage_inference.bench.exchange import PreparedRequest, TimedExchange
 from sage_inference.bench.load import ClosedLoop, OpenLoop, poisson, replay
 from sage_inference.bench.plan import Closed, Plan, Replay
 from sage_inference.bench.tally import Tally
@@ -45,7 +45,12 @@ class Measurement:
     """Runs once. Afterwards ``tallies``, ``window`` and the other attributes have the outcome."""
 
     def __init__(
-        self, plan: Plan, jobs: Iterator[Job], endpoint: Endpoint, limit: int, on_progress: OnProgress
+        self,
+        plan: Plan,
+        jobs: Iterator[PreparedRequest],
+        endpoint: ServerAddress,
+        limit: int,
+        on_progress: OnProgress,
     ) -> None:
         self._plan = plan
         self._on_progress = on_progress
@@ -111,7 +116,7 @@ class Measurement:
         self.interrupted = True
         self._finished.set()
 
-    def _ended(self, exchange: Exchange) -> None:
+    def _ended(self, exchange: TimedExchange) -> None:
         self.tallies[exchange.kind].add(exchange, self.window, self._plan.slo)
         self._last = exchange.ended
         if exchange.error is None:
@@ -166,7 +171,7 @@ class Measurement:
 
 
 def _load(
-    plan: Plan, jobs: Iterator[Job], client: Client, loop: asyncio.AbstractEventLoop
+    plan: Plan, jobs: Iterator[PreparedRequest], client: Client, loop: asyncio.AbstractEventLoop
 ) -> ClosedLoop | OpenLoop:
     jobs = islice(jobs, plan.requests)
     if isinstance(plan.load, Closed):

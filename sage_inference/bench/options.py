@@ -12,7 +12,7 @@ from sage_inference.bench.exchange import Kind
 from sage_inference.bench.mix import Mix
 from sage_inference.bench.plan import Closed, Open, Plan, Replay
 from sage_inference.bench.target import Target
-from sage_inference.bench.workload import Shape
+from sage_inference.bench.workload import WorkloadShape
 
 KIND = "stream"
 INPUT_TOKENS = "128"
@@ -53,7 +53,7 @@ class Checked:
     """Valid options: a plan without its server, which is looked up later."""
 
     given: Given
-    shape: Shape
+    shape: WorkloadShape
     load: Closed | Open | Replay
 
     @property
@@ -82,7 +82,7 @@ def check(given: Given) -> Checked:
     _check_numbers(given)
     _check_pairs(given)
     slo.parse(given.slo)
-    shape = Shape(
+    shape = WorkloadShape(
         mix=mix.parse(given.kind or KIND),
         prompt=distribution.parse(given.input_tokens or INPUT_TOKENS, "--input-tokens"),
         output=distribution.parse(given.output_tokens or OUTPUT_TOKENS, "--output-tokens"),

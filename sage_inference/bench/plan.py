@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sage_inference.bench.exchange import Kind
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.target import Target
-from sage_inference.bench.trace import Row
-from sage_inference.bench.workload import Shape
+from sage_inference.bench.trace import TraceRow
+from sage_inference.bench.workload import WorkloadShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Open:
 class Replay:
     """The arrivals and lengths of a trace, ``speedup`` times as fast."""
 
-    rows: list[Row] = field(repr=False)
+    rows: list[TraceRow] = field(repr=False)
     speedup: float = 1.0
 
 
@@ -39,11 +39,11 @@ class Plan:
 
     target: Target
     models: dict[Kind, str]
-    shape: Shape
+    shape: WorkloadShape
     load: Closed | Open | Replay
     duration_s: float | None = None
     requests: int | None = None
     warmup_s: float = 0.0
     timeout_s: float = 600.0
-    slo: Slo = field(default_factory=Slo)
+    slo: SloLimits = field(default_factory=SloLimits)
     ceiling: bool = True

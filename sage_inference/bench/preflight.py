@@ -8,9 +8,9 @@ import ssl
 from time import monotonic
 
 from sage_inference import trust
-from sage_inference.bench.client import Client, Endpoint
+from sage_inference.bench.client import Client, ServerAddress
 from sage_inference.bench.errors import BenchError
-from sage_inference.bench.exchange import Exchange
+from sage_inference.bench.exchange import TimedExchange
 from sage_inference.bench.plan import Plan
 from sage_inference.bench.target import Target, hint_for
 from sage_inference.bench.workload import Workload
@@ -20,7 +20,7 @@ _HOPELESS = frozenset({f"http_{status}" for status in (400, 401, 403, 404, 405, 
 _CONNECT_S = 10.0
 
 
-def reach(target: Target) -> Endpoint:
+def reach(target: Target) -> ServerAddress:
     """One of the addresses of the target's name, which answers. Raises ``BenchError``."""
     try:
         with socket.create_connection((target.host, target.port), _CONNECT_S) as sock:
@@ -31,8 +31,8 @@ def reach(target: Target) -> Endpoint:
             f"{target.url} cannot be reached: {reason}", hint_for(error), "not_reached"
         ) from None
     if not target.tls:
-        return Endpoint(host, port)
-    return Endpoint(host, port, _trusted(target), target.host)
+        return ServerAddress(host, port)
+    return ServerAddress(host, port, _trusted(target), target.host)
 
 
 def _trusted(target: Target) -> ssl.SSLContext:
@@ -42,13 +42,13 @@ def _trusted(target: Target) -> ssl.SSLContext:
         raise BenchError(f"{target.url} cannot be trusted: {error}", None, "not_reached") from None
 
 
-async def try_each(plan: Plan, workload: Workload, endpoint: Endpoint) -> None:
+async def try_each(plan: Plan, workload: Workload, endpoint: ServerAddress) -> None:
     """Raises ``BenchError`` for a kind of request that the server will never answer."""
-    ended: asyncio.Queue[Exchange] = asyncio.Queue()
+    ended: asyncio.Queue[TimedExchange] = asyncio.Queue()
     client = Client(endpoint, limit=1, timeout_s=plan.timeout_s, on_end=ended.put_nowait)
     try:
         for kind in plan.shape.mix:
-            client.send(Exchange(workload.job(kind), monotonic()))
+            client.send(TimedExchange(workload.job(kind), monotonic()))
             exchange = await ended.get()
             if exchange.error in _HOPELESS:
                 status = exchange.error.removeprefix("http_")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sage_inference.bench.exchange import Kind
-from sage_inference.bench.samples import Summary, summary
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.samples import LatencySummary, summary
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.tally import Failures, Tally
-from sage_inference.bench.waits import Waiting, waiting
+from sage_inference.bench.waits import WaitFigures, waiting
 from sage_inference.bench.window import Window
 
 
@@ -28,16 +28,16 @@ class Figures:
     prompt_tokens_per_s: float
     output_tokens_per_s: float
     chunks_per_s: float
-    ttft: Summary | None
-    tpot: Summary | None
-    inter_chunk: Summary | None
-    e2e: Summary | None
+    ttft: LatencySummary | None
+    tpot: LatencySummary | None
+    inter_chunk: LatencySummary | None
+    e2e: LatencySummary | None
     good: int | None  # answers that met the SLO; None without one
     good_per_s: float | None
-    waiting: Waiting
+    waiting: WaitFigures
 
     @classmethod
-    def of(cls, tally: Tally, window: Window, slo: Slo) -> Figures:
+    def of(cls, tally: Tally, window: Window, slo: SloLimits) -> Figures:
         seconds = window.seconds
         return cls(
             sent=tally.sent,
@@ -80,8 +80,8 @@ class Own:
     """Figures of the generator itself."""
 
     cpu: float
-    lag: Summary | None  # of its event loop
-    late: Summary | None  # of requests in an open loop; None in a closed one
+    lag: LatencySummary | None  # of its event loop
+    late: LatencySummary | None  # of requests in an open loop; None in a closed one
     waited: int  # requests that had to wait, because all allowed connections were in use
     connections: int
     ceiling: Ceiling | None

@@ -21,7 +21,7 @@ _OTHER_FILES = 64
 _PORTS = 20000  # for connections to one address; Linux has 28,000 by default
 
 
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Receives the progress of a benchmark."""
 
     def step(self, what: str) -> None: ...
@@ -29,13 +29,13 @@ class Listener(Protocol):
     def progress(self, progress: Progress) -> None: ...
 
 
-def run(plan: Plan, listener: Listener) -> Report:
+def run(plan: Plan, listener: ProgressListener) -> Report:
     """Run a plan. Raises ``BenchError`` if nothing can be measured, ``KeyboardInterrupt`` before the load begins."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_run(plan, listener))
 
 
-async def _run(plan: Plan, listener: Listener) -> Report:
+async def _run(plan: Plan, listener: ProgressListener) -> Report:
     limit = _connections()
     endpoint = preflight.reach(plan.target)
     workload = Workload(plan.shape, plan.target, plan.models)

@@ -9,7 +9,7 @@ PER_MILLE = {"p50": 500, "p90": 900, "p99": 990, "p999": 999}
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class LatencySummary:
     """A summary in milliseconds. Each percentile is a measured value (nearest rank), never an interpolated one."""
 
     count: int
@@ -26,13 +26,13 @@ def samples() -> array[float]:
     return array("d")
 
 
-def summary(seconds: array[float]) -> Summary | None:
+def summary(seconds: array[float]) -> LatencySummary | None:
     """The summary of times in seconds. None if there are none."""
     if not seconds:
         return None
     ordered = sorted(seconds)
     found = {name: nearest_rank(ordered, share) * 1000 for name, share in PER_MILLE.items()}
-    return Summary(len(ordered), sum(ordered) * 1000 / len(ordered), max=ordered[-1] * 1000, **found)
+    return LatencySummary(len(ordered), sum(ordered) * 1000 / len(ordered), max=ordered[-1] * 1000, **found)
 
 
 def nearest_rank(ordered: list[float], per_mille: int) -> float:

@@ -11,7 +11,7 @@ FIGURES = ("ttft", "tpot", "e2e")
 
 
 @dataclass(frozen=True, slots=True)
-class Slo:
+class SloLimits:
     """Limits in milliseconds. None means no limit."""
 
     ttft: float | None = None
@@ -32,7 +32,7 @@ class Slo:
         return self.tpot is None or tpot_s is None or tpot_s * 1000 <= self.tpot
 
 
-def parse(text: str | None) -> Slo:
+def parse(text: str | None) -> SloLimits:
     """The limits in ``ttft=500,tpot=50,e2e=5000``, or some of them. Raises ``OptionError``."""
     limits: dict[str, float] = {}
     for part in text.split(",") if text is not None else ():
@@ -44,4 +44,4 @@ def parse(text: str | None) -> Slo:
         if name not in FIGURES or name in limits or not 0 < limit < math.inf:
             raise OptionError("--slo", part, "a limit in ms such as ttft=500, tpot=50 or e2e=5000, each once")
         limits[name] = limit
-    return Slo(**limits)
+    return SloLimits(**limits)

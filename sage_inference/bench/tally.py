@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from sage_inference.bench.exchange import Exchange, Kind
+from sage_inference.bench.exchange import Kind, TimedExchange
 from sage_inference.bench.samples import samples
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.waits import Waits
 from sage_inference.bench.window import Window
 
@@ -24,7 +24,7 @@ class Times:
     tpot: float | None = None
 
     @classmethod
-    def of(cls, exchange: Exchange) -> Times:
+    def of(cls, exchange: TimedExchange) -> Times:
         e2e = exchange.ended - exchange.due
         arrivals = exchange.reading.arrivals
         if not arrivals:
@@ -33,7 +33,7 @@ class Times:
         tpot = (arrivals[-1] - arrivals[0]) / (tokens - 1) if tokens > 1 else None
         return cls(e2e, arrivals[0] - exchange.due, tpot)
 
-    def keep(self, slo: Slo, *, streamed: bool) -> bool:
+    def keep(self, slo: SloLimits, *, streamed: bool) -> bool:
         return slo.met(streamed=streamed, ttft_s=self.ttft, tpot_s=self.tpot, e2e_s=self.e2e)
 
 
@@ -70,7 +70,7 @@ class Tally:
     e2e: array[float] = field(default_factory=samples)
     waits: list[Waits] = field(default_factory=lambda: [Waits()])
 
-    def add(self, exchange: Exchange, window: Window, slo: Slo) -> None:
+    def add(self, exchange: TimedExchange, window: Window, slo: SloLimits) -> None:
         """Count an exchange that has ended."""
         self.waits[0].add(exchange, window, exchange.ended)
         counts = exchange.due >= window.start
@@ -92,7 +92,7 @@ class Tally:
             self.good += good
             self._measure(exchange, times)
 
-    def abandon(self, exchange: Exchange, window: Window, now: float) -> None:
+    def abandon(self, exchange: TimedExchange, window: Window, now: float) -> None:
         """Count an exchange that was still under way when the measurement was broken off, ``now``."""
         self.waits[0].add(exchange, window, now, broken_off=True)
         self._receive(exchange, window)
@@ -100,7 +100,7 @@ class Tally:
             self.sent += 1
             self.abandoned += 1
 
-    def _receive(self, exchange: Exchange, window: Window) -> None:
+    def _receive(self, exchange: TimedExchange, window: Window) -> None:
         """Count chunks in the window, and a stream's tokens in proportion. Other answers' tokens count at their end."""
         arrivals, tokens = exchange.reading.arrivals, exchange.reading.output_tokens
         if arrivals:
@@ -110,7 +110,7 @@ class Tally:
         elif window.start <= exchange.ended <= window.end:
             self.output_tokens += tokens or 0
 
-    def _measure(self, exchange: Exchange, times: Times) -> None:
+    def _measure(self, exchange: TimedExchange, times: Times) -> None:
         self.e2e.append(times.e2e)
         if times.ttft is not None:
             self.ttft.append(times.ttft)

@@ -13,7 +13,7 @@ COLUMNS = ("t_ms", "in_tokens", "out_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TraceRow:
     """A request. ``blocks`` are ids of its prompt's 512-token parts. Equal ids mean equal text."""
 
     t_ms: float
@@ -22,7 +22,7 @@ class Row:
     blocks: tuple[int, ...] = ()
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[TraceRow]:
     """The rows of a CSV ``t_ms,in_tokens,out_tokens[,blocks]``, ordered by time. Raises ``BenchError`` with the line."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -35,7 +35,7 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def _rows(path: Path, lines: Iterator[list[str]]) -> Iterator[Row]:
+def _rows(path: Path, lines: Iterator[list[str]]) -> Iterator[TraceRow]:
     names = next(lines, [])
     if tuple(names[:3]) != COLUMNS or names[3:] not in ([], ["blocks"]):
         raise BenchError(
@@ -54,8 +54,8 @@ def _rows(path: Path, lines: Iterator[list[str]]) -> Iterator[Row]:
         yield row
 
 
-def _row(cells: list[str]) -> Row:
-    row = Row(float(cells[0]), int(cells[1]), int(cells[2]), tuple(_ids("".join(cells[3:4]))))
+def _row(cells: list[str]) -> TraceRow:
+    row = TraceRow(float(cells[0]), int(cells[1]), int(cells[2]), tuple(_ids("".join(cells[3:4]))))
     if not (0 <= row.t_ms < float("inf") and row.in_tokens > 0 and row.out_tokens > 0):
         raise ValueError
     return row

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.report import Figures, Own
-from sage_inference.bench.samples import Summary
-from sage_inference.bench.waits import Waiting
+from sage_inference.bench.samples import LatencySummary
+from sage_inference.bench.waits import WaitFigures
 
 BUSY = 0.9  # of a core: above it, requests wait for the generator
 NEAR = 0.8  # of the ceiling
@@ -44,7 +44,7 @@ def warnings(total: Figures, kinds: Mapping[Kind, Figures], seconds: float) -> t
     return tuple(found)
 
 
-def _starving(found: Waiting) -> str:
+def _starving(found: WaitFigures) -> str:
     """The warning about starving callers. Percentiles hide them: they send few requests, or none that has a latency."""
     more = [
         f"{count:,} {words}"
@@ -64,7 +64,7 @@ def _near(what: str, reached: float, ceiling: float) -> list[str]:
     return [f"{reached:,.0f} {what}/s are near the most that it can, {ceiling:,.0f}"]
 
 
-def _blurred(what: str, own: Summary | None, median_ms: float) -> list[str]:
+def _blurred(what: str, own: LatencySummary | None, median_ms: float) -> list[str]:
     if own is None or own.p99 <= max(LEAST_BLUR_MS, BLUR * median_ms):
         return []
     return [f"it {what} more than {own.p99:.1f} ms late"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import sub
 from typing import NamedTuple
 
-from sage_inference.bench.exchange import NO_CALLER, TIMEOUT, Exchange
+from sage_inference.bench.exchange import NO_CALLER, TIMEOUT, TimedExchange
 from sage_inference.bench.samples import nearest_rank
 from sage_inference.bench.window import Window
 
@@ -50,7 +50,7 @@ class Waits:
     callers: array[int] = field(default_factory=lambda: array("l"))
     flags: array[int] = field(default_factory=lambda: array("b"))
 
-    def add(self, exchange: Exchange, window: Window, ended: float, *, broken_off: bool = False) -> None:
+    def add(self, exchange: TimedExchange, window: Window, ended: float, *, broken_off: bool = False) -> None:
         """Count a request that ended, or was ``broken_off``. Its waits count if a part of them lies in the window."""
         moments = [exchange.due, *exchange.reading.arrivals, ended]
         first = max(bisect_right(moments, window.start) - 1, 0)
@@ -85,7 +85,7 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitFigures:
     """Figures of the callers that waited in the measured time. A long wait is over 3 x the median of its kind.
 
     ``starving``: callers with a long wait that lasted half as long as the load or longer, or was in vain.
@@ -108,12 +108,12 @@ class Waiting:
         return self.long / self.requests if self.long is not None and self.requests else None
 
 
-def waiting(kinds: Iterable[Waits], window: Window) -> Waiting:
+def waiting(kinds: Iterable[Waits], window: Window) -> WaitFigures:
     """The figures of one kind or several. Each request is compared with the median of its own kind."""
     parts = [_Part.of(waits, window) for waits in kinds]
     compared = [part for part in parts if part.median_s is not None]
     judged = any(part.comparable for part in parts)
-    return Waiting(
+    return WaitFigures(
         requests=sum(part.requests for part in parts),
         due_in_warmup=sum(part.due_in_warmup for part in parts),
         median_s=parts[0].median_s if len(parts) == 1 else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.alarm import PreciseTimer
 from sage_inference.bench.samples import samples
 
 _TICK_S = 0.02
@@ -18,7 +18,7 @@ class Watch:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._alarm = Alarm(loop, self._tick)
+        self._alarm = PreciseTimer(loop, self._tick)
         self._due = 0.0
         self._began = self._cpu = 0.0
         self.lag = samples()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from random import Random
 
 from sage_inference.bench.distribution import Distribution
-from sage_inference.bench.exchange import Job, Kind
+from sage_inference.bench.exchange import Kind, PreparedRequest
 from sage_inference.bench.mix import Mix
 from sage_inference.bench.target import Target
 from sage_inference.bench.text import Prompts
-from sage_inference.bench.trace import Row
+from sage_inference.bench.trace import TraceRow
 
 _PATHS = {
     Kind.CHAT: "/v1/chat/completions",
@@ -22,7 +22,7 @@ _PATHS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class WorkloadShape:
     """Lengths of prompts and answers in tokens. ``texts`` is the number of texts in an embeddings request."""
 
     mix: Mix
@@ -36,7 +36,7 @@ class Shape:
 class Workload:
     """Makes jobs for one server. The same seed gives the same jobs."""
 
-    def __init__(self, shape: Shape, target: Target, models: Mapping[Kind, str]) -> None:
+    def __init__(self, shape: WorkloadShape, target: Target, models: Mapping[Kind, str]) -> None:
         self._shape = shape
         self._kinds = list(shape.mix)
         self._weights = list(shape.mix.values())
@@ -46,12 +46,12 @@ class Workload:
         self._begins = {kind: _begin(kind, models[kind]) for kind in self._kinds}
         self._text_number = 0
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[PreparedRequest]:
         """Jobs without end."""
         while True:
             yield self.job(self._random.choices(self._kinds, self._weights)[0])
 
-    def job(self, kind: Kind) -> Job:
+    def job(self, kind: Kind) -> PreparedRequest:
         """The next job of a kind."""
         draw, shape = self._random, self._shape
         if kind is Kind.EMBEDDINGS:
@@ -59,7 +59,7 @@ class Workload:
             return self._embeddings(lengths)
         return self._chat(kind, self._text(shape.prompt.draw(draw)), shape.output.draw(draw))
 
-    def replayed(self, row: Row) -> Job:
+    def replayed(self, row: TraceRow) -> PreparedRequest:
         """The job of a trace's row, with its lengths and its prompt's shared beginning."""
         kind = self._random.choices(self._kinds, self._weights)[0]
         if kind is Kind.EMBEDDINGS:
@@ -72,19 +72,19 @@ class Workload:
         self._text_number += 1
         return self._prompts.unique(self._text_number, tokens)
 
-    def _chat(self, kind: Kind, prompt: bytes, output_tokens: int) -> Job:
+    def _chat(self, kind: Kind, prompt: bytes, output_tokens: int) -> PreparedRequest:
         length = b'"max_tokens":%d,' % output_tokens
         more = b'"ignore_eos":true,' if self._shape.ignore_eos else b""
         parts = (self._begins[kind], length, more, b'"messages":[{"role":"user","content":"', prompt, b'"}]}')
         return self._request(kind, parts)
 
-    def _embeddings(self, lengths: list[int]) -> Job:
+    def _embeddings(self, lengths: list[int]) -> PreparedRequest:
         texts = b'","'.join([self._text(tokens) for tokens in lengths])
         return self._request(Kind.EMBEDDINGS, (self._begins[Kind.EMBEDDINGS], b'"input":["', texts, b'"]}'))
 
-    def _request(self, kind: Kind, parts: tuple[bytes, ...]) -> Job:
+    def _request(self, kind: Kind, parts: tuple[bytes, ...]) -> PreparedRequest:
         length = b"%d\r\n\r\n" % sum(map(len, parts))
-        return Job(kind, b"".join((self._heads[kind], length, *parts)))
+        return PreparedRequest(kind, b"".join((self._heads[kind], length, *parts)))
 
 
 def _begin(kind: Kind, model: str) -> bytes:

@@ -99,7 +99,7 @@ def bench(
     from sage_inference.bench.options import Given, check
     from sage_inference.bench.run import run
     from sage_inference.cli.benchdocument import document
-    from sage_inference.cli.benchprogress import Progress
+    from sage_inference.cli.benchprogress import ProgressDisplay
     from sage_inference.cli.benchtarget import find
     from sage_inference.cli.benchtext import show
 
@@ -125,7 +125,7 @@ def bench(
     )
     found = find(checked.mix, url=url, api_key=api_key, model=model, embedding_model=embedding_model)
     plan = checked.plan(found.target, found.models)
-    with Progress() as progress:
+    with ProgressDisplay() as progress:
         report = run(plan, progress)
     if as_json:
         terminal.say_json(document(plan, report, simulated=found.simulated))

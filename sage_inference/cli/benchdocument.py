@@ -7,8 +7,8 @@ from typing import Any
 
 from sage_inference.bench.plan import Closed, Open, Plan, Replay
 from sage_inference.bench.report import Figures, Own, Report
-from sage_inference.bench.samples import Summary
-from sage_inference.bench.waits import Waiting
+from sage_inference.bench.samples import LatencySummary
+from sage_inference.bench.waits import WaitFigures
 
 
 def document(plan: Plan, report: Report, *, simulated: bool | None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _waiting(found: Waiting) -> dict[str, Any]:
+def _waiting(found: WaitFigures) -> dict[str, Any]:
     return {
         "requests": found.requests,
         "due_in_warmup": found.due_in_warmup,
@@ -106,7 +106,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 4)
 
 
-def _summary(found: Summary | None) -> dict[str, float] | None:
+def _summary(found: LatencySummary | None) -> dict[str, float] | None:
     if found is None:
         return None
     return {name: round(value, 4) for name, value in asdict(found).items()}

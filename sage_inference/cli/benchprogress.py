@@ -11,7 +11,7 @@ _EVERY_S = 10.0  # without a terminal
 _OLD_S = 5.0  # a request this old is shown, because the run may be waiting for it alone
 
 
-class Progress:
+class ProgressDisplay:
     """A listener of ``bench.run``."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Progress:
             return
         terminal.rewrite(text)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(

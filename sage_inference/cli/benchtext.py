@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from sage_inference.bench.plan import Closed, Open, Plan
 from sage_inference.bench.report import Ceiling, Figures, Own, Report
-from sage_inference.bench.samples import Summary
-from sage_inference.bench.slo import Slo
-from sage_inference.bench.waits import Waiting
+from sage_inference.bench.samples import LatencySummary
+from sage_inference.bench.slo import SloLimits
+from sage_inference.bench.waits import WaitFigures
 from sage_inference.cli import terminal
 
 _LABEL = 12
@@ -43,7 +43,7 @@ def _what(plan: Plan) -> str:
     return f"a trace of {len(load.rows):,} requests, {load.speedup:g} times as fast"
 
 
-def _section(title: str, figures: Figures, slo: Slo) -> None:
+def _section(title: str, figures: Figures, slo: SloLimits) -> None:
     terminal.say("")
     terminal.say(title)
     left = f", {figures.abandoned:,} broken off" if figures.abandoned else ""
@@ -82,7 +82,7 @@ def _rates(figures: Figures) -> list[str]:
     return parts
 
 
-def _waits(found: Waiting, longest_s: float) -> str:
+def _waits(found: WaitFigures, longest_s: float) -> str:
     parts = [f"longest {_ms(longest_s * 1000)} ms"]
     if found.median_s is not None:
         parts.append(f"median {_ms(found.median_s * 1000)} ms")
@@ -116,7 +116,7 @@ def _row(label: str, text: str, style: str | None = None) -> None:
     terminal.say(f"  {label:<{_LABEL}}{text}", style=style)
 
 
-def _values(found: Summary) -> tuple[float, ...]:
+def _values(found: LatencySummary) -> tuple[float, ...]:
     return found.p50, found.p90, found.p99, found.p999, found.max, found.mean
 
 

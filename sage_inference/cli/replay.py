@@ -15,9 +15,9 @@ from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path, check_choice
 
 if TYPE_CHECKING:
-    from sage_inference.replay.jobs import Workload
-    from sage_inference.replay.report import Percentiles, Summary
-    from sage_inference.replay.slo import Judged, Slo
+    from sage_inference.replay.jobs import ReplayWorkload
+    from sage_inference.replay.report import Percentiles, ReplaySummary
+    from sage_inference.replay.slo import Judged, ReplaySlo
 
 app = plain_app()
 _HEADERS = (
@@ -92,7 +92,7 @@ def replay(
     from sage_inference.config.settings import POLICIES
     from sage_inference.replay.compare import compare
     from sage_inference.replay.jobs import WorkloadError
-    from sage_inference.replay.slo import Slo, for_all
+    from sage_inference.replay.slo import ReplaySlo, for_all
     from sage_inference.replay.workload import read_workload
 
     for name in policy:
@@ -101,8 +101,8 @@ def replay(
     aims = settings.scheduling.slo
     for key, value in (("ttft_ms", slo_ttft_ms), ("tpot_ms", slo_tpot_ms)):
         aims = for_all(aims, key, value) if value is not None else aims
-    slo = Slo(aims, settings.aliases)
-    with terminal.Waiting(f"reading {file}") as waiting:
+    slo = ReplaySlo(aims, settings.aliases)
+    with terminal.WaitIndicator(f"reading {file}") as waiting:
         try:
             workload = read_workload(Path(file), speed)
         except WorkloadError as error:
@@ -119,7 +119,7 @@ def replay(
 
 
 def document(
-    workload: Workload, found: dict[str, Summary], instances: int, speed: float, slo: Slo
+    workload: ReplayWorkload, found: dict[str, ReplaySummary], instances: int, speed: float, slo: ReplaySlo
 ) -> dict[str, Any]:
     """The figures for a script."""
     return {
@@ -133,7 +133,7 @@ def document(
     }
 
 
-def _show(workload: Workload, found: dict[str, Summary], instances: int, slo: Slo) -> None:
+def _show(workload: ReplayWorkload, found: dict[str, ReplaySummary], instances: int, slo: ReplaySlo) -> None:
     jobs = workload.jobs
     span = (jobs[-1].at_ms - jobs[0].at_ms) / 1000
     terminal.say(f"{len(jobs):,} requests in {span:,.0f} s, {instances} modelled engines; times in ms")

@@ -33,8 +33,8 @@ def restart(
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.restart import restart as replace
 
-    new = terminal.Waiting("waiting for the new gateway", later=True)
-    old = terminal.Waiting("waiting for the old gateway to end", later=True)
+    new = terminal.WaitIndicator("waiting for the new gateway", later=True)
+    old = terminal.WaitIndicator("waiting for the old gateway to end", later=True)
 
     def found(state: DaemonState) -> None:
         if state.requests:

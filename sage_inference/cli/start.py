@@ -126,7 +126,7 @@ def _in_background(paths: Any, flags: Any, required: bool) -> None:
 
     # The wait begins once the configuration was read: a broken one ends the command first.
     shown: set[str] = set()
-    with terminal.Waiting("waiting for the gateway", later=True) as waiting:
+    with terminal.WaitIndicator("waiting for the gateway", later=True) as waiting:
         started = start_background(
             paths,
             flags,

@@ -22,7 +22,7 @@ def stop(
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import control
 
-    with terminal.Waiting("waiting for the gateway to end", later=True) as waiting:
+    with terminal.WaitIndicator("waiting for the gateway to end", later=True) as waiting:
 
         def found(state: control.DaemonState) -> None:
             if state.requests:

@@ -96,7 +96,7 @@ def is_live(environ: Mapping[str, str] | None = None) -> bool:
     return sys.stderr.isatty() and (os.environ if environ is None else environ).get("TERM") != "dumb"
 
 
-class Waiting:
+class WaitIndicator:
     """Shows on stderr what a command waits for, once the wait takes longer than 300 ms.
 
     A terminal shows one line that counts seconds and vanishes; other outputs get a plain line at start and end.
@@ -134,7 +134,7 @@ class Waiting:
             self._started = time.monotonic()
             self._thread.start()
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> WaitIndicator:
         if not self._later:
             self.begin()
         return self
@@ -155,9 +155,9 @@ class OneAtATime:
     """Shows one of several waits, the last that was named: they share a line of the terminal."""
 
     def __init__(self) -> None:
-        self._shown: Waiting | None = None
+        self._shown: WaitIndicator | None = None
 
-    def on(self, waiting: Waiting) -> None:
+    def on(self, waiting: WaitIndicator) -> None:
         if self._shown is not waiting:
             self.__exit__()
             self._shown = waiting

@@ -28,7 +28,7 @@ _HELP = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SearchCriteria:
     """The criteria of a search. ``config`` has the explicit arguments, ``kinds`` the kinds of work."""
 
     config: UnifiedClientConfig
@@ -43,7 +43,7 @@ class Wish:
 class Search:
     """The servers found so far, by kind of work, and the steps that were tried."""
 
-    wish: Wish
+    wish: SearchCriteria
     environ: Mapping[str, str]
     found: dict[str, Endpoint] = field(default_factory=dict)
     tried: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Search:
         return (config.llm_api_key if kind == "llm" else config.embedding_api_key) or config.api_key
 
 
-async def find(wish: Wish, environ: Mapping[str, str] = os.environ) -> Search:
+async def find(wish: SearchCriteria, environ: Mapping[str, str] = os.environ) -> Search:
     """Raises ``NoServerFoundError`` with all steps that were tried, ``ValueError`` for an invalid address."""
     search = Search(wish, environ)
     local = [_daemon, _llm_ports, _embedding_ports]

@@ -83,13 +83,13 @@ class UnifiedInferenceClient:
         The cloud (DashScope) is used only if ``DASHSCOPE_API_KEY`` is set, or if ``allow_cloud`` is True and
         ``SAGE_CHAT_API_KEY`` is set, and never with ``allow_cloud=False``. Raises ``NoServerFoundError``.
         """
-        from sage_inference.client.detection import Wish, find
+        from sage_inference.client.detection import SearchCriteria, find
         from sage_inference.client.run_in_thread import run_apart
 
         config = UnifiedClientConfig(
             llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options
         )
-        wish = Wish(
+        wish = SearchCriteria(
             config=config,
             kinds=cls._kinds,
             prefer_local=prefer_local,

@@ -57,12 +57,12 @@ class AsyncUnifiedInferenceClient:
         **options: Unpack[ServerOptions],
     ) -> Self:
         """Like ``UnifiedInferenceClient.create_auto``."""
-        from sage_inference.client.detection import Wish, find
+        from sage_inference.client.detection import SearchCriteria, find
 
         config = UnifiedClientConfig(
             llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options
         )
-        wish = Wish(
+        wish = SearchCriteria(
             config=config,
             prefer_local=prefer_local,
             llm_ports=llm_ports,

@@ -21,7 +21,7 @@ _JSON_TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DocumentedKey:
     """One documented key. ``value`` is the effective value if settings were given, with secrets masked."""
 
     key: str
@@ -32,14 +32,16 @@ class Row:
     choices: tuple[str, ...] | None
 
 
-def rows(settings: Settings | None = None) -> list[Row]:
+def rows(settings: Settings | None = None) -> list[DocumentedKey]:
     """Every key but sections. Keys of entries, as ``instances[].url``, have no value."""
     found = []
     for path, key in walk():
         if key.shape.section:
             continue
         value = None if settings is None or is_of_entry(path) else _at(settings, path)
-        found.append(Row(path, type_of(key, key.shape), plain(key.default), value, key.doc, key.choices))
+        found.append(
+            DocumentedKey(path, type_of(key, key.shape), plain(key.default), value, key.doc, key.choices)
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from sage_inference.config.errors import ConfigError
 from sage_inference.daemon.errors import UNEXPECTED, DaemonError
 from sage_inference.daemon.handover import Takeover
-from sage_inference.daemon.launch_spec import Order
+from sage_inference.daemon.launch_spec import LaunchSpec
 from sage_inference.daemon.readiness import Reporter
 from sage_inference.daemon.run import run
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         reporter = Reporter(int(arguments[1]))
-        order = Order.from_json(sys.stdin.buffer.readline())
+        order = LaunchSpec.from_json(sys.stdin.buffer.readline())
     except (OSError, ValueError) as error:
         print(f"no order was given: {error}", file=sys.stderr)
         return 2

@@ -67,7 +67,7 @@ class StopOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Reloaded:
+class ReloadOutcome:
     """Names of instances that were added, removed and changed, and keys of settings.
 
     ``needs_restart``: keys that the running gateway, at ``address``, applies only after a restart.
@@ -283,7 +283,7 @@ def _clean(paths: Paths) -> None:
     lock.clean_up(paths.lock_file, then=lambda: pidfile.remove(paths.pid_file))
 
 
-def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
+def reload(paths: Paths, *, timeout_s: float = 30.0) -> ReloadOutcome:
     """Make the gateway read its configuration again, without dropping a request.
 
     Raises ``ReloadFailed`` if the configuration is invalid (the old one stays), ``NotRunning``, ``Unresponsive``.
@@ -299,9 +299,9 @@ def reload(paths: Paths, *, timeout_s: float = 30.0) -> Reloaded:
     raise ReloadFailed(problem, "nothing was changed; the old configuration stays")
 
 
-def _reloaded(document: dict[str, Any]) -> Reloaded:
+def _reloaded(document: dict[str, Any]) -> ReloadOutcome:
     """The outcome in a response. A gateway of an older version reports instances only."""
-    return Reloaded(
+    return ReloadOutcome(
         added=tuple(document["added"]),
         removed=tuple(document["removed"]),
         changed=tuple(document["changed"]),

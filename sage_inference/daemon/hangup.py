@@ -9,7 +9,7 @@ import signal
 _LOST_FOR_GOOD = 3  # looks
 
 
-class Hangup:
+class TerminalHangup:
     """One run's terminal. A background process has none, so SIGHUP always reloads it."""
 
     def __init__(self, *, background: bool) -> None:

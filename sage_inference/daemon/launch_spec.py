@@ -16,7 +16,7 @@ from sage_inference.daemon.process import Process
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LaunchSpec:
     """``relieves`` is the gateway whose place the process takes when it is ready to serve."""
 
     paths: Paths
@@ -36,7 +36,7 @@ class Order:
         return json.dumps(document).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, raw: bytes) -> Order:
+    def from_json(cls, raw: bytes) -> LaunchSpec:
         """Raises ``ValueError`` for text that ``to_json`` does not produce."""
         try:
             document = json.loads(raw)

@@ -23,7 +23,7 @@ from sage_inference.daemon.bind import bind
 from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError, PortTaken
 from sage_inference.daemon.handover import Takeover
-from sage_inference.daemon.hangup import Hangup
+from sage_inference.daemon.hangup import TerminalHangup
 from sage_inference.daemon.keeper import Keeper
 from sage_inference.daemon.launch_spec import has_literal_key, recordable
 from sage_inference.daemon.lock import Lock
@@ -65,7 +65,7 @@ def run(
         init.stand_in()
     notifier = Notifier.from_environ(os.environ)
     ensure(paths)
-    hangup = Hangup(background=background)
+    hangup = TerminalHangup(background=background)
     with _ends_in_order(hangup):
         keeper = Keeper(paths, None if takeover else Lock.take(paths.lock_file))
         try:
@@ -97,7 +97,7 @@ class _Run:
         notifier: Notifier,
         background: bool,
         config_required: bool,
-        hangup: Hangup,
+        hangup: TerminalHangup,
         keeper: Keeper,
         takeover: Takeover | None,
     ) -> None:
@@ -305,7 +305,7 @@ class _Listening:
 
 
 @contextmanager
-def _ends_in_order(hangup: Hangup) -> Iterator[None]:
+def _ends_in_order(hangup: TerminalHangup) -> Iterator[None]:
     """Raise ``SystemExit`` on SIGTERM, before and after the server handles signals, so that clean-up runs."""
 
     def end(number: int, _: object) -> None:

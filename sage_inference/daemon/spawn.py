@@ -22,7 +22,7 @@ from sage_inference.daemon.errors import (
     StartFailed,
     StartTimeout,
 )
-from sage_inference.daemon.launch_spec import Order
+from sage_inference.daemon.launch_spec import LaunchSpec
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.readiness import await_report, reported_error
 from sage_inference.interpreter import command, environment
@@ -69,7 +69,7 @@ def start_background(
         begin = output.seek(0, os.SEEK_END)
         process, pipe = _spawn(output)
         try:
-            _give(process, Order(paths, flags, config_required, relieves))
+            _give(process, LaunchSpec(paths, flags, config_required, relieves))
             report = await_report(pipe, timeout_s, on_wait)
             if report is not None and "commit" in report:
                 report = _commit(process, pipe, timeout_s)
@@ -107,7 +107,7 @@ def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
     return process, reading
 
 
-def _give(process: subprocess.Popen[bytes], order: Order) -> None:
+def _give(process: subprocess.Popen[bytes], order: LaunchSpec) -> None:
     """Write the order to the process's standard input, because all users can read command lines with an API key."""
     assert process.stdin is not None
     # The process may be dead already. Its report, or the lack of one, explains more than a broken pipe.

@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import llm_fleet
-from sage_inference.replay.jobs import Outcome, Workload
+from sage_inference.replay.jobs import Outcome, ReplayWorkload
 from sage_inference.replay.llm_engine import EngineLimits
-from sage_inference.replay.report import Summary, summarize
+from sage_inference.replay.report import ReplaySummary, summarize
 from sage_inference.replay.run import Run
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 
 OFTEN = 500  # requests between two progress reports
 
 
 def compare(
-    workload: Workload,
+    workload: ReplayWorkload,
     policies: Sequence[str],
     instances: int,
-    slo: Slo,
+    slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
-) -> dict[str, Summary]:
+) -> dict[str, ReplaySummary]:
     """A summary for each policy. All policies aim at ``slo``.
 
     ``on_progress`` gets the policy, the number of requests that have ended, and the number of all requests.
@@ -33,7 +33,11 @@ def compare(
 
 
 def _play(
-    workload: Workload, policy: str, instances: int, slo: Slo, on_progress: Callable[[str, int, int], None]
+    workload: ReplayWorkload,
+    policy: str,
+    instances: int,
+    slo: ReplaySlo,
+    on_progress: Callable[[str, int, int], None],
 ) -> list[Outcome]:
     models = [model for model in dict.fromkeys(job.model for job in workload.jobs) if model]
     fleet = llm_fleet(instances, limits=EngineLimits(block_tokens=workload.block_tokens), models=models)

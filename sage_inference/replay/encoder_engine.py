@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sage_inference.replay.events import Alarm, Events
+from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.pace import Pace
 from sage_inference.simulator.timing import encoder_ms
 
 BATCH_TOKENS = 16_384  # TEI's default
 
 
-class Caller(Protocol):
+class CallListener(Protocol):
     def finished(self) -> None: ...
 
 
@@ -26,16 +26,16 @@ class EncoderEngine:
         self._batch_tokens = batch_tokens
         self._events = events
         self._pace = Pace()
-        self._alarm = Alarm(events, self._end)
-        self._waiting: deque[tuple[int, Caller]] = deque()
-        self._batch: list[tuple[int, Caller]] = []
+        self._alarm = MovableEvent(events, self._end)
+        self._waiting: deque[tuple[int, CallListener]] = deque()
+        self._batch: list[tuple[int, CallListener]] = []
         self._due = 0.0
 
     @property
     def busy(self) -> bool:
         return bool(self._batch)
 
-    def submit(self, tokens: int, caller: Caller) -> None:
+    def submit(self, tokens: int, caller: CallListener) -> None:
         self._waiting.append((tokens, caller))
         if not self._batch:
             self._begin()

@@ -29,7 +29,7 @@ class Events:
         return True
 
 
-class Alarm:
+class MovableEvent:
     """One action that can be moved or cancelled. The heap keeps its stale entries, which do nothing."""
 
     def __init__(self, events: Events, action: Action) -> None:

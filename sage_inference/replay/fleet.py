@@ -8,7 +8,7 @@ from math import inf, nextafter
 from typing import Any
 
 from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
-from sage_inference.replay.events import Alarm, Events
+from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
@@ -20,7 +20,7 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 @dataclass(slots=True)
-class Fleet:
+class ModelledFleet:
     """One run's engines by name. ``gpus`` are in order of creation.
 
     Without ``late_binding`` each request is sent at once and waits in the engine. ``llm_share`` is the LLM's
@@ -46,7 +46,7 @@ class Fleet:
 
     def alarm(self, action: Callable[[], None]) -> Callable[[float], None]:
         """A function that sets when ``action`` runs: once ``clock`` has reached the seconds, not a rounding earlier."""
-        alarm = Alarm(self.events, action)
+        alarm = MovableEvent(self.events, action)
 
         def set_to(seconds: float) -> None:
             ms = seconds * 1000
@@ -101,17 +101,17 @@ class Fleet:
         self.instances.append(instance)
 
 
-def llm_fleet(instances: int, **how: Any) -> Fleet:
+def llm_fleet(instances: int, **how: Any) -> ModelledFleet:
     """``instances`` equal LLM engines, each on a GPU of its own."""
-    fleet = Fleet(**how)
+    fleet = ModelledFleet(**how)
     for _ in range(instances):
         fleet.add_llm()
     return fleet
 
 
-def mixed_fleet(gpus: int, **how: Any) -> Fleet:
+def mixed_fleet(gpus: int, **how: Any) -> ModelledFleet:
     """``gpus`` GPUs, each with an LLM engine and an embedding engine."""
-    fleet = Fleet(**how)
+    fleet = ModelledFleet(**how)
     for _ in range(gpus):
         fleet.add_mixed()
     return fleet

@@ -28,7 +28,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class ReplayWorkload:
     """Jobs in order of arrival, the size of their blocks, and the number of other requests in the file."""
 
     jobs: list[Job]

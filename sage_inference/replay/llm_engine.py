@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from math import ceil, sqrt
 from typing import Protocol
 
-from sage_inference.replay.events import Alarm, Events
+from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.kv_cache import KVCache
 from sage_inference.replay.pace import Pace
 from sage_inference.simulator.timing import llm_step_ms
@@ -38,7 +38,7 @@ class EngineLimits:
         return min(self.max_model_len or self.kv_tokens, self.kv_tokens)
 
 
-class Listener(Protocol):
+class SequenceListener(Protocol):
     """The sender of a sequence."""
 
     def first_token(self, cached: int) -> None: ...
@@ -48,7 +48,7 @@ class Listener(Protocol):
     def finished(self) -> None: ...
 
 
-class Generation:
+class ModelledSequence:
     """One sequence in the engine. ``blocks`` are the full blocks of its prompt."""
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Generation:
         "target",
     )
 
-    def __init__(self, prompt: int, output: int, blocks: Sequence[int], listener: Listener) -> None:
+    def __init__(self, prompt: int, output: int, blocks: Sequence[int], listener: SequenceListener) -> None:
         self.prompt = prompt
         self.output = output
         self.blocks = blocks
@@ -99,8 +99,8 @@ class LLMEngine:
     def __init__(self, events: Events, limits: EngineLimits | None = None) -> None:
         self.limits = limits or EngineLimits()
         self.cache = KVCache(self.limits.kv_tokens, self.limits.block_tokens)
-        self.waiting: deque[Generation] = deque()
-        self.running: dict[Generation, None] = {}  # in order of admission
+        self.waiting: deque[ModelledSequence] = deque()
+        self.running: dict[ModelledSequence, None] = {}  # in order of admission
         self.prompt_tokens = 0
         self.computed_tokens = 0
         self.generated_tokens = 0
@@ -109,9 +109,9 @@ class LLMEngine:
         self.turned: Callable[[], None] = lambda: None  # called when the engine becomes busy or idle
         self._events = events
         self._pace = Pace()
-        self._alarm = Alarm(events, self._end)
-        self._prefilling: list[Generation] = []
-        self._finishing: list[tuple[int, int, Generation]] = []  # decoding sequences by their last step
+        self._alarm = MovableEvent(events, self._end)
+        self._prefilling: list[ModelledSequence] = []
+        self._finishing: list[tuple[int, int, ModelledSequence]] = []  # decoding sequences by their last step
         self._entries = 0
         self._decoding = 0
         self._context = 0  # tokens of all running sequences
@@ -120,13 +120,13 @@ class LLMEngine:
         self._steps = 0
         self._began = self._began_at = 0.0
         self._first_ms = self._longer_ms = 0.0
-        self._chunks: list[tuple[Generation, int]] = []
+        self._chunks: list[tuple[ModelledSequence, int]] = []
 
     @property
     def busy(self) -> bool:
         return self._steps > 0
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: ModelledSequence) -> None:
         """Queue a sequence. Raises ``ValueError`` if it can never fit."""
         if generation.prompt + generation.output > self.limits.longest:
             raise ValueError(
@@ -213,10 +213,10 @@ class LLMEngine:
 
     # Prompts
 
-    def _plan(self, admit: bool) -> list[tuple[Generation, int]]:
+    def _plan(self, admit: bool) -> list[tuple[ModelledSequence, int]]:
         """The prompts to compute in the next step, each with a number of tokens."""
         budget = self.limits.max_num_batched_tokens - self._decoding
-        chunks: list[tuple[Generation, int]] = []
+        chunks: list[tuple[ModelledSequence, int]] = []
         for one in self._prefilling:
             new = min(one.target - one.computed, budget)
             if new > 0:
@@ -229,7 +229,7 @@ class LLMEngine:
             budget -= new
         return chunks
 
-    def _admit(self, one: Generation) -> bool:
+    def _admit(self, one: ModelledSequence) -> bool:
         if len(self.running) >= self.limits.max_num_seqs:
             return False
         size = self.limits.block_tokens
@@ -252,7 +252,7 @@ class LLMEngine:
         self._prefilling.append(one)
         return True
 
-    def _computed(self, one: Generation, new: int) -> None:
+    def _computed(self, one: ModelledSequence, new: int) -> None:
         """Record a computed part of a prompt. Its full blocks can be shared from now on."""
         size = self.limits.block_tokens
         one.computed += new
@@ -266,7 +266,7 @@ class LLMEngine:
             self._prefilling.remove(one)
             self._produce(one)
 
-    def _produce(self, one: Generation) -> None:
+    def _produce(self, one: ModelledSequence) -> None:
         """Record the token of the prompt's last step. Each later step gives one more."""
         one.produced += 1
         self._context += 1
@@ -283,7 +283,7 @@ class LLMEngine:
         else:
             heappush(self._finishing, (one.finish_step, one.entry, one))
 
-    def _end_of(self, one: Generation) -> None:
+    def _end_of(self, one: ModelledSequence) -> None:
         self._remove(one)
         one.listener.finished()
 
@@ -297,7 +297,7 @@ class LLMEngine:
             enough = False
         return enough
 
-    def _preempt(self, one: Generation) -> None:
+    def _preempt(self, one: ModelledSequence) -> None:
         """Free the sequence's KV and queue it again, with its output as part of its prompt."""
         if one.entry:
             one.produced = one.output - (one.finish_step - self._step)
@@ -308,7 +308,7 @@ class LLMEngine:
         self.waiting.appendleft(one)
         self.preemptions += 1
 
-    def _remove(self, one: Generation) -> None:
+    def _remove(self, one: ModelledSequence) -> None:
         """Free the memory of a sequence, whose ``produced`` must be up to date."""
         self.cache.leave(one.blocks[: one.shared])
         self.cache.private -= one.length - one.shared * self.limits.block_tokens

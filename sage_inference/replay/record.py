@@ -6,11 +6,11 @@ import json
 from statistics import median
 from typing import Any
 
-from sage_inference.replay.jobs import Job, Workload, WorkloadError
+from sage_inference.replay.jobs import Job, ReplayWorkload, WorkloadError
 from sage_inference.types import RequestPriority, RequestType
 
 
-def parse(text: str, name: str, speed: float) -> Workload:
+def parse(text: str, name: str, speed: float) -> ReplayWorkload:
     """The text requests whose engine reported their output, in order of arrival. Others are left out.
 
     The last attempt of a request counts. Raises ``WorkloadError``.
@@ -29,7 +29,7 @@ def parse(text: str, name: str, speed: float) -> Workload:
         jobs = [_job(entry, start, max(1, size), speed) for entry in usable]
     except (ValueError, KeyError, TypeError):
         raise WorkloadError(f"{name}: its records lack what a replay needs") from None
-    return Workload(sorted(jobs, key=lambda job: job.at_ms), max(1, size), len(attempts) - len(jobs))
+    return ReplayWorkload(sorted(jobs, key=lambda job: job.at_ms), max(1, size), len(attempts) - len(jobs))
 
 
 def _usable(entry: dict[str, Any]) -> bool:

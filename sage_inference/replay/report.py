@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from sage_inference.replay.jobs import Outcome
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def percentile(ordered: Sequence[float], part: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ReplaySummary:
     """``goodput`` is the share of requests that met the SLO, ``hit_ratio`` the share of prompt tokens cached."""
 
     requests: int
@@ -41,9 +41,9 @@ class Summary:
     hit_ratio: float
 
 
-def summarize(outcomes: Sequence[Outcome], slo: Slo) -> Summary:
+def summarize(outcomes: Sequence[Outcome], slo: ReplaySlo) -> ReplaySummary:
     prompt = sum(o.job.prompt for o in outcomes if o.first_ms is not None)
-    return Summary(
+    return ReplaySummary(
         requests=len(outcomes),
         finished=sum(o.end_ms is not None for o in outcomes),
         refused=sum(o.refused is not None for o in outcomes),

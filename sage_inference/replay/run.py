@@ -10,10 +10,10 @@ from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
-from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, Fleet
+from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, ModelledFleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.llm_engine import Generation, LLMEngine
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.llm_engine import LLMEngine, ModelledSequence
+from sage_inference.replay.slo import ReplaySlo
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
 
@@ -45,7 +45,7 @@ class Replayed:
             if job.prompt + job.output > engine.limits.longest:
                 self.run.events.at(self.run.events.now, lambda: self._too_long(instance))
                 return
-            engine.submit(Generation(job.prompt, job.output, job.blocks, self))
+            engine.submit(ModelledSequence(job.prompt, job.output, job.blocks, self))
         else:
             engine.submit(job.prompt, self)
 
@@ -99,11 +99,11 @@ class Run:
     def __init__(
         self,
         policy: PlacementPolicy,
-        fleet: Fleet,
+        fleet: ModelledFleet,
         ended: Callable[[Outcome], None] = lambda outcome: None,
-        slo: Slo | None = None,
+        slo: ReplaySlo | None = None,
     ) -> None:
-        slo = slo or Slo()
+        slo = slo or ReplaySlo()
         self.events = fleet.events
         self.engines = fleet.engines
         self.block_tokens = fleet.block_tokens

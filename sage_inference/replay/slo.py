@@ -25,7 +25,7 @@ class Judged:
     priorities: tuple[RequestPriority, ...] = ()
 
 
-class Slo:
+class ReplaySlo:
     """``aliases`` maps names in ``settings`` to models. A job's own deadline replaces the time to its first token.
 
     Values that are not set get the usual defaults, because the modelled engines are usual ones.

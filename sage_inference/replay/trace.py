@@ -6,12 +6,12 @@ import csv
 import io
 from collections.abc import Iterator
 
-from sage_inference.replay.jobs import Job, Workload, WorkloadError
+from sage_inference.replay.jobs import Job, ReplayWorkload, WorkloadError
 
 BLOCK_TOKENS = 512
 
 
-def parse(text: str, name: str, speed: float) -> Workload:
+def parse(text: str, name: str, speed: float) -> ReplayWorkload:
     """The workload in a CSV with the columns ``t_ms``, ``in_tokens``, ``out_tokens`` and optionally ``blocks``.
 
     ``blocks`` are ids of the prompt's blocks of 512 tokens, separated by spaces; ``a-b`` is a run of ids.
@@ -27,7 +27,7 @@ def parse(text: str, name: str, speed: float) -> Workload:
             jobs.append(_job(row, speed))
         except (TypeError, ValueError):
             raise WorkloadError(f"{name}:{rows.line_num}: a value is not a number") from None
-    return Workload(jobs, BLOCK_TOKENS)
+    return ReplayWorkload(jobs, BLOCK_TOKENS)
 
 
 def _job(row: dict[str, str], speed: float) -> Job:

@@ -7,10 +7,10 @@ import zlib
 from pathlib import Path
 
 from sage_inference.replay import record, trace
-from sage_inference.replay.jobs import Workload, WorkloadError
+from sage_inference.replay.jobs import ReplayWorkload, WorkloadError
 
 
-def read_workload(path: Path, speed: float = 1.0) -> Workload:
+def read_workload(path: Path, speed: float = 1.0) -> ReplayWorkload:
     """The file's workload, arriving ``speed`` times as fast. gzip is unpacked.
 
     Raises ``WorkloadError`` if the file is neither trace nor record, ``OSError`` if it cannot be read.

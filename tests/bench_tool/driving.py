@@ -7,23 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sage_inference.bench import mix, run
-from sage_inference.bench.client import Client, Endpoint
+from sage_inference.bench.client import Client, ServerAddress
 from sage_inference.bench.distribution import Distribution
 from sage_inference.bench.eventloop import new_event_loop
-from sage_inference.bench.exchange import Exchange, Job, Kind
+from sage_inference.bench.exchange import Kind, PreparedRequest, TimedExchange
 from sage_inference.bench.measurement import Progress
 from sage_inference.bench.plan import Plan
 from sage_inference.bench.report import Report
 from sage_inference.bench.target import Target
-from sage_inference.bench.workload import Shape, Workload
+from sage_inference.bench.workload import Workload, WorkloadShape
 
 
 def fixed(tokens: int) -> Distribution:
     return Distribution("fixed", tokens)
 
 
-def shape(kind: str = "chat", *, prompt: int = 8, output: int = 4, texts: int = 1, seed: int = 0) -> Shape:
-    return Shape(mix.parse(kind), fixed(prompt), fixed(output), fixed(texts), ignore_eos=True, seed=seed)
+def shape(
+    kind: str = "chat", *, prompt: int = 8, output: int = 4, texts: int = 1, seed: int = 0
+) -> WorkloadShape:
+    return WorkloadShape(
+        mix.parse(kind), fixed(prompt), fixed(output), fixed(texts), ignore_eos=True, seed=seed
+    )
 
 
 def plan(
@@ -63,23 +67,27 @@ def in_loop(work: Callable[[], Any]) -> Any:
         return runner.run(bounded())
 
 
-def job(kind: Kind = Kind.CHAT, *, port: int = 80) -> Job:
+def job(kind: Kind = Kind.CHAT, *, port: int = 80) -> PreparedRequest:
     own = shape(kind.value)
     return Workload(own, Target("127.0.0.1", port), {kind: "m"}).job(kind)
 
 
-def exchanged(port: int, kinds: Sequence[Kind], *, timeout_s: float = 20.0) -> tuple[list[Exchange], Client]:
+def exchanged(
+    port: int, kinds: Sequence[Kind], *, timeout_s: float = 20.0
+) -> tuple[list[TimedExchange], Client]:
     """One after another over one client; each after the answer to the one before."""
 
-    async def work() -> tuple[list[Exchange], Client]:
-        ended: asyncio.Queue[Exchange] = asyncio.Queue()
-        client = Client(Endpoint("127.0.0.1", port), limit=4, timeout_s=timeout_s, on_end=ended.put_nowait)
+    async def work() -> tuple[list[TimedExchange], Client]:
+        ended: asyncio.Queue[TimedExchange] = asyncio.Queue()
+        client = Client(
+            ServerAddress("127.0.0.1", port), limit=4, timeout_s=timeout_s, on_end=ended.put_nowait
+        )
         found = []
         for kind in kinds:
-            client.send(Exchange(job(kind), asyncio.get_running_loop().time()))
+            client.send(TimedExchange(job(kind), asyncio.get_running_loop().time()))
             found.append(await ended.get())
         client.close()
         return found, client
 
-    result: tuple[list[Exchange], Client] = in_loop(work)
+    result: tuple[list[TimedExchange], Client] = in_loop(work)
     return result

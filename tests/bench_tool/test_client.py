@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from sage_inference.bench.client import Client, Endpoint
-from sage_inference.bench.exchange import Exchange, Kind
+from sage_inference.bench.client import Client, ServerAddress
+from sage_inference.bench.exchange import Kind, TimedExchange
 from tests.bench_tool.driving import exchanged, in_loop, job
 from tests.support.gateway import free_port
 from tests.support.rogue import Answer, RogueEngine, Wire, chunk, ok, raw, sse
@@ -20,7 +20,7 @@ STREAM = raw(sse(TEXT, TEXT, "[DONE]") + chunk(b""))
 WHOLE = b'{"choices":[]}'
 
 
-def one(answer: Answer, kind: Kind = Kind.CHAT, *, timeout_s: float = 20.0) -> Exchange:
+def one(answer: Answer, kind: Kind = Kind.CHAT, *, timeout_s: float = 20.0) -> TimedExchange:
     with RogueEngine(answer) as engine:
         [exchange], _ = exchanged(engine.port, [kind], timeout_s=timeout_s)
     return exchange
@@ -124,10 +124,12 @@ def test_a_connection_that_is_not_clean_is_not_used_again(first: Answer) -> None
 
 def test_beyond_the_limit_exchanges_wait_their_turn() -> None:
     async def work() -> tuple[list[str | None], int, int]:
-        ended: asyncio.Queue[Exchange] = asyncio.Queue()
-        client = Client(Endpoint("127.0.0.1", engine.port), limit=2, timeout_s=20, on_end=ended.put_nowait)
+        ended: asyncio.Queue[TimedExchange] = asyncio.Queue()
+        client = Client(
+            ServerAddress("127.0.0.1", engine.port), limit=2, timeout_s=20, on_end=ended.put_nowait
+        )
         for _ in range(7):
-            client.send(Exchange(job(), time.monotonic()))
+            client.send(TimedExchange(job(), time.monotonic()))
         found = [(await ended.get()).error for _ in range(7)]
         client.close()
         return found, client.waited, client.connections
@@ -139,10 +141,12 @@ def test_beyond_the_limit_exchanges_wait_their_turn() -> None:
 
 def test_a_waiting_exchange_gets_the_place_of_a_connection_that_was_lost() -> None:
     async def work() -> list[str | None]:
-        ended: asyncio.Queue[Exchange] = asyncio.Queue()
-        client = Client(Endpoint("127.0.0.1", engine.port), limit=1, timeout_s=20, on_end=ended.put_nowait)
+        ended: asyncio.Queue[TimedExchange] = asyncio.Queue()
+        client = Client(
+            ServerAddress("127.0.0.1", engine.port), limit=1, timeout_s=20, on_end=ended.put_nowait
+        )
         for _ in range(3):
-            client.send(Exchange(job(), time.monotonic()))
+            client.send(TimedExchange(job(), time.monotonic()))
         found = [(await ended.get()).error for _ in range(3)]
         client.close()
         return found
@@ -153,12 +157,12 @@ def test_a_waiting_exchange_gets_the_place_of_a_connection_that_was_lost() -> No
 
 def test_a_waiting_exchange_gets_the_place_of_one_that_could_not_connect_in_time() -> None:
     async def work() -> list[str | None]:
-        ended: asyncio.Queue[Exchange] = asyncio.Queue()
+        ended: asyncio.Queue[TimedExchange] = asyncio.Queue()
         client = Client(
-            Endpoint("127.0.0.1", sock.getsockname()[1]), limit=1, timeout_s=0.2, on_end=ended.put_nowait
+            ServerAddress("127.0.0.1", sock.getsockname()[1]), limit=1, timeout_s=0.2, on_end=ended.put_nowait
         )
         for _ in range(2):
-            client.send(Exchange(job(), time.monotonic()))
+            client.send(TimedExchange(job(), time.monotonic()))
         found = [(await ended.get()).error for _ in range(2)]
         client.close()
         return found
@@ -172,14 +176,14 @@ def test_a_waiting_exchange_gets_the_place_of_one_that_could_not_connect_in_time
 
 
 def test_what_was_under_way_is_handed_back_by_close() -> None:
-    async def work() -> tuple[set[Exchange], set[Exchange]]:
+    async def work() -> tuple[set[TimedExchange], set[TimedExchange]]:
         client = Client(
-            Endpoint("127.0.0.1", engine.port),
+            ServerAddress("127.0.0.1", engine.port),
             limit=1,
             timeout_s=20,
             on_end=lambda _: pytest.fail("it had ended"),
         )
-        sent = {Exchange(job(), time.monotonic()) for _ in range(2)}
+        sent = {TimedExchange(job(), time.monotonic()) for _ in range(2)}
         for exchange in sent:
             client.send(exchange)
         await asyncio.to_thread(engine.arrived.get, timeout=10)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.bench.alarm import Alarm
+from sage_inference.bench.alarm import PreciseTimer
 from sage_inference.bench.ceiling import echo
 from sage_inference.bench.load import poisson, replay
 from sage_inference.bench.plan import Closed, Open, Replay
-from sage_inference.bench.trace import Row
+from sage_inference.bench.trace import TraceRow
 from tests.bench_tool.driving import in_loop, measured, plan
 from tests.support.rogue import RogueEngine, Wire, ok
 
@@ -32,7 +32,7 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_independent_callers() 
 
 @given(times=st.lists(st.floats(0, 1e7), min_size=1), speedup=st.floats(0.01, 1000))
 def test_a_replay_keeps_the_gaps_of_its_trace_at_its_speed(times: list[float], speedup: float) -> None:
-    rows = [Row(moment, 1, 1) for moment in sorted(times)]
+    rows = [TraceRow(moment, 1, 1) for moment in sorted(times)]
     found = list(replay(rows, speedup))
     assert found[0] == 0
     assert found == pytest.approx([(row.t_ms - rows[0].t_ms) / 1000 / speedup for row in rows])
@@ -41,7 +41,7 @@ def test_a_replay_keeps_the_gaps_of_its_trace_at_its_speed(times: list[float], s
 def test_an_alarm_rings_soon_after_its_moment_and_never_before() -> None:
     async def work() -> list[float]:
         loop, rang, late = asyncio.get_running_loop(), asyncio.Event(), []
-        alarm = Alarm(loop, rang.set)
+        alarm = PreciseTimer(loop, rang.set)
         for number in range(50):
             rang.clear()
             moment = time.monotonic() + number * 0.0003
@@ -161,7 +161,7 @@ def test_time_is_up_by_the_clock_though_the_loop_has_no_time_for_its_timers() ->
 
 
 def test_a_replay_sends_every_row_with_its_lengths() -> None:
-    rows = [Row(0, 3, 7), Row(100, 5, 9), Row(100, 600, 11, (1, 2))]
+    rows = [TraceRow(0, 3, 7), TraceRow(100, 5, 9), TraceRow(100, 600, 11, (1, 2))]
     with RogueEngine(ok(GOOD)) as engine:
         report = measured(plan(engine.port, Replay(rows, 10.0)))
         bodies = [request.partition(b"\r\n\r\n")[2] for request in engine.requests[1:]]

@@ -11,7 +11,7 @@ from sage_inference.bench.errors import OptionConflict, OptionError
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.options import Given, check
 from sage_inference.bench.plan import Closed, Open, Plan, Replay
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.target import Target
 
 
@@ -24,12 +24,12 @@ def test_alone_it_is_a_closed_loop_of_streams_for_10_seconds() -> None:
     plan = planned()
     assert (plan.load, plan.duration_s, plan.requests) == (Closed(16), 10.0, None)
     assert list(plan.shape.mix) == [Kind.STREAM]
-    assert (plan.warmup_s, plan.slo, plan.ceiling) == (0.0, Slo(), True)
+    assert (plan.warmup_s, plan.slo, plan.ceiling) == (0.0, SloLimits(), True)
 
 
 def test_a_rate_is_an_open_loop_and_a_number_of_requests_ends_it() -> None:
     plan = planned(rate=5.0, requests=7, slo="e2e=9")
-    assert (plan.load, plan.duration_s, plan.requests, plan.slo) == (Open(5.0), None, 7, Slo(e2e=9))
+    assert (plan.load, plan.duration_s, plan.requests, plan.slo) == (Open(5.0), None, 7, SloLimits(e2e=9))
 
 
 def test_a_trace_ends_by_itself(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from sage_inference.bench.errors import BenchError
 from sage_inference.bench.exchange import Kind
 from sage_inference.bench.measurement import Progress
 from sage_inference.bench.plan import Closed, Open, Replay
-from sage_inference.bench.slo import Slo
-from sage_inference.bench.trace import Row
+from sage_inference.bench.slo import SloLimits
+from sage_inference.bench.trace import TraceRow
 from tests.bench_tool.driving import Listener, measured, plan
 from tests.support.gateway import free_port
 from tests.support.inprocess import gateway
@@ -93,7 +93,7 @@ def test_a_seed_makes_the_same_requests_again(engine: SimulatedEngine) -> None:
 
 
 def test_prompts_of_a_replay_share_what_their_blocks_say(engine: SimulatedEngine) -> None:
-    rows = [Row(0, 520, 2, (4, 1)), Row(1, 600, 2, (4, 2))]
+    rows = [TraceRow(0, 520, 2, (4, 1)), TraceRow(1, 600, 2, (4, 2))]
     measured(plan(engine.port, Replay(rows), "chat", model=engine.model))
     one, other = (request.json()["messages"][0]["content"].split() for request in engine.requests(2))
     assert one[:512] == other[:512]
@@ -136,14 +136,14 @@ def test_an_engine_that_hangs_up_in_mid_run_is_counted_and_the_run_goes_on(engin
 
 
 def test_goodput_under_a_limit_that_all_keep_and_one_that_none_does(engine: SimulatedEngine) -> None:
-    def share(slo: Slo) -> float | None:
+    def share(slo: SloLimits) -> float | None:
         return measured(
             plan(engine.port, Closed(2), "stream", model=engine.model, requests=20, slo=slo)
         ).total.good_share
 
-    assert share(Slo(ttft=60_000, tpot=60_000)) == 1.0
-    assert share(Slo(e2e=0.000_001)) == 0.0
-    assert share(Slo()) is None
+    assert share(SloLimits(ttft=60_000, tpot=60_000)) == 1.0
+    assert share(SloLimits(e2e=0.000_001)) == 0.0
+    assert share(SloLimits()) is None
 
 
 def test_the_warm_up_is_load_and_not_measured(engine: SimulatedEngine) -> None:
@@ -197,7 +197,12 @@ def test_the_ceiling_is_measured_with_the_same_kind_of_request(engine: Simulated
 
 def test_the_ceiling_of_answers_too_long_to_end_is_told_in_chunks(engine: SimulatedEngine) -> None:
     ran = plan(
-        engine.port, Replay([Row(0, 5, 400_000)]), "stream", model=engine.model, ceiling=True, timeout_s=1.0
+        engine.port,
+        Replay([TraceRow(0, 5, 400_000)]),
+        "stream",
+        model=engine.model,
+        ceiling=True,
+        timeout_s=1.0,
     )
     found = measured(ran).own.ceiling
     assert found is not None

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.bench.exchange import Exchange, Job, Kind
+from sage_inference.bench.exchange import Kind, PreparedRequest, TimedExchange
 from sage_inference.bench.report import Figures
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.tally import Tally, Times, total
 from sage_inference.bench.window import Window
 
@@ -22,8 +22,8 @@ def exchange(
     kind: Kind = Kind.CHAT,
     arrivals: tuple[float, ...] = (),
     tokens: int | None = None,
-) -> Exchange:
-    made = Exchange(Job(kind, b""), due)
+) -> TimedExchange:
+    made = TimedExchange(PreparedRequest(kind, b""), due)
     made.sent, made.ended = due, ended
     made.reading.arrivals = list(arrivals)
     made.reading.output_tokens = tokens
@@ -31,17 +31,17 @@ def exchange(
     return made
 
 
-def failing(due: float, ended: float, error: str, detail: str) -> Exchange:
+def failing(due: float, ended: float, error: str, detail: str) -> TimedExchange:
     made = exchange(due, ended)
     made.failed(error, detail, ended)
     return made
 
 
-def figures(*exchanges: Exchange, slo: Slo | None = None) -> Figures:
+def figures(*exchanges: TimedExchange, slo: SloLimits | None = None) -> Figures:
     tally = Tally()
     for each in exchanges:
-        tally.add(each, WINDOW, slo or Slo())
-    return Figures.of(tally, WINDOW, slo or Slo())
+        tally.add(each, WINDOW, slo or SloLimits())
+    return Figures.of(tally, WINDOW, slo or SloLimits())
 
 
 def test_latencies_are_of_requests_due_in_the_window_rates_of_answers_that_came_in_it() -> None:
@@ -105,7 +105,7 @@ def test_failures_are_counted_by_kind_with_the_words_of_the_first_and_measured_n
 
 
 def test_goodput_is_of_those_that_kept_every_limit_and_a_failure_keeps_none() -> None:
-    slo = Slo(e2e=1500)
+    slo = SloLimits(e2e=1500)
     found = figures(
         exchange(11, 12), exchange(11, 13), exchange(19, 20.5), failing(11, 11.1, "closed", ""), slo=slo
     )
@@ -131,7 +131,7 @@ def test_all_is_the_sum_of_the_kinds_and_every_request_is_ok_or_failed(
     tallies = {kind: Tally() for kind in Kind}
     for due, took, fails, kind in moments:
         made = failing(due, due + took, "closed", "") if fails else exchange(due, due + took, kind=kind)
-        tallies[kind].add(made, WINDOW, Slo())
+        tallies[kind].add(made, WINDOW, SloLimits())
     whole = total(tallies.values())
     assert whole.sent == whole.ok + whole.failed == sum(due >= WINDOW.start for due, *_ in moments)
     assert whole.ok == len(whole.e2e) == sum(tally.ok for tally in tallies.values())
@@ -141,6 +141,6 @@ def test_all_is_the_sum_of_the_kinds_and_every_request_is_ok_or_failed(
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_summary_never_changes_what_it_sums_up(kind: Kind) -> None:
     tally = Tally()
-    tally.add(exchange(11, 12, kind=kind), WINDOW, Slo())
+    tally.add(exchange(11, 12, kind=kind), WINDOW, SloLimits())
     assert total([tally, tally]).ok == 2
     assert (tally.ok, len(tally.e2e)) == (1, 1)

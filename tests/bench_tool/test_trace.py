@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sage_inference.bench.errors import BenchError
-from sage_inference.bench.trace import Row, read
+from sage_inference.bench.trace import TraceRow, read
 
 
 def write(folder: Path, text: str) -> Path:
@@ -19,11 +19,11 @@ def write(folder: Path, text: str) -> Path:
 def test_rows_with_and_without_blocks(tmp_path: Path) -> None:
     text = "t_ms,in_tokens,out_tokens,blocks\n0,600,5,0-1\n12.5,1600,7,0 9-11\n13,4,1,\n"
     assert read(write(tmp_path, text)) == [
-        Row(0, 600, 5, (0, 1)),
-        Row(12.5, 1600, 7, (0, 9, 10, 11)),
-        Row(13, 4, 1),
+        TraceRow(0, 600, 5, (0, 1)),
+        TraceRow(12.5, 1600, 7, (0, 9, 10, 11)),
+        TraceRow(13, 4, 1),
     ]
-    assert read(write(tmp_path, "t_ms,in_tokens,out_tokens\n7,1,2\n")) == [Row(7, 1, 2)]
+    assert read(write(tmp_path, "t_ms,in_tokens,out_tokens\n7,1,2\n")) == [TraceRow(7, 1, 2)]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 
 from sage_inference.bench.report import Ceiling, Figures, Own
 from sage_inference.bench.samples import summary
-from sage_inference.bench.slo import Slo
+from sage_inference.bench.slo import SloLimits
 from sage_inference.bench.tally import Tally
 from sage_inference.bench.verdict import reasons
 from sage_inference.bench.window import Window
 
-EMPTY = Figures.of(Tally(), Window(0, 1), Slo())
+EMPTY = Figures.of(Tally(), Window(0, 1), SloLimits())
 FIGURES = replace(EMPTY, requests_per_s=1000.0, chunks_per_s=9000.0, e2e=summary(array("d", [0.01] * 99)))
 OWN = Own(cpu=0.5, lag=None, late=None, waited=0, connections=9, ceiling=Ceiling(64, 20_000, 90_000, 1.0))
 EARLY, LATE = summary(array("d", [0.0001] * 99)), summary(array("d", [0.0001] * 97 + [0.003] * 2))

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from sage_inference.bench.exchange import TIMEOUT, Exchange, Job, Kind
+from sage_inference.bench.exchange import TIMEOUT, Kind, PreparedRequest, TimedExchange
 from sage_inference.bench.measurement import Progress
 from sage_inference.bench.plan import Closed, Open, Replay
 from sage_inference.bench.report import Report
-from sage_inference.bench.trace import Row
+from sage_inference.bench.trace import TraceRow
 from sage_inference.bench.waits import Waits, waiting
 from sage_inference.bench.window import Window
 from sage_inference.cli import benchprogress
@@ -305,7 +305,7 @@ def test_where_nobody_is_answered_all_wait_and_none_is_worse_off() -> None:
     [
         (Closed(10), 200),
         (Open(300.0), 150),
-        (Replay([Row(number * 4.0, 3, 2) for number in range(150)]), None),
+        (Replay([TraceRow(number * 4.0, 3, 2) for number in range(150)]), None),
     ],
     ids=["closed", "open", "trace"],
 )
@@ -381,8 +381,8 @@ def wait_of(
 
 def exchange(
     due: float, arrivals: Iterable[float] = (), error: str | None = None, caller: int = 0
-) -> Exchange:
-    made = Exchange(Job(Kind.STREAM, b""), due, caller)
+) -> TimedExchange:
+    made = TimedExchange(PreparedRequest(Kind.STREAM, b""), due, caller)
     made.reading.arrivals = list(arrivals)
     made.error = error
     return made

@@ -79,13 +79,13 @@ def test_wrong_options_are_all_that_is_shown(tmp_path: Path, args: tuple[str, ..
 
 
 def test_a_wait_that_never_began_shows_nothing_and_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.Waiting("for nothing", after_s=0, later=True):
+    with terminal.WaitIndicator("for nothing", after_s=0, later=True):
         pass
     assert capsys.readouterr().err == ""
 
 
 def test_a_wait_that_begins_later_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.Waiting("for something", after_s=0, later=True) as waiting:
+    with terminal.WaitIndicator("for something", after_s=0, later=True) as waiting:
         waiting.begin(0.1)
         waiting.begin(0.2)
     assert re.fullmatch(r"for something …\nfor something: \d\.\d s\n|", capsys.readouterr().err)

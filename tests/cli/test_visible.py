@@ -67,7 +67,7 @@ def test_table_keeps_its_rows_and_its_columns(text: str) -> None:
 
 @hostile
 def test_progress_line_is_shown_and_not_obeyed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.Waiting(f"reading {text}", after_s=0.0):
+    with terminal.WaitIndicator(f"reading {text}", after_s=0.0):
         deadline = time.monotonic() + 10
         shown = ""
         while not shown and time.monotonic() < deadline:

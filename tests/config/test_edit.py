@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sage_inference
-from sage_inference.config.document import Row, commented_file, json_schema, rows
+from sage_inference.config.document import DocumentedKey, commented_file, json_schema, rows
 from sage_inference.config.edit import set_value, unset_value, write_new
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import load, parse
@@ -315,7 +315,7 @@ def test_every_key_is_in_the_commented_file_the_rows_and_the_schema() -> None:
         assert row.doc
 
 
-def documented(row: Row) -> str:
+def documented(row: DocumentedKey) -> str:
     """The row of the document's table."""
     takes = row.type
     if row.choices:

@@ -9,7 +9,7 @@ from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.prompt_share import LEAST
 from sage_inference.control_plane.instances.load import Placement, learn
 from sage_inference.control_plane.slo_table import slowness
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, InstanceLoad, Usage
 from tests.control_plane.parts import Clock, instance, manager, request, submit
 
@@ -143,7 +143,7 @@ def test_of_two_aliases_of_a_model_the_last_holds_in_the_replay_too() -> None:
     settings = SloSettings(
         models={"one": ModelSloSettings(ttft_ms=100), "two": ModelSloSettings(ttft_ms=200)}
     )
-    assert Slo(settings, {"one": "m", "two": "m"}).row("m")[0].ttft_ms == 200
+    assert ReplaySlo(settings, {"one": "m", "two": "m"}).row("m")[0].ttft_ms == 200
     at = instance("a")
     at.models = ("m",)
     m = manager(at, clock=Clock())

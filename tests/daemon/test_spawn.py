@@ -17,7 +17,7 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags
 from sage_inference.daemon import control, lock
 from sage_inference.daemon.errors import AlreadyRunning, DaemonError, StartFailed, StartTimeout
-from sage_inference.daemon.launch_spec import Order, recordable
+from sage_inference.daemon.launch_spec import LaunchSpec, recordable
 from sage_inference.daemon.spawn import start_background
 from tests.support.gateway import free_port
 
@@ -121,14 +121,14 @@ def test_a_started_one_has_no_terminal_no_input_and_a_session_of_its_own(paths: 
 
 
 def test_an_order_survives_its_way_through_the_pipe(paths: Paths) -> None:
-    order = Order(paths, Flags(port=1, llm_backends=("a", "b"), api_key="secret\n"), True)
-    assert Order.from_json(order.to_json()) == order
+    order = LaunchSpec(paths, Flags(port=1, llm_backends=("a", "b"), api_key="secret\n"), True)
+    assert LaunchSpec.from_json(order.to_json()) == order
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"paths": {"a": 1}, "flags": {}}', b"null"])
 def test_garbage_is_no_order(raw: bytes) -> None:
     with pytest.raises(ValueError):
-        Order.from_json(raw)
+        LaunchSpec.from_json(raw)
 
 
 @pytest.mark.parametrize(("key", "kept"), [("literal", None), ("env:KEY", "env:KEY"), ("file:k", "file:k")])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sage_inference.replay.events import Events
-from sage_inference.replay.llm_engine import EngineLimits, Generation, LLMEngine
+from sage_inference.replay.llm_engine import EngineLimits, LLMEngine, ModelledSequence
 from sage_inference.simulator.timing import llm_step_ms
 
 
@@ -51,7 +51,7 @@ def serve(arrivals: list[Arrival], limits: EngineLimits) -> tuple[LLMEngine, lis
     engine = LLMEngine(events, limits)
     streams = [Stream(events) for _ in arrivals]
     for (at, prompt, output, blocks), stream in zip(arrivals, streams, strict=True):
-        one = Generation(prompt, output, blocks, stream)
+        one = ModelledSequence(prompt, output, blocks, stream)
         events.at(at, lambda one=one: engine.submit(one))  # type: ignore[misc]
     finish(events)
     return engine, streams
@@ -102,7 +102,7 @@ def test_an_engine_that_tells_its_steps_tells_the_gap_before_each_token() -> Non
     engine = LLMEngine(events)
     engine.reports_steps = True
     stream = Stream(events)
-    engine.submit(Generation(100, 4, [], stream))
+    engine.submit(ModelledSequence(100, 4, [], stream))
     finish(events)
     assert stream.gaps == pytest.approx([llm_step_ms(1, 101 + n) for n in range(3)])
 
@@ -111,7 +111,7 @@ def test_half_the_speed_takes_twice_the_time_from_then_on() -> None:
     events = Events()
     engine = LLMEngine(events)
     stream = Stream(events)
-    engine.submit(Generation(100, 200, [], stream))
+    engine.submit(ModelledSequence(100, 200, [], stream))
     events.at(1000.0, lambda: engine.set_speed(0.5))
     finish(events)
     _, [alone] = serve([(0.0, 100, 200, [])], EngineLimits())
@@ -132,9 +132,9 @@ def test_the_newest_is_preempted_when_memory_is_full_and_loses_no_token() -> Non
 def test_what_can_never_fit_is_refused() -> None:
     for limits in (EngineLimits(kv_tokens=1000), EngineLimits(max_model_len=1000)):
         engine = LLMEngine(Events(), limits)
-        engine.submit(Generation(900, 100, [], Stream(Events())))
+        engine.submit(ModelledSequence(900, 100, [], Stream(Events())))
         with pytest.raises(ValueError, match="exceed the context of 1000"):
-            engine.submit(Generation(900, 101, [], Stream(Events())))
+            engine.submit(ModelledSequence(900, 101, [], Stream(Events())))
 
 
 def one_step_at_a_time(arrivals: list[Arrival], limits: EngineLimits) -> list[tuple[float, float]]:

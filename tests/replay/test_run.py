@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.replay.fleet import Fleet, llm_fleet, mixed_fleet
+from sage_inference.replay.fleet import ModelledFleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import percentile, summarize
 from sage_inference.replay.run import QUEUE_MS, TOO_LONG, Run
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 from sage_inference.simulator.timing import encoder_ms, llm_step_ms
 from sage_inference.types import RequestType
 
 
-def play(fleet: Fleet, *jobs: Job, policy: str = "least_loaded") -> list[Outcome]:
+def play(fleet: ModelledFleet, *jobs: Job, policy: str = "least_loaded") -> list[Outcome]:
     return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
 
 
-def one_slot() -> Fleet:
-    fleet = Fleet()
+def one_slot() -> ModelledFleet:
+    fleet = ModelledFleet()
     fleet.add_llm(slots=1)
     return fleet
 
@@ -87,7 +87,7 @@ def test_engines_of_one_gpu_slow_each_other_while_both_are_busy() -> None:
 
 @given(st.floats(0.0, 1e6))
 def test_what_is_due_at_a_time_of_the_clock_does_not_come_before_it(seconds: float) -> None:
-    fleet = Fleet()
+    fleet = ModelledFleet()
     found: list[float] = []
     fleet.alarm(lambda: found.append(fleet.clock()))(seconds)
     fleet.events.step()
@@ -107,7 +107,7 @@ def test_goodput_counts_those_that_kept_both_targets_among_all() -> None:
     kept = Outcome(job, first_ms=1000.0, end_ms=1500.0)
     late = Outcome(job, first_ms=1001.0, end_ms=1500.0)
     slow = Outcome(job, first_ms=500.0, end_ms=1001.0)
-    summary = summarize([kept, late, slow, Outcome(job, refused="queue_full")], Slo())
+    summary = summarize([kept, late, slow, Outcome(job, refused="queue_full")], ReplaySlo())
     assert (summary.goodput, summary.finished, summary.refused) == (0.25, 3, 1)
 
 
@@ -118,8 +118,8 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([7.0], 0.99) == 7.0
 
 
-def uneven(*lengths: int) -> Fleet:
-    fleet = Fleet()
+def uneven(*lengths: int) -> ModelledFleet:
+    fleet = ModelledFleet()
     for length in lengths:
         fleet.add_llm(max_model_len=length)
     return fleet

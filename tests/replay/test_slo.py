@@ -9,8 +9,8 @@ import pytest
 from sage_inference.cli.replay import _slo_line
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
 from sage_inference.replay.compare import compare
-from sage_inference.replay.jobs import Job, Outcome, Workload
-from sage_inference.replay.slo import Slo, for_all
+from sage_inference.replay.jobs import Job, Outcome, ReplayWorkload
+from sage_inference.replay.slo import ReplaySlo, for_all
 from sage_inference.types import RequestPriority
 
 STATED = SloSettings(
@@ -35,7 +35,7 @@ CHAT = Job(0.0, 100, 11)
     ],
 )
 def test_both_times_of_its_model_and_priority(job: Job, ttft_ms: float, tpot_ms: float) -> None:
-    slo = Slo(STATED, {"big": "served-big"})
+    slo = ReplaySlo(STATED, {"big": "served-big"})
     assert slo.kept(Outcome(job, first_ms=ttft_ms, end_ms=ttft_ms + 10 * tpot_ms))
     assert not slo.kept(Outcome(job, first_ms=ttft_ms + 1, end_ms=ttft_ms + 2))
     assert not slo.kept(Outcome(job, first_ms=1, end_ms=1 + 10 * tpot_ms + 1))
@@ -44,7 +44,7 @@ def test_both_times_of_its_model_and_priority(job: Job, ttft_ms: float, tpot_ms:
 
 def test_one_value_for_all_leaves_the_other_time() -> None:
     found = for_all(STATED, "ttft_ms", 700)
-    slo = Slo(found)
+    slo = ReplaySlo(found)
     assert [slo.row(model)[RequestPriority.BACKGROUND].ttft_ms for model in ("", "big")] == [21_000, 21_000]
     assert slo.row("big")[RequestPriority.NORMAL].tpot_ms == 100
     assert STATED.background.ttft_ms == 5000
@@ -55,10 +55,10 @@ def test_the_scheduler_aims_at_it() -> None:
     jobs = [Job(0.0, 6000, 400, model="small")] * 2 + [
         Job(1000.0 + at, 20_000, 2, model="big") for at in (0, 1)
     ]
-    workload = Workload(jobs, 64)
+    workload = ReplayWorkload(jobs, 64)
     waits = [
         compare(workload, ["hybrid"], 1, slo)["hybrid"].ttft_ms.p99
-        for slo in (Slo(STATED), Slo(SloSettings(ttft_ms=400)))
+        for slo in (ReplaySlo(STATED), ReplaySlo(SloSettings(ttft_ms=400)))
     ]
     assert waits[0] is not None
     assert waits[1] is not None
@@ -103,4 +103,4 @@ BIG = replace(CHAT, model="big")
     ],
 )
 def test_each_slo_that_judges_is_shown_once(jobs: list[Job], lines: list[str]) -> None:
-    assert [_slo_line(judged) for judged in Slo(STATED).judged(jobs)] == lines
+    assert [_slo_line(judged) for judged in ReplaySlo(STATED).judged(jobs)] == lines

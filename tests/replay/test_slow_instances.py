@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.replay.fleet import Fleet, llm_fleet
+from sage_inference.replay.fleet import ModelledFleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import summarize
 from sage_inference.replay.run import Run
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 
 NAMES = [f"gpu-{number}-llm" for number in range(1, 5)]
 
@@ -33,22 +33,24 @@ def in_one_piece(jobs: Sequence[Job], share: float = 1.0) -> list[Job]:
     return [replace(job, streams=rng.random() >= share) for job in jobs]
 
 
-def slow(*which: int, factor: float = 3.0) -> Callable[[Fleet], None]:
-    def prepare(fleet: Fleet) -> None:
+def slow(*which: int, factor: float = 3.0) -> Callable[[ModelledFleet], None]:
+    def prepare(fleet: ModelledFleet) -> None:
         for number in which:
             fleet.gpus[number].slow_down(factor)
 
     return prepare
 
 
-def play(jobs: Sequence[Job], prepare: Callable[[Fleet], None], policy: str = "hybrid") -> list[Outcome]:
+def play(
+    jobs: Sequence[Job], prepare: Callable[[ModelledFleet], None], policy: str = "hybrid"
+) -> list[Outcome]:
     fleet = llm_fleet(4)
     prepare(fleet)
     return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
 
 
 def goodput(outcomes: Sequence[Outcome]) -> float:
-    return 100 * summarize(outcomes, Slo()).goodput
+    return 100 * summarize(outcomes, ReplaySlo()).goodput
 
 
 def shares(outcomes: Sequence[Outcome]) -> list[float]:
@@ -78,7 +80,7 @@ def test_instances_that_are_alike_share_the_work_evenly(per_s: float) -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["streams", "one piece"])
 @pytest.mark.parametrize("per_s", [1, 20])
 def test_an_instance_that_is_fast_again_gets_its_work_back(per_s: float, share: float) -> None:
-    def recovers(fleet: Fleet) -> None:
+    def recovers(fleet: ModelledFleet) -> None:
         fleet.gpus[0].slow_down(10)
         fleet.events.at(60_000, lambda: fleet.gpus[0].slow_down(1))
 

@@ -12,7 +12,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from typing import Any
 
-from sage_inference.replay.report import Percentiles, Summary
+from sage_inference.replay.report import Percentiles, ReplaySummary
 from tests.bench.traces.baselines import BASELINES
 from tests.bench.traces.cases import CASES
 from tests.bench.traces.contest import Result
@@ -131,7 +131,7 @@ def summary_table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _cell(summary: Summary | None) -> str:
+def _cell(summary: ReplaySummary | None) -> str:
     if summary is None:
         return ""
     ttft = summary.ttft_ms

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sage_inference.replay.fleet import Fleet
+from sage_inference.replay.fleet import ModelledFleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.report import Percentiles
@@ -126,13 +126,13 @@ def azure_slow(part: float) -> Result:
     """Azure conversation at 12 times its speed; from the middle on one instance takes 2.5 times as long."""
     jobs = workloads.azure(12, part)
 
-    def prepare(fleet: Fleet) -> None:
+    def prepare(fleet: ModelledFleet) -> None:
         fleet.events.at(jobs[-1].at_ms / 2, lambda: fleet.gpus[1].slow_down(2.5))
 
     return _azure("azure x12, one instance slow", jobs, 0.8, prepare)
 
 
-def _azure(name: str, jobs: list[Job], limit: float, prepare: Callable[[Fleet], None]) -> Result:
+def _azure(name: str, jobs: list[Job], limit: float, prepare: Callable[[ModelledFleet], None]) -> Result:
     result = Result(name)
     base = result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True, prepare=prepare))
     result.add("least_loaded", play("least_loaded", jobs, prepare=prepare))

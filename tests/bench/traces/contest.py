@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.replay.fleet import Fleet, llm_fleet
+from sage_inference.replay.fleet import ModelledFleet, llm_fleet
 from sage_inference.replay.jobs import Job, Outcome
-from sage_inference.replay.report import Percentiles, Summary, summarize
+from sage_inference.replay.report import Percentiles, ReplaySummary, summarize
 from sage_inference.replay.run import Run
-from sage_inference.replay.slo import Slo
+from sage_inference.replay.slo import ReplaySlo
 from tests.bench.traces.baselines import BASELINES
 
 INSTANCES = 4
@@ -24,7 +24,7 @@ class Row:
     """One way's figures. ``at`` names the variant of the workload, where there are several; ``note`` has other figures."""
 
     name: str
-    summary: Summary
+    summary: ReplaySummary
     note: str = ""
     at: str = ""
 
@@ -58,12 +58,12 @@ class Result:
     def at_least(self, what: str, value: float, limit: float) -> None:
         self.bounds.append(Bound(what, value, limit, False))
 
-    def add(self, name: str, outcomes: Sequence[Outcome], note: str = "", at: str = "") -> Summary:
-        summary = summarize(outcomes, Slo())
+    def add(self, name: str, outcomes: Sequence[Outcome], note: str = "", at: str = "") -> ReplaySummary:
+        summary = summarize(outcomes, ReplaySlo())
         self.rows.append(Row(name, summary, note, at))
         return summary
 
-    def beside_others(self, ours: Summary, jobs: Sequence[Job], *, at: str = "", **how: Any) -> None:
+    def beside_others(self, ours: ReplaySummary, jobs: Sequence[Job], *, at: str = "", **how: Any) -> None:
         """Other routers' rules get the same jobs; none of them may be better than ours by over ``BETTER`` points."""
 
         def compare() -> None:
@@ -86,7 +86,7 @@ def play(
     *,
     at_once: bool = False,
     instances: int = INSTANCES,
-    prepare: Callable[[Fleet], None] = lambda fleet: None,
+    prepare: Callable[[ModelledFleet], None] = lambda fleet: None,
 ) -> list[Outcome]:
     """Engines all alike; ``at_once`` is without late binding: every request goes on to wait in an engine.
 
@@ -119,6 +119,6 @@ def share(part: float | None, whole: float | None) -> float:
     return part / whole
 
 
-def points(better: Summary, than: Summary) -> float:
+def points(better: ReplaySummary, than: ReplaySummary) -> float:
     """Goodput, in points of percentage."""
     return 100 * (better.goodput - than.goodput)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sage_inference.control_plane.policies import policy_named
-from sage_inference.replay.fleet import Fleet, mixed_fleet
+from sage_inference.replay.fleet import ModelledFleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.run import Run
 from sage_inference.types import RequestType
@@ -33,7 +33,7 @@ def mixed(part: float) -> Result:
     return result
 
 
-def _play(result: Result, name: str, fleet: Fleet, jobs: Sequence[Job]) -> tuple[float, float]:
+def _play(result: Result, name: str, fleet: ModelledFleet, jobs: Sequence[Job]) -> tuple[float, float]:
     """LLM goodput, and embedded tokens per millisecond while LLM requests came."""
     until = jobs[-1].at_ms
     call = Job(0.0, CALL_TOKENS, 1, request_type=RequestType.EMBEDDING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from sage_inference.control_plane.policies import POLICIES, PowerOfTwo, Random, policy_named
-from sage_inference.replay.fleet import Fleet
+from sage_inference.replay.fleet import ModelledFleet
 from sage_inference.replay.jobs import Job
 from sage_inference.replay.run import TOO_LONG, Run
 from tests.bench.traces import workloads
@@ -19,7 +19,7 @@ CONTEXTS = 4096, 4096, 32_768, 32_768
 def one_piece(part: float) -> Result:
     """Chats whose answers come in one piece, where two of four engines take three times as long."""
 
-    def prepare(fleet: Fleet) -> None:
+    def prepare(fleet: ModelledFleet) -> None:
         for gpu in fleet.gpus[:2]:
             gpu.slow_down(3)
 
@@ -36,7 +36,7 @@ def one_piece(part: float) -> Result:
 def slow_engines(part: float) -> Result:
     """Chats and documents before engines that take five times as long, and so have five times as long for each."""
 
-    def prepare(fleet: Fleet) -> None:
+    def prepare(fleet: ModelledFleet) -> None:
         for gpu in fleet.gpus:
             gpu.slow_down(5)
 
@@ -62,7 +62,7 @@ def contexts(part: float) -> Result:
     result = Result("contexts of two lengths")
     avoidable = 0
     for name in POLICIES:
-        fleet = Fleet()
+        fleet = ModelledFleet()
         for length in CONTEXTS:
             fleet.add_llm(max_model_len=length)
         drawn = DRAWN.get(name)

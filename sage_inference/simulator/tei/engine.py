@@ -63,7 +63,9 @@ class SimulatedTEI:
             limits.max_batch_tokens, Clock(speed), self._metrics.batch, serial=options.serial
         )
         worker = Worker(limits, self._encoder, self._metrics, auto_truncate=options.truncates)
-        self._open, self._closed = self._all_routes(Models(options.models[0], options, worker))
+        self._open, self._closed = self._all_routes(
+            Models(options.models[0], options.model_type, options.dimension, worker)
+        )
 
     def headers_for(self, request: Request) -> Headers:
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 from sage_inference.simulator import tokens, vectors
@@ -12,9 +12,6 @@ from sage_inference.simulator.exchange import Headers
 from sage_inference.simulator.tei.errors import TEIError, not_a_model, wrong_shape
 from sage_inference.simulator.tei.inputs import flag, plain_text, plain_texts, sequences_of, texts_of
 from sage_inference.simulator.tei.work import Done, Worker
-
-if TYPE_CHECKING:
-    from sage_inference.simulator.tei.engine import TEIOptions
 
 LABELS: dict[str, tuple[str, ...]] = {
     "embedding": (),
@@ -26,10 +23,10 @@ _VOCABULARY = 30522
 
 
 class Models:
-    def __init__(self, name: str, options: TEIOptions, worker: Worker) -> None:
+    def __init__(self, name: str, kind: str, dimension: int, worker: Worker) -> None:
         self._name = name
-        self._kind = options.model_type
-        self._dimension = options.dimension
+        self._kind = kind
+        self._dimension = dimension
         self._worker = worker
 
     async def embed(self, document: dict[str, Any]) -> tuple[Any, Headers]:

@@ -1,6 +1,6 @@
 """One OpenAI-compatible endpoint in front of the vLLM and TEI engines of a workstation.
 
-The names below are loaded when first used: importing the package costs next to nothing.
+Each public name is loaded when it is first used, so importing the package loads nothing else.
 """
 
 from __future__ import annotations

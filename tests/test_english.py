@@ -33,6 +33,7 @@ ROOMS = (
     "gateway",
     "gateway/api",
     "gateway/relay",
+    "library",
     "replay",
     "simulator",
     "wire",

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application that starts with its first request, on whatever loop that comes."""
+"""The gateway as an ASGI application. It starts with its first request, on the event loop of that request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sage_inference.server import RunningGateway
 
 
 class GatewayApp:
-    """Mount it, or give it to a server. Every route works as on the gateway's own server.
+    """An application to be mounted, or run by a server. Every route works as on the gateway's own server.
 
-    A server that speaks ASGI's lifespan starts and stops it; an application that mounts it need not care:
-    it starts when first called, and ends with ``aclose`` or with its event loop.
+    A server with ASGI's lifespan starts and stops it. Mounted without lifespan, it starts with its first request, and
+    ends with ``aclose`` or with its event loop.
     """
 
     def __init__(self, settings: Settings, admin_token: str | None = None) -> None:
@@ -37,7 +37,7 @@ class GatewayApp:
             await work.gateway.app(scope, receive, send)
 
     async def aclose(self) -> None:
-        """Stop watching engines and cut what runs; the next request would start it anew."""
+        """Stop: end running requests, and no longer probe engines. The next request starts it again."""
         work, self._work = self._work, None
         if work is not None and self._loop is asyncio.get_running_loop():
             await work.end()
@@ -45,7 +45,7 @@ class GatewayApp:
     def _begun(self) -> _Work:
         loop = asyncio.get_running_loop()
         if self._work is None or self._loop is not loop:
-            # Of another loop nothing can be used: its owner has ended it, or will.
+            # Tasks and connections of another event loop cannot be used on this one.
             self._loop = loop
             self._work = _Work(RunningGateway(self._settings, admin_token=self._admin_token))
         return self._work
@@ -53,14 +53,14 @@ class GatewayApp:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self._begun().ready.wait()
-        await send(_told("startup"))
+        await send(_complete("startup"))
         await receive()
         await self.aclose()
-        await send(_told("shutdown"))
+        await send(_complete("shutdown"))
 
 
 class _Work:
-    """A running gateway, kept by a task of its own."""
+    """A running gateway, in a task of its own."""
 
     def __init__(self, gateway: RunningGateway) -> None:
         self.gateway = gateway
@@ -79,5 +79,5 @@ class _Work:
             await self._task
 
 
-def _told(what: str) -> Message:
+def _complete(what: str) -> Message:
     return {"type": f"lifespan.{what}.complete"}

@@ -13,7 +13,11 @@ from sage_inference.types import ExecutionInstance, RequestType
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """``error_code`` is a word for programs; ``warnings`` are what is odd, but can be served."""
+    """The outcome of ``validate_request``. All fields but ``is_valid`` are empty for a faultless request.
+
+    ``error_code`` is a word for programs, ``error_message`` a sentence for people. Both are None for a valid request.
+    ``warnings`` name oddities of a request that can be served.
+    """
 
     is_valid: bool
     error_code: str | None = None
@@ -22,13 +26,13 @@ class ValidationResult:
 
 
 class RequestClassifier:
-    """With ``strict_validation`` what is merely odd is an error too."""
+    """Classifies and validates requests. With ``strict_validation``, an oddity is an error as well."""
 
     def __init__(self, strict_validation: bool = False) -> None:
         self.strict_validation = strict_validation
 
     def classify(self, request: RequestMetadata) -> RequestType:
-        """The kind of work. A type that was given stands.
+        """The kind of work. A type given to ``RequestMetadata`` stands.
 
         Otherwise the route decides (``/v1/completions`` is ``LLM_GENERATE``), then the texts (``EMBEDDING``). A
         prompt without a route, and a request without either, is ``LLM_CHAT``.
@@ -42,7 +46,11 @@ class RequestClassifier:
         prefer_specialized: bool = True,
         include_unavailable: bool = False,
     ) -> list[ExecutionInstance]:
-        """Those that do such work, with ``prefer_specialized`` the ones that do nothing else first."""
+        """The instances that can do this kind of work. No model is compared.
+
+        With ``prefer_specialized``, instances that do only this kind come first. Otherwise the order is kept. Without
+        ``include_unavailable``, an instance that is down or full is left out.
+        """
         able = [
             one
             for one in instances
@@ -51,6 +59,7 @@ class RequestClassifier:
         return sorted(able, key=is_mixed) if prefer_specialized else able
 
     def validate_request(self, request: RequestMetadata) -> ValidationResult:
+        """Whether a request can be scheduled: the first error that was found, and all oddities. Raises nothing."""
         errors, odd = list(_errors(request)), list(_oddities(request))
         if errors or (self.strict_validation and odd):
             code, message = (errors or odd)[0]
@@ -60,7 +69,10 @@ class RequestClassifier:
 
 def _errors(request: RequestMetadata) -> Iterable[tuple[str, str]]:
     if not request.request_id:
-        yield "missing_request_id", "request_id is empty: its decision could not be told from others"
+        yield (
+            "missing_request_id",
+            "request_id is empty; give each request its own, because decisions are matched to requests by it",
+        )
     if request.embedding_texts is not None and not request.embedding_texts:
         yield "empty_texts", "embedding_texts is an empty list"
     if request.embedding_batch_size is not None and request.embedding_batch_size < 1:
@@ -84,7 +96,10 @@ def _errors(request: RequestMetadata) -> Iterable[tuple[str, str]]:
 
 def _oddities(request: RequestMetadata) -> Iterable[tuple[str, str]]:
     if not request.effective_model_name:
-        yield "missing_model", "no model is named: only where one can be meant is it served"
+        yield (
+            "missing_model",
+            "no model is named; such a request is served only if a single model serves its route",
+        )
     texts: Sequence[str] = request.embedding_texts or ()
     empty = [place for place, text in enumerate(texts) if not text.strip()]
     if empty:

@@ -16,7 +16,7 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.settings import Settings
 from sage_inference.types import ExecutionInstanceType
 
-# A gateway without scheduling spreads requests in turn, and looks at nothing.
+# The policy of a gateway without scheduling: each instance in turn, whatever its load.
 UNSCHEDULED = "round_robin"
 _KINDS = {
     ExecutionInstanceType.GENERAL: "llm",
@@ -26,7 +26,7 @@ _KINDS = {
 
 
 class SchedulingPolicyType(Choice, StrEnum):
-    """How an instance is chosen; a plain string does as well."""
+    """The names of the scheduling policies. A plain string of the same value can be given instead."""
 
     HYBRID = "hybrid"
     FIFO = "fifo"
@@ -44,10 +44,13 @@ class SchedulingPolicyType(Choice, StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UnifiedServerConfig:
-    """One gateway. A backend is a ``BackendInstanceConfig``, a mapping of its fields, or a URL.
+    """The configuration of one gateway.
 
-    Without ``enable_control_plane`` requests go to the instances in turn, unscheduled. ``request_timeout`` is
-    seconds until an engine's answer begins. Other addresses than loopback need ``api_keys``.
+    A backend is a ``BackendInstanceConfig``, a mapping of its fields, or a URL. Without ``enable_control_plane``,
+    each instance gets a request in turn, whatever its load. ``request_timeout`` is the longest time in seconds from
+    the sending of a request to the first byte of its answer. A ``host`` that is not loopback needs ``api_keys``.
+    ``cors_origins`` need ``enable_cors``; without any, every origin is allowed. ``allowed_hosts`` are names
+    that are accepted in ``Host`` and ``Origin`` besides the loopback ones.
     """
 
     host: str = "127.0.0.1"
@@ -64,12 +67,12 @@ class UnifiedServerConfig:
     allowed_hosts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a ``scheduling_policy`` that there is not."""
+        """Raises ``ValueError`` for an unknown ``scheduling_policy``."""
         policy = choice_of(SchedulingPolicyType, self.scheduling_policy, "scheduling_policy")
         object.__setattr__(self, "scheduling_policy", policy)
 
     def settings(self) -> Settings:
-        """Raises ``ConfigError``, a ``ValueError``'s worth of words: what is wrong, and what was meant."""
+        """The settings of the gateway. Raises ``ConfigError`` if a value is invalid, with the place and a hint."""
         if self.cors_origins and not self.enable_cors:
             raise ConfigError(
                 "cors_origins are given", key="enable_cors", hint="set enable_cors=True as well"
@@ -94,14 +97,14 @@ class UnifiedServerConfig:
 
 
 def settings_of(document: Mapping[str, Any], *, listens: bool = True) -> Settings:
-    """The settings in a document of the configuration's shape, checked as a whole. Raises ``ConfigError``."""
+    """The settings in a document of the configuration file's form. All are checked. Raises ``ConfigError``."""
     settings = Builder("").section(Settings, tree.from_data(document, ""))
     check(settings, listens=listens)
     return settings
 
 
 def entry(backend: Backend, kind: str) -> dict[str, Any]:
-    """The backend as an entry of ``instances``; ``kind`` applies where the entry has none."""
+    """The backend as an entry of ``instances``. ``kind`` applies if the backend has none."""
     if isinstance(backend, str):
         return {"url": backend, "kind": kind}
     if isinstance(backend, Mapping):
@@ -127,8 +130,8 @@ def entry(backend: Backend, kind: str) -> dict[str, Any]:
     return found | {key: value for key, value in optional.items() if value}
 
 
-def _kind(told: ExecutionInstanceType | str, otherwise: str) -> str:
-    if told == "auto":
+def _kind(given: ExecutionInstanceType | str, otherwise: str) -> str:
+    if given == "auto":
         return otherwise
-    kind = ExecutionInstanceType(told)
+    kind = ExecutionInstanceType(given)
     return _KINDS.get(kind, kind.value)

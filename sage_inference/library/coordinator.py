@@ -101,10 +101,11 @@ class ExecutionCoordinator:
         return self._instances.pop(instance_id, None) is not None
 
     def get_instance(self, instance_id: str) -> ExecutionInstance | None:
-        """The instance with its present state, models and load."""
+        """The instance with its present state, models and load. None if the id is unknown."""
         return self.gateway.registry.instances.get(instance_id)
 
     def list_instances(self) -> list[ExecutionInstance]:
+        """All instances, in the order of their registration. Raises ``RuntimeError`` before ``start``."""
         return list(self.gateway.registry.instances.values())
 
     async def execute(
@@ -113,7 +114,10 @@ class ExecutionCoordinator:
         """Run a request on the instance that the policy chooses. Cancelling the call cancels it in the engine.
 
         ``body`` has further fields of the API (``messages``, ``seed`` …) and takes precedence over the metadata.
-        With ``prompt`` or ``embedding_texts`` in the metadata no body is needed. Raises ``SageInferenceError``.
+        With ``prompt`` or ``embedding_texts`` in the metadata, no body is needed. The result's ``content`` is a text,
+        a list of vectors in the order of the texts, or the engine's document for other routes. Raises
+        ``SageInferenceError`` if the request fails, ``TimeoutError`` after the queue's and the first byte's time
+        together, ``ValueError`` for a type without a route, and ``RuntimeError`` before ``start``.
         """
         gateway, running = self.gateway, self._running
         assert running is not None
@@ -122,11 +126,11 @@ class ExecutionCoordinator:
         if path is None:
             raise ValueError(f"a request of type {request.request_type.value} needs its route")
         fields = {**request.body_fields(), **(body or {})}
-        told = post(
+        message = post(
             Endpoint(_HERE), path, fields, model=request.effective_model_name, extra_headers=_headers(request)
         )
         answer = await asyncio.wait_for(
-            answered(running.callers, told), gateway.timeouts.queue_s + gateway.timeouts.first_byte_s
+            answered(running.callers, message), gateway.timeouts.queue_s + gateway.timeouts.first_byte_s
         )
         return _result(answer, path, request)
 
@@ -142,6 +146,7 @@ class ExecutionCoordinator:
         return None
 
     def get_metrics(self) -> PerformanceMetrics:
+        """Counts since ``start``. ``avg_ttft_ms`` is the mean over the instances, None before the first answer."""
         gateway = self.gateway
         outcomes, rates = gateway.stats.outcomes, gateway.manager.rates
         ttfts = [ms for engine in gateway.engines.values() if (ms := engine.ttfb_ms) is not None]

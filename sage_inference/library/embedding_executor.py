@@ -1,4 +1,4 @@
-"""Embeds texts on an engine from Python: calls cut to size, vectors matched to their texts, failures typed."""
+"""Embeds texts on an engine from Python. Each call has a limited number of texts, each failure a type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sage_inference.types import ExecutionInstance
 
 
 class EmbeddingExecutorError(Exception):
-    """An embedding call failed; the message has the place and the reason. ``instance_id`` is the engine asked."""
+    """An embedding call failed. The message has the place and the reason. ``instance_id`` names the engine."""
 
     def __init__(self, instance_id: str, message: str) -> None:
         super().__init__(f"instance {instance_id} {message}")
@@ -35,15 +35,15 @@ class EmbeddingExecutorError(Exception):
 
 
 class EmbeddingInstanceUnavailableError(EmbeddingExecutorError):
-    """It could not be reached, or answered 502, 503 or 429: another instance may do better."""
+    """The engine could not be reached, or answered 502, 503 or 429. Another instance may succeed."""
 
 
 class EmbeddingTimeoutError(EmbeddingExecutorError):
-    """It did not answer in time."""
+    """The engine did not answer in time."""
 
 
 class EmbeddingRequestError(EmbeddingExecutorError):
-    """It refused the texts, or answered something else than vectors. ``status`` is the answer's."""
+    """The engine refused the texts, or its answer has no vectors for them. ``status`` is that of the answer."""
 
     def __init__(self, instance_id: str, message: str, status: int) -> None:
         super().__init__(instance_id, message)
@@ -52,7 +52,11 @@ class EmbeddingRequestError(EmbeddingExecutorError):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """``embeddings`` are in the order of the texts. ``prompt_tokens`` is this request's share of its calls."""
+    """One request's vectors.
+
+    ``embeddings`` has a list of floats for each text, in the order of the texts. ``prompt_tokens`` is the request's
+    share of its calls' tokens. ``latency_ms`` is the time of all calls of the batch that the request was in.
+    """
 
     request_id: str
     model: str
@@ -63,7 +67,7 @@ class EmbeddingResult:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingMetrics:
-    """Counts since the executor was made. ``busy_ms`` is the time of all its requests together."""
+    """Counts since the executor was made. ``busy_ms`` is the sum of the times of all successful executions."""
 
     requests: int = 0
     texts: int = 0
@@ -77,7 +81,7 @@ class EmbeddingMetrics:
 
 
 class EmbeddingRequest(Protocol):
-    """The fields that are read of a request; ``RequestMetadata`` has it."""
+    """The fields of a request that the executor reads. ``RequestMetadata`` has them."""
 
     request_id: str
     embedding_texts: list[str] | None
@@ -87,15 +91,18 @@ class EmbeddingRequest(Protocol):
 
 
 _UNAVAILABLE = (429, 502, 503)
-# A host that is none is no HTTPError of httpx; certificates that cannot be read are an OSError of ours.
+# An invalid host is no ``HTTPError`` of httpx. Certificates that cannot be read are an ``OSError`` of ours.
 _NOT_REACHED = (httpx.HTTPError, httpx.InvalidURL, trust.TrustError)
 
 
 class EmbeddingExecutor:
-    """``batch_size``: the most texts of one call, as the engine or you limit it."""
+    """Embeds texts on engines. Use it by ``async with``, or end it with ``cleanup``."""
 
     def __init__(self, *, batch_size: int = 32, timeout_s: float = 60.0, api_key: str | None = None) -> None:
-        """Raises ``ValueError`` for a size or a time that no call could have."""
+        """``batch_size`` is the most texts of one call, ``timeout_s`` the time in seconds that one call may take.
+
+        Raises ``ValueError`` for a size below 1 or a time that is not above 0.
+        """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
         if not timeout_s > 0:
@@ -109,12 +116,13 @@ class EmbeddingExecutor:
         self._metrics = EmbeddingMetrics()
 
     async def initialize(self) -> None:
-        """Open the connection pool; done by the first call, if not before."""
+        """Open the connection pool. The first call does it otherwise."""
         if self._askers is None:
             self._askers = QueryClients()
             self._askers.use(self._timeout_s)
 
     async def cleanup(self) -> None:
+        """Close the connections. A later call opens them again."""
         askers, self._askers = self._askers, None
         if askers is not None:
             await askers.aclose()
@@ -129,10 +137,11 @@ class EmbeddingExecutor:
         await self.cleanup()
 
     def get_metrics(self) -> EmbeddingMetrics:
+        """The counts until now."""
         return self._metrics
 
     async def health_check(self, instance: ExecutionInstance) -> bool:
-        """Whether it answers its health route with 200."""
+        """True if the instance answers ``GET /health`` with 200 within 5 s, or ``timeout_s`` if that is less."""
         try:
             answer = await self._ask("GET", instance, "/health", timeout=min(5.0, self._timeout_s))
         except _NOT_REACHED:
@@ -147,16 +156,17 @@ class EmbeddingExecutor:
         model: str | None = None,
         request_id: str = "",
     ) -> EmbeddingResult:
-        """The vectors of ``texts``. Raises ``EmbeddingExecutorError``."""
+        """The vectors of ``texts``. ``model`` is the instance's if it is None. Raises ``EmbeddingExecutorError``."""
         request = _Request(request_id, list(texts))
         return (await self._execute([request], instance, model or instance.model_name))[0]
 
     async def execute_embedding_batch(
         self, requests: Sequence[EmbeddingRequest], instance: ExecutionInstance
     ) -> list[EmbeddingResult]:
-        """The vectors of several requests for one model, their texts sharing calls; results in their order.
+        """The vectors of several requests for one model. The requests' texts share calls.
 
-        Raises ``EmbeddingExecutorError``, and ``ValueError`` where they name different models.
+        Returns a result for each request, in the order of the requests. Raises ``EmbeddingExecutorError``, and
+        ``ValueError`` if the requests name different models. One failed call fails all of them.
         """
         models = {request.effective_model_name for request in requests}
         if len(models) > 1:
@@ -222,7 +232,7 @@ class EmbeddingExecutor:
     async def _ask(
         self, method: str, instance: ExecutionInstance, path: str, **options: Any
     ) -> httpx.Response:
-        """The request is repeated once where its connection breaks: engines close idle ones just as it is sent."""
+        """Send a request; once more if its connection breaks, because the engine may just have closed an idle one."""
         await self.initialize()
         assert self._askers is not None
         secure = instance.scheme == "https"

@@ -1,4 +1,4 @@
-"""The hybrid policy as an object of its own: generation sticky until saturated, embeddings in batches."""
+"""The hybrid policy as an object: generation by the fallback policy, embeddings in batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sage_inference.types import ExecutionInstance, SchedulingDecision, Scheduli
 
 
 class HybridSchedulingPolicy(SchedulingPolicy):
-    """Generation in the order of ``llm_fallback_policy``; texts for one model go together, as one load.
+    """Places generation in the order of ``llm_fallback_policy``, and the texts for one model together.
 
-    ``embedding_priority`` high or low puts embeddings before or behind all generation of the same call. Those
-    placed together have the same ``batch_id`` in their decision's ``metadata``. The ratio of GPU time and the
-    wait for a fuller batch are a matter of time: a gateway heeds them, not a single call.
+    ``embedding_priority`` high or low puts embeddings before or behind all generation of the same call. Requests that
+    are placed together have the same ``batch_id`` in their decisions' ``metadata``. A single call does not use the
+    ratio of GPU time and the wait for a fuller batch, because both need the passing of time; a gateway uses them.
     """
 
     name = "hybrid"
@@ -35,9 +35,12 @@ class HybridSchedulingPolicy(SchedulingPolicy):
         clock: Clock = time.monotonic,
         **keywords: Unpack[HybridFields],
     ) -> None:
-        """Takes a ``HybridSchedulingConfig`` or its fields. Raises ``ValueError`` for a value out of range."""
+        """Takes a ``HybridSchedulingConfig``, or its fields as keywords. All have defaults.
+
+        Raises ``ValueError`` for a value out of range, and ``TypeError`` for both a config and fields.
+        """
         if config is not None and keywords:
-            raise TypeError(f"config has it all: give either config or {', '.join(keywords)}")
+            raise TypeError(f"config has all fields: give either config or {', '.join(keywords)}")
         if config is not None and not isinstance(config, HybridSchedulingConfig):
             raise TypeError(f"config must be a HybridSchedulingConfig, not {type(config).__name__}")
         self.config = config if config is not None else HybridSchedulingConfig(**keywords)
@@ -62,16 +65,16 @@ class HybridSchedulingPolicy(SchedulingPolicy):
         decisions: list[SchedulingDecision] = []
         with counted_as_load(self._clock()) as place:
             for number, batch in enumerate(self._batches(self.prioritize(requests))):
-                whole = _as_one(batch)
-                decision = self._decide(whole, self._candidates(whole, instances))
+                combined = _as_one(batch)
+                decision = self._decide(combined, self._candidates(combined, instances))
                 if decision is not None:
-                    place(whole, by_id[decision.target_instance_id])
+                    place(combined, by_id[decision.target_instance_id])
                     decisions += _for_each(batch, decision, number)
         self._count(requests, decisions)
         return decisions
 
     def _batches(self, ordered: Iterable[RequestMetadata]) -> list[list[RequestMetadata]]:
-        """Embeddings for one model together, at the place of the first; a request is never divided."""
+        """Embeddings for one model together, at the place of the first. No request is divided."""
         found: list[list[RequestMetadata]] = []
         open_: dict[str, list[RequestMetadata]] = {}
         for request in ordered:
@@ -103,5 +106,5 @@ def _as_one(batch: Sequence[RequestMetadata]) -> SchedulingRequest:
 def _for_each(
     batch: Sequence[RequestMetadata], decision: SchedulingDecision, number: int
 ) -> list[SchedulingDecision]:
-    told = {"batch_id": number, "batch_texts": _texts(batch)} if batch[0].is_embedding_request else None
-    return [replace(decision, request_id=request.request_id, metadata=told) for request in batch]
+    metadata = {"batch_id": number, "batch_texts": _texts(batch)} if batch[0].is_embedding_request else None
+    return [replace(decision, request_id=request.request_id, metadata=metadata) for request in batch]

@@ -1,4 +1,4 @@
-"""How embeddings and generation share instances: the user's own names for it, with their defaults."""
+"""The settings by which embeddings and generation share instances, with their defaults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from sage_inference.config.values import check_value
 
 @dataclass(frozen=True, slots=True)
 class HybridSchedulingConfig:
-    """``embedding_batch_size`` caps the texts of a call; ``max_embedding_wait_ms`` is an upper bound of a wait
-    that only ``min_embedding_batch_size`` above 1 asks for. ``hybrid_instance_ratio`` is the share of GPU time
-    for generation on a mixed instance while both kinds wait. Each field takes the values that ``scheduling``
-    in the configuration takes; any other is a ``ValueError``.
+    """Settings of ``HybridSchedulingPolicy``. Each takes the values of its namesake in ``scheduling``.
+
+    ``embedding_batch_size`` is the most texts of a call. ``max_embedding_wait_ms`` limits the wait for
+    ``min_embedding_batch_size`` texts; with 1 nothing waits. ``hybrid_instance_ratio`` is the share of GPU time for
+    generation on a mixed instance while both kinds wait. Any other value raises ``ValueError``.
     """
 
     embedding_batch_size: int = 32
@@ -41,6 +42,7 @@ class HybridSchedulingConfig:
 
     @classmethod
     def of(cls, settings: SchedulingSettings) -> HybridSchedulingConfig:
+        """The fields of ``settings`` that concern the policy."""
         return cls(
             embedding_batch_size=settings.embedding_batch_size,
             embedding_priority=settings.embedding_priority,

@@ -1,4 +1,4 @@
-"""Control-plane mode: requests go through a gateway in this process, which schedules like the daemon."""
+"""Control-plane mode: a client's requests go through a gateway in its own process, which schedules like the daemon."""
 
 from __future__ import annotations
 

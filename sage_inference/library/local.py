@@ -1,4 +1,4 @@
-"""Gateways without a socket, for this process alone: on one event loop and one thread, while they are used."""
+"""Gateways without a socket, which only this process uses. One event loop in one thread runs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class LocalGateway:
-    """A running gateway, shared by all who asked for the same settings. See ``use`` and ``leave``."""
+    """A running gateway, shared by all clients with the same settings. See ``use`` and ``leave``."""
 
     settings: Settings
     loop: asyncio.AbstractEventLoop
@@ -34,12 +34,12 @@ class LocalGateway:
         return self.running.callers
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run it on the gateway's event loop; cancelling the future cancels it there."""
+        """Run a coroutine on the gateway's event loop. Cancelling the future cancels the coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
 
 class _Process:
-    """The one instance in a process: no more than one loop and thread, and none when nobody needs them."""
+    """The gateways of this process. They share one event loop and thread, which exist only while a gateway does."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -132,7 +132,7 @@ _process = _Process()
 
 
 def use(settings: Settings) -> LocalGateway:
-    """The gateway of these settings; running, its engines looked at (for a second at most)."""
+    """The running gateway of these settings. Its engines have been probed, or a second has passed."""
     return _process.use(settings)
 
 
@@ -142,7 +142,7 @@ def leave(gateway: LocalGateway) -> None:
 
 
 def _forget() -> None:
-    """In a forked child none of the parent's threads run: what they kept is dead here."""
+    """Forget the gateways in a forked child, because the parent's threads do not run there."""
     global _process
     _process = _Process()
 

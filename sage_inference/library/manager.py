@@ -19,7 +19,7 @@ from sage_inference.library.policies import SchedulingPolicy
 from sage_inference.library.requests import RequestMetadata
 from sage_inference.types import ExecutionInstance, PerformanceMetrics, RequestStatus
 
-_REMEMBERED = 1000  # ended requests, for get_request_status
+_REMEMBERED = 1000  # ended requests that get_request_status knows
 
 
 class ControlPlaneManager:
@@ -36,6 +36,7 @@ class ControlPlaneManager:
         self._ended: OrderedDict[str, RequestStatus] = OrderedDict()
 
     async def start(self) -> None:
+        """Start. Returns as ``ExecutionCoordinator.start``."""
         await self.coordinator.start()
         self.update_policy(self._policy)
 
@@ -60,6 +61,7 @@ class ControlPlaneManager:
         return self.coordinator.register_instance(instance)
 
     def unregister_instance(self, instance_id: str) -> bool:
+        """See ``ExecutionCoordinator``."""
         return self.coordinator.unregister_instance(instance_id)
 
     def submit_request(
@@ -68,7 +70,7 @@ class ControlPlaneManager:
         """Start a request. Await the return value for its result. Raises ``ValueError`` if its id runs already."""
         name = request.request_id
         if name in self._tasks:
-            raise ValueError(f"request {name} runs already; give each an id of its own")
+            raise ValueError(f"a request with the id {name} is running; give each request an id of its own")
         task = asyncio.get_running_loop().create_task(self.coordinator.execute(request, body))
         self._tasks[name] = task
         task.add_done_callback(lambda done: self._end(name, done))
@@ -102,6 +104,7 @@ class ControlPlaneManager:
         return status_document(self.coordinator.gateway)
 
     def get_metrics(self) -> PerformanceMetrics:
+        """See ``ExecutionCoordinator``."""
         return self.coordinator.get_metrics()
 
     def _end(self, name: str, task: asyncio.Task[InferenceResult]) -> None:

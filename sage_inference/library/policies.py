@@ -1,4 +1,4 @@
-"""The scheduling policies as objects of their own: requests and instances in, decisions out."""
+"""The scheduling policies as objects, which take requests and instances and return decisions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecis
 
 
 class SchedulingPolicy:
-    """Decides for many requests at once. Work placed in a call is load for the next request in it.
+    """Chooses an instance for each of several requests. ``clock`` returns seconds.
 
-    A request gets no decision where no available instance does such work for its model, or all are full.
-    Decisions are in the order of ``prioritize``, and matched to requests by ``request_id``.
+    A placed request counts as load for the requests after it in the same call, and no longer. A request gets no
+    decision if no available instance does its kind of work for its model, or all such instances are full.
     """
 
     name: str
@@ -42,6 +42,7 @@ class SchedulingPolicy:
     def schedule(
         self, requests: Sequence[RequestMetadata], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
+        """Decisions in the order of ``prioritize``. Match them to requests by ``request_id``; some may have none."""
         by_id = {instance.instance_id: instance for instance in instances}
         decisions: list[SchedulingDecision] = []
         with counted_as_load(self._clock()) as place:
@@ -54,10 +55,11 @@ class SchedulingPolicy:
         return decisions
 
     def get_metrics(self) -> dict[str, Any]:
-        """Counts since the start or ``reset_metrics``."""
+        """Counts since the object was made, or since ``reset_metrics``: calls, requests, and those placed or not."""
         return {**self._metrics, "by_instance": dict(self._by_instance)}
 
     def reset_metrics(self) -> None:
+        """Begin to count at 0."""
         self._metrics = {"calls": 0, "requests": 0, "scheduled": 0, "unplaced": 0, "llm": 0, "embedding": 0}
         self._by_instance: dict[str, int] = {}
 
@@ -67,7 +69,7 @@ class SchedulingPolicy:
 
     @property
     def placing(self) -> PlacementPolicy:
-        """The part that a gateway places by, one request at a time."""
+        """The part that a gateway uses: it places one request at a time."""
         return self._inner
 
     def _decide(
@@ -98,37 +100,37 @@ class SchedulingPolicy:
 
 
 class FIFOPolicy(SchedulingPolicy):
-    """In order of arrival, each where the fewest requests are in flight."""
+    """In order of arrival, each on the instance with the fewest requests in flight."""
 
     name = "fifo"
 
 
 class PriorityPolicy(SchedulingPolicy):
-    """By priority, ten seconds of waiting making up for a level."""
+    """In order of priority. Ten seconds of waiting count as much as one level."""
 
     name = "priority"
 
 
 class SLOAwarePolicy(SchedulingPolicy):
-    """Nearest deadline first, each where its first byte is predicted soonest."""
+    """Nearest deadline first, each on the instance with the earliest predicted first byte."""
 
     name = "slo_aware"
 
 
 class CostOptimizedPolicy(SchedulingPolicy):
-    """The busiest instance that is still in time, so that others can sleep."""
+    """On the busiest instance that still meets the deadline, so that others can sleep."""
 
     name = "cost_optimized"
 
 
 class AdaptivePolicy(SchedulingPolicy):
-    """Those that can still be in time first, each where it costs least."""
+    """Requests that can still meet their deadline first, each on the instance with the least cost."""
 
     name = "adaptive"
 
 
 def in_order(requests: Sequence[SchedulingRequest], order: str, now: float) -> list[int]:
-    """The order in which waiting requests would be placed, if all of them could be, as their indexes."""
+    """The indexes of requests in the order in which they would be placed if all of them had a free slot."""
     rule = ORDERS[order]
     bands: list[list[tuple[float, float, int]]] = [[] for _ in range(rule.bands)]
     for number, request in enumerate(requests):
@@ -148,7 +150,7 @@ def in_order(requests: Sequence[SchedulingRequest], order: str, now: float) -> l
 
 @contextmanager
 def counted_as_load(now: float) -> Iterator[Callable[[SchedulingRequest, ExecutionInstance], None]]:
-    """A function that counts a request as running on an instance, until the block is left."""
+    """A function that counts a request as running on an instance until the ``with`` block ends."""
     placed: list[Placement] = []
 
     def place(request: SchedulingRequest, instance: ExecutionInstance) -> None:

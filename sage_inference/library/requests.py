@@ -34,18 +34,19 @@ _TypeWord = Literal[
     "similarity",
 ]
 _PriorityWord = Literal["critical", "high", "normal", "low", "background"]
-_FIRST_GUESS = TokenEstimates()  # no engine has reported to it
+_FIRST_GUESS = TokenEstimates()  # the defaults: it gets no reports of engines
 
 
 @dataclass(init=False)
 class RequestMetadata:
-    """One request: what it asks for, for whom, and how urgent it is.
+    """One request: its work, its user and its urgency.
 
     Without ``request_type``, the route, the texts and the prompt decide it; see ``RequestClassifier.classify``.
     ``prompt`` and ``embedding_texts`` never appear in ``repr``. Scheduling gets their size and hashes alone.
     ``model`` is another name of ``model_name``, ``tenant`` of ``user_id``. ``slo_deadline_ms`` counts from
-    ``arrived`` (seconds on the monotonic clock) to the first byte of the answer. ``prompt_tokens`` None is
-    estimated from the text. ``cached_tokens``: how many tokens of the prompt an instance likely holds already.
+    ``arrived`` (seconds of ``time.monotonic``, by default now) to the first byte of the answer. Without
+    ``prompt_tokens`` they are estimated from the text. ``cached_tokens`` is the number of the prompt's tokens that
+    each instance probably has in its prefix cache.
     """
 
     request_id: str
@@ -95,7 +96,7 @@ class RequestMetadata:
         model: str | None = None,
         tenant: str | None = None,
     ) -> None:
-        """Raises ``ValueError`` for a type or priority that is no choice, and for two different models or users."""
+        """Raises ``ValueError`` for an unknown type or priority, and for two different models or users."""
         self.request_id = request_id
         self.model_name = _one_of("model_name", model_name, "model", model)
         self.route = route
@@ -149,13 +150,13 @@ class RequestMetadata:
 
     @property
     def effective_model_name(self) -> str:
-        """The model that must serve this request: ``embedding_model`` wins for embeddings."""
+        """The model of this request. For embeddings ``embedding_model`` takes precedence over ``model_name``."""
         if self.is_embedding_request and self.embedding_model:
             return self.embedding_model
         return self.model_name
 
     def for_scheduling(self) -> SchedulingRequest:
-        """The facts that scheduling needs: its text measured and hashed, and left behind."""
+        """The facts that scheduling needs. Of the text it has only the size and hashes."""
         request = SchedulingRequest(
             self.request_id,
             self.request_type,
@@ -170,7 +171,7 @@ class RequestMetadata:
             cached_tokens=self.cached_tokens,
         )
         text = "".join(self.embedding_texts or ()) if self.is_embedding_request else self.prompt or ""
-        # A lone surrogate, as JSON may hold one, cannot be encoded strictly.
+        # JSON may have a lone surrogate, which cannot be encoded strictly.
         encoded = text.encode("utf-8", "surrogatepass")
         request.prompt_bytes = len(encoded)
         measure(request, encoded, _FIRST_GUESS)
@@ -179,7 +180,7 @@ class RequestMetadata:
         return request
 
     def body_fields(self) -> dict[str, Any]:
-        """The fields of an API request's body that it gives; None for those that it does not give."""
+        """Fields of the API request's body. None stands for a field that was not given."""
         fields: dict[str, Any] = {
             "input": self.embedding_texts,
             "user": self.user_id or None,
@@ -194,7 +195,7 @@ class RequestMetadata:
         return fields
 
     def _meant(self) -> RequestType:
-        """The type of a request that names none: by its route, by its texts, otherwise a chat."""
+        """The type of a request without one: by its route, by its texts, otherwise a chat."""
         route = ROUTES.get(self.route)
         if route is not None:
             return route.type

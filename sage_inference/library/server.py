@@ -20,18 +20,18 @@ from sage_inference.library.options import ServerFields
 from sage_inference.netloc import netloc
 from sage_inference.server import RunHooks, RunningGateway, new_event_loop
 
-_STOP_MARGIN_S = 5.0  # that the thread gets beyond the drain time
+_STOP_MARGIN_S = 5.0  # added to the drain time when the thread is awaited
 
 
 class UnifiedAPIServer:
-    """One gateway in this process: ``with UnifiedAPIServer(config) as server: …``, or ``async with``.
+    """A gateway in this process: ``with UnifiedAPIServer(config) as server: …``, or ``async with``.
 
-    ``app`` is the same gateway as an ASGI application, to be mounted elsewhere; it needs no start.
-    ``admin_token`` opens ``/admin`` of both, as ``Authorization: Bearer``; it is new for each server object.
+    ``app`` is a gateway of the same settings as an ASGI application, to be mounted elsewhere. It needs no start.
+    ``admin_token`` opens ``/admin`` of both, as ``Authorization: Bearer``. Each server object has its own.
     """
 
     def __init__(self, config: UnifiedServerConfig | None = None) -> None:
-        """Raises ``ConfigError`` for settings that no gateway could run with."""
+        """Without ``config`` all fields have their defaults. Raises ``ConfigError`` for invalid settings."""
         self.config = config or UnifiedServerConfig()
         self.settings: Settings = self.config.settings()
         self.admin_token = secrets.token_urlsafe(32)
@@ -40,13 +40,13 @@ class UnifiedAPIServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that it listens on, as ``http://host:port``."""
         return f"http://{netloc(self.settings.server.host, self.settings.server.port)}"
 
     def start(self, block: bool = True) -> None:
-        """Serve until SIGINT, SIGTERM or ``stop``; with ``block=False`` on a thread, and return once ready.
+        """Serve until SIGINT, SIGTERM or ``stop``. With ``block=False`` serve in a thread, and return once ready.
 
-        Raises ``BindError`` at once where the address is taken or cannot be had.
+        Raises ``BindError`` if the address is in use or cannot be bound, and ``RuntimeError`` if it runs already.
         """
         run = self._begin()
         thread = threading.Thread(target=run.on_new_loop, name="sage-inference-server", daemon=True)
@@ -64,7 +64,7 @@ class UnifiedAPIServer:
             raise run.failure
 
     def stop(self) -> None:
-        """Finish running requests, at most for the drain time, and end. Idempotent."""
+        """Let running requests finish for at most ``timeouts.drain_s``, then end. A second call does nothing."""
         run, self._run = self._run, None
         if run is None:
             return
@@ -73,7 +73,7 @@ class UnifiedAPIServer:
             run.thread.join(self.settings.timeouts.drain_s + _STOP_MARGIN_S)
 
     async def start_async(self) -> None:
-        """Serve on the running event loop; returns once ready. Raises as ``start``."""
+        """Serve on the running event loop. Returns once ready. Raises as ``start``."""
         run = self._begin()
         run.task = asyncio.create_task(run.serve())
         began = asyncio.create_task(run.began.wait())
@@ -92,10 +92,11 @@ class UnifiedAPIServer:
         await self.app.aclose()
 
     def is_running(self) -> bool:
+        """True while it accepts requests."""
         return self._run is not None and self._run.serving
 
     def get_status(self) -> dict[str, Any]:
-        """As ``sage inference status --json``: state, address, policy, requests, instances."""
+        """The document of ``sage inference status --json``: state, address, policy, requests, instances."""
         running = self._run.gateway if self._run is not None and self._run.serving else self.app.running
         if running is None:
             return {"schema": 1, "state": "stopped", "address": self.url, "instances": []}
@@ -130,7 +131,7 @@ class UnifiedAPIServer:
 
 
 class _ServerRun:
-    """One gateway on one socket, from start to stop; on a thread or in a task."""
+    """One gateway on one socket, from start to stop, in a thread or a task."""
 
     def __init__(self, settings: Settings, admin_token: str, sock: socket.socket) -> None:
         self.ready = threading.Event()
@@ -173,7 +174,7 @@ class _ServerRun:
             self._stop()
 
     def stop(self) -> None:
-        """From any thread; a second call doesn't wait for running requests."""
+        """Stop, from any thread. A second call ends running requests at once."""
         self._unwanted = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop)
@@ -183,8 +184,8 @@ class _ServerRun:
             self.gateway.stop(at_once=self.gateway.gateway.draining)
 
 
-class _interrupts:  # noqa: N801 - reads as the statement it is for
-    """SIGINT and SIGTERM stop the server while it blocks; a second one ends it at once."""
+class _interrupts:  # noqa: N801 - used like a function, in a with statement
+    """SIGINT and SIGTERM stop the server while ``start`` blocks. A second one ends it at once."""
 
     def __init__(self, run: _ServerRun) -> None:
         self._run = run
@@ -205,5 +206,5 @@ class _interrupts:  # noqa: N801 - reads as the statement it is for
 
 
 def create_unified_server(**fields: Unpack[ServerFields]) -> UnifiedAPIServer:
-    """A server of ``UnifiedServerConfig``'s fields."""
+    """A server with the fields of ``UnifiedServerConfig`` as keywords. Raises as both constructors do."""
     return UnifiedAPIServer(UnifiedServerConfig(**fields))

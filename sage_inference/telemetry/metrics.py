@@ -1,4 +1,4 @@
-"""Prometheus text exposition: numbers kept elsewhere, or in the histogram here, printed in one format.
+"""Prometheus text exposition of numbers from elsewhere, and histograms.
 
 Format: Prometheus text-based exposition, version 0.0.4.
 """
@@ -14,7 +14,7 @@ Labels = Mapping[str, str]
 
 
 class Histogram:
-    """Counts of observations per bucket; ``bounds`` are the buckets' upper limits, ascending, in seconds."""
+    """Counts of observations per bucket. ``bounds`` are the upper limits of the buckets in seconds, ascending."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -28,7 +28,7 @@ class Histogram:
         self.total += value
 
     def __add__(self, other: Histogram) -> Histogram:
-        """The observations of both, which have the same buckets."""
+        """The observations of both. They must have the same buckets."""
         both = Histogram(self.bounds)
         both.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         both.total = self.total + other.total
@@ -36,7 +36,7 @@ class Histogram:
 
 
 class RecentMean:
-    """The mean of histograms' latest observations: those of the last ``kept`` ticks, or the last there were."""
+    """The mean of the observations in the last ``kept`` ticks. Without any, the last mean stays."""
 
     def __init__(self, *histograms: Histogram, kept: int = 10) -> None:
         self._histograms = histograms
@@ -48,7 +48,7 @@ class RecentMean:
 
     @property
     def value(self) -> float | None:
-        """In the histograms' unit; None before the first observation."""
+        """The mean in the unit of the histograms. None before the first observation."""
         (count, total), (all_count, all_total) = self._marks[0], self._sums()
         if all_count > count:
             self._last = (all_total - total) / (all_count - count)
@@ -60,7 +60,7 @@ class RecentMean:
 
 
 class Exposition:
-    """A page of metrics under way."""
+    """A page of metrics, to which families are added in order."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

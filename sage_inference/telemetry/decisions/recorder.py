@@ -28,7 +28,7 @@ class Watcher(DecisionLog):
         return [document(attempt, epoch) for attempt in self.of(request_id)]
 
     def file_at(self, path: str | None) -> DecisionFile | None:
-        """The file to write to from now on, for ``record_to``. Raises ``ConfigError`` if it cannot be written."""
+        """A file for ``record_to``, opened for writing. Raises ``ConfigError`` if it cannot be written."""
         if path is None:
             return None
         try:

@@ -11,15 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sage_inference"
 # The simulator imitates other programs, and is a program of its own: it has its own requests, options and errors.
 SIMULATOR = "simulator"
-# A class and its asynchronous twin of the same name: none today.
-TWINS: set[str] = set()
-# Still to be renamed. Delete an entry when its name stands once.
-KNOWN = {
-    "Identified",  # gateway.api.app, gateway.request_ids
-    "Owner",  # control_plane.embedding.request, gateway.relay.attempt
-    "Receiver",  # engines.connection, gateway.coded_body
-    "State",  # gateway.embeddings.call, gateway.relay.attempt
-}
+# Names that a class shares with its asynchronous twin. There are none: twins have ``Async`` in front.
+TWINS: frozenset[str] = frozenset()
 
 
 def homes(package: Path) -> dict[str, list[str]]:
@@ -39,11 +32,7 @@ def repeated(package: Path) -> dict[str, list[str]]:
 
 
 def test_no_class_name_stands_twice() -> None:
-    assert {name: places for name, places in repeated(PACKAGE).items() if name not in KNOWN | TWINS} == {}
-
-
-def test_the_exceptions_are_still_needed() -> None:
-    assert repeated(PACKAGE).keys() >= KNOWN | TWINS
+    assert {name: places for name, places in repeated(PACKAGE).items() if name not in TWINS} == {}
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ ROOMS = (
     "library",
     "replay",
     "simulator",
+    "telemetry",
     "wire",
 )
 ROOM_AT_MOST = 0.3

@@ -121,7 +121,7 @@ class Client:
         self._connecting -= 1
         self._serve_waiting()
 
-    # connection.Owner
+    # connection.ConnectionOwner
 
     def ended(self, connection: BenchConnection, exchange: TimedExchange, reusable: bool) -> None:
         if reusable:

@@ -9,7 +9,7 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.rates import retry_after_s
 from sage_inference.control_plane.placer import Hooks, Placer
-from sage_inference.control_plane.queue.group_queue import GroupQueue, Work
+from sage_inference.control_plane.queue.group_queue import GroupQueue, RankingBudget
 from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
@@ -85,7 +85,7 @@ class Dispatcher:
 
     def serve_all(self, now: float) -> None:
         """Place what can be placed, of every group."""
-        work = Work()
+        work = RankingBudget()
         for group_queue in list(self._queue.group_queues.values()):
             self._serve(group_queue, now, work)
         self._set_alarm(now)
@@ -116,8 +116,8 @@ class Dispatcher:
         if group_queue is not None:
             self._serve(group_queue, now)
 
-    def _serve(self, group_queue: GroupQueue, now: float, work: Work | None = None) -> None:
-        work = work or Work()
+    def _serve(self, group_queue: GroupQueue, now: float, work: RankingBudget | None = None) -> None:
+        work = work or RankingBudget()
         # Each round asks the queue again: a placed request may end others, or bring new ones.
         for instance in group_queue.reserved_instances():
             # Only the last instance of a group is tried while it is down, and no request is reserved for that one.

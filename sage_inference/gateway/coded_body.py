@@ -62,7 +62,7 @@ class Shared(Protocol):
     def decoding(self) -> Decoding: ...
 
 
-class Receiver(Hashable, Protocol):
+class CodedRequest(Hashable, Protocol):
     """The request that the body belongs to."""
 
     head: RequestHead
@@ -85,7 +85,7 @@ class CodedBody:
     overtake them.
     """
 
-    def __init__(self, exchange: Receiver, gateway: Shared, sender: BodySender) -> None:
+    def __init__(self, exchange: CodedRequest, gateway: Shared, sender: BodySender) -> None:
         """Raises ``ApiError`` for a coding that is not supported."""
         self._exchange = exchange
         self._gateway = gateway

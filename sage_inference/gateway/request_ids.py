@@ -15,7 +15,7 @@ from sage_inference.types import SchedulingRequest
 LINGER_S = 5.0  # an engine may work so long on a request that was given up
 
 
-class Identified(Protocol):
+class IdentifiedRequest(Protocol):
     """A request with the id that its caller gave it."""
 
     head: RequestHead
@@ -33,9 +33,9 @@ class RequestIds:
         self._begin = begin
         self._new_id = new_id
         self._call_later = call_later
-        self._used: dict[bytes, Identified | None] = {}  # None for a request that was given up
+        self._used: dict[bytes, IdentifiedRequest | None] = {}  # None for a request that was given up
 
-    def take(self, exchange: Identified) -> None:
+    def take(self, exchange: IdentifiedRequest) -> None:
         """Give a classified request another id for its engine if its id is in use. Its caller gets its own id back."""
         given = exchange.request_id
         # An id that looks like the gateway's own is, or will be, that of another request.
@@ -45,7 +45,7 @@ class RequestIds:
         exchange.request.request_id = own.decode()
         exchange.request.caller_request_id = given.decode("latin-1")
 
-    def give_back(self, exchange: Identified, *, answered: bool) -> None:
+    def give_back(self, exchange: IdentifiedRequest, *, answered: bool) -> None:
         """Free the id of a request that ended: at once if it was ``answered``, otherwise after ``LINGER_S``."""
         given = exchange.head.request_id
         if self._used.get(given) is not exchange:

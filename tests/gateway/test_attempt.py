@@ -15,7 +15,7 @@ from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Address
 from sage_inference.gateway.hub import Hub
-from sage_inference.gateway.relay.attempt import Attempt, State
+from sage_inference.gateway.relay.attempt import Attempt, AttemptState
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 from sage_inference.wire.message import Data, ResponseHead
@@ -48,7 +48,7 @@ class Owner:
     def connected(self, connection: EngineConnection) -> None:
         self.attempt.sent(connection, 1.0)
         connection.send(self, HEAD, b"")
-        self.note(State.SENT)
+        self.note(AttemptState.SENT)
 
     def not_connected(self, error: OSError) -> None:
         self.note(error)
@@ -109,41 +109,41 @@ def test_it_connects_sends_is_answered_and_is_over(engine: Engine) -> None:
         states = [attempt.state]  # nothing is under way
         attempt.connect(owner)
         states.append(attempt.state)
-        assert await owner.next() is State.SENT
+        assert await owner.next() is AttemptState.SENT
         states.append(attempt.state)
-        assert states == [State.OVER, State.CONNECTING, State.SENT]
+        assert states == [AttemptState.OVER, AttemptState.CONNECTING, AttemptState.SENT]
         wire = await engine.accept()
         wire.sendall(HALF)
         assert await owner.next() == b"ok"
-        assert (attempt.state, owner.length) == (State.ANSWERING, 9)
+        assert (attempt.state, owner.length) == (AttemptState.ANSWERING, 9)
         wire.sendall(b"1234567")
         assert await owner.next() == b"1234567"
-        assert attempt.state is State.OVER
+        assert attempt.state is AttemptState.OVER
         wire.close()
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("at", [State.CONNECTING, State.SENT, State.ANSWERING])
-def test_abandoned_in_any_state_it_is_over_and_the_engine_sees_it(engine: Engine, at: State) -> None:
+@pytest.mark.parametrize("at", [AttemptState.CONNECTING, AttemptState.SENT, AttemptState.ANSWERING])
+def test_abandoned_in_any_state_it_is_over_and_the_engine_sees_it(engine: Engine, at: AttemptState) -> None:
     async def main() -> None:
         owner = Owner(engine.attempt())
         attempt = owner.attempt
         attempt.connect(owner)
-        if at is State.CONNECTING:
+        if at is AttemptState.CONNECTING:
             attempt.abandon()
-            assert (attempt.state, owner.heard) == (State.OVER, [])
+            assert (attempt.state, owner.heard) == (AttemptState.OVER, [])
             await asyncio.sleep(0)
             assert owner.heard == []
             return
         await owner.next()
         wire = await engine.accept()
-        if at is State.ANSWERING:
+        if at is AttemptState.ANSWERING:
             wire.sendall(HALF)
             await owner.next()
         heard = list(owner.heard)
         attempt.abandon()
-        assert attempt.state is State.OVER
+        assert attempt.state is AttemptState.OVER
         wire.settimeout(5)
         assert HEAD in await asyncio.to_thread(_to_the_end, wire)
         assert owner.heard == heard  # an owner that left is told nothing
@@ -162,9 +162,9 @@ def _to_the_end(wire: socket.socket) -> bytes:
     return got
 
 
-@pytest.mark.parametrize("at", [State.SENT, State.ANSWERING])
+@pytest.mark.parametrize("at", [AttemptState.SENT, AttemptState.ANSWERING])
 def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
-    engine: Engine, at: State
+    engine: Engine, at: AttemptState
 ) -> None:
     async def main() -> None:
         former = Owner(engine.attempt())
@@ -172,7 +172,7 @@ def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
         attempt.connect(former)
         await former.next()
         wire = await engine.accept()
-        if at is State.ANSWERING:
+        if at is AttemptState.ANSWERING:
             wire.sendall(HALF)
             await former.next()
         heard, owner = list(former.heard), Owner()
@@ -180,10 +180,10 @@ def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
         assert (owner.attempt, owner.place) == (attempt, "a slot")
         assert (former.attempt, former.place) == (None, None)
         assert attempt.state is at
-        wire.sendall(b"1234567" if at is State.ANSWERING else ANSWER)
+        wire.sendall(b"1234567" if at is AttemptState.ANSWERING else ANSWER)
         await owner.next()
-        assert owner.length == (9 if at is State.ANSWERING else 2)
-        assert (former.heard, attempt.state) == (heard, State.OVER)
+        assert owner.length == (9 if at is AttemptState.ANSWERING else 2)
+        assert (former.heard, attempt.state) == (heard, AttemptState.OVER)
         wire.close()
 
     asyncio.run(main())
@@ -200,7 +200,7 @@ def test_an_attempt_over_is_transferred_without_its_former_connection(engine: En
         await former.next()
         owner = Owner()
         attempt.transfer_to(owner, former)
-        assert (attempt.state, owner.length, attempt.upstream.pool.idle) == (State.OVER, 2, 1)
+        assert (attempt.state, owner.length, attempt.upstream.pool.idle) == (AttemptState.OVER, 2, 1)
         attempt.abandon()
         assert attempt.upstream.pool.idle == 1  # the connection serves others by now
         wire.close()
@@ -228,7 +228,7 @@ def test_only_an_idle_connection_that_brought_no_byte_was_stale(engine: Engine, 
             await owner.next()
         wire.close()
         assert await owner.next() == (Broken.CLOSED, not begun)
-        assert owner.attempt.state is State.OVER
+        assert owner.attempt.state is AttemptState.OVER
         assert blame(owner.attempt) is None  # whether the engine is to blame is up to the owner
 
     asyncio.run(main())
@@ -253,7 +253,7 @@ def test_a_refusal_is_the_engines_fault_and_another_may_be_tried(engine: Engine)
         error, may_retry = owner.attempt.refusal(await owner.next())
         assert (error.status, may_retry) == (502, True)
         assert "here" in error.message
-        assert (blame(owner.attempt), owner.attempt.state) == ("refused a connection", State.OVER)
+        assert (blame(owner.attempt), owner.attempt.state) == ("refused a connection", AttemptState.OVER)
 
     asyncio.run(main())
 
@@ -282,6 +282,6 @@ def test_a_connection_that_takes_too_long_is_given_up(engine: Engine, lacks: boo
         assert (error.status, may_retry) == ((503, False) if lacks else (504, True))
         assert blame(owner.attempt) == (None if lacks else "refused a connection")
         await asyncio.sleep(0)
-        assert (owner.heard, owner.attempt.state) == ([], State.OVER)
+        assert (owner.heard, owner.attempt.state) == ([], AttemptState.OVER)
 
     asyncio.run(main())

@@ -49,7 +49,7 @@ class Text:
         self.batch: EmbeddingBatch | None = None
 
 
-class Owner(Protocol):
+class JobOwner(Protocol):
     """The caller's side: called once for how it ended, and for progress in between.
 
     None of these may raise: others' jobs are next.
@@ -88,7 +88,7 @@ class EmbeddingJob:
         "whole",
     )
 
-    def __init__(self, owner: Owner, raws: list[bytes]) -> None:
+    def __init__(self, owner: JobOwner, raws: list[bytes]) -> None:
         self.owner = owner
         self.raws = raws
         self.counts: Sequence[int] = ()  # of tokens, estimated; ``estimate`` is their sum

@@ -29,7 +29,7 @@ PIECE = 256
 _BLOCKS = 64  # of a prompt that are looked up in the time of one more request
 
 
-class Work:
+class RankingBudget:
     """What one pass over the queues may still rank again, see ``PIECE``."""
 
     __slots__ = ("left",)
@@ -101,13 +101,13 @@ class GroupQueue:
         else:
             self._unreserve(waiting)
 
-    def next(self, now: float, work: Work | None = None) -> Waiting | None:
+    def next(self, now: float, work: RankingBudget | None = None) -> Waiting | None:
         """The next request; it stays until it is removed or reserved. None if there is none, or if ``work`` is used up.
 
         ``work`` bounds what is ranked again, here and in other queues of the same pass. The rest is done in the next pass,
         which ``wakes_at`` asks for.
         """
-        work = work or Work()
+        work = work or RankingBudget()
         while self._changes.first_key() <= now and work.left > 0:
             self._rank_again(self._changes.pop(), now, work)
         for _ in range(REVIEWS):
@@ -197,7 +197,7 @@ class GroupQueue:
         elif overdue_at < math.inf:
             waiting.change = self._changes.push(overdue_at, waiting)
 
-    def _rank_again(self, waiting: Waiting, now: float, work: Work) -> None:
+    def _rank_again(self, waiting: Waiting, now: float, work: RankingBudget) -> None:
         """It becomes overdue, unless its prefix was cached meanwhile; or it is overdue, and its review is due."""
         work.left -= 1 + len(waiting.request.prompt_blocks) // _BLOCKS
         waiting.change = waiting.review = None

@@ -27,8 +27,7 @@ from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
-from sage_inference.gateway.relay.attempt import State as AttemptState
+from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt, AttemptState
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.routes import ROUTES

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 REFUSED_STATUSES = frozenset({429, 502, 503})
 
 
-class State(Enum):
+class AttemptState(Enum):
     """How far an attempt is. It is derived from what the attempt holds, so the two cannot differ."""
 
     CONNECTING = auto()
@@ -39,7 +39,7 @@ class State(Enum):
     OVER = auto()
 
 
-class Owner(Receiver, Protocol):
+class AttemptOwner(Receiver, Protocol):
     """The sender of the message. ``place`` is the scheduler's, and stands for the slot of the instance.
 
     ``length`` is that of the answer's body, if the answer's head gives it.
@@ -70,17 +70,17 @@ class Attempt(msgspec.Struct, gc=False):
     answer: ResponseHead | None = None
 
     @property
-    def state(self) -> State:
+    def state(self) -> AttemptState:
         if self.connection is not None:
-            return State.SENT if self.answer is None else State.ANSWERING
-        return State.OVER if self.connecting is None else State.CONNECTING
+            return AttemptState.SENT if self.answer is None else AttemptState.ANSWERING
+        return AttemptState.OVER if self.connecting is None else AttemptState.CONNECTING
 
     @property
     def at(self) -> str:
         """The name of the instance."""
         return self.instance.instance_id
 
-    def connect(self, owner: Owner) -> None:
+    def connect(self, owner: AttemptOwner) -> None:
         """Open a connection. ``owner`` gets it later, or the reason why there is none."""
         self.fresh = True
         self.connection = self.answer = None
@@ -90,7 +90,7 @@ class Attempt(msgspec.Struct, gc=False):
         """The message was written to ``connection``. ``now`` is a time of the gateway's clock."""
         self.connecting, self.connection, self.sent_at = None, connection, now
 
-    def transfer_to(self, owner: Owner, former: Owner) -> None:
+    def transfer_to(self, owner: AttemptOwner, former: AttemptOwner) -> None:
         """Give the attempt to another owner: with its slot, its connection, and the rest of its answer."""
         owner.attempt, former.attempt = self, None  # type: ignore[assignment]
         owner.place, former.place = former.place, None

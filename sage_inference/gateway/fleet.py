@@ -234,7 +234,7 @@ class Fleet:
                 report(error, f"the watch of instance {name}")
                 upstream.health.not_probed(time.monotonic())
             upstream.sync()
-            self._say(upstream)
+            self._log_state(upstream)
             self._looked[name].set()
             if upstream.health.is_silent or upstream.instance.state is EngineState.ASLEEP:
                 upstream.pool.engine_is_silent()
@@ -250,7 +250,7 @@ class Fleet:
                 async with asyncio.timeout(left):
                     await upstream.lost.wait()
                     upstream.lost.clear()
-                    self._say(upstream)
+                    self._log_state(upstream)
             now = time.monotonic()
 
     def _due_at(self, upstream: Upstream, now: float, look_from: float) -> float:
@@ -384,12 +384,12 @@ class Fleet:
             upstream.last_error = why
         self.gateway.descriptors.report(f"instance {upstream.instance.instance_id} was {why}")
 
-    def _say(self, upstream: Upstream) -> None:
+    def _log_state(self, upstream: Upstream) -> None:
         state = upstream.instance.state
-        said = (state, state is EngineState.STARTING and upstream.lists_nothing)
-        if said == upstream.said:
+        logged = (state, state is EngineState.STARTING and upstream.lists_nothing)
+        if logged == upstream.logged:
             return
-        upstream.said = said
+        upstream.logged = logged
         name = upstream.instance.instance_id
         if state is EngineState.READY:
             models = ", ".join(upstream.instance.models)

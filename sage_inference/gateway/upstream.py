@@ -81,7 +81,7 @@ class Upstream:
         self.last_error: str | None = None
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change the health
-        self.said = (instance.state, False)  # the state that was last logged: see ``Fleet``
+        self.logged = (instance.state, False)  # the state that was last logged: see ``Fleet``
         self.lost = asyncio.Event()  # wakes the watcher: out of service, or a look is wanted
         self.look_wanted = False  # whether the engine may list other models by now
         self.looked_at = self.refreshed_at = -math.inf  # the last question for its models; the last detection

@@ -127,7 +127,7 @@ class Fleet:
         self._configured = wanted
         self._let_go(gone, added)
         for upstream in self.gateway.engines.values():
-            upstream.refreshed_at = -math.inf
+            upstream.detected_at = -math.inf
             upstream.look_again()
         return Changes(added, gone, changed)
 
@@ -266,7 +266,7 @@ class Fleet:
 
     async def _is_due(self, upstream: Upstream) -> bool:
         """Whether a detection is due: after ``REFRESH_S``, while no models are known, or when other ones are listed."""
-        if time.monotonic() - upstream.refreshed_at >= REFRESH_S or _is_news(upstream):
+        if time.monotonic() - upstream.detected_at >= REFRESH_S or _is_news(upstream):
             return True
         if not upstream.look_wanted or time.monotonic() - upstream.looked_at < LOOK_AGAIN_S:
             return False
@@ -330,7 +330,7 @@ class Fleet:
         if before != detected:
             self.gateway.instances_changed()
         if ok:
-            upstream.refreshed_at = began
+            upstream.detected_at = began
         return ok
 
     def _not_detected(self, upstream: Upstream, error: DetectError) -> None:

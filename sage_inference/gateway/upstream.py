@@ -84,7 +84,7 @@ class Upstream:
         self.logged = (instance.state, False)  # the state that was last logged: see ``Fleet``
         self.lost = asyncio.Event()  # wakes the watcher: out of service, or a look is wanted
         self.look_wanted = False  # whether the engine may list other models by now
-        self.looked_at = self.refreshed_at = -math.inf  # the last question for its models; the last detection
+        self.looked_at = self.detected_at = -math.inf  # the last question for its models; the last detection
         self.differs: str | None = None  # how its vectors differ from those of the model's other instances
         # Seconds from sending a request to the first byte of its answer's body: of streams, and of other answers.
         self.ttft, self.ttfb = Histogram(TTFB_BUCKETS), Histogram(TTFB_BUCKETS)

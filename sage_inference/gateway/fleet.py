@@ -222,7 +222,7 @@ class Fleet:
     async def _watch(self, upstream: Upstream) -> None:
         name = upstream.instance.instance_id
         while True:
-            upstream.lost.clear()
+            upstream.wakeup.clear()
             try:
                 if await self._may_be_asked(upstream) and await self._is_due(upstream):
                     await self._look(upstream)
@@ -248,8 +248,8 @@ class Fleet:
         while (left := max(soonest, self._due_at(upstream, now, look_from)) - now) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await upstream.lost.wait()
-                    upstream.lost.clear()
+                    await upstream.wakeup.wait()
+                    upstream.wakeup.clear()
                     self._log_state(upstream)
             now = time.monotonic()
 

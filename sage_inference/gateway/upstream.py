@@ -82,7 +82,7 @@ class Upstream:
         self.drained_by_admin = False
         self.doubted = True  # whether a good answer would change the health
         self.logged = (instance.state, False)  # the state that was last logged: see ``Fleet``
-        self.lost = asyncio.Event()  # wakes the watcher: out of service, or a look is wanted
+        self.wakeup = asyncio.Event()  # wakes the watcher: out of service, or a look is wanted
         self.look_wanted = False  # whether the engine may list other models by now
         self.looked_at = self.detected_at = -math.inf  # the last question for its models; the last detection
         self.differs: str | None = None  # how its vectors differ from those of the model's other instances
@@ -112,7 +112,7 @@ class Upstream:
         self.keeps_callers_key = self.api_key is None and not gateway.guard.has_keys
         self.starts.clear()
         self.health.use(gateway.settings.health, time.monotonic())
-        self.lost.set()  # the watcher computes anew when the next probe is due
+        self.wakeup.set()  # the watcher computes anew when the next probe is due
 
     def request_prefix(self, route: Route, target: bytes) -> bytes:
         """The request line and our own headers. ``target`` is the path and query as the caller sent it."""
@@ -252,7 +252,7 @@ class Upstream:
         """Make the watcher ask soon which models the engine lists."""
         if not self.look_wanted:
             self.look_wanted = True
-            self.lost.set()
+            self.wakeup.set()
 
     def failed(self, how: Broken) -> None:
         now = time.monotonic()
@@ -268,7 +268,7 @@ class Upstream:
     def gave_up(self, outcome: str) -> None:
         """Count an answer that the engine ended early, or with an error: see ``relay.ending``."""
         self.health.gave_up(time.monotonic())
-        self.lost.set()
+        self.wakeup.set()
         self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
         self.sync()
 
@@ -295,7 +295,7 @@ class Upstream:
             instance.state = state
             if state is not EngineState.READY:
                 self._on_loss(instance)
-                self.lost.set()
+                self.wakeup.set()
             self._on_change()
 
 

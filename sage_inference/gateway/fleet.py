@@ -76,12 +76,12 @@ class Fleet:
 
         A look ends within the limit that ``detect`` has.
         """
-        late = {asyncio.ensure_future(e.wait()) for e in self._looked.values() if not e.is_set()}
-        if late:
-            _, late = await asyncio.wait(late, timeout=FIRST_LOOK_S)
-        while late and not self.gateway.can_serve:  # a start without any instance would help no caller
-            _, late = await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
-        for wait in late:
+        pending = {asyncio.ensure_future(e.wait()) for e in self._looked.values() if not e.is_set()}
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=FIRST_LOOK_S)
+        while pending and not self.gateway.can_serve:  # a start without any instance would help no caller
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
             wait.cancel()
 
     async def ready(self, names: Iterable[str], limit_s: float) -> None:
@@ -321,10 +321,10 @@ class Fleet:
         awake = ok and not upstream.sleep.asleep  # an engine that sleeps answers none of these questions
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
-            held = await kv_cache_tokens(
+            tokens = await kv_cache_tokens(
                 self._asker(upstream), upstream.address.url, upstream.api_key, timeout_s, self._patience
             )
-            upstream.instance.kv_tokens = held or upstream.instance.kv_tokens
+            upstream.instance.kv_tokens = tokens or upstream.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
             await self._replicas.compare_known(upstream)
         if before != detected:

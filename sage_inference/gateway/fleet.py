@@ -35,7 +35,7 @@ log = logging.getLogger("sage_inference.fleet")
 
 _READY_LOOK_S = 0.02
 FIRST_LOOK_S = 1.0  # a start waits so long for the other engines once some can serve
-RELIEF_S = 5.0  # an instance that a reload removes waits so long for those that the reload added
+RETIRE_S = 5.0  # an instance that a reload removes waits so long for those that the reload added
 SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # from one detection to the next: adapters come and go on a running engine
 LOOK_AGAIN_S = 1.0  # between two questions for models, however many requests name one that nobody serves
@@ -125,7 +125,7 @@ class Fleet:
                 self.remove(name)
                 self.add(wanted[name], known)
         self._configured = wanted
-        self._let_go(gone, added)
+        self._retire(gone, added)
         for upstream in self.gateway.engines.values():
             upstream.detected_at = -math.inf
             upstream.look_again()
@@ -140,20 +140,20 @@ class Fleet:
             return True
         return known.api_key != (wanted.api_key and wanted.api_key.reveal())
 
-    def _let_go(self, gone: list[str], added: list[str]) -> None:
+    def _retire(self, gone: list[str], added: list[str]) -> None:
         """Remove the instances of ``gone`` once those of ``added`` were looked at."""
         if not added:
             for name in gone:
                 self.remove(name)
         elif gone:
             self._leaving |= set(gone)
-            task = asyncio.create_task(self._relieve(gone, [self._looked[name] for name in added]))
+            task = asyncio.create_task(self._retire_after(gone, [self._looked[name] for name in added]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _relieve(self, gone: list[str], looked: list[asyncio.Event]) -> None:
+    async def _retire_after(self, gone: list[str], looked: list[asyncio.Event]) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RELIEF_S):
+            async with asyncio.timeout(RETIRE_S):
                 for event in looked:
                     await event.wait()
         for name in gone:

@@ -236,7 +236,7 @@ class GatewayProtocol(PipelinedConnection):
     def _cache_head(self, head: RequestHead) -> None:
         """Cache the head, if a request that begins with the same bytes always means the same."""
         if head.keep_alive and not (head.request_id or self.framing.is_chunked or self.expect_100_continue):
-            head.comes_again = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
+            head.is_cached = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
 
     def _reject(self, route: Route, error: ApiError) -> None:
         """Refuse before the body was read. The connection ends, because it is not known where the body does."""

@@ -129,7 +129,7 @@ class Upstream:
         """The first bytes of a request with this head to this instance. ``starts`` caches them for cached heads."""
         start = self.request_prefix(head.route, head.target)
         start += head.keyed_lines if self.keeps_callers_key else head.lines
-        if head.comes_again:
+        if head.is_cached:
             if len(self.starts) >= MOST_STARTS:
                 self.starts.clear()
             self.starts[head] = start

@@ -18,7 +18,7 @@ class RootExchange(EmbeddingExchange):
         route = ROUTES[route_meant(self.gateway.registry.is_served, body)]
         _, mark, query = self.head.target.partition(b"?")
         self.head = copy(self.head)
-        self.head.comes_again = False  # the same bytes may mean another route, with another body
+        self.head.is_cached = False  # the same bytes may mean another route, with another body
         self.head.route, self.head.target = route, route.path.encode() + mark + query
         super().begin(body)
 

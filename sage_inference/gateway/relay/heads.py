@@ -47,14 +47,14 @@ class RequestHead:
 
     ``target`` is path and query as the caller sent them. ``lines`` are the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
-    ``comes_again``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
+    ``is_cached``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
     """
 
     __slots__ = (
         "asks",
         "codings",
-        "comes_again",
         "cors",
+        "is_cached",
         "headers",
         "http10",
         "keep_alive",
@@ -77,7 +77,7 @@ class RequestHead:
         http10: bool = False,
         cors: bytes = b"",
     ) -> None:
-        self.comes_again = False
+        self.is_cached = False
         self.route = route
         self.target = target
         self.headers = headers

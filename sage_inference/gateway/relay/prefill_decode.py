@@ -104,7 +104,7 @@ class PrefillDecodeExchange(Exchange):
             self.leg, self.body = PREFILL, prefill_body(fields)
             # The head may be cached for other requests: change a copy, and keep the copy out of ``starts``.
             self.head = copy(self.head)
-            self.head.comes_again = False
+            self.head.is_cached = False
             self.head.lines, self.head.keyed_lines = (
                 asking_identity(self.head.lines),
                 asking_identity(self.head.keyed_lines),

@@ -70,7 +70,7 @@ class RerankExchange(Exchange):
         self._ranks = []
         if self.wanted is not None:
             self.call_head = head = copy(self.head)
-            head.comes_again = False
+            head.is_cached = False
             head.lines, head.keyed_lines = _as_ours(head.lines), _as_ours(head.keyed_lines)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:

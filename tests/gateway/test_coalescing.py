@@ -13,7 +13,7 @@ from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, sse
 from tests.support.wire import Caller
 
-ALONE = coalescing.LOOK + 1  # the rate is known with the last of these
+ALONE = coalescing.WINDOW + 1  # the rate is known with the last of these
 GATHERED = 5
 
 
@@ -63,7 +63,7 @@ def test_chunks_of_a_fast_stream_gather_while_it_is_paused(monkeypatch: pytest.M
 
 def test_a_stream_at_an_engines_pace_is_never_paused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalescing, "PAUSE_S", 1000.0)
-    ticks = itertools.count(1.0, coalescing.LOOK / coalescing.RATE)
+    ticks = itertools.count(1.0, coalescing.WINDOW / coalescing.RATE)
     with (
         RogueEngine(lockstep(5 * ALONE, b"0\r\n\r\n")) as engine,
         gateway(engine) as g,

@@ -9,7 +9,7 @@ from typing import Protocol
 from sage_inference.wire.isolation import report
 
 RATE = 500.0  # chunks/s above which a stream is paused: nobody reads so fast
-LOOK = 8  # chunks over which its rate is measured
+WINDOW = 8  # chunks over which its rate is measured
 PAUSE_S = 0.008  # one frame of a fast display
 PAUSES = 64  # pauses of a fast stream before its rate is measured again
 
@@ -30,7 +30,7 @@ class Coalescer:
     """Lets the chunks of fast streams gather in their sockets for ``PAUSE_S``, as network cards coalesce interrupts.
 
     A chunk costs a read and a write here, and again at its caller, whatever its size. A stream that sent
-    ``LOOK`` chunks at more than ``RATE`` is not read for ``PAUSE_S`` after each piece. All other streams, and the
+    ``WINDOW`` chunks at more than ``RATE`` is not read for ``PAUSE_S`` after each piece. All other streams, and the
     first chunks of every stream, are passed on as they come.
     """
 
@@ -45,11 +45,11 @@ class Coalescer:
         # While it is paused its chunks come in one piece, so their rate cannot be measured: count down instead.
         if stream.pauses_left:
             stream.pauses_left -= 1
-        elif now - stream.looked_at < LOOK / RATE:
+        elif now - stream.looked_at < WINDOW / RATE:
             stream.pauses_left = PAUSES
         stream.looked_at = now
         if not stream.pauses_left:
-            return stream.chunks + LOOK
+            return stream.chunks + WINDOW
         self._pause(stream)
         return stream.chunks + 1
 

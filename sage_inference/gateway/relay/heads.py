@@ -51,19 +51,23 @@ class RequestHead:
     """
 
     __slots__ = (
-        "asks",
-        "codings",
-        "cors",
-        "is_cached",
+        # The request as it came
+        "route",
+        "target",
         "headers",
         "http10",
         "keep_alive",
-        "keyed_lines",
-        "lines",
-        "request_id",
-        "route",
-        "target",
         "tenant",
+        "request_id",
+        "asks",
+        "codings",
+        # Bytes for the engine
+        "lines",
+        "keyed_lines",
+        # Bytes for the caller
+        "cors",
+        # Of the cache
+        "is_cached",
     )
 
     def __init__(

@@ -100,7 +100,7 @@ class InProcessResponse:
 
     def broke(self, error: Exception) -> None:
         report(error, "an answer to a caller in this process")
-        self._failure = CutShortError("the gateway failed at passing on the answer")
+        self._failure = CutShortError("the gateway could not relay the answer")
         self._wake()
 
 

@@ -71,4 +71,4 @@ class Coalescer:
             try:
                 stream.resume()
             except Exception as error:  # the other streams must be read again all the same
-                report(error, "reading on from a fast stream")
+                report(error, "resuming a fast stream")

@@ -45,7 +45,7 @@ def read_fields(body: bytes, model: str) -> Fields | None:
     own = not isinstance(params, msgspec.UnsetType) and bytes(params) not in _UNSET
     fields = all_fields(body)
     if own:
-        message = f"'{PARAMS}' of model \"{model}\" are the gateway's own: leave them out"
+        message = f"'{PARAMS}' are set by the gateway for model \"{model}\": leave them out"
         raise Rejection(Reason.BAD_REQUEST, message, PARAMS)
     return fields if fields is not None and _can_disaggregate(fields) else None
 

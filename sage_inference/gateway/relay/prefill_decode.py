@@ -234,7 +234,9 @@ class PrefillDecodeExchange(Exchange):
         if upstream not in _without_kv_transfer:
             _without_kv_transfer.add(upstream)
             name = upstream.instance.instance_id
-            log.warning("instance %s hands no prompts over: has its vLLM a --kv-transfer-config?", name)
+            log.warning(
+                "instance %s returned no kv_transfer_params: start its vLLM with --kv-transfer-config", name
+            )
 
     # Retrying
 

@@ -1,4 +1,4 @@
-"""How many tokens a prompt likely has, from its bytes, corrected by what engines report."""
+"""Estimates of the tokens of a prompt, from its bytes, corrected by the counts that engines report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _KEPT = 0.98  # of the past, at each report
 _START_BYTES = 8000.0  # how much the first guess weighs against reports
 _SAMPLE, _LARGE, _PIECES, _PIECE = 256, 4096, 4, 128
 _MEDIA_BEGINS = 1 << 20  # within so many bytes of a prompt that is mostly media
-# Text that is mostly escapes has one in so many bytes, and to seek one in more takes longer than all the rest.
+# Text that is mostly escapes has one within so many bytes. A longer search would take longer than all the rest.
 _ESCAPES = 64
 _SEVEN_BITS = bytes(range(128))
 _IDS = b"[]0123456789, \n"
 _MODELS = 512
-_FIRST, _EVERY = 256, 8  # reports: so many are all read, and then one in so many
+_FIRST, _EVERY = 256, 8  # the first reports are all read, and of the later ones one in eight
 
 
 class Script(IntEnum):
@@ -35,10 +35,10 @@ _ASCII, _ESCAPED, _LATIN, _TWO_BYTE, _THREE_BYTE, _TOKEN_IDS, _MEDIA = (script.v
 
 
 def script_of(prompt: bytes) -> int:
-    """The ``Script`` a prompt mostly is, as a plain number; a long one is judged by pieces from all over it.
+    """The ``Script`` of most of a prompt, as a plain number. A long prompt is judged by pieces from all over it.
 
-    ``find`` instead of ``in``, which first tries to take the bytes that it looks for as a number (CPython 3.11), and
-    so raises and drops an exception each time.
+    ``find`` is used instead of ``in``. In CPython 3.11 ``in`` first tries to read its left side as a number, and so raises
+    and drops an exception each time.
     """
     size = len(prompt)
     if size > _LARGE:
@@ -69,9 +69,7 @@ class TokenEstimates:
         self._sums: dict[tuple[str, int], list[float]] = {}
         self._ratios: dict[tuple[str, int], float] = {}
         self._reports = 0
-        self.pass_over = (
-            0  # reports until the next that is worth reading: none of the first, and then eight each time
-        )
+        self.pass_over = 0  # reports to pass over until the next that is read
 
     def tokens_per_byte(self, model: str, script: int) -> float:
         return self._ratios.get((model, script)) or _first_guess(script)
@@ -85,7 +83,9 @@ class TokenEstimates:
         key = (model, script)
         sums = self._sums.get(key)
         if sums is None:
-            if len(self._sums) >= _MODELS:  # names of adapters come and go: start over, it is soon learned
+            if (
+                len(self._sums) >= _MODELS
+            ):  # names of adapters come and go: start over, because ratios are soon learned
                 self._sums.clear()
                 self._ratios.clear()
             sums = self._sums[key] = [_START_BYTES * _first_guess(script), _START_BYTES]

@@ -1,4 +1,4 @@
-"""What is written down of attempts: nobody waits for it, and later decisions go by it."""
+"""The records of attempts. No request waits for them, and later decisions follow them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sage_inference.types import Usage
 
 
 class Ledger:
-    """How fast work comes and goes, what each tenant had, what prompts took, and which should be done by now."""
+    """Rates of work, the tokens of tenants, learned paces, and the prompts that should be done by now."""
 
     def __init__(self) -> None:
         self.rates = Rates()
@@ -24,16 +24,16 @@ class Ledger:
         self.silent_prefills = SilentPrefills()
         self.relative = RelativePaces()
         self.reads_all_usage = False
-        self.renewed: Callable[[], None] = _nobody  # called when paces were
+        self.renewed: Callable[[], None] = _nobody  # called when paces were renewed
 
     def placed(self, placement: Placement, need: int, now: float) -> None:
-        """``need``: tokens of its prompt that the instance has not cached."""
+        """``need`` are the prompt tokens that the instance has not cached."""
         request, rates = placement.request, self.rates
         rates.prompt_tokens += request.prompt_tokens
         rates.uncached_tokens += need
         self.tenants.charge(request.tenant, placement.tokens)
         if request.request_type.is_llm and not request.streams:
-            # The first byte of its answer comes with the last: it does not show when the prompt was worked off.
+            # The first byte of its answer comes with the last, so it does not show the end of the prefill.
             self.silent_prefills.add(placement, now)
             load = placement.instance.load
             load.read_in -= 1
@@ -43,9 +43,9 @@ class Ledger:
             self.renewed()
 
     def wants_usage(self, placement: object) -> bool:
-        """Whether it is of use to look for usage in an attempt's answer.
+        """Whether the answer of an attempt is searched for its usage.
 
-        For tenants always, for estimates and for the paces of answers in one piece now and then.
+        Tenants need every answer. Estimates, and the paces of answers in one piece, need one now and then.
         """
         self.estimates.pass_over -= 1
         return (
@@ -56,7 +56,7 @@ class Ledger:
         )
 
     def used(self, placement: Placement, usage: Usage) -> None:
-        """What an engine says that an attempt took."""
+        """An engine reported the tokens of an attempt."""
         placement.usage = usage
         request = placement.request
         self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)

@@ -1,4 +1,4 @@
-"""The share of an instance's time that prompts may take before late requests wait; measured from what streams get.
+"""The share of an instance's time that prompts may take before overdue requests wait; measured by the streams.
 
 A decode step of s ms beside prompts that take the share p of the time makes s / (1 - p) ms a token. How long a step
 is depends on the engine, its model and its batch. So the share follows the answers that ended:
@@ -23,7 +23,7 @@ LEAST, MOST = 0.45, 0.75
 UP, DOWN, BACK = 0.005, 0.03, 0.0005
 WELL_UNDER = 0.4  # of the SLO
 FEWEST_TOKENS = 8  # of an answer that shows what streams get
-# A late prompt that takes no longer keeps nobody in time from being so: it need not wait for a pause between prompts.
+# An overdue prompt that takes no longer makes no other request late, so it need not wait for a pause between prompts.
 CHEAP_MS = 50.0
 
 
@@ -55,7 +55,7 @@ def stepped_by_several(share: float, took_ms: float, tokens: int, choices: int, 
 def learn(placement: Placement, tokens: int) -> None:
     """A streamed answer of so many tokens ended.
 
-    Ignored are answers during which this process or the engine stood still, because that is no prompt's doing.
+    An answer teaches nothing if this process or the engine stood still meanwhile, because no prompt caused that.
     """
     began_at, ended_at = placement.answered_at, placement.ended_at
     if began_at is None or ended_at is None or tokens < FEWEST_TOKENS:
@@ -78,11 +78,11 @@ def learn(placement: Placement, tokens: int) -> None:
 
 
 def can_spare(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:
-    """Whether a late request whose prompt takes so long there may be sent to it without harm to what is in time.
+    """Whether an overdue request with this prompt may be sent to the instance without harm to requests in time.
 
-    Where something in time is on it, no prompt may be under way, and prompts must have taken no more than their share
-    of its time: a late request that was sent can't be taken back, and may take the engine for seconds. A cheap prompt
-    only needs streams that keep their SLO.
+    If requests in time are on it, no prompt may be under way, and prompts must have taken no more than their share of its
+    time: a request that was sent cannot be taken back, and may occupy the engine for seconds. A cheap prompt only needs
+    streams that keep their SLO.
     """
     load = instance.load
     if instance.active_requests <= load.overdue or load.window_tokens == math.inf:

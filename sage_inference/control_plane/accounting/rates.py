@@ -1,4 +1,4 @@
-"""How fast the gateway has been going lately: what Retry-After and the retry budget are computed from."""
+"""Recent rates of the gateway, for Retry-After and the retry budget."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ WINDOW_S = 10
 class Rates:
     """Totals that the hot path only increments, and their growth over the last ten seconds.
 
-    ``tick`` is called about once a second; between ticks nothing is stored per event.
+    ``tick`` is called about once a second. Between ticks nothing is stored for an event.
     """
 
     def __init__(self) -> None:
         self.submitted = 0
         self.finished = 0
         self.retried = 0
-        self.moved = 0  # of them, those whose instance was out of service while another was well
+        self.moved = 0  # retries of requests whose instance was out of service while another was well
         self.prompt_tokens = 0  # of placed requests, estimated
-        self.uncached_tokens = 0  # those of them that their instances likely had not cached
+        self.uncached_tokens = 0  # prompt tokens that the instances likely had not cached
         self._past: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW_S + 1)
 
     def tick(self, now: float) -> None:
@@ -31,10 +31,10 @@ class Rates:
         return (self.finished - self._past[0][2]) / (now - self._past[0][0])
 
     def may_retry(self) -> bool:
-        """Retries stay within 20 % of recent requests plus 10 a window, so that they can't make a storm.
+        """Whether the budget allows a retry: 20 % of recent requests plus 10 a window, so that retries make no storm.
 
-        Those of an instance that is lost don't count: they come once an ejection, and who loses them all at
-        once would else fail most of them.
+        Retries from an instance that is lost do not count. They come once an ejection and all at once, so the budget would
+        fail most of them.
         """
         past = self._past[0] if self._past else (0.0, 0, 0, 0)
         return self.retried - self.moved - past[3] < 10 + 0.2 * (self.submitted - past[1])

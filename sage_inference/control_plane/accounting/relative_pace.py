@@ -1,7 +1,7 @@
-"""How fast instances are beside each other: learned from answers that are not streamed, and forgotten.
+"""Paces of instances relative to each other, learned from answers that are not streamed, and forgotten again.
 
-The first byte of such an answer comes with the last, so it does not show when the prompt was worked off. The time
-of the whole answer shows how fast its instance is beside the others that serve the model.
+The first byte of such an answer comes with the last, so it does not show the end of the prefill. The time of the whole
+answer shows how fast its instance is beside the others that serve the model.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from sage_inference.control_plane.instances.prefill_decode import leg_of
 from sage_inference.control_plane.slo_table import works_off_prompts
 from sage_inference.types import ExecutionInstance, InstanceLoad
 
-BATCH = 200.0  # so many requests beside one make an engine's step twice as long
-PRIOR_STEPS = 512.0  # at the pace of the group: what the first answers are weighed against
+BATCH = 200.0  # other requests that make an engine's step twice as long
+PRIOR_STEPS = 512.0  # at the pace of the group; the first answers are weighed against them
 MOST_STEPS = 512.0  # that one answer counts for
 FARTHEST = 8.0  # times slower or faster than the group; more is not believed
-HALF_LIFE_S = 45.0  # of what is known of an instance that gets no work
+HALF_LIFE_S = 45.0  # of the knowledge of an instance that gets no work
 MOST_TRIALS = 2  # that make the half-life twice as long
-_WELL = 10  # renewals until a trial has shown that it is slow no more
+_WELL = 10  # renewals until an instance counts as slow no more
 RENEWED_S = 1.0
-_LONGEST_S = 5.0  # that one renewal stands for
+_LONGEST_S = 5.0  # of fading in one renewal, however long the last one is ago
 # An instance that showed no pace for so long, while its peers did, fades though it has work. Its work shows none: a stream
 # shows its pace only with its first byte, and embeddings on an LLM's instance never.
 SILENT_S = HALF_LIFE_S
-_ANSWERS = 2.0  # times its longest answer: for so long the next one may still come
+_ANSWERS = 2.0  # times its longest answer: until then the next one may still come
 PIECE = 3000  # models of instances, about a microsecond each, that one call renews
 _KEPT = 0.95  # of the past, at each answer
-_SHIFT = 0.5  # of the way to the share of streams that the last second had
-_FADED_TOKENS = 2000.0  # that faded knowledge of first bytes still weighs
-# Of an instance's answers the first are all read, then one in so many, and the first after each renewal.
+_SHIFT = 0.5  # of the way to the share of streams in the last second
+_FADED_TOKENS = 2000.0  # the weight of faded knowledge from first bytes
+# The first answers of an instance are all read, of the later ones one in eight, and the first after each renewal.
 _SURE, _EVERY = 16, 8
 _MODELS = 64  # of an instance, because all are looked at once a second
 _WHOLE = ("done", "ended")  # outcomes of attempts whose answer came to its end
@@ -43,17 +43,17 @@ _WHOLE = ("done", "ended")  # outcomes of attempts whose answer came to its end
 def steps_of(output_tokens: float, began_tokens: float, beside: float) -> float:
     """The engine's work during an answer, in steps of a request that runs alone.
 
-    S = n·(1 + b/200) + P/267 for n output tokens, b other requests in flight, and P prompt tokens that the instance
-    began meanwhile, the answer's own included. An instance that gets more work because it is fast would look slow
-    otherwise.
+    S = n·(1 + b/200) + P/267 with n output tokens, b other requests in flight, and P prompt tokens that the instance
+    began meanwhile, the answer's own included. Without b and P, an instance that gets more work because it is fast would
+    look slow.
     """
     return output_tokens * (1.0 + beside / BATCH) + began_tokens / DECODE_TOKENS
 
 
 class Shown(msgspec.Struct, gc=False):
-    """The time that answers of one model took on one instance: M milliseconds for U steps.
+    """The time that answers of one model took on one instance: M milliseconds in U steps.
 
-    ``answers_ms``: what the answers took beside their prompts, for so many ``tokens``, with all that ran beside them.
+    ``answers_ms`` is the time of the answers without their prompts, and ``tokens`` are their tokens.
     """
 
     ms: float = 0.0
@@ -74,35 +74,35 @@ class Shown(msgspec.Struct, gc=False):
         self.tokens = _KEPT * self.tokens + tokens
 
     def fade(self, typical: float, kept: float) -> None:
-        """Toward the typical pace, and to less weight; ``kept`` of the distance remains, as a ratio."""
+        """Move toward the typical pace, and to less weight; ``kept`` of the distance remains, as a ratio."""
         pace = typical * (self.ms / self.steps / typical) ** kept
         self.steps *= kept
         self.ms = pace * self.steps
 
 
 class Beside(msgspec.Struct, gc=False):
-    """An instance, and those that serve one of its models beside it, itself among them."""
+    """An instance, and the instances that serve one of its models, itself among them."""
 
     peers: Sequence[ExecutionInstance]
     shown: dict[str, Shown] = msgspec.field(default_factory=dict)  # by model
-    answers: int = 0  # that it is known by
+    answers: int = 0  # that were read
     taught: int = 0  # of the instance's load, at the last renewal
     seen: int = 0  # of ``answers``, at the last renewal
     answer_s: float = 0.0  # the time of its longest answers of late
     silent_s: float = 0.0  # since it showed its pace, while it had work and its peers showed theirs
-    trials: int = 0  # that have shown it to be still slow
+    trials: int = 0  # requests after which it was still slow
     well: int = 0  # renewals in a row, each with new answers, in which it was not slow
 
 
 class RelativePaces:
-    """The paces of instances beside each other: r = (M/d + 512) / (U + 512), with M and U of ``Shown``.
+    """The relative paces of instances: r = (M/d + 512) / (U + 512), with M and U of ``Shown``.
 
-    d is the lower median of M/U of the model's instances. The pace to reckon with becomes a·k + (1 − a)·K·r: k learned
-    from first bytes, K the lower median of these, and a the share of streams among the recent answers.
+    d is the lower median of M/U of the model's instances. The pace that policies use becomes a·k + (1 − a)·K·r. k is the
+    pace from first bytes, K the lower median of the k, and a the share of streams among the recent answers.
 
-    What is known of an instance fades while it has no work and its peers do: the ratio to the group's pace comes half as
-    near to 1 in 45 s. In the end it gets a request again, which shows how fast it is now. If it is still slow, the next
-    trial comes later: 45 s become 90 s, then 180 s.
+    The knowledge of an instance fades while it shows no pace and its peers do: the ratio to the group's pace comes half as
+    near to 1 in 45 s. In the end the instance gets a request again, which shows how fast it is now. If it is still slow,
+    the next trial comes later: 45 s become 90 s, then 180 s.
     """
 
     def __init__(self) -> None:
@@ -115,11 +115,11 @@ class RelativePaces:
         self._renewal: Iterator[int] | None = None  # the renewal under way; yields the work of each step
 
     def regroup(self, instances: Iterable[ExecutionInstance]) -> None:
-        """``instances``: all that there are now."""
+        """Follow a change of the registry; ``instances`` are all that there are now."""
         serving: dict[str, list[ExecutionInstance]] = {}
         present = list(instances)
         for each in present:
-            if works_off_prompts(each):  # an engine that only embeds has a pace of another kind
+            if works_off_prompts(each):  # an engine that only embeds has another kind of pace
                 for model in each.models:
                     serving.setdefault(model, []).append(each)
         self._renewal = None  # it goes through instances that may have left
@@ -133,7 +133,7 @@ class RelativePaces:
                 del beside.shown[model]
 
     def note(self, placement: Placement) -> None:
-        """Note how the instance stands as it gets a request whose answer will be read, and when the next one will be."""
+        """Note the load of an instance that gets a request whose answer will be read, and when the next one will be."""
         load, beside = placement.instance.load, self._of.get(placement.instance)
         if beside is None:
             return
@@ -145,7 +145,7 @@ class RelativePaces:
             placement.token_ms = shown.answers_ms / shown.tokens
 
     def learn(self, placement: Placement, output_tokens: int) -> None:
-        """An answer in one piece came to its end, with so many tokens in ``placement.answers`` choices."""
+        """An answer in one piece ended, with so many tokens in ``placement.answers`` choices."""
         beside, load = self._of.get(placement.instance), placement.instance.load
         ended, pushed = placement.ended_at, placement.pushed_at
         if beside is None or ended is None or pushed <= load.lost_at or pushed <= load.stalled_at:
@@ -168,7 +168,9 @@ class RelativePaces:
             pace = min(max(pace, typical / FARTHEST), typical * FARTHEST)
         shown = beside.shown.get(model)
         if shown is None:
-            if len(beside.shown) >= _MODELS:  # names of adapters come and go: start over, it is soon learned
+            if (
+                len(beside.shown) >= _MODELS
+            ):  # names of adapters come and go: start over, because paces are soon learned
                 beside.shown.clear()
             shown = beside.shown[model] = Shown()
         shown.add(pace, steps)
@@ -221,7 +223,7 @@ class RelativePaces:
             yield 4 + len(beside.shown)
 
     def _weigh(self, load: InstanceLoad, beside: Beside, streamed: bool) -> None:
-        """By how its answers came of late."""
+        """Combine both kinds of pace by the kinds of its recent answers."""
         beside.well = 0 if self._is_slow(load, beside) else beside.well + 1
         if beside.well >= _WELL:
             beside.trials = 0
@@ -247,7 +249,7 @@ class RelativePaces:
             beside.trials = min(beside.trials + 1, MOST_TRIALS)
 
     def _fade_unused(self, beside: Beside, kept: float) -> None:
-        """Fade the knowledge of models that had no answers since the last renewal."""
+        """Fade the knowledge of models without an answer since the last renewal."""
         for model, shown in list(beside.shown.items()):
             if shown.fresh:
                 shown.fresh = False
@@ -264,18 +266,18 @@ class RelativePaces:
         load.ms_per_token = bounded_pace(own_pace(load) * load.own_share + load.whole_part)
 
     def _usual_pace(self, peers: Sequence[ExecutionInstance]) -> float:
-        """K, worked out once for all that have the same peers."""
+        """K, computed once for all instances with the same peers."""
         found = self._usual.get(id(peers))
         if found is None:
             found = self._usual[id(peers)] = lower_median([own_pace(each.load) for each in _learned(peers)])
         return found
 
     def _known(self, peers: Sequence[ExecutionInstance]) -> Sequence[ExecutionInstance]:
-        """Those of which anything is known; all where nothing is."""
+        """The peers of which anything is known; all if nothing is."""
         return [each for each in peers if each.load.taught or self._of[each].shown] or peers
 
     def _is_slow(self, load: InstanceLoad, beside: Beside) -> bool:
-        """Whether it is so slow beside its peers that they are not alike to the policies."""
+        """Whether it is so slow beside its peers that policies do not count them as alike."""
         peers = beside.peers
         found = self._usual_now.get(id(peers))
         if found is None:
@@ -285,12 +287,12 @@ class RelativePaces:
 
 
 def _learned(peers: Sequence[ExecutionInstance]) -> Sequence[ExecutionInstance]:
-    """Those whose pace first bytes have shown; all where none has."""
+    """The peers whose pace first bytes have shown; all if none has."""
     return [each for each in peers if each.load.taught] or peers
 
 
 def relative(shown: Mapping[str, Shown], typical: Mapping[str, float]) -> float:
-    """r, of all models together."""
+    """r of an instance, over all its models."""
     known = [(each, typical[model]) for model, each in shown.items() if model in typical]
     ms = sum([each.ms / own for each, own in known])
     steps = sum([each.steps for each, _ in known])

@@ -1,4 +1,4 @@
-"""Prompts whose answers' first bytes come with the last, and so don't tell when they were worked off."""
+"""Prefills of answers in one piece: their first byte arrives with the last, so it does not show when they ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage_inference.control_plane.instances.load import Placement
 
 
 class SilentPrefills:
-    """They are taken to be done when their instance should be done with them; ``heap`` has the soonest first."""
+    """A silent prefill counts as ended when its instance should be done with it; ``heap`` has the soonest first."""
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Placement]] = []
@@ -27,7 +27,7 @@ class SilentPrefills:
                 placement.presumed_begun()
 
     def next_at(self) -> float:
-        """When the next should be done; infinite where none is awaited."""
+        """The time when the next one should be done; infinite if there is none."""
         heap = self.heap
         while heap and not heap[0][2].pending:
             heapq.heappop(heap)

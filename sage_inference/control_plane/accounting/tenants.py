@@ -10,16 +10,16 @@ _KEPT = 4096
 
 
 class TenantCounters:
-    """Tokens served per tenant, divided by its weight; whoever has the least is next.
+    """Tokens served per tenant, divided by its weight. The tenant with the least is next.
 
-    "Fairness in Serving Large Language Models" (VTC; Sheng et al., 2024). A tenant that comes back from idle
-    is lifted to the least of those that wait, so that nobody saves up turns by staying away.
+    "Fairness in Serving Large Language Models" (VTC; Sheng et al., 2024). A tenant that comes back from idle is lifted
+    to the least of those that wait, so that no tenant gains by staying away.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self.weights: dict[str, float] = dict(weights or {})
         self._served: dict[str, float] = {}
-        # Whether there is anybody to be fair between. An attribute, because it is read for every answer.
+        # Whether there are tenants to be fair between. An attribute, because it is read for every answer.
         self.several = False
         self._left_at = 0.0  # the counter of the tenant that was served last from the queue
 
@@ -38,9 +38,9 @@ class TenantCounters:
             self.several = len(self._served) > 1
 
     def lift(self, tenant: str, least: float) -> None:
-        """The tenant had nothing waiting, and now has; ``least`` is the lowest counter among those that wait.
+        """The first request of a tenant begins to wait; ``least`` is the lowest counter among tenants that wait.
 
-        Infinite where nobody waits: then it is that of the tenant served last.
+        It is infinite if none waits. Then the counter of the tenant that was served last applies.
         """
         if least == math.inf:
             least = self._left_at
@@ -53,6 +53,6 @@ class TenantCounters:
         self._left_at = self.of(tenant)
 
     def _forget(self) -> None:
-        """Drop the half served least: they are lifted when they come back, so they lose nothing."""
+        """Drop the half served least. They are lifted when they come back, so they lose nothing."""
         keep = sorted(self._served.items(), key=lambda item: -item[1])[: _KEPT // 2]
         self._served = dict(keep)

@@ -1,4 +1,4 @@
-"""LLM and embedding work on one GPU: how much of its time embeddings may take while streams run."""
+"""LLM and embedding work on one GPU, and the share of its time that embeddings may take while streams run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.slo import TPOT_MS
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
-TIME_SLICED = 0.45  # two processes on one GPU run at about so much of their own speed (one H100, measured)
+TIME_SLICED = 0.45  # of its own speed: the speed of each of two processes on one GPU (one H100, measured)
 _GAP_KEPT = 0.8
-_LONGEST_GAP_S = 1.0  # one pause, of whatever cause, must not outweigh a hundred chunks
+_LONGEST_GAP_S = 1.0  # one pause of any cause must not outweigh a hundred chunks
 _STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
 
 
 class SharedGPU:
-    """The instances on one GPU are scheduled together.
+    """The instances on one GPU, which are scheduled together.
 
-    While LLM work is in flight, embedding calls go one at a time. After a call of wall time d that alone would
-    take w, a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM: on a time-sliced GPU
-    a ratio of slots would do nothing. With ``ratio`` None the pause is a closed loop: 4 ms more while the
-    streams' gap between chunks exceeds half of ``tpot_s``, else 0.9 of it less 0.5 ms, at most 400 ms.
-    What the LLM does not use is lent.
+    While LLM work is in flight, embedding calls go one at a time. A call takes the wall time d, and would take w alone.
+    After it a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no
+    effect on a time-sliced GPU. With ``ratio`` None the pause is a closed loop. While the gap between chunks of streams
+    exceeds half of ``tpot_s`` it grows by 4 ms; otherwise it falls to 0.9 of itself less 0.5 ms. It is at most 400 ms.
+    Embeddings may use all time that the LLM does not use.
     """
 
     def __init__(self, ratio: float | None) -> None:
@@ -36,13 +36,15 @@ class SharedGPU:
         self._pause_s = 0.0
         self._first: Placement | None = None  # the call that found no other before it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
-        self._company_since = math.inf  # LLM work in flight all the time since; infinite while there is none
+        self._company_since = (
+            math.inf
+        )  # LLM work in flight without a break since; infinite while there is none
         self._solo_s: float | None = None  # a token, alone
         self._least_s: float | None = None  # a token, the least seen in company
 
     @property
     def goes_by_gaps(self) -> bool:
-        """Whether it is of use to tell how its streams fare."""
+        """Whether the pause follows the gaps between chunks."""
         return self.ratio is None
 
     def may_embed(self, now: float) -> bool:
@@ -70,13 +72,13 @@ class SharedGPU:
         if not 0.0 <= took * 1000 < LONGEST_MS:
             return
         timed = placement.pushed_at > placement.instance.load.stalled_at
-        if placement is self._first and timed:  # the others' time is partly that of those before them
+        if placement is self._first and timed:  # the time of other calls is partly that of calls before them
             self._learn(placement, took / placement.tokens)
         if self.llm:
             self.resumes_at = now + self._pause(placement.tokens, took)
 
     def streamed(self, gap_s: float) -> None:
-        """A stream on this GPU had a chunk so long after the one before."""
+        """A stream on this GPU had a chunk, ``gap_s`` after the one before."""
         self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
 
     def _pause(self, tokens: int, took: float) -> float:
@@ -92,7 +94,7 @@ class SharedGPU:
         return max(0.0, alone * tokens / max(0.01, 1 - self.ratio) - took)
 
     def _learn(self, placement: Placement, seconds: float) -> None:
-        """From calls that were alone, or in company, from their begin to their end."""
+        """Learn the time of a token from a call that was alone, or in company, from begin to end."""
         if self._alone_since <= placement.pushed_at:
             self._solo_s = seconds if self._solo_s is None else 0.9 * self._solo_s + 0.1 * seconds
         elif self._company_since <= placement.pushed_at:

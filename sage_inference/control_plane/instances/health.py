@@ -1,4 +1,4 @@
-"""Whether an instance may be given work: a state machine fed by probes and answers; it reads no clock."""
+"""Whether an instance may get work: a state machine that probes and answers drive. It reads no clock."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import random
 from sage_inference.config.settings import HealthSettings
 from sage_inference.types import EngineState
 
-# Waits between probes while an instance is out of service. The longest bounds how late its return is noticed.
+# Waits between probes while an instance is out of service. Its return is noticed after the longest of them at the latest.
 BACKOFF_S = (1.0, 5.0)
-STEADY_S = 60.0  # who is ejected again sooner than this after a return has to prove itself
-PROOF_S = (1.0, 4.0)  # for so long, doubled each time
-REPEAT_S = 0.5  # until it is probed again whose probe failed: whether it hangs is to be known soon
-DRAINED_S = 10.0  # after so long, who answers may be the successor of who said it was draining
+STEADY_S = 60.0  # an instance that is ejected again sooner than this after its return has to prove itself
+PROOF_S = (1.0, 4.0)  # the time of good probes that prove it, at first and at the most; doubled each time
+REPEAT_S = 0.5  # after a failed probe until the next, which shows soon whether the engine hangs
+DRAINED_S = 10.0  # after this long an answer may come from the restarted engine
 
 
 class Health:
     """One instance's health. Times are seconds on the caller's monotonic clock.
 
-    A refused connection or a failed probe (of two questions) ejects at once, so do ``settings.failures`` consecutive
-    5xx; any answer under 500 or a good probe restores. While ejected it is probed after 1 s, then 2, 4, 5, 5 …: a
-    probe costs next to nothing, and a return after an hour is to be noticed as soon as one after a minute.
-    One that comes and goes breaks the streams it is given each time: on its second return within a minute only
-    probes restore it, when they were good for 1 s, then 2, then 4.
-    Placement may still fall back to an ejected instance where its group has no healthy one.
+    A refused connection or a failed probe (of two questions) ejects it at once, and so do ``settings.failures``
+    consecutive 5xx. Any answer under 500, or a good probe, restores it. While ejected it is probed after 1 s, then 2, 4,
+    5, 5 …: a probe costs almost nothing, and a return after an hour should be noticed as soon as one after a minute.
+
+    An instance that comes and goes breaks its streams each time. On its second return within a minute only probes restore
+    it, after they were good for 1 s, then 2, then 4. A group without a healthy instance still uses an ejected one.
     """
 
     def __init__(self, settings: HealthSettings, rng: random.Random | None = None) -> None:
@@ -32,7 +32,7 @@ class Health:
         self._rng = rng or random.Random()
         self.state = EngineState.STARTING
         self._errors = 0
-        self.given_up = 0  # answers in a row that began well and that it gave up
+        self.given_up = 0  # answers in a row that began well and were given up
         self._failed_probes = 0  # in a row
         self._contradictions = 0  # in a row
         self._backoff = 0.0
@@ -49,11 +49,11 @@ class Health:
 
     @property
     def is_silent(self) -> bool:
-        """Whether two probes in a row failed, and it has answered nothing else since: it is more than busy."""
+        """Whether two probes in a row failed, with no other answer since. Then it is more than busy."""
         return self._failed_probes > 1
 
     def use(self, settings: HealthSettings, now: float) -> None:
-        """Go by other settings; the next probe comes no later than they say."""
+        """Follow other settings; the next probe comes no later than with these."""
         self._settings = settings
         self._next_probe = min(self._next_probe, now + settings.interval_s)
 
@@ -69,18 +69,18 @@ class Health:
             self._next_probe = now + min(left, self._shortest)
             return
         self._restore(now)
-        # Jittered, so that many instances are not probed in one breath.
+        # Jittered, so that many instances are not probed at the same time.
         self._next_probe = now + self._settings.interval_s * self._rng.uniform(0.8, 1.2)
 
     def probe_failed(self, now: float, refused: bool = False) -> None:
-        """``refused``: nobody listens on its port."""
+        """A probe failed; ``refused`` if its port takes no connections."""
         self._failed_probes += 1
         self._eject(now)
         if self._failed_probes == 1 and not refused:
             self._next_probe = now + self._repeat
 
     def contradicted(self, now: float) -> None:
-        """It is well, and yet not what it was: its models' list is gone, or it takes our key no more."""
+        """The engine is well, but not as it was: its list of models is gone, or it refuses our key."""
         self._contradictions += 1
         if self._contradictions > 1:
             self._eject(now)
@@ -88,18 +88,18 @@ class Health:
             self._next_probe = now + self._repeat
 
     def confirmed(self) -> None:
-        """It is what it was thought to be."""
+        """The engine is as it was."""
         self._contradictions = 0
 
     def not_probed(self, now: float) -> None:
-        """The probe could not be sent. That is no fact about the instance, so it is probed again soon."""
+        """The probe could not be sent. That shows nothing about the instance, so it is probed again soon."""
         self._next_probe = now + self._shortest
 
     def refused(self, now: float) -> None:
         self._eject(now)
 
     def answered(self, status: int, now: float) -> None:
-        """An answer came; 502 also stands for a connection that broke before one."""
+        """An answer came. 502 also stands for a connection that broke before an answer."""
         if status < 500:
             self._errors = self._failed_probes = 0
             proves_itself = self.state is EngineState.EJECTED and self._proof_s > 0
@@ -111,9 +111,9 @@ class Health:
             self._eject(now)
 
     def gave_up(self, now: float) -> None:
-        """It ended an answer early, or with an error. To be cleared by an answer that it finished: set ``given_up`` to 0.
+        """The engine ended an answer early, or with an error. The caller sets ``given_up`` to 0 after a finished answer.
 
-        The good head of the next answer is no proof that it is well. The engine may be going away, so it is probed at once.
+        The good head of the next answer is no proof that the engine is well. It may be going away, so it is probed at once.
         """
         self.given_up += 1
         if self.given_up >= self._settings.failures:
@@ -123,10 +123,10 @@ class Health:
             self._next_probe = min(self._next_probe, now)
 
     def draining(self, now: float) -> None:
-        """It said it is shutting down: nothing new until a probe finds its successor.
+        """The engine reports that it shuts down. It gets no new requests until a probe finds the restarted engine.
 
-        Its successor may be up before a probe finds it gone: after ten seconds the next request tries it, and
-        goes elsewhere if it still drains.
+        That may be up before a probe finds the old one gone. So after ten seconds the next request tries it, and goes
+        elsewhere if it still drains.
         """
         self.state = EngineState.DRAINING
         self._drains_until = now + DRAINED_S
@@ -152,7 +152,7 @@ class Health:
     def _eject(self, now: float) -> None:
         self._well_since = None
         if self.state is EngineState.EJECTED and now < self._next_probe:
-            return  # many requests fail at once: that is one failure, not many doublings
+            return  # many requests fail at once: that is one failure, and doubles the wait once
         if self.state is EngineState.EJECTED:
             self._backoff = min(BACKOFF_S[1], self._settings.interval_s, self._backoff * 2)
         else:

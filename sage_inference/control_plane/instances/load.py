@@ -1,4 +1,4 @@
-"""The load a request puts on an instance from its dispatch to its end, and what its first byte teaches."""
+"""The load that a request puts on an instance from dispatch to end, and the pace that its first byte shows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sage_inference.types import (
     Usage,
 )
 
-# An instance when it could have been chosen: itself, requests in flight, prompt tokens not yet begun, when it
-# last got on, milliseconds a token.
+# A candidate at the time of a decision: the instance, its requests in flight, its prompt tokens that have not begun, the
+# time of its last progress, its milliseconds a token.
 Seen = tuple[ExecutionInstance, int, int, float, float]
 
 _KEPT = 0.98  # of the past, at each first byte
-STEP_TOKENS = 512  # a prompt takes a step of the streams beside it at least
-# Late requests wait no longer than this for the time that prompts took beyond their share: streams that suffered from it
-# have ended by then.
+STEP_TOKENS = 512  # a prompt takes at least one step of the streams beside it
+# Overdue requests wait no longer than this for the time that prompts took beyond their share: the streams that suffered
+# from it have ended by then.
 MOST_OWED_S = 10.0
 
 _NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
@@ -41,11 +41,11 @@ class GPUWork(Protocol):
 
 
 class Placement(msgspec.Struct, gc=False, eq=False):
-    """One attempt of a request on an instance; ``pending`` while its prompt counts as not yet begun.
+    """One attempt of a request on an instance; ``pending`` while its prompt counts as not begun.
 
-    It is the attempt's record as well: times are the manager's, None is what did not happen (yet). The manager
-    gives ``request``, ``decision`` and, where somebody watches, ``seen``: the instances it was chosen among, as
-    they then were. A struct, for a thousand of them are kept.
+    A placement is also the record of the attempt. Times are the scheduler's; None stands for events that did not happen
+    (yet). ``seen`` are the candidates as they were at the decision, if the scheduler is watched. It is a struct because a
+    thousand of them are kept.
     """
 
     instance: ExecutionInstance
@@ -55,13 +55,13 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     decision: SchedulingDecision = msgspec.field(default_factory=lambda: _NO_DECISION)
     seen: Sequence[Seen] = ()
     pending: bool = True
-    # The next three only where the answer comes in one piece and will be read for its pace: tokens that the instance had
-    # begun when it was pushed, requests beside it (-1: it will not be read), and what a token of its answer was to take
-    # (0: not known).
+    # The next three are set if the answer comes in one piece and will be read for its pace: the tokens that the instance
+    # had begun when it was pushed, the requests beside it (-1: it will not be read), and the expected time of a token of
+    # its answer (0: not known).
     begun_before: int = 0
     beside: int = -1
     token_ms: float = 0.0
-    answers: int = 1  # choices that share the tokens of the answer; 0: not known how many
+    answers: int = 1  # choices that share the tokens of the answer; 0: their number is not known
     shared: GPUWork | None = None  # of its GPU, if work of the other kind runs there
     expected_at: float = math.inf
     overdue: bool = False
@@ -79,17 +79,17 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         self.instance.active_requests += 1
 
     def expect(self, now: float) -> float:
-        """When its prompt will likely be done: for answers whose first byte does not tell."""
+        """Predict the end of its prefill, because the first byte of its answer will not show it."""
         load = self.instance.load
         left_ms = cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
         self.expected_at = at = now + left_ms / 1000
         return at
 
     def begun(self, now: float, teaches: bool = True) -> None:
-        """Its first byte came: the instance got on, and showed how fast it is.
+        """Its first byte came: the instance made progress, and showed its pace.
 
-        M ← 0.98·M + dt and U ← 0.98·U + u for u tokens in the dt ms since the byte before or its own push;
-        the pace is M / U.
+        M ← 0.98·M + dt and U ← 0.98·U + u, with u tokens in the dt ms since the byte before or its own push. The pace is
+        M / U.
         """
         if self.pending:
             took = self._no_longer_pending(now)
@@ -98,13 +98,13 @@ class Placement(msgspec.Struct, gc=False, eq=False):
                 learn(load, self.tokens, took * 1000)
 
     def resize(self, tokens: int) -> None:
-        """It was not known how many tokens would go, and now it is."""
+        """Set its tokens, which were not known when it was placed."""
         if self.pending:
             self.instance.load.pending_tokens += tokens - self.tokens
         self.tokens = tokens
 
     def presumed_begun(self) -> None:
-        """Its prompt should be done by now, though nothing tells."""
+        """Its prompt should be done by now, though no byte has shown it."""
         if self.pending:
             began_at = self.instance.load.progress_at
             self._no_longer_pending(self.expected_at if self.expected_at > began_at else began_at)
@@ -143,12 +143,12 @@ class Placement(msgspec.Struct, gc=False, eq=False):
 
 
 def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
-    """Them as they are now."""
+    """The candidates as they are now, for ``Placement.seen``."""
     if len(instances) == 1:  # without the call that a comprehension is
         (only,) = instances
         load = only.load
         return ((only, only.active_requests, load.pending_tokens, load.progress_at, load.ms_per_token),)
-    # Many of them are kept: a tuple is little more than half as large as a list.
+    # A tuple, because it is little more than half as large as a list, and many are kept.
     return tuple(
         [
             (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
@@ -175,18 +175,18 @@ def own_pace(load: InstanceLoad) -> float:
 
 
 def backlog_ms(load: InstanceLoad, now: float) -> float:
-    """How long the instance likely takes for the prompts it has."""
+    """B of an instance now."""
     return cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
 
 
 def teaches(request: SchedulingRequest, instance: ExecutionInstance) -> bool:
-    """Whether its pace is that of the instance's prompts: tokenizing, or embedding on an LLM, says nothing of it."""
+    """Whether the request shows the pace of the instance's prompts. Tokenizing, or embedding on an LLM, does not."""
     kind = request.request_type
     return request.prompt_tokens > 0 and (kind.is_llm or not instance.instance_type.serves_llm)
 
 
 def in_one_piece(request: SchedulingRequest) -> bool:
-    """Whether its answer is generated text in one piece: then the first byte comes with the last."""
+    """Whether the answer is generated text in one piece: then its first byte comes with the last."""
     return not request.streams and request.request_type.is_llm
 
 
@@ -197,9 +197,9 @@ def has_slot(instance: ExecutionInstance, placed: int = 0) -> bool:
 
 
 def is_open(instance: ExecutionInstance, need: int) -> bool:
-    """Whether ``need`` more uncached tokens may go to it now; an instance with none pending always is.
+    """Whether ``need`` more uncached tokens may go to the instance now; one with none pending is always open.
 
-    Beyond the window they would wait in the engine, where they can't be ordered, moved or cancelled.
+    Beyond the window they would wait in the engine, where they cannot be ordered, moved or cancelled.
     """
     load, limit = instance.load, instance.max_concurrent_requests
     pending = load.pending_tokens

@@ -1,15 +1,15 @@
-"""Pairs: instances that work off a model's prompts, and instances that go on with them (prefilling, decoding).
+"""Prefill/decode disaggregation: the prompt is computed on one instance, and the answer is decoded on another.
 
-A request that can be split has two legs, each placed like a request of its own: the prompt on a prefilling
-instance, by its cost there, and then the rest on a decoding one, which has no prompt left to work off, so that
-it goes by the requests that run. To the registry a leg is a route of its own: ``/v1/completions#prefill``.
+A request that can be divided has two legs, each placed like a request of its own. The prompt goes to a prefilling
+instance, by its cost there. The rest goes to a decoding instance, by the requests that run there, because no prompt is
+left to compute. To the registry a leg is a route of its own: ``/v1/completions#prefill``.
 
-Which instances take what, on the routes that make text, of a model that has any of either kind:
+The instances that are eligible, on the routes that generate text, for a model that has instances of either kind:
 
-- ``#prefill``: the prefilling ones, while a prefilling and a decoding one are healthy; else as the whole.
-- ``#decode``: the decoding ones; if they all left, as the whole.
-- the whole: those that are neither (``llm``, ``mixed``), while one is healthy; else the decoding ones, which then
-  work off the prompt too; if none is healthy either, any of both. Never a prefilling one.
+- ``#prefill``: the prefilling ones, while a prefilling and a decoding one are healthy; otherwise as for the original.
+- ``#decode``: the decoding ones; if they all left, as for the original.
+- the original request: instances of neither kind (``llm``, ``mixed``) while one is healthy; otherwise the decoding ones,
+  which then compute the prompt as well; if none of these is healthy, any of both. Never a prefilling one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class LegRequest(SchedulingRequest, gc=False):
 
 
 def prefill_leg(original: SchedulingRequest) -> LegRequest:
-    """The prompt. Its answer is short: whether the caller's streams or not, its first byte tells the pace."""
+    """The leg with the prompt. Its answer is short, so its first byte shows the pace even if the caller does not stream."""
     leg = _copy(original, PREFILL)
     leg.streams = True
     return leg
 
 
 def decode_leg(original: SchedulingRequest) -> LegRequest:
-    """What is left when the prompt was worked off elsewhere."""
+    """The leg that is left after the prompt was computed on another instance."""
     leg = _copy(original, DECODE)
     leg.prompt_tokens = leg.prompt_bytes = 0
     leg.prompt_blocks = ()
@@ -62,7 +62,7 @@ def original_of(request: SchedulingRequest) -> SchedulingRequest:
 
 
 def leg_of(request: SchedulingRequest) -> str | None:
-    """``prefill`` or ``decode``; None for a whole request."""
+    """``prefill`` or ``decode``; None for an original request."""
     return request.route.partition("@")[0].partition("#")[2] or None
 
 
@@ -72,24 +72,24 @@ def path_of(route: str) -> str:
 
 
 def pinned_route(path: str, instance_id: str) -> str:
-    """A route that only one instance takes, because it has something that no other has."""
+    """A route for one instance, because only that one has what the request needs."""
     return f"{path}@{instance_id}"
 
 
 def pinned_to(route: str) -> str | None:
-    """The only instance that takes the route; None where others may."""
+    """The only instance that takes the route; None if others may."""
     return route.partition("@")[2] or None
 
 
 def is_disaggregated(instances: Iterable[ExecutionInstance]) -> bool:
-    """Whether any of them is half of a pair."""
+    """Whether any of the instances only prefills or only decodes."""
     return any(i.instance_type in (_PREFILLING, _DECODING) for i in instances)
 
 
 def eligible(serving: Sequence[ExecutionInstance], route: str) -> Instances:
-    """Those that take ``route``, a leg or a whole, among all that serve its path; empty where none does.
+    """The instances for ``route``, that of a leg or of an original request, among all that serve its path.
 
-    Which they are depends on who is healthy now.
+    They depend on which instances are healthy now. There may be none.
     """
     path, _, leg = route.partition("#")
     if path not in _WRITING:

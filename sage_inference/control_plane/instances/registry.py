@@ -1,4 +1,4 @@
-"""Which instances there are, and which of them serve a model on a route."""
+"""The instances, and the groups of them that serve one model on one route."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ VECTOR_ROUTES = frozenset(
 
 
 class Registry:
-    """Instances by id, and their groups: those that serve one model on one route.
+    """Instances by id, and their groups.
 
-    A group is looked up once a request, so it is kept until an instance comes, goes or changes what it
-    serves; states and loads are read from the instances themselves. Of a model that pairs serve a group is
-    what ``pairs`` makes of it, and also depends on who is healthy.
+    A group is looked up once a request, so it is kept until an instance comes, goes, or changes what it serves. States
+    and loads are read from the instances themselves. With prefilling and decoding instances the group of a model also
+    depends on which of them are healthy, see ``prefill_decode``.
     """
 
     def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
@@ -39,7 +39,7 @@ class Registry:
         self.version = 0  # grows with every change
         self.offers_choice = False  # whether several instances serve a model
         self.on_vectors: Callable[[str], None] = (
-            _nobody  # a model whose instances are not all compared is wanted
+            _nobody  # called with a model that a request asks for, and whose instances are not all compared
         )
         self._doubted: set[str] = set()  # models to be compared again when they are wanted
         self._groups: dict[tuple[str, str], tuple[ExecutionInstance, ...]] = {}
@@ -59,7 +59,7 @@ class Registry:
         return instance
 
     def changed(self) -> None:
-        """To be called after an instance's models, routes or state changed."""
+        """The models, routes or state of an instance changed."""
         self._groups.clear()
         self.version += 1
         served = [model for i in self.instances.values() for model in i.models]
@@ -76,9 +76,9 @@ class Registry:
         return target
 
     def by_served_model(self, stated: Mapping[str, T]) -> dict[str, tuple[str, T]]:
-        """What is stated for names, and the name, by the served model behind it.
+        """Values that are stated for names, by the served model behind the name, together with that name.
 
-        A model's own name stands before others; of these the last one holds.
+        The value for the model's own name applies before those for other names. Of these the last one applies.
         """
         found: dict[str, tuple[str, T]] = {}
         for name, value in stated.items():
@@ -88,7 +88,7 @@ class Registry:
         return found
 
     def group(self, model: str, route: str) -> tuple[ExecutionInstance, ...]:
-        """Those that serve ``model`` on ``route`` and still take work, healthy or not."""
+        """The instances that serve ``model`` on ``route`` and still take work, healthy or not."""
         key = (model, route)
         found = self._groups.get(key)
         if found is None:
@@ -115,11 +115,11 @@ class Registry:
             self._groups.pop((model, route), None)
 
     def serving(self, route: str) -> list[ExecutionInstance]:
-        """All that serve ``route`` and still take work."""
+        """All instances that serve ``route`` and still take work."""
         return [i for i in self.instances.values() if route in i.routes and i.state not in _TAKES_NOTHING]
 
     def staying(self, route: str) -> list[ExecutionInstance]:
-        """All that serve ``route`` and are not about to leave; some may be asleep."""
+        """All instances that serve ``route`` and are not about to leave; some may be asleep."""
         return [i for i in self.instances.values() if route in i.routes and i.state not in _LEAVING]
 
     def is_served(self, route: str, model: str | None) -> bool:
@@ -131,7 +131,7 @@ class Registry:
         return is_disaggregated(i for i in self.instances.values() if model in i.models)
 
     def can_disaggregate(self, model: str, path: str) -> bool:
-        """Whether a request for it can have its prompt worked off on its own now."""
+        """Whether the prompt of a request can be computed on a prefilling instance now."""
         first = self.group(model, path + PREFILL)
         return bool(first) and first[0].instance_type is ExecutionInstanceType.PREFILLING
 
@@ -142,7 +142,7 @@ class Registry:
 
 
 def _of_one_kind(group: tuple[ExecutionInstance, ...], model: str) -> tuple[ExecutionInstance, ...]:
-    """Those whose vectors of the model are known to agree, while one of them is healthy; otherwise one instance."""
+    """The instances whose vectors are known to agree, while one of them is healthy; otherwise one instance."""
     compared = tuple(i for i in group if model not in i.uncompared)
     if any(i.is_available for i in compared):
         return compared

@@ -1,4 +1,4 @@
-"""Why no instance takes a request, in words that help."""
+"""The reason why no instance takes a request, and how to mend it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_S = 5  # about the time between two probes
 
 
 def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:
-    """The refusal of a request whose group is empty."""
+    """The rejection of a request whose group is empty."""
     model, path = request.model, path_of(request.route)
     serving = registry.serving(path)
     everywhere = [i for i in registry.instances.values() if model in i.models]
@@ -38,7 +38,7 @@ def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:
 
 
 def unserved_route(registry: Registry, path: str) -> Rejection:
-    """The refusal of a request that names no model, on a route that no instance takes work for."""
+    """The rejection of a request that names no model, on a route for which no instance takes work."""
     able = [i for i in registry.instances.values() if path in i.routes and i.models]
     if able:
         return asleep(None, able) or _later(f"every instance that serves {path} is draining")
@@ -48,7 +48,7 @@ def unserved_route(registry: Registry, path: str) -> Rejection:
 
 
 def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Rejection | None:
-    """The refusal of a request for ``model`` that sleeping instances serve; None where none of them sleeps."""
+    """The rejection of a request for ``model`` that sleeping instances serve; None if none of them sleeps."""
     names = [i.instance_id for i in instances if i.state is EngineState.ASLEEP]
     if not names:
         return None
@@ -57,7 +57,7 @@ def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Rejecti
 
 
 def _unknown(registry: Registry) -> str:
-    """Of which instances it is not known what they serve, and why; empty where there are none."""
+    """The instances whose models or routes are not known, and why; empty if there are none."""
     instances = registry.instances.values()
     unseen = [i.instance_id for i in instances if not i.routes]
     unlisted = [i.instance_id for i in instances if i.routes and not i.models]

@@ -1,4 +1,4 @@
-"""Whether the replicas of an embedding model give the same vectors: those of two models must never mix."""
+"""Whether the replicas of an embedding model return equal vectors: those of two models must never mix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROBE_TEXT = "Vectors of one text must agree, whichever replica is asked: 12 €
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of two vectors of one length; 0 where one has no direction."""
+    """The cosine of two vectors of one length; 0 if one has no direction."""
     norm = math.hypot(*a) * math.hypot(*b)
     return sum(map(float.__mul__, map(float, a), map(float, b))) / norm if norm else 0.0
 
@@ -18,8 +18,8 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 class VectorAgreement:
     """The vectors of ``PROBE_TEXT`` by model and instance.
 
-    Whoever is looked at must agree with those looked at before it: so a newcomer that differs stays out, and
-    one that has drifted is out at its next look.
+    An instance must agree with those that were checked before it. So a new instance that differs stays out, and an
+    instance that has drifted is out after its next check.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class VectorAgreement:
         return instance_id in self._vectors.get(model, ())
 
     def check(self, model: str, instance_id: str, vector: Sequence[float]) -> str | None:
-        """How the instance's vector differs from the others'; None: it agrees, and is one of them from now."""
+        """The difference from the other instances; None if the vector agrees, and then it is one of them."""
         members = self._vectors.setdefault(model, {})
         members.pop(instance_id, None)
         for other, theirs in members.items():

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
-DECODE_TOKENS = 267  # a running request weighs as much as so many uncached prompt tokens
-# Milliseconds a token; beyond, a clock or a sum went wrong. No attempt takes longer than an hour.
+DECODE_TOKENS = 267  # uncached prompt tokens that cost as much as a running request
+# Milliseconds a token. Beyond these bounds a clock or a sum is wrong. No attempt takes longer than an hour.
 LEAST_PACE, MOST_PACE = 1e-4, 1e3
 LONGEST_MS = 3.6e6
 ALIKE = 1.5  # paces within this factor of their median differ by chance
 
 
 def backlog_ms(ms_per_token: float, pending_tokens: float, since_progress_s: float) -> float:
-    """B = max(0, k·Q − (now − mark)): the prefills that an instance has left, Q tokens when it last got on."""
+    """B = max(0, k·Q − (now − mark)): the prefills that an instance has left; Q were its tokens at its last progress."""
     left = ms_per_token * pending_tokens - since_progress_s * 1000
     return left if left > 0.0 else 0.0
 
@@ -44,19 +44,19 @@ def cost_ms(ms_per_token: float, backlog: float, uncached_tokens: float, running
 
 
 def bounded_pace(pace: float) -> float:
-    """A pace that can be reckoned with, whatever was measured."""
+    """The pace within the bounds that any engine keeps, whatever was measured."""
     return min(max(pace, LEAST_PACE), MOST_PACE) if pace == pace else MOST_PACE
 
 
 def even_paces(own: Sequence[float]) -> list[float]:
-    """The paces to reckon with, given each instance's own: one mean for those that are near the median.
+    """The paces that policies use, given each instance's own: one mean for those that are near the median.
 
-    Equal instances measure paces a few percent apart. Reckoning with those would send traffic to whichever looks
-    fastest until it no longer does. The median, because one slow instance must not make the others look slow.
+    Equal instances measure paces a few percent apart. With those, traffic would go to the one that looks fastest until it
+    no longer does. The median is taken because one slow instance must not make the others look slow.
     """
     if not own:
         return []
-    if max(own) <= ALIKE * min(own):  # mostly; then all are near the median, whichever it is
+    if max(own) <= ALIKE * min(own):  # the usual case: then all are near the median, whichever it is
         return [sum(own) / len(own)] * len(own)
     median = lower_median(own)
     least, most = median / ALIKE, median * ALIKE
@@ -66,5 +66,5 @@ def even_paces(own: Sequence[float]) -> list[float]:
 
 
 def lower_median(values: Sequence[float]) -> float:
-    """The middle one; of an even number the lower of the two, so that it is one of them."""
+    """The middle value; of an even number the lower of the two, so that it is one of them."""
     return sorted(values)[(len(values) - 1) // 2]

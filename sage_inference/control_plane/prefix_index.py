@@ -1,4 +1,4 @@
-"""Which instance likely holds which prompts in its prefix cache, told by hashes of what it was sent."""
+"""The prompts that each instance likely has in its prefix cache, by hashes of the prompts that it was sent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from struct import Struct
 from sage_inference.types import NOTHING_CACHED, ExecutionInstance, SchedulingRequest
 
 BLOCK_BYTES = 256  # about 64 tokens
-_blocks_of = Struct(f"{BLOCK_BYTES}s").iter_unpack  # cuts them faster than slices would
-_MOST_BLOCKS = 16384  # of one prompt, a million tokens: what follows is no prefix that another prompt shares
+_blocks_of = Struct(f"{BLOCK_BYTES}s").iter_unpack  # faster than slices
+_MOST_BLOCKS = 16384  # of one prompt, a million tokens: no other prompt shares a longer prefix
 _SLACK = 1 / 32  # of the bound is freed at once: a dict gives up its first entries cheaply only in bulk
 
 
 def prompt_blocks(prompt: bytes) -> list[int]:
-    """Hashes of the prompt's whole blocks; each depends on all before it, so equal hashes are equal prefixes.
+    """Hashes of the prompt's full blocks. Each depends on all before it, so equal hashes are equal prefixes.
 
-    Python's own keyed hash: the key is drawn anew by each process, so a recorded hash gives no text away.
+    Python's own hash is keyed, with a new key in each process, so a recorded hash does not reveal text.
     """
     before, blocks = 0, []
     count = len(prompt) // BLOCK_BYTES
@@ -30,7 +30,7 @@ def prompt_blocks(prompt: bytes) -> list[int]:
 
 
 class _Cached:
-    """What one instance holds, the least recently used first."""
+    """The blocks of one instance, the least recently used first."""
 
     __slots__ = ("bit", "blocks")
 
@@ -40,11 +40,11 @@ class _Cached:
 
 
 class PrefixIndex:
-    """One map from block to the set of its holders (a bit an instance), so a look-up walks a prompt once.
+    """A map from each block to its holders, a bit for each instance, so that a look-up walks a prompt once.
 
-    Bounded for each instance by its KV cache, the least recently used blocks going first, as in the engine.
-    A prompt's blocks are touched from its end to its start: leaves go before the roots they hang on, so
-    whoever holds a block holds all before it.
+    Each instance is bounded by its KV cache. The least recently used blocks go first, as in the engine. The blocks of a
+    prompt are touched from its end to its start, so a block goes before those that it depends on. Therefore an instance
+    that has a block has all before it.
     """
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class PrefixIndex:
         self._by_bit: dict[int, ExecutionInstance] = {}
 
     def match(self, request: SchedulingRequest) -> Mapping[ExecutionInstance, int]:
-        """Tokens of the prompt that each instance likely holds; those with none are left out."""
+        """The tokens of the prompt that each instance likely has cached; instances with none are left out."""
         blocks = request.prompt_blocks
         get = self._holders.get
         if not blocks or not (holders := get(blocks[0], 0)):
             return NOTHING_CACHED
         found: dict[ExecutionInstance, int] = {}
-        if get(blocks[-1]) == holders:  # whoever holds a block holds all before it
+        if get(blocks[-1]) == holders:  # an instance that has a block has all before it
             tokens = int(len(blocks) * request.block_tokens)
             if tokens > request.prompt_tokens:
                 tokens = request.prompt_tokens
@@ -82,7 +82,7 @@ class PrefixIndex:
         return found
 
     def _note(self, found: dict[ExecutionInstance, int], bits: int, tokens: int) -> None:
-        """Each of the holders ``bits`` has so many of the prompt's tokens."""
+        """Each of the holders ``bits`` has ``tokens`` of the prompt."""
         instances = self._by_bit
         while bits:
             bit = bits & -bits
@@ -90,7 +90,7 @@ class PrefixIndex:
             bits ^= bit
 
     def add(self, instance: ExecutionInstance, request: SchedulingRequest) -> None:
-        """The instance was sent this prompt: it will hold it."""
+        """The instance was sent this prompt, and will have it cached."""
         cached = self._cached.get(instance) or self._enter(instance)
         blocks, before, bit, holders = cached.blocks, len(cached.blocks), cached.bit, self._holders
         for block in reversed(request.prompt_blocks):
@@ -105,7 +105,7 @@ class PrefixIndex:
                 self._evict(cached, len(blocks) - int(most * (1 - _SLACK)))
 
     def clear(self, instance: ExecutionInstance) -> None:
-        """The instance died or left, and its cache with it."""
+        """The instance died or left, and its cache is lost."""
         cached = self._cached.pop(instance, None)
         if cached is not None:
             self._evict(cached, len(cached.blocks))

@@ -1,4 +1,4 @@
-"""What scheduling wants to know of a prompt: about how many tokens it has, and which blocks."""
+"""The size of a prompt, as scheduling needs it: an estimate of its tokens, and its blocks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sage_inference.types import SchedulingRequest
 
 
 def measure(request: SchedulingRequest, prompt: bytes, estimates: TokenEstimates, shortest: int = 0) -> None:
-    """Tell the request its prompt's size, and of prompts that engines cache also the blocks.
+    """Set the size of the request's prompt, and the blocks of a prompt that engines cache.
 
-    What makes a model work counts: ``prompt`` has ``request.prompt_bytes`` of that, or none. Blocks are told of
-    prompts of ``shortest`` bytes or more.
+    Only the part of a body that a model works on counts: ``prompt`` has ``request.prompt_bytes`` of that, or none. Prompts
+    under ``shortest`` bytes get no blocks.
     """
     size = request.prompt_bytes
     request.script = script = script_of(prompt) if size else 0

@@ -1,6 +1,6 @@
-"""The service level objectives (SLOs) of a request: the time to its first token and the time of each token after it.
+"""The service level objective (SLO) of a request: the time to its first token and the time of each token after it.
 
-A request carries the ``Slo`` of its model and priority, see ``slo_table``. Its caller's own deadline stands before the time to
+A request carries the ``Slo`` of its model and priority, see ``slo_table``. The deadline of its caller replaces the time to
 the first token.
 """
 
@@ -19,7 +19,7 @@ def milliseconds(ms: float) -> str:
 
 
 def patience(priority: RequestPriority) -> float:
-    """How many times as long as a normal request one of this priority may wait for its first token."""
+    """The factor by which a request of this priority may wait longer for its first token than a normal one."""
     return BATCH if priority > RequestPriority.NORMAL else 1.0
 
 
@@ -34,7 +34,7 @@ def slo_of(request: SchedulingRequest) -> Slo:
 
 
 def ttft_s(request: SchedulingRequest) -> float:
-    """Seconds from its arrival to its first byte: its caller's deadline, otherwise what its operator wants."""
+    """Seconds from arrival to first byte: the deadline of the caller, otherwise the operator's SLO."""
     deadline_ms = request.slo_deadline_ms
     if deadline_ms is not None:
         return deadline_ms / 1000

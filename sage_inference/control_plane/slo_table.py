@@ -1,6 +1,6 @@
 """The SLOs of each model: those that the operator sets, and the defaults for the rest.
 
-Of several values the first holds, each of the two times by itself:
+For each of the two times, the first of these values applies:
 
 1. the model's at the request's priority: ``scheduling.slo.models.M.background``
 2. the priority's: ``scheduling.slo.background``
@@ -8,8 +8,8 @@ Of several values the first holds, each of the two times by itself:
 4. the general one: ``scheduling.slo``
 5. the default, which follows the engines' pace: see ``slowness``
 
-A priority stands before a model because only its SLO keeps background work behind the rest. The last three are for
-normal and more important requests: below, the time to the first token is 30 times as long.
+A priority comes before a model because only its SLO keeps background work behind the rest. The last three are for normal
+and more important requests. Below normal priority the time to the first token is 30 times as long.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sage_inference.types import (
 
 SETTING = "scheduling.slo"
 USUAL_MS_PER_TOKEN = 0.03  # an H100 with a 7B model
-CHANCE = 2.5  # streams beside the prompts, or embeddings on the GPU, make a usual engine look up to 2.2 times as slow
+CHANCE = 2.5  # with streams beside its prompts, or embeddings on its GPU, a usual engine looks up to 2.2 times as slow
 STEADY = 1.25  # the default follows changes beyond this factor
 
 PIECE = 20_000  # models and instances, some 0.1 microseconds each, that one look at the paces goes through
@@ -41,15 +41,15 @@ Row = tuple[Slo, ...]  # by priority
 
 
 def slowness(instances: Sequence[ExecutionInstance], now: float = 1.0) -> float:
-    """How many times as slow as usual a model's engines are, and so how many times as long its defaults; now ``now``.
+    """The factor by which a model's engines are slower than usual, and its default SLO longer; at present ``now``.
 
     s = k / 0.03, k being the median of the instances' milliseconds a prompt token, the lower one of two. The defaults
     are 1000 ms · s to the first token, 30 times that below normal priority, and 50 ms · s a token.
 
     In k a prompt counts as 512 tokens at least: a short one takes a step of the streams beside it, which is no pace
     of prompts. A usual engine gets exactly the usual times: s below 2.5 counts as 1. s moves only when it is beyond 1.25
-    times what held, because load raises paces, and longer SLOs let more load in. One slow instance among equals
-    changes nothing. Instances that only embed or only decode don't count, nor those that have not learned a pace.
+    times the present one, because load raises paces, and longer SLOs let more load in. One slow instance among equals
+    changes nothing. Instances that only embed or only decode do not count, nor those that have not shown a pace.
     """
     return _slowness([pace for i in instances if (pace := _shown_pace(i)) is not None], now)
 
@@ -76,7 +76,7 @@ def works_off_prompts(instance: ExecutionInstance) -> bool:
 
 
 def _is_slow(instance: ExecutionInstance) -> bool:
-    """Whether the pace of it alone could change a default."""
+    """Whether the pace of this instance alone could change a default."""
     load = instance.load
     return load.busy_ms >= CHANCE * USUAL_MS_PER_TOKEN * load.paced_tokens
 
@@ -100,7 +100,7 @@ def _slo(
 def _stated(
     settings: SloSettings, own: tuple[str, ModelSloSettings] | None, priority: RequestPriority
 ) -> Iterator[tuple[SloTimes, str, float]]:
-    """What is stated, where, and how many times as long the time to the first token is; first what holds first."""
+    """The stated times, the path of each setting, and the factor of the time to the first token; in order of validity."""
     word = priority.name.lower()
     if own is not None:
         yield getattr(own[1], word), f"{_path(own[0])}.{word}", 1.0
@@ -112,7 +112,7 @@ def _stated(
 
 @lru_cache(maxsize=1024)
 def _path(model: str) -> str:
-    """That of a model's own settings, as commands take it."""
+    """The path of a model's own settings, as commands take it."""
     return join((*SETTING.split("."), "models", model))
 
 

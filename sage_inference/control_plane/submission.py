@@ -16,7 +16,7 @@ STARVING = 10.0  # times its time to the first token: after so long a wait a req
 
 
 class Submission(Protocol):
-    """What the scheduler calls back. The gateway's exchanges and embedding calls are submissions.
+    """The interface that the scheduler calls back. Exchanges and embedding calls of the gateway are submissions.
 
     ``place`` belongs to the scheduler: the request waits, is placed on an instance, or neither.
     """

@@ -1,4 +1,4 @@
-"""Policies that keep together what belongs together: prompts by their beginning, requests by their session."""
+"""Policies that keep related requests together: prompts with one beginning, or requests of one session."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from sage_inference.control_plane.policies.base import Loads, one_by_one
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
-MATCH = 0.3  # of the prompt cached: follow it
+MATCH = 0.3  # of the prompt cached is worth following
 AHEAD, TIMES = 32, 2.0  # requests and ratio by which the fullest may lead before balance goes first
 
 
 class PrefixAware:
     """Place where the longest part of the prompt is cached, unless the loads have drifted apart.
 
-    As SGLang's router does: balance first while the fullest instance leads the emptiest by 32 requests and
-    twofold; else the longest match, if it is worth it; else the fewest in flight.
+    As SGLang's router does. While the fullest instance leads the emptiest by 32 requests and twofold, the fewest in flight
+    win. Otherwise the longest match wins if it is worth following, and the fewest in flight if it is not.
     """
 
     name = "prefix_aware"
@@ -44,8 +44,7 @@ class PrefixAware:
 class Session:
     """All requests of a session on one instance; rendezvous hashing moves few when instances come or go.
 
-    A session is the header ``x-sage-session``, else the body's ``user``. Without either, and while the
-    session's instance is full: the fewest in flight.
+    A session is the header ``x-sage-session``, otherwise the body's ``user``. Without either the fewest in flight win.
     """
 
     name = "session"

@@ -1,4 +1,4 @@
-"""What a scheduling policy is."""
+"""The interface of scheduling policies, and the loads that they count with."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Paces = dict[ExecutionInstance, float]  # milliseconds a token of each instance 
 class PlacementPolicy(Protocol):
     """Chooses an instance for each request. Pure: no logging, socket, configuration or hidden clock.
 
-    ``schedule`` is given only instances that may take the requests. Work placed in a call counts as load
-    for the next request in the same call; a request that gets no decision stays with the caller.
+    ``schedule`` gets only instances that may take the requests. Work that it placed counts as load for the next request of
+    the same call. A request without a decision stays with the caller.
 
-    ``order`` names the order in which requests wait (see ``waiting.orders``). With ``sticky`` a request that
-    was sent to an instance holding its prompt waits a little for it, where it is busy.
+    ``order`` names the order in which requests wait, see ``queue.orders``. With ``sticky`` a request waits a little for
+    the instance that has its prompt cached, if that is closed.
     """
 
     name: str
@@ -33,12 +33,12 @@ class PlacementPolicy(Protocol):
 
 
 def paces_of(instances: Sequence[ExecutionInstance]) -> Paces:
-    """The paces to reckon with, see ``even_paces``."""
+    """The paces that policies use, see ``even_paces``."""
     return dict(zip(instances, even_paces([i.load.ms_per_token for i in instances]), strict=True))
 
 
 class Loads:
-    """Requests in flight per instance, with those placed in this call counted in."""
+    """Requests in flight on each instance, including those that this call has placed."""
 
     __slots__ = ("_paces", "_placed", "_tokens", "instances")
 
@@ -56,17 +56,17 @@ class Loads:
         return instance.active_requests + self._placed.get(instance, 0)
 
     def tokens(self, instance: ExecutionInstance) -> int:
-        """Prompt tokens that it has not begun."""
+        """Prompt tokens that the instance has not begun."""
         return instance.load.pending_tokens + self._tokens.get(instance, 0)
 
     def pace(self, instance: ExecutionInstance) -> float:
-        """Milliseconds a token to reckon with, see ``even_paces``."""
+        """The milliseconds a token that policies use, see ``even_paces``."""
         if self._paces is None:
             self._paces = paces_of(self.instances)
         return self._paces[instance]
 
     def open(self) -> list[ExecutionInstance]:
-        """Those with room for one more."""
+        """The instances with a slot for one more request."""
         placed = self._placed
         return [i for i in self.instances if has_slot(i, placed.get(i, 0))]
 
@@ -82,7 +82,7 @@ class Loads:
 def one_by_one(
     requests: Iterable[SchedulingRequest], loads: Loads, choose: Choose, reason: str
 ) -> list[SchedulingDecision]:
-    """Place each request on ``choose``'s pick among those with room, until there is none."""
+    """Place each request on the instance that ``choose`` returns, until none has a slot."""
     decisions = []
     for request in requests:
         room = loads.open()

@@ -1,4 +1,4 @@
-"""Hybrid with generation left to another policy; all else goes where it costs least, as ever."""
+"""The hybrid policy with generation left to another policy. All other work goes where it costs least."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sage_inference.types import ExecutionInstance, SchedulingDecision, Scheduli
 
 
 class DividedHybrid:
-    """``llm`` places generation, and its order is the one in which all wait.
+    """``llm`` places generation, and all requests wait in its order.
 
-    Generation and other work of one ``schedule`` call don't count as load for each other.
+    Generation and other work of one ``schedule`` call do not count as load for each other.
     """
 
     name = "hybrid"

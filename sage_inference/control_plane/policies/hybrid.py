@@ -10,11 +10,11 @@ from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
-WORTH = 0.3  # of a prompt cached somewhere makes it worth going there
-NEARLY = 0.8  # of the longest cached part is as good as the longest
+WORTH = 0.3  # of the prompt cached makes an instance worth choosing for that
+NEARLY = 0.8  # of the longest cached part counts as much as the longest
 CROWD, SPARE = 1.5, 8  # times the requests of the least busy instance, and some more
 LATER_MS = 4000.0  # a backlog longer than the shortest by this is saturated
-EVEN = 0.5  # running requests for each instance of the group: so much more is as good as the cheapest
+EVEN = 0.5  # running requests for each instance of the group: a cost within these counts as the cheapest
 _SAME_PACES = 16  # decisions
 _MOST_NOTED = 4096  # instances; they come and go
 INFINITE = float("inf")
@@ -25,19 +25,19 @@ _NOTHING = 0, 0
 
 
 class Hybrid:
-    """Place where the prompt is cached while that instance can bear it, otherwise where it costs least.
+    """Place where the prompt is cached while that instance is not saturated, otherwise where the cost is least.
 
     c = B + k·(n − h) + k·267·nin, see ``control_plane.cost``. If h reaches 0.3·n somewhere, the cheapest instance
-    wins among those with h ≥ 0.8·max h, nin ≤ 1.5·least nin + 8 and B within 4 s of the least; otherwise the cheapest
-    of all. Always taking the cheapest copies large shared prefixes to every instance near saturation, until nothing
-    fits. An idle instance that costs less than these goes first all the same.
+    wins among those with h ≥ 0.8·max h, nin ≤ 1.5·least nin + 8 and B within 4 s of the least. Otherwise the cheapest of
+    all wins. To take the cheapest always would copy large shared prefixes to every instance near saturation, until no
+    cache has room. An idle instance that costs less than these goes first in any case.
 
-    nin is compared with the least busy instance, not with the mean. Where all requests share one prefix and most
-    instances have it, none of these is much busier than the mean, and the others would stay idle for ever.
+    nin is compared with the least busy instance, not with the mean. If all requests share one prefix and most instances
+    have it, none of these is much busier than the mean, and the others would stay idle for ever.
 
-    Of several that have the prompt, those that cost as much as the cheapest, but for one running request for two
-    instances of the group, take turns: the one chosen least recently is next. Arrivals at one engine are then spaced
-    out, as round robin spaces them, and fewer prompts meet in one step.
+    Instances that have the prompt and cost little more than the cheapest take turns: the one chosen least recently is
+    next. Little more is one running request for two instances of the group. Arrivals at one engine are then spaced out, as
+    round robin does, and fewer prompts meet in one step.
     """
 
     name = "hybrid"
@@ -47,13 +47,13 @@ class Hybrid:
         self.order = order
         self._clock = clock
         self._rotation = 0
-        self._chosen_at: dict[str, int] = {}  # the turn in which an instance was last chosen
+        self._chosen_at: dict[str, int] = {}  # the rotation in which an instance was last chosen
         self._paces: Paces = {}
         self._paces_of: tuple[
             ExecutionInstance, ...
-        ] = ()  # the very one that comes where all of a group can be chosen
+        ] = ()  # mostly the very tuple that comes with the next request
         self._fastest = 0.0  # of the paces
-        self._paces_until = 0  # the turn in which they are worked out anew
+        self._paces_until = 0  # the rotation in which the paces are computed again
 
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
@@ -100,7 +100,7 @@ class Hybrid:
         return chosen, reason
 
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
-        """Only now and then for the same instances, because paces change by a few percent a minute."""
+        """Compute the paces. For the same instances only now and then, because paces change by a few percent a minute."""
         self._paces_of, self._paces_until = tuple(instances), self._rotation + _SAME_PACES
         self._paces = paces_of(instances)
         self._fastest = min(self._paces.values(), default=0.0)
@@ -110,7 +110,11 @@ class Hybrid:
     def _cheapest(
         self, request: SchedulingRequest, placed: Placed | None, now: float
     ) -> ExecutionInstance | None:
-        """Called for every request, so it does only what decides: the laws of ``cost`` are written out."""
+        """The cheapest instance with a slot.
+
+        This is called for every request, so the laws of ``cost.backlog_ms``, ``cost.cost_ms`` and ``has_slot`` are written
+        out: each call would cost as much as the arithmetic. ``test_the_choice_is_the_formulas`` holds them equal.
+        """
         tokens, cached, chosen_at = request.prompt_tokens, request.cached_tokens, self._chosen_at
         chosen, least = None, INFINITE
         for i, k in self._paces.items():
@@ -131,7 +135,7 @@ class Hybrid:
             if cost < least:
                 chosen, least = i, cost
             elif (
-                # Equal costs take turns: idle instances share the work, and different prompts their caches.
+                # Equal costs take turns, so that idle instances share the work, and different prompts fill different caches.
                 cost == least
                 and chosen is not None
                 and chosen_at.get(i.instance_id, 0) < chosen_at.get(chosen.instance_id, 0)
@@ -146,10 +150,13 @@ class Hybrid:
         placed: Placed | None,
         now: float,
     ) -> ExecutionInstance | None:
-        """One of the cheapest that have nearly the most of the prompt cached and can bear it."""
+        """One of the cheapest instances that have nearly the most of the prompt cached, and are not saturated.
+
+        The laws of ``cost`` are written out here as in ``_cheapest``.
+        """
         tokens, paces = request.prompt_tokens, self._paces
         longest = 0
-        for depth in cached.values():  # ``max`` takes longer for a few
+        for depth in cached.values():  # a loop, because ``max`` takes longer for a few
             if depth > longest:
                 longest = depth
         if longest < WORTH * tokens:
@@ -164,7 +171,9 @@ class Hybrid:
             pending = i.load.pending_tokens
             if placed is not None:
                 running, pending = _with(placed, i)
-            if pace is None or (limit and running >= limit):  # the longest must be one that can be chosen
+            if pace is None or (
+                limit and running >= limit
+            ):  # "longest" must be that of an instance that can be chosen
                 others = _with_room(cached, paces, placed)
                 return self._warmest(request, others, placed, now) if others else None
             backlog = 0.0
@@ -172,7 +181,8 @@ class Hybrid:
                 backlog = pace * pending - (now - i.load.progress_at) * 1000
                 if backlog < 0.0:
                     backlog = 0.0
-            # Within these an instance is neither crowded nor late, whatever the others are.
+            # Within these bounds an instance is neither crowded nor saturated, whatever the others are. So the loop over all
+            # instances is not needed in the usual case.
             if running > SPARE or backlog > LATER_MS:
                 most = most or _most_bearable(paces, placed, now)
                 if running > most[0] or backlog > most[1]:
@@ -190,7 +200,7 @@ class Hybrid:
     def _next_in_turn(
         self, costs: Sequence[tuple[float, float, ExecutionInstance]], least: float
     ) -> ExecutionInstance | None:
-        """Of those that cost little more than ``least`` the one chosen least recently; each comes with its pace."""
+        """Of the instances that cost little more than ``least``, the one chosen least recently. Each comes with its pace."""
         if len(costs) == 1:
             return costs[0][2]
         slack, chosen_at = DECODE_TOKENS * EVEN * len(self._paces), self._chosen_at
@@ -213,7 +223,7 @@ def _with_room(
 
 
 def _idle_costs_less(cost: float, tokens: int, paces: Paces, placed: Placed | None) -> bool:
-    """Whether an instance with nothing to do would take less for the whole prompt: that keeps nobody waiting."""
+    """Whether an idle instance would take less for the whole prompt. No other request waits for that."""
     for i, pace in paces.items():
         if not i.active_requests and pace * tokens < cost and not any(_with(placed, i)):
             return True
@@ -227,9 +237,9 @@ def _with(placed: Placed | None, instance: ExecutionInstance) -> tuple[int, int]
 
 
 def _most_bearable(paces: Paces, placed: Placed | None, now: float) -> tuple[float, float]:
-    """The requests and the backlog beyond which an instance is crowded or late.
+    """The requests and the backlog beyond which an instance is crowded or saturated.
 
-    Both follow from the least busy of those with room.
+    Both follow from the least busy instance with a slot.
     """
     fewest, soonest = INFINITE, INFINITE
     for i, pace in paces.items():

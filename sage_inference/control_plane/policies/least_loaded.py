@@ -12,7 +12,7 @@ from sage_inference.types import ExecutionInstance, SchedulingDecision, Scheduli
 class LeastLoaded:
     """Place each request where the fewest are in flight for the instance's weight.
 
-    Ties go round, so that idle instances share the work and all keep a warm connection.
+    Instances with equal loads take turns, so that idle ones share the work and all keep a warm connection.
     """
 
     name = "least_loaded"
@@ -25,7 +25,7 @@ class LeastLoaded:
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        if len(instances) == len(requests) == 1:  # a workstation's usual case, made short
+        if len(instances) == len(requests) == 1:  # the usual case of a workstation, made short
             only = instances[0]
             if not has_slot(only):
                 return []

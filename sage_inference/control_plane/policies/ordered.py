@@ -1,4 +1,4 @@
-"""Policies that are mostly an order of waiting; they place where the fewest requests are in flight."""
+"""Policies that are mostly an order of waiting. They place where the fewest requests are in flight."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SLOAware:
 
 
 class Adaptive(SLOAware):
-    """Those that can still be in time by slack, the late behind them; each where it costs least."""
+    """Requests that can still be in time by slack, overdue ones behind them; each where it costs least."""
 
     name = "adaptive"
     order = "adaptive"
@@ -54,7 +54,7 @@ class Adaptive(SLOAware):
 
 
 class CostOptimized(SLOAware):
-    """The busiest instance that is still in time, so that the others stay idle and can sleep or be stopped."""
+    """The busiest instance that is still in time, so that the others stay idle, and can sleep or be stopped."""
 
     name = "cost_optimized"
     order = "fifo"

@@ -1,4 +1,4 @@
-"""Policies that look at little or nothing: the turn, a die, two dice."""
+"""Policies that look at little or nothing: round robin, random, and the better of two at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of one band: the tenant served least is next, and of its requests the first in order."""
+"""Requests of one band. The tenant that was served least is next, with the first of its requests in order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Band:
         return line.heap.first() if line else None
 
     def least(self) -> float:
-        """The lowest counter among the tenants here; infinite where there are none."""
+        """The lowest counter among the tenants of the band; infinite if there are none."""
         return self._counters.of(line.tenant) if (line := self._least()) else float("inf")
 
     def oldest(self) -> Waiting | None:
@@ -71,7 +71,7 @@ class Band:
         while (line := self._ranks.first()) is not None:
             if self._ranks.first_key() >= self._counters.of(line.tenant):
                 return line
-            # Counters only grow: one that grew since it was queued is queued anew.
+            # Counters only grow. A tenant whose counter grew since it was queued is queued again.
             assert line.rank is not None
             self._ranks.leave(line.rank)
             self._queue(line)

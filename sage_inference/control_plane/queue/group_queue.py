@@ -30,7 +30,7 @@ _BLOCKS = 64  # of a prompt that are looked up in the time of one more request
 
 
 class RankingBudget:
-    """What one pass over the queues may still rank again, see ``PIECE``."""
+    """The requests that one pass over the queues may still rank again, see ``PIECE``."""
 
     __slots__ = ("left",)
 

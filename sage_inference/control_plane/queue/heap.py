@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class HeapPlace(Generic[T]):
-    """Where an entry stands in a heap. ``entry`` is None once it left."""
+    """The place of an entry in a heap. ``entry`` is None after it left."""
 
     __slots__ = ("entry", "key", "number")
 
@@ -24,10 +24,10 @@ class HeapPlace(Generic[T]):
 
 
 class Heap(Generic[T]):
-    """Least key first, equal keys in order of their coming.
+    """Least key first, equal keys in order of arrival.
 
-    Who leaves from the middle lets go of its entry at once; the empty place is swept out when it surfaces,
-    or when such places outnumber the others.
+    A place in the middle gives up its entry at once. The empty place is removed when it becomes the first, or when empty
+    places outnumber the others.
     """
 
     __slots__ = ("_live", "_number", "_places")
@@ -52,7 +52,7 @@ class Heap(Generic[T]):
         return place
 
     def leave(self, place: HeapPlace[T]) -> None:
-        """Take the entry at ``place`` out; once is enough, twice does no harm."""
+        """Remove the entry at ``place``. A second call has no effect."""
         if place.entry is None:
             return
         place.entry = None
@@ -62,7 +62,7 @@ class Heap(Generic[T]):
             heapq.heapify(self._places)
 
     def pop(self) -> T:
-        """Take out the first; raises ``IndexError`` where there is none."""
+        """Remove the first entry and return it. Raises ``IndexError`` if there is none."""
         place = self._first()
         if place is None or place.entry is None:
             raise IndexError("pop from an empty heap")
@@ -75,7 +75,7 @@ class Heap(Generic[T]):
         return place.entry if place else None
 
     def first_key(self) -> float:
-        """The least key; infinite where there is none."""
+        """The least key; infinite if there is none."""
         place = self._first()
         return place.key if place else float("inf")
 

@@ -9,21 +9,21 @@ from typing import Protocol
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, RequestPriority, SchedulingRequest
 
-AGING_S = 10.0  # so long a wait makes up for one level of priority
+AGING_S = 10.0  # a wait that makes up for one level of priority
 
-# Milliseconds that a request's prompt takes where that is least, with what is cached now.
+# The milliseconds of a request's prompt on the fastest instance, with the prefixes that are cached now.
 Predict = Callable[[SchedulingRequest, tuple[ExecutionInstance, ...]], float]
-# A request's turn comes as if its deadline were so many times its prompt's time later: of those in time, the shortest
-# goes first. The bound keeps a class with a near deadline before one with a far deadline.
+# A request is ordered as if its deadline were so many times its prompt's time later. So of the requests in time the shortest
+# goes first, and a class with a near deadline stays before one with a far deadline.
 SHORTEST_FIRST = 10.0
 
 
 class Order(Protocol):
-    """Puts requests into bands, and into an order within each; times are seconds on the manager's clock.
+    """Puts requests into bands, and into an order within each. Times are seconds on the scheduler's clock.
 
-    ``place`` gives band, key (least first) and the time from which the request belongs into ``after``.
-    ``pick`` names the next band, given the arrival of the oldest request in each (infinite: empty).
-    ``defers`` is whether requests fall late: then the last two bands are theirs, the first of them for cheap ones.
+    ``place`` returns the band, the key (least first) and the time from which the request is overdue. ``pick`` returns the
+    next band, given the arrival of the oldest request in each (infinite: empty). An order that ``defers`` has overdue
+    requests: the last two bands are theirs, the first of them for cheap ones.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Fifo:
 
 
 class ByPriority:
-    """By priority; ten seconds of waiting make up for a level, so the least important are served too."""
+    """By priority. Ten seconds of waiting make up for a level, so the least important are served, too."""
 
     name = "priority"
     bands = len(RequestPriority)
@@ -60,7 +60,7 @@ class ByPriority:
         return int(request.priority), request.arrived, math.inf
 
     def pick(self, oldest: Sequence[float]) -> int:
-        # arrival + 10 s a level orders as the aged levels do, at any time.
+        # Arrival + 10 s a level gives the order of the aged levels at any time.
         return min(range(len(oldest)), key=lambda level: oldest[level] + AGING_S * level)
 
 
@@ -85,9 +85,9 @@ class EarliestDeadline:
 
 
 class StillInTime(EarliestDeadline):
-    """The shortest first among those that can still be in time, given how long their prompts take.
+    """The shortest first among the requests that can still be in time, by the predicted time of their prompts.
 
-    With one deadline for all, that is the order in which the most of them are in time (Moore, 1968).
+    With one deadline for all, most of them are in time in this order (Moore, 1968).
     """
 
     name = "adaptive"

@@ -1,4 +1,4 @@
-"""How long a request stands aside for the instance that has its prompt cached."""
+"""The time for which a request is reserved for the instance that has its prompt cached."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ RESERVED_S = 1.0
 
 
 def reserved_s(request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
-    """Seconds: half of what it can lose and still be in time elsewhere, at most ``RESERVED_S``.
+    """Half of the seconds that the request can wait and still be in time elsewhere, at most ``RESERVED_S``.
 
-    One that could be in time nowhere else loses nothing by waiting.
+    A request that would be overdue on any other instance loses nothing by waiting.
     """
     elsewhere_s = request.prompt_tokens * min(i.load.ms_per_token for i in group) / 1000
     left = request.arrived + ttft_s(request) - elsewhere_s - now

@@ -1,4 +1,4 @@
-"""Each tenant's part of a bounded queue, and the choice of requests that leave it when it is full."""
+"""The part of each tenant in a bounded queue, and the choice of requests that leave when it is full."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISPLACED = "the queue is full, and most of what waits is of this caller; try ag
 
 
 class _Holding(Generic[T]):
-    """One tenant's entries, by priority and in order of their coming, each with its size."""
+    """One tenant's entries, by priority and in order of arrival, each with its size."""
 
     __slots__ = ("levels", "used")
 
@@ -30,7 +30,7 @@ class _Holding(Generic[T]):
 
 
 class _Leaving(Generic[T]):
-    """A tenant while it is planned who leaves: nothing has left yet."""
+    """A tenant in the plan of which entries leave. None has left yet."""
 
     __slots__ = ("entries", "used", "weight")
 
@@ -43,10 +43,10 @@ class _Leaving(Generic[T]):
 class Shares(Generic[T]):
     """Fair division of a queue that is full.
 
-    A tenant that fills the queue displaces itself first: a newcomer takes the place of the newest request of the
-    tenant that holds the most, if its own tenant still holds less with it. So a tenant that holds no more than its
-    share (the bound, divided among the waiting tenants by their weights) is neither refused nor displaced. Priorities
-    decide within a tenant only: callers choose them.
+    A tenant that fills the queue displaces itself first. A new request takes the place of the newest request of the tenant
+    with the most, if its own tenant still has less with it. So a tenant with no more than its share is neither refused nor
+    displaced; its share is the bound, divided among the waiting tenants by their weights. Priorities decide only within a
+    tenant, because callers choose them.
     """
 
     def __init__(self, counters: TenantCounters) -> None:
@@ -67,7 +67,7 @@ class Shares(Generic[T]):
         self._where[entry] = tenant, priority
 
     def remove(self, entry: T) -> None:
-        """It waits no longer; fine if it is not here."""
+        """The entry waits no longer. It need not be here."""
         place = self._where.pop(entry, None)
         if place is None:
             return
@@ -82,10 +82,10 @@ class Shares(Generic[T]):
             del self._holdings[tenant]
 
     def displaced(self, tenant: str, size: int, over_requests: int, over_bytes: int) -> list[T] | None:
-        """The requests that have to leave for a request of ``tenant`` and ``size``; None where it is the one that has to.
+        """The requests that leave for a new one of this ``tenant`` and ``size``; None if the new one has to leave.
 
-        With it the queue would be so many requests and bytes over its bounds. A bound that was lowered has no one leave
-        but for the newcomer.
+        With the new request the queue would be ``over_requests`` and ``over_bytes`` over its bounds. If a bound was
+        lowered, no more requests leave than the new one needs.
         """
         own = self._holdings.get(tenant)
         mine = own.used if own else (0, 0)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.rates import retry_after_s
-from sage_inference.control_plane.placer import Hooks, Placer
+from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.queue.group_queue import GroupQueue, RankingBudget
 from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.selector import Choice, Selector, healthy, prefill_ms
+from sage_inference.control_plane.setup import Hooks
 from sage_inference.control_plane.slo import milliseconds
 from sage_inference.control_plane.submission import Group, Submission, Waiting
 from sage_inference.requests.rejection import Reason, Rejection
@@ -133,6 +134,7 @@ class Dispatcher:
     def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
         """Place a waiting request, or reserve it. False: it stays where it is, and so do the requests behind it."""
         group_queue, request = self._queue.of(waiting), waiting.request
+        # Embeddings take no part of the prompts' share: they never wait for what can be spared.
         overdue = waiting.overdue and request.request_type.is_llm
         try:
             choice = self._selector.choose(waiting.submission, group, now, waiting.patient, overdue)

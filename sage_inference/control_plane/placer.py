@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.instances.load import Placement, as_seen
 from sage_inference.control_plane.selector import Selector
+from sage_inference.control_plane.setup import Hooks
 from sage_inference.control_plane.submission import Group, Submission
 from sage_inference.types import ExecutionInstance, SchedulingDecision
-
-
-def _nothing() -> None: ...
-
-
-def _raise(error: Exception) -> None:
-    raise error
-
-
-def _at_once(note: Callable[[], None]) -> None:
-    note()
-
-
-@dataclass(slots=True)
-class Hooks:
-    """The functions that the scheduler calls in its surroundings.
-
-    ``alarm(time)`` asks for a call of ``Scheduler.dispatch`` at that time of the clock, instead of at the time asked for
-    before. ``later(note)`` defers a call that no request waits for, until what has arrived already was handled.
-    ``report(error)`` gets an exception that concerns one request while the scheduler is busy with others. ``unserved()``
-    is called when no instance serves what a request asks for. ``placed`` and ``ended`` watch attempts.
-    """
-
-    alarm: Callable[[float], None] | None = None
-    later: Callable[[Callable[[], None]], None] = _at_once
-    report: Callable[[Exception], None] = _raise
-    unserved: Callable[[], None] = _nothing
-    placed: Callable[[Placement], None] | None = None
-    ended: Callable[[Placement], None] | None = None
 
 
 class Placer:

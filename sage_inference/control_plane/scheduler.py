@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from sage_inference.config.settings import LimitSettings, SloSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.dispatcher import Dispatcher
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed, keep_tpot, shared_gpus
 from sage_inference.control_plane.instances.load import Placement, teaches
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.instances.rejections import unserved
-from sage_inference.control_plane.placer import Hooks, Placer
+from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.selector import FINISHES, Selector, healthy, prefill_ms, uneven_models
 from sage_inference.control_plane.sent_first import SentFirst
+from sage_inference.control_plane.setup import Hooks, SchedulerSettings
 from sage_inference.control_plane.slo import milliseconds
 from sage_inference.control_plane.slo_table import SloTable
 from sage_inference.control_plane.submission import Group, Submission, Waiting
@@ -30,18 +29,6 @@ from sage_inference.types import (
     SchedulingRequest,
     Usage,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerSettings:
-    """The part of the configuration that the scheduler follows. A change takes effect with the next event."""
-
-    limits: LimitSettings = field(default_factory=LimitSettings)
-    slo: SloSettings = field(default_factory=SloSettings)
-    llm_share: float | None = 0.7  # of a shared GPU's time; None: as much as the streams need
-    reads_all_usage: bool = False  # usage is read from every answer, as a record of decisions needs it
-    weights: Mapping[str, float] = field(default_factory=dict)  # of tenants
-    prefers_specialized: bool = True  # instances for one kind of work go before mixed ones
 
 
 class Scheduler:
@@ -150,16 +137,19 @@ class Scheduler:
         self.rates.submitted += 1
         request = submission.request
         now = self._clock()
+        # No event reports a change of the registry. Without this the group could have an instance that left.
         if self.registry.version != self._seen:
             self._regroup(now)
         group = self.registry.group(request.model, request.route)
         if not group:
             raise self._unserved(request)
         if measure is not None:
+            # With one instance nothing depends on the prompt: the engine can work on it while it is measured here.
             if len(group) == 1 and self._first.fits(request, group[0]):
                 self._first.send(submission, group, now, measure)
                 return
             measure()
+        # The decision must see what was sent first as load, and prefills that should have ended as load no more.
         if self._sent:
             self._first.settle()
         self.ledger.silent_prefills.catch_up(now)
@@ -211,6 +201,7 @@ class Scheduler:
         if not placement.pending:
             return
         if now >= placement.expected_at:
+            # An answer in one piece: the time until its first byte is that of the whole answer, and no pace of prompts.
             placement.presumed_begun()
         else:
             placement.begun(now, teaches(placement.request, placement.instance))
@@ -227,6 +218,7 @@ class Scheduler:
         placement = submission.place
         if not isinstance(placement, Placement):
             return
+        # The slot first: if a record or a watcher fails below, the slot must not be lost.
         submission.place = None
         placement.ended()
         self.rates.finished += 1
@@ -263,6 +255,7 @@ class Scheduler:
 
     def can_retry(self, submission: Submission) -> bool:
         """Whether another instance is left to try, within the retry budget."""
+        # An instance that is lost loses all its requests at once, and the budget would fail most of them.
         if not (self.rates.may_retry() or self._lost_its_instance(submission)):
             return False
         return bool(healthy(self._group_of(submission), submission.tried))
@@ -308,6 +301,7 @@ class Scheduler:
         for instance in self.registry.instances.values():
             load = instance.load
             load.stalled_at = now
+            # The engines went on meanwhile, so their prompts would seem to have taken that time as well.
             if load.pending_tokens:
                 load.progress_at = min(now, load.progress_at + lost_s)
 
@@ -321,6 +315,7 @@ class Scheduler:
             choice = self._selector.choose(submission, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
+                # Most prompts are shorter than any SLO, so only a long one is checked for being overdue at once.
                 if prompt_ms <= self.slos.soon_ms or not self._stands_back(submission, prompt_ms, now):
                     self._put(submission, choice[0], choice[1], choice[2], group, now)
                     return
@@ -370,6 +365,7 @@ class Scheduler:
 
     def _regroup(self, now: float) -> None:
         """Instances, settings or policies changed: derive again what follows from them."""
+        # First, because a refusal below may bring a new request, and that must not start this again.
         self._seen = self.registry.version
         selector, instances = self._selector, self.registry.instances.values()
         selector.mixed = any(is_mixed(i) for i in instances)

@@ -93,7 +93,8 @@ class Selector:
         if not candidates:
             return None
         if len(candidates) == 1:
-            return self._only(request, candidates[0])
+            return self._only(request, candidates[0])  # no policy can choose another
+        # Most gateways have one policy: no call for these.
         policy = self.policy_for(request) if self.by_model else self.policy
         choice = _ask(policy, request, candidates)
         if choice is None or is_open(choice[1], choice[2]):
@@ -129,6 +130,7 @@ class Selector:
     ) -> Choice | None:
         """The policy's ``choice`` is closed: reserve the request for it, take an open instance, or send it all the same."""
         is_warm = is_sticky and bool(request.cached_tokens) and choice[2] < WARM * request.prompt_tokens
+        # Once only: the second time the request takes what is open, or it would wait for ever beside idle instances.
         if is_warm and patient:
             return None, choice[1], choice[2]
         open_ = [i for i in candidates if is_open(i, uncached(request, i))]
@@ -173,6 +175,7 @@ class Selector:
         """Specialized instances while they are in time, if they are preferred; embeddings where streams allow them."""
         if self.mixed and self.prefers_special:
             special = [i for i in candidates if not is_mixed(i)]
+            # In time only: specialized instances that are late would leave the mixed ones idle.
             if 0 < len(special) < len(candidates) and first_byte_ms(request, special, now) <= (
                 ttft_s(request) * 1000
             ):
@@ -222,6 +225,7 @@ def _ask(
         if decision.request_id != request.request_id:
             continue
         target = decision.target
+        # Policies may name an instance by its id alone, and policies of programs may name one that was not offered.
         if target is None or target not in candidates:
             named = decision.target_instance_id
             target = next((i for i in candidates if i.instance_id == named), None)

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable
 
 from sage_inference.control_plane.accounting.ledger import Ledger
-from sage_inference.control_plane.placer import Hooks, Placer
+from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.selector import ONLY, Selector
+from sage_inference.control_plane.setup import Hooks
 from sage_inference.control_plane.slo_table import SloTable
 from sage_inference.control_plane.submission import Group, Submission
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest

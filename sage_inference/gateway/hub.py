@@ -11,9 +11,9 @@ from functools import partial
 
 from sage_inference.config.settings import SchedulingSettings, Settings
 from sage_inference.control_plane.instances.registry import Registry
-from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies import PlacementPolicy, hybrid_with, policy_named
-from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.setup import Hooks, SchedulerSettings
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog

@@ -7,9 +7,9 @@ from typing import Any
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.instances.registry import Registry
-from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies.base import PlacementPolicy
-from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.setup import Hooks, SchedulerSettings
 from sage_inference.replay.fleet import CHAT, EMBEDDING_MODEL, EMBEDDINGS, LLM_MODEL, ModelledFleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.llm_engine import LLMEngine, ModelledSequence

@@ -1,4 +1,4 @@
-"""What is read from a request's body, and the one field the gateway ever changes in it: ``model``."""
+"""Reads the fields of a request's body, and changes the only one that the gateway ever changes: ``model``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sage_inference.requests.routes import ROUTES, Body, Route
 from sage_inference.types import RequestType
 
 _PROMPTS = ("messages", "input", "inputs", "prompt", "prompt_embeds", "query")
-_BEFORE = ("tools", "system", "instructions")  # what engines put before the prompt
+_BEFORE = ("tools", "system", "instructions")  # engines put these before the prompt
 _READ = (*_PROMPTS, *_BEFORE, "stream", "user", "n")
-_USER = 200  # bytes of a user that tell tenants apart
-_MODEL = 1024  # characters of a model's name: it is looked up, logged and quoted
+_USER = 200  # bytes of a user by which tenants differ
+_MODEL = 1024  # characters of a model's name, which is looked up, logged and quoted
 _UNSET, _RAW = msgspec.UNSET, msgspec.Raw
 _JSON = Body.JSON
 _GENERATE = RequestType.LLM_GENERATE
 _LONGEST_LIST = 65536  # bytes of a list of prompts that are counted
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _Absent = msgspec.UnsetType
-# Only presence and the model's type are checked: the engine checks the rest, and says it better.
+# Only presence and the model's type are checked. The engine checks the rest, and its errors are better.
 _Head = msgspec.defstruct(
     "_Head",
     [
@@ -43,7 +43,7 @@ class _RawModel(msgspec.Struct, gc=False):
 
 
 _decode_raw_model = msgspec.json.Decoder(_RawModel).decode
-# What of a body is looked at in the usual case: for each route its first prompt, and all that is read beside it.
+# The fields that are read in the usual case: the first prompt of each route, and all fields beside the prompt.
 _usual = {
     route.path: attrgetter((route.any_of or _PROMPTS)[0], *_BEFORE, "model", "stream", "user", "n")
     for route in ROUTES.values()
@@ -54,17 +54,17 @@ _MOST_PLACES = 3  # in a body that look like its model
 
 
 class Asked(msgspec.Struct, gc=False):
-    """What a body asks for. ``prompt`` is the part that the engine reads, as JSON; ``user`` is "" for nobody."""
+    """The fields of a body. ``prompt`` is the part that the engine reads, as JSON. ``user`` is "" if there is none."""
 
     model: str | None
     prompt: bytes = b""
     streams: bool = False
     user: str = ""
-    choices: int = 1  # answers to one request, which share its tokens; 0: not known how many
+    choices: int = 1  # answers to one request, which share its tokens; 0: their number is not known
 
 
 def read(route: Route, body: bytes) -> Asked:
-    """What the body asks for. Raises ``Rejection`` for what no engine could answer."""
+    """The fields of a body. Raises ``Rejection`` for a body that no engine could answer."""
     if route.body is _JSON:
         if len(body) > LARGE:
             check_density(body)
@@ -90,12 +90,12 @@ def read(route: Route, body: bytes) -> Asked:
         return Asked(None)
     if place[1] - place[0] > _MODEL:
         raise Rejection(Reason.BAD_REQUEST, f"'model' is longer than {_MODEL} characters", "model")
-    # Sound: how many bytes it has tells nothing of the work.
+    # Sound: its number of bytes does not show the work that it takes.
     return Asked(body[place[0] : place[1]].decode("utf-8", "replace"))
 
 
 def _prompt(route: Route, head: Any, body: bytes) -> bytes:
-    """The values that make up the prompt. Raises ``Rejection`` where the route's own fields are missing."""
+    """The values that make up the prompt. Raises ``Rejection`` if the route's own fields are missing."""
     for name in route.any_of or _PROMPTS:
         found = getattr(head, name)
         if found is not _UNSET:
@@ -111,12 +111,12 @@ def _prompt(route: Route, head: Any, body: bytes) -> bytes:
 
 
 def _raw(value: Any) -> bytes:
-    """The JSON of a field; empty where it is absent."""
+    """The JSON of a field; empty if it is absent."""
     return bytes(value) if type(value) is _RAW else b""
 
 
 def _count(n: Any) -> int:
-    """The number of choices that ``n`` asks for; 0 if an engine may read it in another way than we do."""
+    """The number of choices that ``n`` asks for; 0 if engines may read it in different ways."""
     raw = bytes(n)
     if raw == b"null":
         return 1
@@ -135,7 +135,7 @@ def _prompts(prompts: bytes) -> int:
 
 
 def _text(value: Any) -> str:
-    """The begin of a text; "" for what is none."""
+    """The begin of a text; "" for a value of another type."""
     raw = memoryview(value)
     begin = bytes(raw[: min(len(raw) - 1, _USER + 1)])
     return begin[1:].decode("utf-8", "replace") if begin[:1] == b'"' else ""
@@ -159,7 +159,7 @@ def _decode(body: bytes) -> Any:
 
 
 def with_model(route: Route, body: bytes, model: str) -> bytes:
-    """The body naming ``model``; every other byte stays as it came."""
+    """The body with ``model`` as its model; every other byte stays as it came."""
     if route.body is Body.MULTIPART:
         place = model_field(body)
         return body if place is None else body[: place[0]] + model.encode() + body[place[1] :]
@@ -177,9 +177,9 @@ def with_model(route: Route, body: bytes, model: str) -> bytes:
 
 
 def _replaced(body: bytes, named: bytes, name: bytes) -> bytes | None:
-    """The body with ``name`` as its model in place of ``named``; None where that is not found.
+    """The body with ``name`` as its model in place of ``named``; None if that is not found.
 
-    Fields of other objects may look the same. Which is the body's own shows by what it then names.
+    Fields of other objects may look the same. The right one is found by reading the model of the changed body.
     """
     looks = re.compile(rb'"model"\s*:\s*(%b)(?=[\s,}])' % re.escape(named))
     for found, _ in zip(looks.finditer(body), range(_MOST_PLACES), strict=False):

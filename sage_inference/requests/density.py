@@ -1,4 +1,4 @@
-"""An estimate of what a large body costs to decode, so that one that would hold the event loop is refused.
+"""An estimate of the cost of decoding a large body, so that a body that would block the event loop is refused.
 
 msgspec reads 4 GB of text a second, but only 150 MB of brackets or field names. The body is decoded in one piece,
 because a part of it cannot be: 64 MB of text take 20 ms, 64 MB of empty lists 300 ms.
@@ -10,7 +10,7 @@ import random
 
 from sage_inference.requests.rejection import Reason, Rejection
 
-LARGE = 8 << 20  # bytes: smaller bodies take at most 60 ms, whatever is in them
+LARGE = 8 << 20  # bytes; smaller bodies take at most 60 ms, whatever they contain
 _MOST = 4_000_000  # marks, of which each takes 5 to 15 ns
 _WINDOWS, _WINDOW = 64, 1024
 _ORDINARY = bytes(set(range(256)) - set(b'[]{},:"\\'))
@@ -20,10 +20,10 @@ def check_density(body: bytes) -> None:
     """Raises ``Rejection`` for a body above ``LARGE`` of very many values, escapes or blanks."""
     size = len(body)
     marks = 0
-    for _ in range(_WINDOWS):  # at random: the sender must not know where
+    for _ in range(_WINDOWS):  # at random, because the sender must not know the places
         at = random.randrange(size - _WINDOW)
         window = body[at : at + _WINDOW]
-        # A field's name is compared with those that are looked for, hence three times its colon.
+        # A field's name is compared with those that are looked for, so its colon counts three times.
         marks += len(window.translate(None, _ORDINARY)) + 2 * window.count(b":")
         marks += len(window) - len(window.replace(b"    ", b"")) >> 2
     estimate = marks * size // (_WINDOWS * _WINDOW)

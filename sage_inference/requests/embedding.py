@@ -1,4 +1,4 @@
-"""An embedding request's body as texts and options; None where it must go to the engine as it is."""
+"""An embedding request's body as texts and options; None if it must go to the engine as it is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ROUTES = frozenset({OPENAI_ROUTE, NATIVE_ROUTE})
 
 Options = tuple[tuple[str, bytes], ...]  # names and JSON values
 
-# Options that change vectors text by text, so that requests which agree in it can share a call. A field that stands
-# in neither list may mean anything: its request is not merged.
+# Options that change vectors text by text, so that requests with equal options can share a call. A request with a field
+# that is in neither list is not merged, because the field may have any meaning.
 _OPTIONS = {
     OPENAI_ROUTE: frozenset({"dimensions", "truncate_prompt_tokens", "add_special_tokens", "normalize"}),
     NATIVE_ROUTE: frozenset({"dimensions", "truncate", "truncation_direction", "prompt_name", "normalize"}),
@@ -29,18 +29,18 @@ _DEFAULTS = {
 _BYTES_PER_TOKEN = 4
 _BLANKS, _DIGITS = b" \t\r\n", b"0123456789,"
 
-# Each text has its costs here, a few microseconds. A request with so many and such short ones is relayed as it came.
+# Each text costs a few microseconds here. A request with very many short texts is relayed as it came.
 _MOST_TEXTS = 16384
 _BYTES_A_TEXT = 128
-_MOST_BYTES = 16 << 20  # of a body: to look at its texts takes 5 ms a megabyte, in one piece
-_SMALL = 8192  # bytes of a list that may be anything
+_MOST_BYTES = 16 << 20  # of a body; reading its texts takes 5 ms a megabyte, in one piece
+_SMALL = 8192  # bytes of a list that may contain anything
 
 _read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _check_texts = msgspec.json.Decoder(list[str]).decode
 
 
 class EmbeddingTexts(msgspec.Struct, frozen=True, gc=False):
-    """``texts`` are JSON: strings, or lists of token ids. ``base64``: how the caller wants its vectors."""
+    """``texts`` are JSON: strings, or lists of token ids. ``base64`` is the form of the vectors in the answer."""
 
     texts: list[bytes]
     options: Options
@@ -48,7 +48,7 @@ class EmbeddingTexts(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse(route: str, body: bytes) -> EmbeddingTexts | None:
-    """The request if it can be merged; None otherwise, wrong or merely unknown: the engine words the error better."""
+    """The request if it can be merged; None if it is wrong or unknown, because the engine's errors are better."""
     fields = read_fields(body) if len(body) <= _MOST_BYTES else None
     if fields is None:
         return None
@@ -77,24 +77,24 @@ def parse(route: str, body: bytes) -> EmbeddingTexts | None:
 
 
 def token_counts(texts: list[bytes]) -> list[int]:
-    """Exact for token ids, else a guess; either all ``texts`` are ids or none is."""
+    """The tokens of the texts: exact for token ids, otherwise a guess. Either all ``texts`` are ids, or none is."""
     if are_ids(texts):
         return [text.count(b",") + 1 for text in texts]
     return [size // _BYTES_PER_TOKEN or 1 for size in map(len, texts)]
 
 
 def are_ids(texts: list[bytes]) -> bool:
-    """Whether these texts are lists of token ids: all are, or none is."""
+    """Whether the texts are lists of token ids. Either all are, or none is."""
     return texts[0][:1] == b"["
 
 
 def most_tokens(texts: list[bytes]) -> int:
-    """The most that the longest has, with the two that an encoder puts round it."""
+    """A bound on the tokens of the longest text, with the two that an encoder adds."""
     return 2 + (max(token_counts(texts)) if are_ids(texts) else max(map(len, texts)) - 2)
 
 
 def _texts(value: bytes) -> list[bytes] | None:
-    """A text, texts, a text as token ids, texts as token ids; None for anything else."""
+    """A text, texts, a text as token ids, or texts as token ids; None for anything else."""
     if value[:1] == b'"':
         return [value]
     if value[:1] != b"[":
@@ -105,13 +105,13 @@ def _texts(value: bytes) -> list[bytes] | None:
         return [value] if len(ids) > 2 else None
     if ids[1:2] == b"[":
         count = ids.count(b"[") - 1
-        # Valid JSON that is made of digits, commas and brackets is made of ids, but for a list without any.
+        # Valid JSON of digits, commas and brackets consists of ids, except for an empty list.
         if not _are_few(count, value) or brackets != b"[" + b"[]" * count + b"]" or b"[]" in ids:
             return None
     elif len(value) > _SMALL:
         if ids[1:2] != b'"' or not _are_few(_quoted(value), value):
             return None
-        _check_texts(value)  # something else may stand between them, as often as there are bytes
+        _check_texts(value)  # other values may be between them, up to one for each byte
     items = [bytes(item) for item in _read_list(value)]
     if ids[1:2] == b"[" or {item[:1] for item in items} == {b'"'}:
         return items
@@ -123,8 +123,8 @@ def _are_few(texts: int, value: bytes) -> bool:
 
 
 def _quoted(value: bytes) -> int:
-    """How many texts there are in valid JSON."""
+    """The number of texts in valid JSON."""
     quotes = value.count(b'"')
-    if quotes <= 2 * _MOST_TEXTS:  # too few for it to matter which are escaped
+    if quotes <= 2 * _MOST_TEXTS:  # so few that escaped quotes may count as others
         return quotes // 2
     return (quotes - value.replace(b"\\\\", b"").count(b'\\"')) // 2

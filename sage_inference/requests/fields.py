@@ -1,4 +1,4 @@
-"""All fields of a body by name, where they are so few that this costs little."""
+"""All fields of a body by name, if they are few enough to cost little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BYTES_A_FIELD = 256
 
 Fields = dict[str, msgspec.Raw]
 _decode = msgspec.json.Decoder(Fields).decode
-# Where most of a body's colons stand that are not its own fields'.
+# Most colons that are not those of the body's own fields are in these.
 _Long = msgspec.defstruct(
     "_Long",
     [
@@ -25,7 +25,7 @@ _decode_long = msgspec.json.Decoder(_Long).decode
 
 
 def read_fields(body: bytes) -> Fields | None:
-    """None where the body is no object, is read only leniently, or has too many fields."""
+    """The fields; None if the body is no object, can only be read leniently, or has too many fields."""
     try:
         return _decode(body) if _are_few(body) else None
     except UNREADABLE:
@@ -33,7 +33,7 @@ def read_fields(body: bytes) -> Fields | None:
 
 
 def _are_few(body: bytes) -> bool:
-    """A field has a colon, and so have texts and what stands deeper."""
+    """Whether the body may have too many fields. Each has a colon, and so have texts and nested objects."""
     size = len(body)
     if size <= 4 * _MOST:  # with a name, a value and a comma
         return True

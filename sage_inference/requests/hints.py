@@ -1,4 +1,4 @@
-"""The hints for the scheduler in a caller's headers: priority, deadline, session, its reasons."""
+"""The hints for the scheduler in a caller's headers: priority, deadline, session, and whether to explain the choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_SESSION = 200
 
 @dataclass(slots=True)
 class SchedulingHints:
-    """``refusal`` has the mistake in one of them. It answers each request with this head."""
+    """The hints of one head. If one of them is wrong, ``refusal`` is the answer to each request with this head."""
 
     priority: RequestPriority | None = None
     deadline_ms: float | None = None
@@ -25,7 +25,7 @@ class SchedulingHints:
 
 
 def asked_of_scheduler(headers: Iterable[tuple[bytes, bytes]]) -> SchedulingHints | None:
-    """``x-sage-priority``, ``x-sage-deadline-ms``, ``x-sage-session`` and ``x-sage-why``; None where there are none."""
+    """``x-sage-priority``, ``x-sage-deadline-ms``, ``x-sage-session`` and ``x-sage-why``; None if there are none."""
     asks = None
     for name, value in headers:
         if name.startswith(b"x-sage-"):

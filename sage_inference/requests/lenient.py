@@ -1,4 +1,4 @@
-"""A reading of bodies that msgspec refuses and engines take: half surrogate pairs, NaN, a byte order mark.
+"""Reads bodies that msgspec refuses and engines accept: half surrogate pairs, NaN, a byte order mark.
 
 Python's own reader takes them too, but a hundred times slower, and the sender chooses what it costs.
 """
@@ -18,16 +18,16 @@ T = TypeVar("T")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _BOM = b"\xef\xbb\xbf"
-# Halves of a pair without the other one. A text that was cut in the midst of a pair has one; each takes 0.5 us.
-# The literal begin lets the search pass over all that is no escape.
+# Halves of a pair without the other one, as in a text that was cut in the middle of a pair. Each takes 0.5 us.
+# The literal begin lets the search pass over everything that is no escape.
 _HALF = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
 _MOST_HALVES = 4096
-_MOST_SURROGATES = 16384  # escaped, in pairs or not: to look at one takes 0.3 us
+_MOST_SURROGATES = 16384  # escaped, in pairs or not; each takes 0.3 us
 _NUMBERS = ((b"NaN", b"0.0"), (b"Infinity", b"1e999999"))
-_MOST_WORDS = 16384  # that look like such numbers, also in texts: to look at one takes 0.5 us
+_MOST_WORDS = 16384  # that look like such numbers, also in texts; each takes 0.5 us
 # Escapes that would be mistaken for the end of a text, or for the begin of another escape. JSON has no zero bytes.
 _HIDDEN = ((b"\\\\", b"\0_"), (b'\\"', b"\0'"))
 
@@ -35,9 +35,9 @@ _REASONS = {RecursionError: "it is nested too deeply", UnicodeDecodeError: "it i
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """What ``decode`` makes of the body, if need be of a mended copy. Raises ``Rejection`` for what is not JSON.
+    """The body as ``decode`` reads it, or a mended copy if it must. Raises ``Rejection`` for a body that is no JSON.
 
-    ``msgspec.ValidationError`` is the caller's: the body is JSON, but not as it must be.
+    The caller handles ``msgspec.ValidationError``: then the body is JSON of another shape.
     """
     try:
         return decode(body)
@@ -48,7 +48,7 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 def decoded_mended(decode: Callable[[bytes], T], body: bytes, error: Exception) -> T:
-    """What ``decode`` makes of a mended copy, after it raised ``error``, one of ``UNREADABLE``, for the body.
+    """A mended copy as ``decode`` reads it. With the body itself it raised ``error``, one of ``UNREADABLE``.
 
     Raises as ``decoded`` does.
     """
@@ -60,15 +60,15 @@ def decoded_mended(decode: Callable[[bytes], T], body: bytes, error: Exception) 
             raise
         except UNREADABLE:
             pass
-    # A text may hold the caller's data; msgspec's positions do not.
+    # An error's text may quote the caller's data; msgspec's positions do not.
     reason = _REASONS.get(type(error)) or str(error)
     raise Rejection(Reason.BAD_REQUEST, f"the body is not JSON: {reason}") from None
 
 
 def _mended(body: bytes) -> bytes | None:
-    """A copy with replacement characters for half pairs and zeros for NaN; None where there is nothing to mend.
+    """A copy with replacement characters for half pairs and zeros for NaN; None if there is nothing to mend.
 
-    Nothing else differs: engines read the body itself, and what is read here must not be another text or id.
+    Nothing else differs. Engines read the body itself, so the gateway must not read another text or id.
     """
     copy = body.removeprefix(_BOM)
     surrogates = copy.count(b"\\ud") + copy.count(b"\\uD")

@@ -1,4 +1,4 @@
-"""The field ``model`` of a multipart body, found without a look at what the files hold."""
+"""The field ``model`` of a multipart body, found without reading the files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES_MODEL = re.compile(
 
 
 def model_field(body: bytes) -> tuple[int, int] | None:
-    """Where the value of ``model`` begins and ends; None where none of the first 64 parts has that name."""
+    """The begin and the end of the value of ``model``; None if none of the first 64 parts has that name."""
     at = 0 if body.startswith(b"--") else body.find(b"\r\n--", 0, _HEAD_BYTES) + 2
     line_end = body.find(b"\r\n", at, at + _BOUNDARY_BYTES)
     if line_end < 0 or body[at : at + 2] != b"--":
@@ -25,7 +25,7 @@ def model_field(body: bytes) -> tuple[int, int] | None:
         if head_end < 0:
             return None
         start = head_end + 4
-        end = body.find(delimiter, start - 2)  # an empty part has but one line break
+        end = body.find(delimiter, start - 2)  # an empty part has only one line break
         if end < 0:
             return None
         if _NAMES_MODEL.search(body, at + 2, head_end):

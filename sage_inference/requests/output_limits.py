@@ -1,4 +1,4 @@
-"""How much one request asks an engine to generate, and how much it may ask for where the settings limit it."""
+"""The length of the answer that a request asks for, and its limits where the settings have some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.requests.lenient import UNREADABLE, decoded
 from sage_inference.requests.rejection import Reason, Rejection
 
-# Which fields ask for how much, in all the protocols that are relayed.
+# The fields that ask for a number of answers, or of tokens, in all protocols that are relayed.
 _ANSWERS = ("n", "best_of")
 _TOKENS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict", "num_predict")
 _Asked = msgspec.defstruct(
@@ -19,15 +19,15 @@ _Asked = msgspec.defstruct(
     [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in (*_ANSWERS, *_TOKENS)],
     gc=False,
 )
-_MOST = 1 << 31  # tokens: no context is longer
-_LONGEST = 400  # bytes of a value: longer numbers are above any limit
+_MOST = 1 << 31  # tokens; no context is longer
+_LONGEST = 400  # bytes of a value; longer numbers are above any limit
 _decode = msgspec.json.Decoder(_Asked).decode
 
 
 def asked_output(body: bytes, limits: LimitSettings) -> int:
-    """The tokens of an answer that a body asks for, the most where several fields do; 0 where none does.
+    """The tokens of an answer that a body asks for, the most of several fields; 0 if there is none.
 
-    A field that is absent is the engine's to decide on. Raises ``Rejection`` for a field above its limit.
+    The engine decides on an absent field. Raises ``Rejection`` for a field above its limit.
     """
     try:
         asked = decoded(_decode, body)
@@ -51,7 +51,7 @@ def _asked(name: str, field: msgspec.Raw | msgspec.UnsetType, limit: int | None,
 
 
 def _value(field: msgspec.Raw) -> Any:
-    """The field's value; of a long one only what matters here, because lists may be endless."""
+    """The field's value. A long number counts as infinite; other long values are not read, because lists may be endless."""
     raw = memoryview(field)
     if len(raw) <= _LONGEST:
         try:
@@ -62,7 +62,7 @@ def _value(field: msgspec.Raw) -> Any:
 
 
 def _number(value: Any) -> float:
-    """The number an engine would read: vLLM takes "5" for 5 too. What is none asks for nothing."""
+    """The number that an engine would read: vLLM reads "5" as 5. Other values ask for nothing."""
     try:
         return float(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Why a request cannot be served, as a value; the words for it are made at the HTTP edge."""
+"""The reason why a request cannot be served, as a value. The HTTP edge chooses status and shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Reason(Enum):
     QUEUE_FULL = auto()
     QUEUE_TIMEOUT = auto()
     DEADLINE = auto()
-    FAILED = auto()  # an exception while it was decided where it goes
+    FAILED = auto()  # an exception while its instance was chosen
 
 
 @dataclass(eq=False)

@@ -18,9 +18,9 @@ from sage_inference.requests.density import LARGE
 from sage_inference.requests.lenient import UNREADABLE, decoded
 from sage_inference.requests.rejection import Reason, Rejection
 
-ENGINE_ROUTE = "/rerank"  # TEI's, and also one of vLLM's, infinity's and llama.cpp's
+ENGINE_ROUTE = "/rerank"  # of TEI, and also of vLLM, infinity and llama.cpp
 ROUTES = ("/v1/rerank", "/v2/rerank", ENGINE_ROUTE)
-MOST_DOCUMENTS = 10_000  # Cohere takes as many
+MOST_DOCUMENTS = 10_000  # as with Cohere
 # Bytes of the query, counted once for each document: each call repeats it, and the engine reads it with each document.
 _MOST_PAIRED = 1 << 29
 _EMPTY, _BLANK = b'""', b'" "'
@@ -28,7 +28,7 @@ _FRAME_BYTES = len('{"query":,"texts":[]}')
 _SEARCH_UNIT = 100  # documents, as Cohere counts them
 _MOST_FIELDS = 16  # of a document, that are ranked by
 _MOST_COLONS = 100_000  # in documents whose fields are read by name
-# Of valid JSON. More make more documents than there may be, or cost more than their bytes pay for.
+# In valid JSON. With more there are too many documents, or they cost more than their bytes allow.
 _MOST_QUOTES, _BYTES_A_QUOTE = 8 * MOST_DOCUMENTS, 16
 
 _UNSET = msgspec.UNSET
@@ -45,7 +45,7 @@ class _RerankBody(msgspec.Struct, gc=False):
     raw_scores: _Value = _UNSET
     truncate: _Value = _UNSET
     truncation_direction: _Value = _UNSET
-    truncation_side: _Value = _UNSET  # vLLM's name of the same
+    truncation_side: _Value = _UNSET  # vLLM's name for the same
 
 
 class _RerankDocument(msgspec.Struct, gc=False):
@@ -68,7 +68,7 @@ _encode = msgspec.json.encode
 
 _PLACE = re.compile(r"at `\$\[(\d+)\]")
 _COUNT = re.compile(rb"\d{1,9}")
-# What ``truncate`` may be: TEI's own values, and those of APIs that name the end at which a text is cut.
+# Values of ``truncate``: TEI's own, and those of APIs that name the end at which a text is cut.
 _CUTS = {
     b"true": (b"true", b""),
     b"false": (b"false", b""),
@@ -99,8 +99,8 @@ class RerankRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_request(route: str, body: bytes) -> RerankRequest | None:
-    """The request that the body holds; None where it has TEI's own shape. Raises ``Rejection``."""
-    if len(body) > LARGE:  # to look at it would take long
+    """The request of a body; None if it has TEI's own shape. Raises ``Rejection``."""
+    if len(body) > LARGE:  # reading it would take long
         if route == ENGINE_ROUTE and b'"documents"' not in body:
             return None
         raise _refusal(f"a request to rerank may have {LARGE} bytes, this one has {len(body)}", "documents")
@@ -129,7 +129,7 @@ def read_request(route: str, body: bytes) -> RerankRequest | None:
 
 
 def end_of_call(request: RerankRequest, start: int, most_texts: int, most_bytes: int) -> int:
-    """Where a call ends that begins with the text at ``start``: it has at least that one. 0 is no limit."""
+    """The end of a call that begins with the text at ``start``, and has at least that one. 0 is no limit."""
     end = min(len(request.texts), start + most_texts) if most_texts else len(request.texts)
     left = most_bytes - len(request.query) - len(request.options) - _FRAME_BYTES
     sizes = list(map(len, request.texts[start:end]))
@@ -149,7 +149,7 @@ def call_body(request: RerankRequest, start: int, end: int) -> bytes:
 
 
 def ranks_of(answer: bytes, start: int, count: int) -> Ranks:
-    """What TEI answers to a call of ``count`` texts from ``start`` on. Raises ``BadRanksError``."""
+    """The ranks in TEI's answer to a call of ``count`` texts from ``start`` on. Raises ``BadRanksError``."""
     try:
         ranks = _read_ranks(answer)
     except UNREADABLE as error:
@@ -196,7 +196,7 @@ def _as_object(document: bytes) -> bytes:
 
 
 def _documents(value: bytes, rank_fields: bytes) -> tuple[list[bytes], list[bytes]]:
-    """The texts to rank, and the documents they are of, as JSON."""
+    """The texts to rank, and their documents, as JSON."""
     if value[:1] != b"[":
         raise _refusal("'documents' must be a list of texts", "documents")
     if _quotes(value) > _MOST_QUOTES + len(value) // _BYTES_A_QUOTE:
@@ -217,17 +217,17 @@ def _documents(value: bytes, rank_fields: bytes) -> tuple[list[bytes], list[byte
     found = [
         original if text is None else _encode(text) for text, original in zip(texts, originals, strict=True)
     ]
-    # One empty text would have the engine refuse all of them.
+    # With one empty text the engine would refuse all of them.
     return [_BLANK if text == _EMPTY else text for text in found], originals
 
 
 def _plain_texts(value: bytes) -> list[str | None]:
-    """The text of each document; None where the document is itself the text."""
+    """The text of each document; None if the document is itself the text."""
     return [None if type(one) is str else one.text for one in _read_texts(value)]  # type: ignore[union-attr]
 
 
 def _named_texts(value: bytes, rank_fields: bytes) -> list[str | None]:
-    """As ``_plain_texts``, where the caller names the fields that make up an object's text."""
+    """As ``_plain_texts``, if the caller names the fields that make up an object's text."""
     try:
         names = _read_names(rank_fields)
     except UNREADABLE:
@@ -297,15 +297,15 @@ def _flag(value: _Value, name: str) -> bool | None:
 
 
 def _bytes(value: _Value) -> bytes:
-    """The JSON of a field; empty where it is absent or null."""
+    """The JSON of a field; empty if it is absent or null."""
     raw = b"" if isinstance(value, msgspec.UnsetType) else bytes(value)
     return b"" if raw == b"null" else raw
 
 
 def _quotes(value: bytes) -> int:
-    """How many quotes begin or end a text, in valid JSON."""
+    """The number of quotes that begin or end a text, in valid JSON."""
     quotes = value.count(b'"')
-    if quotes <= _MOST_QUOTES:  # too few for it to matter which are escaped
+    if quotes <= _MOST_QUOTES:  # so few that escaped quotes may count as others
         return quotes
     return quotes - value.replace(b"\\\\", b"").count(b'\\"')
 
@@ -319,6 +319,6 @@ def _refusal(message: str, param: str) -> Rejection:
 
 
 def tokens_of(headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """How many tokens TEI reports that a call took; 0 where it does not."""
+    """The tokens of a call as TEI reports them; 0 if it does not."""
     told = next((value for name, value in headers if name == b"x-compute-tokens"), b"")
     return int(told) if _COUNT.fullmatch(told) else 0

@@ -13,7 +13,7 @@ PREFIX = b"/v1/responses/"
 _ONE = "/v1/responses/{response_id}"
 _CANCEL, _ITEMS = f"{_ONE}/cancel", f"{_ONE}/input_items"
 METHODS = {_ONE: ("GET", "DELETE"), _CANCEL: ("POST",), _ITEMS: ("GET",)}  # by template
-# Ids of any other form are not remembered, so they reach no engine. Dots alone would mean another path.
+# Ids of any other form are not stored, so they reach no engine. Dots alone would mean another path.
 _ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:~-]{1,256}")
 
 
@@ -29,7 +29,7 @@ def is_response_id(text: str) -> bool:
 
 
 def response_route(method: str, path: bytes) -> ResponseRoute | None:
-    """The route of a path that begins with ``PREFIX``, its escapes read; None where there is none."""
+    """The route of a path that begins with ``PREFIX``, with its escapes read; None if there is none."""
     name, _, tail = path[len(PREFIX) :].partition(b"/")
     template = f"{_ONE}/{tail.decode('latin-1')}" if b"/" in path[len(PREFIX) :] else _ONE
     if not name or method not in METHODS.get(template, ()):

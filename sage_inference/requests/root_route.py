@@ -13,7 +13,7 @@ from sage_inference.requests.rejection import Rejection
 
 ROOT = "/"
 _PAIRS = re.compile(rb'\[\s*\[\s*"')
-_BEGIN = 64  # bytes at the begin of the inputs: they show of which kind these are
+_BEGIN = 64  # bytes at the begin of the inputs, which show their kind
 _Value = msgspec.Raw | msgspec.UnsetType
 
 
@@ -27,7 +27,7 @@ _read = msgspec.json.Decoder(_RootBody).decode
 
 
 def route_meant(is_served: Callable[[str, str | None], bool], body: bytes) -> str:
-    """The route of TEI's that does what TEI itself does at its root, and Hugging Face's clients want of it.
+    """The TEI route that does the work of TEI's own root, as the clients of Hugging Face expect.
 
     ``is_served(route, model)`` is whether an instance may take such a request; the model is None where the body has
     none. A body that cannot be read is the first route's, which refuses it.
@@ -48,7 +48,7 @@ def _possible(asked: _RootBody) -> tuple[str, ...]:
     if isinstance(asked.texts, msgspec.Raw):
         return ("/rerank",)
     begin = bytes(memoryview(asked.inputs)[:_BEGIN]) if isinstance(asked.inputs, msgspec.Raw) else b""
-    if begin[:1] == b"{":  # a sentence, and others to compare it with
+    if begin[:1] == b"{":  # a sentence, and others to be compared with it
         return ("/similarity",)
     if _PAIRS.match(begin):
         return ("/predict",)

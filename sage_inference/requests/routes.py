@@ -1,4 +1,4 @@
-"""The routes that are relayed to engines, and what each asks of a request's body."""
+"""The routes that are relayed to engines, and the fields that each needs in a request's body."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Body(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``any_of``: fields of which one must be there, for the engine cannot guess them.
+    """``any_of``: fields of which one must be present, because the engine cannot guess them.
 
     ``names_model``: whether the field ``model`` belongs to the route's protocol, so that a missing one
     may be filled in; TEI's own routes have none.
-    ``engine_path``: the path at an engine, where ``path`` is a template.
+    ``engine_path``: the path at an engine, if ``path`` is a template.
     """
 
     path: str

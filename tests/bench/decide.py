@@ -19,7 +19,8 @@ from typing import Any
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.setup import SchedulerSettings
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,

@@ -13,7 +13,8 @@ from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.rates import Rates, retry_after_s
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.policies import LeastLoaded
-from sage_inference.control_plane.scheduler import Scheduler, SchedulerSettings
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.setup import SchedulerSettings
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import (
     EngineState,

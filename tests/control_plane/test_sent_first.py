@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from sage_inference.control_plane.instances.load import Placement
-from sage_inference.control_plane.placer import Hooks
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.prompt_size import measure
 from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.control_plane.setup import Hooks
 from sage_inference.types import (
     ExecutionInstance,
     ExecutionInstanceType,

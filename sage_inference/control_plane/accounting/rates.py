@@ -1,4 +1,4 @@
-"""Recent rates of the gateway, for Retry-After and the retry budget."""
+"""Recent rates of the gateway. Retry-After and the retry budget are computed from them."""
 
 from __future__ import annotations
 

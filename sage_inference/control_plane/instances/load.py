@@ -143,7 +143,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
 
 
 def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
-    """The candidates as they are now, for ``Placement.seen``."""
+    """The candidates as they are now, to be kept in ``Placement.seen``."""
     if len(instances) == 1:  # without the call that a comprehension is
         (only,) = instances
         load = only.load

@@ -4,7 +4,7 @@ A request that can be divided has two legs, each placed like a request of its ow
 instance, by its cost there. The rest goes to a decoding instance, by the requests that run there, because no prompt is
 left to compute. To the registry a leg is a route of its own: ``/v1/completions#prefill``.
 
-The instances that are eligible, on the routes that generate text, for a model that has instances of either kind:
+The eligible instances of a model that has instances of either kind, on the routes that generate text:
 
 - ``#prefill``: the prefilling ones, while a prefilling and a decoding one are healthy; otherwise as for the original.
 - ``#decode``: the decoding ones; if they all left, as for the original.

@@ -77,6 +77,7 @@ class Hybrid:
             decisions.append(
                 SchedulingDecision(request.request_id, chosen.instance_id, reason, paces=self._paces)
             )
+            # Without this all requests of the call would go to the instance that is cheapest for the first.
             running, tokens = placed.get(chosen, _NOTHING)
             placed[chosen] = running + 1, tokens + max(1, uncached(request, chosen))
         return decisions
@@ -104,6 +105,7 @@ class Hybrid:
         self._paces_of, self._paces_until = tuple(instances), self._rotation + _SAME_PACES
         self._paces = paces_of(instances)
         self._fastest = min(self._paces.values(), default=0.0)
+        # Only the order of the last choices is lost: the next ones set it again.
         if len(self._chosen_at) > _MOST_NOTED:
             self._chosen_at.clear()
 

@@ -79,6 +79,7 @@ class GroupQueue:
         tenant = waiting.request.tenant
         count = self._tenants.get(tenant, 0)
         if not count:
+            # A tenant that was idle would otherwise have served nothing for long, and go before all others.
             self._counters.lift(tenant, min(band.least() for band in self._bands))
         self._tenants[tenant] = count + 1
         self.tokens += waiting.request.prompt_tokens
@@ -118,6 +119,7 @@ class GroupQueue:
             work.left -= 1
             self._return(self._reservations.pop())
         bands = self._bands
+        # Of the bands, not of the reservations: a reserved request has an instance that will take it.
         oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
         if oldest is not None and self._is_guarded(oldest, now):
             self._guarded = oldest
@@ -132,6 +134,7 @@ class GroupQueue:
 
     def placed(self, waiting: Waiting) -> None:
         """A request of this queue was placed."""
+        # Work for other requests than the guarded one brings the oldest nearer to its next share.
         if waiting is self._guarded:
             self._passed = 0
         else:
@@ -201,6 +204,7 @@ class GroupQueue:
         """It becomes overdue, unless its prefix was cached meanwhile; or it is overdue, and its review is due."""
         work.left -= 1 + len(waiting.request.prompt_blocks) // _BLOCKS
         waiting.change = waiting.review = None
+        # A reserved request is in no band. It enters its band when the reservation ends.
         if waiting.reserved_for is None:
             self._bands[waiting.band].remove(waiting)
         if self._predict is not None:

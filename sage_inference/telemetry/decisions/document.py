@@ -1,4 +1,4 @@
-"""Attempts as documents: what each candidate would have cost, what was chosen, and what came of it."""
+"""Attempts as documents: the predicted cost of each candidate, the choice, and the outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sage_inference.types import SchedulingRequest
 
 
 def document(attempt: Placement, epoch: float) -> dict[str, Any]:
-    """All that is known of an attempt, in JSON's terms; None for what is not.
+    """All facts of an attempt, in JSON's types; None for a fact that is not known.
 
     ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
     engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
@@ -70,7 +70,7 @@ def _slo(request: SchedulingRequest) -> dict[str, Any]:
 
 
 def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
-    """That of a stream comes when the prompt is done. Other text comes as a whole, when its tokens are made.
+    """The prediction. A stream's first byte comes after the prefill. Text in one piece comes when all tokens are made.
 
     None where it is not known how many these are, or what one takes.
     """
@@ -83,7 +83,7 @@ def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
 
 
 def _outcome(attempt: Placement) -> str | None:
-    """As the relay reports it. An answered attempt is no retry: its request went on with the next leg, or call."""
+    """The outcome. An answered attempt is no retry: its request went on with the next leg, or call."""
     if attempt.outcome == "retried" and attempt.answered_at is not None:
         if leg_of(attempt.request) == "prefill":
             return "prefilled"
@@ -93,7 +93,7 @@ def _outcome(attempt: Placement) -> str | None:
 
 
 def _candidates(attempt: Placement) -> list[dict[str, Any]]:
-    """Reckoned with the policy's paces. Those it could not choose among have none of these."""
+    """The candidates, with the policy's paces. Instances that the policy could not choose have none of these."""
     reckoned = attempt.decision.paces or {}
     paces = even_paces([own for _, _, _, _, own in attempt.seen])
     return [
@@ -103,7 +103,7 @@ def _candidates(attempt: Placement) -> list[dict[str, Any]]:
 
 
 def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
-    """The cost of the request on one instance, ``cost_ms`` being backlog, prompt and running requests."""
+    """The cost of the request on one instance: ``cost_ms`` adds up backlog, prompt and running requests."""
     instance, running, pending, progress_at, own = seen
     request = attempt.request
     cached, left = request.cached_tokens.get(instance, 0), uncached(request, instance)

@@ -1,4 +1,4 @@
-"""A file of ended attempts, one JSON object a line. Replay reads it. It is bounded by starting anew."""
+"""A file of ended attempts, one JSON object a line, which replay reads. At its bound it becomes FILE.1."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TextIO
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.telemetry.decisions.document import document
 
-LARGEST = 256 << 20  # bytes; then it becomes FILE.1, and the FILE.1 before is gone
+LARGEST = 256 << 20  # bytes; then the file becomes FILE.1, in place of the FILE.1 before
 _MOST_BUFFERED = 65536  # attempts between two writes
 
 log = logging.getLogger(__name__)
 
 
 class DecisionFile:
-    """Attempts are taken in by ``add`` and written by ``write``, which may run on a thread of its own.
+    """``add`` buffers attempts, and ``write`` writes them, perhaps on another thread.
 
     A file that cannot be written is reported once.
     """
@@ -33,7 +33,7 @@ class DecisionFile:
         self._failed = False
 
     def touch(self) -> None:
-        """Make the file, if it is not there. Raises ``OSError`` if it cannot be written."""
+        """Create the file if it is missing. Raises ``OSError`` if it cannot be written."""
         with self._opened():
             pass
 
@@ -41,7 +41,7 @@ class DecisionFile:
         self.buffered.append(attempt)
 
     def write(self) -> None:
-        """Append what has been taken in since the last time."""
+        """Append the attempts that were added since the last time."""
         if not self.buffered:
             return
         buffered, self.buffered = self.buffered, deque(maxlen=_MOST_BUFFERED)
@@ -63,7 +63,7 @@ class DecisionFile:
 
     def _opened(self) -> TextIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # For the owner alone: the file shows who asks for how much. Without O_NONBLOCK a pipe that
-        # nobody reads would stop the gateway.
+        # Only the owner may read the file, because it shows the work of each tenant. Without O_NONBLOCK a pipe without a
+        # reader would stop the gateway.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.fdopen(os.open(self.path, flags, 0o600), "a", encoding="utf-8")

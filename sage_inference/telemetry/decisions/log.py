@@ -1,7 +1,7 @@
-"""The decision record: which instance a request was sent to, among which, and what came of it.
+"""The decision record: the instance that each attempt was sent to, the candidates, and the outcome.
 
-Sizes, hashes and times; never a text. The manager's own notes of an attempt are kept as they are: they become
-costs and words (see ``decision_document``) when somebody asks.
+The record has sizes, hashes and times, never a text. It keeps the scheduler's placements as they are. They become costs
+and words, see ``document``, when they are asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 
 from sage_inference.control_plane.instances.load import Placement
 
-KEPT = 1024  # attempts, the newest: many more would push what requests need out of the processor's cache
+KEPT = 1024  # of the newest attempts; many more would evict the data of requests from the processor's cache
 
 
 class DecisionLog:
@@ -18,10 +18,10 @@ class DecisionLog:
 
     def __init__(self, kept: int = KEPT) -> None:
         self._attempts: deque[Placement] = deque(maxlen=kept)
-        self.add = self._attempts.append  # called for every request: not a frame of ours
+        self.add = self._attempts.append  # called for every request, without a Python frame
 
     def of(self, request_id: str) -> list[Placement]:
-        """The attempts of a request that are still kept, in their order. By the caller's id, or by the engine's.
+        """The attempts of a request that are still kept, in order, by the caller's id or by the engine's.
 
         Requests that had one caller's id at the same time are all among them.
         """

@@ -1,4 +1,4 @@
-"""The decision record of this gateway: fed by its manager, kept in memory and, if configured, in a file."""
+"""The decision record of this gateway: filled by its scheduler, kept in memory and, if configured, in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sage_inference.telemetry.decisions.log import DecisionLog
 
 
 class Watcher(DecisionLog):
-    """Watches one manager."""
+    """Watches one scheduler."""
 
     def __init__(self, manager: Scheduler) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Watcher(DecisionLog):
         self._file: DecisionFile | None = None
 
     def documents(self, request_id: str) -> list[dict[str, Any]]:
-        """A request's attempts, as far as they are still kept."""
+        """The attempts of a request that are still kept."""
         epoch = wall_offset()
         return [document(attempt, epoch) for attempt in self.of(request_id)]
 
@@ -60,5 +60,5 @@ class Watcher(DecisionLog):
 
 
 def wall_offset() -> float:
-    """The wall clock's time when the manager's clock was 0; another one after the clock was set, or after a suspend."""
+    """The wall clock's time at 0 of the scheduler's clock. It changes when the clock is set, and after a suspend."""
     return time.time() - time.monotonic()

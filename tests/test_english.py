@@ -20,7 +20,7 @@ PAGES = (
     *sorted((PACKAGE / "docs").glob("*.md")),
 )
 # Turns per 1,000 words of comments and docstrings. It may only fall: lower it when you have mended some.
-CODE_AT_MOST = 1.4
+CODE_AT_MOST = 0.3
 # Rooms that were rewritten as a whole; ``.`` stands for the modules beside the rooms.
 ROOMS = (
     ".",
@@ -28,6 +28,10 @@ ROOMS = (
     "cli",
     "client",
     "config",
+    "control_plane/accounting",
+    "control_plane/instances",
+    "control_plane/policies",
+    "control_plane/queue",
     "daemon",
     "engines",
     "gateway",
@@ -35,6 +39,7 @@ ROOMS = (
     "gateway/relay",
     "library",
     "replay",
+    "requests",
     "simulator",
     "telemetry",
     "wire",

@@ -14,9 +14,8 @@ log = logging.getLogger("sage_inference.descriptors")
 
 KEPT = 16  # open files for /admin, probes, the log and the resolver, whatever callers do
 CALLERS_SHARE = 0.75  # of the rest; connections to engines may take all that callers leave
-FEW = (
-    256  # with more connections, our own files are not counted again, because listing them takes milliseconds
-)
+# With more connections, our own files are not counted again, because listing them takes milliseconds.
+FEW = 256
 _REPORT_S = 10.0
 _OWN = 16  # files of the process itself, until they are counted
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _SHORTEST_S = 0.01
-_ITERATIONS = (
-    10  # of the event loop, within which an answer that already lies in the socket is read to its end
-)
+# Iterations of the event loop, within which an answer that already lies in the socket is read to its end.
+_ITERATIONS = 10
 
 
 class Patience:

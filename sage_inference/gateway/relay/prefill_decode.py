@@ -59,9 +59,8 @@ MAX_ANSWER = 4 << 20  # bytes of a prefilling engine's answer: it names every bl
 _STREAMED_ERROR = b'data: {"error"'  # a stream has begun with 200 when its engine fails to fetch the blocks
 
 log = logging.getLogger("sage_inference.relay")
-_without_kv_transfer: weakref.WeakSet[Upstream] = (
-    weakref.WeakSet()
-)  # engines that were logged as reporting no blocks
+# Engines for which it was logged that they report no blocks.
+_without_kv_transfer: weakref.WeakSet[Upstream] = weakref.WeakSet()
 
 
 class PrefillDecodeExchange(Exchange):

@@ -38,7 +38,7 @@ TEI_BATCH_TOKENS = 16384
 MOST_STARTS = 1024  # beginnings of requests that are cached; the cache is emptied when it is full
 
 
-class Surroundings(Protocol):
+class UpstreamContext(Protocol):
     """The part of its gateway that an upstream needs."""
 
     settings: Settings
@@ -65,7 +65,7 @@ class Upstream:
         settings: InstanceSettings,
         instance: ExecutionInstance,
         address: Address,
-        gateway: Surroundings,
+        gateway: UpstreamContext,
     ) -> None:
         self.settings = settings
         self.instance = instance

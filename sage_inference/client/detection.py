@@ -43,17 +43,17 @@ class SearchCriteria:
 class Search:
     """The servers found so far, by kind of work, and the steps that were tried."""
 
-    wish: SearchCriteria
+    criteria: SearchCriteria
     environ: Mapping[str, str]
     found: dict[str, Endpoint] = field(default_factory=dict)
     tried: list[str] = field(default_factory=list)
 
     def missing(self, kind: str) -> bool:
-        return kind in self.wish.kinds and kind not in self.found
+        return kind in self.criteria.kinds and kind not in self.found
 
     @property
     def over(self) -> bool:
-        return all(kind in self.found for kind in self.wish.kinds)
+        return all(kind in self.found for kind in self.criteria.kinds)
 
     def add_named(self, kind: str, named: Endpoint | None) -> bool:
         """Take a server that arguments or environment name, without contacting it."""
@@ -75,20 +75,20 @@ class Search:
         return None
 
     def model(self, kind: str) -> str | None:
-        config = self.wish.config
+        config = self.criteria.config
         return (config.llm_model if kind == "llm" else config.embedding_model) or config.model
 
     def api_key(self, kind: str) -> str | None:
         """A key that was given as an argument. Keys in the environment belong to the servers named there."""
-        config = self.wish.config
+        config = self.criteria.config
         return (config.llm_api_key if kind == "llm" else config.embedding_api_key) or config.api_key
 
 
-async def find(wish: SearchCriteria, environ: Mapping[str, str] = os.environ) -> Search:
+async def find(criteria: SearchCriteria, environ: Mapping[str, str] = os.environ) -> Search:
     """Raises ``NoServerFoundError`` with all steps that were tried, ``ValueError`` for an invalid address."""
-    search = Search(wish, environ)
+    search = Search(criteria, environ)
     local = [_daemon, _llm_ports, _embedding_ports]
-    rest = [*local, _cloud] if wish.prefer_local else [_cloud, *local]
+    rest = [*local, _cloud] if criteria.prefer_local else [_cloud, *local]
     steps: list[Callable[[Search], Awaitable[str | None]]] = [_arguments, _unified, _by_kind, *rest]
     for step in steps:
         if search.over:
@@ -107,7 +107,7 @@ def _nothing(tried: Sequence[str]) -> str:
 
 
 async def _arguments(search: Search) -> str | None:
-    config = search.wish.config
+    config = search.criteria.config
     took = [search.add_named("llm", config.llm), search.add_named("embedding", config.embedding)]
     return None if any(took) else "arguments: no base_url, llm_base_url or embedding_base_url given"
 
@@ -148,11 +148,11 @@ async def _daemon(search: Search) -> str | None:
 
 
 async def _llm_ports(search: Search) -> str | None:
-    return await _ports(search, "LLM", "SAGE_LLM_PORT", search.wish.llm_ports)
+    return await _ports(search, "LLM", "SAGE_LLM_PORT", search.criteria.llm_ports)
 
 
 async def _embedding_ports(search: Search) -> str | None:
-    return await _ports(search, "embedding", "SAGE_EMBEDDING_PORT", search.wish.embedding_ports)
+    return await _ports(search, "embedding", "SAGE_EMBEDDING_PORT", search.criteria.embedding_ports)
 
 
 async def _ports(search: Search, what: str, variable: str, ports: Sequence[int]) -> str | None:
@@ -179,7 +179,7 @@ async def _cloud(search: Search) -> str | None:
     if not search.missing("llm"):
         return None
     own, chat = (search.environ.get(name) for name in ("DASHSCOPE_API_KEY", "SAGE_CHAT_API_KEY"))
-    allowed = search.wish.allow_cloud
+    allowed = search.criteria.allow_cloud
     key = own or (search.api_key("llm") or chat if allowed else None)
     if allowed is False:
         return "DashScope (cloud): forbidden by allow_cloud=False"

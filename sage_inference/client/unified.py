@@ -89,7 +89,7 @@ class UnifiedInferenceClient:
         config = UnifiedClientConfig(
             llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options
         )
-        wish = SearchCriteria(
+        criteria = SearchCriteria(
             config=config,
             kinds=cls._kinds,
             prefer_local=prefer_local,
@@ -97,7 +97,7 @@ class UnifiedInferenceClient:
             embedding_ports=embedding_ports,
             allow_cloud=allow_cloud,
         )
-        search = run_apart(find(wish))
+        search = run_apart(find(criteria))
         found = search.found
         return cls._of(config, Work(config, found.get("llm"), found.get("embedding"), search.tried))
 

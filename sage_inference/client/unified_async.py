@@ -62,14 +62,14 @@ class AsyncUnifiedInferenceClient:
         config = UnifiedClientConfig(
             llm_model=llm_model, embedding_model=embedding_model, timeout=timeout, **options
         )
-        wish = SearchCriteria(
+        criteria = SearchCriteria(
             config=config,
             prefer_local=prefer_local,
             llm_ports=llm_ports,
             embedding_ports=embedding_ports,
             allow_cloud=allow_cloud,
         )
-        search = await find(wish)
+        search = await find(criteria)
         client = cls(config=config)
         client._work = Work(config, search.found.get("llm"), search.found.get("embedding"), search.tried)
         return client

@@ -10,19 +10,12 @@ from typing import Any
 import httpx
 
 from sage_inference.engines.dialects import dialect_of
-from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE, SPARSE_ROUTES
+from sage_inference.engines.dialects.tei import ROUTES_BY_TYPE, SPARSE_ROUTES, limits_of
 from sage_inference.engines.patience import REAL_TIME, Patience
 from sage_inference.engines.query import QueryError, QueryNotSentError, ask
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"
-_LIMITS = (
-    "max_client_batch_size",
-    "max_batch_tokens",
-    "max_input_length",
-    "max_concurrent_requests",
-    "auto_truncate",
-)
 # infinity does not report these limits, only refuses more texts. It makes batches across calls, and pads them.
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
@@ -274,7 +267,7 @@ def _tei(answers: _Answers, model: str | None) -> Detected:
         (card,) if name else (),
         routes,
         _text(info.get("version")),
-        {key: info[key] for key in _LIMITS if isinstance(info.get(key), int)},
+        limits_of(info),
         simulated,
     )
 

@@ -18,8 +18,20 @@ ROUTES_BY_TYPE: Mapping[str, frozenset[str]] = {
     "reranker": _COMMON | {"/rerank", "/v1/rerank", "/v2/rerank", "/predict"},
     "classifier": _COMMON | {"/predict"},
 }
+_LIMITS = (
+    "max_client_batch_size",
+    "max_batch_tokens",
+    "max_input_length",
+    "max_concurrent_requests",
+    "auto_truncate",
+)
 SPARSE_ROUTES = _COMMON | {"/embed_sparse"}  # of an embedding model with SPLADE pooling
 _TYPES = {429: "rate_limit_error", 401: "authentication_error"}
+
+
+def limits_of(info: Mapping[str, Any]) -> dict[str, int]:
+    """The limits in the answer of ``/info``. Those that are missing or no numbers are left out."""
+    return {key: info[key] for key in _LIMITS if isinstance(info.get(key), int)}
 
 
 class _Tei(Dialect):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -37,6 +38,7 @@ class Screen:
 
     def __init__(self, home: Path, *args: str, **environ: str) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         env = clean_environment(home)
         env.pop("NO_COLOR", None)
         env |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"} | environ
@@ -65,7 +67,7 @@ class Screen:
             data = os.read(self.terminal, 65536)
         except OSError:  # the last process that had the terminal is gone
             return False
-        self.shown += data.decode().replace("\r\n", "\n")
+        self.shown = (self.shown + self._decoder.decode(data)).replace("\r\n", "\n")
         return bool(data)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from sage_inference.control_plane.accounting.ledger import Ledger
+from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.control_plane.dispatcher import Dispatcher
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed, keep_tpot, shared_gpus
 from sage_inference.control_plane.instances.load import Placement, teaches
@@ -256,7 +257,7 @@ class Scheduler:
     def can_retry(self, submission: Submission) -> bool:
         """Whether another instance is left to try, within the retry budget."""
         # An instance that is lost loses all its requests at once, and the budget would fail most of them.
-        if not (self.rates.may_retry() or self._lost_its_instance(submission)):
+        if not (may_retry(self.rates) or self._lost_its_instance(submission)):
             return False
         return bool(healthy(self._group_of(submission), submission.tried))
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings, SchedulingSettings
+from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.types import EngineState, InstanceLoad
 from tests.support.inprocess import InProcess, gateway
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
@@ -52,7 +53,7 @@ def test_an_engine_that_dies_with_more_requests_than_the_retry_budget_fails_none
         dies.refuse()
         lives.go.set()
         assert [caller.reply().body for caller in callers] == [b"good"] * 120
-        assert g.ask(lambda r: r.gateway.manager.rates.may_retry())  # what is left is for others
+        assert g.ask(lambda r: may_retry(r.gateway.manager.rates))  # what is left is for others
         g.until(lambda r: r.gateway.in_flight == 0)
 
 

@@ -30,14 +30,10 @@ class Rates:
             return 0.0
         return (self.finished - self._past[0][2]) / (now - self._past[0][0])
 
-    def may_retry(self) -> bool:
-        """Whether the budget allows a retry: 20 % of recent requests plus 10 a window, so that retries make no storm.
-
-        Retries from an instance that is lost do not count. They come once an ejection and all at once, so the budget would
-        fail most of them.
-        """
+    def recent(self) -> tuple[int, int]:
+        """The requests of the last ten seconds, and the retries among them without those that moved."""
         past = self._past[0] if self._past else (0.0, 0, 0, 0)
-        return self.retried - self.moved - past[3] < 10 + 0.2 * (self.submitted - past[1])
+        return self.submitted - past[1], self.retried - self.moved - past[3]
 
 
 def retry_after_s(ahead: int, rate: float) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.prefill_decode import (
     DECODE,
@@ -265,7 +266,7 @@ class PrefillDecodeExchange(Exchange):
             return False
         # A refusal is no retry: a caller of requests that are refused must not use up the retries of others.
         refused = 400 <= self.status < 500
-        if not refused and not (gateway.retries and gateway.manager.rates.may_retry()):
+        if not refused and not (gateway.retries and may_retry(gateway.manager.rates)):
             return False
         self.buffered_error = None
         self._serve_aggregated(self.original)

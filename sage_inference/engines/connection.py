@@ -144,8 +144,12 @@ class EngineConnection(asyncio.Protocol):
             self._batch.write(self.transport, body)
 
     def hand_to(self, receiver: Receiver) -> None:
-        """Give the rest of the answer under way to another receiver."""
-        self._receiver = receiver
+        """Give the rest of the answer under way to another receiver, also while the connection closes.
+
+        A connection that has reported its last event to a receiver reports nothing more.
+        """
+        if self._receiver is not None:
+            self._receiver = receiver
 
     def pass_whole_chunks(self, taker: ChunkTaker | None) -> None:
         """Pass on each chunk that comes alone and whole as it came, without parsing it; with None, do not.

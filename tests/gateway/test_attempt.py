@@ -189,6 +189,28 @@ def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
     asyncio.run(main())
 
 
+def test_transferred_while_its_connection_closes_its_last_bytes_are_the_new_owners(engine: Engine) -> None:
+    """A read may be handled when the connection's end was read, too: bytes and end are still to be reported."""
+
+    async def main() -> None:
+        former = Owner(engine.attempt())
+        attempt = former.attempt
+        attempt.connect(former)
+        await former.next()
+        wire = await engine.accept()
+        wire.sendall(b"HTTP/1.1 200 OK\r\n\r\nok")
+        assert await former.next() == b"ok"
+        attempt.connection.transport.close()
+        assert attempt.connection.is_closed
+        owner = Owner()
+        attempt.transfer_to(owner, former)
+        assert await owner.next() == b""
+        assert (former.heard, attempt.state) == ([AttemptState.SENT, b"ok"], AttemptState.OVER)
+        wire.close()
+
+    asyncio.run(main())
+
+
 def test_an_attempt_over_is_transferred_without_its_former_connection(engine: Engine) -> None:
     async def main() -> None:
         former = Owner(engine.attempt())

@@ -96,7 +96,7 @@ class Attempt(msgspec.Struct, gc=False):
         owner.place, former.place = former.place, None
         if self.answer is not None:
             owner.length = former.length
-        if self.connection is not None and not self.connection.is_closed:
+        if self.connection is not None:
             self.connection.hand_to(owner)
 
     def abandon(self) -> None:

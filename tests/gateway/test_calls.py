@@ -67,7 +67,7 @@ def calls_of(door: InProcess, caller: Caller, message: bytes) -> Counter[str]:
     ("kind", "answer", "message", "most"),
     [
         ("llm", completion(), post(CHAT, chat()), 90),
-        ("embedding", vector(), post("/v1/embeddings", EMBED), 230),
+        ("embedding", vector(), post("/v1/embeddings", EMBED), 120),
     ],
     ids=["a chat", "one text to embed"],
 )

@@ -51,6 +51,16 @@ class InProcess:
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(10)
 
+    def hold(self, held: threading.Event, go: threading.Event) -> None:
+        """Hold the event loop until ``go`` is set; ``held`` is set when it is held."""
+        assert self._loop is not None
+
+        def wait() -> None:
+            held.set()
+            go.wait(10)
+
+        self._loop.call_soon_threadsafe(wait)
+
     def until(self, fact: Callable[[RunningGateway], Any], seconds: float = 10) -> None:
         """Wait until a fact about the gateway holds; checked after each turn of its event loop."""
         assert self._loop is not None

@@ -61,7 +61,7 @@ class Batcher:
     ) -> None:
         """Take in a request. ``tokens`` are estimates, text by text.
 
-        It may end at once, from the cache. Else ``line_up`` comes next, or ``send_whole`` if it may.
+        It may end at once, from the cache. Otherwise ``line_up`` comes next, or ``send_undivided``.
         """
         if not self.rules.merges:
             key = (key, id(job))
@@ -86,17 +86,29 @@ class Batcher:
         if job.lane is not None:
             job.lane.queue(job)
 
-    def may_send_whole(self, job: EmbeddingJob, room: CallWindow, now: float) -> bool:
-        """Whether it is a full call as it is, and may go to the instance with this room before it lines up."""
+    def may_send_undivided(self, job: EmbeddingJob, room: CallWindow, now: float, *, full: bool) -> bool:
+        """Whether the job may go to the instance with this room, as a call of its own, before it lines up."""
         rules = self.rules
-        return job.whole and room.takes_whole(job, now, rules.max_texts, rules.merges) and not self.waits
+        return (
+            job.whole
+            and (full or len(job.raws) >= rules.min_texts)
+            and (len(self.lanes) == 1 or not self.waits)
+            and not (job.lane and job.lane.waiting)
+            and room.takes_undivided(job, now, rules, full=full)
+        )
 
-    def send_whole(self, job: EmbeddingJob, room: CallWindow) -> EmbeddingBatch:
-        """Its call."""
+    def send_undivided(
+        self, job: EmbeddingJob, room: CallWindow, now: float, *, full: bool
+    ) -> EmbeddingBatch:
+        """The call of a job for which ``may_send_undivided`` has just returned True."""
         assert job.lane is not None
         job.state = TextState.SENT
-        batch = EmbeddingBatch(job.lane, job, full=True)
-        self._count(batch, room)
+        batch = EmbeddingBatch(job.lane, job, full=full)
+        counters, texts = self.counters, batch.count
+        counters.calls += 1
+        counters.sent_texts += texts
+        counters.wait_s += texts * (now - job.arrived)
+        room.sent(batch)
         return batch
 
     def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
@@ -131,7 +143,10 @@ class Batcher:
     @property
     def waits(self) -> bool:
         """Whether a text has not been sent yet."""
-        return any(lane.waiting for lane in self.lanes.values())
+        for lane in self.lanes.values():  # noqa: SIM110 - no call for each: this is asked for every request
+            if lane.waiting:
+                return True
+        return False
 
     def waiting_lanes(self, now: float) -> list[MergeQueue]:
         """Those with texts to send, in the order of their turn."""
@@ -218,8 +233,18 @@ class Batcher:
 
     def passed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """The engine's answer went to its only caller as it was."""
-        self.abandon(batch)
-        self._forget(job)
+        if batch.whole is None:
+            self.abandon(batch)
+            self._forget(job)
+            return
+        lane = batch.lane
+        lane.drop_whole(job)
+        if not lane.texts and not lane.wholes:
+            self.lanes.pop(lane.key, None)
+        # It is in no share of the queue: a job leaves that when its call is sent.
+        job.lane = None
+        self.jobs -= 1
+        self.size -= job.size
 
     def halve(self, batch: EmbeddingBatch) -> tuple[EmbeddingBatch, EmbeddingBatch] | None:
         """In two, so that a bad text fails only those who sent it; None if all of it is one caller's."""

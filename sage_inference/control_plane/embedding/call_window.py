@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
 from sage_inference.control_plane.embedding.limits import CallLimits, least
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
@@ -10,6 +12,16 @@ from sage_inference.control_plane.embedding.request import EmbeddingJob
 
 WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
 FIRST_BACKOFF_S = 0.05
+
+
+class CallRules(Protocol):
+    """The part of the rules of aggregation that a window follows."""
+
+    @property
+    def max_texts(self) -> int: ...
+
+    @property
+    def merges(self) -> bool: ...
 
 
 class CallWindow:
@@ -59,15 +71,32 @@ class CallWindow:
         # By the engine's own limits: one that is full only for the little room left can as well wait for more.
         return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
-    def takes_whole(self, job: EmbeddingJob, now: float, max_texts: int, merges: bool = True) -> bool:
-        """Whether a job fills a call of ``max_texts`` at the most, neither more nor less, and may be sent now."""
-        limits, texts, left = self.limits, len(job.raws), self._texts_left()
+    def is_filled_by(self, job: EmbeddingJob, max_texts: int) -> bool:
+        """Whether a call of this job's texts, of ``max_texts`` at the most, could take no other text."""
+        limits, texts = self.limits, len(job.raws)
+        if limits.pads:
+            return False
+        return texts == max_texts or texts == limits.texts or job.estimate >= limits.tokens
+
+    def takes_undivided(self, job: EmbeddingJob, now: float, rules: CallRules, *, full: bool) -> bool:
+        """Whether a call of just this job's texts may be sent now. ``full``: it could take no other text."""
+        if now < self.closed_until:
+            return False
+        texts, merges = len(job.raws), rules.merges
+        if texts > 1 and not self._admits(job, least(self.limits.texts, rules.max_texts)):
+            return False
+        if not self.batches:
+            return True
+        return (full or not merges or self.partial < WINDOW_CALLS) and self.takes_full(
+            now, interactive=job.interactive, merges=merges
+        )
+
+    def _admits(self, job: EmbeddingJob, max_texts: int) -> bool:
+        texts, left = len(job.raws), self._texts_left()
         return (
-            texts == least(limits.texts, max_texts)
+            (not max_texts or texts <= max_texts)
             and (left is None or texts <= left)
-            and limits.admit(texts, job.estimate, job.size + texts)
-            and not limits.pads
-            and self.takes_full(now, interactive=job.interactive, merges=merges)
+            and self.limits.admit(texts, job.estimate, job.size + texts)
         )
 
     def takes_full(self, now: float, *, interactive: bool, merges: bool = True) -> bool:
@@ -98,13 +127,13 @@ class CallWindow:
     def sent(self, batch: EmbeddingBatch) -> None:
         self.batches.add(batch)
         self.partial += not batch.full
-        self.texts += len(batch)
+        self.texts += batch.count
         self.tokens += batch.tokens
 
     def ended(self, batch: EmbeddingBatch) -> None:
         self.batches.remove(batch)
         self.partial -= not batch.full
-        self.texts -= len(batch)
+        self.texts -= batch.count
         self.tokens -= batch.tokens
 
     def answered(self, batch: EmbeddingBatch, sent_at: float, now: float) -> None:

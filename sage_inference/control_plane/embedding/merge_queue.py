@@ -84,6 +84,9 @@ class MergeQueue:
             job.batch = None
         if job.state is TextState.WAITING:
             job.pending.extend(job.texts)
+            if not job.lined_up:
+                for text in job.texts:
+                    self._count(text, 1)
 
     def drop_whole(self, job: EmbeddingJob) -> None:
         """Its call ended, and it was whole to the end."""
@@ -119,6 +122,7 @@ class MergeQueue:
             self._count_whole(job, 1)
         elif not job.pending:
             return
+        job.lined_up = True
         (self._interactive if job.interactive else self._bulk).append(job)
 
     def drop(self, text: Text) -> None:

@@ -76,6 +76,7 @@ class EmbeddingJob:
         "counts",
         "estimate",
         "lane",
+        "lined_up",
         "missing",
         "owner",
         "pending",
@@ -102,6 +103,7 @@ class EmbeddingJob:
         self.lane: MergeQueue | None = None
         self.arrived = 0.0
         self.whole = False
+        self.lined_up = False  # counted among those that wait; a job that is sent at once never is
         self.state = TextState.WAITING
         self.batch: EmbeddingBatch | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
@@ -77,7 +77,7 @@ class EmbeddingExchange(Exchange):
 
     def submit(self) -> None:
         """Raises ``Rejection``."""
-        wanted = None if self.head.target.find(b"?") >= 0 else parse(self.route.path, self.body)
+        wanted = None if self.head.target.find(b"?") >= 0 else parse(self.head.route.path, self.body)
         if wanted is None:
             super().submit()
             return
@@ -85,32 +85,34 @@ class EmbeddingExchange(Exchange):
         self.prompt = b""  # its texts are measured one by one
         self.model_name = self.request.model
         # A key of the caller's own goes on to the engine where we know of none: then only equals share.
-        self.credentials = (
-            b"" if self.gateway.guard.has_keys else _lines(h for h in self.head.headers if h[0] in KEYS)
-        )
+        self.credentials = b""
+        if not self.gateway.guard.has_keys:
+            for name, value in self.head.headers:
+                if name in KEYS:
+                    self.credentials += b"%b: %b\r\n" % (name, value)
         self._enter(guarded=self._may_be_cut())
 
     def _enter(self, *, guarded: bool) -> None:
         """Into a lane. ``guarded``: texts that the engine would cut silently are refused by it instead."""
         self.guarded = guarded
-        self.wire_route = NATIVE_ROUTE if guarded else self._wire_route()
+        path = self.head.route.path
+        self.wire_route = NATIVE_ROUTE if guarded else path if path != NATIVE_ROUTE else self._wire_route()
         self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
         self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
         self.job = EmbeddingJob(self, self.wanted.texts)
         self.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
-        """TEI's own route and OpenAI's mean the same where neither asks for more than the other can express."""
-        path = self.route.path
-        if path == NATIVE_ROUTE and self._asks_nothing_special:
+        """OpenAI's route for a request of TEI's own, where neither asks for more than the other can express."""
+        if self._asks_nothing_special:
             registry, model = self.gateway.registry, self.request.model
             if registry.group(model, NATIVE_ROUTE) == registry.group(model, OPENAI_ROUTE):
                 return OPENAI_ROUTE
-        return path
+        return NATIVE_ROUTE
 
     def _may_be_cut(self) -> bool:
         """Whether an engine might cut a text without a word: a text has no more tokens than bytes."""
-        most = self.embeddings.text_limits(self.request.model, self.route.path).cuts_after
+        most = self.embeddings.text_limits(self.request.model, self.head.route.path).cuts_after
         if most is None or any(name in _CUTTING for name, _ in self.wanted.options):
             return False
         return most_tokens(self.wanted.texts) > most
@@ -165,6 +167,7 @@ class EmbeddingExchange(Exchange):
         """Send it to the only instance like any other request: as it came it is the call for ``batch``."""
         self.batch = batch
         self._sent = True
+        self.waited_ms = -1.0  # it did not stand in line
         self.request.tenant = ""  # no call costs a tenant's LLM requests their turn
         self.gateway.manager.send(self, group, self.measure)
 
@@ -323,7 +326,9 @@ class EmbeddingExchange(Exchange):
 
     def _arm(self, seconds: float) -> None:
         """While a text waits, the deadline that the caller gave counts too."""
-        super()._arm(min(seconds, max(0.0, self._left_s)) if self.job and seconds < math.inf else seconds)
+        if self.job and seconds < math.inf and self.request.slo_deadline_ms is not None:
+            seconds = min(seconds, max(0.0, self._left_s))
+        self.gateway.wheel.set(self.caller, seconds)
 
     @property
     def _left_s(self) -> float:
@@ -335,13 +340,12 @@ class EmbeddingExchange(Exchange):
         return self._rest is not None
 
     def _abandon(self) -> None:
-        if self.batch is not None:
+        if self.batch is not None and self.attempt is None:
+            batch, self.batch = self.batch, None
+            self.embeddings.not_sent(batch)
+        elif self.batch is not None:
             self._transfer()
         if self.job is None:
             super()._abandon()
         else:
             self.embeddings.leave(self.job)
-
-
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])

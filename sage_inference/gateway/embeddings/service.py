@@ -50,6 +50,7 @@ class EmbeddingService:
         self._limits: dict[tuple[str, str], TextLimits] = {}
         self._limits_seen = -1  # the registry's version
         self._soon = False
+        self._alone: EmbeddingExchange | None = None  # the only request since the last pump, not lined up yet
         self._timer: asyncio.TimerHandle | None = None
 
     # Callers
@@ -59,9 +60,48 @@ class EmbeddingService:
         counts = token_counts(job.raws)
         self._check_fit(job, counts, caller)
         request, now = caller.request, self.gateway.clock()
+        if self._alone is not None:
+            self._line_up_alone()
         self.aggregator.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
-        if self._relayed(job, caller, now):
+        if not self._goes_undivided(job, caller, now):
+            self._line_up(job, caller)
+
+    def _goes_undivided(self, job: EmbeddingJob, caller: EmbeddingExchange, now: float) -> bool:
+        """Whether the job needs no place in line: it is sent now, or when all that has arrived by now is read.
+
+        A full call is sent at once. Any other job waits for ``_pump``, so that requests of the same iteration of the
+        event loop share a call. If another one comes until then, both line up.
+        """
+        gateway, aggregator = self.gateway, self.aggregator
+        if not job.whole or caller.guarded:
+            return False
+        group = gateway.registry.group(caller.request.model, caller.wire_route)
+        if len(group) != 1:  # the scheduler has to choose an instance
+            return False
+        window = gateway.engines[group[0].instance_id].room
+        if window.is_filled_by(job, aggregator.rules.max_texts):
+            return self._send_undivided(job, caller, now, full=True)
+        if job.lane is None or job.lane.waiting or (len(aggregator.lanes) > 1 and aggregator.waits):
+            return False
+        self._alone = caller
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._pump)
+        return True
+
+    def _line_up_alone(self) -> None:
+        """The job that waited for the pump is not alone any more, or may not be sent."""
+        caller, self._alone = self._alone, None
+        if caller is None or caller.job is None:
             return
+        try:
+            self._line_up(caller.job, caller)
+        except Rejection as refusal:
+            caller.failed(errors.from_refusal(refusal))
+
+    def _line_up(self, job: EmbeddingJob, caller: EmbeddingExchange) -> None:
+        """Raises ``Rejection`` where too much waits."""
+        request = caller.request
         self.aggregator.line_up(job)
         self.pump_soon()
         if self._too_much_waits():
@@ -96,22 +136,27 @@ class EmbeddingService:
             message = f"{self.in_line} embedding requests wait already; try again later"
             raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
 
-    def _relayed(self, job: EmbeddingJob, caller: EmbeddingExchange, now: float) -> bool:
-        """Whether it is on its way: a full call that waits for nothing is made by its caller's exchange."""
-        lane, aggregator = job.lane, self.aggregator
-        if lane is None or caller.guarded or len(group := self._group(lane)) != 1:
+    def _send_undivided(
+        self, job: EmbeddingJob, caller: EmbeddingExchange, now: float, *, full: bool
+    ) -> bool:
+        """Whether the job is on its way: its caller's exchange makes the call, which is the request as it came."""
+        gateway, aggregator, request = self.gateway, self.aggregator, caller.request
+        group = gateway.registry.group(request.model, caller.wire_route)
+        if len(group) != 1:
             return False
-        room = self.gateway.engines[group[0].instance_id].room
-        if not aggregator.may_send_whole(job, room, now):
+        window = gateway.engines[group[0].instance_id].room
+        if not aggregator.may_send_undivided(job, window, now, full=full):
             return False
-        caller.request.prompt_tokens = job.estimate
-        if not self.gateway.manager.goes_at_once(caller.request, group):
+        request.prompt_tokens = job.estimate
+        if not gateway.manager.goes_at_once(request, group):
             return False
-        caller.relay(aggregator.send_whole(job, room), group)
+        caller.relay(aggregator.send_undivided(job, window, now, full=full), group)
         return True
 
     def leave(self, job: EmbeddingJob) -> None:
         """Its caller is gone: only its own texts leave a forming call."""
+        if self._alone is not None and self._alone.job is job:
+            self._alone = None
         self._cancel(self.aggregator.leave(job))
 
     @property
@@ -166,10 +211,25 @@ class EmbeddingService:
     def _pump(self) -> None:
         self._soon = False
         now = self.gateway.clock()
+        if self._alone is not None and self._send_alone(self._alone, now):
+            return
         for lane in self.aggregator.waiting_lanes(now):
             while lane.waiting and lane not in self._asking and self._may_ask(lane, now):
                 self._ask(EmbeddingCall(self, lane))
         self._wake_at(now)
+
+    def _send_alone(self, caller: EmbeddingExchange, now: float) -> bool:
+        """Whether the only request since the last pump is on its way. Otherwise it lines up."""
+        job = caller.job
+        try:
+            if job is not None and self._send_undivided(job, caller, now, full=False):
+                self._alone = None
+                return True
+            self._line_up_alone()
+        except Exception as error:
+            self._alone = None
+            caller.broke(error)
+        return False
 
     def _ask(self, call: EmbeddingCall) -> None:
         lane = call.lane
@@ -254,8 +314,16 @@ class EmbeddingService:
         room.ended(batch)
         room.answered(batch, caller.attempt.sent_at, self.gateway.clock())
         self.aggregator.passed(batch, batch.whole)
-        self.pump_soon()
+        if self.aggregator.lanes:
+            self.pump_soon()
         return True
+
+    def not_sent(self, batch: EmbeddingBatch) -> None:
+        """A call that its caller would have made itself was not made: its texts wait again."""
+        for engine in self.gateway.engines.values():
+            if batch in engine.room.batches:
+                engine.room.ended(batch)
+        self.aggregator.put_back(batch)
 
     def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> EmbeddingCall:
         """A call that ``caller`` made itself, made like any other from here on."""

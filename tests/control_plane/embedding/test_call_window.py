@@ -116,14 +116,38 @@ def test_texts_at_once_bound_the_next_call(sent: int, left: int | None) -> None:
     assert found.next_limits().texts == (left or 1)
 
 
-@pytest.mark.parametrize(("texts", "takes"), [(31, False), (32, True), (33, False)])
-def test_a_job_goes_undivided_only_where_it_is_a_call_neither_more_nor_less(texts: int, takes: bool) -> None:
-    assert room().takes_whole(job(texts), NOW, 32) is takes
-    assert room(texts=32).takes_whole(job(texts), NOW, MANY) is takes
-    assert not room(tokens=texts - 1).takes_whole(job(texts), NOW, 32)
-    assert not room(size=texts).takes_whole(job(texts), NOW, 32)
-    assert not room(pads=True).takes_whole(job(texts), NOW, 32)
-    assert not room(batch(1), texts_at_once=texts).takes_whole(job(texts), NOW, 32)
+@pytest.mark.parametrize(("texts", "fills"), [(31, False), (32, True), (33, False)])
+def test_a_job_fills_a_call_that_could_take_no_other_text(texts: int, fills: bool) -> None:
+    assert room().is_filled_by(job(texts), 32) is fills
+    assert room(texts=32).is_filled_by(job(texts), MANY) is fills
+    assert room(tokens=texts).is_filled_by(job(texts), MANY)
+    assert not room(pads=True).is_filled_by(job(texts), 32)
+
+
+RULES = AggregationRules()
+
+
+@pytest.mark.parametrize(("texts", "takes"), [(1, True), (31, True), (32, True), (33, False)])
+def test_a_job_goes_undivided_where_it_fits_a_call(texts: int, takes: bool) -> None:
+    for found in (room(), room(texts=32), room(pads=True), room(serial=True), room(texts_at_once=texts)):
+        assert found.takes_undivided(job(texts), NOW, RULES, full=False) is takes
+    for limits in ({"tokens": texts - 1}, {"size": texts}, {"texts_at_once": texts - 1 or MANY}):
+        # A text alone goes however large it is: the engine refuses it.
+        takes_one = texts == 1
+        assert room(**limits).takes_undivided(job(texts), NOW, RULES, full=False) is takes_one
+
+
+@pytest.mark.parametrize(
+    ("partial", "full", "takes"), [(1, False, True), (2, False, False), (2, True, True), (3, True, True)]
+)
+def test_a_job_that_could_grow_waits_for_the_two_calls_before_it(
+    partial: int, full: bool, takes: bool
+) -> None:
+    found = room(*[batch(1) for _ in range(partial)])
+    assert found.takes_undivided(job(1), NOW, RULES, full=full) is takes
+    assert found.takes_undivided(job(1), NOW, AggregationRules(merges=False), full=full)
+    assert not room(batch(1), serial=True).takes_undivided(job(1), NOW, RULES, full=full)
+    assert not room(batch(1), texts_at_once=1).takes_undivided(job(1), NOW, RULES, full=full)
 
 
 def test_a_busy_engine_is_asked_again_later_each_time() -> None:

@@ -51,7 +51,7 @@ def test_a_full_call_passes_nobody_who_waits() -> None:
     world = World({"only": CallLimits(tokens=10**6)}, rules, at_once=True)
     full = _arrive(world, "a", "b")
     assert full.job.batch is not None
-    for text in ("c", "d", "e"):  # two calls that could grow are out then, and the third waits
+    for text in ("c", "d", "e"):  # two calls that could grow are out then, and the third waits in line
         _arrive(world, text)
         world.pump()
     late = _arrive(world, "f", "g")

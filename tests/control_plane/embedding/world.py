@@ -71,13 +71,14 @@ class World:
         rules: AggregationRules,
         seconds: float = 0.01,
         *,
-        at_once: bool = False,  # whether a full request goes before it lines up, as it does to an only instance
+        at_once: bool = False,  # whether a request may go before it lines up, as it does to an only instance
     ) -> None:
         self.now = 0.0
         self.aggregator = Batcher(rules)
         self.rooms = {name: CallWindow(one) for name, one in limits.items()}
         self.seconds = seconds
         self.at_once = at_once
+        self._alone: EmbeddingJob | None = None  # came since the last pump, alone
         self.sent: list[Sent] = []
         self.computed: list[bytes] = []
         self.callers: list[SimulatedCaller] = []
@@ -96,16 +97,34 @@ class World:
         raws = caller.job.raws
         if caller.bad:
             self.bad.add(raws[-1])
-        job, (name, room) = caller.job, next(iter(self.rooms.items()))
+        self._line_up_alone()
+        job, room = caller.job, next(iter(self.rooms.values()))
         self.aggregator.enter(job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
-        if self.at_once and self.aggregator.may_send_whole(job, room, self.now):
-            self._send(self.aggregator.send_whole(job, room), name)
+        full = room.is_filled_by(job, self.aggregator.rules.max_texts)
+        if self.at_once and full and self._send_undivided(job, full=True):
+            return
+        if self.at_once and not full and job.whole and not self.aggregator.waits:
+            self._alone = job
         else:
             self.aggregator.line_up(job)
+
+    def _line_up_alone(self) -> None:
+        job, self._alone = self._alone, None
+        if job is not None:
+            self.aggregator.line_up(job)
+
+    def _send_undivided(self, job: EmbeddingJob, *, full: bool) -> bool:
+        name, room = next(iter(self.rooms.items()))
+        if not self.aggregator.may_send_undivided(job, room, self.now, full=full):
+            return False
+        self._send(self.aggregator.send_undivided(job, room, self.now, full=full), name)
+        return True
 
     def leave(self, caller: SimulatedCaller) -> None:
         if not caller.ended:
             caller.ended = "left"
+            if self._alone is caller.job:
+                self._alone = None
             self._abort(self.aggregator.leave(caller.job))
 
     def run(self) -> None:
@@ -118,6 +137,9 @@ class World:
             self.on_idle()
 
     def pump(self) -> None:
+        if self._alone is not None and not self._send_undivided(self._alone, full=False):
+            self._line_up_alone()
+        self._alone = None
         for lane in self.aggregator.waiting_lanes(self.now):
             while lane.waiting and (room := self.open_room(lane)):
                 batch = self.aggregator.take(lane, self.rooms[room], self.now)

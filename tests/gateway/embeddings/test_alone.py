@@ -27,13 +27,18 @@ PIECE = 65536
 OFFERED = more_than_the_kernel_buffers()
 
 
-@pytest.fixture(params=["a call makes it", "its caller makes it"])
+@pytest.fixture(params=["a call makes it", "its caller makes it", "a full call"])
 def door(request: pytest.FixtureRequest) -> Door:
-    """A gateway for requests of so many texts; where that fills a call, the caller's exchange makes the call."""
+    """A gateway for requests of so many texts. Those with fewer than the least of a call line up first."""
 
     def opened(texts: int, *engines: Any, **settings: Any) -> AbstractContextManager[InProcess]:
-        most = 32 if request.param == "a call makes it" else texts
-        return gateway(*engines, scheduling=SchedulingSettings(embedding_batch_size=most), **settings)
+        lines_up = request.param == "a call makes it"
+        scheduling = SchedulingSettings(
+            embedding_batch_size=texts if request.param == "a full call" else 32,
+            min_embedding_batch_size=32 if lines_up else 1,
+            max_embedding_wait_ms=0.0,
+        )
+        return gateway(*engines, scheduling=scheduling, **settings)
 
     return opened
 

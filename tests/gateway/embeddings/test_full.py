@@ -1,11 +1,11 @@
-"""A request that fills a call is made one by its caller's own exchange, until it concerns others or goes wrong."""
+"""A request that is a call as it is is made one by its caller's own exchange, until it concerns others or goes wrong."""
 
 from __future__ import annotations
 
 import json
 import queue
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from sage_inference.control_plane.embedding import CallLimits
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
 from tests.gateway.embeddings.callers import aggregator
+from tests.gateway.embeddings.odd import Asked, odd_house
 from tests.gateway.embeddings.test_alone import answering, asked, embed, nothing_left, vectors
 from tests.support.deaf import deaf
 from tests.support.inprocess import InProcess, gateway
@@ -60,16 +61,63 @@ def test_its_caller_makes_the_call_and_gets_the_answer_as_it_is() -> None:
         nothing_left(g)
 
 
-@pytest.mark.parametrize(
-    "texts", [("a",), ("a", "b", "c"), ("a", "a")], ids=["less", "more", "twice the same"]
-)
-def test_what_is_not_a_full_call_as_it_is_waits_for_its_calls(texts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("texts", [("a", "b", "c"), ("a", "a")], ids=["more than a call", "twice the same"])
+def test_a_request_that_is_no_call_as_it_is_is_made_several_or_another(texts: tuple[str, ...]) -> None:
     with RogueEngine(when_told) as engine, door(engine) as g, Caller(g.port) as caller:
         caller.send(embed(*texts))
         engine.arrived.get(timeout=5)
         assert by_calls(g) >= 1
         engine.go.set()
         assert len(json.loads(caller.reply().body)["data"]) == len(texts)
+        nothing_left(g)
+
+
+@pytest.mark.parametrize("most", [1, 2, 32])
+@pytest.mark.parametrize("native", [False, True])
+def test_a_text_alone_is_sent_by_its_caller_whether_or_not_it_fills_a_call(most: int, native: bool) -> None:
+    asked = Asked(["a"], native=native)
+    with odd_house(scheduling=SchedulingSettings(embedding_batch_size=most)) as house:
+        calls: list[int] = []
+        house.door.ask(
+            lambda r: r.gateway.manager.watch(lambda _: calls.append(len(r.gateway.embeddings._calls)))
+        )
+        [reply] = house.ask([asked])
+        asked.check(reply)
+        assert "x-sage-queue-ms" not in reply.headers
+        assert calls == [0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_requests_of_one_iteration_of_the_loop_share_a_call(count: int) -> None:
+    texts = [f"text {n}" for n in range(count)]
+    with RogueEngine(answering) as engine, gateway(engine) as g, ExitStack() as stack:
+        callers = [stack.enter_context(Caller(g.port)) for _ in texts]
+        assert all(caller.send(embed("warm")).reply().status == 200 for caller in callers)
+        engine.requests.clear()
+        held, go = threading.Event(), threading.Event()
+        g.hold(held, go)
+        assert held.wait(5)
+        for caller, text in zip(callers, texts, strict=True):
+            caller.send(embed(text))
+        go.set()
+        for caller, text in zip(callers, texts, strict=True):
+            assert json.loads(caller.reply().body)["data"] == json.loads(vectors(text))["data"]
+        assert len(engine.requests) == 1
+        nothing_left(g)
+
+
+def test_a_text_that_leaves_before_it_is_sent_leaves_nothing_behind() -> None:
+    with RogueEngine(answering) as engine, gateway(engine) as g:
+        held, go = threading.Event(), threading.Event()
+        with Caller(g.port) as caller:
+            g.until(lambda r: r.gateway.connections == 1)
+            g.hold(held, go)
+            assert held.wait(5)
+            caller.send(embed("a"))
+        go.set()
+        nothing_left(g)
+        with Caller(g.port) as other:
+            assert other.send(embed("b")).reply().body == vectors("b")
         nothing_left(g)
 
 

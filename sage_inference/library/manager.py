@@ -70,7 +70,7 @@ class ControlPlaneManager:
         """Start a request. Await the return value for its result. Raises ``ValueError`` if its id runs already."""
         name = request.request_id
         if name in self._tasks:
-            raise ValueError(f"a request with the id {name} is running; give each request an id of its own")
+            raise ValueError(f"request {name} runs already; give each request an id of its own")
         task = asyncio.get_running_loop().create_task(self.coordinator.execute(request, body))
         self._tasks[name] = task
         task.add_done_callback(lambda done: self._end(name, done))

@@ -181,7 +181,7 @@ class Mounted:
         app = Starlette(routes=[Mount("/llm", app=server.app)])
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.sock.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", **options))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", **options))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.sock]}, daemon=True)
 
     def __enter__(self) -> Mounted:
@@ -371,7 +371,7 @@ def test_a_mounted_gateway_reads_no_faster_than_its_caller(http: str) -> None:
 def test_lifespan_starts_and_ends_it(vllm: SimulatedEngine) -> None:
     server = si.UnifiedAPIServer(config(vllm))
     sock = socket.create_server(("127.0.0.1", 0))
-    outer = uvicorn.Server(uvicorn.Config(server.app, log_level="critical", ws="none", lifespan="on"))
+    outer = uvicorn.Server(uvicorn.Config(server.app, log_config=None, ws="none", lifespan="on"))
     thread = threading.Thread(target=outer.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     with si.UnifiedInferenceClient(f"http://127.0.0.1:{sock.getsockname()[1]}") as client:

@@ -76,7 +76,7 @@ class Batcher:
         self.counters.texts += len(job.raws)
         if self.cache.max_bytes or not lane.enter_whole(job):
             for place, raw in enumerate(job.raws):
-                self._want(job, place, raw, tokens[place], now)
+                self._want(lane, job, place, raw, tokens[place], now)
             self._tidy(lane)
             if not job.missing:
                 self._finish([job])
@@ -101,9 +101,10 @@ class Batcher:
         self, job: EmbeddingJob, room: CallWindow, now: float, *, full: bool
     ) -> EmbeddingBatch:
         """The call of a job for which ``may_send_undivided`` has just returned True."""
-        assert job.lane is not None
+        lane = job.lane
+        assert isinstance(lane, MergeQueue)
         job.state = TextState.SENT
-        batch = EmbeddingBatch(job.lane, job, full=full)
+        batch = EmbeddingBatch(lane, job, full=full)
         counters, texts = self.counters, batch.count
         counters.calls += 1
         counters.sent_texts += texts
@@ -114,7 +115,7 @@ class Batcher:
     def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
         """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
         lane = job.lane
-        if lane is None:
+        if not isinstance(lane, MergeQueue):
             return []
         if job.whole:
             lane.divide(job)
@@ -128,8 +129,8 @@ class Batcher:
                     lane.adopt(text)
             elif text.state is TextState.WAITING:
                 lane.drop(text)
-            elif text.state is TextState.SENT and text.batch is not None and not text.batch.is_wanted:
-                unwanted[text.batch] = None
+            elif isinstance(batch := text.batch, EmbeddingBatch) and not batch.is_wanted:
+                unwanted[batch] = None
         self._forget(job)
         self._tidy(lane)
         return list(unwanted)
@@ -291,9 +292,9 @@ class Batcher:
         rules = self.rules
         return lane.waiting < rules.min_texts and now < lane.oldest + rules.max_wait_s
 
-    def _want(self, job: EmbeddingJob, place: int, raw: bytes, tokens: int, now: float) -> None:
-        lane = job.lane
-        assert lane is not None
+    def _want(
+        self, lane: MergeQueue, job: EmbeddingJob, place: int, raw: bytes, tokens: int, now: float
+    ) -> None:
         text = lane.find(raw)
         if text is not None:
             self.counters.shared_texts += 1

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sage_inference.choices import Choice
-
-if TYPE_CHECKING:
-    from sage_inference.control_plane.embedding.batch import EmbeddingBatch
-    from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 
 INTERACTIVE_TEXTS = 8  # a request of so many texts or fewer has somebody waiting for it
 
@@ -23,6 +19,23 @@ class EmbeddingPriority(Choice, StrEnum):
     NORMAL = "normal"
     LOW = "low"
     ADAPTIVE = "adaptive"
+
+
+class SentTexts(Protocol):
+    """The batch that a text was sent in, as the text and its job need it."""
+
+    @property
+    def is_wanted(self) -> bool: ...
+
+    def divided(self, texts: list[Text]) -> None: ...
+
+
+class JobQueue(Protocol):
+    """The queue of texts that a job entered, as the job needs it."""
+
+    waiting: int
+
+    def queue(self, job: EmbeddingJob) -> None: ...
 
 
 class TextState(IntEnum):
@@ -46,7 +59,7 @@ class Text:
         self.state = TextState.WAITING
         self.interactive = False  # whether an interactive request waits for it
         self.wanted: list[tuple[EmbeddingJob, int]] = []
-        self.batch: EmbeddingBatch | None = None
+        self.batch: SentTexts | None = None
 
 
 class JobOwner(Protocol):
@@ -100,12 +113,12 @@ class EmbeddingJob:
         self.tokens = [0] * len(raws)
         self.texts: list[Text] = []
         self.pending: deque[Text] = deque()  # those of its texts that were waiting when they were last seen
-        self.lane: MergeQueue | None = None
+        self.lane: JobQueue | None = None
         self.arrived = 0.0
         self.whole = False
         self.lined_up = False  # counted among those that wait; a job that is sent at once never is
         self.state = TextState.WAITING
-        self.batch: EmbeddingBatch | None = None
+        self.batch: SentTexts | None = None
 
     @property
     def interactive(self) -> bool:

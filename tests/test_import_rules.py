@@ -1,11 +1,13 @@
-"""The rooms of the package: imports point down."""
+"""The rooms of the package: imports point down, and no modules import each other."""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,54 @@ def test_an_import_that_points_up_breaks_the_contract(tmp_path: Path, low: str, 
         f"sage_inference.{room} is not allowed to import sage_inference.{high.partition('.')[0]}"
         in outcome.stdout
     )
+
+
+def _name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_name(file): file for file in PACKAGE.rglob("*.py")}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules of the package that a file imports, also those for type checkers alone."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        named: list[str] = []
+        if isinstance(node, ast.Import):
+            named = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named = [f"{node.module}.{name.name}" for name in node.names]
+        for name in named:
+            yield name if name in MODULES else name.rpartition(".")[0]
+
+
+def circles() -> list[set[str]]:
+    """The sets of modules that reach each other by imports. The package's own face is left out: it names everything."""
+    graph = {name: set(imported(file)) & MODULES.keys() for name, file in MODULES.items() if "." in name}
+    reached = {name: set(graph[name]) for name in graph}
+    while any(_spread(reached, name) for name in graph):
+        pass
+    found: list[set[str]] = []
+    for name in graph:
+        circle = {other for other in reached[name] if name in reached.get(other, ())}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def _spread(reached: dict[str, set[str]], name: str) -> bool:
+    before = len(reached[name])
+    for other in tuple(reached[name]):
+        reached[name] |= reached.get(other, set())
+    return len(reached[name]) > before
+
+
+def test_no_modules_import_each_other_not_even_for_type_checkers() -> None:
+    assert circles() == []
+
+
+def test_a_circle_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, imports in {"a": "c", "b": "a", "c": "b", "d": "a"}.items():
+        (tmp_path / f"{name}.py").write_text(f"def late():\n    from p.{imports} import name\n")
+    monkeypatch.setitem(globals(), "MODULES", {f"p.{name}": tmp_path / f"{name}.py" for name in "abcd"})
+    assert circles() == [{"p.a", "p.b", "p.c"}]

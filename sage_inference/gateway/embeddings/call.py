@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sage_inference.control_plane.embedding import EmbeddingBatch
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
@@ -25,6 +25,7 @@ from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings.caller import EmbeddingCaller
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt, AttemptState
@@ -36,8 +37,7 @@ from sage_inference.wire.isolation import report_of
 from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
-    from sage_inference.gateway.embeddings.service import EmbeddingService
+    from sage_inference.gateway.hub import Hub
     from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
@@ -49,6 +49,29 @@ class State(IntEnum):
     ASKING = 0  # it waits in the scheduler for a slot
     PLACED = 1
     ENDED = 2
+
+
+class CallListener(Protocol):
+    """The service behind a call: it knows the texts, and whom the answer is for."""
+
+    gateway: Hub
+
+    def next_tokens(self, lane: MergeQueue) -> int: ...
+    def closed_to(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]: ...
+    def fill(self, call: EmbeddingCall) -> bool: ...
+    def alone(self, batch: EmbeddingBatch) -> EmbeddingCaller | None: ...
+    def callers(self, batch: EmbeddingBatch) -> list[EmbeddingCaller]: ...
+    def sole_caller(self, call: EmbeddingCall) -> EmbeddingCaller | None: ...
+    def left(self, call: EmbeddingCall) -> None: ...
+    def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None: ...
+    def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None: ...
+    def unusable(self, call: EmbeddingCall, how: str) -> None: ...
+    def retry(self, call: EmbeddingCall) -> None: ...
+    def queue_timeout(self) -> ApiError: ...
+    def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None: ...
+    def failed(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None: ...
+    def refused(self, call: EmbeddingCall, error: ApiError) -> None: ...
+    def broke(self, call: EmbeddingCall, error: ApiError) -> None: ...
 
 
 class EmbeddingCall:
@@ -87,9 +110,7 @@ class EmbeddingCall:
     length: int | None
     pieces: list[Data]
 
-    def __init__(
-        self, service: EmbeddingService, lane: MergeQueue, batch: EmbeddingBatch | None = None
-    ) -> None:
+    def __init__(self, service: CallListener, lane: MergeQueue, batch: EmbeddingBatch | None = None) -> None:
         self.service = service
         self.lane = lane
         self.batch = batch
@@ -99,13 +120,13 @@ class EmbeddingCall:
             RequestType.EMBEDDING,
             lane.model,
             lane.route,
-            prompt_tokens=batch.tokens if batch else service.aggregator.next_tokens(lane),
+            prompt_tokens=batch.tokens if batch else service.next_tokens(lane),
         )
         self.size = 0  # its texts are counted by the aggregator
         self.failed_at: tuple[ExecutionInstance, ...] = ()
         self.state = State.ASKING
         self.place: Waiting | Placement | None = None  # the scheduler's own
-        self.alone: EmbeddingExchange | None = None  # whose own request this call is
+        self.alone: EmbeddingCaller | None = None  # whose own request this call is
         self.upstream = self.attempt = None  # type: ignore[assignment]
         self.deadline = math.inf
         self.wakes_at = 0.0
@@ -164,7 +185,7 @@ class EmbeddingCall:
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
 
-    def take_over(self, caller: EmbeddingExchange) -> None:
+    def take_over(self, caller: EmbeddingCaller) -> None:
         """Go on with a call that ``caller`` had sent itself, because it concerns others too, or failed."""
         wheel = self.service.gateway.wheel
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
@@ -230,7 +251,7 @@ class EmbeddingCall:
         except Exception as error:
             self.broke(error)
 
-    def _transfer(self, caller: EmbeddingExchange, piece: Data, end: bool) -> None:
+    def _transfer(self, caller: EmbeddingCaller, piece: Data, end: bool) -> None:
         """The answer is for one caller alone: it is relayed from its first byte on."""
         try:
             self._note_answer()

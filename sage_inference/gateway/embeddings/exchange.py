@@ -15,6 +15,7 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.attempt import AttemptOwner
 from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import KEYS, RequestHead
@@ -223,13 +224,14 @@ class EmbeddingExchange(Exchange):
             self.attempt.connecting = None
             self._transfer().not_connected(error)
 
-    def adopt(self, call: EmbeddingCall) -> None:
-        """The answer to ``call`` is for this caller alone: it is relayed, and the call's slot is held for that."""
-        answer = call.attempt.answer
+    def adopt(self, former: AttemptOwner) -> None:
+        """The answer to a call is for this caller alone: it is relayed, and the call's slot is held for that."""
+        attempt = former.attempt
+        answer = attempt.answer
         assert answer is not None
         self.job = None
-        self.upstream, self.status = call.upstream, answer.status
-        call.attempt.transfer_to(self, call)
+        self.upstream, self.status = attempt.upstream, answer.status
+        attempt.transfer_to(self, former)
         self._move(Phase.SENT)
 
     def failed(self, error: ApiError | EngineAnswer) -> None:

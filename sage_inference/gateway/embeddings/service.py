@@ -7,29 +7,25 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import (
     AggregationRules,
-    Batcher,
     CallLimits,
     CallWindow,
     EmbeddingBatch,
-    EmbeddingJob,
 )
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
-from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.engines.embeddings.usage import shares
 from sage_inference.engines.embeddings.wire import BadAnswerError, Embedded, read_answer
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call import EmbeddingCall, State
+from sage_inference.gateway.embeddings.caller import EmbeddingCaller
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
-from sage_inference.gateway.embeddings.text_limits import TextLimits
+from sage_inference.gateway.embeddings.intake import Intake
 from sage_inference.gateway.errors import ApiError
-from sage_inference.requests.embedding import are_ids, token_counts
 from sage_inference.requests.rejection import Reason, Rejection
-from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
+from sage_inference.types import EngineState, ExecutionInstance
 from sage_inference.wire.body_coding import UnknownCodingError
 from sage_inference.wire.isolation import report_of
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
     from sage_inference.gateway.hub import Hub
 
 _READY = EngineState.READY
@@ -38,175 +34,19 @@ MAX_UNUSABLE = 16
 MAX_OVERLOADS = 6  # answers in a row that mean "overloaded" before a caller gets one
 
 
-class EmbeddingService:
+class EmbeddingService(Intake):
     """One gateway's embedding calls."""
 
     def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
-        self.gateway = gateway
-        self.aggregator = Batcher(rules, gateway.manager.tenants)
-        self._loop = asyncio.get_running_loop()
+        super().__init__(gateway, rules)
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
-        self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the manager for a slot
-        self._limits: dict[tuple[str, str], TextLimits] = {}
-        self._limits_seen = -1  # the registry's version
-        self._soon = False
-        self._alone: EmbeddingExchange | None = None  # the only request since the last pump, not lined up yet
+        self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the scheduler for a slot
         self._timer: asyncio.TimerHandle | None = None
 
-    # Callers
-
-    def submit(self, job: EmbeddingJob, caller: EmbeddingExchange) -> None:
-        """Take in a caller's texts. Raises ``Rejection`` where too much waits already, or one never fits."""
-        counts = token_counts(job.raws)
-        self._check_fit(job, counts, caller)
-        request, now = caller.request, self.gateway.clock()
-        if self._alone is not None:
-            self._line_up_alone()
-        self.aggregator.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
-        if not self._goes_undivided(job, caller, now):
-            self._line_up(job, caller)
-
-    def _goes_undivided(self, job: EmbeddingJob, caller: EmbeddingExchange, now: float) -> bool:
-        """Whether the job needs no place in line: it is sent now, or when all that has arrived by now is read.
-
-        A full call is sent at once. Any other job waits for ``_pump``, so that requests of the same iteration of the
-        event loop share a call. If another one comes until then, both line up.
-        """
-        gateway, aggregator = self.gateway, self.aggregator
-        if not job.whole or caller.guarded:
-            return False
-        group = gateway.registry.group(caller.request.model, caller.wire_route)
-        if len(group) != 1:  # the scheduler has to choose an instance
-            return False
-        window = gateway.engines[group[0].instance_id].room
-        if window.is_filled_by(job, aggregator.rules.max_texts):
-            return self._send_undivided(job, caller, now, full=True)
-        if job.lane is None or job.lane.waiting or (len(aggregator.lanes) > 1 and aggregator.waits):
-            return False
-        self._alone = caller
-        if not self._soon:
-            self._soon = True
-            self._loop.call_soon(self._pump)
-        return True
-
-    def _line_up_alone(self) -> None:
-        """The job that waited for the pump is not alone any more, or may not be sent."""
-        caller, self._alone = self._alone, None
-        if caller is None or caller.job is None:
-            return
-        try:
-            self._line_up(caller.job, caller)
-        except Rejection as refusal:
-            caller.failed(errors.from_refusal(refusal))
-
-    def _line_up(self, job: EmbeddingJob, caller: EmbeddingExchange) -> None:
-        """Raises ``Rejection`` where too much waits."""
-        request = caller.request
-        self.aggregator.line_up(job)
-        self.pump_soon()
-        if self._too_much_waits():
-            self._pump()  # it may be that nothing has been sent since the last turn of the loop
-            if job.lane is not None and job.waits and self._too_much_waits():
-                self._make_room(job, request)
-                return
-        if job.lane is not None and job.waits:
-            size = job.size + len(job.raws)
-            self.aggregator.shares.add(job, request.tenant, request.priority, size)
-
-    def _make_room(self, job: EmbeddingJob, request: SchedulingRequest) -> None:
-        """Let others leave for the request, which is one too many. Raises ``Rejection`` where it has to leave itself."""
-        limits, shares = self.gateway.limits, self.aggregator.shares
-        own_size = job.size + len(job.raws)
-        # Texts that waited before may be over a bound that was lowered, or have come back from a call that failed.
-        most = max(limits.queue_requests, self.in_line - 1), max(limits.queue_bytes, self._size - own_size)
-        over_requests, over_bytes = self.in_line - most[0], self._size - most[1]
-        others = shares.displaced(request.tenant, own_size, over_requests, over_bytes) or ()
-        for other in others:
-            self.leave(other)
-        fits = self.in_line <= most[0] and self._size <= most[1]  # not so where others want the same texts
-        if fits:
-            shares.add(job, request.tenant, request.priority, own_size)
-        else:
-            self.leave(job)
-        wait_s = self.gateway.manager.retry_after()
-        error = errors.from_refusal(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
-        for other in others:
-            other.owner.failed(error)
-        if not fits:
-            message = f"{self.in_line} embedding requests wait already; try again later"
-            raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
-
-    def _send_undivided(
-        self, job: EmbeddingJob, caller: EmbeddingExchange, now: float, *, full: bool
-    ) -> bool:
-        """Whether the job is on its way: its caller's exchange makes the call, which is the request as it came."""
-        gateway, aggregator, request = self.gateway, self.aggregator, caller.request
-        group = gateway.registry.group(request.model, caller.wire_route)
-        if len(group) != 1:
-            return False
-        window = gateway.engines[group[0].instance_id].room
-        if not aggregator.may_send_undivided(job, window, now, full=full):
-            return False
-        request.prompt_tokens = job.estimate
-        if not gateway.manager.goes_at_once(request, group):
-            return False
-        caller.relay(aggregator.send_undivided(job, window, now, full=full), group)
-        return True
-
-    def leave(self, job: EmbeddingJob) -> None:
-        """Its caller is gone: only its own texts leave a forming call."""
-        if self._alone is not None and self._alone.job is job:
-            self._alone = None
-        self._cancel(self.aggregator.leave(job))
-
-    @property
-    def in_line(self) -> int:
-        return sum(lane.in_line for lane in self.aggregator.lanes.values())
-
-    def _too_much_waits(self) -> bool:
-        limits = self.gateway.limits
-        return self.in_line > limits.queue_requests or self._size > limits.queue_bytes
-
-    @property
-    def _size(self) -> int:
-        """Bytes of all texts that wait."""
-        return sum(lane.waiting_size for lane in self.aggregator.lanes.values())
-
-    def _check_fit(self, job: EmbeddingJob, counts: list[int], caller: EmbeddingExchange) -> None:
-        """Texts that no instance could ever take are refused before one is asked."""
-        limits = self.text_limits(caller.request.model, caller.wire_route)
-        if limits.size is not None and (size := max(map(len, job.raws))) > limits.size:
-            message = f"a text of {size} bytes fits no call: the engine takes {limits.size} bytes"
-            raise Rejection(Reason.BAD_REQUEST, message, caller.input_name)
-        if limits.tokens is None or not are_ids(job.raws):
-            return
-        for place, tokens in enumerate(counts):
-            if tokens > limits.tokens:
-                message = f"text {place} has {tokens} tokens; the model takes {limits.tokens}"
-                raise Rejection(Reason.BAD_REQUEST, message, caller.input_name)
-
-    def text_limits(self, model: str, route: str) -> TextLimits:
-        """The limits of the instances of a model, as long as none of them comes, goes, or learns."""
-        registry = self.gateway.registry
-        if self._limits_seen != registry.version:
-            self._limits.clear()
-            self._limits_seen = registry.version
-        key = (model, route)
-        found = self._limits.get(key)
-        if found is None:
-            group = registry.group(model, route)
-            found = TextLimits.of(self.gateway.engines[i.instance_id].room.limits for i in group)
-            if group:  # callers could fill memory with invented names
-                self._limits[key] = found
-        return found
+    def next_tokens(self, lane: MergeQueue) -> int:
+        return self.aggregator.next_tokens(lane)
 
     # Sending
-
-    def pump_soon(self) -> None:
-        """Send what can be sent, when all that has arrived by now is read: those may share a call."""
-        if not self._soon and self.aggregator.waits:
-            self._soon = True
-            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._soon = False
@@ -217,19 +57,6 @@ class EmbeddingService:
             while lane.waiting and lane not in self._asking and self._may_ask(lane, now):
                 self._ask(EmbeddingCall(self, lane))
         self._wake_at(now)
-
-    def _send_alone(self, caller: EmbeddingExchange, now: float) -> bool:
-        """Whether the only request since the last pump is on its way. Otherwise it lines up."""
-        job = caller.job
-        try:
-            if job is not None and self._send_undivided(job, caller, now, full=False):
-                self._alone = None
-                return True
-            self._line_up_alone()
-        except Exception as error:
-            self._alone = None
-            caller.broke(error)
-        return False
 
     def _ask(self, call: EmbeddingCall) -> None:
         lane = call.lane
@@ -287,13 +114,13 @@ class EmbeddingService:
             self._calls[batch] = call
         return batch is not None
 
-    def callers(self, batch: EmbeddingBatch) -> list[EmbeddingExchange]:
+    def callers(self, batch: EmbeddingBatch) -> list[EmbeddingCaller]:
         return [job.owner for job in batch.jobs]  # type: ignore[misc]
 
-    def alone(self, batch: EmbeddingBatch) -> EmbeddingExchange | None:
+    def alone(self, batch: EmbeddingBatch) -> EmbeddingCaller | None:
         """The one caller whose whole request this call is: it is relayed as it came."""
         job = batch.original_of()
-        caller: EmbeddingExchange | None = job.owner if job else None  # type: ignore[assignment]
+        caller: EmbeddingCaller | None = job.owner if job else None  # type: ignore[assignment]
         return None if caller is None or caller.guarded else caller
 
     # How calls end
@@ -304,7 +131,7 @@ class EmbeddingService:
             call.upstream.room.ended(call.batch)
         self.pump_soon()
 
-    def passed(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> bool:
+    def passed(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
         if batch.whole is None or self.aggregator.cache.max_bytes:
             return False
@@ -325,13 +152,13 @@ class EmbeddingService:
                 engine.room.ended(batch)
         self.aggregator.put_back(batch)
 
-    def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingExchange) -> EmbeddingCall:
+    def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
         """A call that ``caller`` made itself, made like any other from here on."""
         call = self._calls[batch] = EmbeddingCall(self, batch.lane, batch)
         call.take_over(caller)
         return call
 
-    def sole_caller(self, call: EmbeddingCall) -> EmbeddingExchange | None:
+    def sole_caller(self, call: EmbeddingCall) -> EmbeddingCaller | None:
         """The one caller that gets the call's answer, as it comes; None where its vectors have to be looked at.
 
         From now on its texts are not under way any more: who asks for one of them gets it computed anew.

@@ -60,7 +60,7 @@ class Scheduler:
         self._placer = Placer(self._selector, ledger, hooks)
         self._put = self._placer.put  # bound once, because every decision calls it
         self._first = SentFirst(self._selector, self._queue, self._placer, ledger, self.slos, hooks)
-        self._sent = self._first.sent
+        self._sent = self._first.sent  # the same deque, so that no call is needed to see whether it is empty
         self._dispatcher = Dispatcher(
             self._selector, self._queue, self._placer, ledger, hooks, settings.limits
         )
@@ -78,7 +78,7 @@ class Scheduler:
         self.ledger.reads_all_usage = settings.reads_all_usage
         self.tenants.weights = dict(settings.weights)
         self._selector.prefers_special = settings.prefers_specialized
-        self._seen = -1
+        self._seen = -1  # groups and orders follow from the settings: derive them again
 
     def use(self, policy: PlacementPolicy, by_model: dict[str, PlacementPolicy] | None = None) -> None:
         """Change the policy, and those of single models. Requests that wait are sorted again, and none is lost."""
@@ -206,6 +206,7 @@ class Scheduler:
             placement.presumed_begun()
         else:
             placement.begun(now, teaches(placement.request, placement.instance))
+        # A prompt that began leaves room in the window of its instance.
         if self._queue.requests:
             self._catch_up(now)
             self._dispatcher.serve_all(now)
@@ -271,6 +272,7 @@ class Scheduler:
         """Whether ``instance`` is out of service while another one, not tried yet, is well."""
         if instance.state is EngineState.READY:
             return False
+        # The last instance of a group is never lost: a request there may still get its answer.
         group = self._group_of(submission)
         return any(i.state is EngineState.READY and i not in submission.tried for i in group)
 
@@ -309,6 +311,7 @@ class Scheduler:
     # Admission
 
     def _place_or_queue(self, submission: Submission, group: Group, now: float) -> None:
+        # Mostly all SLOs are the default, which requests need not carry.
         if self.slos.differ:
             self.slos.give(submission.request)
         choice = None

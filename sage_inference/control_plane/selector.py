@@ -86,6 +86,7 @@ class Selector:
         if not usual:
             candidates = self._narrowed(submission, group, now)
         request.cached_tokens = self.prefixes.match(request)
+        # Among those that can spare it the policy is free, as for requests in time.
         if overdue:
             candidates = [
                 i for i in candidates if can_spare(i, i.load.ms_per_token * uncached(request, i), now)
@@ -133,6 +134,7 @@ class Selector:
         # Once only: the second time the request takes what is open, or it would wait for ever beside idle instances.
         if is_warm and patient:
             return None, choice[1], choice[2]
+        # The policy is asked again, because what is open may have nothing of the prompt cached.
         open_ = [i for i in candidates if is_open(i, uncached(request, i))]
         elsewhere = _ask(policy, request, open_) if open_ else None
         if is_warm and elsewhere is not None and _is_sooner(request, choice[1], elsewhere[1], now):
@@ -180,6 +182,7 @@ class Selector:
                 ttft_s(request) * 1000
             ):
                 candidates = special
+        # Only embeddings stand back: streams cannot be paused.
         if self.heeds_streams(request):
             shared = self.shared
             return [i for i in candidates if i not in shared or shared[i].may_embed(now)]

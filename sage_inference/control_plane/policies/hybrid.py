@@ -203,6 +203,7 @@ class Hybrid:
         self, costs: Sequence[tuple[float, float, ExecutionInstance]], least: float
     ) -> ExecutionInstance | None:
         """Of the instances that cost little more than ``least``, the one chosen least recently. Each comes with its pace."""
+        # The usual case of a long prompt: one instance has it.
         if len(costs) == 1:
             return costs[0][2]
         slack, chosen_at = DECODE_TOKENS * EVEN * len(self._paces), self._chosen_at

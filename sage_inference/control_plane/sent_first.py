@@ -79,15 +79,15 @@ class SentFirst:
         if not sent:
             return
         now = 0.0
+        selector, placer = self._selector, self._placer
         while sent:
             submission, decision, group, now, measure = sent.popleft()
             try:
                 measure()
                 if self._slos.differ:
                     self._slos.give(submission.request)
-                need = self._selector.look_up(submission.request, group[0])
-                placement = self._placer.count(submission, decision, group[0], need, group, now)
-                self._placer.record(placement, need, now)
+                need = selector.look_up(submission.request, group[0])
+                placer.record(placer.count(submission, decision, group[0], need, group, now), need, now)
             except Exception as error:
                 self._hooks.report(error)
         self._most_tokens = 0

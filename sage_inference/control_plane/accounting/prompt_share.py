@@ -60,16 +60,14 @@ def learn(placement: Placement, tokens: int) -> None:
     began_at, ended_at = placement.answered_at, placement.ended_at
     if began_at is None or ended_at is None or tokens < FEWEST_TOKENS:
         return
-    load, choices = placement.instance.load, placement.request.choices
-    share, took_ms, slo_ms = (
-        load.prompt_share,
-        (ended_at - began_at) * 1000,
-        slo_of(placement.request).tpot_ms,
-    )
-    if choices == 1:
-        stepped_share = stepped(share, took_ms / (tokens - 1), slo_ms)
+    load, request = placement.instance.load, placement.request
+    share = load.prompt_share
+    if request.choices == 1:
+        token_ms = (ended_at - began_at) * 1000 / (tokens - 1)
+        stepped_share = stepped(share, token_ms, slo_of(request).tpot_ms)
     else:
-        stepped_share = stepped_by_several(share, took_ms, tokens, choices, slo_ms)
+        took_ms = (ended_at - began_at) * 1000
+        stepped_share = stepped_by_several(share, took_ms, tokens, request.choices, slo_of(request).tpot_ms)
     if stepped_share == share:  # the usual case
         return
     pushed_at = placement.pushed_at

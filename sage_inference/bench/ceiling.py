@@ -44,12 +44,12 @@ async def measure(plan: Plan, limit: int) -> Ceiling:
             slo=SloLimits(),
         )
         workload = Workload(plan.shape, target, plan.models)
-        jobs: Iterator[PreparedRequest]
+        requests: Iterator[PreparedRequest]
         if isinstance(plan.load, Replay):
-            jobs = map(workload.replayed, cycle(islice(plan.load.rows, _ROWS)))
+            requests = map(workload.replayed, cycle(islice(plan.load.rows, _ROWS)))
         else:
-            jobs = workload.jobs()
-        measurement = Measurement(own, jobs, ServerAddress(target.host, port), limit, lambda _: None)
+            requests = workload.requests()
+        measurement = Measurement(own, requests, ServerAddress(target.host, port), limit, lambda _: None)
         await measurement.run(cut_at_end=True)
     if measurement.interrupted:
         raise KeyboardInterrupt

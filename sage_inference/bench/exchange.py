@@ -37,16 +37,16 @@ class TimedExchange:
 
     __slots__ = ("caller", "detail", "due", "ended", "error", "kind", "reading", "request", "sent")
 
-    def __init__(self, job: PreparedRequest, due: float, caller: int = NO_CALLER) -> None:
+    def __init__(self, prepared: PreparedRequest, due: float, caller: int = NO_CALLER) -> None:
         self.caller = caller  # in a closed loop, where each sends its next request after this one
-        self.kind = job.kind
-        self.request = job.request
+        self.kind = prepared.kind
+        self.request = prepared.request
         self.due = due
         self.sent: float | None = None  # None while it waits for a connection
         self.ended = 0.0
         self.error: str | None = None
         self.detail = ""
-        self.reading: Reading = _reading(job.kind)
+        self.reading: Reading = _reading(prepared.kind)
 
     def begins(self, status: int) -> None:
         if status != 200:

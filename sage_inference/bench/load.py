@@ -10,9 +10,9 @@ from random import Random
 from time import monotonic
 from typing import Protocol
 
-from sage_inference.bench.alarm import PreciseTimer
 from sage_inference.bench.client import Client
 from sage_inference.bench.exchange import PreparedRequest, TimedExchange
+from sage_inference.bench.precise_timer import PreciseTimer
 from sage_inference.bench.samples import samples
 from sage_inference.bench.trace import TraceRow
 
@@ -59,15 +59,15 @@ class OpenLoop:
     def __init__(
         self,
         moments: Iterator[float],
-        jobs: Iterator[PreparedRequest],
+        requests: Iterator[PreparedRequest],
         client: Client,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._moments = moments
-        self._jobs = jobs
+        self._requests = requests
         self._client = client
         self._loop = loop
-        self._alarm = PreciseTimer(loop, self._ring)
+        self._timer = PreciseTimer(loop, self._ring)
         self._started = 0.0
         self._until = math.inf
         self._next: TimedExchange | None = None
@@ -87,16 +87,16 @@ class OpenLoop:
         if not self.over:
             self.over = True
             self._next = None
-            self._alarm.close()
+            self._timer.close()
 
     def _prepare(self) -> None:
         """Make the next request before its moment, so that making it does not delay it."""
         moment = next(self._moments, None)
-        job = None if moment is None else next(self._jobs, None)
-        if moment is None or job is None or self._started + moment >= self._until:
+        request = None if moment is None else next(self._requests, None)
+        if moment is None or request is None or self._started + moment >= self._until:
             self.stop()
         else:
-            self._next = TimedExchange(job, self._started + moment)
+            self._next = TimedExchange(request, self._started + moment)
 
     def _ring(self) -> None:
         for _ in range(_AT_ONCE):
@@ -105,7 +105,7 @@ class OpenLoop:
                 return
             now = monotonic()
             if exchange.due > now:
-                self._alarm.set(exchange.due)
+                self._timer.set(exchange.due)
                 return
             self.late.append(now - exchange.due)
             self.last_due = exchange.due
@@ -120,12 +120,12 @@ class ClosedLoop:
     def __init__(
         self,
         concurrency: int,
-        jobs: Iterator[PreparedRequest],
+        requests: Iterator[PreparedRequest],
         client: Client,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._concurrency = concurrency
-        self._jobs = jobs
+        self._requests = requests
         self._client = client
         self._loop = loop
         self._until = math.inf
@@ -151,9 +151,9 @@ class ClosedLoop:
         if self.over:
             return
         now = monotonic()
-        job = next(self._jobs, None) if now < self._until else None
-        if job is None:
+        request = next(self._requests, None) if now < self._until else None
+        if request is None:
             self.over = True
         else:
             self.last_due = now
-            self._client.send(TimedExchange(job, now, caller))
+            self._client.send(TimedExchange(request, now, caller))

@@ -47,7 +47,7 @@ class Measurement:
     def __init__(
         self,
         plan: Plan,
-        jobs: Iterator[PreparedRequest],
+        requests: Iterator[PreparedRequest],
         endpoint: ServerAddress,
         limit: int,
         on_progress: OnProgress,
@@ -58,7 +58,7 @@ class Measurement:
         self.tallies = {kind: Tally() for kind in plan.shape.mix}
         self.window = Window(0.0, math.inf)
         self.client = Client(endpoint, limit=limit, timeout_s=plan.timeout_s, on_end=self._ended)
-        self.load = _load(plan, jobs, self.client, loop)
+        self.load = _load(plan, requests, self.client, loop)
         self._watch = Watch(loop)
         self.cpu: float | None = None
         self.interrupted = False
@@ -171,13 +171,13 @@ class Measurement:
 
 
 def _load(
-    plan: Plan, jobs: Iterator[PreparedRequest], client: Client, loop: asyncio.AbstractEventLoop
+    plan: Plan, requests: Iterator[PreparedRequest], client: Client, loop: asyncio.AbstractEventLoop
 ) -> ClosedLoop | OpenLoop:
-    jobs = islice(jobs, plan.requests)
+    requests = islice(requests, plan.requests)
     if isinstance(plan.load, Closed):
-        return ClosedLoop(plan.load.concurrency, jobs, client, loop)
+        return ClosedLoop(plan.load.concurrency, requests, client, loop)
     if isinstance(plan.load, Replay):
         moments = replay(plan.load.rows, plan.load.speedup)
     else:
         moments = poisson(plan.load.rate, Random(plan.shape.seed))  # noqa: S311 - a workload, not a secret
-    return OpenLoop(moments, jobs, client, loop)
+    return OpenLoop(moments, requests, client, loop)

@@ -48,7 +48,7 @@ async def try_each(plan: Plan, workload: Workload, endpoint: ServerAddress) -> N
     client = Client(endpoint, limit=1, timeout_s=plan.timeout_s, on_end=ended.put_nowait)
     try:
         for kind in plan.shape.mix:
-            client.send(TimedExchange(workload.job(kind), monotonic()))
+            client.send(TimedExchange(workload.request(kind), monotonic()))
             exchange = await ended.get()
             if exchange.error in _HOPELESS:
                 status = exchange.error.removeprefix("http_")

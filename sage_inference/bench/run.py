@@ -47,8 +47,8 @@ async def _run(plan: Plan, listener: ProgressListener) -> Report:
         found = await ceiling.measure(plan, limit)
     listener.step("measuring")
     load = plan.load
-    jobs = map(workload.replayed, load.rows) if isinstance(load, Replay) else workload.jobs()
-    measurement = Measurement(plan, jobs, endpoint, limit, listener.progress)
+    requests = map(workload.replayed, load.rows) if isinstance(load, Replay) else workload.requests()
+    measurement = Measurement(plan, requests, endpoint, limit, listener.progress)
     await measurement.run()
     return _report(plan, measurement, found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from sage_inference.bench.alarm import PreciseTimer
+from sage_inference.bench.precise_timer import PreciseTimer
 from sage_inference.bench.samples import samples
 
 _TICK_S = 0.02
@@ -18,7 +18,7 @@ class Watch:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._alarm = PreciseTimer(loop, self._tick)
+        self._timer = PreciseTimer(loop, self._tick)
         self._due = 0.0
         self._began = self._cpu = 0.0
         self.lag = samples()
@@ -29,14 +29,14 @@ class Watch:
 
     def stop(self) -> float:
         """Stop. Returns the share of one core that was used, from 0 to 1, or a little more with a second thread."""
-        self._alarm.close()
+        self._timer.close()
         if not self._began:
             return 0.0  # all requests were sent before the measured time began
         return (time.process_time() - self._cpu) / max(time.monotonic() - self._began, 1e-9)
 
     def _arm(self) -> None:
         self._due = time.monotonic() + _TICK_S
-        self._alarm.set(self._due)
+        self._timer.set(self._due)
 
     def _tick(self) -> None:
         self.lag.append(time.monotonic() - self._due)

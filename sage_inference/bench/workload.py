@@ -34,7 +34,7 @@ class WorkloadShape:
 
 
 class Workload:
-    """Makes jobs for one server. The same seed gives the same jobs."""
+    """Makes requests for one server. The same seed gives the same requests."""
 
     def __init__(self, shape: WorkloadShape, target: Target, models: Mapping[Kind, str]) -> None:
         self._shape = shape
@@ -46,13 +46,13 @@ class Workload:
         self._begins = {kind: _begin(kind, models[kind]) for kind in self._kinds}
         self._text_number = 0
 
-    def jobs(self) -> Iterator[PreparedRequest]:
+    def requests(self) -> Iterator[PreparedRequest]:
         """Jobs without end."""
         while True:
-            yield self.job(self._random.choices(self._kinds, self._weights)[0])
+            yield self.request(self._random.choices(self._kinds, self._weights)[0])
 
-    def job(self, kind: Kind) -> PreparedRequest:
-        """The next job of a kind."""
+    def request(self, kind: Kind) -> PreparedRequest:
+        """The next request of a kind."""
         draw, shape = self._random, self._shape
         if kind is Kind.EMBEDDINGS:
             lengths = [shape.prompt.draw(draw) for _ in range(shape.texts.draw(draw))]
@@ -60,7 +60,7 @@ class Workload:
         return self._chat(kind, self._text(shape.prompt.draw(draw)), shape.output.draw(draw))
 
     def replayed(self, row: TraceRow) -> PreparedRequest:
-        """The job of a trace's row, with its lengths and its prompt's shared beginning."""
+        """The request of a trace's row, with its lengths and its prompt's shared beginning."""
         kind = self._random.choices(self._kinds, self._weights)[0]
         if kind is Kind.EMBEDDINGS:
             return self._embeddings([row.in_tokens])

@@ -1,4 +1,4 @@
-"""The background process of ``start --background``. It reads its order from standard input."""
+"""The background process of ``start --background``. It reads its launch spec from standard input."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         reporter = Reporter(int(arguments[1]))
-        order = LaunchSpec.from_json(sys.stdin.buffer.readline())
+        spec = LaunchSpec.from_json(sys.stdin.buffer.readline())
     except (OSError, ValueError) as error:
-        print(f"no order was given: {error}", file=sys.stderr)
+        print(f"no launch spec was given: {error}", file=sys.stderr)
         return 2
     takeover = None
-    if order.relieves is None:
+    if spec.relieves is None:
         _leave_standard_input()
     else:
-        takeover = Takeover(order.relieves, order.paths.state_dir, lambda: _commit(reporter))
+        takeover = Takeover(spec.relieves, spec.paths.state_dir, lambda: _commit(reporter))
     try:
         run(
-            order.paths,
-            order.flags,
+            spec.paths,
+            spec.flags,
             background=True,
-            config_required=order.config_required,
+            config_required=spec.config_required,
             on_ready=reporter.ready,
             takeover=takeover,
         )

@@ -46,7 +46,7 @@ class LaunchSpec:
                 relieves = Predecessor(**{**relieves, "process": Process(**relieves["process"])})
             return cls(paths, flags_from(document["flags"]), bool(document["config_required"]), relieves)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not an order: {error}") from None
+            raise ValueError(f"not a launch spec: {error}") from None
 
 
 def flags_from(document: Mapping[str, Any]) -> Flags:

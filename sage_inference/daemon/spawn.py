@@ -107,15 +107,15 @@ def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
     return process, reading
 
 
-def _give(process: subprocess.Popen[bytes], order: LaunchSpec) -> None:
-    """Write the order to the process's standard input, because all users can read command lines with an API key."""
+def _give(process: subprocess.Popen[bytes], spec: LaunchSpec) -> None:
+    """Write the launch spec to the process's standard input, because all users can read command lines with an API key."""
     assert process.stdin is not None
     # The process may be dead already. Its report, or the lack of one, explains more than a broken pipe.
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(order.to_json())
+        process.stdin.write(spec.to_json())
         process.stdin.flush()
     # A process that relieves another waits for a second line. The pipe's end means no.
-    if order.relieves is None:
+    if spec.relieves is None:
         _close(process)
 
 

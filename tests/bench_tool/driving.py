@@ -69,7 +69,7 @@ def in_loop(work: Callable[[], Any]) -> Any:
 
 def job(kind: Kind = Kind.CHAT, *, port: int = 80) -> PreparedRequest:
     own = shape(kind.value)
-    return Workload(own, Target("127.0.0.1", port), {kind: "m"}).job(kind)
+    return Workload(own, Target("127.0.0.1", port), {kind: "m"}).request(kind)
 
 
 def exchanged(

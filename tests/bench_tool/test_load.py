@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_inference.bench.alarm import PreciseTimer
 from sage_inference.bench.ceiling import echo
 from sage_inference.bench.load import poisson, replay
 from sage_inference.bench.plan import Closed, Open, Replay
+from sage_inference.bench.precise_timer import PreciseTimer
 from sage_inference.bench.trace import TraceRow
 from tests.bench_tool.driving import in_loop, measured, plan
 from tests.support.rogue import RogueEngine, Wire, ok

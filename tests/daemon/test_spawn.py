@@ -121,8 +121,8 @@ def test_a_started_one_has_no_terminal_no_input_and_a_session_of_its_own(paths: 
 
 
 def test_an_order_survives_its_way_through_the_pipe(paths: Paths) -> None:
-    order = LaunchSpec(paths, Flags(port=1, llm_backends=("a", "b"), api_key="secret\n"), True)
-    assert LaunchSpec.from_json(order.to_json()) == order
+    spec = LaunchSpec(paths, Flags(port=1, llm_backends=("a", "b"), api_key="secret\n"), True)
+    assert LaunchSpec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"paths": {"a": 1}, "flags": {}}', b"null"])

@@ -29,7 +29,7 @@ class PreciseTimer:
             loop.add_reader(self._precise.file, self._rang)
 
     def set(self, moment: float) -> None:
-        """Ring at ``moment``, or at once if it is past. A new alarm replaces the one before."""
+        """Ring at ``moment``, or at once if it is past. A new moment replaces the one before."""
         if self._precise is not None:
             self._precise.set(moment)
             return

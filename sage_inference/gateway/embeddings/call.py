@@ -23,15 +23,14 @@ from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import Broken, EngineConnection
-from sage_inference.engines.embeddings.wire import call_body
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.caller import EmbeddingCaller
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
+from sage_inference.gateway.embeddings.merged_call import merged_message
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt, AttemptState
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
-from sage_inference.requests.routes import ROUTES
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
 from sage_inference.wire.isolation import report_of
 from sage_inference.wire.message import Data, ResponseHead
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
-# An answer to it is read here: without the second line any coding would be allowed (RFC 9110 section 12.5.3).
-_READ_HERE = b"content-type: application/json\r\naccept-encoding: identity\r\n"
 
 
 class State(IntEnum):
@@ -206,17 +203,7 @@ class EmbeddingCall:
             self.route = alone.route.path
             return engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
         self.route = self.lane.route
-        callers = self.service.callers(batch)
-        one = callers[0]
-        body = call_body(
-            self.route,
-            one.request.model,
-            batch.raws,
-            one.options,
-            base64=any(caller.wanted.base64 for caller in callers),
-        )
-        start = engine.request_prefix(ROUTES[self.route], self.route.encode()) + _READ_HERE
-        return start + one.credentials if engine.keeps_callers_key else start, body
+        return merged_message(engine, self.route, batch, self.service.callers(batch))
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.attempt.answer, self.length = answer, length

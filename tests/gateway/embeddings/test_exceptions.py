@@ -12,7 +12,7 @@ from sage_inference.control_plane.embedding import Batcher, EmbeddingBatch
 from sage_inference.control_plane.embedding.cache import VectorCache
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.engines.pool import Pool
-from sage_inference.gateway.embeddings import answer, call, engine_error, service
+from sage_inference.gateway.embeddings import answer, engine_error, merged_call, service
 from sage_inference.gateway.embeddings.call import EmbeddingCall
 from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.service import EmbeddingService
@@ -31,7 +31,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "a job is looked at to be sent undivided": (Batcher, "may_send_undivided"),
     "a caller's exchange makes its call": (Scheduler, "send"),
     "a caller's answer begins": (EmbeddingService, "passed"),
-    "a call's body is made": (call, "call_body"),
+    "a call's body is made": (merged_call, "call_body"),
     "a call is filled": (EmbeddingService, "fill"),
     "a connection is taken": (Pool, "acquire"),
     "an answer is noted": (EmbeddingCall, "_note_answer"),

@@ -13,7 +13,7 @@ from sage_inference.simulator.timing import encoder_ms
 BATCH_TOKENS = 16_384  # TEI's default
 
 
-class CallListener(Protocol):
+class EncoderListener(Protocol):
     def finished(self) -> None: ...
 
 
@@ -27,15 +27,15 @@ class EncoderEngine:
         self._events = events
         self._pace = Pace()
         self._alarm = MovableEvent(events, self._end)
-        self._waiting: deque[tuple[int, CallListener]] = deque()
-        self._batch: list[tuple[int, CallListener]] = []
+        self._waiting: deque[tuple[int, EncoderListener]] = deque()
+        self._batch: list[tuple[int, EncoderListener]] = []
         self._due = 0.0
 
     @property
     def busy(self) -> bool:
         return bool(self._batch)
 
-    def submit(self, tokens: int, caller: CallListener) -> None:
+    def submit(self, tokens: int, caller: EncoderListener) -> None:
         self._waiting.append((tokens, caller))
         if not self._batch:
             self._begin()

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 class EmbeddingBatch:
     """Texts of one lane on their way to an engine in one call. ``full``: it could not have taken more.
 
-    ``whole``: a job that they are, all and nobody else's, and that is not divided.
+    ``sole_job`` is the job that all of them are of, as long as it is undivided and nobody else wants any of them.
     """
 
-    __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "whole")
+    __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "sole_job")
 
     def __init__(self, lane: MergeQueue, load: list[Text] | EmbeddingJob, *, full: bool = False) -> None:
         self.full = full
         self.lane = lane
-        self.whole: EmbeddingJob | None = None
+        self.sole_job: EmbeddingJob | None = None
         self._texts: list[Text] = []
         if isinstance(load, EmbeddingJob):
-            self.whole = load
+            self.sole_job = load
             self.count = len(load.raws)
             self.tokens = load.estimate
             self.size = load.size + self.count
@@ -45,41 +45,41 @@ class EmbeddingBatch:
     @property
     def padded_tokens(self) -> int:
         """The tokens that an engine computes if it takes every text to be as long as the longest."""
-        counts = [text.tokens for text in self._texts] if self.whole is None else self.whole.counts
+        counts = [text.tokens for text in self._texts] if self.sole_job is None else self.sole_job.counts
         return self.count * max(counts)
 
     @property
     def raws(self) -> list[bytes]:
         """The texts as JSON, in order."""
-        return [text.raw for text in self._texts] if self.whole is None else self.whole.raws
+        return [text.raw for text in self._texts] if self.sole_job is None else self.sole_job.raws
 
     @property
     def texts(self) -> list[Text]:
-        """One by one: what was whole is divided for it."""
-        if self.whole is not None:
-            self.lane.divide(self.whole)
+        """One by one: an undivided job is divided for it."""
+        if self.sole_job is not None:
+            self.lane.divide(self.sole_job)
         return self._texts
 
     def divided(self, texts: list[Text]) -> None:
-        """The job that it was made of is whole no more: these are its texts."""
-        self.whole = None
+        """The job is undivided no more: these are its texts."""
+        self.sole_job = None
         self._texts = texts
 
     @property
     def jobs(self) -> list[EmbeddingJob]:
         """Those who want any of it, each once."""
-        if self.whole is not None:
-            return [self.whole]
+        if self.sole_job is not None:
+            return [self.sole_job]
         return list(dict.fromkeys(job for text in self._texts for job, _ in text.wanted))
 
     @property
     def is_wanted(self) -> bool:
-        return self.whole is not None or any(text.wanted for text in self._texts)
+        return self.sole_job is not None or any(text.wanted for text in self._texts)
 
     def original_of(self) -> EmbeddingJob | None:
         """The job whose texts these are, all of them and no others, and in its order; if there is one."""
-        if self.whole is not None:
-            return self.whole
+        if self.sole_job is not None:
+            return self.sole_job
         first = self.texts[0].wanted
         if len(first) != 1:
             return None

@@ -74,7 +74,7 @@ class Batcher:
         self.size += job.size
         self.counters.requests += 1
         self.counters.texts += len(job.raws)
-        if self.cache.max_bytes or not lane.enter_whole(job):
+        if self.cache.max_bytes or not lane.enter_undivided(job):
             for place, raw in enumerate(job.raws):
                 self._want(lane, job, place, raw, tokens[place], now)
             self._tidy(lane)
@@ -90,7 +90,7 @@ class Batcher:
         """Whether the job may go to the instance with this room, as a call of its own, before it lines up."""
         rules = self.rules
         return (
-            job.whole
+            job.undivided
             and (full or len(job.raws) >= rules.min_texts)
             and (len(self.lanes) == 1 or not self.waits)
             and not (job.lane and job.lane.waiting)
@@ -117,7 +117,7 @@ class Batcher:
         lane = job.lane
         if not isinstance(lane, MergeQueue):
             return []
-        if job.whole:
+        if job.undivided:
             lane.divide(job)
         lane.remove(job)
         brought = set(map(id, job.pending))
@@ -234,13 +234,13 @@ class Batcher:
 
     def passed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """The engine's answer went to its only caller as it was."""
-        if batch.whole is None:
+        if batch.sole_job is None:
             self.abandon(batch)
             self._forget(job)
             return
         lane = batch.lane
-        lane.drop_whole(job)
-        if not lane.texts and not lane.wholes:
+        lane.drop_undivided(job)
+        if not lane.texts and not lane.undivided:
             self.lanes.pop(lane.key, None)
         # It is in no share of the queue: a job leaves that when its call is sent.
         job.lane = None
@@ -264,7 +264,7 @@ class Batcher:
 
         It may have ended in part: what has its vector, waits again, or is in another call is left alone.
         """
-        if batch.whole is not None and batch.whole.batch is not batch:
+        if batch.sole_job is not None and batch.sole_job.batch is not batch:
             return []
         texts = [text for text in batch.texts if text.batch is batch]
         unwanted = self._fail(texts, error)
@@ -275,8 +275,8 @@ class Batcher:
 
     def abandon(self, batch: EmbeddingBatch) -> None:
         """It ended without vectors, and nobody wants them."""
-        if batch.whole is not None:
-            batch.lane.drop_whole(batch.whole)
+        if batch.sole_job is not None:
+            batch.lane.drop_undivided(batch.sole_job)
         else:
             for text in batch.texts:
                 batch.lane.drop(text)

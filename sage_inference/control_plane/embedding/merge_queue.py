@@ -17,7 +17,7 @@ LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones
 class MergeQueue:
     """``model`` and ``route`` select the instances that may serve it; ``key`` is what its texts agree in.
 
-    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``wholes``
+    A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``undivided``
     it is there by the job that it belongs to, until that is divided.
     """
 
@@ -26,7 +26,7 @@ class MergeQueue:
         self.model = model
         self.route = route
         self.texts: dict[bytes, Text] = {}
-        self.wholes: dict[bytes, EmbeddingJob] = {}
+        self.undivided: dict[bytes, EmbeddingJob] = {}
         self.waiting = 0
         self.waiting_interactive = 0
         self.waiting_tokens = 0
@@ -50,30 +50,30 @@ class MergeQueue:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits or is computed."""
-        return not self.texts and not self.wholes
+        return not self.texts and not self.undivided
 
     def find(self, raw: bytes) -> Text | None:
         """The text that is waiting or computed already; the job that it came with is divided."""
-        job = self.wholes.get(raw)
+        job = self.undivided.get(raw)
         if job is not None:
             self.divide(job)
         return self.texts.get(raw)
 
-    def enter_whole(self, job: EmbeddingJob) -> bool:
+    def enter_undivided(self, job: EmbeddingJob) -> bool:
         """Its texts are there, as one. False: one of them is already, or twice in it."""
         raws = dict.fromkeys(job.raws, job)
         known = len(raws) < len(job.raws)
-        if known or not (self.wholes.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
+        if known or not (self.undivided.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
             return False
-        self.wholes |= raws
-        job.whole = True
+        self.undivided |= raws
+        job.undivided = True
         return True
 
     def divide(self, job: EmbeddingJob) -> None:
-        """Make single texts of what was whole; where they stand remains as it was."""
-        job.whole = False
+        """Make single texts of an undivided job. Their places in line remain."""
+        job.undivided = False
         for place, raw in enumerate(job.raws):
-            del self.wholes[raw]
+            del self.undivided[raw]
             self.texts[raw] = text = Text(raw, job.counts[place], job.arrived)
             text.state, text.batch = job.state, job.batch
             text.interactive = job.interactive
@@ -88,16 +88,16 @@ class MergeQueue:
                 for text in job.texts:
                     self._count(text, 1)
 
-    def drop_whole(self, job: EmbeddingJob) -> None:
-        """Its call ended, and it was whole to the end."""
+    def drop_undivided(self, job: EmbeddingJob) -> None:
+        """The call of an undivided job ended."""
         for raw in job.raws:
-            del self.wholes[raw]
-        job.whole = False
+            del self.undivided[raw]
+        job.undivided = False
         job.state, job.batch = TextState.GONE, None
 
     def all_waiting(self) -> list[Text]:
-        """One by one: what was whole is divided."""
-        for job in dict.fromkeys(self.wholes.values()):
+        """All texts that wait, one by one: undivided jobs are divided."""
+        for job in dict.fromkeys(self.undivided.values()):
             if job.state is TextState.WAITING:
                 self.divide(job)
         return [text for text in self.texts.values() if text.state is TextState.WAITING]
@@ -118,8 +118,8 @@ class MergeQueue:
 
     def queue(self, job: EmbeddingJob) -> None:
         """The job stands in line, with all of its texts or with those pending."""
-        if job.whole:
-            self._count_whole(job, 1)
+        if job.undivided:
+            self._count_undivided(job, 1)
         elif not job.pending:
             return
         job.lined_up = True
@@ -180,12 +180,12 @@ class MergeQueue:
     ) -> list[Text] | EmbeddingJob:
         """The texts that go in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
 
-        It is a job where that goes whole, and nothing with it.
+        They are a job where an undivided one goes alone.
         """
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
         if bulk_first:
             queues.reverse()
-        # A request that is alone stays whole where it can: it is relayed as it came.
+        # A request that is alone stays undivided where it can: it is relayed as it came.
         if limits.padding < math.inf and (self.in_line > 1 or self.fills(limits)):
             return self._take_alike(limits, queues)
         call = _Filling(self, limits)
@@ -221,7 +221,7 @@ class MergeQueue:
 
     def _waiting(self, queue: deque[EmbeddingJob]) -> Iterator[tuple[Text, EmbeddingJob]]:
         for job in queue:
-            if job.whole:
+            if job.undivided:
                 self.divide(job)
             for text in job.pending:
                 if text.state is TextState.WAITING:
@@ -242,9 +242,9 @@ class MergeQueue:
 
     def _fill(self, call: _Filling, job: EmbeddingJob) -> bool:
         """Whether all that still waits of a request went in."""
-        if job.whole:
+        if job.undivided:
             if call.begin_with(job):
-                self._count_whole(job, -1)
+                self._count_undivided(job, -1)
                 job.state = TextState.SENT
                 return True
             if not call.admits(1, job.counts[0], len(job.raws[0]) + 1):
@@ -266,7 +266,7 @@ class MergeQueue:
         self.waiting_tokens += sign * text.tokens
         self.waiting_size += sign * (len(text.raw) + 1)
 
-    def _count_whole(self, job: EmbeddingJob, sign: int) -> None:
+    def _count_undivided(self, job: EmbeddingJob, sign: int) -> None:
         texts = len(job.raws)
         self.waiting += sign * texts
         self.waiting_interactive += sign * texts * job.interactive
@@ -288,11 +288,11 @@ class _Filling:
         self._limits = limits
         self._tokens = self._size = 0
         self._texts: list[Text] = []
-        self._whole: EmbeddingJob | None = None
+        self._undivided: EmbeddingJob | None = None
 
     @property
     def load(self) -> list[Text] | EmbeddingJob:
-        return self._texts if self._whole is None else self._whole
+        return self._texts if self._undivided is None else self._undivided
 
     def admits(self, count: int, tokens: int, size: int) -> bool:
         """Whether so much more may go in; a first text may in any case."""
@@ -301,11 +301,11 @@ class _Filling:
         return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)
 
     def begin_with(self, job: EmbeddingJob) -> bool:
-        """Take it whole; False if something is in already, or it is too much."""
+        """Take an undivided job; False if something is in already, or the job is too large."""
         count = len(job.raws)
         if self.count or not self.admits(count, job.estimate, job.size + count):
             return False
-        self._whole = job
+        self._undivided = job
         self._add(count, job.estimate, job.size + count)
         return True
 
@@ -313,9 +313,9 @@ class _Filling:
         size = len(text.raw) + 1
         if not self.admits(1, text.tokens, size):
             return False
-        if self._whole is not None:
-            self._lane.divide(self._whole)
-            self._texts, self._whole = list(self._whole.texts), None
+        if self._undivided is not None:
+            self._lane.divide(self._undivided)
+            self._texts, self._undivided = list(self._undivided.texts), None
         self._texts.append(text)
         self._add(1, text.tokens, size)
         return True

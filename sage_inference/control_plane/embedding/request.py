@@ -78,7 +78,7 @@ class JobOwner(Protocol):
 class EmbeddingJob:
     """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input.
 
-    It is ``whole`` as long as nobody needs to look at its texts one by one: as a rule they are nobody else's,
+    It is ``undivided`` as long as nobody needs to look at its texts one by one: as a rule they are nobody else's,
     fit into one call, and so need not be told apart. Then ``state`` and ``batch`` are those of all its texts,
     and ``texts`` and ``pending`` are empty. ``MergeQueue.divide`` ends it.
     """
@@ -99,7 +99,7 @@ class EmbeddingJob:
         "texts",
         "tokens",
         "vectors",
-        "whole",
+        "undivided",
     )
 
     def __init__(self, owner: JobOwner, raws: list[bytes]) -> None:
@@ -115,7 +115,7 @@ class EmbeddingJob:
         self.pending: deque[Text] = deque()  # those of its texts that were waiting when they were last seen
         self.lane: JobQueue | None = None
         self.arrived = 0.0
-        self.whole = False
+        self.undivided = False
         self.lined_up = False  # counted among those that wait; a job that is sent at once never is
         self.state = TextState.WAITING
         self.batch: SentTexts | None = None
@@ -127,7 +127,7 @@ class EmbeddingJob:
     @property
     def waits(self) -> bool:
         """Whether a text of it was not sent yet."""
-        if self.whole:
+        if self.undivided:
             return self.state is TextState.WAITING
         return any(text.state is TextState.WAITING for text in self.pending)
 

@@ -60,7 +60,7 @@ class Intake:
         event loop share a call. If another one comes until then, both line up.
         """
         gateway, aggregator = self.gateway, self.aggregator
-        if not job.whole or caller.guarded:
+        if not job.undivided or caller.guarded:
             return False
         group = gateway.registry.group(caller.request.model, caller.wire_route)
         if len(group) != 1:  # the scheduler has to choose an instance

@@ -133,14 +133,14 @@ class EmbeddingService(Intake):
 
     def passed(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
-        if batch.whole is None or self.aggregator.cache.max_bytes:
+        if batch.sole_job is None or self.aggregator.cache.max_bytes:
             return False
         room = caller.upstream.room
         if room.limits.pads:  # it learns from the time that the call took
             self.gateway.wheel.advance()
         room.ended(batch)
         room.answered(batch, caller.attempt.sent_at, self.gateway.clock())
-        self.aggregator.passed(batch, batch.whole)
+        self.aggregator.passed(batch, batch.sole_job)
         if self.aggregator.lanes:
             self.pump_soon()
         return True

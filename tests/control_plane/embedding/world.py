@@ -103,7 +103,7 @@ class World:
         full = room.is_filled_by(job, self.aggregator.rules.max_texts)
         if self.at_once and full and self._send_undivided(job, full=True):
             return
-        if self.at_once and not full and job.whole and not self.aggregator.waits:
+        if self.at_once and not full and job.undivided and not self.aggregator.waits:
             self._alone = job
         else:
             self.aggregator.line_up(job)

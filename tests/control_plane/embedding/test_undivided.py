@@ -39,7 +39,7 @@ def test_a_request_alone_is_never_divided() -> None:
     world = _world()
     caller = _arrive(world, "a", "b")
     batch = _take(world)
-    assert batch.whole is caller.job
+    assert batch.sole_job is caller.job
     assert (batch.raws, len(batch), batch.jobs) == ([b'"a"', b'"b"'], 2, [caller.job])
     world.aggregator.passed(batch, caller.job)
     assert not caller.job.texts
@@ -62,8 +62,8 @@ def test_a_full_call_passes_nobody_who_waits() -> None:
 def test_a_full_call_leaves_the_next_request_whole() -> None:
     world = _world(max_texts=2)
     one, other = _arrive(world, "a", "b"), _arrive(world, "c", "d")
-    assert _take(world).whole is one.job
-    assert _take(world).whole is other.job
+    assert _take(world).sole_job is one.job
+    assert _take(world).sole_job is other.job
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["while it waits", "while it is computed"])
@@ -85,7 +85,7 @@ def test_two_requests_that_fit_share_a_call() -> None:
     _arrive(world, "a", "b")
     _arrive(world, "c", "d")
     batch = _take(world)
-    assert batch.whole is None
+    assert batch.sole_job is None
     assert [text.raw for text in batch.texts] == [b'"a"', b'"b"', b'"c"', b'"d"']
     assert _lane(world).waiting == 0
 
@@ -104,7 +104,7 @@ def test_a_text_that_stands_twice_in_a_request_is_computed_once() -> None:
     world = _world()
     caller = _arrive(world, "a", "a")
     assert _take(world).raws == [b'"a"']
-    assert not caller.job.whole
+    assert not caller.job.undivided
 
 
 def test_a_cache_is_asked_for_each_text() -> None:

@@ -20,23 +20,23 @@ class EmbeddingBatch:
 
     __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "sole_job")
 
-    def __init__(self, lane: MergeQueue, load: list[Text] | EmbeddingJob, *, full: bool = False) -> None:
+    def __init__(self, lane: MergeQueue, content: list[Text] | EmbeddingJob, *, full: bool = False) -> None:
         self.full = full
         self.lane = lane
         self.sole_job: EmbeddingJob | None = None
         self._texts: list[Text] = []
-        if isinstance(load, EmbeddingJob):
-            self.sole_job = load
-            self.count = len(load.raws)
-            self.tokens = load.estimate
-            self.size = load.size + self.count
-            load.batch = self
+        if isinstance(content, EmbeddingJob):
+            self.sole_job = content
+            self.count = len(content.raws)
+            self.tokens = content.estimate
+            self.size = content.size + self.count
+            content.batch = self
             return
-        self._texts = load
-        self.count = len(load)
-        self.tokens = sum(text.tokens for text in load)
-        self.size = sum(len(text.raw) + 1 for text in load)
-        for text in load:
+        self._texts = content
+        self.count = len(content)
+        self.tokens = sum(text.tokens for text in content)
+        self.size = sum(len(text.raw) + 1 for text in content)
+        for text in content:
             text.batch = self
 
     def __len__(self) -> int:

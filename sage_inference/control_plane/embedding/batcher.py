@@ -183,14 +183,14 @@ class Batcher:
         limits = self.limits(room)
         bulk = room.takes_bulk or not self.rules.merges
         full = lane.fills(limits, bulk=bulk)
-        load = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
-        if isinstance(load, EmbeddingJob):
-            self.counters.wait_s += len(load.raws) * (now - load.arrived)
-        elif load:
-            self.counters.wait_s += sum(now - text.since for text in load)
+        content = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
+        if isinstance(content, EmbeddingJob):
+            self.counters.wait_s += len(content.raws) * (now - content.arrived)
+        elif content:
+            self.counters.wait_s += sum(now - text.since for text in content)
         else:
             return None
-        batch = EmbeddingBatch(lane, load, full=full)
+        batch = EmbeddingBatch(lane, content, full=full)
         if limits.padding < math.inf:
             batch.full = len(batch) == limits.texts
         self._turn += 1

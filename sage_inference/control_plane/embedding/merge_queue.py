@@ -195,9 +195,9 @@ class MergeQueue:
                 if not self._fill(call, queue[0]):
                     if queue is self._bulk and call.count > before:
                         queue.rotate(-1)  # it has had its turn
-                    return call.load
+                    return call.content
                 queue.popleft()
-        return call.load
+        return call.content
 
     def _take_alike(self, limits: CallLimits, queues: list[deque[EmbeddingJob]]) -> list[Text]:
         """The first in line, and of the next ones those of about its length."""
@@ -291,7 +291,7 @@ class _Filling:
         self._undivided: EmbeddingJob | None = None
 
     @property
-    def load(self) -> list[Text] | EmbeddingJob:
+    def content(self) -> list[Text] | EmbeddingJob:
         return self._texts if self._undivided is None else self._undivided
 
     def admits(self, count: int, tokens: int, size: int) -> bool:

@@ -21,7 +21,7 @@ class Gateway(Hub):
     def configure(self, settings: Settings) -> None:
         """Apply new settings. Raises ``ConfigError``, ``SecretError``, and then changes nothing."""
         super().configure(settings)
-        self.embeddings.aggregator.configure(_rules(settings))
+        self.embeddings.batcher.configure(_rules(settings))
 
     def instances_changed(self) -> None:
         """Choose the exchange types anew, too, because an instance came, went, recovered or changed."""

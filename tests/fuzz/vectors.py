@@ -120,12 +120,12 @@ class VectorHouse(House):
         self.loop.crashes = [crash for crash in self.loop.crashes if _EXPLOSION not in crash]
         super().check_calm()
         gateway = self.running.gateway
-        service, aggregator = gateway.embeddings, gateway.embeddings.aggregator
+        service, batcher = gateway.embeddings, gateway.embeddings.batcher
         rooms = [room for engine in gateway.engines.values() if (room := engine.room).batches or room.tokens]
         left = (
-            aggregator.jobs,
-            aggregator.size,
-            len(aggregator.lanes),
+            batcher.jobs,
+            batcher.size,
+            len(batcher.lanes),
             len(service._calls),
             len(service._asking),
         )

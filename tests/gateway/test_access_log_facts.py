@@ -322,7 +322,7 @@ def test_the_first_byte_of_texts_that_share_calls(lines: Lines) -> None:
         first.send(sent)
         g.until(lambda r: any((e.ttft + e.ttfb).total for e in r.gateway.engines.values()))
         second.send(sent)
-        g.until(lambda r: r.gateway.embeddings.aggregator.counters.shared_texts)
+        g.until(lambda r: r.gateway.embeddings.batcher.counters.shared_texts)
         engine.go.set()
         assert (first.reply().status, second.reply().status) == (200, 200)
         early, late = sorted((as_logged(lines.one()) for _ in range(2)), key=lambda line: -line["total_ms"])

@@ -98,8 +98,8 @@ def test_another_tenant_finds_a_place_and_the_loud_one_loses_its_newest(
         assert displaced(loud[2].reply())
         engine.go.set()
         assert [displaced(caller.reply()) for caller in (*loud[:2], *quiet, third)] == [False] * 5
-        door.g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.aggregator.jobs)
-        assert door.g.ask(lambda r: len(r.gateway.embeddings.aggregator.shares)) == 0
+        door.g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.batcher.jobs)
+        assert door.g.ask(lambda r: len(r.gateway.embeddings.batcher.shares)) == 0
         refused = door.g.ask(lambda r: r.gateway.stats.outcomes[path, 429])
         assert refused == 6
 

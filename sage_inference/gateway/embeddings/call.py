@@ -119,7 +119,7 @@ class EmbeddingCall:
             lane.route,
             prompt_tokens=batch.tokens if batch else service.next_tokens(lane),
         )
-        self.size = 0  # its texts are counted by the aggregator
+        self.size = 0  # its texts are counted by the batcher
         self.failed_at: tuple[ExecutionInstance, ...] = ()
         self.state = State.ASKING
         self.place: Waiting | Placement | None = None  # the scheduler's own

@@ -122,7 +122,7 @@ class EmbeddingExchange(Exchange):
     def _asks_nothing_special(self) -> bool:
         return all(name == "dimensions" for name, _ in self.wanted.options)
 
-    # Called by the aggregator
+    # Called by the batcher
 
     def progressed(self) -> None:
         """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""

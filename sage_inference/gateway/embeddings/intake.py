@@ -23,7 +23,7 @@ class Intake:
 
     def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
         self.gateway = gateway
-        self.aggregator = Batcher(rules, gateway.manager.tenants)
+        self.batcher = Batcher(rules, gateway.manager.tenants)
         self._loop = asyncio.get_running_loop()
         self._limits: dict[tuple[str, str], TextLimits] = {}
         self._limits_seen = -1  # the registry's version
@@ -49,7 +49,7 @@ class Intake:
         request, now = caller.request, self.gateway.clock()
         if self._alone is not None:
             self._line_up_alone()
-        self.aggregator.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
+        self.batcher.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
         if not self._goes_undivided(job, caller, now):
             self._line_up(job, caller)
 
@@ -59,16 +59,16 @@ class Intake:
         A full call is sent at once. Any other job waits for ``_pump``, so that requests of the same iteration of the
         event loop share a call. If another one comes until then, both line up.
         """
-        gateway, aggregator = self.gateway, self.aggregator
+        gateway, batcher = self.gateway, self.batcher
         if not job.undivided or caller.guarded:
             return False
         group = gateway.registry.group(caller.request.model, caller.wire_route)
         if len(group) != 1:  # the scheduler has to choose an instance
             return False
         window = gateway.engines[group[0].instance_id].room
-        if window.is_filled_by(job, aggregator.rules.max_texts):
+        if window.is_filled_by(job, batcher.rules.max_texts):
             return self._send_undivided(job, caller, now, full=True)
-        if job.lane is None or job.lane.waiting or (len(aggregator.lanes) > 1 and aggregator.waits):
+        if job.lane is None or job.lane.waiting or (len(batcher.lanes) > 1 and batcher.waits):
             return False
         self._alone = caller
         if not self._soon:
@@ -89,7 +89,7 @@ class Intake:
     def _line_up(self, job: EmbeddingJob, caller: EmbeddingCaller) -> None:
         """Raises ``Rejection`` where too much waits."""
         request = caller.request
-        self.aggregator.line_up(job)
+        self.batcher.line_up(job)
         self.pump_soon()
         if self._too_much_waits():
             self._pump()  # it may be that nothing has been sent since the last turn of the loop
@@ -98,11 +98,11 @@ class Intake:
                 return
         if job.lane is not None and job.waits:
             size = job.size + len(job.raws)
-            self.aggregator.shares.add(job, request.tenant, request.priority, size)
+            self.batcher.shares.add(job, request.tenant, request.priority, size)
 
     def _make_room(self, job: EmbeddingJob, request: SchedulingRequest) -> None:
         """Let others leave for the request, which is one too many. Raises ``Rejection`` where it has to leave itself."""
-        limits, shares = self.gateway.limits, self.aggregator.shares
+        limits, shares = self.gateway.limits, self.batcher.shares
         own_size = job.size + len(job.raws)
         # Texts that waited before may be over a bound that was lowered, or have come back from a call that failed.
         most = max(limits.queue_requests, self.in_line - 1), max(limits.queue_bytes, self._size - own_size)
@@ -125,28 +125,28 @@ class Intake:
 
     def _send_undivided(self, job: EmbeddingJob, caller: EmbeddingCaller, now: float, *, full: bool) -> bool:
         """Whether the job is on its way: its caller's exchange makes the call, which is the request as it came."""
-        gateway, aggregator, request = self.gateway, self.aggregator, caller.request
+        gateway, batcher, request = self.gateway, self.batcher, caller.request
         group = gateway.registry.group(request.model, caller.wire_route)
         if len(group) != 1:
             return False
         window = gateway.engines[group[0].instance_id].room
-        if not aggregator.may_send_undivided(job, window, now, full=full):
+        if not batcher.may_send_undivided(job, window, now, full=full):
             return False
         request.prompt_tokens = job.estimate
         if not gateway.manager.goes_at_once(request, group):
             return False
-        caller.relay(aggregator.send_undivided(job, window, now, full=full), group)
+        caller.relay(batcher.send_undivided(job, window, now, full=full), group)
         return True
 
     def leave(self, job: EmbeddingJob) -> None:
         """Its caller is gone: only its own texts leave a forming call."""
         if self._alone is not None and self._alone.job is job:
             self._alone = None
-        self._cancel(self.aggregator.leave(job))
+        self._cancel(self.batcher.leave(job))
 
     @property
     def in_line(self) -> int:
-        return sum(lane.in_line for lane in self.aggregator.lanes.values())
+        return sum(lane.in_line for lane in self.batcher.lanes.values())
 
     def _too_much_waits(self) -> bool:
         limits = self.gateway.limits
@@ -155,7 +155,7 @@ class Intake:
     @property
     def _size(self) -> int:
         """Bytes of all texts that wait."""
-        return sum(lane.waiting_size for lane in self.aggregator.lanes.values())
+        return sum(lane.waiting_size for lane in self.batcher.lanes.values())
 
     def _check_fit(self, job: EmbeddingJob, counts: list[int], caller: EmbeddingCaller) -> None:
         """Texts that no instance could ever take are refused before one is asked."""
@@ -200,6 +200,6 @@ class Intake:
 
     def pump_soon(self) -> None:
         """Send what can be sent, when all that has arrived by now is read: those may share a call."""
-        if not self._soon and self.aggregator.waits:
+        if not self._soon and self.batcher.waits:
             self._soon = True
             self._loop.call_soon(self._pump)

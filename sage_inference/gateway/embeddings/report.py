@@ -11,8 +11,8 @@ from sage_inference.telemetry.metrics import Exposition
 
 def status_of(service: EmbeddingService) -> dict[str, Any]:
     """Totals since the start, what waits now, and the rules in force."""
-    aggregator = service.aggregator
-    counters, rules = aggregator.counters, aggregator.rules
+    batcher = service.batcher
+    counters, rules = batcher.counters, batcher.rules
     return {
         "requests": counters.requests,
         "texts": counters.texts,
@@ -24,9 +24,9 @@ def status_of(service: EmbeddingService) -> dict[str, Any]:
         "cached_texts": counters.cached_texts,
         "splits": counters.splits,
         "retries": counters.retries,
-        "in_flight": aggregator.jobs,
-        "waiting_texts": sum(lane.waiting for lane in aggregator.lanes.values()),
-        "cache_bytes": aggregator.cache.size,
+        "in_flight": batcher.jobs,
+        "waiting_texts": sum(lane.waiting for lane in batcher.lanes.values()),
+        "cache_bytes": batcher.cache.size,
         "rules": {
             "batching": rules.merges,
             "batch_size": rules.max_texts,
@@ -49,8 +49,8 @@ _COUNTERS = {
 
 
 def expose(service: EmbeddingService, page: Exposition) -> None:
-    aggregator = service.aggregator
-    counters = asdict(aggregator.counters)
+    batcher = service.batcher
+    counters = asdict(batcher.counters)
     for name, words in _COUNTERS.items():
         page.counter(f"sage_embedding_{name}_total", words, [({}, counters[name])])
     page.counter(
@@ -58,10 +58,10 @@ def expose(service: EmbeddingService, page: Exposition) -> None:
         "Time that sent texts waited for their call.",
         [({}, counters["wait_s"])],
     )
-    page.gauge("sage_embedding_requests_in_flight", "Requests under way.", [({}, aggregator.jobs)])
+    page.gauge("sage_embedding_requests_in_flight", "Requests under way.", [({}, batcher.jobs)])
     page.gauge(
         "sage_embedding_texts_waiting",
         "Texts that wait for a call.",
-        [({}, sum(lane.waiting for lane in aggregator.lanes.values()))],
+        [({}, sum(lane.waiting for lane in batcher.lanes.values()))],
     )
-    page.gauge("sage_embedding_cache_bytes", "Memory of the cache.", [({}, aggregator.cache.size)])
+    page.gauge("sage_embedding_cache_bytes", "Memory of the cache.", [({}, batcher.cache.size)])

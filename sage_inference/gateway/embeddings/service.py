@@ -44,7 +44,7 @@ class EmbeddingService(Intake):
         self._timer: asyncio.TimerHandle | None = None
 
     def next_tokens(self, lane: MergeQueue) -> int:
-        return self.aggregator.next_tokens(lane)
+        return self.batcher.next_tokens(lane)
 
     # Sending
 
@@ -53,7 +53,7 @@ class EmbeddingService(Intake):
         now = self.gateway.clock()
         if self._alone is not None and self._send_alone(self._alone, now):
             return
-        for lane in self.aggregator.waiting_lanes(now):
+        for lane in self.batcher.waiting_lanes(now):
             while lane.waiting and lane not in self._asking and self._may_ask(lane, now):
                 self._ask(EmbeddingCall(self, lane))
         self._wake_at(now)
@@ -65,7 +65,7 @@ class EmbeddingService(Intake):
             self.gateway.manager.submit(call)
         except Rejection as refusal:
             del self._asking[lane]
-            self._cancel(self.aggregator.refuse(lane, errors.from_refusal(refusal)))
+            self._cancel(self.batcher.refuse(lane, errors.from_refusal(refusal)))
         except Exception as error:
             call.broke(error)
 
@@ -81,7 +81,7 @@ class EmbeddingService(Intake):
 
     def _has_room(self, lane: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
         engine = self.gateway.engines.get(instance.instance_id)
-        return engine is not None and self.aggregator.has_room(lane, engine.room, now)
+        return engine is not None and self.batcher.has_room(lane, engine.room, now)
 
     def _group(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
         return self.gateway.registry.group(lane.model, lane.route)
@@ -91,10 +91,10 @@ class EmbeddingService(Intake):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self.aggregator.waits:
+        if not self.batcher.waits:
             return
         times = [e.room.closed_until for e in self.gateway.engines.values() if e.room.closed_until > now]
-        if (due := self.aggregator.next_due(now)) is not None:
+        if (due := self.batcher.next_due(now)) is not None:
             times.append(due)
         if times:
             self._timer = self._loop.call_later(max(0.0, min(times) - now), self._pump)
@@ -104,10 +104,10 @@ class EmbeddingService(Intake):
         if self._asking.get(call.lane) is call:
             del self._asking[call.lane]
         if call.batch is None:
-            batch = self.aggregator.take(call.lane, call.upstream.room, self.gateway.clock())
+            batch = self.batcher.take(call.lane, call.upstream.room, self.gateway.clock())
         else:
             self._calls.pop(call.batch, None)
-            batch = self.aggregator.resend(call.batch, call.upstream.room)
+            batch = self.batcher.resend(call.batch, call.upstream.room)
             self.pump_soon()  # what of it did not fit waits again
         call.batch = batch
         if batch is not None:
@@ -133,15 +133,15 @@ class EmbeddingService(Intake):
 
     def passed(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
-        if batch.sole_job is None or self.aggregator.cache.max_bytes:
+        if batch.sole_job is None or self.batcher.cache.max_bytes:
             return False
         room = caller.upstream.room
         if room.limits.pads:  # it learns from the time that the call took
             self.gateway.wheel.advance()
         room.ended(batch)
         room.answered(batch, caller.attempt.sent_at, self.gateway.clock())
-        self.aggregator.passed(batch, batch.sole_job)
-        if self.aggregator.lanes:
+        self.batcher.passed(batch, batch.sole_job)
+        if self.batcher.lanes:
             self.pump_soon()
         return True
 
@@ -150,7 +150,7 @@ class EmbeddingService(Intake):
         for engine in self.gateway.engines.values():
             if batch in engine.room.batches:
                 engine.room.ended(batch)
-        self.aggregator.put_back(batch)
+        self.batcher.put_back(batch)
 
     def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
         """A call that ``caller`` made itself, made like any other from here on."""
@@ -165,12 +165,12 @@ class EmbeddingService(Intake):
         """
         batch, alone = call.batch, call.alone
         assert batch is not None
-        if alone is None or alone.job is None or self.aggregator.cache.max_bytes:
+        if alone is None or alone.job is None or self.batcher.cache.max_bytes:
             return None
         if alone is not self.alone(batch):
             return None  # somebody came to share it
         del self._calls[batch]
-        self.aggregator.passed(batch, alone.job)
+        self.batcher.passed(batch, alone.job)
         return alone
 
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
@@ -204,7 +204,7 @@ class EmbeddingService(Intake):
         for caller in self.callers(batch):
             caller.served_by(call.upstream, found.model, call.answered_at)
         total = batch.tokens if found.tokens is None else found.tokens
-        self.aggregator.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
+        self.batcher.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         """The engine did not like it: too much in one call, a bad text, or all of it."""
@@ -223,7 +223,7 @@ class EmbeddingService(Intake):
     def _halve(self, call: EmbeddingCall) -> bool:
         """Send it again in two calls; False if all of it is the same callers'."""
         assert call.batch is not None
-        halves = self.aggregator.halve(call.batch)
+        halves = self.batcher.halve(call.batch)
         if halves is None:
             return False
         del self._calls[call.batch]
@@ -233,7 +233,7 @@ class EmbeddingService(Intake):
             except Exception as error:  # the other half has no part in it
                 report_of(call.request_id, error)
                 self._calls.pop(half, None)
-                self._cancel(self.aggregator.fail(half, errors.internal(call.request_id)))
+                self._cancel(self.batcher.fail(half, errors.internal(call.request_id)))
         return True
 
     def _learn(self, room: CallWindow, limits: CallLimits) -> None:
@@ -242,7 +242,7 @@ class EmbeddingService(Intake):
 
     def _again(self, batch: EmbeddingBatch) -> None:
         del self._calls[batch]
-        self.aggregator.put_back(batch)
+        self.batcher.put_back(batch)
         self.pump_soon()
 
     def _send_half(self, half: EmbeddingBatch) -> None:
@@ -259,7 +259,7 @@ class EmbeddingService(Intake):
 
     def retry(self, call: EmbeddingCall) -> None:
         """Raises ``Rejection``."""
-        self.aggregator.counters.retries += 1
+        self.batcher.counters.retries += 1
         self.gateway.manager.retry(call)
         self._await_slot(call)
 
@@ -292,7 +292,7 @@ class EmbeddingService(Intake):
             for caller in self.callers(batch):
                 caller.served_by(call.upstream, None, call.answered_at)
         self._calls.pop(batch, None)
-        self._cancel(self.aggregator.fail(batch, error))
+        self._cancel(self.batcher.fail(batch, error))
 
     def broke(self, call: EmbeddingCall, error: ApiError) -> None:
         """Those of its callers that have no answer yet get this one."""
@@ -308,11 +308,11 @@ class EmbeddingService(Intake):
             self.failed(call, error)
         else:
             self._asking.pop(call.lane, None)
-            self._cancel(self.aggregator.refuse(call.lane, error))
+            self._cancel(self.batcher.refuse(call.lane, error))
 
     def _cancel(self, batches: list[EmbeddingBatch]) -> None:
         for batch in batches:
             call = self._calls.pop(batch, None)
             if call is not None:
                 call.cancel()
-                self.aggregator.abandon(batch)
+                self.batcher.abandon(batch)

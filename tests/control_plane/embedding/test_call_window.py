@@ -25,10 +25,10 @@ MANY = 1000
 
 def lane(texts: int) -> MergeQueue:
     """A lane in which so many texts of one request wait."""
-    aggregator, made = Batcher(AggregationRules()), job(texts)
-    aggregator.enter(made, "lane", "m", "/v1/embeddings", [1] * texts, 0.0)
-    aggregator.line_up(made)
-    [found] = aggregator.lanes.values()
+    batcher, made = Batcher(AggregationRules()), job(texts)
+    batcher.enter(made, "lane", "m", "/v1/embeddings", [1] * texts, 0.0)
+    batcher.line_up(made)
+    [found] = batcher.lanes.values()
     return found
 
 

@@ -66,7 +66,7 @@ def test_every_caller_gets_its_own_vectors_in_its_order_and_usage_sums(limits, r
             assert caller.job.vectors == [vector_of(raw) for raw in caller.job.raws]
         elif caller.ended == "failed":
             assert caller.bad
-    assert (world.aggregator.jobs, world.aggregator.size, world.aggregator.lanes) == (0, 0, {})
+    assert (world.batcher.jobs, world.batcher.size, world.batcher.lanes) == (0, 0, {})
 
 
 @settings(max_examples=100, deadline=None)
@@ -90,7 +90,7 @@ def test_no_call_exceeds_a_limit(limits, rules, callers) -> None:  # type: ignor
     def at_once() -> None:
         for room in world.rooms.values():
             assert not room.limits.texts_at_once or room.texts <= room.limits.texts_at_once
-            one_by_one = room.limits.serial and rules.merges and not world.aggregator.counters.splits
+            one_by_one = room.limits.serial and rules.merges and not world.batcher.counters.splits
             assert not one_by_one or len(room.batches) <= 1
 
     world.on_idle = at_once
@@ -121,7 +121,7 @@ def test_nothing_waits_while_an_instance_has_room(limits, callers, merges) -> No
     world = _world(limits, AggregationRules(merges=merges), callers)
 
     def no_wait() -> None:
-        for lane in world.aggregator.lanes.values():
+        for lane in world.batcher.lanes.values():
             assert not lane.waiting or world.open_room(lane) is None
             # Where an instance has no room, it is at work: the wait ends by itself.
             assert not lane.waiting or all(room.batches for room in world.rooms.values())
@@ -137,7 +137,7 @@ def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:
     world = _world(limits, rules, callers)
 
     def in_time() -> None:
-        for lane in world.aggregator.lanes.values():
+        for lane in world.batcher.lanes.values():
             overdue = lane.waiting and world.now >= lane.oldest + rules.max_wait_s
             assert not overdue or world.open_room(lane) is None
 

@@ -17,8 +17,8 @@ def _owner(batch: EmbeddingBatch) -> str:
 
 
 def _take(world: World) -> EmbeddingBatch:
-    lane = next(iter(world.aggregator.lanes.values()))
-    batch = world.aggregator.take(lane, world.rooms["only"], world.now)
+    lane = next(iter(world.batcher.lanes.values()))
+    batch = world.batcher.take(lane, world.rooms["only"], world.now)
     assert batch is not None
     return batch
 

@@ -22,11 +22,11 @@ def _arrive(world: World, *texts: str) -> SimulatedCaller:
 
 
 def _lane(world: World) -> MergeQueue:
-    return next(iter(world.aggregator.lanes.values()))
+    return next(iter(world.batcher.lanes.values()))
 
 
 def _take(world: World) -> EmbeddingBatch:
-    batch = world.aggregator.take(_lane(world), world.rooms["only"], world.now)
+    batch = world.batcher.take(_lane(world), world.rooms["only"], world.now)
     assert batch is not None
     return batch
 
@@ -41,9 +41,9 @@ def test_a_request_alone_is_never_divided() -> None:
     batch = _take(world)
     assert batch.sole_job is caller.job
     assert (batch.raws, len(batch), batch.jobs) == ([b'"a"', b'"b"'], 2, [caller.job])
-    world.aggregator.passed(batch, caller.job)
+    world.batcher.passed(batch, caller.job)
     assert not caller.job.texts
-    assert not world.aggregator.lanes
+    assert not world.batcher.lanes
 
 
 def test_a_full_call_passes_nobody_who_waits() -> None:
@@ -77,7 +77,7 @@ def test_who_wants_one_of_its_texts_shares_it(taken: bool) -> None:
     world.run()
     assert [caller.job.vectors for caller in (first, second)] == [_expected(first), _expected(second)]
     assert sorted(world.computed) == [b'"a"', b'"b"', b'"c"']
-    assert not world.aggregator.lanes
+    assert not world.batcher.lanes
 
 
 def test_two_requests_that_fit_share_a_call() -> None:
@@ -119,13 +119,13 @@ def test_a_cache_is_asked_for_each_text() -> None:
 def test_what_waits_whole_fails_when_its_lane_is_refused() -> None:
     world = _world()
     caller = _arrive(world, "a", "b")
-    assert world.aggregator.refuse(_lane(world), "gone") == []
+    assert world.batcher.refuse(_lane(world), "gone") == []
     assert (caller.ended, caller.error) == ("failed", "gone")
-    assert not world.aggregator.lanes
+    assert not world.batcher.lanes
 
 
 def test_a_whole_request_that_leaves_its_call_makes_it_unwanted() -> None:
     world = _world()
     caller = _arrive(world, "a", "b")
     batch = _take(world)
-    assert world.aggregator.leave(caller.job) == [batch]
+    assert world.batcher.leave(caller.job) == [batch]

@@ -29,7 +29,7 @@ def cost_of(raw: bytes) -> int:
 
 @dataclass(eq=False)
 class SimulatedCaller:
-    """What one caller asked for and got; as the aggregator's owner of its job."""
+    """What one caller asked for and got; as the batcher's owner of its job."""
 
     texts: list[str]
     bad: bool = False
@@ -74,7 +74,7 @@ class World:
         at_once: bool = False,  # whether a request may go before it lines up, as it does to an only instance
     ) -> None:
         self.now = 0.0
-        self.aggregator = Batcher(rules)
+        self.batcher = Batcher(rules)
         self.rooms = {name: CallWindow(one) for name, one in limits.items()}
         self.seconds = seconds
         self.at_once = at_once
@@ -99,25 +99,25 @@ class World:
             self.bad.add(raws[-1])
         self._line_up_alone()
         job, room = caller.job, next(iter(self.rooms.values()))
-        self.aggregator.enter(job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
-        full = room.is_filled_by(job, self.aggregator.rules.max_texts)
+        self.batcher.enter(job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
+        full = room.is_filled_by(job, self.batcher.rules.max_texts)
         if self.at_once and full and self._send_undivided(job, full=True):
             return
-        if self.at_once and not full and job.undivided and not self.aggregator.waits:
+        if self.at_once and not full and job.undivided and not self.batcher.waits:
             self._alone = job
         else:
-            self.aggregator.line_up(job)
+            self.batcher.line_up(job)
 
     def _line_up_alone(self) -> None:
         job, self._alone = self._alone, None
         if job is not None:
-            self.aggregator.line_up(job)
+            self.batcher.line_up(job)
 
     def _send_undivided(self, job: EmbeddingJob, *, full: bool) -> bool:
         name, room = next(iter(self.rooms.items()))
-        if not self.aggregator.may_send_undivided(job, room, self.now, full=full):
+        if not self.batcher.may_send_undivided(job, room, self.now, full=full):
             return False
-        self._send(self.aggregator.send_undivided(job, room, self.now, full=full), name)
+        self._send(self.batcher.send_undivided(job, room, self.now, full=full), name)
         return True
 
     def leave(self, caller: SimulatedCaller) -> None:
@@ -125,7 +125,7 @@ class World:
             caller.ended = "left"
             if self._alone is caller.job:
                 self._alone = None
-            self._abort(self.aggregator.leave(caller.job))
+            self._abort(self.batcher.leave(caller.job))
 
     def run(self) -> None:
         """Until nothing happens any more."""
@@ -140,23 +140,23 @@ class World:
         if self._alone is not None and not self._send_undivided(self._alone, full=False):
             self._line_up_alone()
         self._alone = None
-        for lane in self.aggregator.waiting_lanes(self.now):
+        for lane in self.batcher.waiting_lanes(self.now):
             while lane.waiting and (room := self.open_room(lane)):
-                batch = self.aggregator.take(lane, self.rooms[room], self.now)
+                batch = self.batcher.take(lane, self.rooms[room], self.now)
                 assert batch is not None
                 self._send(batch, room)
-        due = self.aggregator.next_due(self.now)
+        due = self.batcher.next_due(self.now)
         if due is not None:
             self.at(due, lambda: None)
 
     def open_room(self, lane: MergeQueue) -> str | None:
-        found = [n for n, room in self.rooms.items() if self.aggregator.has_room(lane, room, self.now)]
+        found = [n for n, room in self.rooms.items() if self.batcher.has_room(lane, room, self.now)]
         return min(found, key=lambda name: self.rooms[name].tokens, default=None)
 
     def _abort(self, batches: list[EmbeddingBatch]) -> None:
         for batch in batches:
             self.rooms[self._flying.pop(batch)].ended(batch)
-            self.aggregator.abandon(batch)
+            self.batcher.abandon(batch)
 
     def _send(self, batch: EmbeddingBatch, name: str) -> None:
         self._flying[batch] = name
@@ -173,22 +173,22 @@ class World:
             self.computed += raws
             self._hand_out(batch, [vector_of(raw) for raw in raws], list(map(cost_of, raws)))
             return
-        halves = self.aggregator.halve(batch)
+        halves = self.batcher.halve(batch)
         if halves is None:
-            self._abort(self.aggregator.fail(batch, "refused"))
+            self._abort(self.batcher.fail(batch, "refused"))
             return
         for half in halves:
-            again = self.aggregator.resend(half, room)
+            again = self.batcher.resend(half, room)
             if again is not None:
                 self._send(again, name)
 
     def _hand_out(self, batch: EmbeddingBatch, vectors: list[bytes], costs: list[int]) -> None:
         job = batch.original_of()
-        if job is None or self.aggregator.cache.max_bytes:
-            self.aggregator.done(batch, vectors, costs)
+        if job is None or self.batcher.cache.max_bytes:
+            self.batcher.done(batch, vectors, costs)
             return
         # Its only caller gets the engine's answer as it is.
         for place, vector in enumerate(vectors):
             job.give(place, vector, costs[place])
-        self.aggregator.passed(batch, job)
+        self.batcher.passed(batch, job)
         job.owner.finished()

@@ -49,8 +49,8 @@ def vectors_of(answer: httpx.Response) -> list[bytes]:
     return [packed(item["embedding"]) for item in document["data"]]
 
 
-def aggregator(door: InProcess) -> Batcher:
-    return door.running.gateway.embeddings.aggregator
+def batcher(door: InProcess) -> Batcher:
+    return door.running.gateway.embeddings.batcher
 
 
 def meanwhile(engine: SimulatedEngine, door: InProcess, *calls: Callable[[], T]) -> list[T]:
@@ -59,7 +59,7 @@ def meanwhile(engine: SimulatedEngine, door: InProcess, *calls: Callable[[], T])
     with ThreadPoolExecutor(len(calls)) as pool:
         results = [pool.submit(call) for call in calls]
         try:
-            door.until(lambda running: running.gateway.embeddings.aggregator.jobs == len(calls))
+            door.until(lambda running: running.gateway.embeddings.batcher.jobs == len(calls))
         finally:
             engine.resume()
         return [result.result(60) for result in results]

@@ -169,15 +169,15 @@ class House:
 
 
 def _requests(running: RunningGateway) -> int:
-    return running.gateway.embeddings.aggregator.counters.requests
+    return running.gateway.embeddings.batcher.counters.requests
 
 
 def is_calm(running: RunningGateway) -> bool:
     """Nothing is under way."""
     gateway, embeddings = running.gateway, running.gateway.embeddings
     rooms = [engine.room for engine in gateway.engines.values()]
-    left = (gateway.in_flight, gateway.manager.queued, embeddings.aggregator.jobs, embeddings.aggregator.size)
-    return not any(left) and not embeddings.aggregator.lanes and not any(room.batches for room in rooms)
+    left = (gateway.in_flight, gateway.manager.queued, embeddings.batcher.jobs, embeddings.batcher.size)
+    return not any(left) and not embeddings.batcher.lanes and not any(room.batches for room in rooms)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings, TimeoutSettings
 from sage_inference.control_plane.instances.load import Placement
-from tests.gateway.embeddings.callers import aggregator
+from tests.gateway.embeddings.callers import batcher
 from tests.support.buffers import more_than_the_kernel_buffers
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import InProcess, gateway
@@ -89,8 +89,8 @@ def embed(*texts: str, **more: object) -> bytes:
 
 
 def nothing_left(g: InProcess) -> None:
-    g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.aggregator.jobs)
-    assert aggregator(g).lanes == {}
+    g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.batcher.jobs)
+    assert batcher(g).lanes == {}
     rooms = [engine.room for engine in g.running.gateway.engines.values()]
     assert [(room.texts, room.tokens, room.batches) for room in rooms] == [(0, 0, set())] * len(rooms)
 
@@ -219,7 +219,7 @@ def test_who_joins_before_the_first_byte_shares_the_call(door: Door) -> None:
         one.send(embed("same", "mine"))
         engine.arrived.get(timeout=5)
         other.send(embed("same"))
-        g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 2)
+        g.until(lambda r: r.gateway.embeddings.batcher.jobs == 2)
         engine.go.set()
         data = [json.loads(caller.reply().body)["data"] for caller in (one, other)]
         assert [len(each) for each in data] == [2, 1]

@@ -16,7 +16,7 @@ from sage_inference.control_plane.embedding import CallLimits
 from tests.gateway.embeddings.callers import (
     DIMENSION,
     MODEL,
-    aggregator,
+    batcher,
     embed,
     expected,
     meanwhile,
@@ -119,10 +119,10 @@ def test_a_caller_that_left_takes_only_its_own_texts_out_of_a_forming_call(
         leaves = Caller(door.port).send(_post("leaves"))
         also = Caller(door.port).send(_post("leaves"))
         gone = Caller(door.port).send(_post("gone"))
-        door.until(lambda r: r.gateway.embeddings.aggregator.jobs == 6)
+        door.until(lambda r: r.gateway.embeddings.batcher.jobs == 6)
         leaves.sock.close()
         gone.sock.close()
-        door.until(lambda r: r.gateway.embeddings.aggregator.jobs == 4)
+        door.until(lambda r: r.gateway.embeddings.batcher.jobs == 4)
     finally:
         tei.resume()
     replies = [caller.reply() for caller in (*busy, stays, also)]
@@ -141,7 +141,7 @@ def test_an_engine_is_told_when_nobody_wants_a_call_any_more(tei: SimulatedEngin
     door.until(lambda r: r.gateway.in_flight == 0)
     tei.heal()
     tei.wait(disconnects=before + 1)
-    assert aggregator(door).jobs == 0
+    assert batcher(door).jobs == 0
 
 
 def test_limits_are_learned_from_a_refusal() -> None:

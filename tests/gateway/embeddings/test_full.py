@@ -19,7 +19,7 @@ from sage_inference.config.settings import (
 from sage_inference.control_plane.embedding import CallLimits
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
-from tests.gateway.embeddings.callers import aggregator
+from tests.gateway.embeddings.callers import batcher
 from tests.gateway.embeddings.odd import Asked, odd_house
 from tests.gateway.embeddings.test_alone import answering, asked, embed, nothing_left, vectors
 from tests.support.deaf import deaf
@@ -56,7 +56,7 @@ def test_its_caller_makes_the_call_and_gets_the_answer_as_it_is() -> None:
         assert by_calls(g) == 0
         engine.go.set()
         assert caller.reply().body == vectors("a", "bb")
-        counters = aggregator(g).counters
+        counters = batcher(g).counters
         assert (counters.requests, counters.calls, counters.texts, counters.sent_texts) == (1, 1, 2, 2)
         nothing_left(g)
 
@@ -139,9 +139,9 @@ def test_it_does_not_pass_those_who_wait() -> None:
             one.send(embed("a", "b"))
             engine.arrived.get(timeout=5)
             two.send(embed("c"))
-            g.until(lambda r: r.gateway.embeddings.aggregator.waits)
+            g.until(lambda r: r.gateway.embeddings.batcher.waits)
             three.send(embed("d", "e"))
-            g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 3)
+            g.until(lambda r: r.gateway.embeddings.batcher.jobs == 3)
             assert g.ask(lambda r: r.gateway.in_flight) == 1
             engine.go.set()
             assert [caller.reply().status for caller in (one, two, three)] == [200] * 3
@@ -166,7 +166,7 @@ def test_while_an_llm_streams_on_its_gpu_it_is_the_managers_to_place() -> None:
             one.send(embed("a", "b"))
             engine.arrived.get(timeout=5)
             two.send(embed("c", "d"))
-            g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 2)
+            g.until(lambda r: r.gateway.embeddings.batcher.jobs == 2)
             with pytest.raises(queue.Empty):
                 engine.arrived.get(timeout=0.1)
             engine.go.set()
@@ -314,7 +314,7 @@ def _shared(g: InProcess, engine: RogueEngine, one: Caller, other: Caller) -> No
     one.send(embed("same", "mine"))
     engine.arrived.get(timeout=5)
     other.send(embed("same"))
-    g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 2)
+    g.until(lambda r: r.gateway.embeddings.batcher.jobs == 2)
 
 
 def test_who_leaves_before_the_first_byte_takes_the_call_along() -> None:
@@ -340,7 +340,7 @@ def test_who_leaves_while_others_share_the_call_leaves_it_to_them() -> None:
     with RogueEngine(when_told) as engine, door(engine) as g, Caller(g.port) as other:
         with Caller(g.port) as one:
             _shared(g, engine, one, other)
-        g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 1)
+        g.until(lambda r: r.gateway.embeddings.batcher.jobs == 1)
         engine.go.set()
         assert json.loads(other.reply().body)["data"] == json.loads(vectors("same"))["data"]
         assert len(engine.requests) == 1
@@ -353,7 +353,7 @@ def test_who_leaves_while_the_connection_is_made_leaves_nothing_behind() -> None
         with deaf(engine.port):
             with Caller(g.port) as caller:
                 caller.send(embed("a", "b"))
-                g.until(lambda r: r.gateway.embeddings.aggregator.jobs == 1)
+                g.until(lambda r: r.gateway.embeddings.batcher.jobs == 1)
             nothing_left(g)
             g.until(lambda r: not r.gateway.engines["e0"].pool._tasks)
 

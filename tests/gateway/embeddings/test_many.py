@@ -41,8 +41,8 @@ def test_every_vector_is_its_texts_bit_by_bit_however_it_came(fleet: tuple[tuple
     with Tap() as tap, tapped(tap, fleet) as door:
         seen = tap.run(callers.everyone(door.url, tap, asks, CALLERS))
         door.until(lambda running: running.gateway.in_flight == 0)
-        aggregator = door.running.gateway.embeddings.aggregator
-        assert (aggregator.jobs, aggregator.size, aggregator.lanes) == (0, 0, {})
+        batcher = door.running.gateway.embeddings.batcher
+        assert (batcher.jobs, batcher.size, batcher.lanes) == (0, 0, {})
         calls = list(tap.calls)
         got, again = judge.delivered(calls, seen.given), judge.direct(calls)
         single = judge.one_by_one(calls[0].engine, seen.given)

@@ -11,7 +11,7 @@ from sage_inference.config.settings import InstanceSettings, SchedulingSettings
 from tests.gateway.embeddings.callers import (
     DIMENSION,
     MODEL,
-    aggregator,
+    batcher,
     embed,
     expected,
     meanwhile,
@@ -61,7 +61,7 @@ def test_many_callers_share_calls_and_each_gets_its_own_vectors(
         assert all(isinstance(item["embedding"], [list, str][n % 2]) for item in answer.json()["data"])
     # Two calls before the engine was seen to be at work, then full ones of 32 texts.
     assert tei.stats()["calls"] - before <= 2 + 1 + sum(map(len, inputs)) // 32
-    assert aggregator(door).counters.texts == sum(map(len, inputs))
+    assert batcher(door).counters.texts == sum(map(len, inputs))
 
 
 def test_usage_of_all_callers_is_what_the_engine_counted(tei: SimulatedEngine, door: InProcess) -> None:
@@ -99,7 +99,7 @@ def test_equal_texts_under_way_are_computed_once(door: InProcess, tei: Simulated
     got = meanwhile(tei, door, *(lambda: vectors_of(embed(door, input=["same", "same"])) for _ in range(10)))
     assert got == [[expected("same")] * 2] * 10
     assert tei.stats()["texts"] - before == 1
-    assert aggregator(door).counters.shared_texts == 19
+    assert batcher(door).counters.shared_texts == 19
 
 
 def test_who_joins_a_call_that_is_under_way_shares_its_vector(door: InProcess, tei: SimulatedEngine) -> None:
@@ -146,7 +146,7 @@ def test_what_cannot_be_merged_goes_to_the_engine_as_it_is(
         direct = client.post("/v1/embeddings", json={"model": MODEL, **body})
     assert answer.status_code == direct.status_code
     assert tei.requests(2)[0].json() == {"model": MODEL, **body}
-    assert aggregator(door).counters.requests == 0
+    assert batcher(door).counters.requests == 0
 
 
 @pytest.mark.parametrize("given", [[5, 6, 7], [[5, 6], [7]], ""], ids=["ids", "lists of ids", "empty"])

@@ -163,7 +163,7 @@ class Hub:
         self.stalled_at = self.clock()
         self.manager.stalled(lost_s)
         for upstream in self.engines.values():
-            upstream.room.stalled_at = self.stalled_at
+            upstream.window.stalled_at = self.stalled_at
         if lost_s >= NOTABLE_STALL_S:
             log.warning(
                 "this process did not run for %.1f s (suspended, or held up): all deadlines move by that time",

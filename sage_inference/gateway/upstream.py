@@ -76,7 +76,7 @@ class Upstream:
         self.dialect: Dialect = dialect_of(EngineKind.OPENAI)
         self.detected: Detected | None = None
         self.sleep = SleepProbe()
-        self.room = CallWindow(limits_of(None, self.dialect))  # for embedding calls
+        self.window = CallWindow(limits_of(None, self.dialect))  # for embedding calls
         self.missing_routes: set[str] = set()  # guessed routes that the engine answered not to have
         self.last_error: str | None = None
         self.drained_by_admin = False
@@ -170,7 +170,7 @@ class Upstream:
         changed, self.detected = detected != self.detected, detected
         self.dialect = dialect_of(detected.engine)
         if changed:  # otherwise limits that were learned from refusals still hold
-            self.room.limits = limits_of(detected, self.dialect)
+            self.window.limits = limits_of(detected, self.dialect)
         self.starts.clear()
         instance.engine = detected.engine
         instance.instance_type = kind_without(detected.kind, self.missing_routes)

@@ -90,7 +90,7 @@ class VectorHouse(House):
         self.told: list[str] = []
         log.handlers[:] = [_Note(self.told)]
         log.propagate = False
-        self._limits = {n: engine.room.limits for n, engine in self.running.gateway.engines.items()}
+        self._limits = {n: engine.window.limits for n, engine in self.running.gateway.engines.items()}
 
     def _dial(self, protocol: asyncio.Protocol) -> FakeTransport:
         end = _CallEnd(self, protocol)
@@ -101,10 +101,10 @@ class VectorHouse(House):
         """What engines' answers taught: a case must not depend on those before it."""
         self.told.clear()
         for name, engine in self.running.gateway.engines.items():
-            room = engine.room
-            room.unusable = room.overloads = 0
-            room.closed_until = 0.0
-            room.limits = self._limits[name]
+            window = engine.window
+            window.unusable = window.overloads = 0
+            window.closed_until = 0.0
+            window.limits = self._limits[name]
         self.running.gateway.embeddings._limits.clear()
 
     async def outlast(self) -> None:
@@ -121,7 +121,11 @@ class VectorHouse(House):
         super().check_calm()
         gateway = self.running.gateway
         service, batcher = gateway.embeddings, gateway.embeddings.batcher
-        rooms = [room for engine in gateway.engines.values() if (room := engine.room).batches or room.tokens]
+        windows = [
+            window
+            for engine in gateway.engines.values()
+            if (window := engine.window).batches or window.tokens
+        ]
         left = (
             batcher.jobs,
             batcher.size,
@@ -129,8 +133,8 @@ class VectorHouse(House):
             len(service._calls),
             len(service._asking),
         )
-        if any(left) or rooms:
-            raise Broken(f"left behind: {left} jobs, bytes, lanes, calls, calls that wait; rooms {rooms}")
+        if any(left) or windows:
+            raise Broken(f"left behind: {left} jobs, bytes, lanes, calls, calls that wait; windows {windows}")
         if len(asyncio.all_tasks(self.loop)) > self.tasks:
             raise Broken("a task is left behind")
 

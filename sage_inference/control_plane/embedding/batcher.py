@@ -32,9 +32,9 @@ class AggregationRules:
 
 
 class Batcher:
-    """Holds what waits; takes a call's worth when an instance has room.
+    """Holds what waits; takes a call's worth when an instance has window.
 
-    It never waits where there is room, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
+    It never waits where there is window, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
     """
 
     def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
@@ -86,19 +86,19 @@ class Batcher:
         if job.lane is not None:
             job.lane.queue(job)
 
-    def may_send_undivided(self, job: EmbeddingJob, room: CallWindow, now: float, *, full: bool) -> bool:
-        """Whether the job may go to the instance with this room, as a call of its own, before it lines up."""
+    def may_send_undivided(self, job: EmbeddingJob, window: CallWindow, now: float, *, full: bool) -> bool:
+        """Whether the job may go to the instance with this window, as a call of its own, before it lines up."""
         rules = self.rules
         return (
             job.undivided
             and (full or len(job.raws) >= rules.min_texts)
             and (len(self.lanes) == 1 or not self.waits)
             and not (job.lane and job.lane.waiting)
-            and room.takes_undivided(job, now, rules, full=full)
+            and window.takes_undivided(job, now, rules, full=full)
         )
 
     def send_undivided(
-        self, job: EmbeddingJob, room: CallWindow, now: float, *, full: bool
+        self, job: EmbeddingJob, window: CallWindow, now: float, *, full: bool
     ) -> EmbeddingBatch:
         """The call of a job for which ``may_send_undivided`` has just returned True."""
         lane = job.lane
@@ -109,7 +109,7 @@ class Batcher:
         counters.calls += 1
         counters.sent_texts += texts
         counters.wait_s += texts * (now - job.arrived)
-        room.sent(batch)
+        window.sent(batch)
         return batch
 
     def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
@@ -166,22 +166,22 @@ class Batcher:
         ]
         return min(due, default=None)
 
-    def limits(self, room: CallWindow) -> CallLimits:
-        return room.next_limits().at_most(self.rules.max_texts)
+    def limits(self, window: CallWindow) -> CallLimits:
+        return window.next_limits().at_most(self.rules.max_texts)
 
     def next_tokens(self, lane: MergeQueue) -> int:
         """About how many tokens the lane's next call will have."""
         texts = min(lane.waiting, self.rules.max_texts)
         return lane.waiting_tokens * texts // max(1, lane.waiting)
 
-    def has_room(self, lane: MergeQueue, room: CallWindow, now: float) -> bool:
-        """Whether the lane's next call may go to the instance with this room."""
-        return room.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
+    def is_open(self, lane: MergeQueue, window: CallWindow, now: float) -> bool:
+        """Whether the lane's next call may go to the instance with this window."""
+        return window.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
 
-    def take(self, lane: MergeQueue, room: CallWindow, now: float) -> EmbeddingBatch | None:
-        """The next call for the instance with this room; None if nothing waits any more."""
-        limits = self.limits(room)
-        bulk = room.takes_bulk or not self.rules.merges
+    def take(self, lane: MergeQueue, window: CallWindow, now: float) -> EmbeddingBatch | None:
+        """The next call for the instance with this window; None if nothing waits any more."""
+        limits = self.limits(window)
+        bulk = window.takes_bulk or not self.rules.merges
         full = lane.fills(limits, bulk=bulk)
         content = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
         if isinstance(content, EmbeddingJob):
@@ -194,11 +194,11 @@ class Batcher:
         if limits.padding < math.inf:
             batch.full = len(batch) == limits.texts
         self._turn += 1
-        return self._sent(batch, room)
+        return self._sent(batch, window)
 
-    def resend(self, batch: EmbeddingBatch, room: CallWindow) -> EmbeddingBatch | None:
+    def resend(self, batch: EmbeddingBatch, window: CallWindow) -> EmbeddingBatch | None:
         """The same call to another instance; what that does not take in one call goes back in line."""
-        limits = self.limits(room)
+        limits = self.limits(window)
         texts: list[Text] = []
         tokens = size = 0
         for text in batch.texts:
@@ -209,7 +209,7 @@ class Batcher:
             texts.append(text)
         kept = set(map(id, texts))
         self._wait_again(batch.lane, [text for text in batch.texts if id(text) not in kept])
-        return self._sent(EmbeddingBatch(batch.lane, texts), room) if texts else None
+        return self._sent(EmbeddingBatch(batch.lane, texts), window) if texts else None
 
     def done(
         self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
@@ -310,13 +310,13 @@ class Batcher:
         text.wanted.append((job, place))
         job.texts.append(text)
 
-    def _count(self, batch: EmbeddingBatch, room: CallWindow) -> None:
-        room.sent(batch)
+    def _count(self, batch: EmbeddingBatch, window: CallWindow) -> None:
+        window.sent(batch)
         self.counters.calls += 1
         self.counters.sent_texts += len(batch)
 
-    def _sent(self, batch: EmbeddingBatch, room: CallWindow) -> EmbeddingBatch:
-        self._count(batch, room)
+    def _sent(self, batch: EmbeddingBatch, window: CallWindow) -> EmbeddingBatch:
+        self._count(batch, window)
         for job in batch.jobs:
             self.shares.remove(job)
             job.owner.progressed()

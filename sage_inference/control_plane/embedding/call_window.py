@@ -68,7 +68,7 @@ class CallWindow:
             return True
         if self.limits.pads:
             return False
-        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        # By the engine's own limits: one that is full only for the little window left can as well wait for more.
         return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
     def is_filled_by(self, job: EmbeddingJob, max_texts: int) -> bool:

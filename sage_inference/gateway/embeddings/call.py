@@ -256,7 +256,7 @@ class EmbeddingCall:
     def _note_answer(self) -> None:
         assert self.batch is not None
         self.service.gateway.wheel.advance()
-        self.upstream.room.answered(self.batch, self.attempt.sent_at, self.service.gateway.clock())
+        self.upstream.window.answered(self.batch, self.attempt.sent_at, self.service.gateway.clock())
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         try:
@@ -400,7 +400,7 @@ class EmbeddingCall:
             self.service.failed(self, errors.from_refusal(refusal))
 
     def _end(self) -> None:
-        """The one place where its share of the room is given back, and its slot unless that was handed over."""
+        """The one place where its share of the window is given back, and its slot unless that was handed over."""
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)

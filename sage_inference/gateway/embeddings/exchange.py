@@ -49,7 +49,7 @@ class EmbeddingExchange(Exchange):
     """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
 
     ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``adopt``).
-    ``batch`` is that of a call which it makes itself (``relay``): none but its own texts have room in it. As soon as
+    ``batch`` is that of a call which it makes itself (``relay``): none but its own texts have window in it. As soon as
     others want some of them too, or something goes wrong, a call like all others goes on with it (``_transfer``).
     """
 

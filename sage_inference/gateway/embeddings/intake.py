@@ -65,7 +65,7 @@ class Intake:
         group = gateway.registry.group(caller.request.model, caller.wire_route)
         if len(group) != 1:  # the scheduler has to choose an instance
             return False
-        window = gateway.engines[group[0].instance_id].room
+        window = gateway.engines[group[0].instance_id].window
         if window.is_filled_by(job, batcher.rules.max_texts):
             return self._send_undivided(job, caller, now, full=True)
         if job.lane is None or job.lane.waiting or (len(batcher.lanes) > 1 and batcher.waits):
@@ -129,7 +129,7 @@ class Intake:
         group = gateway.registry.group(request.model, caller.wire_route)
         if len(group) != 1:
             return False
-        window = gateway.engines[group[0].instance_id].room
+        window = gateway.engines[group[0].instance_id].window
         if not batcher.may_send_undivided(job, window, now, full=full):
             return False
         request.prompt_tokens = job.estimate
@@ -180,7 +180,7 @@ class Intake:
         found = self._limits.get(key)
         if found is None:
             group = registry.group(model, route)
-            found = TextLimits.of(self.gateway.engines[i.instance_id].room.limits for i in group)
+            found = TextLimits.of(self.gateway.engines[i.instance_id].window.limits for i in group)
             if group:  # callers could fill memory with invented names
                 self._limits[key] = found
         return found

@@ -72,16 +72,16 @@ class EmbeddingService(Intake):
     def _may_ask(self, lane: MergeQueue, now: float) -> bool:
         group = self._group(lane)
         ready = [i for i in group if i.state is _READY] or group
-        return not ready or any(self._has_room(lane, i, now) for i in ready)
+        return not ready or any(self._is_open(lane, i, now) for i in ready)
 
     def closed_to(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
         """The instances where the lane's next call would only wait."""
         now = self.gateway.clock()
-        return tuple(i for i in self._group(lane) if not self._has_room(lane, i, now))
+        return tuple(i for i in self._group(lane) if not self._is_open(lane, i, now))
 
-    def _has_room(self, lane: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
+    def _is_open(self, lane: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
         engine = self.gateway.engines.get(instance.instance_id)
-        return engine is not None and self.batcher.has_room(lane, engine.room, now)
+        return engine is not None and self.batcher.is_open(lane, engine.window, now)
 
     def _group(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
         return self.gateway.registry.group(lane.model, lane.route)
@@ -93,7 +93,7 @@ class EmbeddingService(Intake):
             self._timer = None
         if not self.batcher.waits:
             return
-        times = [e.room.closed_until for e in self.gateway.engines.values() if e.room.closed_until > now]
+        times = [e.window.closed_until for e in self.gateway.engines.values() if e.window.closed_until > now]
         if (due := self.batcher.next_due(now)) is not None:
             times.append(due)
         if times:
@@ -104,10 +104,10 @@ class EmbeddingService(Intake):
         if self._asking.get(call.lane) is call:
             del self._asking[call.lane]
         if call.batch is None:
-            batch = self.batcher.take(call.lane, call.upstream.room, self.gateway.clock())
+            batch = self.batcher.take(call.lane, call.upstream.window, self.gateway.clock())
         else:
             self._calls.pop(call.batch, None)
-            batch = self.batcher.resend(call.batch, call.upstream.room)
+            batch = self.batcher.resend(call.batch, call.upstream.window)
             self.pump_soon()  # what of it did not fit waits again
         call.batch = batch
         if batch is not None:
@@ -126,20 +126,20 @@ class EmbeddingService(Intake):
     # How calls end
 
     def left(self, call: EmbeddingCall) -> None:
-        """It holds no room any more; reported before its outcome."""
+        """It holds no window any more; reported before its outcome."""
         if call.batch is not None:
-            call.upstream.room.ended(call.batch)
+            call.upstream.window.ended(call.batch)
         self.pump_soon()
 
     def passed(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
         if batch.sole_job is None or self.batcher.cache.max_bytes:
             return False
-        room = caller.upstream.room
-        if room.limits.pads:  # it learns from the time that the call took
+        window = caller.upstream.window
+        if window.limits.pads:  # it learns from the time that the call took
             self.gateway.wheel.advance()
-        room.ended(batch)
-        room.answered(batch, caller.attempt.sent_at, self.gateway.clock())
+        window.ended(batch)
+        window.answered(batch, caller.attempt.sent_at, self.gateway.clock())
         self.batcher.passed(batch, batch.sole_job)
         if self.batcher.lanes:
             self.pump_soon()
@@ -148,8 +148,8 @@ class EmbeddingService(Intake):
     def not_sent(self, batch: EmbeddingBatch) -> None:
         """A call that its caller would have made itself was not made: its texts wait again."""
         for engine in self.gateway.engines.values():
-            if batch in engine.room.batches:
-                engine.room.ended(batch)
+            if batch in engine.window.batches:
+                engine.window.ended(batch)
         self.batcher.put_back(batch)
 
     def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
@@ -189,17 +189,17 @@ class EmbeddingService(Intake):
 
     def unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool = True) -> None:
         """The engine's answer has no vectors in it: one text may be to blame, as for a refusal."""
-        batch, room = call.batch, call.upstream.room
+        batch, window = call.batch, call.upstream.window
         assert batch is not None
-        room.unusable += 1
-        if may_blame_a_text and room.unusable <= MAX_UNUSABLE and self._halve(call):
+        window.unusable += 1
+        if may_blame_a_text and window.unusable <= MAX_UNUSABLE and self._halve(call):
             return
         self.failed(call, errors.upstream_unreachable(call.upstream.instance.instance_id, how))
 
     def _hand_out(self, call: EmbeddingCall, found: Embedded) -> None:
         batch = call.batch
         assert batch is not None
-        call.upstream.room.unusable = 0
+        call.upstream.window.unusable = 0
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.served_by(call.upstream, found.model, call.answered_at)
@@ -208,14 +208,14 @@ class EmbeddingService(Intake):
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         """The engine did not like it: too much in one call, a bad text, or all of it."""
-        batch, room = call.batch, call.upstream.room
+        batch, window = call.batch, call.upstream.window
         assert batch is not None
         texts = answer.texts_allowed
         if texts and texts < len(batch):
-            self._learn(room, room.limits.learn(texts=texts))
+            self._learn(window, window.limits.learn(texts=texts))
             self._again(batch)
         elif answer.too_many_bytes and len(batch) > 1:
-            self._learn(room, room.limits.learn(size=batch.size // 2))
+            self._learn(window, window.limits.learn(size=batch.size // 2))
             self._again(batch)
         elif not (answer.may_blame_a_text and self._halve(call)):
             self.failed(call, answer)
@@ -236,8 +236,8 @@ class EmbeddingService(Intake):
                 self._cancel(self.batcher.fail(half, errors.internal(call.request_id)))
         return True
 
-    def _learn(self, room: CallWindow, limits: CallLimits) -> None:
-        room.limits = limits
+    def _learn(self, window: CallWindow, limits: CallLimits) -> None:
+        window.limits = limits
         self._limits.clear()
 
     def _again(self, batch: EmbeddingBatch) -> None:
@@ -276,10 +276,10 @@ class EmbeddingService(Intake):
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
         """No other instance is left. An engine that is merely busy is asked again, for a while."""
-        batch, room = call.batch, call.upstream.room
+        batch, window = call.batch, call.upstream.window
         assert batch is not None
-        if isinstance(error, EngineAnswer) and error.status == 429 and room.overloads < MAX_OVERLOADS:
-            room.overloaded(self.gateway.clock())
+        if isinstance(error, EngineAnswer) and error.status == 429 and window.overloads < MAX_OVERLOADS:
+            window.overloaded(self.gateway.clock())
             self._again(batch)
         else:
             self.failed(call, error)

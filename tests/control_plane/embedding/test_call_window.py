@@ -47,7 +47,7 @@ def job(texts: int) -> EmbeddingJob:
 LANE = lane(1)
 
 
-def room(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
+def window(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
     made = CallWindow(CallLimits(**limits))  # type: ignore[arg-type]
     for each in sent:
         made.sent(each)
@@ -59,12 +59,12 @@ def room(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
 )
 def test_an_idle_engine_takes_any_call(limits: dict[str, object]) -> None:
     for texts in (1, 8, 9, 100):
-        assert room(**limits).is_open(lane(texts), NOW, max_texts=32)
+        assert window(**limits).is_open(lane(texts), NOW, max_texts=32)
 
 
 def test_calls_that_could_grow_wait_for_the_two_before_them() -> None:
     one, two = batch(1), batch(1)
-    found = room(one)
+    found = window(one)
     assert found.is_open(lane(1), NOW, max_texts=32)
     found.sent(two)
     assert not found.is_open(lane(1), NOW, max_texts=32)
@@ -75,15 +75,15 @@ def test_calls_that_could_grow_wait_for_the_two_before_them() -> None:
 
 @pytest.mark.parametrize(("waiting", "is_open"), [(31, False), (32, True), (33, True)])
 def test_a_full_call_does_not_wait_for_them(waiting: int, is_open: bool) -> None:
-    assert room(batch(1), batch(1)).is_open(lane(waiting), NOW, max_texts=32) is is_open
+    assert window(batch(1), batch(1)).is_open(lane(waiting), NOW, max_texts=32) is is_open
 
 
 def test_calls_that_could_not_have_grown_do_not_count_as_partial() -> None:
-    assert room(batch(1, full=True), batch(1, full=True)).is_open(lane(1), NOW, max_texts=32)
+    assert window(batch(1, full=True), batch(1, full=True)).is_open(lane(1), NOW, max_texts=32)
 
 
 def test_without_merging_no_call_could_grow() -> None:
-    assert room(*[batch(1) for _ in range(5)]).is_open(lane(1), NOW, max_texts=1, merges=False)
+    assert window(*[batch(1) for _ in range(5)]).is_open(lane(1), NOW, max_texts=1, merges=False)
 
 
 def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
@@ -93,35 +93,35 @@ def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
         (199, False, True),
         (200, False, False),
     ):
-        found = room(batch(tokens, full=True), tokens=100)
+        found = window(batch(tokens, full=True), tokens=100)
         assert found.takes_bulk is bulk
         assert found.takes_full(NOW, interactive=False) is bulk
         assert found.takes_full(NOW, interactive=True) is interactive
 
 
 def test_an_engine_that_computes_one_call_at_a_time_gets_one() -> None:
-    found = room(batch(1, full=True), serial=True)
+    found = window(batch(1, full=True), serial=True)
     assert not found.takes_full(NOW, interactive=True)
     assert not found.is_open(lane(MANY), NOW, max_texts=32)
 
 
 def test_an_engine_that_pads_gets_no_third_call_that_could_grow_however_much_waits() -> None:
-    assert not room(batch(1), batch(1), pads=True).is_open(lane(MANY), NOW, max_texts=32)
+    assert not window(batch(1), batch(1), pads=True).is_open(lane(MANY), NOW, max_texts=32)
 
 
 @pytest.mark.parametrize(("sent", "left"), [(0, 8), (3, 5), (7, 1), (8, None), (9, None)])
 def test_texts_at_once_bound_the_next_call(sent: int, left: int | None) -> None:
-    found = room(*[batch(1, full=True) for _ in range(sent)], texts_at_once=8)
+    found = window(*[batch(1, full=True) for _ in range(sent)], texts_at_once=8)
     assert found.is_open(lane(MANY), NOW, max_texts=32) is (left is not None)
     assert found.next_limits().texts == (left or 1)
 
 
 @pytest.mark.parametrize(("texts", "fills"), [(31, False), (32, True), (33, False)])
 def test_a_job_fills_a_call_that_could_take_no_other_text(texts: int, fills: bool) -> None:
-    assert room().is_filled_by(job(texts), 32) is fills
-    assert room(texts=32).is_filled_by(job(texts), MANY) is fills
-    assert room(tokens=texts).is_filled_by(job(texts), MANY)
-    assert not room(pads=True).is_filled_by(job(texts), 32)
+    assert window().is_filled_by(job(texts), 32) is fills
+    assert window(texts=32).is_filled_by(job(texts), MANY) is fills
+    assert window(tokens=texts).is_filled_by(job(texts), MANY)
+    assert not window(pads=True).is_filled_by(job(texts), 32)
 
 
 RULES = AggregationRules()
@@ -129,12 +129,18 @@ RULES = AggregationRules()
 
 @pytest.mark.parametrize(("texts", "takes"), [(1, True), (31, True), (32, True), (33, False)])
 def test_a_job_goes_undivided_where_it_fits_a_call(texts: int, takes: bool) -> None:
-    for found in (room(), room(texts=32), room(pads=True), room(serial=True), room(texts_at_once=texts)):
+    for found in (
+        window(),
+        window(texts=32),
+        window(pads=True),
+        window(serial=True),
+        window(texts_at_once=texts),
+    ):
         assert found.takes_undivided(job(texts), NOW, RULES, full=False) is takes
     for limits in ({"tokens": texts - 1}, {"size": texts}, {"texts_at_once": texts - 1 or MANY}):
         # A text alone goes however large it is: the engine refuses it.
         takes_one = texts == 1
-        assert room(**limits).takes_undivided(job(texts), NOW, RULES, full=False) is takes_one
+        assert window(**limits).takes_undivided(job(texts), NOW, RULES, full=False) is takes_one
 
 
 @pytest.mark.parametrize(
@@ -143,15 +149,15 @@ def test_a_job_goes_undivided_where_it_fits_a_call(texts: int, takes: bool) -> N
 def test_a_job_that_could_grow_waits_for_the_two_calls_before_it(
     partial: int, full: bool, takes: bool
 ) -> None:
-    found = room(*[batch(1) for _ in range(partial)])
+    found = window(*[batch(1) for _ in range(partial)])
     assert found.takes_undivided(job(1), NOW, RULES, full=full) is takes
     assert found.takes_undivided(job(1), NOW, AggregationRules(merges=False), full=full)
-    assert not room(batch(1), serial=True).takes_undivided(job(1), NOW, RULES, full=full)
-    assert not room(batch(1), texts_at_once=1).takes_undivided(job(1), NOW, RULES, full=full)
+    assert not window(batch(1), serial=True).takes_undivided(job(1), NOW, RULES, full=full)
+    assert not window(batch(1), texts_at_once=1).takes_undivided(job(1), NOW, RULES, full=full)
 
 
 def test_a_busy_engine_is_asked_again_later_each_time() -> None:
-    found, now = room(), NOW
+    found, now = window(), NOW
     for wait in (1, 2, 4, 8):
         found.overloaded(now)
         assert not found.is_open(lane(1), now + 0.99 * wait * FIRST_BACKOFF_S, max_texts=32)
@@ -161,7 +167,7 @@ def test_a_busy_engine_is_asked_again_later_each_time() -> None:
 
 def test_an_answer_ends_the_wait_and_a_refusal_beside_our_own_calls_does_not_lengthen_it() -> None:
     sent = batch(1)
-    found = room(sent)
+    found = window(sent)
     found.overloaded(NOW)
     assert (found.overloads, found.takes_full(NOW, interactive=True)) == (0, False)
     found.answered(sent, NOW, NOW)
@@ -180,7 +186,7 @@ STEPS = st.lists(
 def test_counts_are_those_of_the_calls_in_flight(
     steps: list[tuple[list[int], bool] | int], at_once: int, serial: bool
 ) -> None:
-    found = room(texts_at_once=at_once, serial=serial)
+    found = window(texts_at_once=at_once, serial=serial)
     flying: list[EmbeddingBatch] = []
     for step in steps:
         if not isinstance(step, int):

@@ -88,15 +88,15 @@ def test_no_call_exceeds_a_limit(limits, rules, callers) -> None:  # type: ignor
     world = _world(limits, rules, callers)
 
     def at_once() -> None:
-        for room in world.rooms.values():
-            assert not room.limits.texts_at_once or room.texts <= room.limits.texts_at_once
-            one_by_one = room.limits.serial and rules.merges and not world.batcher.counters.splits
-            assert not one_by_one or len(room.batches) <= 1
+        for window in world.windows.values():
+            assert not window.limits.texts_at_once or window.texts <= window.limits.texts_at_once
+            one_by_one = window.limits.serial and rules.merges and not world.batcher.counters.splits
+            assert not one_by_one or len(window.batches) <= 1
 
     world.on_idle = at_once
     world.run()
     for sent in world.sent:
-        limit = world.rooms[sent.instance].limits.at_most(rules.max_texts)
+        limit = world.windows[sent.instance].limits.at_most(rules.max_texts)
         assert len(sent.texts) == 1 or limit.admit(len(sent.texts), sent.tokens, sent.size)
 
 
@@ -104,7 +104,7 @@ _TEN = ["a", "b", "c", "aa", "ab", "ac", "ba", "bb", "bc", "aaa"]
 
 
 @settings(max_examples=150, deadline=None)
-@example(  # a call of one lane leaves so little room that what waits in the other would fill it
+@example(  # a call of one lane leaves so little window that what waits in the other would fill it
     [CallLimits(tokens=8192, size=30, texts_at_once=20)],
     [
         (0, ["a"], "lane", None, False),
@@ -122,9 +122,9 @@ def test_nothing_waits_while_an_instance_has_room(limits, callers, merges) -> No
 
     def no_wait() -> None:
         for lane in world.batcher.lanes.values():
-            assert not lane.waiting or world.open_room(lane) is None
-            # Where an instance has no room, it is at work: the wait ends by itself.
-            assert not lane.waiting or all(room.batches for room in world.rooms.values())
+            assert not lane.waiting or world.open_window(lane) is None
+            # Where an instance has no window, it is at work: the wait ends by itself.
+            assert not lane.waiting or all(window.batches for window in world.windows.values())
 
     world.on_idle = no_wait
     world.run()
@@ -139,7 +139,7 @@ def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:
     def in_time() -> None:
         for lane in world.batcher.lanes.values():
             overdue = lane.waiting and world.now >= lane.oldest + rules.max_wait_s
-            assert not overdue or world.open_room(lane) is None
+            assert not overdue or world.open_window(lane) is None
 
     world.on_idle = in_time
     world.run()
@@ -152,7 +152,7 @@ def test_a_text_is_computed_once_however_many_want_it_at_once(limits, callers) -
     world = _world(limits, AggregationRules(), good)
 
     def once() -> None:
-        flying = Counter(raw for room in world.rooms.values() for b in room.batches for raw in b.raws)
+        flying = Counter(raw for window in world.windows.values() for b in window.batches for raw in b.raws)
         assert not flying or max(flying.values()) == 1
 
     world.on_idle = once

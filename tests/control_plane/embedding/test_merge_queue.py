@@ -18,7 +18,7 @@ def _owner(batch: EmbeddingBatch) -> str:
 
 def _take(world: World) -> EmbeddingBatch:
     lane = next(iter(world.batcher.lanes.values()))
-    batch = world.batcher.take(lane, world.rooms["only"], world.now)
+    batch = world.batcher.take(lane, world.windows["only"], world.now)
     assert batch is not None
     return batch
 
@@ -49,7 +49,7 @@ def test_bulk_leaves_the_engines_next_batch_to_interactive_texts() -> None:
     world = _world(tokens=60)
     world.arrive(SimulatedCaller([f"bulk {i}" for i in range(100)]))
     world.pump()
-    assert 60 <= world.rooms["only"].tokens < 120
+    assert 60 <= world.windows["only"].tokens < 120
     world.arrive(SimulatedCaller(["person"]))
     world.pump()
     assert world.sent[-1].texts == (b'"person"',)

@@ -26,7 +26,7 @@ def _lane(world: World) -> MergeQueue:
 
 
 def _take(world: World) -> EmbeddingBatch:
-    batch = world.batcher.take(_lane(world), world.rooms["only"], world.now)
+    batch = world.batcher.take(_lane(world), world.windows["only"], world.now)
     assert batch is not None
     return batch
 

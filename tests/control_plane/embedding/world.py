@@ -75,7 +75,7 @@ class World:
     ) -> None:
         self.now = 0.0
         self.batcher = Batcher(rules)
-        self.rooms = {name: CallWindow(one) for name, one in limits.items()}
+        self.windows = {name: CallWindow(one) for name, one in limits.items()}
         self.seconds = seconds
         self.at_once = at_once
         self._alone: EmbeddingJob | None = None  # came since the last pump, alone
@@ -98,9 +98,9 @@ class World:
         if caller.bad:
             self.bad.add(raws[-1])
         self._line_up_alone()
-        job, room = caller.job, next(iter(self.rooms.values()))
+        job, window = caller.job, next(iter(self.windows.values()))
         self.batcher.enter(job, key, "m", "/v1/embeddings", [len(r) for r in raws], self.now)
-        full = room.is_filled_by(job, self.batcher.rules.max_texts)
+        full = window.is_filled_by(job, self.batcher.rules.max_texts)
         if self.at_once and full and self._send_undivided(job, full=True):
             return
         if self.at_once and not full and job.undivided and not self.batcher.waits:
@@ -114,10 +114,10 @@ class World:
             self.batcher.line_up(job)
 
     def _send_undivided(self, job: EmbeddingJob, *, full: bool) -> bool:
-        name, room = next(iter(self.rooms.items()))
-        if not self.batcher.may_send_undivided(job, room, self.now, full=full):
+        name, window = next(iter(self.windows.items()))
+        if not self.batcher.may_send_undivided(job, window, self.now, full=full):
             return False
-        self._send(self.batcher.send_undivided(job, room, self.now, full=full), name)
+        self._send(self.batcher.send_undivided(job, window, self.now, full=full), name)
         return True
 
     def leave(self, caller: SimulatedCaller) -> None:
@@ -141,21 +141,21 @@ class World:
             self._line_up_alone()
         self._alone = None
         for lane in self.batcher.waiting_lanes(self.now):
-            while lane.waiting and (room := self.open_room(lane)):
-                batch = self.batcher.take(lane, self.rooms[room], self.now)
+            while lane.waiting and (window := self.open_window(lane)):
+                batch = self.batcher.take(lane, self.windows[window], self.now)
                 assert batch is not None
-                self._send(batch, room)
+                self._send(batch, window)
         due = self.batcher.next_due(self.now)
         if due is not None:
             self.at(due, lambda: None)
 
-    def open_room(self, lane: MergeQueue) -> str | None:
-        found = [n for n, room in self.rooms.items() if self.batcher.has_room(lane, room, self.now)]
-        return min(found, key=lambda name: self.rooms[name].tokens, default=None)
+    def open_window(self, lane: MergeQueue) -> str | None:
+        found = [n for n, window in self.windows.items() if self.batcher.is_open(lane, window, self.now)]
+        return min(found, key=lambda name: self.windows[name].tokens, default=None)
 
     def _abort(self, batches: list[EmbeddingBatch]) -> None:
         for batch in batches:
-            self.rooms[self._flying.pop(batch)].ended(batch)
+            self.windows[self._flying.pop(batch)].ended(batch)
             self.batcher.abandon(batch)
 
     def _send(self, batch: EmbeddingBatch, name: str) -> None:
@@ -166,8 +166,8 @@ class World:
     def _answer(self, batch: EmbeddingBatch, name: str) -> None:
         if batch not in self._flying:
             return  # it was broken off
-        room = self.rooms[self._flying.pop(batch)]
-        room.ended(batch)
+        window = self.windows[self._flying.pop(batch)]
+        window.ended(batch)
         raws = batch.raws
         if not self.bad.intersection(raws):
             self.computed += raws
@@ -178,7 +178,7 @@ class World:
             self._abort(self.batcher.fail(batch, "refused"))
             return
         for half in halves:
-            again = self.batcher.resend(half, room)
+            again = self.batcher.resend(half, window)
             if again is not None:
                 self._send(again, name)
 

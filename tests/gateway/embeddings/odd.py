@@ -175,9 +175,9 @@ def _requests(running: RunningGateway) -> int:
 def is_calm(running: RunningGateway) -> bool:
     """Nothing is under way."""
     gateway, embeddings = running.gateway, running.gateway.embeddings
-    rooms = [engine.room for engine in gateway.engines.values()]
+    windows = [engine.window for engine in gateway.engines.values()]
     left = (gateway.in_flight, gateway.manager.queued, embeddings.batcher.jobs, embeddings.batcher.size)
-    return not any(left) and not embeddings.batcher.lanes and not any(room.batches for room in rooms)
+    return not any(left) and not embeddings.batcher.lanes and not any(window.batches for window in windows)
 
 
 @contextmanager

@@ -91,8 +91,10 @@ def embed(*texts: str, **more: object) -> bytes:
 def nothing_left(g: InProcess) -> None:
     g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.batcher.jobs)
     assert batcher(g).lanes == {}
-    rooms = [engine.room for engine in g.running.gateway.engines.values()]
-    assert [(room.texts, room.tokens, room.batches) for room in rooms] == [(0, 0, set())] * len(rooms)
+    windows = [engine.window for engine in g.running.gateway.engines.values()]
+    assert [(window.texts, window.tokens, window.batches) for window in windows] == [(0, 0, set())] * len(
+        windows
+    )
 
 
 def one_slot(engine: RogueEngine) -> InstanceSettings:
@@ -382,6 +384,6 @@ def test_an_answer_ends_an_engines_time_of_being_busy(door: Door) -> None:
         reply = caller.send(embed("a")).reply()
         assert reply.body == vectors("a")
         assert "x-sage-queue-ms" not in reply.headers  # it did not stand in line
-        room = g.running.gateway.engines["e0"].room
+        window = g.running.gateway.engines["e0"].window
         assert len(engine.requests) == 3
-        assert (room.overloads, room.closed_until) == (0, 0.0)
+        assert (window.overloads, window.closed_until) == (0, 0.0)

@@ -84,7 +84,7 @@ def house(only_house: House) -> Iterator[House]:
 
 def _forget(running: Any) -> None:
     for engine in running.gateway.engines.values():
-        engine.room.unusable = 0
+        engine.window.unusable = 0
 
 
 @pytest.fixture

@@ -149,11 +149,11 @@ def test_limits_are_learned_from_a_refusal() -> None:
         simulated_engine("tei", *SIZE, "--max-client-batch-size", "8", "--speed", "instant") as engine,
         gateway(InstanceSettings(url=engine.url, name="tei")) as door,
     ):
-        room = door.ask(lambda r: r.gateway.engines["tei"].room)
-        room.limits = CallLimits()  # as if it had said nothing of itself
+        window = door.ask(lambda r: r.gateway.engines["tei"].window)
+        window.limits = CallLimits()  # as if it had said nothing of itself
         texts = [f"text {n}" for n in range(100)]
         assert vectors_of(embed(door, input=texts)) == [expected(text) for text in texts]
-        assert room.limits.texts == 8
+        assert window.limits.texts == 8
         before = engine.stats()["requests"]
         assert vectors_of(embed(door, input=texts)) == [expected(text) for text in texts]
         assert engine.stats()["requests"] - before == 13

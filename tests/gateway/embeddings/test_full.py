@@ -261,7 +261,7 @@ def test_what_does_not_fit_into_the_call_it_is_repeated_in_is_sent_at_once_in_an
         def use(state: EngineState) -> None:
             def change(r: RunningGateway) -> None:
                 r.gateway.engines["e1"].instance.state = state
-                r.gateway.engines["e1"].room.limits = CallLimits(texts=1)
+                r.gateway.engines["e1"].window.limits = CallLimits(texts=1)
                 r.gateway.instances_changed()
 
             g.ask(change)
@@ -298,7 +298,7 @@ def test_a_text_longer_than_what_was_learned_is_refused_without_asking_again() -
 
 def test_limits_are_those_of_the_instances_there_are() -> None:
     def tell(r: RunningGateway) -> None:
-        r.gateway.engines["e0"].room.limits = CallLimits(size=100)
+        r.gateway.engines["e0"].window.limits = CallLimits(size=100)
         r.gateway.instances_changed()
 
     with RogueEngine(answering) as engine, door(engine) as g, Caller(g.port) as caller:

@@ -129,12 +129,14 @@ class VectorHouse(House):
         left = (
             batcher.jobs,
             batcher.size,
-            len(batcher.lanes),
+            len(batcher.merge_queues),
             len(service._calls),
             len(service._asking),
         )
         if any(left) or windows:
-            raise Broken(f"left behind: {left} jobs, bytes, lanes, calls, calls that wait; windows {windows}")
+            raise Broken(
+                f"left behind: {left} jobs, bytes, queues, calls, calls that wait; windows {windows}"
+            )
         if len(asyncio.all_tasks(self.loop)) > self.tasks:
             raise Broken("a task is left behind")
 

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 
 class EmbeddingBatch:
-    """Texts of one lane on their way to an engine in one call. ``full``: it could not have taken more.
+    """Texts of one merge_queue on their way to an engine in one call. ``full``: it could not have taken more.
 
     ``sole_job`` is the job that all of them are of, as long as it is undivided and nobody else wants any of them.
     """
 
-    __slots__ = ("_texts", "count", "full", "lane", "size", "tokens", "sole_job")
+    __slots__ = ("_texts", "count", "full", "merge_queue", "size", "tokens", "sole_job")
 
-    def __init__(self, lane: MergeQueue, content: list[Text] | EmbeddingJob, *, full: bool = False) -> None:
+    def __init__(
+        self, merge_queue: MergeQueue, content: list[Text] | EmbeddingJob, *, full: bool = False
+    ) -> None:
         self.full = full
-        self.lane = lane
+        self.merge_queue = merge_queue
         self.sole_job: EmbeddingJob | None = None
         self._texts: list[Text] = []
         if isinstance(content, EmbeddingJob):
@@ -57,7 +59,7 @@ class EmbeddingBatch:
     def texts(self) -> list[Text]:
         """One by one: an undivided job is divided for it."""
         if self.sole_job is not None:
-            self.lane.divide(self.sole_job)
+            self.merge_queue.divide(self.sole_job)
         return self._texts
 
     def divided(self, texts: list[Text]) -> None:

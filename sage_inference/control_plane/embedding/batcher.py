@@ -32,14 +32,14 @@ class AggregationRules:
 
 
 class Batcher:
-    """Holds what waits; takes a call's worth when an instance has window.
+    """Holds what waits; takes a call's worth when the window of an instance is open.
 
-    It never waits where there is window, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
+    It never waits where a window is open, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
     """
 
     def __init__(self, rules: AggregationRules, tenants: TenantCounters | None = None) -> None:
         self.counters = Counters()
-        self.lanes: dict[Hashable, MergeQueue] = {}
+        self.merge_queues: dict[Hashable, MergeQueue] = {}
         self.jobs = 0  # under way
         self.size = 0  # bytes of their texts
         self.cache = VectorCache(rules.cache_bytes)
@@ -65,26 +65,26 @@ class Batcher:
         """
         if not self.rules.merges:
             key = (key, id(job))
-        lane = self.lanes.get(key)
-        if lane is None:
-            lane = self.lanes[key] = MergeQueue(key, model, route)
-        job.lane, job.arrived = lane, now
+        merge_queue = self.merge_queues.get(key)
+        if merge_queue is None:
+            merge_queue = self.merge_queues[key] = MergeQueue(key, model, route)
+        job.merge_queue, job.arrived = merge_queue, now
         job.counts, job.estimate = tokens, sum(tokens)
         self.jobs += 1
         self.size += job.size
         self.counters.requests += 1
         self.counters.texts += len(job.raws)
-        if self.cache.max_bytes or not lane.enter_undivided(job):
+        if self.cache.max_bytes or not merge_queue.enter_undivided(job):
             for place, raw in enumerate(job.raws):
-                self._want(lane, job, place, raw, tokens[place], now)
-            self._tidy(lane)
+                self._want(merge_queue, job, place, raw, tokens[place], now)
+            self._tidy(merge_queue)
             if not job.missing:
                 self._finish([job])
 
     def line_up(self, job: EmbeddingJob) -> None:
         """Queue the part of it that has not ended, and waits with no other."""
-        if job.lane is not None:
-            job.lane.queue(job)
+        if job.merge_queue is not None:
+            job.merge_queue.queue(job)
 
     def may_send_undivided(self, job: EmbeddingJob, window: CallWindow, now: float, *, full: bool) -> bool:
         """Whether the job may go to the instance with this window, as a call of its own, before it lines up."""
@@ -92,8 +92,8 @@ class Batcher:
         return (
             job.undivided
             and (full or len(job.raws) >= rules.min_texts)
-            and (len(self.lanes) == 1 or not self.waits)
-            and not (job.lane and job.lane.waiting)
+            and (len(self.merge_queues) == 1 or not self.waits)
+            and not (job.merge_queue and job.merge_queue.waiting)
             and window.takes_undivided(job, now, rules, full=full)
         )
 
@@ -101,10 +101,10 @@ class Batcher:
         self, job: EmbeddingJob, window: CallWindow, now: float, *, full: bool
     ) -> EmbeddingBatch:
         """The call of a job for which ``may_send_undivided`` has just returned True."""
-        lane = job.lane
-        assert isinstance(lane, MergeQueue)
+        merge_queue = job.merge_queue
+        assert isinstance(merge_queue, MergeQueue)
         job.state = TextState.SENT
-        batch = EmbeddingBatch(lane, job, full=full)
+        batch = EmbeddingBatch(merge_queue, job, full=full)
         counters, texts = self.counters, batch.count
         counters.calls += 1
         counters.sent_texts += texts
@@ -114,83 +114,92 @@ class Batcher:
 
     def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
         """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
-        lane = job.lane
-        if not isinstance(lane, MergeQueue):
+        merge_queue = job.merge_queue
+        if not isinstance(merge_queue, MergeQueue):
             return []
         if job.undivided:
-            lane.divide(job)
-        lane.remove(job)
+            merge_queue.divide(job)
+        merge_queue.remove(job)
         brought = set(map(id, job.pending))
         unwanted: dict[EmbeddingBatch, None] = {}
         for text in dict.fromkeys(job.texts):
             text.wanted = [want for want in text.wanted if want[0] is not job]
             if text.wanted:
                 if text.state is TextState.WAITING and id(text) in brought:
-                    lane.adopt(text)
+                    merge_queue.adopt(text)
             elif text.state is TextState.WAITING:
-                lane.drop(text)
+                merge_queue.drop(text)
             elif isinstance(batch := text.batch, EmbeddingBatch) and not batch.is_wanted:
                 unwanted[batch] = None
         self._forget(job)
-        self._tidy(lane)
+        self._tidy(merge_queue)
         return list(unwanted)
 
-    def refuse(self, lane: MergeQueue, error: Any) -> list[EmbeddingBatch]:
+    def refuse(self, merge_queue: MergeQueue, error: Any) -> list[EmbeddingBatch]:
         """Fail the callers that wait in it: they cannot be served. Calls now unwanted are returned."""
-        return self._fail(lane.all_waiting(), error)
+        return self._fail(merge_queue.all_waiting(), error)
 
     # Calls
 
     @property
     def waits(self) -> bool:
         """Whether a text has not been sent yet."""
-        for lane in self.lanes.values():  # noqa: SIM110 - no call for each: this is asked for every request
-            if lane.waiting:
+        for merge_queue in self.merge_queues.values():  # noqa: SIM110 - no call for each: this is asked for every request
+            if merge_queue.waiting:
                 return True
         return False
 
-    def waiting_lanes(self, now: float) -> list[MergeQueue]:
+    def waiting_queues(self, now: float) -> list[MergeQueue]:
         """Those with texts to send, in the order of their turn."""
-        lanes = [lane for lane in self.lanes.values() if lane.waiting and not self._held(lane, now)]
-        if len(lanes) > 1:
+        merge_queues = [
+            merge_queue
+            for merge_queue in self.merge_queues.values()
+            if merge_queue.waiting and not self._held(merge_queue, now)
+        ]
+        if len(merge_queues) > 1:
             bulk_first = self._bulk_first
-            lanes.sort(key=lambda lane: (bool(lane.waiting_interactive) is bulk_first, lane.oldest))
-        return lanes
+            merge_queues.sort(
+                key=lambda merge_queue: (
+                    bool(merge_queue.waiting_interactive) is bulk_first,
+                    merge_queue.oldest,
+                )
+            )
+        return merge_queues
 
     def next_due(self, now: float) -> float | None:
-        """When the next lane that waits to grow may wait no longer."""
+        """When the next merge_queue that waits to grow may wait no longer."""
         due = [
-            lane.oldest + self.rules.max_wait_s
-            for lane in self.lanes.values()
-            if lane.waiting and self._held(lane, now)
+            merge_queue.oldest + self.rules.max_wait_s
+            for merge_queue in self.merge_queues.values()
+            if merge_queue.waiting and self._held(merge_queue, now)
         ]
         return min(due, default=None)
 
     def limits(self, window: CallWindow) -> CallLimits:
         return window.next_limits().at_most(self.rules.max_texts)
 
-    def next_tokens(self, lane: MergeQueue) -> int:
-        """About how many tokens the lane's next call will have."""
-        texts = min(lane.waiting, self.rules.max_texts)
-        return lane.waiting_tokens * texts // max(1, lane.waiting)
+    def next_tokens(self, merge_queue: MergeQueue) -> int:
+        """About how many tokens the next call of the queue will have."""
+        texts = min(merge_queue.waiting, self.rules.max_texts)
+        return merge_queue.waiting_tokens * texts // max(1, merge_queue.waiting)
 
-    def is_open(self, lane: MergeQueue, window: CallWindow, now: float) -> bool:
-        """Whether the lane's next call may go to the instance with this window."""
-        return window.is_open(lane, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
+    def is_open(self, merge_queue: MergeQueue, window: CallWindow, now: float) -> bool:
+        """Whether the next call of the queue may go to the instance with this window."""
+        return window.is_open(merge_queue, now, merges=self.rules.merges, max_texts=self.rules.max_texts)
 
-    def take(self, lane: MergeQueue, window: CallWindow, now: float) -> EmbeddingBatch | None:
+    def take(self, merge_queue: MergeQueue, window: CallWindow, now: float) -> EmbeddingBatch | None:
         """The next call for the instance with this window; None if nothing waits any more."""
         limits = self.limits(window)
         bulk = window.takes_bulk or not self.rules.merges
-        full = lane.fills(limits, bulk=bulk)
-        content = lane.take(limits, bulk_first=self._bulk_first, bulk=bulk)
+        full = merge_queue.fills(limits, bulk=bulk)
+        content = merge_queue.take(limits, bulk_first=self._bulk_first, bulk=bulk)
         if isinstance(content, EmbeddingJob):
             self.counters.wait_s += len(content.raws) * (now - content.arrived)
         elif content:
             self.counters.wait_s += sum(now - text.since for text in content)
         else:
             return None
-        batch = EmbeddingBatch(lane, content, full=full)
+        batch = EmbeddingBatch(merge_queue, content, full=full)
         if limits.padding < math.inf:
             batch.full = len(batch) == limits.texts
         self._turn += 1
@@ -208,29 +217,29 @@ class Batcher:
                 continue
             texts.append(text)
         kept = set(map(id, texts))
-        self._wait_again(batch.lane, [text for text in batch.texts if id(text) not in kept])
-        return self._sent(EmbeddingBatch(batch.lane, texts), window) if texts else None
+        self._wait_again(batch.merge_queue, [text for text in batch.texts if id(text) not in kept])
+        return self._sent(EmbeddingBatch(batch.merge_queue, texts), window) if texts else None
 
     def done(
         self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
     ) -> None:
         """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
-        lane = batch.lane
+        merge_queue = batch.merge_queue
         finished: list[EmbeddingJob] = []
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
-            lane.drop(text)
+            merge_queue.drop(text)
             for job, place in text.wanted:
                 job.give(place, vector, cost)
                 if not job.missing:
                     finished.append(job)
-        self._tidy(lane)
+        self._tidy(merge_queue)
         self._finish(finished)
         for job in batch.jobs:
-            if job.missing and job.lane is not None:
+            if job.missing and job.merge_queue is not None:
                 job.owner.progressed()
         if self.cache.max_bytes:
             for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
-                self.cache.put(lane.key, text.raw, vector, cost)
+                self.cache.put(merge_queue.key, text.raw, vector, cost)
 
     def passed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """The engine's answer went to its only caller as it was."""
@@ -238,12 +247,12 @@ class Batcher:
             self.abandon(batch)
             self._forget(job)
             return
-        lane = batch.lane
-        lane.drop_undivided(job)
-        if not lane.texts and not lane.undivided:
-            self.lanes.pop(lane.key, None)
+        merge_queue = batch.merge_queue
+        merge_queue.drop_undivided(job)
+        if not merge_queue.texts and not merge_queue.undivided:
+            self.merge_queues.pop(merge_queue.key, None)
         # It is in no share of the queue: a job leaves that when its call is sent.
-        job.lane = None
+        job.merge_queue = None
         self.jobs -= 1
         self.size -= job.size
 
@@ -253,11 +262,11 @@ class Batcher:
         if halves is None:
             return None
         self.counters.splits += 1
-        return EmbeddingBatch(batch.lane, halves[0]), EmbeddingBatch(batch.lane, halves[1])
+        return EmbeddingBatch(batch.merge_queue, halves[0]), EmbeddingBatch(batch.merge_queue, halves[1])
 
     def put_back(self, batch: EmbeddingBatch) -> None:
         """It was not computed: its texts stand in front again."""
-        self._wait_again(batch.lane, batch.texts)
+        self._wait_again(batch.merge_queue, batch.texts)
 
     def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
         """All who still want any of it fail with ``error``. Calls now unwanted are returned.
@@ -269,18 +278,18 @@ class Batcher:
         texts = [text for text in batch.texts if text.batch is batch]
         unwanted = self._fail(texts, error)
         for text in texts:
-            batch.lane.drop(text)
-        self._tidy(batch.lane)
+            batch.merge_queue.drop(text)
+        self._tidy(batch.merge_queue)
         return [other for other in unwanted if other is not batch]
 
     def abandon(self, batch: EmbeddingBatch) -> None:
         """It ended without vectors, and nobody wants them."""
         if batch.sole_job is not None:
-            batch.lane.drop_undivided(batch.sole_job)
+            batch.merge_queue.drop_undivided(batch.sole_job)
         else:
             for text in batch.texts:
-                batch.lane.drop(text)
-        self._tidy(batch.lane)
+                batch.merge_queue.drop(text)
+        self._tidy(batch.merge_queue)
 
     # Inside
 
@@ -288,25 +297,25 @@ class Batcher:
     def _bulk_first(self) -> bool:
         return self._turn % BULK_EVERY == BULK_EVERY - 1
 
-    def _held(self, lane: MergeQueue, now: float) -> bool:
+    def _held(self, merge_queue: MergeQueue, now: float) -> bool:
         rules = self.rules
-        return lane.waiting < rules.min_texts and now < lane.oldest + rules.max_wait_s
+        return merge_queue.waiting < rules.min_texts and now < merge_queue.oldest + rules.max_wait_s
 
     def _want(
-        self, lane: MergeQueue, job: EmbeddingJob, place: int, raw: bytes, tokens: int, now: float
+        self, merge_queue: MergeQueue, job: EmbeddingJob, place: int, raw: bytes, tokens: int, now: float
     ) -> None:
-        text = lane.find(raw)
+        text = merge_queue.find(raw)
         if text is not None:
             self.counters.shared_texts += 1
             if text.state is TextState.WAITING and job.interactive and not text.interactive:
-                lane.promote(job, text)
-        elif (cached := self.cache.get(lane.key, raw)) is not None:
+                merge_queue.promote(job, text)
+        elif (cached := self.cache.get(merge_queue.key, raw)) is not None:
             self.counters.cached_texts += 1
             job.give(place, *cached)
             return
         else:
             text = Text(raw, tokens, now)
-            lane.enter(job, text)
+            merge_queue.enter(job, text)
         text.wanted.append((job, place))
         job.texts.append(text)
 
@@ -322,9 +331,9 @@ class Batcher:
             job.owner.progressed()
         return batch
 
-    def _wait_again(self, lane: MergeQueue, texts: list[Text]) -> None:
-        lane.put_back(texts)
-        self._tidy(lane)
+    def _wait_again(self, merge_queue: MergeQueue, texts: list[Text]) -> None:
+        merge_queue.put_back(texts)
+        self._tidy(merge_queue)
         # From here on their callers' own clocks watch the wait again.
         for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
             job.owner.progressed()
@@ -332,24 +341,24 @@ class Batcher:
     def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
         unwanted: list[EmbeddingBatch] = []
         for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
-            if job.lane is not None:  # otherwise what became of another has ended it, too
+            if job.merge_queue is not None:  # otherwise what became of another has ended it, too
                 unwanted += self.leave(job)
                 job.owner.failed(error)
         return unwanted
 
     def _finish(self, jobs: Iterable[EmbeddingJob]) -> None:
         for job in jobs:
-            if job.lane is not None:
+            if job.merge_queue is not None:
                 self._forget(job)
                 job.owner.finished()
 
     def _forget(self, job: EmbeddingJob) -> None:
-        job.lane = None
+        job.merge_queue = None
         self.shares.remove(job)
         job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
         self.jobs -= 1
         self.size -= job.size
 
-    def _tidy(self, lane: MergeQueue) -> None:
-        if lane.is_empty:
-            self.lanes.pop(lane.key, None)
+    def _tidy(self, merge_queue: MergeQueue) -> None:
+        if merge_queue.is_empty:
+            self.merge_queues.pop(merge_queue.key, None)

@@ -19,17 +19,17 @@ class VectorCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, lane: Hashable, raw: bytes) -> tuple[bytes, int] | None:
+    def get(self, merge_queue: Hashable, raw: bytes) -> tuple[bytes, int] | None:
         """The vector and its tokens."""
         if not self._entries:
             return None
-        found = self._entries.get((lane, raw))
+        found = self._entries.get((merge_queue, raw))
         if found is not None:
-            self._entries.move_to_end((lane, raw))
+            self._entries.move_to_end((merge_queue, raw))
         return found
 
-    def put(self, lane: Hashable, raw: bytes, vector: bytes | memoryview, tokens: int) -> None:
-        key = (lane, raw)
+    def put(self, merge_queue: Hashable, raw: bytes, vector: bytes | memoryview, tokens: int) -> None:
+        key = (merge_queue, raw)
         if not self.max_bytes or key in self._entries:
             return
         kept = bytes(vector)  # not a view, which would keep all of an answer

@@ -60,16 +60,16 @@ class CallWindow:
         self.last_answer = 0.0
         self.stalled_at = 0.0  # when this process last went on after it had not run for a while
 
-    def is_open(self, lane: MergeQueue, now: float, *, max_texts: int, merges: bool = True) -> bool:
-        """Whether a call with what waits in ``lane``, of ``max_texts`` at the most, may be sent now."""
-        if not self.takes_full(now, interactive=bool(lane.waiting_interactive), merges=merges):
+    def is_open(self, merge_queue: MergeQueue, now: float, *, max_texts: int, merges: bool = True) -> bool:
+        """Whether a call with what waits in ``merge_queue``, of ``max_texts`` at the most, may be sent now."""
+        if not self.takes_full(now, interactive=bool(merge_queue.waiting_interactive), merges=merges):
             return False
         if not self.batches or not merges or self.partial < WINDOW_CALLS:
             return True
         if self.limits.pads:
             return False
-        # By the engine's own limits: one that is full only for the little window left can as well wait for more.
-        return lane.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
+        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        return merge_queue.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
     def is_filled_by(self, job: EmbeddingJob, max_texts: int) -> bool:
         """Whether a call of this job's texts, of ``max_texts`` at the most, could take no other text."""

@@ -282,9 +282,9 @@ def _keenest(text: Text) -> EmbeddingJob:
 class _Filling:
     """A call's texts, as they are put together."""
 
-    def __init__(self, lane: MergeQueue, limits: CallLimits) -> None:
+    def __init__(self, merge_queue: MergeQueue, limits: CallLimits) -> None:
         self.count = 0
-        self._lane = lane
+        self._merge_queue = merge_queue
         self._limits = limits
         self._tokens = self._size = 0
         self._texts: list[Text] = []
@@ -314,7 +314,7 @@ class _Filling:
         if not self.admits(1, text.tokens, size):
             return False
         if self._undivided is not None:
-            self._lane.divide(self._undivided)
+            self._merge_queue.divide(self._undivided)
             self._texts, self._undivided = list(self._undivided.texts), None
         self._texts.append(text)
         self._add(1, text.tokens, size)

@@ -88,7 +88,7 @@ class EmbeddingJob:
         "batch",
         "counts",
         "estimate",
-        "lane",
+        "merge_queue",
         "lined_up",
         "missing",
         "owner",
@@ -113,7 +113,7 @@ class EmbeddingJob:
         self.tokens = [0] * len(raws)
         self.texts: list[Text] = []
         self.pending: deque[Text] = deque()  # those of its texts that were waiting when they were last seen
-        self.lane: JobQueue | None = None
+        self.merge_queue: JobQueue | None = None
         self.arrived = 0.0
         self.undivided = False
         self.lined_up = False  # counted among those that wait; a job that is sent at once never is

@@ -53,8 +53,8 @@ class CallListener(Protocol):
 
     gateway: Hub
 
-    def next_tokens(self, lane: MergeQueue) -> int: ...
-    def closed_to(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]: ...
+    def next_tokens(self, merge_queue: MergeQueue) -> int: ...
+    def closed_to(self, merge_queue: MergeQueue) -> tuple[ExecutionInstance, ...]: ...
     def fill(self, call: EmbeddingCall) -> bool: ...
     def alone(self, batch: EmbeddingBatch) -> EmbeddingCaller | None: ...
     def callers(self, batch: EmbeddingBatch) -> list[EmbeddingCaller]: ...
@@ -77,7 +77,7 @@ class EmbeddingCall:
     __slots__ = (
         "service",
         # The message.
-        "lane",
+        "merge_queue",
         "batch",
         "alone",
         "request",
@@ -107,17 +107,19 @@ class EmbeddingCall:
     length: int | None
     pieces: list[Data]
 
-    def __init__(self, service: CallListener, lane: MergeQueue, batch: EmbeddingBatch | None = None) -> None:
+    def __init__(
+        self, service: CallListener, merge_queue: MergeQueue, batch: EmbeddingBatch | None = None
+    ) -> None:
         self.service = service
-        self.lane = lane
+        self.merge_queue = merge_queue
         self.batch = batch
         self.request_id = service.gateway.new_id()
         self.request = SchedulingRequest(
             self.request_id.decode(),
             RequestType.EMBEDDING,
-            lane.model,
-            lane.route,
-            prompt_tokens=batch.tokens if batch else service.next_tokens(lane),
+            merge_queue.model,
+            merge_queue.route,
+            prompt_tokens=batch.tokens if batch else service.next_tokens(merge_queue),
         )
         self.size = 0  # its texts are counted by the batcher
         self.failed_at: tuple[ExecutionInstance, ...] = ()
@@ -133,7 +135,11 @@ class EmbeddingCall:
     @property
     def tried(self) -> tuple[ExecutionInstance, ...]:
         """Where it must not go: where it failed, and where another call would only wait."""
-        return self.failed_at + self.service.closed_to(self.lane) if self.batch is None else self.failed_at
+        return (
+            self.failed_at + self.service.closed_to(self.merge_queue)
+            if self.batch is None
+            else self.failed_at
+        )
 
     # The manager
 
@@ -202,7 +208,7 @@ class EmbeddingCall:
             self.request_id = alone.request_id
             self.route = alone.route.path
             return engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
-        self.route = self.lane.route
+        self.route = self.merge_queue.route
         return merged_message(engine, self.route, batch, self.service.callers(batch))
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:

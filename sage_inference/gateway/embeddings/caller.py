@@ -33,7 +33,7 @@ class EmbeddingCaller(JobOwner, AttemptOwner, Protocol):
     upstream: Upstream
     wanted: EmbeddingTexts
     wire_route: str
-    lane_key: Hashable  # requests that agree in it may share a call
+    merge_key: Hashable  # requests that agree in it may share a call
     credentials: bytes
     guarded: bool
     options: Options

@@ -58,7 +58,7 @@ class EmbeddingExchange(Exchange):
     wanted: EmbeddingTexts
     wire_route: str
     model_name: str
-    lane_key: Hashable
+    merge_key: Hashable
     credentials: bytes
     _rest: Iterator[bytes] | None = None  # of the answer, while it is written
     _sent = False
@@ -94,12 +94,12 @@ class EmbeddingExchange(Exchange):
         self._enter(guarded=self._may_be_cut())
 
     def _enter(self, *, guarded: bool) -> None:
-        """Into a lane. ``guarded``: texts that the engine would cut silently are refused by it instead."""
+        """Into a merge_queue. ``guarded``: texts that the engine would cut silently are refused by it instead."""
         self.guarded = guarded
         path = self.head.route.path
         self.wire_route = NATIVE_ROUTE if guarded else path if path != NATIVE_ROUTE else self._wire_route()
         self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
-        self.lane_key = (self.wire_route, self.request.model, self.options, self.credentials)
+        self.merge_key = (self.wire_route, self.request.model, self.options, self.credentials)
         self.job = EmbeddingJob(self, self.wanted.texts)
         self.embeddings.submit(self.job, self)
 

@@ -49,7 +49,7 @@ class Intake:
         request, now = caller.request, self.gateway.clock()
         if self._alone is not None:
             self._line_up_alone()
-        self.batcher.enter(job, caller.lane_key, request.model, caller.wire_route, counts, now)
+        self.batcher.enter(job, caller.merge_key, request.model, caller.wire_route, counts, now)
         if not self._goes_undivided(job, caller, now):
             self._line_up(job, caller)
 
@@ -68,7 +68,11 @@ class Intake:
         window = gateway.engines[group[0].instance_id].window
         if window.is_filled_by(job, batcher.rules.max_texts):
             return self._send_undivided(job, caller, now, full=True)
-        if job.lane is None or job.lane.waiting or (len(batcher.lanes) > 1 and batcher.waits):
+        if (
+            job.merge_queue is None
+            or job.merge_queue.waiting
+            or (len(batcher.merge_queues) > 1 and batcher.waits)
+        ):
             return False
         self._alone = caller
         if not self._soon:
@@ -93,10 +97,10 @@ class Intake:
         self.pump_soon()
         if self._too_much_waits():
             self._pump()  # it may be that nothing has been sent since the last turn of the loop
-            if job.lane is not None and job.waits and self._too_much_waits():
+            if job.merge_queue is not None and job.waits and self._too_much_waits():
                 self._make_room(job, request)
                 return
-        if job.lane is not None and job.waits:
+        if job.merge_queue is not None and job.waits:
             size = job.size + len(job.raws)
             self.batcher.shares.add(job, request.tenant, request.priority, size)
 
@@ -146,7 +150,7 @@ class Intake:
 
     @property
     def in_line(self) -> int:
-        return sum(lane.in_line for lane in self.batcher.lanes.values())
+        return sum(merge_queue.in_line for merge_queue in self.batcher.merge_queues.values())
 
     def _too_much_waits(self) -> bool:
         limits = self.gateway.limits
@@ -155,7 +159,7 @@ class Intake:
     @property
     def _size(self) -> int:
         """Bytes of all texts that wait."""
-        return sum(lane.waiting_size for lane in self.batcher.lanes.values())
+        return sum(merge_queue.waiting_size for merge_queue in self.batcher.merge_queues.values())
 
     def _check_fit(self, job: EmbeddingJob, counts: list[int], caller: EmbeddingCaller) -> None:
         """Texts that no instance could ever take are refused before one is asked."""

@@ -25,7 +25,7 @@ def status_of(service: EmbeddingService) -> dict[str, Any]:
         "splits": counters.splits,
         "retries": counters.retries,
         "in_flight": batcher.jobs,
-        "waiting_texts": sum(lane.waiting for lane in batcher.lanes.values()),
+        "waiting_texts": sum(merge_queue.waiting for merge_queue in batcher.merge_queues.values()),
         "cache_bytes": batcher.cache.size,
         "rules": {
             "batching": rules.merges,
@@ -62,6 +62,6 @@ def expose(service: EmbeddingService, page: Exposition) -> None:
     page.gauge(
         "sage_embedding_texts_waiting",
         "Texts that wait for a call.",
-        [({}, sum(lane.waiting for lane in batcher.lanes.values()))],
+        [({}, sum(merge_queue.waiting for merge_queue in batcher.merge_queues.values()))],
     )
     page.gauge("sage_embedding_cache_bytes", "Memory of the cache.", [({}, batcher.cache.size)])

@@ -43,8 +43,8 @@ class EmbeddingService(Intake):
         self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the scheduler for a slot
         self._timer: asyncio.TimerHandle | None = None
 
-    def next_tokens(self, lane: MergeQueue) -> int:
-        return self.batcher.next_tokens(lane)
+    def next_tokens(self, merge_queue: MergeQueue) -> int:
+        return self.batcher.next_tokens(merge_queue)
 
     # Sending
 
@@ -53,38 +53,38 @@ class EmbeddingService(Intake):
         now = self.gateway.clock()
         if self._alone is not None and self._send_alone(self._alone, now):
             return
-        for lane in self.batcher.waiting_lanes(now):
-            while lane.waiting and lane not in self._asking and self._may_ask(lane, now):
-                self._ask(EmbeddingCall(self, lane))
+        for merge_queue in self.batcher.waiting_queues(now):
+            while merge_queue.waiting and merge_queue not in self._asking and self._may_ask(merge_queue, now):
+                self._ask(EmbeddingCall(self, merge_queue))
         self._wake_at(now)
 
     def _ask(self, call: EmbeddingCall) -> None:
-        lane = call.lane
-        self._asking[lane] = call
+        merge_queue = call.merge_queue
+        self._asking[merge_queue] = call
         try:
             self.gateway.manager.submit(call)
         except Rejection as refusal:
-            del self._asking[lane]
-            self._cancel(self.batcher.refuse(lane, errors.from_refusal(refusal)))
+            del self._asking[merge_queue]
+            self._cancel(self.batcher.refuse(merge_queue, errors.from_refusal(refusal)))
         except Exception as error:
             call.broke(error)
 
-    def _may_ask(self, lane: MergeQueue, now: float) -> bool:
-        group = self._group(lane)
+    def _may_ask(self, merge_queue: MergeQueue, now: float) -> bool:
+        group = self._group(merge_queue)
         ready = [i for i in group if i.state is _READY] or group
-        return not ready or any(self._is_open(lane, i, now) for i in ready)
+        return not ready or any(self._is_open(merge_queue, i, now) for i in ready)
 
-    def closed_to(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
-        """The instances where the lane's next call would only wait."""
+    def closed_to(self, merge_queue: MergeQueue) -> tuple[ExecutionInstance, ...]:
+        """The instances where the next call of the queue would only wait."""
         now = self.gateway.clock()
-        return tuple(i for i in self._group(lane) if not self._is_open(lane, i, now))
+        return tuple(i for i in self._group(merge_queue) if not self._is_open(merge_queue, i, now))
 
-    def _is_open(self, lane: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
+    def _is_open(self, merge_queue: MergeQueue, instance: ExecutionInstance, now: float) -> bool:
         engine = self.gateway.engines.get(instance.instance_id)
-        return engine is not None and self.batcher.is_open(lane, engine.window, now)
+        return engine is not None and self.batcher.is_open(merge_queue, engine.window, now)
 
-    def _group(self, lane: MergeQueue) -> tuple[ExecutionInstance, ...]:
-        return self.gateway.registry.group(lane.model, lane.route)
+    def _group(self, merge_queue: MergeQueue) -> tuple[ExecutionInstance, ...]:
+        return self.gateway.registry.group(merge_queue.model, merge_queue.route)
 
     def _wake_at(self, now: float) -> None:
         """Come back when a wait that was asked for, or a pause after an overload, is over."""
@@ -101,10 +101,10 @@ class EmbeddingService(Intake):
 
     def fill(self, call: EmbeddingCall) -> bool:
         """The call was placed: give it its texts. False if there is nothing left to send."""
-        if self._asking.get(call.lane) is call:
-            del self._asking[call.lane]
+        if self._asking.get(call.merge_queue) is call:
+            del self._asking[call.merge_queue]
         if call.batch is None:
-            batch = self.batcher.take(call.lane, call.upstream.window, self.gateway.clock())
+            batch = self.batcher.take(call.merge_queue, call.upstream.window, self.gateway.clock())
         else:
             self._calls.pop(call.batch, None)
             batch = self.batcher.resend(call.batch, call.upstream.window)
@@ -141,7 +141,7 @@ class EmbeddingService(Intake):
         window.ended(batch)
         window.answered(batch, caller.attempt.sent_at, self.gateway.clock())
         self.batcher.passed(batch, batch.sole_job)
-        if self.batcher.lanes:
+        if self.batcher.merge_queues:
             self.pump_soon()
         return True
 
@@ -154,7 +154,7 @@ class EmbeddingService(Intake):
 
     def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
         """A call that ``caller`` made itself, made like any other from here on."""
-        call = self._calls[batch] = EmbeddingCall(self, batch.lane, batch)
+        call = self._calls[batch] = EmbeddingCall(self, batch.merge_queue, batch)
         call.take_over(caller)
         return call
 
@@ -246,7 +246,7 @@ class EmbeddingService(Intake):
         self.pump_soon()
 
     def _send_half(self, half: EmbeddingBatch) -> None:
-        call = EmbeddingCall(self, half.lane, half)
+        call = EmbeddingCall(self, half.merge_queue, half)
         self._calls[half] = call
         try:
             self.gateway.manager.submit(call)
@@ -297,7 +297,7 @@ class EmbeddingService(Intake):
     def broke(self, call: EmbeddingCall, error: ApiError) -> None:
         """Those of its callers that have no answer yet get this one."""
         if call.batch is None:
-            if self._asking.get(call.lane) is call:
+            if self._asking.get(call.merge_queue) is call:
                 self.refused(call, error)
         else:
             self.failed(call, error)
@@ -307,8 +307,8 @@ class EmbeddingService(Intake):
         if call.batch is not None:
             self.failed(call, error)
         else:
-            self._asking.pop(call.lane, None)
-            self._cancel(self.batcher.refuse(call.lane, error))
+            self._asking.pop(call.merge_queue, None)
+            self._cancel(self.batcher.refuse(call.merge_queue, error))
 
     def _cancel(self, batches: list[EmbeddingBatch]) -> None:
         for batch in batches:

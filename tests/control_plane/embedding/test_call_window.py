@@ -23,18 +23,18 @@ NOW = 10.0
 MANY = 1000
 
 
-def lane(texts: int) -> MergeQueue:
-    """A lane in which so many texts of one request wait."""
+def queue(texts: int) -> MergeQueue:
+    """A queue in which so many texts of one request wait."""
     batcher, made = Batcher(AggregationRules()), job(texts)
-    batcher.enter(made, "lane", "m", "/v1/embeddings", [1] * texts, 0.0)
+    batcher.enter(made, "queue", "m", "/v1/embeddings", [1] * texts, 0.0)
     batcher.line_up(made)
-    [found] = batcher.lanes.values()
+    [found] = batcher.merge_queues.values()
     return found
 
 
 def batch(*tokens: int, full: bool = False) -> EmbeddingBatch:
     """A call with a text of so many tokens each."""
-    return EmbeddingBatch(LANE, [Text(b"x" * n, n, 0.0) for n in tokens], full=full)
+    return EmbeddingBatch(QUEUE, [Text(b"x" * n, n, 0.0) for n in tokens], full=full)
 
 
 def job(texts: int) -> EmbeddingJob:
@@ -44,7 +44,7 @@ def job(texts: int) -> EmbeddingJob:
     return made
 
 
-LANE = lane(1)
+QUEUE = queue(1)
 
 
 def window(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
@@ -59,31 +59,31 @@ def window(*sent: EmbeddingBatch, **limits: object) -> CallWindow:
 )
 def test_an_idle_engine_takes_any_call(limits: dict[str, object]) -> None:
     for texts in (1, 8, 9, 100):
-        assert window(**limits).is_open(lane(texts), NOW, max_texts=32)
+        assert window(**limits).is_open(queue(texts), NOW, max_texts=32)
 
 
 def test_calls_that_could_grow_wait_for_the_two_before_them() -> None:
     one, two = batch(1), batch(1)
     found = window(one)
-    assert found.is_open(lane(1), NOW, max_texts=32)
+    assert found.is_open(queue(1), NOW, max_texts=32)
     found.sent(two)
-    assert not found.is_open(lane(1), NOW, max_texts=32)
+    assert not found.is_open(queue(1), NOW, max_texts=32)
     found.ended(one)
-    assert found.is_open(lane(1), NOW, max_texts=32)
+    assert found.is_open(queue(1), NOW, max_texts=32)
     assert WINDOW_CALLS == 2
 
 
 @pytest.mark.parametrize(("waiting", "is_open"), [(31, False), (32, True), (33, True)])
 def test_a_full_call_does_not_wait_for_them(waiting: int, is_open: bool) -> None:
-    assert window(batch(1), batch(1)).is_open(lane(waiting), NOW, max_texts=32) is is_open
+    assert window(batch(1), batch(1)).is_open(queue(waiting), NOW, max_texts=32) is is_open
 
 
 def test_calls_that_could_not_have_grown_do_not_count_as_partial() -> None:
-    assert window(batch(1, full=True), batch(1, full=True)).is_open(lane(1), NOW, max_texts=32)
+    assert window(batch(1, full=True), batch(1, full=True)).is_open(queue(1), NOW, max_texts=32)
 
 
 def test_without_merging_no_call_could_grow() -> None:
-    assert window(*[batch(1) for _ in range(5)]).is_open(lane(1), NOW, max_texts=1, merges=False)
+    assert window(*[batch(1) for _ in range(5)]).is_open(queue(1), NOW, max_texts=1, merges=False)
 
 
 def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
@@ -102,17 +102,17 @@ def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
 def test_an_engine_that_computes_one_call_at_a_time_gets_one() -> None:
     found = window(batch(1, full=True), serial=True)
     assert not found.takes_full(NOW, interactive=True)
-    assert not found.is_open(lane(MANY), NOW, max_texts=32)
+    assert not found.is_open(queue(MANY), NOW, max_texts=32)
 
 
 def test_an_engine_that_pads_gets_no_third_call_that_could_grow_however_much_waits() -> None:
-    assert not window(batch(1), batch(1), pads=True).is_open(lane(MANY), NOW, max_texts=32)
+    assert not window(batch(1), batch(1), pads=True).is_open(queue(MANY), NOW, max_texts=32)
 
 
 @pytest.mark.parametrize(("sent", "left"), [(0, 8), (3, 5), (7, 1), (8, None), (9, None)])
 def test_texts_at_once_bound_the_next_call(sent: int, left: int | None) -> None:
     found = window(*[batch(1, full=True) for _ in range(sent)], texts_at_once=8)
-    assert found.is_open(lane(MANY), NOW, max_texts=32) is (left is not None)
+    assert found.is_open(queue(MANY), NOW, max_texts=32) is (left is not None)
     assert found.next_limits().texts == (left or 1)
 
 
@@ -160,9 +160,9 @@ def test_a_busy_engine_is_asked_again_later_each_time() -> None:
     found, now = window(), NOW
     for wait in (1, 2, 4, 8):
         found.overloaded(now)
-        assert not found.is_open(lane(1), now + 0.99 * wait * FIRST_BACKOFF_S, max_texts=32)
+        assert not found.is_open(queue(1), now + 0.99 * wait * FIRST_BACKOFF_S, max_texts=32)
         now += wait * FIRST_BACKOFF_S
-        assert found.is_open(lane(1), now, max_texts=32)
+        assert found.is_open(queue(1), now, max_texts=32)
 
 
 def test_an_answer_ends_the_wait_and_a_refusal_beside_our_own_calls_does_not_lengthen_it() -> None:
@@ -199,7 +199,7 @@ def test_counts_are_those_of_the_calls_in_flight(
         assert found.tokens == sum(each.tokens for each in flying)
         assert found.partial == sum(not each.full for each in flying)
         if not flying:
-            assert found.is_open(lane(1), NOW, max_texts=32)
+            assert found.is_open(queue(1), NOW, max_texts=32)
     while flying:
         found.ended(flying.pop())
     assert (found.texts, found.tokens, found.partial) == (0, 0, 0)

@@ -26,7 +26,7 @@ _CALLERS = st.lists(
     st.tuples(
         st.integers(0, 30),  # when it comes, in ms
         _TEXTS,
-        st.sampled_from(["lane", "lane", "other"]),
+        st.sampled_from(["queue", "queue", "other"]),
         st.one_of(st.none(), st.integers(0, 30)),  # how long until it leaves
         st.sampled_from([False, False, False, True]),  # whether its last text is bad
     ),
@@ -45,10 +45,10 @@ _INSTANCES = st.lists(_LIMITS, min_size=1, max_size=3)
 
 def _world(limits: list[CallLimits], rules: AggregationRules, callers: list[tuple]) -> World:  # type: ignore[type-arg]
     world = World({f"i{n}": one for n, one in enumerate(limits)}, rules, at_once=len(limits) == 1)
-    for number, (at, texts, lane, stays, bad) in enumerate(callers):
+    for number, (at, texts, queue, stays, bad) in enumerate(callers):
         # A bad text is one caller's own: nobody else is to blame for it.
         caller = SimulatedCaller([*texts, f"bad {number}"] if bad else texts, bad)
-        world.at(at / 1000, lambda caller=caller, lane=lane: world.arrive(caller, lane))  # type: ignore[misc]
+        world.at(at / 1000, lambda caller=caller, queue=queue: world.arrive(caller, queue))  # type: ignore[misc]
         if stays is not None:
             world.at((at + stays + 0.5) / 1000, lambda caller=caller: world.leave(caller))  # type: ignore[misc]
     return world
@@ -66,15 +66,15 @@ def test_every_caller_gets_its_own_vectors_in_its_order_and_usage_sums(limits, r
             assert caller.job.vectors == [vector_of(raw) for raw in caller.job.raws]
         elif caller.ended == "failed":
             assert caller.bad
-    assert (world.batcher.jobs, world.batcher.size, world.batcher.lanes) == (0, 0, {})
+    assert (world.batcher.jobs, world.batcher.size, world.batcher.merge_queues) == (0, 0, {})
 
 
 @settings(max_examples=100, deadline=None)
 @given(_INSTANCES, _CALLERS)
 def test_usage_sums_to_what_engines_counted(limits, callers) -> None:  # type: ignore[no-untyped-def]
     unique = [
-        (at, [f"{n} {i}" for i in range(len(t))], lane, None, False)
-        for n, (at, t, lane, _, _) in enumerate(callers)
+        (at, [f"{n} {i}" for i in range(len(t))], queue, None, False)
+        for n, (at, t, queue, _, _) in enumerate(callers)
     ]
     world = _world(limits, AggregationRules(), unique)
     world.run()
@@ -104,14 +104,14 @@ _TEN = ["a", "b", "c", "aa", "ab", "ac", "ba", "bb", "bc", "aaa"]
 
 
 @settings(max_examples=150, deadline=None)
-@example(  # a call of one lane leaves so little window that what waits in the other would fill it
+@example(  # a call of one queue leaves so little room that what waits in the other would fill it
     [CallLimits(tokens=8192, size=30, texts_at_once=20)],
     [
-        (0, ["a"], "lane", None, False),
+        (0, ["a"], "queue", None, False),
         (0, ["a"], "other", None, False),
-        (1, ["ab"], "lane", None, False),
-        (11, ["a", "b", "c", "aa"], "lane", None, False),
-        (13, ["a", "a", "a", "a", "aaa", "aab", "aba", "abb", "baa"], "lane", None, False),
+        (1, ["ab"], "queue", None, False),
+        (11, ["a", "b", "c", "aa"], "queue", None, False),
+        (13, ["a", "a", "a", "a", "aaa", "aab", "aba", "abb", "baa"], "queue", None, False),
         (12, _TEN, "other", None, False),
     ],
     True,
@@ -121,10 +121,10 @@ def test_nothing_waits_while_an_instance_has_room(limits, callers, merges) -> No
     world = _world(limits, AggregationRules(merges=merges), callers)
 
     def no_wait() -> None:
-        for lane in world.batcher.lanes.values():
-            assert not lane.waiting or world.open_window(lane) is None
+        for queue in world.batcher.merge_queues.values():
+            assert not queue.waiting or world.open_window(queue) is None
             # Where an instance has no window, it is at work: the wait ends by itself.
-            assert not lane.waiting or all(window.batches for window in world.windows.values())
+            assert not queue.waiting or all(window.batches for window in world.windows.values())
 
     world.on_idle = no_wait
     world.run()
@@ -137,9 +137,9 @@ def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:
     world = _world(limits, rules, callers)
 
     def in_time() -> None:
-        for lane in world.batcher.lanes.values():
-            overdue = lane.waiting and world.now >= lane.oldest + rules.max_wait_s
-            assert not overdue or world.open_window(lane) is None
+        for queue in world.batcher.merge_queues.values():
+            overdue = queue.waiting and world.now >= queue.oldest + rules.max_wait_s
+            assert not overdue or world.open_window(queue) is None
 
     world.on_idle = in_time
     world.run()
@@ -148,7 +148,7 @@ def test_a_wait_that_was_asked_for_ends_in_time(limits, callers, least) -> None:
 @settings(max_examples=120, deadline=None)
 @given(_INSTANCES, _CALLERS)
 def test_a_text_is_computed_once_however_many_want_it_at_once(limits, callers) -> None:  # type: ignore[no-untyped-def]
-    good = [(at, texts, "lane", None, False) for at, texts, *_ in callers]
+    good = [(at, texts, "queue", None, False) for at, texts, *_ in callers]
     world = _world(limits, AggregationRules(), good)
 
     def once() -> None:

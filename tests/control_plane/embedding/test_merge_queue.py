@@ -17,8 +17,8 @@ def _owner(batch: EmbeddingBatch) -> str:
 
 
 def _take(world: World) -> EmbeddingBatch:
-    lane = next(iter(world.batcher.lanes.values()))
-    batch = world.batcher.take(lane, world.windows["only"], world.now)
+    queue = next(iter(world.batcher.merge_queues.values()))
+    batch = world.batcher.take(queue, world.windows["only"], world.now)
     assert batch is not None
     return batch
 

@@ -21,12 +21,12 @@ def _arrive(world: World, *texts: str) -> SimulatedCaller:
     return caller
 
 
-def _lane(world: World) -> MergeQueue:
-    return next(iter(world.batcher.lanes.values()))
+def _queue(world: World) -> MergeQueue:
+    return next(iter(world.batcher.merge_queues.values()))
 
 
 def _take(world: World) -> EmbeddingBatch:
-    batch = world.batcher.take(_lane(world), world.windows["only"], world.now)
+    batch = world.batcher.take(_queue(world), world.windows["only"], world.now)
     assert batch is not None
     return batch
 
@@ -43,7 +43,7 @@ def test_a_request_alone_is_never_divided() -> None:
     assert (batch.raws, len(batch), batch.jobs) == ([b'"a"', b'"b"'], 2, [caller.job])
     world.batcher.passed(batch, caller.job)
     assert not caller.job.texts
-    assert not world.batcher.lanes
+    assert not world.batcher.merge_queues
 
 
 def test_a_full_call_passes_nobody_who_waits() -> None:
@@ -77,7 +77,7 @@ def test_who_wants_one_of_its_texts_shares_it(taken: bool) -> None:
     world.run()
     assert [caller.job.vectors for caller in (first, second)] == [_expected(first), _expected(second)]
     assert sorted(world.computed) == [b'"a"', b'"b"', b'"c"']
-    assert not world.batcher.lanes
+    assert not world.batcher.merge_queues
 
 
 def test_two_requests_that_fit_share_a_call() -> None:
@@ -87,17 +87,17 @@ def test_two_requests_that_fit_share_a_call() -> None:
     batch = _take(world)
     assert batch.sole_job is None
     assert [text.raw for text in batch.texts] == [b'"a"', b'"b"', b'"c"', b'"d"']
-    assert _lane(world).waiting == 0
+    assert _queue(world).waiting == 0
 
 
 def test_what_does_not_fit_into_a_call_is_divided_and_all_of_it_counted() -> None:
     world = _world(max_texts=2)
     _arrive(world, "a", "b", "c")
-    lane = _lane(world)
+    queue = _queue(world)
     assert _take(world).raws == [b'"a"', b'"b"']
-    assert (lane.waiting, lane.waiting_tokens, lane.waiting_size) == (1, 3, 4)
+    assert (queue.waiting, queue.waiting_tokens, queue.waiting_size) == (1, 3, 4)
     assert _take(world).raws == [b'"c"']
-    assert (lane.waiting, lane.waiting_tokens, lane.waiting_size) == (0, 0, 0)
+    assert (queue.waiting, queue.waiting_tokens, queue.waiting_size) == (0, 0, 0)
 
 
 def test_a_text_that_stands_twice_in_a_request_is_computed_once() -> None:
@@ -119,9 +119,9 @@ def test_a_cache_is_asked_for_each_text() -> None:
 def test_what_waits_whole_fails_when_its_lane_is_refused() -> None:
     world = _world()
     caller = _arrive(world, "a", "b")
-    assert world.batcher.refuse(_lane(world), "gone") == []
+    assert world.batcher.refuse(_queue(world), "gone") == []
     assert (caller.ended, caller.error) == ("failed", "gone")
-    assert not world.batcher.lanes
+    assert not world.batcher.merge_queues
 
 
 def test_a_whole_request_that_leaves_its_call_makes_it_unwanted() -> None:

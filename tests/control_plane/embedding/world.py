@@ -92,7 +92,7 @@ class World:
         self._number += 1
         heapq.heappush(self._events, (time, self._number, act))
 
-    def arrive(self, caller: SimulatedCaller, key: str = "lane") -> None:
+    def arrive(self, caller: SimulatedCaller, key: str = "queue") -> None:
         self.callers.append(caller)
         raws = caller.job.raws
         if caller.bad:
@@ -140,17 +140,17 @@ class World:
         if self._alone is not None and not self._send_undivided(self._alone, full=False):
             self._line_up_alone()
         self._alone = None
-        for lane in self.batcher.waiting_lanes(self.now):
-            while lane.waiting and (window := self.open_window(lane)):
-                batch = self.batcher.take(lane, self.windows[window], self.now)
+        for queue in self.batcher.waiting_queues(self.now):
+            while queue.waiting and (window := self.open_window(queue)):
+                batch = self.batcher.take(queue, self.windows[window], self.now)
                 assert batch is not None
                 self._send(batch, window)
         due = self.batcher.next_due(self.now)
         if due is not None:
             self.at(due, lambda: None)
 
-    def open_window(self, lane: MergeQueue) -> str | None:
-        found = [n for n, window in self.windows.items() if self.batcher.is_open(lane, window, self.now)]
+    def open_window(self, queue: MergeQueue) -> str | None:
+        found = [n for n, window in self.windows.items() if self.batcher.is_open(queue, window, self.now)]
         return min(found, key=lambda name: self.windows[name].tokens, default=None)
 
     def _abort(self, batches: list[EmbeddingBatch]) -> None:

@@ -177,7 +177,11 @@ def is_calm(running: RunningGateway) -> bool:
     gateway, embeddings = running.gateway, running.gateway.embeddings
     windows = [engine.window for engine in gateway.engines.values()]
     left = (gateway.in_flight, gateway.manager.queued, embeddings.batcher.jobs, embeddings.batcher.size)
-    return not any(left) and not embeddings.batcher.lanes and not any(window.batches for window in windows)
+    return (
+        not any(left)
+        and not embeddings.batcher.merge_queues
+        and not any(window.batches for window in windows)
+    )
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def embed(*texts: str, **more: object) -> bytes:
 
 def nothing_left(g: InProcess) -> None:
     g.until(lambda r: r.gateway.in_flight == 0 and not r.gateway.embeddings.batcher.jobs)
-    assert batcher(g).lanes == {}
+    assert batcher(g).merge_queues == {}
     windows = [engine.window for engine in g.running.gateway.engines.values()]
     assert [(window.texts, window.tokens, window.batches) for window in windows] == [(0, 0, set())] * len(
         windows

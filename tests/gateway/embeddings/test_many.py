@@ -42,7 +42,7 @@ def test_every_vector_is_its_texts_bit_by_bit_however_it_came(fleet: tuple[tuple
         seen = tap.run(callers.everyone(door.url, tap, asks, CALLERS))
         door.until(lambda running: running.gateway.in_flight == 0)
         batcher = door.running.gateway.embeddings.batcher
-        assert (batcher.jobs, batcher.size, batcher.lanes) == (0, 0, {})
+        assert (batcher.jobs, batcher.size, batcher.merge_queues) == (0, 0, {})
         calls = list(tap.calls)
         got, again = judge.delivered(calls, seen.given), judge.direct(calls)
         single = judge.one_by_one(calls[0].engine, seen.given)

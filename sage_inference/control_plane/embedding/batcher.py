@@ -47,7 +47,7 @@ class Batcher:
         self.shares: Shares[EmbeddingJob] = Shares(
             tenants or TenantCounters()
         )  # of jobs of which no text was sent
-        self._turn = 0
+        self._rotation = 0
 
     def configure(self, rules: AggregationRules) -> None:
         if rules.cache_bytes != self.rules.cache_bytes:
@@ -202,7 +202,7 @@ class Batcher:
         batch = EmbeddingBatch(merge_queue, content, full=full)
         if limits.padding < math.inf:
             batch.full = len(batch) == limits.texts
-        self._turn += 1
+        self._rotation += 1
         return self._sent(batch, window)
 
     def resend(self, batch: EmbeddingBatch, window: CallWindow) -> EmbeddingBatch | None:
@@ -295,7 +295,7 @@ class Batcher:
 
     @property
     def _bulk_first(self) -> bool:
-        return self._turn % BULK_EVERY == BULK_EVERY - 1
+        return self._rotation % BULK_EVERY == BULK_EVERY - 1
 
     def _held(self, merge_queue: MergeQueue, now: float) -> bool:
         rules = self.rules

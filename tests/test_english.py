@@ -20,7 +20,7 @@ PAGES = (
     *sorted((PACKAGE / "docs").glob("*.md")),
 )
 # Turns per 1,000 words of comments and docstrings. It may only fall: lower it when you have mended some.
-CODE_AT_MOST = 0.3
+CODE_AT_MOST = 0.1
 # Rooms that were rewritten as a whole; ``.`` stands for the modules beside the rooms.
 ROOMS = (
     ".",
@@ -28,7 +28,9 @@ ROOMS = (
     "cli",
     "client",
     "config",
+    "control_plane",
     "control_plane/accounting",
+    "control_plane/embedding",
     "control_plane/instances",
     "control_plane/policies",
     "control_plane/queue",
@@ -36,6 +38,7 @@ ROOMS = (
     "engines",
     "gateway",
     "gateway/api",
+    "gateway/embeddings",
     "gateway/relay",
     "library",
     "replay",

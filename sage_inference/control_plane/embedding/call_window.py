@@ -27,10 +27,10 @@ class CallRules(Protocol):
 class CallWindow:
     """The calls that one instance was sent and has not answered.
 
-    Nagle's rule (RFC 896) for calls: a full one goes while the engine has less than its window of tokens,
-    one of its own batches, for interactive texts two; one that could still grow goes only while fewer than
-    two such calls are out, because until then the engine would let it wait just as long. Where the engine pads,
-    a call could grow also if others waited that were too long or too short for it.
+    Nagle's rule (RFC 896) for calls. A full call is sent while the engine has fewer tokens than its window: one of its
+    own batches, or two if the texts are interactive. A call that could still grow is sent only while fewer than two such
+    calls are in flight, because a third one would wait in the engine just as long. If the engine pads, a call could also
+    grow while the waiting texts are too long or too short for it.
     """
 
     __slots__ = (

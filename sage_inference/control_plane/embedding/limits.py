@@ -1,4 +1,4 @@
-"""The limits of an engine: for one call, for one text, and at the same time."""
+"""The limits of an engine: those of a call, of a text, and of all calls together."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class EmbeddingJob:
     """A caller's request. ``vectors`` and ``tokens`` are by place in the caller's input.
 
     It is ``undivided`` as long as nobody needs to look at its texts one by one: as a rule they are nobody else's,
-    fit into one call, and so need not be told apart. Then ``state`` and ``batch`` are those of all its texts,
+    fit into one call, and need not be distinguished. Then ``state`` and ``batch`` are those of all its texts,
     and ``texts`` and ``pending`` are empty. ``MergeQueue.divide`` ends it.
     """
 

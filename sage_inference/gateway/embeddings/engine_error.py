@@ -11,8 +11,8 @@ from sage_inference.wire.message import Data, ResponseHead
 if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
-# The engine may dislike one text and not the others. 500 is among them: a text that breaks an engine must
-# not fail forty callers, and some servers say so where they mean "too long" (llama.cpp).
+# Statuses whose cause may be one text of the call. 500 is among them, because a text that breaks an engine must not
+# fail forty callers, and because llama.cpp answers 500 to a text that is too long.
 _OF_A_TEXT = frozenset({400, 413, 422, 424, 500})
 # The most that a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
 FEWEST_BYTES, BYTES_A_TEXT = 1 << 20, 1 << 19

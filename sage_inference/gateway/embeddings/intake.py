@@ -1,4 +1,4 @@
-"""Texts of callers come in: each is sent at once, lines up for a shared call, or is refused."""
+"""Accept the texts of callers: send them at once, queue them for a shared call, or refuse them."""
 
 from __future__ import annotations
 

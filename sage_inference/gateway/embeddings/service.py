@@ -275,7 +275,7 @@ class EmbeddingService(Intake):
         return errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait))
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
-        """No other instance is left. An engine that is merely busy is asked again, for a while."""
+        """No other instance is left. An engine that is only busy gets the call again."""
         batch, window = call.batch, call.upstream.window
         assert batch is not None
         if isinstance(error, EngineAnswer) and error.status == 429 and window.overloads < MAX_OVERLOADS:

@@ -126,7 +126,7 @@ class Batcher:
             text.wanted = [want for want in text.wanted if want[0] is not job]
             if text.wanted:
                 if text.state is TextState.WAITING and id(text) in brought:
-                    merge_queue.adopt(text)
+                    merge_queue.reassign(text)
             elif text.state is TextState.WAITING:
                 merge_queue.drop(text)
             elif isinstance(batch := text.batch, EmbeddingBatch) and not batch.is_wanted:
@@ -241,7 +241,7 @@ class Batcher:
             for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
                 self.cache.put(merge_queue.key, text.raw, vector, cost)
 
-    def passed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
+    def relayed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """The engine's answer went to its only caller as it was."""
         if batch.sole_job is None:
             self.abandon(batch)

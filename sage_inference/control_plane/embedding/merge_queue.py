@@ -154,7 +154,7 @@ class MergeQueue:
             if job not in queue:
                 queue.appendleft(job)
 
-    def adopt(self, text: Text) -> None:
+    def reassign(self, text: Text) -> None:
         """The caller that brought a waiting text left, and others want it: it stands in line with the first of them."""
         self._count(text, -1)
         job = _keenest(text)

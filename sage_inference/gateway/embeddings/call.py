@@ -8,7 +8,7 @@ A call that was not made for certain texts takes them when it is placed: what wa
 
 An answer that concerns one caller only is that caller's from its first byte on: the call ends, and the attempt is
 transferred to the caller's exchange, which relays the answer like any other. All else is held until it is whole. A
-request that fills a call needs none of this: see ``EmbeddingExchange.relay``, and ``take_over``.
+request that fills a call needs none of this: see ``EmbeddingExchange.send_call``, and ``take_from``.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class EmbeddingCall:
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
         connection.send(self, head, body)
 
-    def take_over(self, caller: EmbeddingCaller) -> None:
+    def take_from(self, caller: EmbeddingCaller) -> None:
         """Go on with a call that ``caller`` had sent itself, because it concerns others too, or failed."""
         wheel = self.service.gateway.wheel
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
@@ -250,7 +250,7 @@ class EmbeddingCall:
             self._note_answer()
             if end:
                 self.attempt.connection = None  # it is in the pool again
-            caller.adopt(self)
+            caller.relay_answer_of(self)
             self._end()
             caller.engine_sends(piece, end)
         except Exception as error:

@@ -48,8 +48,8 @@ _CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_token
 class EmbeddingExchange(Exchange):
     """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
 
-    ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``adopt``).
-    ``batch`` is that of a call which it makes itself (``relay``): none but its own texts have window in it. As soon as
+    ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``relay_answer_of``).
+    ``batch`` is that of a call which it makes itself (``send_call``): none but its own texts have window in it. As soon as
     others want some of them too, or something goes wrong, a call like all others goes on with it (``_transfer``).
     """
 
@@ -136,7 +136,7 @@ class EmbeddingExchange(Exchange):
         except Exception as error:
             self.broke(error)
 
-    def served_by(self, engine: Upstream, model: str | None, answered_at: float | None) -> None:
+    def note_engine(self, engine: Upstream, model: str | None, answered_at: float | None) -> None:
         """An engine answered one of its calls. Of several calls the first byte of the first is kept."""
         self.upstream = engine
         self.model_name = model or self.model_name
@@ -164,7 +164,7 @@ class EmbeddingExchange(Exchange):
 
     # A call of its own
 
-    def relay(self, batch: EmbeddingBatch, group: Group) -> None:
+    def send_call(self, batch: EmbeddingBatch, group: Group) -> None:
         """Send it to the only instance like any other request: as it came it is the call for ``batch``."""
         self.batch = batch
         self._sent = True
@@ -180,7 +180,7 @@ class EmbeddingExchange(Exchange):
         """Its call from here on, which holds slot and connection."""
         batch, self.batch = self.batch, None
         assert batch is not None
-        call = self.embeddings.taken_over(batch, self)
+        call = self.embeddings.call_for(batch, self)
         self._move(Phase.QUEUED)
         self._arm(math.inf)  # the call watches the time
         return call
@@ -195,7 +195,7 @@ class EmbeddingExchange(Exchange):
         if self.batch is not None:
             answer = self.attempt.answer
             assert answer is not None
-            if answer.status != 200 or not self.embeddings.passed(self.batch, self):
+            if answer.status != 200 or not self.embeddings.relay_answer(self.batch, self):
                 if end:
                     self.attempt.connection = None  # it is in the pool again
                 call = self._transfer()
@@ -224,7 +224,7 @@ class EmbeddingExchange(Exchange):
             self.attempt.connecting = None
             self._transfer().not_connected(error)
 
-    def adopt(self, former: AttemptOwner) -> None:
+    def relay_answer_of(self, former: AttemptOwner) -> None:
         """The answer to a call is for this caller alone: it is relayed, and the call's slot is held for that."""
         attempt = former.attempt
         answer = attempt.answer

@@ -139,7 +139,7 @@ class Intake:
         request.prompt_tokens = job.estimate
         if not gateway.manager.goes_at_once(request, group):
             return False
-        caller.relay(batcher.send_undivided(job, window, now, full=full), group)
+        caller.send_call(batcher.send_undivided(job, window, now, full=full), group)
         return True
 
     def leave(self, job: EmbeddingJob) -> None:

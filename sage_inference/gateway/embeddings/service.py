@@ -131,7 +131,7 @@ class EmbeddingService(Intake):
             call.upstream.window.ended(call.batch)
         self.pump_soon()
 
-    def passed(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
+    def relay_answer(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
         """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
         if batch.sole_job is None or self.batcher.cache.max_bytes:
             return False
@@ -140,7 +140,7 @@ class EmbeddingService(Intake):
             self.gateway.wheel.advance()
         window.ended(batch)
         window.answered(batch, caller.attempt.sent_at, self.gateway.clock())
-        self.batcher.passed(batch, batch.sole_job)
+        self.batcher.relayed(batch, batch.sole_job)
         if self.batcher.merge_queues:
             self.pump_soon()
         return True
@@ -152,10 +152,10 @@ class EmbeddingService(Intake):
                 engine.window.ended(batch)
         self.batcher.put_back(batch)
 
-    def taken_over(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
+    def call_for(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
         """A call that ``caller`` made itself, made like any other from here on."""
         call = self._calls[batch] = EmbeddingCall(self, batch.merge_queue, batch)
-        call.take_over(caller)
+        call.take_from(caller)
         return call
 
     def sole_caller(self, call: EmbeddingCall) -> EmbeddingCaller | None:
@@ -170,7 +170,7 @@ class EmbeddingService(Intake):
         if alone is not self.alone(batch):
             return None  # somebody came to share it
         del self._calls[batch]
-        self.batcher.passed(batch, alone.job)
+        self.batcher.relayed(batch, alone.job)
         return alone
 
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
@@ -202,7 +202,7 @@ class EmbeddingService(Intake):
         call.upstream.window.unusable = 0
         del self._calls[batch]
         for caller in self.callers(batch):
-            caller.served_by(call.upstream, found.model, call.answered_at)
+            caller.note_engine(call.upstream, found.model, call.answered_at)
         total = batch.tokens if found.tokens is None else found.tokens
         self.batcher.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
@@ -290,7 +290,7 @@ class EmbeddingService(Intake):
         assert batch is not None
         if call.upstream is not None:
             for caller in self.callers(batch):
-                caller.served_by(call.upstream, None, call.answered_at)
+                caller.note_engine(call.upstream, None, call.answered_at)
         self._calls.pop(batch, None)
         self._cancel(self.batcher.fail(batch, error))
 

@@ -41,7 +41,7 @@ def test_a_request_alone_is_never_divided() -> None:
     batch = _take(world)
     assert batch.sole_job is caller.job
     assert (batch.raws, len(batch), batch.jobs) == ([b'"a"', b'"b"'], 2, [caller.job])
-    world.batcher.passed(batch, caller.job)
+    world.batcher.relayed(batch, caller.job)
     assert not caller.job.texts
     assert not world.batcher.merge_queues
 

@@ -190,5 +190,5 @@ class World:
         # Its only caller gets the engine's answer as it is.
         for place, vector in enumerate(vectors):
             job.give(place, vector, costs[place])
-        self.batcher.passed(batch, job)
+        self.batcher.relayed(batch, job)
         job.owner.finished()

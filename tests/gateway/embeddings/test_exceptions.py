@@ -30,7 +30,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "a job is sent undivided": (Batcher, "send_undivided"),
     "a job is looked at to be sent undivided": (Batcher, "may_send_undivided"),
     "a caller's exchange makes its call": (Scheduler, "send"),
-    "a caller's answer begins": (EmbeddingService, "passed"),
+    "a caller's answer begins": (EmbeddingService, "relay_answer"),
     "a call's body is made": (merged_call, "call_body"),
     "a call is filled": (EmbeddingService, "fill"),
     "a connection is taken": (Pool, "acquire"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EmbeddingBatch:
-    """Texts of one merge_queue on their way to an engine in one call. ``full``: it could not have taken more.
+    """Texts of one merge queue, sent to an engine in one call. ``full``: no more would have fitted.
 
     ``sole_job`` is the job that all of them are of, as long as it is undivided and nobody else wants any of them.
     """
@@ -57,7 +57,7 @@ class EmbeddingBatch:
 
     @property
     def texts(self) -> list[Text]:
-        """One by one: an undivided job is divided for it."""
+        """The texts one by one. Reading this divides an undivided job."""
         if self.sole_job is not None:
             self.merge_queue.divide(self.sole_job)
         return self._texts
@@ -69,7 +69,7 @@ class EmbeddingBatch:
 
     @property
     def jobs(self) -> list[EmbeddingJob]:
-        """Those who want any of it, each once."""
+        """The jobs that want any of the texts, each once."""
         if self.sole_job is not None:
             return [self.sole_job]
         return list(dict.fromkeys(job for text in self._texts for job, _ in text.wanted))
@@ -94,7 +94,7 @@ class EmbeddingBatch:
         return job
 
     def halves(self) -> tuple[list[Text], list[Text]] | None:
-        """Divided between callers, as near to the middle as can be; None if it is all the same callers'.
+        """Two parts with different callers, as equal as possible. None if all texts have the same callers.
 
         One bad text among m callers is so found in about log2(m) rounds, and never at more than two calls a
         caller; who sent it, alone, learns of it.
@@ -116,7 +116,7 @@ def _owners(text: Text) -> tuple[int, ...]:
 
 
 def _by_owner(texts: Iterable[Text]) -> list[Text]:
-    """In order, but those of the same callers together."""
+    """The texts in order, but those of the same callers together."""
     groups: dict[tuple[int, ...], list[Text]] = {}
     for text in texts:
         groups.setdefault(_owners(text), []).append(text)

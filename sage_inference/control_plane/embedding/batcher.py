@@ -1,4 +1,4 @@
-"""Many callers' texts in, few engine calls out, and every vector back to the text it belongs to."""
+"""The batcher: merges texts of many callers into few engine calls, and returns each vector to its text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AggregationRules:
 
 
 class Batcher:
-    """Holds what waits; takes a call's worth when the window of an instance is open.
+    """Keeps the texts that wait, and takes a call's worth when the window of an instance is open.
 
     It never waits where a window is open, unless ``min_texts`` asks for it. Times come from the caller, in seconds.
     """
@@ -46,7 +46,7 @@ class Batcher:
         self.rules = rules
         self.shares: Shares[EmbeddingJob] = Shares(
             tenants or TenantCounters()
-        )  # of jobs of which no text was sent
+        )  # jobs of which no text was sent yet
         self._rotation = 0
 
     def configure(self, rules: AggregationRules) -> None:
@@ -82,7 +82,7 @@ class Batcher:
                 self._finish([job])
 
     def line_up(self, job: EmbeddingJob) -> None:
-        """Queue the part of it that has not ended, and waits with no other."""
+        """Queue the texts of a job that wait, and do not wait already for another job."""
         if job.merge_queue is not None:
             job.merge_queue.queue(job)
 
@@ -113,7 +113,7 @@ class Batcher:
         return batch
 
     def leave(self, job: EmbeddingJob) -> list[EmbeddingBatch]:
-        """Its caller left or failed: its texts go, unless others want them. Calls now unwanted are returned."""
+        """Remove a job, and its texts unless others want them. Returns the batches that nobody wants any more."""
         merge_queue = job.merge_queue
         if not isinstance(merge_queue, MergeQueue):
             return []
@@ -136,7 +136,7 @@ class Batcher:
         return list(unwanted)
 
     def refuse(self, merge_queue: MergeQueue, error: Any) -> list[EmbeddingBatch]:
-        """Fail the callers that wait in it: they cannot be served. Calls now unwanted are returned."""
+        """Fail the jobs that wait in a queue. Returns the batches that nobody wants any more."""
         return self._fail(merge_queue.all_waiting(), error)
 
     # Calls
@@ -150,7 +150,7 @@ class Batcher:
         return False
 
     def waiting_queues(self, now: float) -> list[MergeQueue]:
-        """Those with texts to send, in the order of their turn."""
+        """Queues with texts to send, in the order in which they get a call."""
         merge_queues = [
             merge_queue
             for merge_queue in self.merge_queues.values()
@@ -167,7 +167,7 @@ class Batcher:
         return merge_queues
 
     def next_due(self, now: float) -> float | None:
-        """When the next merge_queue that waits to grow may wait no longer."""
+        """The time when the next queue that waits for ``min_texts`` may wait no longer."""
         due = [
             merge_queue.oldest + self.rules.max_wait_s
             for merge_queue in self.merge_queues.values()
@@ -206,7 +206,7 @@ class Batcher:
         return self._sent(batch, window)
 
     def resend(self, batch: EmbeddingBatch, window: CallWindow) -> EmbeddingBatch | None:
-        """The same call to another instance; what that does not take in one call goes back in line."""
+        """The same batch for another instance. Texts beyond its limits go back in line."""
         limits = self.limits(window)
         texts: list[Text] = []
         tokens = size = 0
@@ -223,7 +223,7 @@ class Batcher:
     def done(
         self, batch: EmbeddingBatch, vectors: Sequence[bytes | memoryview], costs: Sequence[int]
     ) -> None:
-        """The engine's answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
+        """Hand out an answer: a vector a text, in the order of ``batch.texts``, and the tokens of each."""
         merge_queue = batch.merge_queue
         finished: list[EmbeddingJob] = []
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
@@ -242,7 +242,7 @@ class Batcher:
                 self.cache.put(merge_queue.key, text.raw, vector, cost)
 
     def relayed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
-        """The engine's answer went to its only caller as it was."""
+        """End a batch whose answer is relayed to its only caller."""
         if batch.sole_job is None:
             self.abandon(batch)
             self._forget(job)
@@ -251,13 +251,13 @@ class Batcher:
         merge_queue.drop_undivided(job)
         if not merge_queue.texts and not merge_queue.undivided:
             self.merge_queues.pop(merge_queue.key, None)
-        # It is in no share of the queue: a job leaves that when its call is sent.
+        # No need to remove the job from the shares of the queue: it left them when its batch was sent.
         job.merge_queue = None
         self.jobs -= 1
         self.size -= job.size
 
     def halve(self, batch: EmbeddingBatch) -> tuple[EmbeddingBatch, EmbeddingBatch] | None:
-        """In two, so that a bad text fails only those who sent it; None if all of it is one caller's."""
+        """Divide a batch, so that a bad text fails only its own callers. None if all its texts have the same callers."""
         halves = batch.halves()
         if halves is None:
             return None
@@ -265,13 +265,13 @@ class Batcher:
         return EmbeddingBatch(batch.merge_queue, halves[0]), EmbeddingBatch(batch.merge_queue, halves[1])
 
     def put_back(self, batch: EmbeddingBatch) -> None:
-        """It was not computed: its texts stand in front again."""
+        """Return the texts of a batch that was not computed to the front."""
         self._wait_again(batch.merge_queue, batch.texts)
 
     def fail(self, batch: EmbeddingBatch, error: Any) -> list[EmbeddingBatch]:
-        """All who still want any of it fail with ``error``. Calls now unwanted are returned.
+        """Fail all jobs that still want a text of a batch. Returns other batches that nobody wants any more.
 
-        It may have ended in part: what has its vector, waits again, or is in another call is left alone.
+        A text that has its vector, waits again, or is in another batch is not touched.
         """
         if batch.sole_job is not None and batch.sole_job.batch is not batch:
             return []
@@ -283,7 +283,7 @@ class Batcher:
         return [other for other in unwanted if other is not batch]
 
     def abandon(self, batch: EmbeddingBatch) -> None:
-        """It ended without vectors, and nobody wants them."""
+        """Forget a batch whose vectors nobody wants."""
         if batch.sole_job is not None:
             batch.merge_queue.drop_undivided(batch.sole_job)
         else:
@@ -334,14 +334,14 @@ class Batcher:
     def _wait_again(self, merge_queue: MergeQueue, texts: list[Text]) -> None:
         merge_queue.put_back(texts)
         self._tidy(merge_queue)
-        # From here on their callers' own clocks watch the wait again.
+        # Their callers time the wait again.
         for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
             job.owner.progressed()
 
     def _fail(self, texts: Iterable[Text], error: Any) -> list[EmbeddingBatch]:
         unwanted: list[EmbeddingBatch] = []
         for job in dict.fromkeys(job for text in texts for job, _ in text.wanted):
-            if job.merge_queue is not None:  # otherwise what became of another has ended it, too
+            if job.merge_queue is not None:  # otherwise the failure of another job has ended this one, too
                 unwanted += self.leave(job)
                 job.owner.failed(error)
         return unwanted
@@ -355,7 +355,7 @@ class Batcher:
     def _forget(self, job: EmbeddingJob) -> None:
         job.merge_queue = None
         self.shares.remove(job)
-        job.texts.clear()  # each points back at it: so it is freed at once, not by the collector
+        job.texts.clear()  # breaks a cycle, so that the job is freed without the garbage collector
         self.jobs -= 1
         self.size -= job.size
 

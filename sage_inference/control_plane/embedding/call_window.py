@@ -1,4 +1,4 @@
-"""How much of an instance's attention is free for another embedding call."""
+"""The calls in flight at one instance, and whether another one may be sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.embedding.padding import CallCost
 from sage_inference.control_plane.embedding.request import EmbeddingJob
 
-WINDOW_CALLS = 2  # one that the engine computes, one that it finds when it has done so
+WINDOW_CALLS = 2  # one in work, and one that is there when the engine has finished it
 FIRST_BACKOFF_S = 0.05
 
 
@@ -54,11 +54,11 @@ class CallWindow:
         self.texts = 0
         self.tokens = 0
         self.closed_until = 0.0
-        self.overloads = 0  # in a row, that no call of ours was to blame for
+        self.overloads = 0  # in a row, while no call of ours was in flight
         self.unusable = 0  # answers in a row without vectors in them
         self.cost = CallCost()  # of an engine that pads
         self.last_answer = 0.0
-        self.stalled_at = 0.0  # when this process last went on after it had not run for a while
+        self.stalled_at = 0.0  # when this process last continued after a stall
 
     def is_open(self, merge_queue: MergeQueue, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``merge_queue``, of ``max_texts`` at the most, may be sent now."""
@@ -68,7 +68,7 @@ class CallWindow:
             return True
         if self.limits.pads:
             return False
-        # By the engine's own limits: one that is full only for the little room left can as well wait for more.
+        # By the engine's own limits. A call that only fills the little room left can as well wait for more texts.
         return merge_queue.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
 
     def is_filled_by(self, job: EmbeddingJob, max_texts: int) -> bool:
@@ -83,6 +83,7 @@ class CallWindow:
         if now < self.closed_until:
             return False
         texts, merges = len(job.raws), rules.merges
+        # A single text is sent however large it is: only the engine can refuse it.
         if texts > 1 and not self._admits(job, least(self.limits.texts, rules.max_texts)):
             return False
         if not self.batches:
@@ -100,7 +101,7 @@ class CallWindow:
         )
 
     def takes_full(self, now: float, *, interactive: bool, merges: bool = True) -> bool:
-        """Whether a call that could not grow may be sent now; ``interactive``: somebody waits for it."""
+        """Whether a full call may be sent now. ``interactive``: a person waits for it."""
         if now < self.closed_until:
             return False
         if not self.batches:
@@ -115,11 +116,11 @@ class CallWindow:
 
     @property
     def takes_bulk(self) -> bool:
-        """Bulk work fills one of the engine's batches, and leaves the next to those that somebody awaits."""
+        """Whether bulk texts may be sent. They get one of the engine's batches; the next is kept for interactive texts."""
         return self.tokens < self.limits.tokens
 
     def next_limits(self) -> CallLimits:
-        """The limits of the next call: the engine's, and what is left of those on all calls together."""
+        """The limits of the next call: the engine's own, and the rest of its limits on all calls together."""
         left = self._texts_left()
         limits = self.limits if left is None else self.limits.at_most(max(1, left))
         return limits.at_most_padding(self.cost.call_in_tokens) if limits.pads else limits
@@ -137,7 +138,7 @@ class CallWindow:
         self.tokens -= batch.tokens
 
     def answered(self, batch: EmbeddingBatch, sent_at: float, now: float) -> None:
-        """It takes work: no reason to hold back. Its time was this call's since it had answered the one before."""
+        """End a pause: the engine takes work. The time since its answer before was spent on this call."""
         self.closed_until = 0.0
         self.overloads = 0
         if self.limits.pads:
@@ -146,7 +147,7 @@ class CallWindow:
             self.last_answer = now
 
     def overloaded(self, now: float) -> None:
-        """It refused a call for being busy: ask again when another call is answered, or after a while."""
+        """Pause after a refusal because the engine is busy, until another call is answered or for a while."""
         self.closed_until = now + FIRST_BACKOFF_S * 2**self.overloads
         if not self.batches:
             self.overloads += 1

@@ -11,11 +11,11 @@ from sage_inference.control_plane.embedding.limits import CallLimits
 from sage_inference.control_plane.embedding.padding import AlikeTexts
 from sage_inference.control_plane.embedding.request import EmbeddingJob, Text, TextState
 
-LOOK_AHEAD = 8  # times as many texts as fit a call: from so many the alike ones are chosen
+LOOK_AHEAD = 8  # calls: texts of about one length are chosen from so many calls' worth
 
 
 class MergeQueue:
-    """``model`` and ``route`` select the instances that may serve it; ``key`` is what its texts agree in.
+    """``model`` and ``route`` select the instances; ``key`` is equal for all texts of the queue.
 
     A text is in ``texts`` while it waits or is computed: who wants the same meanwhile shares it. In ``undivided``
     it is there by the job that it belongs to, until that is divided.
@@ -53,14 +53,14 @@ class MergeQueue:
         return not self.texts and not self.undivided
 
     def find(self, raw: bytes) -> Text | None:
-        """The text that is waiting or computed already; the job that it came with is divided."""
+        """The same text, if it waits or is being computed. The job that brought it is divided."""
         job = self.undivided.get(raw)
         if job is not None:
             self.divide(job)
         return self.texts.get(raw)
 
     def enter_undivided(self, job: EmbeddingJob) -> bool:
-        """Its texts are there, as one. False: one of them is already, or twice in it."""
+        """Enter a job as one. Returns False if a text of it is here already, or twice in the job."""
         raws = dict.fromkeys(job.raws, job)
         known = len(raws) < len(job.raws)
         if known or not (self.undivided.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
@@ -84,7 +84,7 @@ class MergeQueue:
             job.batch = None
         if job.state is TextState.WAITING:
             job.pending.extend(job.texts)
-            if not job.lined_up:
+            if not job.lined_up:  # otherwise its texts were counted then
                 for text in job.texts:
                     self._count(text, 1)
 
@@ -103,21 +103,21 @@ class MergeQueue:
         return [text for text in self.texts.values() if text.state is TextState.WAITING]
 
     def enter(self, job: EmbeddingJob, text: Text) -> None:
-        """A new text waits."""
+        """Enter a new text, which waits."""
         self.texts[text.raw] = text
         text.interactive = job.interactive
         job.pending.append(text)
         self._count(text, 1)
 
     def promote(self, job: EmbeddingJob, text: Text) -> None:
-        """It waits in bulk, and now an interactive request wants it too: it need not wait for the bulk's turn."""
+        """Move a bulk text forward, because an interactive request wants it too."""
         self._count(text, -1)
         text.interactive = True
         self._count(text, 1)
         job.pending.append(text)
 
     def queue(self, job: EmbeddingJob) -> None:
-        """The job stands in line, with all of its texts or with those pending."""
+        """Line a job up, with all of its texts or with those that are pending."""
         if job.undivided:
             self._count_undivided(job, 1)
         elif not job.pending:
@@ -126,7 +126,7 @@ class MergeQueue:
         (self._interactive if job.interactive else self._bulk).append(job)
 
     def drop(self, text: Text) -> None:
-        """Nobody wants it any more, or it has its vector."""
+        """Forget a text that nobody wants any more, or whose vector came."""
         if text.state is TextState.WAITING:
             self._count(text, -1)
         text.state, text.batch = TextState.GONE, None
@@ -134,13 +134,13 @@ class MergeQueue:
             del self.texts[text.raw]
 
     def remove(self, job: EmbeddingJob) -> None:
-        """It leaves the line; its texts stay for the others that want them."""
+        """Remove a job from the line. Its texts stay if others want them."""
         queue = self._interactive if job.interactive else self._bulk
         if job in queue:
             queue.remove(job)
 
     def put_back(self, texts: list[Text]) -> None:
-        """Texts that were taken and not computed stand in front again, by the first who wants each."""
+        """Return texts that were taken but not computed to the front, each under a job that wants it."""
         for text in reversed(texts):
             if not text.wanted:
                 self.drop(text)
@@ -155,7 +155,7 @@ class MergeQueue:
                 queue.appendleft(job)
 
     def reassign(self, text: Text) -> None:
-        """The caller that brought a waiting text left, and others want it: it stands in line with the first of them."""
+        """Move a waiting text to another job that wants it, because the job that brought it left."""
         self._count(text, -1)
         job = _keenest(text)
         text.interactive = job.interactive
@@ -166,7 +166,7 @@ class MergeQueue:
             queue.append(job)
 
     def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
-        """Whether what waits is enough for a call that can't take more."""
+        """Whether enough texts wait for a call that could not take more."""
         if not bulk:
             return bool(limits.texts and self.waiting_interactive >= limits.texts)
         return (
@@ -178,14 +178,14 @@ class MergeQueue:
     def take(
         self, limits: CallLimits, *, bulk_first: bool = False, bulk: bool = True
     ) -> list[Text] | EmbeddingJob:
-        """The texts that go in a call within ``limits``, at least one text if any waits. ``bulk``: such texts too.
+        """Take the texts of a call within ``limits``; at least one if any waits. ``bulk``: bulk texts as well.
 
         They are a job where an undivided one goes alone.
         """
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
         if bulk_first:
             queues.reverse()
-        # A request that is alone stays undivided where it can: it is relayed as it came.
+        # Do not divide a request that is alone: undivided, it is relayed as it came, without reading its vectors.
         if limits.padding < math.inf and (self.in_line > 1 or self.fills(limits)):
             return self._take_alike(limits, queues)
         call = _Filling(self, limits)
@@ -194,13 +194,13 @@ class MergeQueue:
                 before = call.count
                 if not self._fill(call, queue[0]):
                     if queue is self._bulk and call.count > before:
-                        queue.rotate(-1)  # it has had its turn
+                        queue.rotate(-1)  # so that one long request does not hold up the others
                     return call.content
                 queue.popleft()
         return call.content
 
     def _take_alike(self, limits: CallLimits, queues: list[deque[EmbeddingJob]]) -> list[Text]:
-        """The first in line, and of the next ones those of about its length."""
+        """Take the first text in line, and those of the next ones that have about its length."""
         call: AlikeTexts | None = None
         seen: dict[Text, EmbeddingJob] = {}
         for queue in queues:
@@ -228,7 +228,7 @@ class MergeQueue:
                     yield text, job
 
     def _close_gaps(self, jobs: set[EmbeddingJob]) -> None:
-        """Texts of these left from the middle of the line; a bulk request that was first had its turn."""
+        """Remove jobs from the line that have no text left in it. A bulk request that was first moves to the end."""
         for job in jobs:
             job.pending = deque(text for text in job.pending if text.state is TextState.WAITING)
         if self._bulk and self._bulk[0] in jobs:
@@ -238,10 +238,10 @@ class MergeQueue:
                 if not job.pending and job in queue:
                     queue.remove(job)
             while queue and not queue[0].waits:
-                queue.popleft()  # others wanted its texts too, and they were sent with theirs
+                queue.popleft()  # its texts were sent with other jobs that want them
 
     def _fill(self, call: _Filling, job: EmbeddingJob) -> bool:
-        """Whether all that still waits of a request went in."""
+        """Add the waiting texts of a job. Returns whether all of them fitted."""
         if job.undivided:
             if call.begin_with(job):
                 self._count_undivided(job, -1)
@@ -275,12 +275,12 @@ class MergeQueue:
 
 
 def _keenest(text: Text) -> EmbeddingJob:
-    """The caller that needs it soonest."""
+    """The job that needs the text soonest."""
     return next((job for job, _ in text.wanted if job.interactive), text.wanted[0][0])
 
 
 class _Filling:
-    """A call's texts, as they are put together."""
+    """The texts of a call while it is being filled."""
 
     def __init__(self, merge_queue: MergeQueue, limits: CallLimits) -> None:
         self.count = 0
@@ -295,7 +295,7 @@ class _Filling:
         return self._texts if self._undivided is None else self._undivided
 
     def admits(self, count: int, tokens: int, size: int) -> bool:
-        """Whether so much more may go in; a first text may in any case."""
+        """Whether so much more fits. A first text always does: only the engine can refuse it."""
         if not self.count and count == 1:
             return True
         return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)

@@ -1,4 +1,4 @@
-"""A caller's request as texts that want vectors, and one text, computed once for all who want it."""
+"""A job: one caller's request as texts. A text is computed once for all jobs that want it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Text:
 
 
 class JobOwner(Protocol):
-    """The caller's side: called once for how it ended, and for progress in between.
+    """The caller of a job. It gets one call for the end, and others for progress in between.
 
     None of these may raise: others' jobs are next.
     """

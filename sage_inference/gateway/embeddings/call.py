@@ -6,9 +6,10 @@
 
 A call that was not made for certain texts takes them when it is placed: what waits until then goes along.
 
-An answer that concerns one caller only is that caller's from its first byte on: the call ends, and the attempt is
-transferred to the caller's exchange, which relays the answer like any other. All else is held until it is whole. A
-request that fills a call needs none of this: see ``EmbeddingExchange.send_call``, and ``take_from``.
+An answer for one caller only is that caller's from its first byte on: the call ends, and the attempt is transferred to
+the caller's exchange, which relays the answer like any other. All other answers are buffered to their end. A request
+that is a call as it is needs no ``EmbeddingCall``, until somebody joins or something fails: see
+``EmbeddingExchange.send_call`` and ``take_from``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class State(IntEnum):
 
 
 class CallListener(Protocol):
-    """The service behind a call: it knows the texts, and whom the answer is for."""
+    """The service behind a call, which knows its texts and their callers."""
 
     gateway: Hub
 
@@ -134,19 +135,19 @@ class EmbeddingCall:
 
     @property
     def tried(self) -> tuple[ExecutionInstance, ...]:
-        """Where it must not go: where it failed, and where another call would only wait."""
+        """Instances where the call failed, and, until it has texts, those where another call would only wait."""
         return (
             self.failed_at + self.service.closed_to(self.merge_queue)
             if self.batch is None
             else self.failed_at
         )
 
-    # The manager
+    # The scheduler
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
-        """It has a slot: now the texts that go with it are chosen."""
+        """Choose the texts now that an instance has a slot: texts that came meanwhile go along."""
         service = self.service
-        try:  # the manager may be at others' requests beside this one
+        try:  # the scheduler may be placing requests of others
             self.upstream = upstream = service.gateway.engines[instance.instance_id]
             self.attempt = Attempt(upstream, instance)
             self.state = State.PLACED
@@ -164,7 +165,7 @@ class EmbeddingCall:
             self.broke(error)
 
     def refused(self, refusal: Rejection) -> None:
-        """It waited for a slot, and there will be none."""
+        """End a call that waited for a slot, because there will be none."""
         self.state = State.ENDED
         try:
             self.service.refused(self, errors.from_refusal(refusal))
@@ -197,11 +198,11 @@ class EmbeddingCall:
         if caller.phase is Phase.SENT:
             wheel.set(self, caller.caller.deadline - wheel.now)
         elif self.attempt.connecting is not None:
-            self.attempt.abandon()  # it would report to the caller
+            self.attempt.abandon()  # a connection being made would report to the caller
             self._connect()
 
     def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
-        """How its request starts, and its body: a caller's own where the call is just that, else made of many."""
+        """The head's start and the body: a caller's own if the batch is its request as it came, otherwise made of many."""
         engine = self.upstream
         alone = self.alone = self.service.alone(batch)
         if alone is not None:
@@ -245,7 +246,7 @@ class EmbeddingCall:
             self.broke(error)
 
     def _transfer(self, caller: EmbeddingCaller, piece: Data, end: bool) -> None:
-        """The answer is for one caller alone: it is relayed from its first byte on."""
+        """Transfer the attempt to the only caller, which relays the answer from its first byte on."""
         try:
             self._note_answer()
             if end:
@@ -275,7 +276,7 @@ class EmbeddingCall:
             self.broke(error)
 
     def engine_is_silent(self) -> None:
-        """It hangs or sleeps: a healthy one may do the work instead, long before our own time is up."""
+        """Leave an engine that hangs or sleeps, long before the timeout, if a healthy one can do the work."""
         if self.state is not State.PLACED or self.attempt.connection is None:
             return
         try:
@@ -306,7 +307,7 @@ class EmbeddingCall:
             self._fail(error)
 
     def _fail(self, error: ApiError) -> None:
-        """It ends, and its callers get ``error``."""
+        """End the call, and fail its callers with ``error``."""
         self._end()
         self.service.failed(self, error)
 
@@ -335,7 +336,7 @@ class EmbeddingCall:
     # How it ends
 
     def cancel(self) -> None:
-        """Nobody wants its vectors any more: the engine sees the end of the connection."""
+        """Break the call off, because nobody wants its vectors. The engine sees the connection end."""
         if self.state is State.ASKING:
             self.service.gateway.manager.withdraw(self)
             self.service.gateway.wheel.remove(self)
@@ -345,7 +346,7 @@ class EmbeddingCall:
             self._end()
 
     def broke(self, error: Exception) -> None:
-        """An exception of our own, while something was done for this call: it ends, and so do its callers'."""
+        """End the call and its callers' requests after an exception of our own."""
         report_of(self.request_id, error)
         gateway = self.service.gateway
         if self.state is State.ASKING:
@@ -366,7 +367,7 @@ class EmbeddingCall:
             self._note_answer()
             self._end()
             self.service.answered(self, answer)
-        elif answer.status < 400:  # it is no error, and what it holds is not any one caller's
+        elif answer.status < 400:  # a redirect or the like, whose content belongs to no single caller
             self._end()
             self.service.unusable(self, f"answered with status {answer.status} instead of vectors")
         elif answer.means_draining:
@@ -383,7 +384,7 @@ class EmbeddingCall:
             self.service.rejected(self, answer)
 
     def _elsewhere_or(self, error: ApiError | EngineAnswer, *, lost_time: bool = True) -> None:
-        """Embedding a text twice harms nobody: whatever went wrong, another instance may try.
+        """Try another instance, whatever went wrong: embedding a text twice harms nobody.
 
         An attempt that lost no time is no retry: where no instance is left, the error is the gateway's own.
         """
@@ -406,7 +407,7 @@ class EmbeddingCall:
             self.service.failed(self, errors.from_refusal(refusal))
 
     def _end(self) -> None:
-        """The one place where its share of the window is given back, and its slot unless that was handed over."""
+        """The one place where the window and the slot are released. A transferred slot is not the call's any more."""
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)

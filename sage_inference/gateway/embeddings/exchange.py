@@ -1,4 +1,4 @@
-"""An embedding request: its texts go into calls with other callers', unless it can only be relayed."""
+"""An embedding request: sent as it came, merged with others' texts, or relayed like any other."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _CUTTING = frozenset({"truncate", "truncation_direction", "truncate_prompt_token
 
 
 class EmbeddingExchange(Exchange):
-    """Stays QUEUED while its texts are under way: the calls hold slots, not the caller.
+    """Stays QUEUED while calls have its texts: a call holds the slot then, and not the exchange.
 
-    ``job`` is None where the request is relayed like any other, or where an answer to it alone is (``relay_answer_of``).
-    ``batch`` is that of a call which it makes itself (``send_call``): none but its own texts have window in it. As soon as
-    others want some of them too, or something goes wrong, a call like all others goes on with it (``_transfer``).
+    ``job`` is None if the request is relayed like any other, or its answer is. ``batch`` is set while this exchange
+    sends a call itself, without an ``EmbeddingCall`` (``send_call``). When others join, or something fails,
+    ``_transfer`` makes a call that goes on with it.
     """
 
     job: EmbeddingJob | None = None
@@ -94,7 +94,7 @@ class EmbeddingExchange(Exchange):
         self._enter(guarded=self._may_be_cut())
 
     def _enter(self, *, guarded: bool) -> None:
-        """Into a merge_queue. ``guarded``: texts that the engine would cut silently are refused by it instead."""
+        """Submit the texts. ``guarded``: ask the engine to refuse texts that it would otherwise cut silently."""
         self.guarded = guarded
         path = self.head.route.path
         self.wire_route = NATIVE_ROUTE if guarded else path if path != NATIVE_ROUTE else self._wire_route()
@@ -122,10 +122,10 @@ class EmbeddingExchange(Exchange):
     def _asks_nothing_special(self) -> bool:
         return all(name == "dimensions" for name, _ in self.wanted.options)
 
-    # Called by the batcher
+    # Called by the batcher and the service
 
     def progressed(self) -> None:
-        """A text of it was sent, or has its vector. When none waits any more, the calls watch the time."""
+        """A text was sent, or its vector came. When no text waits any more, the timers of the calls run instead."""
         try:
             assert self.job is not None
             if not self._sent:
@@ -137,7 +137,7 @@ class EmbeddingExchange(Exchange):
             self.broke(error)
 
     def note_engine(self, engine: Upstream, model: str | None, answered_at: float | None) -> None:
-        """An engine answered one of its calls. Of several calls the first byte of the first is kept."""
+        """Note the engine that answered a call. With several calls, the first byte of the first one counts."""
         self.upstream = engine
         self.model_name = model or self.model_name
         if self.answered_at is None and answered_at is not None:
@@ -162,33 +162,33 @@ class EmbeddingExchange(Exchange):
         except Exception as error:
             self.broke(error)
 
-    # A call of its own
+    # A call that it sends itself
 
     def send_call(self, batch: EmbeddingBatch, group: Group) -> None:
-        """Send it to the only instance like any other request: as it came it is the call for ``batch``."""
+        """Send the request as it came, as the call for ``batch``, to the only instance."""
         self.batch = batch
         self._sent = True
-        self.waited_ms = -1.0  # it did not stand in line
-        self.request.tenant = ""  # no call costs a tenant's LLM requests their turn
+        self.waited_ms = -1.0  # the request did not wait in line
+        self.request.tenant = ""  # embeddings are not charged to a tenant's share of LLM work
         self.gateway.manager.send(self, group, self.measure)
 
     def measure(self) -> None:
-        if not self.request.prompt_tokens:  # else its texts have been counted
+        if not self.request.prompt_tokens:  # otherwise its texts were counted
             super().measure()
 
     def _transfer(self) -> EmbeddingCall:
-        """Its call from here on, which holds slot and connection."""
+        """Transfer the attempt to a call, because others joined or something failed."""
         batch, self.batch = self.batch, None
         assert batch is not None
         call = self.embeddings.call_for(batch, self)
         self._move(Phase.QUEUED)
-        self._arm(math.inf)  # the call watches the time
+        self._arm(math.inf)  # the timer of the call runs
         return call
 
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         if self.batch is None or answer.status == 200:
             super().engine_answers(answer, length)
-        else:  # to be judged with its body
+        else:  # the body decides what the error means
             self.attempt.answer, self.length = answer, length
 
     def engine_sends(self, piece: Data, end: bool) -> None:
@@ -225,7 +225,7 @@ class EmbeddingExchange(Exchange):
             self._transfer().not_connected(error)
 
     def relay_answer_of(self, former: AttemptOwner) -> None:
-        """The answer to a call is for this caller alone: it is relayed, and the call's slot is held for that."""
+        """Relay the answer of a call that has no other caller. The attempt and its slot are transferred."""
         attempt = former.attempt
         answer = attempt.answer
         assert answer is not None
@@ -264,7 +264,7 @@ class EmbeddingExchange(Exchange):
         return self.gateway.settings.scheduling.embedding_truncation == "allow"
 
     def _enter_again(self) -> None:
-        """One of its texts is too long: let the engine cut it, and mark the answer."""
+        """Submit again, let the engine cut the text that is too long, and mark the answer."""
         self.truncated = True
         try:
             self._enter(guarded=False)
@@ -292,7 +292,7 @@ class EmbeddingExchange(Exchange):
                 return
         self._rest = None
         self._move(Phase.DONE)
-        self.job = None  # it points back here: freed at once, not by the collector
+        self.job = None  # breaks a cycle, so that both are freed without the garbage collector
 
     def _drop_body(self) -> None:
         super()._drop_body()
@@ -327,7 +327,7 @@ class EmbeddingExchange(Exchange):
             self.fail(self.embeddings.queue_timeout())
 
     def _arm(self, seconds: float) -> None:
-        """While a text waits, the deadline that the caller gave counts too."""
+        """Set the timer. While a text waits, the caller's own deadline counts too."""
         if self.job and seconds < math.inf and self.request.slo_deadline_ms is not None:
             seconds = min(seconds, max(0.0, self._left_s))
         self.gateway.wheel.set(self.caller, seconds)

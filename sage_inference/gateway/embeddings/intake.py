@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Intake:
-    """The part of the service that callers come to. The calls for what lines up are made by the rest of it."""
+    """The part of the service that accepts jobs. ``EmbeddingService`` makes the calls for those that line up."""
 
     def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
         self.gateway = gateway
@@ -54,7 +54,7 @@ class Intake:
             self._line_up(job, caller)
 
     def _goes_undivided(self, job: EmbeddingJob, caller: EmbeddingCaller, now: float) -> bool:
-        """Whether the job needs no place in line: it is sent now, or when all that has arrived by now is read.
+        """Whether the job needs no place in line. It is sent now, or by the next pump.
 
         A full call is sent at once. Any other job waits for ``_pump``, so that requests of the same iteration of the
         event loop share a call. If another one comes until then, both line up.
@@ -74,6 +74,7 @@ class Intake:
             or (len(batcher.merge_queues) > 1 and batcher.waits)
         ):
             return False
+        # Not sent at once: the first text of a burst would go alone, and the rest would wait for its answer.
         self._alone = caller
         if not self._soon:
             self._soon = True
@@ -81,7 +82,7 @@ class Intake:
         return True
 
     def _line_up_alone(self) -> None:
-        """The job that waited for the pump is not alone any more, or may not be sent."""
+        """Line up the job that waited for the pump, because it is not alone any more or may not be sent."""
         caller, self._alone = self._alone, None
         if caller is None or caller.job is None:
             return
@@ -96,7 +97,7 @@ class Intake:
         self.batcher.line_up(job)
         self.pump_soon()
         if self._too_much_waits():
-            self._pump()  # it may be that nothing has been sent since the last turn of the loop
+            self._pump()  # nothing may have been sent since the last iteration of the loop
             if job.merge_queue is not None and job.waits and self._too_much_waits():
                 self._make_room(job, request)
                 return
@@ -105,7 +106,7 @@ class Intake:
             self.batcher.shares.add(job, request.tenant, request.priority, size)
 
     def _make_room(self, job: EmbeddingJob, request: SchedulingRequest) -> None:
-        """Let others leave for the request, which is one too many. Raises ``Rejection`` where it has to leave itself."""
+        """Displace other requests for one that is too many. Raises ``Rejection`` if the new one has to leave itself."""
         limits, shares = self.gateway.limits, self.batcher.shares
         own_size = job.size + len(job.raws)
         # Texts that waited before may be over a bound that was lowered, or have come back from a call that failed.
@@ -114,7 +115,7 @@ class Intake:
         others = shares.displaced(request.tenant, own_size, over_requests, over_bytes) or ()
         for other in others:
             self.leave(other)
-        fits = self.in_line <= most[0] and self._size <= most[1]  # not so where others want the same texts
+        fits = self.in_line <= most[0] and self._size <= most[1]  # False if others want the same texts
         if fits:
             shares.add(job, request.tenant, request.priority, own_size)
         else:
@@ -128,7 +129,7 @@ class Intake:
             raise Rejection(Reason.QUEUE_FULL, message, retry_after_s=wait_s)
 
     def _send_undivided(self, job: EmbeddingJob, caller: EmbeddingCaller, now: float, *, full: bool) -> bool:
-        """Whether the job is on its way: its caller's exchange makes the call, which is the request as it came."""
+        """Let the caller's exchange send the job: the request as it came is the call. Returns whether it was sent."""
         gateway, batcher, request = self.gateway, self.batcher, caller.request
         group = gateway.registry.group(request.model, caller.wire_route)
         if len(group) != 1:
@@ -143,7 +144,7 @@ class Intake:
         return True
 
     def leave(self, job: EmbeddingJob) -> None:
-        """Its caller is gone: only its own texts leave a forming call."""
+        """Remove a job whose caller left. Texts that others want stay."""
         if self._alone is not None and self._alone.job is job:
             self._alone = None
         self._cancel(self.batcher.leave(job))
@@ -162,7 +163,7 @@ class Intake:
         return sum(merge_queue.waiting_size for merge_queue in self.batcher.merge_queues.values())
 
     def _check_fit(self, job: EmbeddingJob, counts: list[int], caller: EmbeddingCaller) -> None:
-        """Texts that no instance could ever take are refused before one is asked."""
+        """Refuse texts that no instance could ever take, before one is asked. Raises ``Rejection``."""
         limits = self.text_limits(caller.request.model, caller.wire_route)
         if limits.size is not None and (size := max(map(len, job.raws))) > limits.size:
             message = f"a text of {size} bytes fits no call: the engine takes {limits.size} bytes"
@@ -175,7 +176,7 @@ class Intake:
                 raise Rejection(Reason.BAD_REQUEST, message, caller.input_name)
 
     def text_limits(self, model: str, route: str) -> TextLimits:
-        """The limits of the instances of a model, as long as none of them comes, goes, or learns."""
+        """The limits of the instances of a model, cached until an instance comes, goes, or shows another limit."""
         registry = self.gateway.registry
         if self._limits_seen != registry.version:
             self._limits.clear()
@@ -190,7 +191,7 @@ class Intake:
         return found
 
     def _send_alone(self, caller: EmbeddingCaller, now: float) -> bool:
-        """Whether the only request since the last pump is on its way. Otherwise it lines up."""
+        """Send the only request since the last pump, and return whether that was possible. Otherwise line it up."""
         job = caller.job
         try:
             if job is not None and self._send_undivided(job, caller, now, full=False):
@@ -203,7 +204,7 @@ class Intake:
         return False
 
     def pump_soon(self) -> None:
-        """Send what can be sent, when all that has arrived by now is read: those may share a call."""
+        """Pump when all sockets that are readable now were read, because their requests may share a call."""
         if not self._soon and self.batcher.waits:
             self._soon = True
             self._loop.call_soon(self._pump)

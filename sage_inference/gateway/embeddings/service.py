@@ -1,4 +1,4 @@
-"""Wires aggregation to the gateway: who may send a call now, and what becomes of its answer."""
+"""Calls for the texts that lined up: when each may be sent, and how its answer or its failure reaches callers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.hub import Hub
 
 _READY = EngineState.READY
-# Answers in a row without vectors from which no text is taken to be the cause: to find one of 512 takes ten.
+# After so many answers in a row without vectors no text is taken to be the cause. To find one of 512 takes ten calls.
 MAX_UNUSABLE = 16
 MAX_OVERLOADS = 6  # answers in a row that mean "overloaded" before a caller gets one
 
@@ -87,7 +87,7 @@ class EmbeddingService(Intake):
         return self.gateway.registry.group(merge_queue.model, merge_queue.route)
 
     def _wake_at(self, now: float) -> None:
-        """Come back when a wait that was asked for, or a pause after an overload, is over."""
+        """Pump again when a configured wait, or a pause after an overload, is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -100,7 +100,7 @@ class EmbeddingService(Intake):
             self._timer = self._loop.call_later(max(0.0, min(times) - now), self._pump)
 
     def fill(self, call: EmbeddingCall) -> bool:
-        """The call was placed: give it its texts. False if there is nothing left to send."""
+        """Give a placed call its texts. Returns False if nothing is left to send."""
         if self._asking.get(call.merge_queue) is call:
             del self._asking[call.merge_queue]
         if call.batch is None:
@@ -108,7 +108,7 @@ class EmbeddingService(Intake):
         else:
             self._calls.pop(call.batch, None)
             batch = self.batcher.resend(call.batch, call.upstream.window)
-            self.pump_soon()  # what of it did not fit waits again
+            self.pump_soon()  # texts that did not fit wait again
         call.batch = batch
         if batch is not None:
             self._calls[batch] = call
@@ -118,7 +118,7 @@ class EmbeddingService(Intake):
         return [job.owner for job in batch.jobs]  # type: ignore[misc]
 
     def alone(self, batch: EmbeddingBatch) -> EmbeddingCaller | None:
-        """The one caller whose whole request this call is: it is relayed as it came."""
+        """The only caller of a batch, if the batch is its request as it came. None if the texts have to be sent anew."""
         job = batch.original_of()
         caller: EmbeddingCaller | None = job.owner if job else None  # type: ignore[assignment]
         return None if caller is None or caller.guarded else caller
@@ -126,17 +126,22 @@ class EmbeddingService(Intake):
     # How calls end
 
     def left(self, call: EmbeddingCall) -> None:
-        """It holds no window any more; reported before its outcome."""
+        """Remove the call from its window, before its outcome is reported."""
         if call.batch is not None:
             call.upstream.window.ended(call.batch)
         self.pump_soon()
 
     def relay_answer(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> bool:
-        """The first byte of the answer to a call that ``caller`` made itself came: whether it is for nobody else."""
+        """Whether the answer that has just begun is for ``caller`` alone, which sent the call. Then its batch ends here.
+
+        Otherwise somebody joined since, or the cache wants the vectors, so a call has to read the answer.
+        """
         if batch.sole_job is None or self.batcher.cache.max_bytes:
             return False
         window = caller.upstream.window
-        if window.limits.pads:  # it learns from the time that the call took
+        if (
+            window.limits.pads
+        ):  # the window learns from the time of the call, so a stall must be noticed first
             self.gateway.wheel.advance()
         window.ended(batch)
         window.answered(batch, caller.attempt.sent_at, self.gateway.clock())
@@ -146,20 +151,20 @@ class EmbeddingService(Intake):
         return True
 
     def not_sent(self, batch: EmbeddingBatch) -> None:
-        """A call that its caller would have made itself was not made: its texts wait again."""
+        """Let texts wait again whose caller could not send them: something broke before it had an attempt."""
         for engine in self.gateway.engines.values():
             if batch in engine.window.batches:
                 engine.window.ended(batch)
         self.batcher.put_back(batch)
 
     def call_for(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
-        """A call that ``caller`` made itself, made like any other from here on."""
+        """A call that goes on with the batch and the attempt of ``caller``."""
         call = self._calls[batch] = EmbeddingCall(self, batch.merge_queue, batch)
         call.take_from(caller)
         return call
 
     def sole_caller(self, call: EmbeddingCall) -> EmbeddingCaller | None:
-        """The one caller that gets the call's answer, as it comes; None where its vectors have to be looked at.
+        """The only caller of a call, which gets the answer as it comes. None if the vectors have to be read.
 
         From now on its texts are not under way any more: who asks for one of them gets it computed anew.
         """
@@ -168,7 +173,7 @@ class EmbeddingService(Intake):
         if alone is None or alone.job is None or self.batcher.cache.max_bytes:
             return None
         if alone is not self.alone(batch):
-            return None  # somebody came to share it
+            return None  # another caller joined
         del self._calls[batch]
         self.batcher.relayed(batch, alone.job)
         return alone
@@ -188,7 +193,7 @@ class EmbeddingService(Intake):
         self._hand_out(call, found)
 
     def unusable(self, call: EmbeddingCall, how: str, *, may_blame_a_text: bool = True) -> None:
-        """The engine's answer has no vectors in it: one text may be to blame, as for a refusal."""
+        """Handle an answer without vectors. One text may be to blame, as for a refusal."""
         batch, window = call.batch, call.upstream.window
         assert batch is not None
         window.unusable += 1
@@ -207,7 +212,7 @@ class EmbeddingService(Intake):
         self.batcher.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
     def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
-        """The engine did not like it: too much in one call, a bad text, or all of it."""
+        """Handle a refusal: the call was too large, one text is bad, or all are."""
         batch, window = call.batch, call.upstream.window
         assert batch is not None
         texts = answer.texts_allowed
@@ -221,7 +226,7 @@ class EmbeddingService(Intake):
             self.failed(call, answer)
 
     def _halve(self, call: EmbeddingCall) -> bool:
-        """Send it again in two calls; False if all of it is the same callers'."""
+        """Send a batch again in two calls. Returns False if all its texts have the same callers."""
         assert call.batch is not None
         halves = self.batcher.halve(call.batch)
         if halves is None:
@@ -230,7 +235,7 @@ class EmbeddingService(Intake):
         for half in halves:
             try:
                 self._send_half(half)
-            except Exception as error:  # the other half has no part in it
+            except Exception as error:  # must not stop the other half
                 report_of(call.request_id, error)
                 self._calls.pop(half, None)
                 self._cancel(self.batcher.fail(half, errors.internal(call.request_id)))
@@ -264,7 +269,7 @@ class EmbeddingService(Intake):
         self._await_slot(call)
 
     def _await_slot(self, call: EmbeddingCall) -> None:
-        """Its texts no longer stand in line, so that their callers' own clocks don't watch this wait."""
+        """Time the wait of a call. Its texts are not in line, so the timers of their callers do not run."""
         if call.state is State.ASKING:
             self.gateway.wheel.set(call, self.gateway.timeouts.queue_s)
 
@@ -285,7 +290,7 @@ class EmbeddingService(Intake):
             self.failed(call, error)
 
     def failed(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
-        """Every caller with a text in the call gets the error."""
+        """Fail every caller with a text in the call."""
         batch = call.batch
         assert batch is not None
         if call.upstream is not None:
@@ -295,7 +300,7 @@ class EmbeddingService(Intake):
         self._cancel(self.batcher.fail(batch, error))
 
     def broke(self, call: EmbeddingCall, error: ApiError) -> None:
-        """Those of its callers that have no answer yet get this one."""
+        """Fail those of its callers that have no answer yet."""
         if call.batch is None:
             if self._asking.get(call.merge_queue) is call:
                 self.refused(call, error)
@@ -303,7 +308,7 @@ class EmbeddingService(Intake):
             self.failed(call, error)
 
     def refused(self, call: EmbeddingCall, error: ApiError) -> None:
-        """The manager has no instance for it any more."""
+        """Fail the callers of a call for which the scheduler has no instance any more."""
         if call.batch is not None:
             self.failed(call, error)
         else:

@@ -64,7 +64,7 @@ class Batcher:
         It may end at once, from the cache. Otherwise ``line_up`` comes next, or ``send_undivided``.
         """
         if not self.rules.merges:
-            key = (key, id(job))
+            key = (key, id(job))  # a queue of its own, so that nothing is shared
         merge_queue = self.merge_queues.get(key)
         if merge_queue is None:
             merge_queue = self.merge_queues[key] = MergeQueue(key, model, route)
@@ -120,7 +120,7 @@ class Batcher:
         if job.undivided:
             merge_queue.divide(job)
         merge_queue.remove(job)
-        brought = set(map(id, job.pending))
+        brought = set(map(id, job.pending))  # texts in line under this job; others are in line elsewhere
         unwanted: dict[EmbeddingBatch, None] = {}
         for text in dict.fromkeys(job.texts):
             text.wanted = [want for want in text.wanted if want[0] is not job]
@@ -189,6 +189,7 @@ class Batcher:
 
     def take(self, merge_queue: MergeQueue, window: CallWindow, now: float) -> EmbeddingBatch | None:
         """The next call for the instance with this window; None if nothing waits any more."""
+        # With bulk texts in work, the rest of the window is for interactive texts only.
         limits = self.limits(window)
         bulk = window.takes_bulk or not self.rules.merges
         full = merge_queue.fills(limits, bulk=bulk)
@@ -216,6 +217,7 @@ class Batcher:
             if not text.wanted or (texts and not limits.admit(len(texts) + 1, tokens, size)):
                 continue
             texts.append(text)
+        # The other instance may have tighter limits, and callers may have left since.
         kept = set(map(id, texts))
         self._wait_again(batch.merge_queue, [text for text in batch.texts if id(text) not in kept])
         return self._sent(EmbeddingBatch(batch.merge_queue, texts), window) if texts else None
@@ -233,6 +235,7 @@ class Batcher:
                 if not job.missing:
                     finished.append(job)
         self._tidy(merge_queue)
+        # Callers are called last: what they do may change the queues.
         self._finish(finished)
         for job in batch.jobs:
             if job.missing and job.merge_queue is not None:

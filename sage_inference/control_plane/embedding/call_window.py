@@ -66,7 +66,7 @@ class CallWindow:
             return False
         if not self.batches or not merges or self.partial < WINDOW_CALLS:
             return True
-        if self.limits.pads:
+        if self.limits.pads:  # no call is full then: texts of a better length may come
             return False
         # By the engine's own limits. A call that only fills the little room left can as well wait for more texts.
         return merge_queue.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
@@ -105,7 +105,7 @@ class CallWindow:
         if now < self.closed_until:
             return False
         if not self.batches:
-            return True
+            return True  # an idle engine takes anything, and waiting for more texts would gain nothing
         if self._texts_left() == 0:
             return False
         if not merges:
@@ -149,6 +149,7 @@ class CallWindow:
     def overloaded(self, now: float) -> None:
         """Pause after a refusal because the engine is busy, until another call is answered or for a while."""
         self.closed_until = now + FIRST_BACKOFF_S * 2**self.overloads
+        # With calls of ours in flight the engine may be busy with these, and their answers end the pause.
         if not self.batches:
             self.overloads += 1
 

@@ -25,12 +25,15 @@ class MergeQueue:
         self.key = key
         self.model = model
         self.route = route
+        # By their JSON: equal texts that wait or are being computed are one, so nothing is computed twice at a time.
         self.texts: dict[bytes, Text] = {}
         self.undivided: dict[bytes, EmbeddingJob] = {}
+        # Sums over the texts that wait, kept up to date, because each pump asks for them.
         self.waiting = 0
         self.waiting_interactive = 0
         self.waiting_tokens = 0
         self.waiting_size = 0
+        # Two lines, so that a person's few texts need not wait behind thousands of a document store.
         self._interactive: deque[EmbeddingJob] = deque()
         self._bulk: deque[EmbeddingJob] = deque()
 
@@ -42,6 +45,7 @@ class MergeQueue:
     @property
     def oldest(self) -> float:
         """When the first of those that wait came; infinite if none does."""
+        # All bulk jobs, because ``take`` rotates them; interactive jobs stay in the order of their arrival.
         times = [job.arrived for job in self._bulk]
         if self._interactive:
             times.append(self._interactive[0].arrived)
@@ -61,6 +65,7 @@ class MergeQueue:
 
     def enter_undivided(self, job: EmbeddingJob) -> bool:
         """Enter a job as one. Returns False if a text of it is here already, or twice in the job."""
+        # One dict operation for all texts: a ``Text`` of each is made only if the job is divided.
         raws = dict.fromkeys(job.raws, job)
         known = len(raws) < len(job.raws)
         if known or not (self.undivided.keys().isdisjoint(raws) and self.texts.keys().isdisjoint(raws)):
@@ -130,6 +135,7 @@ class MergeQueue:
         if text.state is TextState.WAITING:
             self._count(text, -1)
         text.state, text.batch = TextState.GONE, None
+        # Another text of the same content may have entered since.
         if self.texts.get(text.raw) is text:
             del self.texts[text.raw]
 
@@ -141,6 +147,7 @@ class MergeQueue:
 
     def put_back(self, texts: list[Text]) -> None:
         """Return texts that were taken but not computed to the front, each under a job that wants it."""
+        # Reversed, because each goes to the front: their order remains.
         for text in reversed(texts):
             if not text.wanted:
                 self.drop(text)
@@ -212,6 +219,7 @@ class MergeQueue:
                 call = AlikeTexts(limits, texts.pop(0))
             if call is not None and not call.extend(texts):
                 break
+        # In the order of the line: a call that is one job's texts, in its order, is relayed as it came.
         chosen = set(call.texts) if call else set()
         for text in chosen:
             self._count(text, -1)
@@ -243,7 +251,7 @@ class MergeQueue:
     def _fill(self, call: _Filling, job: EmbeddingJob) -> bool:
         """Add the waiting texts of a job. Returns whether all of them fitted."""
         if job.undivided:
-            if call.begin_with(job):
+            if call.begin_with(job):  # nobody else is in the call yet, and the job may stay undivided
                 self._count_undivided(job, -1)
                 job.state = TextState.SENT
                 return True
@@ -313,6 +321,7 @@ class _Filling:
         size = len(text.raw) + 1
         if not self.admits(1, text.tokens, size):
             return False
+        # A second job joins, so the call has texts of two callers, each with a place of its own.
         if self._undivided is not None:
             self._merge_queue.divide(self._undivided)
             self._texts, self._undivided = list(self._undivided.texts), None

@@ -195,6 +195,7 @@ class EmbeddingCall:
         self.alone, self.request_id, self.route = caller, caller.request_id, caller.route.path
         self.state, self.upstream = State.PLACED, caller.upstream
         caller.attempt.transfer_to(self, caller)
+        # The caller's deadline goes on: a transfer must not give the engine more time.
         if caller.phase is Phase.SENT:
             wheel.set(self, caller.caller.deadline - wheel.now)
         elif self.attempt.connecting is not None:

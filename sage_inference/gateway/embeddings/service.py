@@ -71,6 +71,7 @@ class EmbeddingService(Intake):
 
     def _may_ask(self, merge_queue: MergeQueue, now: float) -> bool:
         group = self._group(merge_queue)
+        # Without any instance the scheduler is asked all the same, because it words the refusal.
         ready = [i for i in group if i.state is _READY] or group
         return not ready or any(self._is_open(merge_queue, i, now) for i in ready)
 
@@ -101,6 +102,7 @@ class EmbeddingService(Intake):
 
     def fill(self, call: EmbeddingCall) -> bool:
         """Give a placed call its texts. Returns False if nothing is left to send."""
+        # Before anything may fail: a call left here would block its queue for good.
         if self._asking.get(call.merge_queue) is call:
             del self._asking[call.merge_queue]
         if call.batch is None:
@@ -208,6 +210,7 @@ class EmbeddingService(Intake):
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.note_engine(call.upstream, found.model, call.answered_at)
+        # Engines report the tokens of a call, callers want their own: divided by the estimates.
         total = batch.tokens if found.tokens is None else found.tokens
         self.batcher.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
 
@@ -231,6 +234,7 @@ class EmbeddingService(Intake):
         halves = self.batcher.halve(call.batch)
         if halves is None:
             return False
+        # The halves are other batches, and each may be halved again.
         del self._calls[call.batch]
         for half in halves:
             try:

@@ -35,7 +35,7 @@ log = logging.getLogger("sage_inference.fleet")
 
 _READY_LOOK_S = 0.02
 FIRST_LOOK_S = 1.0  # a start waits so long for the other engines once some can serve
-RETIRE_S = 5.0  # an instance that a reload removes waits so long for those that the reload added
+RETIRE_S = 5.0  # an instance that a reload removes waits so long for others that were not looked at yet
 SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # from one detection to the next: adapters come and go on a running engine
 LOOK_AGAIN_S = 1.0  # between two questions for models, however many requests name one that nobody serves
@@ -64,7 +64,7 @@ class Fleet:
         self._leaving: set[str] = set()  # removed by a reload; they serve until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas = Replicas(gateway, self._vector)
-        gateway.manager.when_unserved(self._look_again)
+        gateway.scheduler.when_unserved(self._look_again)
 
     async def start(self, settings: Settings) -> None:
         """Add the configured instances. Returns when ``looked`` does."""
@@ -125,7 +125,7 @@ class Fleet:
                 self.remove(name)
                 self.add(wanted[name], known)
         self._configured = wanted
-        self._retire(gone, added)
+        self._retire(gone)
         for upstream in self.gateway.engines.values():
             upstream.detected_at = -math.inf
             upstream.look_again()
@@ -140,14 +140,19 @@ class Fleet:
             return True
         return known.api_key != (wanted.api_key and wanted.api_key.reveal())
 
-    def _retire(self, gone: list[str], added: list[str]) -> None:
-        """Remove the instances of ``gone`` once those of ``added`` were looked at."""
-        if not added:
+    def _retire(self, gone: list[str]) -> None:
+        """Remove the instances of ``gone`` once all others were looked at.
+
+        The others may have been added by this reload or by one before: until they were looked at, they serve nothing.
+        """
+        others = self._looked.keys() - self._leaving - set(gone)
+        looks = [event for name in others if not (event := self._looked[name]).is_set()]
+        if not looks:
             for name in gone:
                 self.remove(name)
         elif gone:
             self._leaving |= set(gone)
-            task = asyncio.create_task(self._retire_after(gone, [self._looked[name] for name in added]))
+            task = asyncio.create_task(self._retire_after(gone, looks))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -199,7 +204,7 @@ class Fleet:
         if upstream is None:
             return False
         self.gateway.registry.remove(name)
-        self.gateway.manager.instance_down(upstream.instance)
+        self.gateway.scheduler.instance_down(upstream.instance)
         self._replicas.forget(name)
         self._watchers.pop(name).cancel()
         self._looked.pop(name).set()  # releases those that wait for its first look

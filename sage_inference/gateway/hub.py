@@ -64,14 +64,14 @@ class Hub:
         self._admin_token = admin_token
         self.registry = Registry(settings.aliases)
         self._llm_fallback = settings.scheduling.llm_fallback_policy
-        self.manager = Scheduler(
+        self.scheduler = Scheduler(
             self.registry,
             self.new_policy(settings.scheduling.policy),
             SchedulerSettings(settings.limits),
             hooks=Hooks(self._wake_at, self.loop_batch.later, partial(report, what="the scheduler")),
         )
         self._waking: asyncio.TimerHandle | None = None
-        self.decisions = Watcher(self.manager)
+        self.decisions = Watcher(self.scheduler)
         self.engines: dict[str, Upstream] = {}
         self.responses = StoredResponses(self.engines)
         self.stats = Stats()
@@ -114,8 +114,8 @@ class Hub:
 
     def _schedule(self, settings: Settings) -> None:
         """Pass the settings of scheduling to the scheduler."""
-        manager, scheduling = self.manager, settings.scheduling
-        manager.configure(
+        scheduler, scheduling = self.scheduler, settings.scheduling
+        scheduler.configure(
             SchedulerSettings(
                 settings.limits,
                 scheduling.slo,
@@ -141,9 +141,9 @@ class Hub:
             return kept
 
         by_model = {
-            model: policy(name, manager.policies.get(model)) for model, name in scheduling.policies.items()
+            model: policy(name, scheduler.policies.get(model)) for model, name in scheduling.policies.items()
         }
-        manager.use(policy(scheduling.policy, manager.policy), by_model)
+        scheduler.use(policy(scheduling.policy, scheduler.policy), by_model)
 
     def new_policy(self, name: str) -> PlacementPolicy:
         """A new instance of the policy. Raises ``KeyError`` for an unknown name."""
@@ -151,7 +151,7 @@ class Hub:
 
     def tick(self) -> None:
         """Has to be called about once a second."""
-        self.manager.rates.tick(self.clock())
+        self.scheduler.rates.tick(self.clock())
         self.descriptors.renew()
         for upstream in self.engines.values():
             upstream.tick()
@@ -161,7 +161,7 @@ class Hub:
         if lost_s < STALL_S:
             return
         self.stalled_at = self.clock()
-        self.manager.stalled(lost_s)
+        self.scheduler.stalled(lost_s)
         for upstream in self.engines.values():
             upstream.window.stalled_at = self.stalled_at
         if lost_s >= NOTABLE_STALL_S:
@@ -200,13 +200,13 @@ class Hub:
         """Dispatch at ``when``: a waiting request can be placed then, even if no event happens until then."""
         if self._waking is not None:  # without this, each alarm would set another one, without end
             self._waking.cancel()
-        self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.manager.dispatch)
+        self._waking = self._loop.call_later(max(0.0, when - self.clock()), self.scheduler.dispatch)
 
     def instances_changed(self) -> None:
         """Compute groups anew and dispatch waiting requests, because an instance came, went, recovered or changed."""
         self.registry.changed()
         self._track_prompts()
-        self.manager.dispatch()
+        self.scheduler.dispatch()
         self._look_at_output()
 
     def _track_prompts(self) -> None:
@@ -218,7 +218,7 @@ class Hub:
         """Read the output length of requests only if it is limited, or fits only some of the instances."""
         limits = self.limits
         limited = limits.max_n is not None or limits.max_completion_tokens is not None
-        self.looks_at_output = limited or bool(self.manager.uneven)
+        self.looks_at_output = limited or bool(self.scheduler.uneven)
 
     # For the relay
 

@@ -47,7 +47,7 @@ class UpstreamContext(Protocol):
     guard: Guard
     engines: dict[str, Upstream]
     stats: Stats
-    manager: Scheduler
+    scheduler: Scheduler
 
     def instances_changed(self) -> None: ...
 
@@ -93,7 +93,7 @@ class Upstream:
         self.id_end = b"\r\n" + self.header  # the bytes after the request's id in the head of an answer
         self._on_change = gateway.instances_changed
         self._gateway = gateway
-        self._on_loss = gateway.manager.instance_down
+        self._on_loss = gateway.scheduler.instance_down
         key = settings.api_key.reveal() if settings.api_key else None
         self.api_key = key
         self._own_headers = b" HTTP/1.1\r\nhost: %b\r\nvia: 1.1 %b\r\n" % (

@@ -148,7 +148,7 @@ class ExecutionCoordinator:
     def get_metrics(self) -> PerformanceMetrics:
         """Counts since ``start``. ``avg_ttft_ms`` is the mean over the instances, None before the first answer."""
         gateway = self.gateway
-        outcomes, rates = gateway.stats.outcomes, gateway.manager.rates
+        outcomes, rates = gateway.stats.outcomes, gateway.scheduler.rates
         ttfts = [ms for engine in gateway.engines.values() if (ms := engine.ttfb_ms) is not None]
         failed = sum(count for (_, status), count in outcomes.items() if status >= 400)
         failed += gateway.stats.cut + gateway.stats.engine_failures
@@ -160,7 +160,7 @@ class ExecutionCoordinator:
             cancelled_requests=gateway.stats.cancelled,
             retried_requests=rates.retried,
             active_requests=gateway.in_flight,
-            queued_requests=gateway.manager.queued,
+            queued_requests=gateway.scheduler.queued,
             requests_per_s=rates.finished_per_s(gateway.clock()),
             avg_ttft_ms=sum(ttfts) / len(ttfts) if ttfts else None,
         )

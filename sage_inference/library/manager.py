@@ -96,7 +96,7 @@ class ControlPlaneManager:
         scheduling = replace(gateway.settings.scheduling, **_settings(policy))
         gateway.configure(replace(gateway.settings, scheduling=scheduling))
         if isinstance(policy, SchedulingPolicy):
-            gateway.manager.use(policy.placing)
+            gateway.scheduler.use(policy.placing)
         self._policy = policy
 
     def get_status(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sends jobs through the gateway's own manager to modelled engines, on a virtual clock."""
+"""Sends jobs through the gateway's own scheduler to modelled engines, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNBOUNDED = LimitSettings(queue_requests=1 << 30, queue_bytes=1 << 50)
 
 
 class Replayed:
-    """A job under way: the manager's submission, and the engine's listener."""
+    """A job under way: the scheduler's submission, and the engine's listener."""
 
     def __init__(self, run: Run, request: SchedulingRequest, outcome: Outcome) -> None:
         self.run = run
@@ -39,7 +39,7 @@ class Replayed:
         job = outcome.job
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
-        self.on_gap = self.run.manager.gap_listener(instance) if self.request.streams else None
+        self.on_gap = self.run.scheduler.gap_listener(instance) if self.request.streams else None
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
             if job.prompt + job.output > engine.limits.longest:
@@ -55,12 +55,12 @@ class Replayed:
 
     def _too_long(self, instance: ExecutionInstance) -> None:
         """Handle an engine's refusal before any work. As in the gateway, a larger engine gets the job if there is one."""
-        manager = self.run.manager
-        self.tried += (too_small := manager.no_larger(self, instance))
-        manager.release(self, outcome="retried" if too_small else "failed", status=400)
+        scheduler = self.run.scheduler
+        self.tried += (too_small := scheduler.no_larger(self, instance))
+        scheduler.release(self, outcome="retried" if too_small else "failed", status=400)
         if too_small:
             self.outcome.placed_ms = None
-            self.run.place(self, manager.go_on)
+            self.run.place(self, scheduler.go_on)
         else:
             self.outcome.refused = TOO_LONG
             self.run.ended(self.outcome)
@@ -69,7 +69,7 @@ class Replayed:
         self.outcome.first_ms = self.run.events.now
         self.outcome.cached = cached
         if self.request.streams:
-            self.run.manager.first_byte(self)
+            self.run.scheduler.first_byte(self)
 
     def streamed(self, gap_ms: float) -> None:
         if self.on_gap is not None:
@@ -81,14 +81,14 @@ class Replayed:
         if outcome.first_ms is None:
             self.first_token(0)
         if not self.request.streams:
-            self.run.manager.first_byte(self)
-        self.run.manager.release(self, self._usage())
+            self.run.scheduler.first_byte(self)
+        self.run.scheduler.release(self, self._usage())
         self.run.ended(outcome)
 
     def _usage(self) -> Usage | None:
         """The usage that the engine reports. The gateway does not always look for it in an answer in one piece."""
         job = self.outcome.job
-        if self.request.streams or self.run.manager.ledger.wants_usage(self.place):
+        if self.request.streams or self.run.scheduler.ledger.wants_usage(self.place):
             return Usage(job.prompt, job.output, self.outcome.cached)
         return None
 
@@ -112,18 +112,18 @@ class Run:
         registry = Registry(slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
-        hooks = Hooks(alarm=fleet.alarm(lambda: self.manager.dispatch()))
+        hooks = Hooks(alarm=fleet.alarm(lambda: self.scheduler.dispatch()))
         settings = SchedulerSettings(UNBOUNDED, slo.settings, fleet.llm_share)
-        self.manager = Scheduler(registry, policy, settings, fleet.clock, hooks)
+        self.scheduler = Scheduler(registry, policy, settings, fleet.clock, hooks)
 
     def submit(self, job: Job) -> None:
         """Submit a job now. ``job.at_ms`` is ignored."""
         outcome = Outcome(job)
         self.outcomes.append(outcome)
-        self.place(Replayed(self, self._request(job), outcome), self.manager.submit)
+        self.place(Replayed(self, self._request(job), outcome), self.scheduler.submit)
 
     def place(self, submission: Replayed, how: Callable[[Replayed], None]) -> None:
-        """Let the manager place a job now or later. A job that waits too long is refused."""
+        """Let the scheduler place a job now or later. A job that waits too long is refused."""
         try:
             how(submission)
         except Rejection as refusal:
@@ -160,6 +160,6 @@ class Run:
 
     def _give_up(self, submission: Replayed) -> None:
         if submission.outcome.placed_ms is None and submission.outcome.refused is None:
-            self.manager.withdraw(submission)
+            self.scheduler.withdraw(submission)
             submission.outcome.refused = "queue_timeout"
             self.ended(submission.outcome)

@@ -138,6 +138,6 @@ class House:
         if self.loop.crashes:
             crashes, self.loop.crashes = self.loop.crashes, []
             raise Broken("; ".join(crashes))
-        left = (gateway.in_flight, gateway.manager.queued, gateway.connections)
+        left = (gateway.in_flight, gateway.scheduler.queued, gateway.connections)
         if left != (0, 0, 0):
             raise Broken(f"left behind: {left} in flight, queued, connections")

@@ -85,7 +85,7 @@ class VectorHouse(House):
         self.running.server.config.load()
         self.loop.take_over(self._dial)
         gateway = self.running.gateway
-        gateway.clock = gateway.manager._clock = self.loop.time
+        gateway.clock = gateway.scheduler._clock = self.loop.time
         self.tasks = len(asyncio.all_tasks(self.loop))
         self.told: list[str] = []
         log.handlers[:] = [_Note(self.told)]

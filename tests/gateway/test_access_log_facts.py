@@ -176,7 +176,7 @@ def test_a_prefill_and_a_wait_between_count_as_one_request(lines: Lines) -> None
             two.chat("x-request-id: two")
             p.arrived.get(timeout=10)
             p.arrived.get(timeout=10)
-            g.until(lambda r: r.gateway.manager.queued == 1)  # the rest of the second request
+            g.until(lambda r: r.gateway.scheduler.queued == 1)  # the rest of the second request
             d.go.set()
             assert [one.reply().status, two.reply().status] == [200, 200]
             found = {line["request_id"]: line for line in (lines.one(), lines.one())}["two"]

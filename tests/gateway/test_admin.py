@@ -43,7 +43,7 @@ def ask(g: InProcess, method: str, path: str, *headers: str) -> Reply:
 
 
 def unchanged(g: InProcess) -> bool:
-    names, policy = g.ask(lambda r: (list(r.gateway.engines), r.gateway.manager.policy.name))
+    names, policy = g.ask(lambda r: (list(r.gateway.engines), r.gateway.scheduler.policy.name))
     return names == ["e0"] and policy == "hybrid"
 
 

@@ -81,15 +81,15 @@ def test_of_two_that_wait_for_a_slot_the_second_is_refused() -> None:
             choose(busy, "one", own="resp_other")
             one.arrived.get(timeout=10)
             choose(first, "one")
-            g.until(lambda r: r.gateway.manager.queued == 1)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
             choose(second, "two")
-            g.until(lambda r: r.gateway.manager.queued == 2)
+            g.until(lambda r: r.gateway.scheduler.queued == 2)
             one.go.set()
             assert busy.reply().status == 200
             assert first.reply().status == 200
             assert is_in_use(second.reply())
             assert len(one.requests) == 2
-            g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.manager.queued == 0)
+            g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.scheduler.queued == 0)
             assert choose(second, "two", own="resp_mine").reply().status == 200
 
 

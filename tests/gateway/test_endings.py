@@ -87,7 +87,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     with RogueEngine(ok(), routes=[CHAT, COMPLETIONS, MESSAGES, RESPONSES]) as engine, gateway(engine) as g:
-        g.ask(lambda r: setattr(r.gateway.manager.ledger, "reads_all_usage", True))
+        g.ask(lambda r: setattr(r.gateway.scheduler.ledger, "reads_all_usage", True))
         yield Scene(engine, g)
 
 

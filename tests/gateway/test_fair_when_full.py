@@ -69,7 +69,7 @@ class Door:
 
 def waiting_of(door: Door) -> int:
     gateway_ = door.g.running.gateway
-    return gateway_.embeddings.in_line if door.path == EMBEDDINGS else gateway_.manager.queued
+    return gateway_.embeddings.in_line if door.path == EMBEDDINGS else gateway_.scheduler.queued
 
 
 def displaced(reply: Reply) -> bool:

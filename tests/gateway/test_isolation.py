@@ -50,7 +50,7 @@ def errors_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 def check_untouched(door: InProcess) -> None:
     """No slot is held, no engine is blamed, and the next request is served."""
-    door.until(lambda running: running.gateway.in_flight == running.gateway.manager.queued == 0)
+    door.until(lambda running: running.gateway.in_flight == running.gateway.scheduler.queued == 0)
     states = door.ask(lambda running: [e.instance.state for e in running.gateway.engines.values()])
     assert states == [EngineState.READY] * len(states)
     with Caller(door.port) as caller:
@@ -154,7 +154,7 @@ def test_an_exception_while_one_waiting_request_is_placed_does_not_strand_the_ot
         one = InstanceSettings(url=engine.url, name="e0", kind="mixed", max_concurrent_requests=1)
         with gateway(one) as door:
             callers = [Caller(door.port).chat() for _ in range(6)]
-            door.until(lambda running: running.gateway.manager.queued == 5)
+            door.until(lambda running: running.gateway.scheduler.queued == 5)
             fails_once(monkeypatch, Selector, "choose", ValueError)
             engine.go.set()
             statuses = sorted(caller.reply().status for caller in callers)
@@ -162,7 +162,7 @@ def test_an_exception_while_one_waiting_request_is_placed_does_not_strand_the_ot
             check_untouched(door)
             engine.go.clear()
             callers = [Caller(door.port).chat() for _ in range(6)]
-            door.until(lambda running: running.gateway.manager.queued == 5)
+            door.until(lambda running: running.gateway.scheduler.queued == 5)
             fails_once(monkeypatch, Pool, "acquire", ValueError)
             engine.go.set()
             statuses = sorted(caller.reply().status for caller in callers)

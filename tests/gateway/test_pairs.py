@@ -66,7 +66,7 @@ def full_pair(p: RogueEngine, d: RogueEngine) -> Iterator[InProcess]:
 def nothing_left(g: InProcess) -> None:
     g.until(
         lambda r: (
-            (r.gateway.in_flight, r.gateway.manager.queued) == (0, 0)
+            (r.gateway.in_flight, r.gateway.scheduler.queued) == (0, 0)
             and not any(i.load.pending_tokens for i in r.gateway.registry.instances.values())
         )
     )
@@ -154,7 +154,7 @@ def test_what_a_prefilling_instance_refuses_the_decoding_one_gets_to_refuse() ->
     with p, d, fleet(p=(p, "prefilling"), d=(d, "decoding")) as g, Caller(g.port) as c:
         reply = c.chat().reply()
         assert (reply.status, reply.body, reply.headers["x-sage-instance"]) == (400, b'{"why":"so"}', "d")
-        assert g.ask(lambda r: r.gateway.manager.rates.retried) == 0
+        assert g.ask(lambda r: r.gateway.scheduler.rates.retried) == 0
 
 
 @pytest.mark.parametrize("failing", [BUSY, CLOSED], ids=["503", "closed"])
@@ -233,11 +233,11 @@ def test_who_leaves_between_the_legs_reaches_no_decoding_instance() -> None:
     p, d = RogueEngine(PREFILLED), RogueEngine(hang)
     with full_pair(p, d) as g, Caller(g.port) as second:
         second.chat()
-        g.until(lambda r: r.gateway.manager.queued == 1)
+        g.until(lambda r: r.gateway.scheduler.queued == 1)
         counts = g.ask(lambda r: [i.active_requests for i in r.gateway.registry.instances.values()])
         assert counts == [0, 1]  # one slot at a time
         second.sock.close()
-        g.until(lambda r: r.gateway.manager.queued == 0)
+        g.until(lambda r: r.gateway.scheduler.queued == 0)
     assert (len(p.requests), len(d.requests)) == (2, 1)
 
 
@@ -374,7 +374,7 @@ def test_who_waits_for_the_decoding_side_is_told_for_how_long_or_that_it_was_too
             assert second.chat().reply().status == 429
             began = time.monotonic()
             second.chat()
-            g.until(lambda r: r.gateway.manager.queued == 1)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
             d.go.set()
             reply = second.reply()
             took_ms = (time.monotonic() - began) * 1000

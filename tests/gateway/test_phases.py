@@ -89,7 +89,7 @@ def waits_then(answer: Answer) -> Answer:
 
 def settled(g: InProcess) -> None:
     """Every slot and place in the queue was given back, once."""
-    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.manager.queued == 0)
+    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.scheduler.queued == 0)
     assert not any(g.ask(lambda r: [i.active_requests for i in r.gateway.registry.instances.values()]))
 
 
@@ -126,7 +126,7 @@ def queued(first: Answer) -> Scenario:
                 one.chat()
                 engine.arrived.get(timeout=10)
                 two.chat()
-                g.until(lambda r: r.gateway.manager.queued == 1)
+                g.until(lambda r: r.gateway.scheduler.queued == 1)
                 engine.go.set()
                 assert [one.reply().status, two.reply().status] == [200, 200]
             settled(g)
@@ -140,8 +140,8 @@ def queued_and_left() -> None:
         engine.arrived.get(timeout=10)
         with Caller(g.port) as two:
             two.chat()
-            g.until(lambda r: r.gateway.manager.queued == 1)
-        g.until(lambda r: r.gateway.manager.queued == 0)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
+        g.until(lambda r: r.gateway.scheduler.queued == 0)
         one.sock.close()
         settled(g)
 

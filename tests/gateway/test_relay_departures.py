@@ -27,7 +27,7 @@ def hang(wire: Wire) -> None:
 
 def nothing_left(g: InProcess) -> None:
     g.until(
-        lambda r: (r.gateway.in_flight, r.gateway.manager.queued, r.gateway.connections) == (0, 0, 0),
+        lambda r: (r.gateway.in_flight, r.gateway.scheduler.queued, r.gateway.connections) == (0, 0, 0),
     )
 
 
@@ -144,10 +144,10 @@ def test_a_place_in_the_queue_is_given_to_the_next_when_its_owner_leaves() -> No
             engine.arrived.get(timeout=5)
             with Caller(g.port) as second:
                 second.chat(text="second")
-                g.until(lambda r: r.gateway.manager.queued == 1)
+                g.until(lambda r: r.gateway.scheduler.queued == 1)
                 third.chat(text="third")
-                g.until(lambda r: r.gateway.manager.queued == 2)
-            g.until(lambda r: r.gateway.manager.queued == 1)
+                g.until(lambda r: r.gateway.scheduler.queued == 2)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
             engine.go.set()
             assert first.reply().status == 200
             assert b"third" in third.reply().body

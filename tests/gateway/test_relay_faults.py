@@ -15,7 +15,7 @@ from tests.support.wire import CHAT, Caller, chat, post
 
 
 def nothing_left(g: InProcess) -> None:
-    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.manager.queued == 0)
+    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.scheduler.queued == 0)
 
 
 def hang(wire: Wire) -> None:
@@ -290,8 +290,8 @@ def test_a_caller_that_leaves_the_queue_frees_its_place_and_never_reaches_an_eng
             engine.arrived.get(timeout=5)
             with Caller(g.port) as second:
                 second.chat()
-                g.until(lambda r: r.gateway.manager.queued == 1)
-            g.until(lambda r: r.gateway.manager.queued == 0)
+                g.until(lambda r: r.gateway.scheduler.queued == 1)
+            g.until(lambda r: r.gateway.scheduler.queued == 0)
             first.sock.close()
             nothing_left(g)
             assert len(engine.requests) == 1
@@ -308,9 +308,9 @@ def test_a_freed_slot_goes_to_the_request_that_waited_longest() -> None:
             a.chat()
             engine.arrived.get(timeout=5)
             b.chat()
-            g.until(lambda r: r.gateway.manager.queued == 1)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
             c.chat()
-            g.until(lambda r: r.gateway.manager.queued == 2)
+            g.until(lambda r: r.gateway.scheduler.queued == 2)
             engine.go.set()
             assert a.reply().status == 200
             waited = b.reply()

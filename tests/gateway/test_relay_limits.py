@@ -413,7 +413,7 @@ def test_a_queue_of_just_its_length_is_kept_and_the_next_is_429() -> None:
             engine.arrived.get(timeout=5)
             for number in (1, 2):
                 callers[number].chat()
-                g.until(lambda r, number=number: r.gateway.manager.queued == number)  # type: ignore[misc]
+                g.until(lambda r, number=number: r.gateway.scheduler.queued == number)  # type: ignore[misc]
             reply = callers[3].chat().reply()
             assert (reply.status, reply.error["code"]) == (429, "queue_full")
             for caller in callers:
@@ -428,12 +428,12 @@ def test_requests_waiting_take_no_more_than_queue_bytes() -> None:
                 first.chat()
                 engine.arrived.get(timeout=5)
                 second.chat(text="x" * 600)
-                g.until(lambda r: r.gateway.manager.queued == 1)
+                g.until(lambda r: r.gateway.scheduler.queued == 1)
                 reply = third.chat(text="x" * 600).reply()
                 assert (reply.status, reply.error["code"]) == (429, "queue_full")
                 assert int(reply.headers["retry-after"]) >= 1
                 third.chat(text="x" * 100)  # there is room for this one
-                g.until(lambda r: r.gateway.manager.queued == 2)
+                g.until(lambda r: r.gateway.scheduler.queued == 2)
 
 
 def test_a_place_in_the_queue_is_given_up_after_queue_s_and_never_reaches_an_engine() -> None:
@@ -444,7 +444,7 @@ def test_a_place_in_the_queue_is_given_up_after_queue_s_and_never_reaches_an_eng
             engine.arrived.get(timeout=5)
             reply = second.chat().reply()
             assert (reply.status, reply.error["code"]) == (429, "deadline_exceeded")
-            assert g.ask(lambda r: r.gateway.manager.queued) == 0
+            assert g.ask(lambda r: r.gateway.scheduler.queued) == 0
             assert len(engine.requests) == 1
 
 

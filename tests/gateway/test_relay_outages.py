@@ -53,7 +53,7 @@ def test_an_engine_that_dies_with_more_requests_than_the_retry_budget_fails_none
         dies.refuse()
         lives.go.set()
         assert [caller.reply().body for caller in callers] == [b"good"] * 120
-        assert g.ask(lambda r: may_retry(r.gateway.manager.rates))  # what is left is for others
+        assert g.ask(lambda r: may_retry(r.gateway.scheduler.rates))  # what is left is for others
         g.until(lambda r: r.gateway.in_flight == 0)
 
 

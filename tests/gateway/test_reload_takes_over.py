@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ from sage_inference.config.document import rows
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import load
 from sage_inference.config.secrets import Secret
-from sage_inference.config.settings import PRIORITIES, ApiKeySettings, HealthSettings, ServerSettings
+from sage_inference.config.settings import (
+    PRIORITIES,
+    ApiKeySettings,
+    HealthSettings,
+    InstanceSettings,
+    ServerSettings,
+)
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState, RequestPriority
 from tests.support.command import sage
@@ -120,7 +127,7 @@ def allowed_origins(w: World) -> Any:
 def slo(key: str, priority: str = "normal") -> Look:
     """What a chat's SLO would be."""
     level = RequestPriority[priority.upper()]
-    return held(lambda r: getattr(r.gateway.manager.slos.of("m", level), f"{key}_ms"))
+    return held(lambda r: getattr(r.gateway.scheduler.slos.of("m", level), f"{key}_ms"))
 
 
 TABLE: dict[str, Entry] = {
@@ -150,10 +157,10 @@ TABLE: dict[str, Entry] = {
     "api_keys[].key": Entry({"api_keys": [{"key": "k"}]}, lambda w: w.chat("authorization: Bearer other"), 401),
     "api_keys[].name": Entry({"api_keys": [{"key": "k", "name": "team"}]}, held(lambda r: list(r.gateway.guard._keys.values())), ["team"]),
     "api_keys[].priority": Entry({"api_keys": [{"key": "k", "priority": "high"}]}, held(lambda r: r.gateway.key_priority.get("default"))),
-    "api_keys[].weight": Entry({"api_keys": [{"key": "k", "weight": 4}]}, held(lambda r: r.gateway.manager.tenants.weights.get("default")), 4),
+    "api_keys[].weight": Entry({"api_keys": [{"key": "k", "weight": 4}]}, held(lambda r: r.gateway.scheduler.tenants.weights.get("default")), 4),
     "admin_key": Entry({"admin_key": "adm"}, held(lambda r: r.gateway.guard.is_admin(b"adm")), True),
-    "scheduling.policy": section("scheduling", "policy", "random", held(lambda r: r.gateway.manager.policy.name), "random"),
-    "scheduling.policies": section("scheduling", "policies", {"m": "fifo"}, held(lambda r: {m: p.name for m, p in r.gateway.manager.policies.items()}), {"m": "fifo"}),
+    "scheduling.policy": section("scheduling", "policy", "random", held(lambda r: r.gateway.scheduler.policy.name), "random"),
+    "scheduling.policies": section("scheduling", "policies", {"m": "fifo"}, held(lambda r: {m: p.name for m, p in r.gateway.scheduler.policies.items()}), {"m": "fifo"}),
     **{f"scheduling.slo.{key}_ms": Entry({"scheduling": {"slo": {f"{key}_ms": 77}}}, slo(key), 77) for key in ("ttft", "tpot")},
     **{
         f"scheduling.slo.{priority}.{key}_ms": Entry({"scheduling": {"slo": {priority: {f"{key}_ms": 77}}}}, slo(key, priority), 77)
@@ -170,10 +177,10 @@ TABLE: dict[str, Entry] = {
         for priority in PRIORITIES for key in ("ttft", "tpot")
     },
     "scheduling.late_binding": section("scheduling", "late_binding", False, engine(lambda e: e.instance.load.window_tokens), float("inf")),
-    "scheduling.hybrid_instance_ratio": section("scheduling", "hybrid_instance_ratio", 0.3, held(lambda r: r.gateway.manager.settings.llm_share), 0.3),
-    "scheduling.llm_fallback_policy": section("scheduling", "llm_fallback_policy", "round_robin", held(lambda r: r.gateway.manager.policy)),
-    "scheduling.prefer_specialized_instances": section("scheduling", "prefer_specialized_instances", False, held(lambda r: r.gateway.manager._selector.prefers_special), False),
-    "scheduling.embedding_priority": section("scheduling", "embedding_priority", "high", held(lambda r: r.gateway.manager.settings.llm_share), 0.0),
+    "scheduling.hybrid_instance_ratio": section("scheduling", "hybrid_instance_ratio", 0.3, held(lambda r: r.gateway.scheduler.settings.llm_share), 0.3),
+    "scheduling.llm_fallback_policy": section("scheduling", "llm_fallback_policy", "round_robin", held(lambda r: r.gateway.scheduler.policy)),
+    "scheduling.prefer_specialized_instances": section("scheduling", "prefer_specialized_instances", False, held(lambda r: r.gateway.scheduler._selector.prefers_special), False),
+    "scheduling.embedding_priority": section("scheduling", "embedding_priority", "high", held(lambda r: r.gateway.scheduler.settings.llm_share), 0.0),
     "scheduling.retries": section("scheduling", "retries", 0, held(lambda r: r.gateway.retries), 0),
     "scheduling.enable_embedding_batching": section("scheduling", "enable_embedding_batching", False, held(lambda r: r.gateway.embeddings.batcher.rules.merges), False),
     "scheduling.embedding_batch_size": section("scheduling", "embedding_batch_size", 5, held(lambda r: r.gateway.embeddings.batcher.rules.max_texts), 5),
@@ -181,7 +188,7 @@ TABLE: dict[str, Entry] = {
     "scheduling.max_embedding_wait_ms": section("scheduling", "max_embedding_wait_ms", 9, held(lambda r: r.gateway.embeddings.batcher.rules.max_wait_s), 0.009),
     "scheduling.embedding_truncation": section("scheduling", "embedding_truncation", "refuse", held(lambda r: r.gateway.settings.scheduling.embedding_truncation), "refuse"),
     "scheduling.embedding_cache_bytes": section("scheduling", "embedding_cache_bytes", 4096, held(lambda r: r.gateway.embeddings.batcher.cache)),
-    "scheduling.record_file": section("scheduling", "record_file", "RECORD", held(lambda r: r.gateway.manager.ledger.reads_all_usage), True),
+    "scheduling.record_file": section("scheduling", "record_file", "RECORD", held(lambda r: r.gateway.scheduler.ledger.reads_all_usage), True),
     **{f"timeouts.{key}": timeout(key) for key in ("connect_s", "first_byte_s", "stream_idle_s", "header_s", "body_s", "keep_alive_s", "queue_s")},
     "timeouts.drain_s": section("timeouts", "drain_s", 3, held(lambda r: r.server.config.timeout_graceful_shutdown), 3),
     "limits.header_bytes": section("limits", "header_bytes", 1024, lambda w: w.chat("x: " + "x" * 2000), 431),
@@ -189,8 +196,8 @@ TABLE: dict[str, Entry] = {
     "limits.body_bytes": section("limits", "body_bytes", 9, lambda w: w.chat(), 413),
     "limits.bodies_bytes": section("limits", "bodies_bytes", 99000000, held(lambda r: r.gateway.limits.bodies_bytes), 99000000),
     "limits.connections": section("limits", "connections", 1, held(lambda r: r.gateway.limits.connections), 1),
-    "limits.queue_requests": section("limits", "queue_requests", 3, held(lambda r: r.gateway.manager.settings.limits.queue_requests), 3),
-    "limits.queue_bytes": section("limits", "queue_bytes", 3, held(lambda r: r.gateway.manager.settings.limits.queue_bytes), 3),
+    "limits.queue_requests": section("limits", "queue_requests", 3, held(lambda r: r.gateway.scheduler.settings.limits.queue_requests), 3),
+    "limits.queue_bytes": section("limits", "queue_bytes", 3, held(lambda r: r.gateway.scheduler.settings.limits.queue_bytes), 3),
     "limits.max_n": section("limits", "max_n", 1, lambda w: w.chat(n=2), 400),
     "limits.max_completion_tokens": section("limits", "max_completion_tokens", 5, lambda w: w.chat(max_tokens=6), 400),
     "health.interval_s": section("health", "interval_s", 50, engine(lambda e: e.health._settings.interval_s), 50),
@@ -357,3 +364,20 @@ def test_log_settings_are_taken_over_by_the_daemon_and_the_command_names_all() -
             [],
             g.url,
         )
+
+
+def _apply_instances(instances: tuple[InstanceSettings, ...], running: RunningGateway) -> None:
+    running.fleet.apply(replace(running.gateway.settings, instances=instances))
+
+
+@pytest.mark.parametrize("between", [0, 1], ids=["one reload", "a reload that changes nothing between"])
+def test_an_instance_stays_until_one_that_an_earlier_reload_added_can_serve(between: int) -> None:
+    """Two reloads may follow each other faster than an engine answers what it is."""
+    with RogueEngine(ok("a")) as a, RogueEngine(ok("b")) as b, gateway(a) as g, Caller(g.port) as caller:
+        both = (InstanceSettings(url=a.url, name="e0", kind="mixed"), InstanceSettings(url=b.url, name="e1"))
+        b.slow_s = 0.2  # for each of several questions
+        for instances in (both, *[both] * between, both[1:]):
+            g.ask(partial(_apply_instances, instances))
+            assert caller.chat().reply().body == b"a"
+        g.until(lambda r: list(r.gateway.engines) == ["e1"])
+        assert caller.chat().reply().body == b"b"

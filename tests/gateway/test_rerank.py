@@ -52,7 +52,7 @@ def best_first(documents: Sequence[str]) -> list[int]:
 
 
 def nothing_is_held(g: InProcess) -> None:
-    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.manager.queued == 0)
+    g.until(lambda r: r.gateway.in_flight == 0 and r.gateway.scheduler.queued == 0)
 
 
 def test_each_dialect_gets_its_own_answer() -> None:

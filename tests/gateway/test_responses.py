@@ -373,7 +373,7 @@ def test_one_that_waits_for_its_maker_learns_that_it_was_removed() -> None:
             a.arrived.get(timeout=10)
             a.arrived.get(timeout=10)
             second.send(follows)
-            g.until(lambda r: r.gateway.manager.queued == 1)
+            g.until(lambda r: r.gateway.scheduler.queued == 1)
             g.ask(lambda r: r.fleet.remove("a"))
             reply = second.reply()
             assert (reply.status, reply.error["code"]) == (404, "previous_response_not_found")

@@ -35,7 +35,7 @@ def one_slot(engine: RogueEngine) -> InstanceSettings:
 
 
 def queued(g: InProcess, count: int) -> None:
-    g.until(lambda r: r.gateway.manager.queued == count)
+    g.until(lambda r: r.gateway.scheduler.queued == count)
 
 
 def test_priority_decides_who_of_those_that_wait_is_next() -> None:
@@ -126,7 +126,7 @@ def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) 
             engine.go.set()
             assert caller.chunk() == b"data: more\n\n"
         assert caller.chunk() == b""
-        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.manager._selector.shared.values()])
+        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.scheduler._selector.shared.values()])
     assert [gap > 0 for gap in told] == [wanted]
 
 
@@ -212,7 +212,7 @@ def test_a_key_bounds_the_priority_its_holder_may_ask_for() -> None:
         found = g.ask(
             lambda r: {
                 (w.request.tenant, w.request.priority)
-                for group_queue in r.gateway.manager._queue.group_queues.values()
+                for group_queue in r.gateway.scheduler._queue.group_queues.values()
                 for w in group_queue.everyone()
             }
         )
@@ -268,9 +268,11 @@ def test_one_models_policy_is_set_and_ended_at_run_time() -> None:
 def test_a_models_policy_stands_in_the_configuration() -> None:
     scheduling = SchedulingSettings(policies={"m": "random"})
     with gateway(scheduling=scheduling) as g:
-        assert g.ask(lambda r: {m: p.name for m, p in r.gateway.manager.policies.items()}) == {"m": "random"}
+        assert g.ask(lambda r: {m: p.name for m, p in r.gateway.scheduler.policies.items()}) == {
+            "m": "random"
+        }
         g.settings_to_load = Settings()
-        assert g.ask(lambda r: (r.reload(), dict(r.gateway.manager.policies))[1]) == {}
+        assert g.ask(lambda r: (r.reload(), dict(r.gateway.scheduler.policies))[1]) == {}
 
 
 def test_a_session_stays_on_its_instance() -> None:
@@ -290,12 +292,12 @@ def test_a_session_stays_on_its_instance() -> None:
 def test_what_engines_report_corrects_the_estimates() -> None:
     answer = ok(b'{"usage":{"prompt_tokens":400,"completion_tokens":1}}')
     with RogueEngine(answer) as engine, gateway(engine) as g, Caller(g.port) as caller:
-        before = g.ask(lambda r: r.gateway.manager.estimates.tokens_per_byte("m", 0))
+        before = g.ask(lambda r: r.gateway.scheduler.estimates.tokens_per_byte("m", 0))
         for _ in range(30):
             caller.chat(user="ann").reply()
-        after = g.ask(lambda r: r.gateway.manager.estimates.tokens_per_byte("m", 0))
+        after = g.ask(lambda r: r.gateway.scheduler.estimates.tokens_per_byte("m", 0))
         assert after > 2 * before
-        assert g.ask(lambda r: r.gateway.manager.tenants.of("ann")) > 30 * 2
+        assert g.ask(lambda r: r.gateway.scheduler.tenants.of("ann")) > 30 * 2
 
 
 def vectors(*numbers: float) -> bytes:
@@ -325,9 +327,9 @@ def test_what_an_instance_held_is_forgotten_when_it_dies() -> None:
     long = [{"role": "user", "content": "word " * 600}]
     with RogueEngine(ok()) as engine, gateway(engine) as g, Caller(g.port) as caller:
         caller.chat(messages=long).reply()
-        assert g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders)) > 0
+        assert g.ask(lambda r: len(r.gateway.scheduler._selector.prefixes._holders)) > 0
         g.ask(lambda r: r.gateway.engines["e0"].draining())
-        assert g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders)) == 0
+        assert g.ask(lambda r: len(r.gateway.scheduler._selector.prefixes._holders)) == 0
 
 
 def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
@@ -355,7 +357,7 @@ def test_the_first_byte_of_a_stream_makes_room_for_the_next_prompt() -> None:
 
 def test_short_prompts_are_followed_only_where_there_is_a_choice() -> None:
     def followed(g: InProcess) -> int:
-        return g.ask(lambda r: len(r.gateway.manager._selector.prefixes._holders))
+        return g.ask(lambda r: len(r.gateway.scheduler._selector.prefixes._holders))
 
     short = [{"role": "user", "content": "word " * 200}]
     with RogueEngine(ok()) as a, RogueEngine(ok()) as b:

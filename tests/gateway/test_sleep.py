@@ -133,7 +133,7 @@ def test_what_waits_on_one_that_fell_asleep_goes_to_another(
                 assert served_by([each.result(10) for each in asked]) == {(200, "e1")}
             finally:
                 order(engines[0], "/wake_up")
-            moved = g.ask(lambda r: r.gateway.manager.rates.moved)
+            moved = g.ask(lambda r: r.gateway.scheduler.rates.moved)
 
 
 @pytest.mark.parametrize(("path", "stream"), ROUTES)
@@ -285,4 +285,4 @@ def test_what_waits_for_a_slot_of_the_only_one_is_answered_when_it_sleeps(
             order(engines[0], "/wake_up")
         assert [each.status_code for each in answers] == [503] * 4
         assert all("asleep" in each.json()["error"]["message"] for each in answers)
-        g.until(lambda r: r.gateway.in_flight == r.gateway.manager.queued == 0)
+        g.until(lambda r: r.gateway.in_flight == r.gateway.scheduler.queued == 0)

@@ -88,7 +88,7 @@ def test_no_engine_gets_more_at_once_than_it_has_slots() -> None:
         with standing_still(g):
             for number, caller in enumerate(all_):
                 caller.send(post(CHAT, tagged(number)))
-        g.until(lambda r: r.gateway.manager.queued == CALLERS - 2)
+        g.until(lambda r: r.gateway.scheduler.queued == CALLERS - 2)
         assert g.ask(lambda r: r.gateway.in_flight) == 2
         for _ in range(2):
             engine.arrived.get(timeout=10)

@@ -119,7 +119,7 @@ def test_an_answer_that_fits_only_the_larger_context_is_asked_for_there_under_ev
         many = [{"max_tokens": 8000}, {}, {"max_tokens": 10}, {"max_tokens": None}]
         with ThreadPoolExecutor(4) as pool:
             for turn, policy in enumerate(POLICIES):
-                g.ask(lambda r, name=policy: r.gateway.manager.use(policy_named(name)))  # type: ignore[misc]
+                g.ask(lambda r, name=policy: r.gateway.scheduler.use(policy_named(name)))  # type: ignore[misc]
                 a.posts.clear()
                 for number, (path, field) in enumerate(FIELDS):
                     words, tokens = sizes[(turn + number) % len(sizes)]

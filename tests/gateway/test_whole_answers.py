@@ -87,7 +87,7 @@ def test_an_engine_that_is_asked_for_more_choices_does_not_look_fast(choices: in
     with one, many, before(one, many) as g:
         ready(g)
         assert not asked_until(g, lambda found: max(found) > 1.4 * min(found), 3)
-        shown = g.ask(lambda r: [b.answers for b in r.gateway.manager.ledger.relative._of.values()])
+        shown = g.ask(lambda r: [b.answers for b in r.gateway.scheduler.ledger.relative._of.values()])
         assert min(shown) > 5  # they did teach
 
 

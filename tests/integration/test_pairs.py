@@ -35,7 +35,7 @@ class Pairs:
     def nothing_left(self) -> None:
         self.g.until(
             lambda r: (
-                (r.gateway.in_flight, r.gateway.manager.queued) == (0, 0)
+                (r.gateway.in_flight, r.gateway.scheduler.queued) == (0, 0)
                 and not any(i.load.pending_tokens for i in r.gateway.registry.instances.values())
             )
         )
@@ -139,7 +139,7 @@ def test_a_prompt_whose_engine_died_before_it_was_fetched_is_computed_by_the_dec
         first = crowd.submit(fleet.post, "/v1/completions", prompt="one", max_tokens=400, ignore_eos=True)
         fleet.engines["d"].wait(running=1)
         second = crowd.submit(fleet.post, "/v1/completions", prompt="two", max_tokens=4)
-        fleet.g.until(lambda r: r.gateway.manager.queued == 1 and r.gateway.stats.handed_over == 2)
+        fleet.g.until(lambda r: r.gateway.scheduler.queued == 1 and r.gateway.stats.handed_over == 2)
         fleet.engines["p"].kill()
         assert [first.result().status_code, second.result().status_code] == [200, 200]
         assert fleet.g.ask(lambda r: r.gateway.stats.handover_failures) == 1

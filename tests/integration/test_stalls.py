@@ -149,7 +149,7 @@ def test_a_request_that_waits_in_the_queue_keeps_its_time() -> None:
                 first.chat(content="held")
                 g.until(lambda r: r.gateway.in_flight == 1)
                 second.chat()
-                g.until(lambda r: r.gateway.manager.queued == 1)
+                g.until(lambda r: r.gateway.scheduler.queued == 1)
                 g.ask(lambda _: time.sleep(STALL_S))  # the stall itself
                 time.sleep(0.2)  # in which its time would be seen to be up
                 engine.go.set()

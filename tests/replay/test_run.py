@@ -39,7 +39,7 @@ def test_one_job_takes_what_its_engine_takes() -> None:
 def test_the_scheduler_sees_the_first_byte_of_an_answer_in_one_piece_at_its_end(streams: bool) -> None:
     run = Run(policy_named("least_loaded"), llm_fleet(1))
     seen: list[Placement] = []
-    run.manager.watch(None, seen.append)
+    run.scheduler.watch(None, seen.append)
     [outcome] = run.play([Job(0.0, 500, 20, streams=streams)])
     [placement] = seen
     assert outcome.ttft_ms == pytest.approx(llm_step_ms(1, 0, [(500, 0)]))  # of the engine, either way
@@ -65,7 +65,7 @@ def test_a_job_that_waits_too_long_is_refused_and_leaves_the_queue() -> None:
     assert first.end_ms is not None
     assert first.end_ms > QUEUE_MS
     assert (second.refused, second.placed_ms) == ("queue_timeout", None)
-    assert run.manager.queued == 0
+    assert run.scheduler.queued == 0
 
 
 def test_an_embedding_goes_to_an_embedding_engine() -> None:
@@ -142,4 +142,4 @@ def test_what_fits_no_context_is_refused_and_leaves_nothing_behind(lengths: tupl
     small, large = run.play([Job(0.0, 100, 10), Job(1.0, 950_000, 10)])
     assert small.end_ms is not None
     assert (large.refused, large.first_ms) == (TOO_LONG, None)
-    assert [i.active_requests for i in run.manager.registry.instances.values()] == [0] * len(lengths)
+    assert [i.active_requests for i in run.scheduler.registry.instances.values()] == [0] * len(lengths)

@@ -134,7 +134,7 @@ def _done(request: Request, found: bool) -> Response:
 
 
 async def get_policy(request: Request) -> Response:
-    return JSONResponse(_policies(request.app.state.gateway.manager))
+    return JSONResponse(_policies(request.app.state.gateway.scheduler))
 
 
 async def put_policy(request: Request) -> Response:
@@ -150,19 +150,21 @@ async def put_policy(request: Request) -> Response:
     if name not in POLICIES and not (name is None and "policy" in wanted and model is not None):
         raise ApiError(400, f"policy {name!r} is not one of {', '.join(POLICIES)}", param="policy")
     gateway: Gateway = request.app.state.gateway
-    manager = gateway.manager
+    scheduler = gateway.scheduler
     if model is None:
-        manager.use(gateway.new_policy(name))
+        scheduler.use(gateway.new_policy(name))
     else:
-        others = {m: policy for m, policy in manager.policies.items() if m != model}
-        manager.use(manager.policy, others if name is None else {**others, model: gateway.new_policy(name)})
-    return JSONResponse(_policies(manager))
+        others = {m: policy for m, policy in scheduler.policies.items() if m != model}
+        scheduler.use(
+            scheduler.policy, others if name is None else {**others, model: gateway.new_policy(name)}
+        )
+    return JSONResponse(_policies(scheduler))
 
 
-def _policies(manager: Scheduler) -> dict[str, Any]:
+def _policies(scheduler: Scheduler) -> dict[str, Any]:
     return {
-        "policy": manager.policy.name,
-        "models": {model: policy.name for model, policy in manager.policies.items()},
+        "policy": scheduler.policy.name,
+        "models": {model: policy.name for model, policy in scheduler.policies.items()},
         "policies": list(POLICIES),
     }
 

@@ -39,7 +39,7 @@ def exposition(gateway: Gateway) -> str:
         [({}, gateway.stats.engine_failures)],
     )
     page.counter(
-        "sage_retries_total", "Requests sent to another instance.", [({}, gateway.manager.rates.retried)]
+        "sage_retries_total", "Requests sent to another instance.", [({}, gateway.scheduler.rates.retried)]
     )
     page.counter(
         "sage_prompts_handed_over_total",
@@ -51,10 +51,10 @@ def exposition(gateway: Gateway) -> str:
         "Requests that were to be split and were sent whole instead.",
         [({}, gateway.stats.handover_failures)],
     )
-    page.gauge("sage_requests_queued", "Requests waiting for a slot.", [({}, gateway.manager.queued)])
-    page.gauge("sage_queue_bytes", "Bytes of requests that wait.", [({}, gateway.manager.queued_bytes)])
+    page.gauge("sage_requests_queued", "Requests waiting for a slot.", [({}, gateway.scheduler.queued)])
+    page.gauge("sage_queue_bytes", "Bytes of requests that wait.", [({}, gateway.scheduler.queued_bytes)])
     page.histogram("sage_queue_wait_seconds", "Waits of requests that queued.", [({}, gateway.stats.waits)])
-    rates = gateway.manager.rates
+    rates = gateway.scheduler.rates
     page.counter("sage_prompt_tokens_total", "Prompt tokens placed, estimated.", [({}, rates.prompt_tokens)])
     page.counter(
         "sage_prompt_tokens_uncached_total",

@@ -88,7 +88,7 @@ async def get_model(request: Request) -> Response:
     if not name:
         raise HTTPException(404)  # a trailing slash
     if name not in cards:
-        gateway.manager.notify_unserved()
+        gateway.scheduler.notify_unserved()
         served = ", ".join(cards) or "none"
         raise ApiError(
             404,

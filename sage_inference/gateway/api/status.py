@@ -39,11 +39,11 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         "uptime_s": round(gateway.uptime_s, 1),
         "address": address_of(gateway),
         "needs_key": gateway.guard.has_keys,
-        "policy": gateway.manager.policy.name,
+        "policy": gateway.scheduler.policy.name,
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),
         "requests": {
             "in_flight": gateway.in_flight,
-            "queued": gateway.manager.queued,
+            "queued": gateway.scheduler.queued,
             "total": gateway.stats.total,
         },
         "embeddings": embeddings.status_of(gateway.embeddings),

@@ -5,7 +5,6 @@
        └──── elsewhere ──┘
 
 A call that was not made for certain texts takes them when it is placed: what waits until then goes along.
-
 An answer for one caller only is that caller's from its first byte on: the call ends, and the attempt is transferred to
 the caller's exchange, which relays the answer like any other. All other answers are buffered to their end. A request
 that is a call as it is needs no ``EmbeddingCall``, until somebody joins or something fails: see
@@ -155,7 +154,7 @@ class EmbeddingCall:
                 self._end()
                 return
             assert self.batch is not None
-            service.gateway.manager.resized(self, self.batch.tokens)
+            service.gateway.scheduler.resized(self, self.batch.tokens)
             connection = upstream.pool.acquire()
             if connection is None:
                 self._connect()
@@ -230,7 +229,7 @@ class EmbeddingCall:
                 self.answered_at = now = gateway.clock()
                 if gateway.ran_since(attempt.sent_at):
                     self.upstream.ttfb.observe(now - attempt.sent_at)
-                gateway.manager.first_byte(self)
+                gateway.scheduler.first_byte(self)
             self.pieces.append(piece)
             if end:
                 attempt.connection = None
@@ -288,7 +287,7 @@ class EmbeddingCall:
     def _leave_silent(self) -> None:
         gateway, gone = self.service.gateway, self.attempt.instance
         may_leave = len({*self.failed_at, gone}) <= gateway.retries
-        if may_leave and gateway.manager.is_lost(self, gone):
+        if may_leave and gateway.scheduler.is_lost(self, gone):
             self._abandon()
             self._elsewhere_or(errors.upstream_unreachable(gone.instance_id, "hangs"))
         elif refusal := asleep(self.request.model, (gone,)):
@@ -321,7 +320,7 @@ class EmbeddingCall:
     def _time_out(self) -> None:
         timeouts = self.service.gateway.timeouts
         if self.state is State.ASKING:
-            self.service.gateway.manager.withdraw(self)
+            self.service.gateway.scheduler.withdraw(self)
             self.state = State.ENDED
             self.service.failed(self, self.service.queue_timeout())
             return
@@ -339,7 +338,7 @@ class EmbeddingCall:
     def cancel(self) -> None:
         """Break the call off, because nobody wants its vectors. The engine sees the connection end."""
         if self.state is State.ASKING:
-            self.service.gateway.manager.withdraw(self)
+            self.service.gateway.scheduler.withdraw(self)
             self.service.gateway.wheel.remove(self)
             self.state = State.ENDED
         elif self.state is not State.ENDED:
@@ -351,7 +350,7 @@ class EmbeddingCall:
         report_of(self.request_id, error)
         gateway = self.service.gateway
         if self.state is State.ASKING:
-            gateway.manager.withdraw(self)
+            gateway.scheduler.withdraw(self)
         try:
             self._abandon()
             if self.state is not State.ENDED:
@@ -361,7 +360,7 @@ class EmbeddingCall:
             self.state = State.ENDED
         gateway.wheel.remove(self)
         self.service.broke(self, errors.internal(self.request_id))
-        gateway.loop_batch.later(gateway.manager.release, self)
+        gateway.loop_batch.later(gateway.scheduler.release, self)
 
     def _answered(self, answer: EngineAnswer) -> None:
         if answer.status == 200:
@@ -393,7 +392,9 @@ class EmbeddingCall:
         instance = self.attempt.instance
         if instance not in self.failed_at:
             self.failed_at += (instance,)
-        again = not lost_time or (len(self.failed_at) <= gateway.retries and gateway.manager.can_retry(self))
+        again = not lost_time or (
+            len(self.failed_at) <= gateway.retries and gateway.scheduler.can_retry(self)
+        )
         self._end()
         if not again:
             self.service.gave_up(self, error)
@@ -412,7 +413,7 @@ class EmbeddingCall:
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)
-        self.service.gateway.manager.release(self)
+        self.service.gateway.scheduler.release(self)
 
     def _abandon(self) -> None:
         if self.attempt is not None:

@@ -170,7 +170,7 @@ class EmbeddingExchange(Exchange):
         self._sent = True
         self.waited_ms = -1.0  # the request did not wait in line
         self.request.tenant = ""  # embeddings are not charged to a tenant's share of LLM work
-        self.gateway.manager.send(self, group, self.measure)
+        self.gateway.scheduler.send(self, group, self.measure)
 
     def measure(self) -> None:
         if not self.request.prompt_tokens:  # otherwise its texts were counted
@@ -321,7 +321,7 @@ class EmbeddingExchange(Exchange):
             assert self.request.slo_deadline_ms is not None
             deadline = milliseconds(self.request.slo_deadline_ms)
             message = f"no instance was free within the deadline of {deadline}"
-            wait = self.gateway.manager.retry_after()
+            wait = self.gateway.scheduler.retry_after()
             self.fail(errors.from_refusal(Rejection(Reason.DEADLINE, message, retry_after_s=wait)))
         else:
             self.fail(self.embeddings.queue_timeout())

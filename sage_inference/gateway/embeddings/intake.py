@@ -23,7 +23,7 @@ class Intake:
 
     def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
         self.gateway = gateway
-        self.batcher = Batcher(rules, gateway.manager.tenants)
+        self.batcher = Batcher(rules, gateway.scheduler.tenants)
         self._loop = asyncio.get_running_loop()
         self._limits: dict[tuple[str, str], TextLimits] = {}
         self._limits_seen = -1  # the registry's version
@@ -120,7 +120,7 @@ class Intake:
             shares.add(job, request.tenant, request.priority, own_size)
         else:
             self.leave(job)
-        wait_s = self.gateway.manager.retry_after()
+        wait_s = self.gateway.scheduler.retry_after()
         error = errors.from_refusal(Rejection(Reason.QUEUE_FULL, DISPLACED, retry_after_s=wait_s))
         for other in others:
             other.owner.failed(error)
@@ -138,7 +138,7 @@ class Intake:
         if not batcher.may_send_undivided(job, window, now, full=full):
             return False
         request.prompt_tokens = job.estimate
-        if not gateway.manager.goes_at_once(request, group):
+        if not gateway.scheduler.goes_at_once(request, group):
             return False
         caller.send_call(batcher.send_undivided(job, window, now, full=full), group)
         return True

@@ -62,7 +62,7 @@ class EmbeddingService(Intake):
         merge_queue = call.merge_queue
         self._asking[merge_queue] = call
         try:
-            self.gateway.manager.submit(call)
+            self.gateway.scheduler.submit(call)
         except Rejection as refusal:
             del self._asking[merge_queue]
             self._cancel(self.batcher.refuse(merge_queue, errors.from_refusal(refusal)))
@@ -258,7 +258,7 @@ class EmbeddingService(Intake):
         call = EmbeddingCall(self, half.merge_queue, half)
         self._calls[half] = call
         try:
-            self.gateway.manager.submit(call)
+            self.gateway.scheduler.submit(call)
         except Rejection as refusal:
             self.failed(call, errors.from_refusal(refusal))
         except Exception as error:
@@ -269,7 +269,7 @@ class EmbeddingService(Intake):
     def retry(self, call: EmbeddingCall) -> None:
         """Raises ``Rejection``."""
         self.batcher.counters.retries += 1
-        self.gateway.manager.retry(call)
+        self.gateway.scheduler.retry(call)
         self._await_slot(call)
 
     def _await_slot(self, call: EmbeddingCall) -> None:
@@ -280,7 +280,7 @@ class EmbeddingService(Intake):
     def queue_timeout(self) -> ApiError:
         seconds = self.gateway.timeouts.queue_s
         message = f"no instance had a free slot within {seconds:g} s (timeouts.queue_s)"
-        wait = self.gateway.manager.retry_after()
+        wait = self.gateway.scheduler.retry_after()
         return errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait))
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:

@@ -139,7 +139,7 @@ class Accounted:
             upstream = attempt.upstream
             (upstream.ttft if good and self.request.streams else upstream.ttfb).observe(took)
         if good:
-            self.gateway.manager.first_byte(self)
+            self.gateway.scheduler.first_byte(self)
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """Note the move ``left`` to ``to``, and give back the slot. No other function gives one back."""
@@ -167,7 +167,7 @@ class Accounted:
                 gateway.stats.ended(self, to, outcome)
             self._note_first_byte()
             if last:
-                if gateway.manager.ledger.wants_usage(self.place):
+                if gateway.scheduler.ledger.wants_usage(self.place):
                     usage = self.reported()
                     if usage is not None:
                         self._note_choices()
@@ -185,7 +185,7 @@ class Accounted:
         ) as error:  # the answer is written; other requests of this loop iteration must not notice
             report_of(self.caller_id, error, self.request_id)
         finally:
-            gateway.manager.release(self, usage, outcome, self.status)
+            gateway.scheduler.release(self, usage, outcome, self.status)
 
     def reported(self) -> Usage | None:
         """The usage that the engine reported. Valid only while the end of the attempt is being noted."""

@@ -111,12 +111,12 @@ class Exchange(Answering):
 
     def submit(self) -> None:
         """Ask for an instance. Raises ``Rejection``."""
-        self.gateway.manager.submit(self, self.measure)
+        self.gateway.scheduler.submit(self, self.measure)
 
     def measure(self) -> None:
         """Measure the prompt. The scheduler calls this only if there is something to decide."""
         gateway = self.gateway
-        measure(self.request, self.prompt, gateway.manager.estimates, gateway.shortest)
+        measure(self.request, self.prompt, gateway.scheduler.estimates, gateway.shortest)
         self.prompt = b""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -222,7 +222,7 @@ class Exchange(Answering):
         if self.phase is not _SENT:
             return
         attempt = self.attempt
-        if self.gateway.manager.is_lost(self, attempt.instance) and self._may_retry():
+        if self.gateway.scheduler.is_lost(self, attempt.instance) and self._may_retry():
             attempt.abandon()
             self._retry()
         elif refusal := asleep(self.request.model, (attempt.instance,)):
@@ -238,13 +238,13 @@ class Exchange(Answering):
         instance = self.attempt.instance
         if instance not in self.tried:
             self.tried += (instance,)
-        return len(self.tried) <= self.gateway.retries and self.gateway.manager.can_retry(self)
+        return len(self.tried) <= self.gateway.retries and self.gateway.scheduler.can_retry(self)
 
     def _retry(self) -> None:
         self._leave_attempt()
         self._move(Phase.QUEUED)
         try:
-            self.gateway.manager.retry(self)
+            self.gateway.scheduler.retry(self)
         except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
@@ -305,7 +305,7 @@ class Exchange(Answering):
 
     def _no_larger(self) -> tuple[ExecutionInstance, ...]:
         """The instances whose context is no larger than this one's. Empty if no healthy instance has a larger one."""
-        return self.gateway.manager.no_larger(self, self.attempt.instance)
+        return self.gateway.scheduler.no_larger(self, self.attempt.instance)
 
     def _go_on_elsewhere(self) -> None:
         """The instance cannot serve the request and lost no time with it. So this does not count as a retry."""
@@ -316,7 +316,7 @@ class Exchange(Answering):
         self._leave_attempt()
         self._move(Phase.QUEUED)
         try:
-            self.gateway.manager.go_on(self, began_at)
+            self.gateway.scheduler.go_on(self, began_at)
         except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
@@ -342,7 +342,7 @@ class Exchange(Answering):
             self.phase, self.response_complete = Phase.CANCELLED, True
             self.caller.transport.abort()
         # At the end of this loop iteration: until then the scheduler may not have counted the placement.
-        self.gateway.loop_batch.later(self.gateway.manager.release, self)
+        self.gateway.loop_batch.later(self.gateway.scheduler.release, self)
 
     # Events of the caller and of the clock
 
@@ -360,9 +360,9 @@ class Exchange(Answering):
         """The current phase took too long."""
         timeouts = self.gateway.timeouts
         if self.phase is Phase.QUEUED:
-            self.gateway.manager.withdraw(self)
+            self.gateway.scheduler.withdraw(self)
             message = f"no instance had a free slot within {timeouts.queue_s:g} s (timeouts.queue_s)"
-            wait = self.gateway.manager.retry_after()
+            wait = self.gateway.scheduler.retry_after()
             self.fail(errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait)))
         elif self.phase is Phase.CONNECTING:
             self._end_or_retry(*self.attempt.connect_timeout(timeouts.connect_s))
@@ -383,6 +383,6 @@ class Exchange(Answering):
     def _abandon(self) -> None:
         """Leave the queue, or give up the attempt, whichever there is."""
         if self.phase is Phase.QUEUED:
-            self.gateway.manager.withdraw(self)
+            self.gateway.scheduler.withdraw(self)
         if self.attempt is not None:
             self.attempt.abandon()

@@ -93,7 +93,7 @@ class PrefillDecodeExchange(Exchange):
         self.measure()
         if self.fields is not None:
             self.request = prefill_leg(self.original)
-        self.gateway.manager.submit(self)
+        self.gateway.scheduler.submit(self)
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         kind, route, fields = instance.instance_type, self.request.route, self.fields
@@ -184,7 +184,7 @@ class PrefillDecodeExchange(Exchange):
         sent_at = self.attempt.sent_at
         if gateway.ran_since(sent_at):
             upstream.ttfb.observe(gateway.clock() - sent_at)
-        gateway.manager.first_byte(self)
+        gateway.scheduler.first_byte(self)
         self._prefill = self.place if isinstance(self.place, Placement) else None
         self._first_byte_s = max(0.0, self.caller.deadline - gateway.wheel.now)
         self.prefilled_by = upstream
@@ -216,7 +216,7 @@ class PrefillDecodeExchange(Exchange):
     def _go_on(self) -> None:
         gateway = self.gateway
         try:
-            gateway.manager.go_on(self)
+            gateway.scheduler.go_on(self)
         except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
@@ -266,7 +266,7 @@ class PrefillDecodeExchange(Exchange):
             return False
         # A refusal is no retry: a caller of requests that are refused must not use up the retries of others.
         refused = 400 <= self.status < 500
-        if not refused and not (gateway.retries and may_retry(gateway.manager.rates)):
+        if not refused and not (gateway.retries and may_retry(gateway.scheduler.rates)):
             return False
         self.buffered_error = None
         self._serve_aggregated(self.original)

@@ -79,7 +79,7 @@ class RerankExchange(Exchange):
                 self._translate()
             except Rejection as refusal:
                 self.refused(refusal)
-                self.gateway.loop_batch.later(self.gateway.manager.release, self)
+                self.gateway.loop_batch.later(self.gateway.scheduler.release, self)
                 return
         if self.wanted is not None:
             try:

@@ -69,7 +69,7 @@ class ResponseWriter:
         self._start = start  # the head, until it is written
         self.chunked = chunked
         self._batch, self._wheel = gateway.loop_batch, gateway.wheel
-        self._on_gap = gateway.manager.gap_listener(instance)
+        self._on_gap = gateway.scheduler.gap_listener(instance)
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)

@@ -14,7 +14,7 @@ from sage_inference.types import SchedulingRequest
 def document(attempt: Placement, epoch: float) -> dict[str, Any]:
     """All facts of an attempt, in JSON's types; None for a fact that is not known.
 
-    ``epoch`` is the wall clock's time, in seconds, when the manager's clock was 0. ``prompt_tokens`` are the
+    ``epoch`` is the wall clock's time, in seconds, when the scheduler's clock was 0. ``prompt_tokens`` are the
     engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
     with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
     """

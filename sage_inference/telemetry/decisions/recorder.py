@@ -16,10 +16,10 @@ from sage_inference.telemetry.decisions.log import DecisionLog
 class Watcher(DecisionLog):
     """Watches one scheduler."""
 
-    def __init__(self, manager: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__()
-        self._manager = manager
-        manager.watch(self.add)
+        self._scheduler = scheduler
+        scheduler.watch(self.add)
         self._file: DecisionFile | None = None
 
     def documents(self, request_id: str) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ class Watcher(DecisionLog):
             return
         self.write()
         self._file = file
-        self._manager.watch(self.add, None if file is None else file.add)
+        self._scheduler.watch(self.add, None if file is None else file.add)
 
     @property
     def unwritten(self) -> bool:

@@ -98,7 +98,7 @@ def play(
     if rule is None:
         return Run(policy_named(policy, fleet.clock), fleet).play(jobs)
     run = Run(policy_named("least_loaded", fleet.clock), fleet)
-    run.manager.use(rule(run))
+    run.scheduler.use(rule(run))
     return run.play(jobs)
 
 

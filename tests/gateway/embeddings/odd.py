@@ -176,7 +176,7 @@ def is_calm(running: RunningGateway) -> bool:
     """Nothing is under way."""
     gateway, embeddings = running.gateway, running.gateway.embeddings
     windows = [engine.window for engine in gateway.engines.values()]
-    left = (gateway.in_flight, gateway.manager.queued, embeddings.batcher.jobs, embeddings.batcher.size)
+    left = (gateway.in_flight, gateway.scheduler.queued, embeddings.batcher.jobs, embeddings.batcher.size)
     return (
         not any(left)
         and not embeddings.batcher.merge_queues

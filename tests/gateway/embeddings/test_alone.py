@@ -325,7 +325,7 @@ def test_it_costs_no_tenant_a_turn_of_its_llm_requests(door: Door) -> None:
     with RogueEngine(answering) as engine, door(2, engine) as g, Caller(g.port) as caller:
         assert caller.send(embed("a", "b", user="x")).reply().status == 200
         nothing_left(g)
-        assert g.ask(lambda r: r.gateway.manager.tenants.of("x")) == 0
+        assert g.ask(lambda r: r.gateway.scheduler.tenants.of("x")) == 0
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_it_costs_no_tenant_a_turn_of_its_llm_requests(door: Door) -> None:
 def test_its_attempt_is_on_record(door: Door, answer: Answer, outcome: str, tokens: int | None) -> None:
     kept: list[Placement] = []
     with RogueEngine(answer) as engine, door(2, engine) as g, Caller(g.port) as caller:
-        g.ask(lambda r: r.gateway.manager.watch(r.gateway.decisions.add, kept.append))
+        g.ask(lambda r: r.gateway.scheduler.watch(r.gateway.decisions.add, kept.append))
         caller.send(embed("a", "b")).reply()
         nothing_left(g)
         assert [(one.outcome, one.status) for one in kept] == [(outcome, 200)]
@@ -354,7 +354,7 @@ def test_pieces_of_an_answer_that_tells_no_usage_are_not_taken_for_tokens(door: 
 
     kept: list[Placement] = []
     with RogueEngine(answer) as engine, door(1, engine) as g, Caller(g.port) as caller:
-        g.ask(lambda r: r.gateway.manager.watch(r.gateway.decisions.add, kept.append))
+        g.ask(lambda r: r.gateway.scheduler.watch(r.gateway.decisions.add, kept.append))
         assert caller.send(embed("a")).reply().body == b'{"data":[]}'
         nothing_left(g)
         assert [one.usage for one in kept] == [None]

@@ -79,7 +79,7 @@ def test_a_text_alone_is_sent_by_its_caller_whether_or_not_it_fills_a_call(most:
     with odd_house(scheduling=SchedulingSettings(embedding_batch_size=most)) as house:
         calls: list[int] = []
         house.door.ask(
-            lambda r: r.gateway.manager.watch(lambda _: calls.append(len(r.gateway.embeddings._calls)))
+            lambda r: r.gateway.scheduler.watch(lambda _: calls.append(len(r.gateway.embeddings._calls)))
         )
         [reply] = house.ask([asked])
         asked.check(reply)

@@ -165,7 +165,7 @@ def test_predictions_of_whole_answers_are_near_what_they_took() -> None:
         gpu.slow_down(3)
     run = Run(policy_named("hybrid", fleet.clock), fleet)
     ended: list[Placement] = []
-    run.manager.watch(lambda attempt: None, ended.append)
+    run.scheduler.watch(lambda attempt: None, ended.append)
     run.play(
         [Job(33.0 * n, rng.randint(100, 2000), rng.randint(50, 300), streams=False) for n in range(1000)]
     )

@@ -45,7 +45,7 @@ class Dynamo:
     @classmethod
     def of(cls, run: Run) -> Dynamo:
         policy = cls()
-        run.manager.watch(policy.began, policy.ended)
+        run.scheduler.watch(policy.began, policy.ended)
         return policy
 
     def began(self, placement: Placement) -> None:

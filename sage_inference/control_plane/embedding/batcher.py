@@ -50,6 +50,7 @@ class Batcher:
         self._rotation = 0
 
     def configure(self, rules: AggregationRules) -> None:
+        # A cache of another size begins empty; any other setting keeps what it has.
         if rules.cache_bytes != self.rules.cache_bytes:
             self.cache = VectorCache(rules.cache_bytes)
         self.rules = rules
@@ -74,6 +75,7 @@ class Batcher:
         self.size += job.size
         self.counters.requests += 1
         self.counters.texts += len(job.raws)
+        # With a cache each text must be looked up, so the job cannot stay undivided.
         if self.cache.max_bytes or not merge_queue.enter_undivided(job):
             for place, raw in enumerate(job.raws):
                 self._want(merge_queue, job, place, raw, tokens[place], now)
@@ -83,7 +85,7 @@ class Batcher:
 
     def line_up(self, job: EmbeddingJob) -> None:
         """Queue the texts of a job that wait, and do not wait already for another job."""
-        if job.merge_queue is not None:
+        if job.merge_queue is not None:  # None if the cache had all of its vectors
             job.merge_queue.queue(job)
 
     def may_send_undivided(self, job: EmbeddingJob, window: CallWindow, now: float, *, full: bool) -> bool:
@@ -117,7 +119,7 @@ class Batcher:
         merge_queue = job.merge_queue
         if not isinstance(merge_queue, MergeQueue):
             return []
-        if job.undivided:
+        if job.undivided:  # callers that leave are rare: one way for both forms of a job is enough
             merge_queue.divide(job)
         merge_queue.remove(job)
         brought = set(map(id, job.pending))  # texts in line under this job; others are in line elsewhere
@@ -180,6 +182,7 @@ class Batcher:
 
     def next_tokens(self, merge_queue: MergeQueue) -> int:
         """About how many tokens the next call of the queue will have."""
+        # The texts that will go are not chosen yet, so their share of all waiting tokens must do.
         texts = min(merge_queue.waiting, self.rules.max_texts)
         return merge_queue.waiting_tokens * texts // max(1, merge_queue.waiting)
 
@@ -201,6 +204,7 @@ class Batcher:
         else:
             return None
         batch = EmbeddingBatch(merge_queue, content, full=full)
+        # Texts of one length were chosen, and fewer than the limit: more of that length would have fitted.
         if limits.padding < math.inf:
             batch.full = len(batch) == limits.texts
         self._rotation += 1
@@ -229,6 +233,7 @@ class Batcher:
         merge_queue = batch.merge_queue
         finished: list[EmbeddingJob] = []
         for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
+            # Dropped before it is handed out: a request that comes now gets it computed anew, or from the cache.
             merge_queue.drop(text)
             for job, place in text.wanted:
                 job.give(place, vector, cost)
@@ -240,6 +245,7 @@ class Batcher:
         for job in batch.jobs:
             if job.missing and job.merge_queue is not None:
                 job.owner.progressed()
+        # Last, because callers wait for their vectors, and nobody waits for the cache.
         if self.cache.max_bytes:
             for text, vector, cost in zip(batch.texts, vectors, costs, strict=True):
                 self.cache.put(merge_queue.key, text.raw, vector, cost)
@@ -276,7 +282,9 @@ class Batcher:
 
         A text that has its vector, waits again, or is in another batch is not touched.
         """
-        if batch.sole_job is not None and batch.sole_job.batch is not batch:
+        if (
+            batch.sole_job is not None and batch.sole_job.batch is not batch
+        ):  # the job waits again, or is in another batch
             return []
         texts = [text for text in batch.texts if text.batch is batch]
         unwanted = self._fail(texts, error)
@@ -298,6 +306,7 @@ class Batcher:
 
     @property
     def _bulk_first(self) -> bool:
+        # Otherwise interactive requests without end would let no bulk request through.
         return self._rotation % BULK_EVERY == BULK_EVERY - 1
 
     def _held(self, merge_queue: MergeQueue, now: float) -> bool:
@@ -310,6 +319,7 @@ class Batcher:
         text = merge_queue.find(raw)
         if text is not None:
             self.counters.shared_texts += 1
+            # A person waits for it now, so it must not wait for the turn of bulk texts.
             if text.state is TextState.WAITING and job.interactive and not text.interactive:
                 merge_queue.promote(job, text)
         elif (cached := self.cache.get(merge_queue.key, raw)) is not None:

@@ -59,6 +59,7 @@ class MergeQueue:
     def find(self, raw: bytes) -> Text | None:
         """The same text, if it waits or is being computed. The job that brought it is divided."""
         job = self.undivided.get(raw)
+        # Two jobs want the text from now on, so it needs a list of its own of those that want it.
         if job is not None:
             self.divide(job)
         return self.texts.get(raw)
@@ -80,11 +81,12 @@ class MergeQueue:
         for place, raw in enumerate(job.raws):
             del self.undivided[raw]
             self.texts[raw] = text = Text(raw, job.counts[place], job.arrived)
+            # A job may be divided while its call is under way, when another job wants one of its texts.
             text.state, text.batch = job.state, job.batch
             text.interactive = job.interactive
             text.wanted.append((job, place))
             job.texts.append(text)
-        if job.batch is not None:
+        if job.batch is not None:  # from here on the answer is divided, too
             job.batch.divided(list(job.texts))
             job.batch = None
         if job.state is TextState.WAITING:
@@ -116,6 +118,7 @@ class MergeQueue:
 
     def promote(self, job: EmbeddingJob, text: Text) -> None:
         """Move a bulk text forward, because an interactive request wants it too."""
+        # Uncounted before, counted after: the sums are kept by kind.
         self._count(text, -1)
         text.interactive = True
         self._count(text, 1)
@@ -125,7 +128,7 @@ class MergeQueue:
         """Line a job up, with all of its texts or with those that are pending."""
         if job.undivided:
             self._count_undivided(job, 1)
-        elif not job.pending:
+        elif not job.pending:  # all of its texts wait for other jobs, or are being computed
             return
         job.lined_up = True
         (self._interactive if job.interactive else self._bulk).append(job)
@@ -142,14 +145,14 @@ class MergeQueue:
     def remove(self, job: EmbeddingJob) -> None:
         """Remove a job from the line. Its texts stay if others want them."""
         queue = self._interactive if job.interactive else self._bulk
-        if job in queue:
+        if job in queue:  # not there if all of its texts were sent
             queue.remove(job)
 
     def put_back(self, texts: list[Text]) -> None:
         """Return texts that were taken but not computed to the front, each under a job that wants it."""
         # Reversed, because each goes to the front: their order remains.
         for text in reversed(texts):
-            if not text.wanted:
+            if not text.wanted:  # its callers left while it was being computed
                 self.drop(text)
                 continue
             text.state, text.batch = TextState.WAITING, None
@@ -174,7 +177,7 @@ class MergeQueue:
 
     def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
         """Whether enough texts wait for a call that could not take more."""
-        if not bulk:
+        if not bulk:  # tokens and bytes are not summed by kind, so only the number of texts decides
             return bool(limits.texts and self.waiting_interactive >= limits.texts)
         return (
             bool(limits.texts and self.waiting >= limits.texts)
@@ -242,6 +245,7 @@ class MergeQueue:
         if self._bulk and self._bulk[0] in jobs:
             self._bulk.rotate(-1)
         for queue in (self._interactive, self._bulk):
+            # The jobs of a call may stand in either line.
             for job in jobs:
                 if not job.pending and job in queue:
                     queue.remove(job)
@@ -255,6 +259,7 @@ class MergeQueue:
                 self._count_undivided(job, -1)
                 job.state = TextState.SENT
                 return True
+            # Divided only if at least its first text fits: an undivided job is cheaper to count, share and relay.
             if not call.admits(1, job.counts[0], len(job.raws[0]) + 1):
                 return False
             self.divide(job)
@@ -272,7 +277,7 @@ class MergeQueue:
         self.waiting += sign
         self.waiting_interactive += sign * text.interactive
         self.waiting_tokens += sign * text.tokens
-        self.waiting_size += sign * (len(text.raw) + 1)
+        self.waiting_size += sign * (len(text.raw) + 1)  # and the comma behind it
 
     def _count_undivided(self, job: EmbeddingJob, sign: int) -> None:
         texts = len(job.raws)

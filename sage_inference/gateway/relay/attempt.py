@@ -83,6 +83,7 @@ class Attempt(msgspec.Struct, gc=False):
     def connect(self, owner: AttemptOwner) -> None:
         """Open a connection. ``owner`` gets it later, or the reason why there is none."""
         self.fresh = True
+        # A stale connection may have brought a head before it closed.
         self.connection = self.answer = None
         self.connecting = self.upstream.pool.connect(owner.connected, owner.not_connected, owner.broke)
 
@@ -92,9 +93,10 @@ class Attempt(msgspec.Struct, gc=False):
 
     def transfer_to(self, owner: AttemptOwner, former: AttemptOwner) -> None:
         """Give the attempt to another owner: with its slot, its connection, and the rest of its answer."""
+        # The former owner must have no way left to close the connection, or to give back the slot.
         owner.attempt, former.attempt = self, None  # type: ignore[assignment]
         owner.place, former.place = former.place, None
-        if self.answer is not None:
+        if self.answer is not None:  # otherwise the new owner gets the head, and the length with it
             owner.length = former.length
         if self.connection is not None:
             self.connection.hand_to(owner)
@@ -117,7 +119,9 @@ class Attempt(msgspec.Struct, gc=False):
         that is neither the engine's fault nor a retry. ``begun``: whether so much of an answer came that the engine
         must have seen the message.
         """
+        # Let go of the connection first: whatever its owner does next, nothing can be written to it.
         connection, self.connection = self.connection, None
+        # An engine closes idle connections by a timer of its own, so only one that served before can be stale.
         reused = connection is not None and connection.served > 0 and not self.fresh
         return how is Broken.CLOSED and reused and not begun
 
@@ -138,6 +142,7 @@ class Attempt(msgspec.Struct, gc=False):
 
     def connect_timeout(self, seconds: float) -> tuple[ApiError, bool]:
         """The engine did not accept a connection in time. Returns what ``refusal`` returns."""
+        # Asked before the attempt to connect is given up, because that forgets the reason.
         lacks = None if self.connecting is None else self.connecting.lacks
         self.abandon()
         if lacks is not None:

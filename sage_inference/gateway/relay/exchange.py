@@ -97,9 +97,10 @@ class Exchange(Answering):
             self.request, self.body, self.prompt = classify(
                 gateway, self.head, body, self.request_id, self.queued_at
             )
-            if self.head.request_id:
+            if self.head.request_id:  # two requests with one id would be mixed up in their engine
                 gateway.request_ids.take(self)
             self.submit()
+            # ``placed`` runs within ``submit`` if an instance has a slot. Otherwise the request waits.
             if self.phase is _READING:
                 self._move(_QUEUED)
                 self.waited_ms = 0.0
@@ -122,7 +123,7 @@ class Exchange(Answering):
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         """An instance has a slot for the request: send it there."""
         gateway = self.gateway
-        if self.waited_ms >= 0:
+        if self.waited_ms >= 0:  # a request that did not wait pays for no look at the clock
             waited = gateway.clock() - self.queued_at
             self.waited_ms = waited * 1000
             gateway.stats.waits.observe(waited)
@@ -158,6 +159,7 @@ class Exchange(Answering):
 
     def _send(self, connection: EngineConnection) -> None:
         upstream, head, body, gateway = self.upstream, self.head, self.body, self.gateway
+        # The upstream keeps the beginning that it made for a head: such heads come again and again.
         lines = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             upstream.starts.get(head) or upstream.start_of(head),
             self.request_id,
@@ -174,18 +176,20 @@ class Exchange(Answering):
         self.status = status = answer.status
         self.attempt.answer, self.length = answer, length
         if status < 400:
-            if upstream.doubted:
+            if upstream.doubted:  # the health of a trusted engine does not change by one more good head
                 upstream.answered(status)
             return
         upstream.answered(status)
         if status in REFUSED_STATUSES and self._may_retry():
-            self.attempt.abandon()
+            self.attempt.abandon()  # the body of a refusal is not worth the wait for its end
             self._retry()
         elif (
             upstream.dialect.looks_at(status, self.route.path)
             or upstream.may_lack_route(status)
             or (status in TOO_LONG and self._no_larger())
-        ) and (length or 0) <= MAX_HELD:
+        ) and (
+            length or 0
+        ) <= MAX_HELD:  # a longer body is no error message: it goes to the caller as it comes
             self.buffered_error = []
 
     def engine_sends(self, piece: Data, end: bool) -> None:
@@ -207,6 +211,7 @@ class Exchange(Answering):
 
     def engine_failed(self, how: Broken, detail: str) -> None:
         attempt = self.attempt
+        # First of all, because it lets go of the connection, whatever follows.
         stale = attempt.disconnected(how, begun=attempt.answer is not None)
         if self.phase is Phase.DELIVERING:
             self._cut(errors.cut_short(attempt.at, detail))
@@ -235,6 +240,7 @@ class Exchange(Answering):
     # Retrying
 
     def _may_retry(self) -> bool:
+        # Noted also where no retry is allowed: whoever places this request again must not choose the instance.
         instance = self.attempt.instance
         if instance not in self.tried:
             self.tried += (instance,)
@@ -282,6 +288,7 @@ class Exchange(Answering):
             except CodingError:  # the caller may be able to read it
                 self._let_go(sent, True)
                 return
+        # vLLM answers so while it shuts down. Other requests need not find that out one by one.
         if upstream.dialect.means_draining(self.status, body):
             upstream.draining()
             if self._may_retry():
@@ -290,6 +297,7 @@ class Exchange(Answering):
         if upstream.lacks_route(self.status, self.route.path, body):
             self._go_on_elsewhere()
             return
+        # Replicas of a model may have contexts of different lengths: only those that are no larger are ruled out.
         if self.status in TOO_LONG and says_too_long(body) and (too_small := self._no_larger()):
             self.tried += too_small
             self._go_on_elsewhere()

@@ -98,13 +98,13 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def waited_for(stderr: str) -> list[str]:
-    """What progress names, each once, in its order. A wait of less than 300 ms is not named."""
+    """The steps that the progress line named, each once and in order. A wait of less than 300 ms is not named."""
     found = re.findall(r"^waiting for ([a-z ]+?)(?: …|:)", stderr, re.MULTILINE)
     return list(dict.fromkeys(found))
 
 
 def shown_while_busy(home: Path, caller: Caller, engine: RogueEngine, until: str, command: str) -> str:
-    """What the command shows while a request runs that ends once ``until`` was shown."""
+    """Run the command beside a request that ends as soon as ``until`` was shown. Returns the text that it showed."""
     engine.go.clear()
     caller.chat()
     engine.arrived.get(timeout=10)

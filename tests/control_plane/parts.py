@@ -35,7 +35,7 @@ class Clock:
 
 
 class Submitted:
-    """A request that notes what it is told."""
+    """A request that notes the instance or the rejection that it gets."""
 
     def __init__(self, request: SchedulingRequest, size: int = 10) -> None:
         self.request = request

@@ -1,4 +1,4 @@
-"""What is known of an instance does not come from instances of another kind, nor from models that it no longer serves."""
+"""An instance's pace is not taken from instances of another kind, nor from models that it no longer serves."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,32 +19,18 @@ from sage_inference.types import (
     EngineState,
     ExecutionInstance,
     RequestType,
-    SchedulingDecision,
     SchedulingRequest,
 )
+from tests.control_plane import parts
 
 CHAT = "/v1/chat/completions"
 
 
-class Submitted:
-    """A request that notes what it is told."""
+class Submitted(parts.Submitted):
+    """A chat request by its number."""
 
     def __init__(self, number: int = 0, model: str = "m", size: int = 10) -> None:
-        self.request = SchedulingRequest(f"r{number}", RequestType.LLM_CHAT, model, CHAT)
-        self.size = size
-        self.tried: tuple[ExecutionInstance, ...] = ()
-        self.place: Any = None
-        self.where: ExecutionInstance | None = None
-        self.refusal: Rejection | None = None
-
-    def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
-        assert decision.request_id == self.request.request_id
-        assert decision.target_instance_id == instance.instance_id
-        assert self.where is None
-        self.where = instance
-
-    def refused(self, refusal: Rejection) -> None:
-        self.refusal = refusal
+        super().__init__(SchedulingRequest(f"r{number}", RequestType.LLM_CHAT, model, CHAT), size)
 
 
 def instance(

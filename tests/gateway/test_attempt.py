@@ -91,8 +91,16 @@ class Engine:
 
 
 def blame(attempt: Attempt) -> str | None:
-    """What the engine is said to have done wrong."""
+    """The fault that the upstream has on record for its engine; None if it has none."""
     return attempt.upstream.last_error
+
+
+async def sent(engine: Engine) -> tuple[Owner, socket.socket]:
+    """An owner whose message is on its way, and the engine's end of the connection."""
+    owner = Owner(engine.attempt())
+    owner.attempt.connect(owner)
+    assert await owner.next() is AttemptState.SENT
+    return owner, await engine.accept()
 
 
 @pytest.fixture
@@ -146,7 +154,7 @@ def test_abandoned_in_any_state_it_is_over_and_the_engine_sees_it(engine: Engine
         assert attempt.state is AttemptState.OVER
         wire.settimeout(5)
         assert HEAD in await asyncio.to_thread(_to_the_end, wire)
-        assert owner.heard == heard  # an owner that left is told nothing
+        assert owner.heard == heard  # an owner that gave up gets no report
         wire.close()
 
     asyncio.run(main())
@@ -167,11 +175,8 @@ def test_transferred_its_slot_its_reports_and_its_length_are_the_new_owners(
     engine: Engine, at: AttemptState
 ) -> None:
     async def main() -> None:
-        former = Owner(engine.attempt())
+        former, wire = await sent(engine)
         attempt = former.attempt
-        attempt.connect(former)
-        await former.next()
-        wire = await engine.accept()
         if at is AttemptState.ANSWERING:
             wire.sendall(HALF)
             await former.next()
@@ -193,11 +198,8 @@ def test_transferred_while_its_connection_closes_its_last_bytes_are_the_new_owne
     """A read may be handled when the connection's end was read, too: bytes and end are still to be reported."""
 
     async def main() -> None:
-        former = Owner(engine.attempt())
+        former, wire = await sent(engine)
         attempt = former.attempt
-        attempt.connect(former)
-        await former.next()
-        wire = await engine.accept()
         wire.sendall(b"HTTP/1.1 200 OK\r\n\r\nok")
         assert await former.next() == b"ok"
         attempt.connection.transport.close()
@@ -213,11 +215,8 @@ def test_transferred_while_its_connection_closes_its_last_bytes_are_the_new_owne
 
 def test_an_attempt_over_is_transferred_without_its_former_connection(engine: Engine) -> None:
     async def main() -> None:
-        former = Owner(engine.attempt())
+        former, wire = await sent(engine)
         attempt = former.attempt
-        attempt.connect(former)
-        await former.next()
-        wire = await engine.accept()
         wire.sendall(ANSWER)
         await former.next()
         owner = Owner()
@@ -233,11 +232,8 @@ def test_an_attempt_over_is_transferred_without_its_former_connection(engine: En
 @pytest.mark.parametrize("begun", [False, True])
 def test_only_an_idle_connection_that_brought_no_byte_was_stale(engine: Engine, begun: bool) -> None:
     async def main() -> None:
-        first = Owner(engine.attempt())
+        first, wire = await sent(engine)
         pool = first.attempt.upstream.pool
-        first.attempt.connect(first)
-        await first.next()
-        wire = await engine.accept()
         wire.sendall(ANSWER)
         await first.next()
         reused = pool.acquire()
@@ -258,10 +254,8 @@ def test_only_an_idle_connection_that_brought_no_byte_was_stale(engine: Engine, 
 
 def test_a_connection_made_for_it_is_never_stale(engine: Engine) -> None:
     async def main() -> None:
-        owner = Owner(engine.attempt())
-        owner.attempt.connect(owner)
-        await owner.next()
-        (await engine.accept()).close()
+        owner, wire = await sent(engine)
+        wire.close()
         assert await owner.next() == (Broken.CLOSED, False)
 
     asyncio.run(main())

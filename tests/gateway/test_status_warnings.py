@@ -1,4 +1,4 @@
-"""What the status of a running gateway warns of: settings for models that its engines do not serve."""
+"""The status of a running gateway has warnings for settings whose model no engine serves."""
 
 from __future__ import annotations
 

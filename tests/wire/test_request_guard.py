@@ -16,7 +16,7 @@ CHUNKED = LINE + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Connection:
-    """What a guard needs of a connection, with notes of what it read."""
+    """Stands for the connection that owns a guard, and notes each event that the guard reports."""
 
     def __init__(self, most_headers: int = 100, most_bytes: int = 65536) -> None:
         self.guard = RequestGuard()

@@ -29,7 +29,7 @@ def cost_of(raw: bytes) -> int:
 
 @dataclass(eq=False)
 class SimulatedCaller:
-    """What one caller asked for and got; as the batcher's owner of its job."""
+    """A caller: the texts it asked for, and the vectors or the error it got. The batcher has it as the job's owner."""
 
     texts: list[str]
     bad: bool = False

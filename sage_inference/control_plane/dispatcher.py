@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.rates import retry_after_s
+from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.queue.group_queue import GroupQueue, RankingBudget
 from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
@@ -15,7 +16,6 @@ from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
 from sage_inference.control_plane.selector import Choice, Selector, healthy, prefill_ms
 from sage_inference.control_plane.setup import Hooks
-from sage_inference.control_plane.slo import milliseconds
 from sage_inference.control_plane.submission import Group, Submission, Waiting
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, SchedulingRequest
@@ -164,10 +164,7 @@ class Dispatcher:
 
     def _give_up(self, waiting: Waiting, now: float) -> None:
         self._queue.remove(waiting)
-        deadline_ms = waiting.request.slo_deadline_ms
-        assert deadline_ms is not None
-        message = f"no instance was free within the deadline of {milliseconds(deadline_ms)}"
-        waiting.submission.refused(Rejection(Reason.DEADLINE, message, retry_after_s=self.retry_after(now)))
+        waiting.submission.refused(deadline_passed(waiting.request, self.retry_after(now)))
 
     def _drop(self, waiting: Waiting, error: Exception) -> None:
         """The policy failed at this request. It may succeed at those behind it."""

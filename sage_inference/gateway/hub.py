@@ -11,6 +11,7 @@ from functools import partial
 
 from sage_inference.config.settings import SchedulingSettings, Settings
 from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.instances.rejections import queue_timeout
 from sage_inference.control_plane.policies import PlacementPolicy, hybrid_with, policy_named
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.control_plane.setup import Hooks, SchedulerSettings
@@ -29,6 +30,7 @@ from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
 from sage_inference.gateway.upstream import Upstream
+from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.recorder import Watcher
 from sage_inference.types import (
     RequestPriority,
@@ -226,6 +228,10 @@ class Hub:
         """A new id. It serves a request whose caller gave none."""
         self._ids += 1
         return b"req-%b%08x" % (self._id_start, self._ids)
+
+    def queue_timeout(self) -> Rejection:
+        """The rejection of a request that waited as long as the settings allow."""
+        return queue_timeout(self.timeouts.queue_s, self.scheduler.retry_after())
 
     def cors_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if not self.settings.server.cors_origins:

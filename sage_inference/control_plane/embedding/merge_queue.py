@@ -131,7 +131,7 @@ class MergeQueue:
         elif not job.pending:  # all of its texts wait for other jobs, or are being computed
             return
         job.lined_up = True
-        (self._interactive if job.interactive else self._bulk).append(job)
+        self._line(job).append(job)
 
     def drop(self, text: Text) -> None:
         """Forget a text that nobody wants any more, or whose vector came."""
@@ -144,9 +144,9 @@ class MergeQueue:
 
     def remove(self, job: EmbeddingJob) -> None:
         """Remove a job from the line. Its texts stay if others want them."""
-        queue = self._interactive if job.interactive else self._bulk
-        if job in queue:  # not there if all of its texts were sent
-            queue.remove(job)
+        line = self._line(job)
+        if job in line:  # not there if all of its texts were sent
+            line.remove(job)
 
     def put_back(self, texts: list[Text]) -> None:
         """Return texts that were taken but not computed to the front, each under a job that wants it."""
@@ -156,24 +156,28 @@ class MergeQueue:
                 self.drop(text)
                 continue
             text.state, text.batch = TextState.WAITING, None
-            job = _keenest(text)
-            text.interactive = job.interactive
-            self._count(text, 1)
+            job, line = self._assign(text)
             job.pending.appendleft(text)
-            queue = self._interactive if job.interactive else self._bulk
-            if job not in queue:
-                queue.appendleft(job)
+            if job not in line:
+                line.appendleft(job)
 
     def reassign(self, text: Text) -> None:
         """Move a waiting text to another job that wants it, because the job that brought it left."""
         self._count(text, -1)
+        job, line = self._assign(text)
+        job.pending.append(text)
+        if job not in line:
+            line.append(job)
+
+    def _assign(self, text: Text) -> tuple[EmbeddingJob, deque[EmbeddingJob]]:
+        """Count a waiting text for the job that needs it soonest. Returns that job, and the line where it stands."""
         job = _keenest(text)
         text.interactive = job.interactive
         self._count(text, 1)
-        job.pending.append(text)
-        queue = self._interactive if job.interactive else self._bulk
-        if job not in queue:
-            queue.append(job)
+        return job, self._line(job)
+
+    def _line(self, job: EmbeddingJob) -> deque[EmbeddingJob]:
+        return self._interactive if job.interactive else self._bulk
 
     def fills(self, limits: CallLimits, *, bulk: bool = True) -> bool:
         """Whether enough texts wait for a call that could not take more."""

@@ -6,10 +6,24 @@ from collections.abc import Sequence
 
 from sage_inference.control_plane.instances.prefill_decode import path_of
 from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.slo import milliseconds
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
 RETRY_S = 5  # about the time between two probes
+
+
+def queue_timeout(seconds: float, retry_after_s: int) -> Rejection:
+    """The rejection of a request that waited ``seconds``, the most that the settings allow."""
+    message = f"no instance had a free slot within {seconds:g} s (timeouts.queue_s)"
+    return Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=retry_after_s)
+
+
+def deadline_passed(request: SchedulingRequest, retry_after_s: int) -> Rejection:
+    """The rejection of a request that waited until its own deadline."""
+    assert request.slo_deadline_ms is not None
+    message = f"no instance was free within the deadline of {milliseconds(request.slo_deadline_ms)}"
+    return Rejection(Reason.DEADLINE, message, retry_after_s=retry_after_s)
 
 
 def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
-from sage_inference.control_plane.slo import milliseconds
+from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.submission import Group
 from sage_inference.engines.connection import JOIN_BYTES, Broken
 from sage_inference.engines.embeddings.vectors import VectorError
@@ -28,7 +28,7 @@ from sage_inference.requests.embedding import (
     most_tokens,
     parse,
 )
-from sage_inference.requests.rejection import Reason, Rejection
+from sage_inference.requests.rejection import Rejection
 from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
@@ -318,13 +318,9 @@ class EmbeddingExchange(Exchange):
             return
         self._abandon()
         if self._left_s <= 0:
-            assert self.request.slo_deadline_ms is not None
-            deadline = milliseconds(self.request.slo_deadline_ms)
-            message = f"no instance was free within the deadline of {deadline}"
-            wait = self.gateway.scheduler.retry_after()
-            self.fail(errors.from_refusal(Rejection(Reason.DEADLINE, message, retry_after_s=wait)))
+            self.refused(deadline_passed(self.request, self.gateway.scheduler.retry_after()))
         else:
-            self.fail(self.embeddings.queue_timeout())
+            self.refused(self.gateway.queue_timeout())
 
     def _arm(self, seconds: float) -> None:
         """Set the timer. While a text waits, the caller's own deadline counts too."""

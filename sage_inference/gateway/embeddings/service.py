@@ -20,7 +20,7 @@ from sage_inference.gateway.embeddings.caller import EmbeddingCaller
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer
 from sage_inference.gateway.embeddings.intake import Intake
 from sage_inference.gateway.errors import ApiError
-from sage_inference.requests.rejection import Reason, Rejection
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import EngineState, ExecutionInstance
 from sage_inference.wire.body_coding import UnknownCodingError
 from sage_inference.wire.isolation import report_of
@@ -141,9 +141,8 @@ class EmbeddingService(Intake):
         if batch.sole_job is None or self.batcher.cache.max_bytes:
             return False
         window = caller.upstream.window
-        if (
-            window.limits.pads
-        ):  # the window learns from the time of the call, so a stall must be noticed first
+        # The window learns from the time of the call, so a stall must be noticed first.
+        if window.limits.pads:
             self.gateway.wheel.advance()
         window.ended(batch)
         window.answered(batch, caller.attempt.sent_at, self.gateway.clock())
@@ -276,12 +275,6 @@ class EmbeddingService(Intake):
         """Time the wait of a call. Its texts are not in line, so the timers of their callers do not run."""
         if call.state is State.ASKING:
             self.gateway.wheel.set(call, self.gateway.timeouts.queue_s)
-
-    def queue_timeout(self) -> ApiError:
-        seconds = self.gateway.timeouts.queue_s
-        message = f"no instance had a free slot within {seconds:g} s (timeouts.queue_s)"
-        wait = self.gateway.scheduler.retry_after()
-        return errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait))
 
     def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None:
         """No other instance is left. An engine that is only busy gets the call again."""

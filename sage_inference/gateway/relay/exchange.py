@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.instances.rejections import asleep
@@ -15,14 +16,12 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.answering import JSON, Answering
 from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
 from sage_inference.gateway.relay.caller import Caller
-from sage_inference.gateway.relay.ending import PLAIN_END
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import FINAL, Phase
-from sage_inference.requests.rejection import Reason, Rejection
+from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
     EngineState,
     ExecutionInstance,
-    RequestType,
     SchedulingDecision,
 )
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded
@@ -44,10 +43,8 @@ class CycleEvent:
 
 # As globals: an enum's members are looked up by a Python call.
 _READING, _QUEUED, _SENT = Phase.READING, Phase.QUEUED, Phase.SENT
-_DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
+_DELIVERING = Phase.DELIVERING
 _READY = EngineState.READY
-_RESPONSES = RequestType.RESPONSES
-_PLAIN_END = -PLAIN_END
 
 
 class Exchange(Answering):
@@ -57,7 +54,6 @@ class Exchange(Answering):
     ``disconnected``, ``message_event`` and ``keep_alive``, which uvicorn reads and writes.
     """
 
-    # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = ("tried_healthy",)
 
     tried_healthy: bool  # whether any instance that it was placed on was READY then
@@ -187,9 +183,8 @@ class Exchange(Answering):
             upstream.dialect.looks_at(status, self.route.path)
             or upstream.may_lack_route(status)
             or (status in TOO_LONG and self._no_larger())
-        ) and (
-            length or 0
-        ) <= MAX_HELD:  # a longer body is no error message: it goes to the caller as it comes
+        ) and (length or 0) <= MAX_HELD:
+            # A longer body is no error message: it goes to the caller as it comes.
             self.buffered_error = []
 
     def engine_sends(self, piece: Data, end: bool) -> None:
@@ -247,10 +242,17 @@ class Exchange(Answering):
         return len(self.tried) <= self.gateway.retries and self.gateway.scheduler.can_retry(self)
 
     def _retry(self) -> None:
+        self._queue_again()
+        self._resubmit(self.gateway.scheduler.retry)
+
+    def _queue_again(self) -> None:
         self._leave_attempt()
         self._move(Phase.QUEUED)
+
+    def _resubmit(self, submit: Callable[..., None], *arguments: object) -> None:
+        """Ask the scheduler for another instance, by a method of its. ``placed`` may run within that."""
         try:
-            self.gateway.scheduler.retry(self)
+            submit(self, *arguments)
         except Rejection as refusal:
             self.fail(errors.from_refusal(refusal))
         else:
@@ -321,15 +323,8 @@ class Exchange(Answering):
 
     def _place_anew(self, began_at: ExecutionInstance | None) -> None:
         """Place the request once more. ``began_at``: an instance that may go on with it although it drains."""
-        self._leave_attempt()
-        self._move(Phase.QUEUED)
-        try:
-            self.gateway.scheduler.go_on(self, began_at)
-        except Rejection as refusal:
-            self.fail(errors.from_refusal(refusal))
-        else:
-            if self.phase is Phase.QUEUED:
-                self._arm(self.gateway.timeouts.queue_s)
+        self._queue_again()
+        self._resubmit(self.gateway.scheduler.go_on, began_at)
 
     def broke(self, error: Exception) -> None:
         """An exception of the gateway's own: this request ends with an answer, and no other request ends."""
@@ -369,9 +364,7 @@ class Exchange(Answering):
         timeouts = self.gateway.timeouts
         if self.phase is Phase.QUEUED:
             self.gateway.scheduler.withdraw(self)
-            message = f"no instance had a free slot within {timeouts.queue_s:g} s (timeouts.queue_s)"
-            wait = self.gateway.scheduler.retry_after()
-            self.fail(errors.from_refusal(Rejection(Reason.QUEUE_TIMEOUT, message, retry_after_s=wait)))
+            self.fail(errors.from_refusal(self.gateway.queue_timeout()))
         elif self.phase is Phase.CONNECTING:
             self._end_or_retry(*self.attempt.connect_timeout(timeouts.connect_s))
         elif self.phase is Phase.SENT:

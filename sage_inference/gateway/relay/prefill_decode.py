@@ -42,7 +42,6 @@ from sage_inference.gateway.relay.kv_transfer import (
     read_fields,
 )
 from sage_inference.gateway.relay.phase import FINAL, Phase
-from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.document import explain_line
 from sage_inference.types import (
     ExecutionInstance,
@@ -192,8 +191,7 @@ class PrefillDecodeExchange(Exchange):
         self.last = answer
         self.params = kv_params_of(answer)
         self.buffered_error = None
-        self._leave_attempt()
-        self._move(Phase.QUEUED)
+        self._queue_again()
         self._waited_ms, self.waited_ms = self.waited_ms, -1.0
         if self.params is None:
             self._warn_once(upstream)
@@ -214,15 +212,9 @@ class PrefillDecodeExchange(Exchange):
             return b""
 
     def _go_on(self) -> None:
-        gateway = self.gateway
-        try:
-            gateway.scheduler.go_on(self)
-        except Rejection as refusal:
-            self.fail(errors.from_refusal(refusal))
-        else:
-            if self.phase is Phase.QUEUED:
-                self.waited_ms, self.queued_at = 0.0, gateway.clock()
-                self._arm(gateway.timeouts.queue_s)
+        self._resubmit(self.gateway.scheduler.go_on)
+        if self.phase is Phase.QUEUED:
+            self.waited_ms, self.queued_at = 0.0, self.gateway.clock()
 
     def _serve_aggregated(self, request: SchedulingRequest) -> None:
         """From here on one instance serves the request, both prefill and decode."""

@@ -289,9 +289,8 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
-            except (
-                Exception
-            ) as error:  # for example if no thread can be started; the next second may have one
+            except Exception as error:
+                # For example if no thread can be started; the next second may have one.
                 report(error, "the work of each second")
             await asyncio.sleep(1)
 

@@ -125,9 +125,8 @@ class BenchConnection(asyncio.Protocol):
             self._exchange.reading.feed(body, self._now)
 
     def on_message_complete(self) -> None:
-        if (
-            self._head is None and not self._complete
-        ):  # the end of a 1xx response is not the end of the answer
+        # The end of a 1xx response is not the end of the answer.
+        if self._head is None and not self._complete:
             self._complete = True
             # Read it now, because the parser drops the message's framing when this callback returns.
             self._keep = self._parser.should_keep_alive()

@@ -66,9 +66,8 @@ class ConnectionLimit:
     def close_one(self) -> bool:
         """Close the connection that has waited longest for a request; False where none waits."""
         before = self._now() - IDLE_S
-        if (
-            not self._idle and self._searched_at != self._now()
-        ):  # reading all connections is slow, so once a tick
+        # Reading all connections is slow, so once a tick.
+        if not self._idle and self._searched_at != self._now():
             self._searched_at = self._now()
             found = [
                 (since, connection)

@@ -40,9 +40,8 @@ class Decoding:
                 continue
             try:
                 turn = self._loop.run_in_executor(None, body.decode)
-            except (
-                RuntimeError
-            ) as error:  # the system grants no thread now, but may grant one to the next body
+            except RuntimeError as error:
+                # The system grants no thread now, but may grant one to the next body.
                 body.no_thread(error)
             else:
                 self._busy = True

@@ -215,9 +215,8 @@ class GatewayProtocol(PipelinedConnection):
             except ApiError as error:
                 self._reject(route, error)
                 return
-        elif (
-            self.framing.begun == 1 and self._first_read and not isinstance(route, ResponseRoute)
-        ):  # those don't repeat
+        elif self.framing.begun == 1 and self._first_read and not isinstance(route, ResponseRoute):
+            # Cached for the next request. A route that names a response does not repeat: each has another id.
             self._cache_head(head)
         self._enqueue(exchange)
 

@@ -336,9 +336,8 @@ def test_a_key_of_the_commented_file_is_removed_with_its_help_and_nothing_else(t
     text = commented_file()
     file = tmp_path / "config.yaml"
     for row in rows():
-        if (
-            "[]" in row.key or ".slo." in row.key
-        ):  # entries, and sections within sections, are no lines of their own
+        # Entries, and sections within sections, are no lines of their own.
+        if "[]" in row.key or ".slo." in row.key:
             continue
         file.write_text(text)
         assert unset_value(file, row.key)

@@ -83,9 +83,8 @@ class TokenEstimates:
         key = (model, script)
         sums = self._sums.get(key)
         if sums is None:
-            if (
-                len(self._sums) >= _MODELS
-            ):  # names of adapters come and go: start over, because ratios are soon learned
+            # Names of adapters come and go: start over, because ratios are soon learned.
+            if len(self._sums) >= _MODELS:
                 self._sums.clear()
                 self._ratios.clear()
             sums = self._sums[key] = [_START_BYTES * _first_guess(script), _START_BYTES]

@@ -168,9 +168,8 @@ class RelativePaces:
             pace = min(max(pace, typical / FARTHEST), typical * FARTHEST)
         shown = beside.shown.get(model)
         if shown is None:
-            if (
-                len(beside.shown) >= _MODELS
-            ):  # names of adapters come and go: start over, because paces are soon learned
+            # Names of adapters come and go: start over, because paces are soon learned.
+            if len(beside.shown) >= _MODELS:
                 beside.shown.clear()
             shown = beside.shown[model] = Shown()
         shown.add(pace, steps)

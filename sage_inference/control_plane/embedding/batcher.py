@@ -44,9 +44,8 @@ class Batcher:
         self.size = 0  # bytes of their texts
         self.cache = VectorCache(rules.cache_bytes)
         self.rules = rules
-        self.shares: Shares[EmbeddingJob] = Shares(
-            tenants or TenantCounters()
-        )  # jobs of which no text was sent yet
+        # Jobs of which no text was sent yet.
+        self.shares: Shares[EmbeddingJob] = Shares(tenants or TenantCounters())
         self._rotation = 0
 
     def configure(self, rules: AggregationRules) -> None:
@@ -282,9 +281,8 @@ class Batcher:
 
         A text that has its vector, waits again, or is in another batch is not touched.
         """
-        if (
-            batch.sole_job is not None and batch.sole_job.batch is not batch
-        ):  # the job waits again, or is in another batch
+        # The job waits again, or is in another batch.
+        if batch.sole_job is not None and batch.sole_job.batch is not batch:
             return []
         texts = [text for text in batch.texts if text.batch is batch]
         unwanted = self._fail(texts, error)

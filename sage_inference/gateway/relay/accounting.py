@@ -36,6 +36,7 @@ class Accounted:
     Nothing here delays an answer: it runs at the end of the loop iteration that wrote the answer's last byte.
     """
 
+    # Slots: a class with this many attributes would lose Python's own fast access to them.
     __slots__ = (
         # The request.
         "gateway",
@@ -180,9 +181,8 @@ class Accounted:
                 ):
                     # An engine that reports no usage is assumed to send one token a chunk.
                     usage = Usage(0, self.delivery.chunks)
-        except (
-            Exception
-        ) as error:  # the answer is written; other requests of this loop iteration must not notice
+        except Exception as error:
+            # The answer is written; other requests of this loop iteration must not notice.
             report_of(self.caller_id, error, self.request_id)
         finally:
             gateway.scheduler.release(self, usage, outcome, self.status)

@@ -248,9 +248,8 @@ class Answering(Accounted):
         if effect & ENDS:
             self.response_complete = True
             self.caller.ended(self, to is not _DONE or not self.keep_alive)
-        if (
-            to is _DONE
-        ):  # the caller has its answer, and the slot matters only to requests that are read later
+        # The caller has its answer, and the slot matters only to requests that are read later.
+        if to is _DONE:
             self.gateway.loop_batch.later(self._account, left, to, effect)
         else:
             self._account(left, to, effect)

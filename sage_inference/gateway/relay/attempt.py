@@ -98,6 +98,7 @@ class Attempt(msgspec.Struct, gc=False):
         owner.place, former.place = former.place, None
         if self.answer is not None:  # otherwise the new owner gets the head, and the length with it
             owner.length = former.length
+        # A connection that is still being made would report to the former owner: such an attempt is abandoned first.
         if self.connection is not None:
             self.connection.hand_to(owner)
 
@@ -106,6 +107,7 @@ class Attempt(msgspec.Struct, gc=False):
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
+        # Closed and not reused: the rest of the answer would be read as the answer to the next request.
         if self.connection is not None:
             self.connection.discard()
             self.connection = None

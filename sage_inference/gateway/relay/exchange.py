@@ -189,6 +189,7 @@ class Exchange(Answering):
 
     def engine_sends(self, piece: Data, end: bool) -> None:
         if self.phase is _DELIVERING:
+            # The last piece is special: usage is read from it, and the books are closed after it.
             if end:
                 self._finish(piece)
             else:
@@ -385,5 +386,6 @@ class Exchange(Answering):
         """Leave the queue, or give up the attempt, whichever there is."""
         if self.phase is Phase.QUEUED:
             self.gateway.scheduler.withdraw(self)
+        # An attempt that failed before is still here while the request waits again. It has nothing left to close.
         if self.attempt is not None:
             self.attempt.abandon()

@@ -183,6 +183,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     output_tokens: int = 0  # the wanted length; 0 if the engine decides, or if nothing depends on it
     slo: Slo | None = None  # stated by the operator; None means the default of its priority
     choices: int = 1  # answers that share the tokens of the request; 0 if their number is not known
+    connection: int = 0  # number of its caller's connection; 0 if there is none
 
 
 _TypeWord = Literal[

@@ -119,6 +119,10 @@ class Scheduler:
         """The policies of models that have one of their own, by the names that the configuration gives to them."""
         return self._policies
 
+    def policy_name(self, request: SchedulingRequest) -> str:
+        """The name of the policy that places the request."""
+        return self._selector.policy_for(request).name
+
     @property
     def uneven(self) -> frozenset[str]:
         """The models whose instances have contexts of different lengths."""

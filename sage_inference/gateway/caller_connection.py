@@ -43,6 +43,7 @@ class CallerConnection(HttpToolsProtocol):
         # The connection
         "gateway",
         "wheel",
+        "number",
         "deadline",
         "wakes_at",
         "write",
@@ -61,6 +62,7 @@ class CallerConnection(HttpToolsProtocol):
         self.pipeline = NO_PIPELINE
         self.gateway: Gateway = config.gateway  # type: ignore[attr-defined]
         self.wheel = self.gateway.wheel
+        self.number = next(self.gateway.connection_numbers)
         self.deadline = math.inf
         self.wakes_at = 0.0
         self._over_limit = False  # beyond the limit of connections: see ``connection_limit``

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from functools import partial
+from itertools import count
 
 from sage_inference.config.settings import SchedulingSettings, Settings
 from sage_inference.control_plane.instances.registry import Registry
@@ -79,6 +80,8 @@ class Hub:
         self.stats = Stats()
         self.draining = False
         self.connections = 0
+        # A random start, so that connections of two runs differ in one record. JSON numbers are exact up to 2**53.
+        self.connection_numbers = count(int.from_bytes(os.urandom(3)) + 1 << 28)
         self.descriptors = Descriptors(lambda: self.connections, self._give_up_one)
         self.callers: set[LimitedConnection] = set()  # their connections; the server adds and removes them
         self.connection_limit = ConnectionLimit(lambda: self.callers, lambda: wheel.now, self.descriptors)

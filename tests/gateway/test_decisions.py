@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 
 from sage_inference.cli.schemas import ATTEMPT
 from sage_inference.config.settings import InstanceSettings, SchedulingSettings
@@ -108,3 +109,37 @@ def test_what_the_gateway_wrote_can_be_replayed(tmp_path: Path) -> None:
     assert [mistakes(each, ATTEMPT) for each in lines] == [[]] * 3
     workload = read_workload(file)
     assert [(job.prompt, job.output) for job in workload.jobs] == [(70, 7)] * 3
+
+
+@pytest.mark.parametrize("late_binding", [True, False])
+def test_the_record_has_what_a_replay_learns_from(tmp_path: Path, late_binding: bool) -> None:
+    file = tmp_path / "decisions.jsonl"
+    scheduling = SchedulingSettings(
+        record_file=str(file),
+        late_binding=late_binding,
+        policy="least_loaded",
+        policies={"other": "random"},
+    )
+    with RogueEngine(ok(USED)) as a, gateway(a, scheduling=scheduling) as g:
+        with Caller(g.port) as one, Caller(g.port) as two:
+            for caller in (one, two, one, one):
+                assert caller.chat().reply().status == 200
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [mistakes(each, ATTEMPT) for each in lines] == [[]] * 4
+    first, second, third, fourth = (each["connection"] for each in lines)
+    assert first == third == fourth != second
+    assert 0 < first < 1 << 53  # exact in any reader of JSON
+    assert {each["policy"] for each in lines} == {"least_loaded"}
+    assert {each["choices"] for each in lines} == {1}
+    windows = [each["engine"]["window_tokens"] for each in lines]
+    assert all(windows) if late_binding else windows == [None] * 4
+    assert all(each["engine"]["kv_tokens"] > 0 for each in lines)
+
+
+def test_connections_of_two_runs_have_different_numbers() -> None:
+    numbers = set()
+    for _ in range(2):
+        with RogueEngine(ok(USED)) as a, gateway(a) as g, Caller(g.port) as c:
+            assert c.chat("x-request-id: one").reply().status == 200
+            numbers.add(attempts(g, "one")[0]["connection"])
+    assert len(numbers) == 2

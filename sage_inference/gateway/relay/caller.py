@@ -26,7 +26,9 @@ class Sink(Timed, Protocol):
 
 
 class Caller(Sink, Protocol[Ended]):
-    """A sink that is notified of the end of its request."""
+    """A sink that is notified of the end of its request. ``number`` is that of its connection."""
+
+    number: int
 
     def ended(self, exchange: Ended, close: bool) -> None: ...
 

@@ -112,8 +112,10 @@ class Exchange(Answering):
 
     def measure(self) -> None:
         """Measure the prompt. The scheduler calls this only if there is something to decide."""
-        gateway = self.gateway
-        measure(self.request, self.prompt, gateway.scheduler.estimates, gateway.shortest)
+        gateway, request = self.gateway, self.request
+        # Only the record of decisions has it. Most requests are on their way by now.
+        request.connection = self.caller.number
+        measure(request, self.prompt, gateway.scheduler.estimates, gateway.shortest)
         self.prompt = b""
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:

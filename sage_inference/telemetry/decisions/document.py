@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces, prefill_ms, uncached
 from sage_inference.control_plane.instances.load import Placement, Seen, in_one_piece
 from sage_inference.control_plane.instances.prefill_decode import leg_of, original_of, path_of
 from sage_inference.control_plane.slo import slo_of
-from sage_inference.types import SchedulingRequest
+from sage_inference.types import ExecutionInstance, SchedulingRequest
 
 
-def document(attempt: Placement, epoch: float) -> dict[str, Any]:
+def document(attempt: Placement, epoch: float, policy: str | None = None) -> dict[str, Any]:
     """All facts of an attempt, in JSON's types; None for a fact that is not known.
 
     ``epoch`` is the wall clock's time, in seconds, when the scheduler's clock was 0. ``prompt_tokens`` are the
     engine's where it reported them, otherwise the estimate of the decision. Of text ``in_one_piece`` the first byte comes
-    with the last, and ``predicted_first_byte_ms`` is that of the whole answer.
+    with the last, and ``predicted_first_byte_ms`` is that of the whole answer. ``policy`` placed the request.
+    ``connection`` is the same number for all requests on one connection of a caller.
     """
     request, usage = original_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
@@ -34,10 +36,14 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "deadline_ms": request.slo_deadline_ms,
         "slo": _slo(attempt.request),
         "streams": request.streams,
+        "choices": request.choices,
+        "connection": request.connection or None,
         "leg": leg_of(attempt.request),
         "arrived_ms": round((epoch + request.arrived) * 1000, 3),
         "waited_ms": _ms(request.arrived, attempt.pushed_at),
         "instance": attempt.decision.target_instance_id,
+        "engine": _engine(attempt.instance),
+        "policy": policy,
         "reason": attempt.decision.reason,
         "candidates": candidates,
         "in_one_piece": in_one_piece(attempt.request),
@@ -53,6 +59,17 @@ def document(attempt: Placement, epoch: float) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens if usage is not None else None,
         "blocks": list(request.prompt_blocks),
         "block_tokens": round(request.block_tokens, 3),
+    }
+
+
+def _engine(instance: ExecutionInstance) -> dict[str, Any]:
+    """The limits of the chosen instance. ``window_tokens`` is None if requests do not wait in the gateway."""
+    window = instance.load.window_tokens
+    return {
+        "kv_tokens": instance.kv_tokens,
+        "window_tokens": round(window) if window < math.inf else None,
+        "max_concurrent_requests": instance.max_concurrent_requests or None,
+        "gpu": instance.gpu,
     }
 
 

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.telemetry.decisions.document import document
+from sage_inference.types import SchedulingRequest
 
 LARGEST = 256 << 20  # bytes; then the file becomes FILE.1, in place of the FILE.1 before
 _MOST_BUFFERED = 65536  # attempts between two writes
@@ -25,9 +26,16 @@ class DecisionFile:
     A file that cannot be written is reported once.
     """
 
-    def __init__(self, path: Path, epoch: Callable[[], float], largest: int = LARGEST) -> None:
+    def __init__(
+        self,
+        path: Path,
+        epoch: Callable[[], float],
+        policy: Callable[[SchedulingRequest], str],
+        largest: int = LARGEST,
+    ) -> None:
         self.path = path
         self._epoch = epoch
+        self._policy = policy
         self._largest = largest
         self.buffered: deque[Placement] = deque(maxlen=_MOST_BUFFERED)
         self._failed = False
@@ -47,7 +55,8 @@ class DecisionFile:
         buffered, self.buffered = self.buffered, deque(maxlen=_MOST_BUFFERED)
         try:
             epoch = self._epoch()
-            self._append("".join(json.dumps(document(attempt, epoch)) + "\n" for attempt in buffered))
+            documents = [document(each, epoch, self._policy(each.request)) for each in buffered]
+            self._append("".join([json.dumps(each) + "\n" for each in documents]))
         except OSError as error:
             if not self._failed:
                 log.warning("decisions are not recorded: %s: %s", self.path, error.strerror)

@@ -25,7 +25,8 @@ class Watcher(DecisionLog):
     def documents(self, request_id: str) -> list[dict[str, Any]]:
         """The attempts of a request that are still kept."""
         epoch = wall_offset()
-        return [document(attempt, epoch) for attempt in self.of(request_id)]
+        policy = self._scheduler.policy_name
+        return [document(attempt, epoch, policy(attempt.request)) for attempt in self.of(request_id)]
 
     def file_at(self, path: str | None) -> DecisionFile | None:
         """A file for ``record_to``, opened for writing. Raises ``ConfigError`` if it cannot be written."""
@@ -35,7 +36,7 @@ class Watcher(DecisionLog):
             wanted = expanded(path)
             file = self._file
             if file is None or file.path != wanted:
-                file = DecisionFile(wanted, wall_offset)
+                file = DecisionFile(wanted, wall_offset, self._scheduler.policy_name)
             file.touch()
         except OSError as error:
             problem = f"scheduling.record_file {path} cannot be written: {error.strerror}"

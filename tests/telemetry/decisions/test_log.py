@@ -207,7 +207,7 @@ def test_only_the_newest_are_kept() -> None:
 
 
 def recorded_to(path: Path, **how: int) -> tuple[Recorded, DecisionFile]:
-    recorded, written = Recorded(), DecisionFile(path, lambda: 0.0, **how)
+    recorded, written = Recorded(), DecisionFile(path, lambda: 0.0, lambda request: "hybrid", **how)
     recorded.manager.watch(recorded.log.add, written.add)
     return recorded, written
 

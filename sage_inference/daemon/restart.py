@@ -84,12 +84,26 @@ def _side_by_side(paths: Paths, flags: Flags, info: PidInfo, on_wait: Progress |
     except (DaemonError, ConfigError, OSError) as error:
         if isinstance(error, DaemonError) and error.code == handover.NoHandoverError.code:
             return None
-        now = inspect(paths)
+        now = _settled(paths, on_wait)
         if now.state in ("stopped", "dead"):
             return _come_back(paths, flags, info, error, on_wait)
-        raise _failed(
-            error, f"pid {now.pid} goes on as before" if now.pid == info.pid else _runs(now)
-        ) from error
+        goes_on = now.pid == info.pid and now.state != "unresponsive"
+        raise _failed(error, f"pid {now.pid} goes on as before" if goes_on else _runs(now)) from error
+
+
+def _settled(paths: Paths, on_wait: Progress | None) -> DaemonState:
+    """The state when the old gateway answers again. It may have released its port to the new one, and listens again
+    some time after that has ended.
+    """
+    now = inspect(paths)
+
+    def answers() -> bool:
+        nonlocal now
+        now = inspect(paths)
+        return now.state != "unresponsive"
+
+    wait_until(answers, _MARGIN_S, on_wait)
+    return now
 
 
 def _one_after_the_other(
@@ -148,7 +162,9 @@ def _come_back(
 
 
 def _runs(now: DaemonState) -> str:
-    return "no gateway runs now" if now.state in ("stopped", "dead") else f"pid {now.pid} runs now"
+    if now.state in ("stopped", "dead"):
+        return "no gateway runs now"
+    return str(now.reason) if now.state == "unresponsive" else f"pid {now.pid} runs now"
 
 
 def _failed(error: Exception, now: str) -> RestartFailed:

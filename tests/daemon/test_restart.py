@@ -132,6 +132,39 @@ def test_a_successor_that_dies_in_the_handover_ends_nothing(
         serving.config_file.unlink()
 
 
+SQUATTER = """
+import os, signal, socket, time
+receive = socket.recv_fds
+def take_the_port_and_die(*args):
+    receive(*args)  # the predecessor has released its port
+    squatter = socket.create_server(("127.0.0.1", int(os.environ["TAKEN_PORT"])))
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    # The report must end with the successor, and the port stays taken.
+    os.closerange(0, squatter.fileno())
+    os.closerange(squatter.fileno() + 1, 1024)
+    time.sleep(float(os.environ["TAKEN_S"]))
+    os._exit(0)
+socket.recv_fds = take_the_port_and_die
+"""
+
+
+@pytest.mark.parametrize("taken_s", [0.1, 0.8])
+def test_a_restart_that_fails_returns_when_the_old_gateway_listens_again(
+    serving: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken_s: float
+) -> None:
+    """Of a new address with the same port: the old gateway releases the port, and gets it back later."""
+    before = info_of(serving)
+    (tmp_path / "sitecustomize.py").write_text(SQUATTER)
+    for name, value in {"PYTHONPATH": tmp_path, "TAKEN_PORT": before.port, "TAKEN_S": taken_s}.items():
+        monkeypatch.setenv(name, str(value))
+    serving.config_file.write_text("server: {host: 0.0.0.0, insecure: true}\n")
+    try:
+        assert_goes_on(serving, before, "SIGKILL")
+    finally:
+        serving.config_file.unlink()
+
+
 def test_a_new_port_that_is_taken_ends_nothing(paths: Paths) -> None:
     paths.config_file.write_text(f"server: {{port: {free_port()}}}\n")
     start_background(paths, Flags())

@@ -32,8 +32,12 @@ class Encoder:
         on_batch: Callable[[int, int], None] = lambda texts, tokens: None,
         *,
         serial: bool = False,
+        step_ms: Callable[[int, int], float] = lambda texts, tokens: encoder_ms(tokens),
     ) -> None:
-        """``serial``: a batch has the texts of one call only, as with servers that do not batch calls."""
+        """``serial``: a batch has the texts of one call only, as with servers that do not batch calls.
+
+        ``step_ms`` are the milliseconds of a batch, from its texts and its tokens.
+        """
         self.calls = 0
         self.texts = 0
         self.tokens = 0
@@ -43,6 +47,7 @@ class Encoder:
         self._clock = clock
         self._on_batch = on_batch
         self._serial = serial
+        self._step_ms = step_ms
         self._wake = asyncio.Event()
         self._paused = False
 
@@ -90,7 +95,7 @@ class Encoder:
                     call.queued_s = began - call.since
             self.running = len(batch)
             self._on_batch(len(batch), tokens)
-            await self._clock.spend(encoder_ms(tokens))
+            await self._clock.spend(self._step_ms(len(batch), tokens))
             self.running = 0
             self._finish(batch, loop.time() - began)
 

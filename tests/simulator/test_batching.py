@@ -12,6 +12,8 @@ from sage_inference.simulator.clock import Clock
 from sage_inference.simulator.encoder import Encoder
 from sage_inference.simulator.llm import LLM, Limits, Observers
 from sage_inference.simulator.prefix_cache import block_keys
+from sage_inference.simulator.timing import front_end_ms, pooling_step_ms
+from sage_inference.simulator.vllm.front_end import FrontEnd
 
 FAST = 50.0
 
@@ -135,3 +137,22 @@ def test_texts_of_a_caller_who_left_are_not_computed() -> None:
 
     asyncio.run(scenario())
     assert batches == [(1, 20)]
+
+
+def test_calls_pass_vllms_front_end_one_at_a_time_beside_the_gpu() -> None:
+    texts = [100] * 8
+
+    async def timed(calls: int) -> float:
+        encoder = Encoder(8192, Clock(5), step_ms=pooling_step_ms)
+        front_end = FrontEnd(encoder, Clock(5))
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(encoder.run())
+        began = loop.time()
+        await asyncio.gather(*(front_end.encode(texts) for _ in range(calls)))
+        task.cancel()
+        return 1000 * 5 * (loop.time() - began)
+
+    of_a_call = sum(front_end_ms(len(texts), sum(texts)))
+    alone, many = asyncio.run(timed(1)), asyncio.run(timed(16))
+    assert alone > of_a_call + pooling_step_ms(len(texts), sum(texts))
+    assert 16 * of_a_call < many < 16 * alone

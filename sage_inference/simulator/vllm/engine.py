@@ -15,11 +15,13 @@ from sage_inference.simulator.encoder import Encoder
 from sage_inference.simulator.engine import Handler
 from sage_inference.simulator.exchange import Headers, Reply, Request
 from sage_inference.simulator.llm import LLM, Limits
+from sage_inference.simulator.timing import pooling_step_ms
 from sage_inference.simulator.vllm import frames
 from sage_inference.simulator.vllm.chat import Chat
 from sage_inference.simulator.vllm.completions import Completions
 from sage_inference.simulator.vllm.core import VERSION, Choice, Core, random_id
 from sage_inference.simulator.vllm.errors import ApiError
+from sage_inference.simulator.vllm.front_end import FrontEnd
 from sage_inference.simulator.vllm.messages import Messages
 from sage_inference.simulator.vllm.metrics import CONTENT_TYPE, VLLMMetrics
 from sage_inference.simulator.vllm.pooling import Pooling
@@ -70,7 +72,8 @@ class SimulatedVLLM:
         metrics = VLLMMetrics(options.models[0], limits.block_size, limits.kv_cache_tokens)
         self._metrics = metrics
         self._llm = LLM(limits, Clock(speed), metrics.observers())
-        self._encoder = Encoder(limits.max_num_batched_tokens, Clock(speed))
+        self._encoder = Encoder(limits.max_num_batched_tokens, Clock(speed), step_ms=pooling_step_ms)
+        self._front_end = FrontEnd(self._encoder, Clock(speed))
         self._sleep = Sleep(self._llm, self._encoder)
         metrics.watch(self._llm, self._encoder, self._sleep)
         self._transfer = (
@@ -195,7 +198,7 @@ class SimulatedVLLM:
 
     def _pooling_routes(self) -> dict[str, dict[str, Handler]]:
         self._chat = Chat(self._core, text_only=self._options.text_only)
-        pooling = Pooling(self._core, self._encoder, self._options.dimension)
+        pooling = Pooling(self._core, self._front_end, self._options.dimension)
         posts: dict[str, Handler] = {"/v1/embeddings": pooling.embeddings, "/pooling": pooling.pooling}
         posts |= dict.fromkeys(("/score", "/v1/score"), pooling.score)
         posts |= dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), pooling.rerank)

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from sage_inference.simulator import tokens, vectors
-from sage_inference.simulator.encoder import Encoder
 from sage_inference.simulator.exchange import Reply, Request
 from sage_inference.simulator.vllm import frames
 from sage_inference.simulator.vllm.chat import request_id
 from sage_inference.simulator.vllm.core import Core, content_of
 from sage_inference.simulator.vllm.errors import ApiError, SchemaError, invalid
+from sage_inference.simulator.vllm.front_end import FrontEnd
 from sage_inference.simulator.vllm.schema import Fields, problem, read
 
 _FORMATS = ("float", "base64")
@@ -26,9 +26,9 @@ _MISSES = ("input", "messages", "messages", "messages", "input", "messages", "in
 
 
 class Pooling:
-    def __init__(self, core: Core, encoder: Encoder, dimension: int) -> None:
+    def __init__(self, core: Core, front_end: FrontEnd, dimension: int) -> None:
         self._core = core
-        self._encoder = encoder
+        self._front_end = front_end
         self._dimension = dimension
 
     async def embeddings(self, request: Request, reply: Reply) -> None:
@@ -80,7 +80,7 @@ class Pooling:
             raise ApiError(f"{message} (received dimensions={fields.get('dimensions')}).")
         parts = [self._fitted(text, fields.integer("truncate_prompt_tokens")) for text in _inputs(fields)]
         counts = [len(one) + 2 for one in parts]
-        await self._encoder.encode(counts)
+        await self._front_end.encode(counts)
         as_text = fields.get("encoding_format") == "base64"
         data = []
         for i, one in enumerate(parts):
@@ -124,7 +124,7 @@ class Pooling:
         """The cosines, and the number of tokens that were encoded."""
         every = dict.fromkeys((*lefts, *rights))
         fitted = {text: self._fitted(text, None) for text in every}
-        await self._encoder.encode([len(one) + 2 for one in fitted.values()])
+        await self._front_end.encode([len(one) + 2 for one in fitted.values()])
         known = {text: vectors.embed(model, text, self._dimension) for text in every}
         pairs = list(zip(lefts, rights, strict=True))
         used = sum(len(fitted[left]) + len(fitted[right]) + 4 for left, right in pairs)

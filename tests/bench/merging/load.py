@@ -88,14 +88,18 @@ def closed(
     *,
     callers: int,
     seconds: float,
+    texts: int = 1,
     words: Words = twelve,
     numbered: bool = True,
     seed: int = 1,
 ) -> Measured:
-    """Each caller asks for one text, and for the next as soon as it has it."""
+    """Each caller asks for so many texts, and for the next ones as soon as it has their vectors."""
     rng = random.Random(seed)
-    ready = [request(url, model, [text(rng, words(rng), numbered=numbered)]) for _ in range(READY)]
-    return uvloop.run(_closed(url, ready, callers, seconds))
+    ready = [
+        request(url, model, [text(rng, words(rng), numbered=numbered) for _ in range(texts)])
+        for _ in range(READY // texts)
+    ]
+    return uvloop.run(_closed(url, ready, callers, texts, seconds))
 
 
 def opened(
@@ -121,7 +125,7 @@ async def connect(url: str) -> Connection:
     return connection
 
 
-async def _closed(url: str, ready: list[bytes], callers: int, seconds: float) -> Measured:
+async def _closed(url: str, ready: list[bytes], callers: int, texts: int, seconds: float) -> Measured:
     measured = Measured(latencies={"all": []})
     bodies = itertools.cycle(ready)  # in turn: no two callers ask for the same at a time
     loop = asyncio.get_running_loop()
@@ -141,7 +145,7 @@ async def _closed(url: str, ready: list[bytes], callers: int, seconds: float) ->
             now = loop.time()
             if warm_until <= now < end:
                 measured.latencies["all"].append(time.perf_counter() - began)
-                measured.texts += status == 200
+                measured.texts += texts * (status == 200)
                 measured.failed += status != 200
             if now >= end:
                 finished.set_result(None)

@@ -26,6 +26,7 @@ from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.found_engines import is_wanted
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.protocol import GatewayProtocol
@@ -156,14 +157,20 @@ class RunningGateway:
         admin_token: str | None = None,
         hooks: RunHooks | None = None,
         extra_instances: tuple[InstanceSettings, ...] = (),
+        discovers: bool = False,
     ) -> None:
+        """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself."""
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
+        self._loaded = settings
         self._extra = extra_instances
+        self._discovers = discovers
         self.wheel = TimerWheel(asyncio.get_running_loop())
         # If no token is given, a random one closes /admin to all requests but those with ``admin_key``.
         token = admin_token or secrets.token_urlsafe(32)
-        self.gateway = Gateway(self._with_extra(settings), self.wheel, token)
+        with_extra = self._with_extra(settings)
+        self.gateway = Gateway(with_extra, self.wheel, token)
+        self.gateway.found.wanted = discovers and is_wanted(with_extra)
         self.fleet = Fleet(self.gateway)
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
@@ -187,6 +194,12 @@ class RunningGateway:
 
     def _with_extra(self, settings: Settings) -> Settings:
         return replace(settings, instances=settings.instances + self._extra) if self._extra else settings
+
+    def _complete(self, settings: Settings) -> Settings:
+        """``settings`` with our own engines, or with those that were found."""
+        settings, found = self._with_extra(settings), self.gateway.found
+        found.wanted = self._discovers and is_wanted(settings)
+        return replace(settings, instances=found.instances) if found.wanted else settings
 
     async def serve(self, sock: socket.socket) -> None:
         """Run until ``stop``. Returns when all requests have ended or the drain time is over."""
@@ -213,14 +226,17 @@ class RunningGateway:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
-        pulse = asyncio.create_task(self._pulse())
+        tasks = [asyncio.create_task(self._pulse())]
         try:
+            if self._discovers:
+                tasks.append(await self._discover())
             await self.fleet.start(self.gateway.settings)
             # Our own engines run already, but on a busy machine their first probe may have failed.
             await self.fleet.ready(map(name_of, self._extra), OWN_ENGINES_S)
             yield
         finally:
-            pulse.cancel()
+            for task in tasks:
+                task.cancel()
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, GatewayProtocol)
                 connection.gateway_stops()
@@ -228,6 +244,17 @@ class RunningGateway:
             await self.fleet.close()
             self.wheel.stop()
             self.gateway.decisions.write()
+
+    async def _discover(self) -> asyncio.Task[None]:
+        """Search for engines once. The task that is returned searches on."""
+        found, port = self.gateway.found, self.gateway.settings.server.port
+        if found.wanted and await found.look(port):
+            self.gateway.configure(self._complete(self._loaded))
+
+        def found_more() -> None:
+            self._take_over(self._complete(self._loaded))
+
+        return asyncio.create_task(found.keep_looking(port, lambda: self.gateway.can_serve, found_more))
 
     def _accept(self) -> asyncio.Protocol:
         """The protocol of a connection that uvicorn did not accept: one within this process, or after ``resume``."""
@@ -249,8 +276,9 @@ class RunningGateway:
         self.hooks.reloading()
         try:
             loaded = self._load()
-            settings = self._with_extra(loaded)
-            outcome = self._take_over(settings)
+            outcome = self._take_over(self._complete(loaded))
+            self._loaded = loaded
+            self.gateway.found.look_soon()
             self.hooks.configured(loaded)
             log.info("reloaded: %s", outcome)
             return outcome
@@ -353,7 +381,12 @@ async def run(
         if simulate:
             extra = await stack.enter_async_context(simulated_engines())
         running = RunningGateway(
-            settings, load=load, admin_token=admin_token, hooks=hooks, extra_instances=tuple(extra)
+            settings,
+            load=load,
+            admin_token=admin_token,
+            hooks=hooks,
+            extra_instances=tuple(extra),
+            discovers=True,
         )
         async with _signals(running, hangup):
             await running.serve_when_ready(listen)

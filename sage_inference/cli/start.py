@@ -42,6 +42,12 @@ def start(
         bool,
         typer.Option("--simulate", help="Start simulated engines to try it with.", rich_help_panel=_ENGINES),
     ] = False,
+    no_discover: Annotated[
+        bool,
+        typer.Option(
+            "--no-discover", help="Do not look for engines on this machine.", rich_help_panel=_ENGINES
+        ),
+    ] = False,
     scheduling_policy: Annotated[
         str | None,
         typer.Option(
@@ -89,10 +95,13 @@ def start(
 ) -> None:
     """Start the gateway.
 
+    Without configured engines, it looks for engines that run on this machine, and serves them.
+
     Flags apply to this run and override environment and file; sage inference config changes the file.
 
     \b
     Examples:
+      sage inference start
       sage inference start --simulate --background
       sage inference start --llm-backend http://127.0.0.1:8001 --embedding-backend 127.0.0.1:8090
       sage inference start --config work.yaml --port 8800
@@ -113,6 +122,7 @@ def start(
         log_level=log_level,
         insecure=insecure,
         simulate=simulate,
+        no_discover=no_discover,
     )
     paths = Paths.resolve(as_path(config))
     if background:
@@ -163,11 +173,16 @@ def announce(status: dict[str, Any], log_file: Any, shown: Collection[str] = ())
     if simulated:
         terminal.say(f"engines are simulated: {', '.join(simulated)}")
     for each in instances:
+        if each["found"] and each["models"]:
+            models = ", ".join(each["models"])
+            terminal.say(f"found {each['name']} ({each['engine']}, {each['kind']}), serving {models}")
         if each["state"] != "ready":
             why = f": {each['last_error']}" if each["last_error"] else ""
             terminal.warn(f"instance {each['name']} at {each['url']} is {each['state']}{why}")
     if not instances:
-        terminal.warn("no engines are configured", "start --simulate, --llm-backend URL, or config edit")
+        terminal.warn(
+            _without_engines(status["discover"]), "start --simulate, --llm-backend URL, or config edit"
+        )
     for warning in status["warnings"]:
         if warning not in shown:
             terminal.warn(warning)
@@ -175,6 +190,12 @@ def announce(status: dict[str, Any], log_file: Any, shown: Collection[str] = ())
     curl = curl_line(status)
     if curl:
         terminal.say(f"try: {curl}")
+
+
+def _without_engines(discover: bool) -> str:
+    if discover:
+        return "no engine was found on this machine; one that starts now is served once it answers"
+    return "no engines are configured"
 
 
 def curl_line(status: dict[str, Any]) -> str | None:

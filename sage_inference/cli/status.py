@@ -59,6 +59,7 @@ def document(state: Any) -> dict[str, Any]:
         "uptime_s": None,
         "address": None,
         "needs_key": None,
+        "discover": None,
         "policy": None,
         "simulated": None,
         "requests": None,

@@ -36,6 +36,8 @@ def apply(settings: Settings, flags: Flags) -> Settings:
         value = getattr(flags, field)
         if value is not None:
             settings = put(settings, path, _checked("--" + field.replace("_", "-"), path, value))
+    if flags.no_discover:
+        settings = put(settings, "discover", False)
     if flags.insecure:
         settings = put(settings, "server.insecure", True)
     if flags.api_key is not None:

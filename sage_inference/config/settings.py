@@ -296,6 +296,9 @@ class Settings:
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
     server: ServerSettings = setting(doc="The gateway's own address.", factory=ServerSettings)
     instances: tuple[InstanceSettings, ...] = setting((), doc="The engines.")
+    discover: bool = setting(
+        True, doc="Without instances, serve the engines that are found running on this machine."
+    )
     aliases: dict[str, str] = setting(
         doc="Other names for served models.", factory=dict, example="{gpt-4o: qwen2.5-7b}"
     )
@@ -325,3 +328,4 @@ class Flags:
     log_level: str | None = None
     insecure: bool = False
     simulate: bool = False
+    no_discover: bool = False

@@ -23,6 +23,7 @@ from sage_inference.gateway.bodies import Bodies
 from sage_inference.gateway.connection_limit import ConnectionLimit, LimitedConnection
 from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.decoding import Decoding
+from sage_inference.gateway.found_engines import FoundEngines
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.heads import RequestHead
@@ -76,6 +77,7 @@ class Hub:
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.scheduler)
         self.engines: dict[str, Upstream] = {}
+        self.found = FoundEngines()
         self.responses = StoredResponses(self.engines)
         self.stats = Stats()
         self.draining = False

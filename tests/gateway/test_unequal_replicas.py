@@ -207,7 +207,7 @@ def test_the_kind_of_a_model_is_reported(routes: list[str], type_: str, kind: st
         ready(g)
         (card,) = CLIENT.get(f"{g.url}/v1/models").json()["data"]
         assert card["type"] == type_
-        assert g.ask(lambda r: instance_document(r.gateway.engines["e0"])["kind"]) == kind
+        assert g.ask(lambda r: instance_document(r.gateway, r.gateway.engines["e0"])["kind"]) == kind
 
 
 # An engine that does not report its routes

@@ -58,7 +58,8 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
     """Ours without the settings of the person at the keyboard, and with a home of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SAGE_", "OPENAI_"))}
     kept.pop("NOTIFY_SOCKET", None)
-    return kept | {"SAGE_INFERENCE_HOME": str(home)} | more
+    # A gateway without instances would serve the engines of the machine, and those of other tests.
+    return kept | {"SAGE_INFERENCE_HOME": str(home), "SAGE_INFERENCE_DISCOVER": "false"} | more
 
 
 def _limit_open_files(most: int) -> None:

@@ -100,7 +100,7 @@ async def reload(request: Request) -> Response:
 
 async def list_instances(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    return JSONResponse({"instances": [instance_document(e) for e in gateway.engines.values()]})
+    return JSONResponse({"instances": [instance_document(gateway, e) for e in gateway.engines.values()]})
 
 
 async def add_instance(request: Request) -> Response:
@@ -115,7 +115,7 @@ async def add_instance(request: Request) -> Response:
         raise ApiError(
             409, f"instance {name} exists already; remove it first, or give another name", param="name"
         )
-    return JSONResponse(instance_document(fleet.add(settings)), 201)
+    return JSONResponse(instance_document(fleet.gateway, fleet.add(settings)), 201)
 
 
 async def remove_instance(request: Request) -> Response:

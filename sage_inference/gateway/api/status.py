@@ -47,8 +47,9 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
             "total": gateway.stats.total,
         },
         "embeddings": embeddings.status_of(gateway.embeddings),
-        "instances": [instance_document(engine) for engine in gateway.engines.values()],
-        "warnings": [str(remark) for remark in _remarks(gateway)],
+        "discover": gateway.found.wanted,
+        "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],
+        "warnings": [*map(str, _remarks(gateway)), *(gateway.found.notes if gateway.found.wanted else ())],
     }
 
 
@@ -72,7 +73,7 @@ def _kind_of(instance: ExecutionInstance) -> str:
     return _KINDS.get(kind, kind.value)
 
 
-def instance_document(engine: Upstream) -> dict[str, Any]:
+def instance_document(gateway: Gateway, engine: Upstream) -> dict[str, Any]:
     instance = engine.instance
     known = engine.detected is not None
     healthy = instance.state is EngineState.READY
@@ -84,6 +85,7 @@ def instance_document(engine: Upstream) -> dict[str, Any]:
         "models": list(instance.models),
         "state": instance.state.value,
         "simulated": instance.simulated,
+        "found": instance.instance_id in gateway.found.names,
         "in_flight": instance.active_requests,
         "queued": None,
         "ttft_ms": None if engine.ttft_ms is None else round(engine.ttft_ms, 1),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -41,6 +43,7 @@ ANSWERS = {
     Kind.STREAM: raw(sse(TEXT, TEXT, "[DONE]") + chunk(b"")),
     Kind.EMBEDDINGS: whole(b'{"data":[{"embedding":[1]}]}'),
 }
+ANSWER_S = 0.01  # so that the callers do not use up the machine
 FIRST = sse(TEXT)
 REST = chunk(f"data: {TEXT}\n\n".encode()) + chunk(b"data: [DONE]\n\n") + chunk(b"")
 
@@ -58,13 +61,22 @@ class Unfair(RogueEngine):
         self._after = after
         self._numbers = itertools.count()  # 0 is the request that is tried before the load
         self._numbers_lock = threading.Lock()
+        self._arrived_at = math.inf
+        self.stood_still_s = (
+            0.0  # the longest time of the load without a request: this process or the generator hung
+        )
 
     def _turn(self, wire: Wire) -> None:
         with self._numbers_lock:
             number = next(self._numbers)
+            now = time.monotonic()
+            if number > 0:
+                self.stood_still_s = max(self.stood_still_s, now - self._arrived_at)
+                self._arrived_at = now
         if number not in self._starved:
-            time.sleep(0.002)  # so that the callers do not use up the machine
+            time.sleep(ANSWER_S)
             self._answer(wire)
+            self.stood_still_s = max(self.stood_still_s, time.monotonic() - now - ANSWER_S)
             return
         wire.send(self._before or b"")
         self.go.wait(30)
@@ -76,6 +88,20 @@ class Unfair(RogueEngine):
 
 
 STARVED = {2, 5, 9}
+Found = TypeVar("Found")
+
+
+def while_nothing_stands_still(run: Callable[[Unfair], Found], *engine: Any) -> Found:
+    """What ``run`` returned for a fresh engine, the third one at the latest.
+
+    A busy machine that stops the engine or the generator for half of so short a load starves every caller.
+    """
+    for _ in range(3):
+        with Unfair(*engine) as unfair:
+            found = run(unfair)
+        if unfair.stood_still_s < 0.1:
+            break
+    return found
 
 
 def assert_three_starve(report: Report, *, at_least_s: float) -> None:
@@ -105,20 +131,28 @@ def assert_three_starve(report: Report, *, at_least_s: float) -> None:
     ids=str,
 )
 def test_callers_that_wait_since_the_warm_up_are_shown(kind: Kind, load: Closed | Open) -> None:
-    with Unfair(ANSWERS[kind], STARVED) as engine:
-        report = measured(
+    report = while_nothing_stands_still(
+        lambda engine: measured(
             plan(engine.port, load, kind, warmup_s=0.2, duration_s=0.4), engine.release_at_the_end
-        )
+        ),
+        ANSWERS[kind],
+        STARVED,
+    )
     # Without the waits this is a fast server: no request due in the measured time waited for long.
     assert report.total.sent == report.total.ok > 0
     assert_three_starve(report, at_least_s=0.4)
 
 
 def test_a_stream_that_stalls_after_its_first_piece_starves_its_caller() -> None:
-    with Unfair(ANSWERS[Kind.STREAM], STARVED, FIRST, REST) as engine:
-        report = measured(
+    report = while_nothing_stands_still(
+        lambda engine: measured(
             plan(engine.port, Closed(10), "stream", warmup_s=0.2, duration_s=0.4), engine.release_at_the_end
-        )
+        ),
+        ANSWERS[Kind.STREAM],
+        STARVED,
+        FIRST,
+        REST,
+    )
     assert_three_starve(report, at_least_s=0.4)
 
 
@@ -138,7 +172,7 @@ def test_callers_that_are_never_answered_are_counted_once_however_often_they_ask
                 wire.send(before)
                 wire.wait_for_peer_to_leave()
             else:
-                time.sleep(0.002)
+                time.sleep(ANSWER_S)
                 ANSWERS[Kind.STREAM](wire)
 
         engine.answers = [first_six_starve]
@@ -238,8 +272,11 @@ def test_a_run_that_is_stopped_shows_who_still_waits() -> None:
         if progress.elapsed_s > 0.7:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with Unfair(ANSWERS[Kind.CHAT], STARVED) as engine:
-        report = measured(plan(engine.port, Closed(10), warmup_s=0.2, duration_s=60.0), interrupt)
+    report = while_nothing_stands_still(
+        lambda engine: measured(plan(engine.port, Closed(10), warmup_s=0.2, duration_s=60.0), interrupt),
+        ANSWERS[Kind.CHAT],
+        STARVED,
+    )
     found = report.total.waiting
     assert report.interrupted
     assert (found.starving, found.throughout, found.unanswered) == (3, 3, 3)
@@ -346,13 +383,17 @@ def test_the_report_and_its_json_have_the_waits(tmp_path: Path) -> None:
     # Nobody lets the three go: their time is over after the run's.
     times = ("--duration", "0.5", "--warmup", "0.3", "--timeout", "1.2")
     args = ("--kind", "chat", "--concurrency", "10", "--no-ceiling", *times)
-    found = []
-    for more in ((), ("--json",)):
-        with Unfair(ANSWERS[Kind.CHAT], STARVED) as engine:
-            shown = sage(tmp_path, "bench", "--url", engine.url, *args, *more, timeout=60)
+
+    def printed(*more: str) -> str:
+        shown = while_nothing_stands_still(
+            lambda engine: sage(tmp_path, "bench", "--url", engine.url, *args, *more, timeout=60),
+            ANSWERS[Kind.CHAT],
+            STARVED,
+        )
         assert shown.returncode == 0, shown.stderr
-        found.append(shown.stdout)
-    text, document = found[0], json.loads(found[1])
+        return shown.stdout
+
+    text, document = printed(), json.loads(printed("--json"))
     assert "3 callers during the whole load" in text
     assert "warning     starving callers: 3 " in text
     assert mistakes(document, BENCH) == []

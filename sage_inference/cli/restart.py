@@ -21,7 +21,9 @@ def restart(
     api_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The key, if start was given the key itself.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Kill it once the drain time is over.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Kill the old one after its drain time; at once if it hangs.")
+    ] = False,
     no_color: NoColor = False,
 ) -> None:
     """Replace the running gateway by a new one.

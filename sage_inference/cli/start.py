@@ -68,7 +68,7 @@ def start(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Key callers must show: env:NAME, file:PATH or itself.",
+            help="Key that callers must show: env:NAME, file:PATH, or the key.",
             rich_help_panel=_SERVER,
         ),
     ] = None,

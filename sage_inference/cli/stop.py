@@ -15,7 +15,9 @@ app = plain_app()
 
 @app.command(cls=PlainCommand)
 def stop(
-    force: Annotated[bool, typer.Option("--force", help="Kill it once the drain time is over.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Kill it after the drain time; at once if it hangs.")
+    ] = False,
     no_color: NoColor = False,
 ) -> None:
     """Stop the gateway; finish running requests first."""

@@ -115,7 +115,7 @@ class InstanceSettings:
     max_concurrent_requests: int = setting(0, doc="Requests at the same time; 0 = no limit.", minimum=0)
     gpu: str | None = setting(None, doc="GPU of the engine, if instances share one.", example="cuda:0")
     max_batched_tokens: int = setting(
-        0, doc="Prompt tokens that may wait in the engine; 0 = the engine's default.", minimum=0
+        0, doc="Prompt tokens that may wait in the engine; 0 = 8192, or twice a TEI's batch.", minimum=0
     )
     kv_cache_tokens: int = setting(
         0, doc="Tokens in its prefix cache; 0 = ask vLLM, otherwise assume 1000000.", minimum=0
@@ -128,7 +128,7 @@ class ApiKeySettings:
     name: str = setting("default", doc="Name of the key in logs and metrics.")
     priority: str | None = setting(
         None,
-        doc="Priority of its requests, and the highest that x-sage-priority may ask for; none = normal, and any.",
+        doc="Priority of its requests, and the highest that x-sage-priority may ask for; not set = normal, and callers may ask for any.",
         choices=PRIORITIES,
     )
     weight: float = setting(1.0, doc="Share of a busy engine, in proportion to other keys.", minimum=0.001)

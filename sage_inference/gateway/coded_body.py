@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sage_inference.config.settings import LimitSettings, TimeoutSettings
 from sage_inference.gateway import errors
-from sage_inference.gateway.bodies import COUNTED, Bodies
+from sage_inference.gateway.body_memory import COUNTED, Bodies
 from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import RequestHead

@@ -19,7 +19,7 @@ from sage_inference.control_plane.setup import Hooks, SchedulerSettings
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.backlog import Backlog
-from sage_inference.gateway.bodies import Bodies
+from sage_inference.gateway.body_memory import Bodies
 from sage_inference.gateway.connection_limit import ConnectionLimit, LimitedConnection
 from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.decoding import Decoding

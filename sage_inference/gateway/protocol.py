@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from sage_inference.gateway import errors
-from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.body_memory import COUNTED
 from sage_inference.gateway.coded_body import CodedBody
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.pipelining import READ_AHEAD, PipelinedConnection

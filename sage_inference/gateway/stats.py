@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sage_inference.gateway.access_log import AccessLog, EndedRequest
 from sage_inference.gateway.relay.phase import Phase
-from sage_inference.telemetry.metrics import Histogram
+from sage_inference.telemetry.exposition import Histogram
 
 _DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -28,7 +28,7 @@ from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.stats import Stats
 from sage_inference.requests.routes import Route
-from sage_inference.telemetry.metrics import Histogram, RecentMean
+from sage_inference.telemetry.exposition import Histogram, RecentMean
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 from sage_inference.wire.loop_batch import LoopBatch
 

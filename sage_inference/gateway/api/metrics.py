@@ -10,7 +10,7 @@ from starlette.responses import Response
 from sage_inference._version import __version__
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.gateway import Gateway
-from sage_inference.telemetry.metrics import CONTENT_TYPE, Exposition
+from sage_inference.telemetry.exposition import CONTENT_TYPE, Exposition
 from sage_inference.types import EngineState
 
 

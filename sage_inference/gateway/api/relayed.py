@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.types import Receive, Scope, Send
 
 from sage_inference.gateway.api.access import RELAYED
-from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.body_memory import COUNTED
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import CutShortError, InProcessClient, InProcessResponse
 from sage_inference.wire.message import HOP_BY_HOP, Headers

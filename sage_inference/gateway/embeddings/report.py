@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sage_inference.gateway.embeddings.service import EmbeddingService
-from sage_inference.telemetry.metrics import Exposition
+from sage_inference.telemetry.exposition import Exposition
 
 
 def status_of(service: EmbeddingService) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.submission import Waiting
-from sage_inference.gateway.bodies import COUNTED
-from sage_inference.gateway.relay.ending import ABORT, PLAIN_END, failure_of
+from sage_inference.gateway.body_memory import COUNTED
+from sage_inference.gateway.relay.answer_outcome import ABORT, PLAIN_END, failure_of
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import ENDS, OUTCOMES, Phase
 from sage_inference.gateway.relay.usage import choices_in, reported

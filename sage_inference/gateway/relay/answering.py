@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.engines.connection import JOIN_BYTES, EngineConnection
 from sage_inference.gateway import errors
-from sage_inference.gateway.bodies import COUNTED
+from sage_inference.gateway.body_memory import COUNTED
 from sage_inference.gateway.error_formats import format_of
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.accounting import Accounted
+from sage_inference.gateway.relay.answer_outcome import is_unfinished
+from sage_inference.gateway.relay.broken_stream import last_words
 from sage_inference.gateway.relay.caller import Caller
-from sage_inference.gateway.relay.cutting import last_words
-from sage_inference.gateway.relay.ending import is_unfinished
 from sage_inference.gateway.relay.heads import STATUS_LINES
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, STAYS, Phase
 from sage_inference.gateway.relay.response import CountedResponseWriter, ResponseWriter

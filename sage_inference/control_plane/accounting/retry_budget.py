@@ -1,6 +1,6 @@
 """The retry budget: how many requests may be repeated, so that retries do not become a storm.
 
-``gateway/relay/attempt.py`` has the failures after which a request may be repeated at all, and
+``gateway/relay/attempt.py`` and ``exchange.py`` have the failures after which a request may be repeated at all, and
 ``Scheduler.can_retry`` the instances that are left for it.
 """
 

@@ -16,7 +16,7 @@ class Spent:
 
 @contextmanager
 def cpu_time() -> Iterator[Spent]:
-    """Measures the block. The collector is off: one pass over all that a test run holds takes 300 ms."""
+    """Measures the block. The collector is off, because a pass may fall on any piece of work."""
     spent = Spent()
     gc.collect()
     gc.disable()

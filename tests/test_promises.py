@@ -24,8 +24,11 @@ from sage_inference.cli.main import Root
 from sage_inference.cli.schemas import ANSWERS, STATUS
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
+from sage_inference.gateway.api import admin
+from sage_inference.gateway.api.metrics import exposition
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
+from tests.support.inprocess import gateway
 
 PACKAGE = Path(sage_inference.__file__).parent
 DOCS = {page.stem: page.read_text() for page in (PACKAGE / "docs").glob("*.md")}
@@ -160,9 +163,29 @@ def test_headers_of_ours_are_documented_and_those_documented_exist() -> None:
     assert written == set(re.findall(pattern, ALL_DOCS))
 
 
-def test_documented_metrics_exist() -> None:
+def test_the_documented_metrics_are_those_of_the_page() -> None:
+    with gateway() as running:
+        page = running.ask(lambda one: exposition(one.gateway))
+    families = re.findall(r"# HELP (\S+) (.*)\n# TYPE \S+ (\S+)", page)
+    table = [tuple(cells) for cells in rows("operations", "| metric | type | |")]
+    assert table == [(f"`{name}`", kind, meaning) for name, meaning, kind in families]
+
+
+def test_metrics_that_are_named_elsewhere_exist() -> None:
     for name in set(re.findall(r"\bsage_[a-z_]+\b", ALL_DOCS)) - {"sage_inference"}:
-        assert f'"{name}' in CODE or f"'{name}" in CODE or f" {name}" in CODE, name
+        assert (
+            f'"{name}' in CODE or f"'{name}" in CODE or f" {name}" in CODE or f"| `{name}` |" in ALL_DOCS
+        ), name
+
+
+def test_every_admin_route_is_documented_with_its_methods() -> None:
+    documented = {cells[0].strip("`") for cells in rows("api", "| admin route | |")}
+    routes = {
+        f"{method} {route.path}".replace(":path", "").replace("request_id", "request id")
+        for route in admin.routes
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert documented == routes
 
 
 # Words in quotes: to parse all sources would take seconds.

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.python_path import led_by
+
 READY_S = 20.0
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +56,7 @@ class SimulatedEngine:
             [sys.executable, "-m", "sage_inference.simulator", kind, "--exit-with-parent", *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(_ROOT)},
+            env=os.environ | {"PYTHONPATH": led_by(_ROOT)},
             start_new_session=True,
         )
         try:

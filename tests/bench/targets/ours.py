@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.bench.process import KEY, ROOT
 from tests.bench.targets.base import Command, Kind, Launcher
 from tests.support.gateway import clean_environment
+from tests.support.python_path import led_by
 
 
 def ours(name: str = "sage-inference", tree: Path | None = None, slots: int = 0) -> Launcher:
@@ -34,7 +35,7 @@ def ours(name: str = "sage-inference", tree: Path | None = None, slots: int = 0)
         }
         configuration.write_text(json.dumps(settings))
         start = ["-m", "sage_inference", "inference", "start", "--config", str(configuration)]
-        environment = clean_environment(folder / "home", PYTHONPATH=str(tree))
+        environment = clean_environment(folder / "home", PYTHONPATH=led_by(tree))
         return Command([sys.executable, *start], cwd=tree, env=environment)
 
     return Launcher(name, recipe, tree=tree)

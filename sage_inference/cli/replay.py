@@ -15,7 +15,8 @@ from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.options import ConfigFile, Json, NoColor, as_path, check_choice
 
 if TYPE_CHECKING:
-    from sage_inference.replay.jobs import ReplayWorkload
+    from sage_inference.replay.compare import Engines
+    from sage_inference.replay.recording import ReplayWorkload
     from sage_inference.replay.report import Percentiles, ReplaySummary
     from sage_inference.replay.slo import Judged, ReplaySlo
 
@@ -48,7 +49,15 @@ def replay(
             autocompletion=policy_names,
         ),
     ] = ["hybrid", "least_loaded"],  # noqa: B006 - Typer reads it, nobody changes it
-    instances: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Modelled engines.")] = 4,
+    instances: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Modelled engines. Default: those of the record; 4 for a trace.",
+        ),
+    ] = None,
     speed: Annotated[float, typer.Option(metavar="X", min=0.001, help="Replay X times as fast.")] = 1.0,
     slo_ttft_ms: Annotated[
         float | None,
@@ -70,19 +79,33 @@ def replay(
             rich_help_panel=_GOOD,
         ),
     ] = None,
+    closed_loop: Annotated[
+        bool | None,
+        typer.Option(
+            "--closed-loop/--open-loop",
+            help="Callers of a record ask again after an answer, or at the recorded times. "
+            "Default: as their connections show.",
+        ),
+    ] = None,
+    usual_times: Annotated[
+        bool,
+        typer.Option("--usual-times", help="Do not learn step times from a record: an H100, a 7B model."),
+    ] = False,
     config: ConfigFile = None,
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
     """Show what policies would do with recorded traffic.
 
-    The gateway's own scheduler decides, with modelled engines: an H100 with a 7B model. Use it to compare
-    policies, not to predict your hardware. The scheduler aims at scheduling.slo of the configuration, or at a
+    The gateway's own scheduler decides, with modelled engines. From a record it learns how long the steps of your
+    engines take, and its first line shows how near a replay under the recorded policy comes to the record. For a
+    trace they are an H100 with a 7B model. The scheduler aims at scheduling.slo of the configuration, or at a
     request's own deadline. Goodput is the share of requests that met it.
 
     \b
     Examples:
       sage inference replay record.jsonl
+      sage inference replay record.jsonl --closed-loop --instances 3
       sage inference replay trace.csv --policy hybrid --policy round_robin --speed 2
     """
     from pathlib import Path
@@ -90,7 +113,7 @@ def replay(
     from sage_inference.config.load import load
     from sage_inference.config.paths import Paths
     from sage_inference.config.settings import POLICIES
-    from sage_inference.replay.compare import compare
+    from sage_inference.replay.compare import compare, engines_for
     from sage_inference.replay.jobs import WorkloadError
     from sage_inference.replay.slo import ReplaySlo, for_all
     from sage_inference.replay.workload import read_workload
@@ -104,39 +127,54 @@ def replay(
     slo = ReplaySlo(aims, settings.aliases)
     with terminal.WaitIndicator(f"reading {file}") as waiting:
         try:
-            workload = read_workload(Path(file), speed)
+            recorded = read_workload(Path(file), closed=closed_loop)
         except WorkloadError as error:
             raise Failure(str(error)) from None
 
         def progress(policy: str, done: int, of: int) -> None:
             waiting.update(f"replaying {policy}: {done:,} of {of:,} requests")
 
-        found = compare(workload, policy, instances, slo, progress)
+        def learning(trial: int) -> None:
+            waiting.update(f"learning step times: replay {trial} of the record")
+
+        engines = engines_for(recorded, policy, slo, instances, not usual_times, learning)
+        workload = recorded.at_speed(speed)
+        found = compare(workload, policy, engines, slo, progress)
     if as_json:
-        terminal.say_json(document(workload, found, instances, speed, slo))
+        terminal.say_json(document(workload, found, engines, speed, slo))
     else:
-        _show(workload, found, instances, slo)
+        _show(workload, found, engines, slo)
 
 
 def document(
-    workload: ReplayWorkload, found: dict[str, ReplaySummary], instances: int, speed: float, slo: ReplaySlo
+    workload: ReplayWorkload, found: dict[str, ReplaySummary], engines: Engines, speed: float, slo: ReplaySlo
 ) -> dict[str, Any]:
     """The figures for a script."""
+    from sage_inference.cli import replay_record
+
     return {
         "schema": 1,
         "requests": len(workload.jobs),
         "left_out": workload.left_out,
-        "instances": instances,
+        "instances": engines.instances,
         "speed": speed,
         "slo": slo.document(workload.jobs),
+        "record": replay_record.document(workload, engines),
         "policies": [{"policy": name, **asdict(summary)} for name, summary in found.items()],
     }
 
 
-def _show(workload: ReplayWorkload, found: dict[str, ReplaySummary], instances: int, slo: ReplaySlo) -> None:
+def _show(
+    workload: ReplayWorkload, found: dict[str, ReplaySummary], engines: Engines, slo: ReplaySlo
+) -> None:
+    from sage_inference.cli import replay_record
+
+    for line in replay_record.lines(workload, engines):
+        terminal.say(line)
     jobs = workload.jobs
     span = (jobs[-1].at_ms - jobs[0].at_ms) / 1000
-    terminal.say(f"{len(jobs):,} requests in {span:,.0f} s, {instances} modelled engines; times in ms")
+    count = f"{engines.instances} modelled engine{'s' if engines.instances > 1 else ''}"
+    terminal.say(f"{len(jobs):,} requests in {span:,.0f} s, {count}; times in ms")
     for judged in slo.judged(jobs):
         terminal.say(_slo_line(judged))
     deadlines = sum(job.deadline_ms is not None for job in jobs)

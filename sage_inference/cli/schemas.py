@@ -188,6 +188,26 @@ BENCH = _answer(
     warnings=_list(_TEXT),
 )
 _PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
+# What a record shows; null for a trace.
+RECORD = _object(
+    policy=_TEXT,
+    policy_recorded=_FLAG,
+    requests=_COUNT,
+    closed_loop_requests=_COUNT,
+    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error=_NUMBER)),
+    step_times=_object(
+        base_ms=_NUMBER,
+        sequence_ms=_NUMBER,
+        context_ms=_NUMBER,
+        prompt_ms=_NUMBER,
+        attention_ms=_NUMBER,
+        hidden_ms=_NUMBER,
+        request_ms=_NUMBER,
+        read_ms=_NUMBER,
+        write_ms=_NUMBER,
+    ),
+    learned=_object(decode=_FLAG, prompts=_FLAG, request=_FLAG, rows=_COUNT),
+)
 REPLAY = _answer(
     requests=_COUNT,
     left_out=_COUNT,
@@ -199,6 +219,7 @@ REPLAY = _answer(
         batch_ttft_ms=_NUMBER,
         models=_list(_object(model=_TEXT, ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER)),
     ),
+    record=_or_null(RECORD),
     policies=_list(
         _object(
             policy=_TEXT,

@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from sage_inference.control_plane.policies import policy_named
+from sage_inference.replay.fidelity import Fidelity, fidelity, limits_of
 from sage_inference.replay.fleet import llm_fleet
-from sage_inference.replay.jobs import Outcome, ReplayWorkload
+from sage_inference.replay.jobs import Outcome
+from sage_inference.replay.learning import NOTHING, Learned
 from sage_inference.replay.llm_engine import EngineLimits
+from sage_inference.replay.recording import ReplayWorkload
 from sage_inference.replay.report import ReplaySummary, summarize
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import ReplaySlo
+from sage_inference.replay.tuning import tuned
 
 OFTEN = 500  # requests between two progress reports
+INSTANCES = 4  # of a trace, which has none
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Modelled engines, all alike. ``error`` is that of their replay of a record."""
+
+    instances: int = INSTANCES
+    limits: EngineLimits = EngineLimits()
+    learned: Learned = NOTHING
+    late_binding: bool = True
+    error: Fidelity | None = None
+
+
+def engines_for(
+    workload: ReplayWorkload,
+    policies: Sequence[str],
+    slo: ReplaySlo,
+    instances: int | None = None,
+    learns: bool = True,
+    on_trial: Callable[[int], None] = lambda number: None,
+) -> Engines:
+    """Engines like the recorded ones; usual ones for a trace.
+
+    ``instances`` replaces their number. Unless ``learns``, they have the usual step times. ``on_trial`` gets the number
+    of each replay that they are fitted with.
+    """
+    recording = workload.recording
+    if recording is None:
+        return Engines(instances or INSTANCES, EngineLimits(block_tokens=workload.block_tokens))
+    limits, at_first = limits_of(recording, workload.block_tokens), policies[0]
+    learned = tuned(workload, at_first, slo, limits, on_trial) if learns else NOTHING
+    error = fidelity(recording, workload.jobs, at_first, slo, learned.times, limits)
+    count = instances or max(1, len(recording.engines))
+    return Engines(count, limits, learned, recording.late_binding, error)
 
 
 def compare(
     workload: ReplayWorkload,
     policies: Sequence[str],
-    instances: int,
+    engines: Engines,
     slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
 ) -> dict[str, ReplaySummary]:
@@ -27,7 +67,7 @@ def compare(
     ``on_progress`` gets the policy, the number of requests that have ended, and the number of all requests.
     """
     return {
-        policy: summarize(_play(workload, policy, instances, slo, on_progress), slo)
+        policy: summarize(_play(workload, policy, engines, slo, on_progress), slo)
         for policy in dict.fromkeys(policies)
     }
 
@@ -35,12 +75,18 @@ def compare(
 def _play(
     workload: ReplayWorkload,
     policy: str,
-    instances: int,
+    engines: Engines,
     slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None],
 ) -> list[Outcome]:
     models = [model for model in dict.fromkeys(job.model for job in workload.jobs) if model]
-    fleet = llm_fleet(instances, limits=EngineLimits(block_tokens=workload.block_tokens), models=models)
+    fleet = llm_fleet(
+        engines.instances,
+        limits=engines.limits,
+        times=engines.learned.times,
+        late_binding=engines.late_binding,
+        models=models,
+    )
     ended = 0
 
     def count(outcome: Outcome) -> None:

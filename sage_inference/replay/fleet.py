@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 from typing import Any
@@ -11,6 +11,8 @@ from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
 from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
+from sage_inference.replay.recording import Recording
+from sage_inference.simulator.timing import USUAL, StepTimes
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
 LLM_MODEL = "llm"
@@ -28,6 +30,7 @@ class ModelledFleet:
     """
 
     limits: EngineLimits = field(default_factory=EngineLimits)
+    times: StepTimes = USUAL  # of LLM engines
     late_binding: bool = True
     llm_share: float | None = 0.7
     events: Events = field(default_factory=Events)
@@ -59,7 +62,7 @@ class ModelledFleet:
 
         ``max_model_len`` is its context length in tokens; 0 means that the engine reports none.
         """
-        engine = LLMEngine(self.events, replace(self.limits, max_model_len=max_model_len))
+        engine = LLMEngine(self.events, replace(self.limits, max_model_len=max_model_len), self.times)
         name = f"gpu-{len(self.gpus) + 1}"
         self._add(f"{name}-llm", engine, ExecutionInstanceType.GENERAL, slots=slots)
         if max_model_len:
@@ -68,7 +71,7 @@ class ModelledFleet:
 
     def add_mixed(self) -> None:
         """Add an LLM engine and an embedding engine that share a GPU."""
-        llm, encoder = LLMEngine(self.events, self.limits), EncoderEngine(self.events)
+        llm, encoder = LLMEngine(self.events, self.limits, self.times), EncoderEngine(self.events)
         llm.reports_steps = self.llm_share is None
         name = f"gpu-{len(self.gpus) + 1}"
         self._add(f"{name}-llm", llm, ExecutionInstanceType.GENERAL, name)
@@ -114,4 +117,15 @@ def mixed_fleet(gpus: int, **how: Any) -> ModelledFleet:
     fleet = ModelledFleet(**how)
     for _ in range(gpus):
         fleet.add_mixed()
+    return fleet
+
+
+def recorded_fleet(
+    recording: Recording, limits: EngineLimits, times: StepTimes, models: Iterable[str]
+) -> ModelledFleet:
+    """Engines like the recorded ones, each on a GPU of its own. ``models`` are those that the requests name."""
+    named = [model for model in dict.fromkeys(models) if model]
+    fleet = ModelledFleet(limits, times, late_binding=recording.late_binding, models=named)
+    for engine in recording.engines.values():
+        fleet.add_llm(slots=engine.slots or 0)
     return fleet

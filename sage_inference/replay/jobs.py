@@ -12,7 +12,8 @@ from sage_inference.types import RequestPriority, RequestType
 class Job:
     """One request. ``blocks`` are ids of its prompt's full blocks: equal ids from the first on mean an equal prefix.
 
-    Without ``streams`` the scheduler sees the answer's first byte only with the last.
+    Without ``streams`` the scheduler sees the answer's first byte only with the last. A job that ``follows`` another, by
+    its place in the workload, is submitted ``think_ms`` after that one has ended, and not at ``at_ms``.
     """
 
     at_ms: float
@@ -25,15 +26,8 @@ class Job:
     deadline_ms: float | None = None
     streams: bool = True
     model: str = ""  # decides the SLO; all engines serve all models
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayWorkload:
-    """Jobs in order of arrival, the size of their blocks, and the number of other requests in the file."""
-
-    jobs: list[Job]
-    block_tokens: int
-    left_out: int = 0
+    follows: int | None = None
+    think_ms: float = 0.0
 
 
 class WorkloadError(Exception):
@@ -54,6 +48,7 @@ class Outcome:
     end_ms: float | None = None
     cached: int = 0
     refused: str | None = None
+    place: int = -1  # of its job in the workload, if others may follow it
 
     @property
     def ttft_ms(self) -> float | None:

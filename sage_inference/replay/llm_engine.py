@@ -14,9 +14,10 @@ from math import ceil, sqrt
 from typing import Protocol
 
 from sage_inference.replay.events import Events, MovableEvent
+from sage_inference.replay.front_end import FrontEnd
 from sage_inference.replay.kv_cache import KVCache
 from sage_inference.replay.pace import Pace
-from sage_inference.simulator.timing import llm_step_ms
+from sage_inference.simulator.timing import USUAL, StepTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class LLMEngine:
     must be computed by itself.
     """
 
-    def __init__(self, events: Events, limits: EngineLimits | None = None) -> None:
+    def __init__(self, events: Events, limits: EngineLimits | None = None, times: StepTimes = USUAL) -> None:
         self.limits = limits or EngineLimits()
         self.cache = KVCache(self.limits.kv_tokens, self.limits.block_tokens)
         self.waiting: deque[ModelledSequence] = deque()
@@ -108,6 +109,8 @@ class LLMEngine:
         self.reports_steps = False
         self.turned: Callable[[], None] = lambda: None  # called when the engine becomes busy or idle
         self._events = events
+        self._times = times
+        self._front_end = FrontEnd(events, times)
         self._pace = Pace()
         self._alarm = MovableEvent(events, self._end)
         self._prefilling: list[ModelledSequence] = []
@@ -132,6 +135,9 @@ class LLMEngine:
             raise ValueError(
                 f"{generation.prompt} + {generation.output} tokens exceed the context of {self.limits.longest}"
             )
+        self._front_end.read(lambda: self._arrive(generation))
+
+    def _arrive(self, generation: ModelledSequence) -> None:
         self.waiting.append(generation)
         if not self._steps:
             self._begin()
@@ -155,15 +161,17 @@ class LLMEngine:
         sequences = len(self.running)
         if not sequences:
             self._steps = 0
+            self._front_end.writes(0, 1.0)
             return
         parts = [(new, one.computed) for one, new in self._chunks]
-        self._first_ms = llm_step_ms(sequences, self._context, parts)
+        self._first_ms = self._times.step_ms(sequences, self._context, parts)
         self._longer_ms = 0.0
         self._steps = 1
         if not self._chunks and not self.reports_steps:
-            self._longer_ms = llm_step_ms(sequences, self._context + self._decoding) - self._first_ms
+            self._longer_ms = self._times.context_ms * self._decoding
             until_full = (self.cache.tokens - self.cache.used) // self._decoding
             self._steps = max(1, min(self._next_finish() - self._step, until_full))
+        self._front_end.writes(self._decoding, self._first_ms)
         self._began = self._pace.work(self._events.now)
         self._began_at = self._events.now
         self._alarm.set(self._pace.when(self._began + self._span(self._steps)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sage_inference.config.settings import LimitSettings
@@ -51,7 +52,7 @@ class Replayed:
 
     def refused(self, refusal: Rejection) -> None:
         self.outcome.refused = refusal.reason.name.lower()
-        self.run.ended(self.outcome)
+        self.run.over(self.outcome)
 
     def _too_long(self, instance: ExecutionInstance) -> None:
         """Handle an engine's refusal before any work. As in the gateway, a larger engine gets the job if there is one."""
@@ -63,7 +64,7 @@ class Replayed:
             self.run.place(self, scheduler.go_on)
         else:
             self.outcome.refused = TOO_LONG
-            self.run.ended(self.outcome)
+            self.run.over(self.outcome)
 
     def first_token(self, cached: int) -> None:
         self.outcome.first_ms = self.run.events.now
@@ -83,7 +84,7 @@ class Replayed:
         if not self.request.streams:
             self.run.scheduler.first_byte(self)
         self.run.scheduler.release(self, self._usage())
-        self.run.ended(outcome)
+        self.run.over(outcome)
 
     def _usage(self) -> Usage | None:
         """The usage that the engine reports. The gateway does not always look for it in an answer in one piece."""
@@ -109,6 +110,7 @@ class Run:
         self.block_tokens = fleet.block_tokens
         self.ended = ended
         self.outcomes: list[Outcome] = []
+        self._followers: dict[int, list[tuple[int, Job]]] = {}  # by the place of the job that they follow
         registry = Registry(slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
@@ -116,9 +118,9 @@ class Run:
         settings = SchedulerSettings(UNBOUNDED, slo.settings, fleet.llm_share)
         self.scheduler = Scheduler(registry, policy, settings, fleet.clock, hooks)
 
-    def submit(self, job: Job) -> None:
-        """Submit a job now. ``job.at_ms`` is ignored."""
-        outcome = Outcome(job)
+    def submit(self, job: Job, place: int = -1) -> None:
+        """Submit a job now. ``job.at_ms`` is ignored. ``place`` is its place in the workload."""
+        outcome = Outcome(job, place=place)
         self.outcomes.append(outcome)
         self.place(Replayed(self, self._request(job), outcome), self.scheduler.submit)
 
@@ -151,15 +153,31 @@ class Run:
         )
 
     def play(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Submit every job at its time, and run until all have ended."""
-        for job in jobs:
-            self.events.at(job.at_ms, lambda job=job: self.submit(job))  # type: ignore[misc]
+        """Submit every job at its time, or after the one that it follows, and run until all have ended.
+
+        Returns the outcomes in order of submission.
+        """
+        for place, job in enumerate(jobs):
+            if job.follows is None:
+                self._submit_at(job.at_ms, job, place)
+            else:
+                self._followers.setdefault(job.follows, []).append((place, job))
         while self.events.step():
             pass
         return self.outcomes
+
+    def over(self, outcome: Outcome) -> None:
+        """A job has ended or was refused: the jobs that follow it come after their time to think."""
+        self.ended(outcome)
+        for place, job in self._followers.pop(outcome.place, ()):
+            at_ms = self.events.now + job.think_ms
+            self._submit_at(at_ms, replace(job, at_ms=at_ms), place)
+
+    def _submit_at(self, at_ms: float, job: Job, place: int) -> None:
+        self.events.at(at_ms, lambda: self.submit(job, place))
 
     def _give_up(self, submission: Replayed) -> None:
         if submission.outcome.placed_ms is None and submission.outcome.refused is None:
             self.scheduler.withdraw(submission)
             submission.outcome.refused = "queue_timeout"
-            self.ended(submission.outcome)
+            self.over(submission.outcome)

@@ -1,26 +1,55 @@
 """The duration of a step as a pure function of its batch.
 
-The functions are calibrated on one NVIDIA H100 80 GB (torch 2.11, bf16, CUDA graphs for decode): a 7B-like decoder
+The constants are calibrated on one NVIDIA H100 80 GB (torch 2.11, bf16, CUDA graphs for decode): a 7B-like decoder
 and a bge-m3-like encoder, both with random weights. They serve to compare policies, not to predict your hardware.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
-def llm_step_ms(sequences: int, context_tokens: int, chunks: Iterable[tuple[int, int]] = ()) -> float:
-    """Milliseconds of one engine step with ``sequences``, which have ``context_tokens`` in all.
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Milliseconds of each term. The defaults are those of an H100 with a 7B-like decoder.
 
-    ``chunks`` are the prompt parts computed in this step: (new tokens, tokens before them).
+    A step takes ``base_ms``, ``sequence_ms`` for each sequence, ``context_ms`` for each token that they attend to,
+    ``prompt_ms`` for each prompt token that it computes and ``attention_ms`` for each pair of a new token and one before
+    it. ``hidden_ms`` of the prompt tokens' time is hidden behind the rest of the step.
+
+    The others are the times of the process in front of the GPU: ``request_ms`` passes for each request beside all other
+    work, ``read_ms`` is the work of reading one, and ``write_ms`` that of writing a token.
     """
-    new_tokens = 0
-    attention = 0.0
-    for new, before in chunks:
-        new_tokens += new
-        attention += new * (before + new / 2)
-    prefill = max(0.0, 0.022 * new_tokens - 5.5) + 1.0e-6 * attention
-    return 7.0 + 0.013 * sequences + 2.5e-5 * context_tokens + prefill
+
+    base_ms: float = 7.0
+    sequence_ms: float = 0.013
+    context_ms: float = 2.5e-5
+    prompt_ms: float = 0.022
+    attention_ms: float = 1.0e-6
+    hidden_ms: float = 5.5
+    request_ms: float = 0.0
+    read_ms: float = 0.0
+    write_ms: float = 0.0
+
+    def step_ms(self, sequences: int, context_tokens: int, chunks: Iterable[tuple[int, int]] = ()) -> float:
+        """Milliseconds of one step with ``sequences``, which have ``context_tokens`` in all.
+
+        ``chunks`` are the prompt parts computed in this step: (new tokens, tokens before them).
+        """
+        new_tokens = 0
+        attention = 0.0
+        for new, before in chunks:
+            new_tokens += new
+            attention += new * (before + new / 2)
+        prompts = max(0.0, self.prompt_ms * new_tokens - self.hidden_ms) + self.attention_ms * attention
+        return self.base_ms + self.sequence_ms * sequences + self.context_ms * context_tokens + prompts
+
+
+USUAL = StepTimes()
+
+
+llm_step_ms = USUAL.step_ms
 
 
 def encoder_ms(tokens: int) -> float:

@@ -8,8 +8,9 @@ import pytest
 
 from sage_inference.cli.replay import _slo_line
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
-from sage_inference.replay.compare import compare
-from sage_inference.replay.jobs import Job, Outcome, ReplayWorkload
+from sage_inference.replay.compare import Engines, compare
+from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.replay.recording import ReplayWorkload
 from sage_inference.replay.slo import ReplaySlo, for_all
 from sage_inference.types import RequestPriority
 
@@ -57,7 +58,7 @@ def test_the_scheduler_aims_at_it() -> None:
     ]
     workload = ReplayWorkload(jobs, 64)
     waits = [
-        compare(workload, ["hybrid"], 1, slo)["hybrid"].ttft_ms.p99
+        compare(workload, ["hybrid"], Engines(1), slo)["hybrid"].ttft_ms.p99
         for slo in (ReplaySlo(STATED), ReplaySlo(SloSettings(ttft_ms=400)))
     ]
     assert waits[0] is not None

@@ -1,0 +1,118 @@
+"""A replay of what was recorded, beside the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+
+from sage_inference.control_plane.policies import policy_named
+from sage_inference.replay.fleet import recorded_fleet
+from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.replay.llm_engine import EngineLimits
+from sage_inference.replay.recording import Recording
+from sage_inference.replay.report import percentile
+from sage_inference.replay.run import Run
+from sage_inference.replay.slo import ReplaySlo
+from sage_inference.simulator.timing import StepTimes
+
+STREAMED = 0.5  # of the answers, at least: then their first tokens are compared, otherwise whole answers
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One figure, in milliseconds or as a share: as recorded, and as replayed."""
+
+    name: str
+    recorded: float
+    replayed: float
+
+    @property
+    def is_share(self) -> bool:
+        return self.name == "goodput"
+
+    @property
+    def error(self) -> float:
+        """The relative error; of a share, the difference."""
+        if self.is_share:
+            return self.replayed - self.recorded
+        return self.replayed / self.recorded - 1.0 if self.recorded > 0 else 0.0
+
+    @property
+    def distance(self) -> float:
+        """The error as a number of which half as long counts as much as twice as long."""
+        return abs(self.error if self.is_share else log(max(1.0 + self.error, 1e-3)))
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """The figures of one policy. Empty if the record has no times of answers."""
+
+    policy: str
+    requests: int
+    figures: tuple[Compared, ...]
+
+    @property
+    def distance(self) -> float:
+        return sum(each.distance for each in self.figures)
+
+
+def fidelity(
+    recording: Recording,
+    jobs: Sequence[Job],
+    policy: str,
+    slo: ReplaySlo,
+    times: StepTimes,
+    limits: EngineLimits,
+) -> Fidelity:
+    """Replay ``jobs``, the first of the record's, under the recorded policy; otherwise under ``policy``."""
+    name = recording.policy or policy
+    fleet = recorded_fleet(recording, limits, times, [job.model for job in jobs])
+    outcomes = Run(policy_named(name, fleet.clock), fleet, slo=slo).play(jobs)
+    recorded = recording.outcomes[: len(jobs)]
+    return Fidelity(name, len(jobs), _figures(recorded, outcomes, slo))
+
+
+def _figures(
+    recorded: Sequence[Outcome], replayed: Sequence[Outcome], slo: ReplaySlo
+) -> tuple[Compared, ...]:
+    if not any(outcome.end_ms is not None for outcome in recorded):
+        return ()
+    streamed = [outcome for outcome in recorded if outcome.job.streams and outcome.first_ms is not None]
+    if len(streamed) < STREAMED * len(recorded):
+        both = [[o.e2e_ms for o in side if o.e2e_ms is not None] for side in (recorded, replayed)]
+        return _percentiles("E2E", both, (0.5, 0.99))
+    sides = [streamed, [outcome for outcome in replayed if outcome.job.streams]]
+    firsts = [[o.ttft_ms for o in side if o.ttft_ms is not None] for side in sides]
+    tokens = [[o.tpot_ms for o in side if o.tpot_ms is not None] for side in sides]
+    kept = [sum(map(slo.kept, side)) / max(1, len(side)) for side in sides]
+    return (
+        *_percentiles("TTFT", firsts, (0.5, 0.99)),
+        *_percentiles("TPOT", tokens, (0.5,)),
+        Compared("goodput", kept[0], kept[1]),
+    )
+
+
+def _percentiles(name: str, both: Sequence[Sequence[float]], parts: Sequence[float]) -> tuple[Compared, ...]:
+    ordered = [sorted(values) for values in both]
+    if not all(ordered):
+        return ()
+    return tuple(
+        Compared(f"{name} p{100 * part:.0f}", *(percentile(values, part) or 0.0 for values in ordered))
+        for part in parts
+    )
+
+
+def limits_of(recording: Recording, block_tokens: int) -> EngineLimits:
+    """The limits of the recorded engines. Those that the record does not have are the usual ones."""
+    usual, known = EngineLimits(), list(recording.engines.values())
+    kv = [each.kv_tokens for each in known if each.kv_tokens]
+    windows = [each.window_tokens for each in known if each.window_tokens]
+    return replace(
+        usual,
+        block_tokens=block_tokens,
+        # No smaller than the largest request, which the engine did answer.
+        kv_tokens=max(min(kv, default=usual.kv_tokens), recording.longest + block_tokens),
+        max_num_batched_tokens=min(windows, default=usual.max_num_batched_tokens),
+        max_num_seqs=max(usual.max_num_seqs, recording.most_at_once),
+    )

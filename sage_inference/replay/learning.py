@@ -1,0 +1,90 @@
+"""Learns an engine's step times from a record of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from sage_inference.replay.least_squares import NormalEquations, Row
+from sage_inference.replay.recording import Sent
+from sage_inference.replay.step_rows import (
+    ATTENTION,
+    BASE,
+    CONTEXT,
+    PROMPT,
+    REQUEST,
+    REQUEST_UNIT_MS,
+    SEQUENCE,
+    rows_of,
+)
+from sage_inference.simulator.timing import USUAL, StepTimes
+
+FEWEST_ROWS = 8
+STRENGTH = 2.0  # rows that a guess counts for
+LEAST = 0.02  # times the usual
+FAR = 4.0  # times the median error; such rows are left out: an engine that stood still, or started anew
+SURE = 0.8  # a term is learned if the rows decide so much of it
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Step times, and which of them the record decided. ``rows`` is the number of times that they follow from."""
+
+    times: StepTimes
+    decode: bool
+    prompts: bool
+    request: bool
+    rows: int
+
+
+NOTHING = Learned(USUAL, False, False, False, 0)
+
+
+def learn(attempts: Sequence[Sent]) -> Learned:
+    """The step times of the engines together. Terms that the record does not decide stay near the usual ones."""
+    rows: list[Row] = []
+    for name in {each.instance for each in attempts}:
+        rows += rows_of([each for each in attempts if each.instance == name])
+    if len(rows) < FEWEST_ROWS:
+        return NOTHING
+    found, known = _fitted(rows)
+    errors = [abs(_sum(row, found) / took - 1.0) for row, took in rows]
+    most = max(FAR * median(errors), 0.1)
+    near = [row for row, error in zip(rows, errors, strict=True) if error <= most]
+    if len(near) < len(rows):
+        found, known = _fitted(near)
+    decode, prompts, request = (part >= SURE for part in known)
+    return Learned(_times(found, prompts), decode, prompts, request, len(near))
+
+
+def _fitted(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """The multiples of the usual terms, and how far the rows decide decoding, prompts, and the constant."""
+    groups = NormalEquations(3)
+    groups.add(
+        ((row[BASE] + row[SEQUENCE] + row[CONTEXT], row[PROMPT] + row[ATTENTION], row[REQUEST]), took)
+        for row, took in rows
+    )
+    weak = STRENGTH / 20
+    decode, prompts, request = groups.solve((1.0, 1.0, 0.0), weak, (LEAST, LEAST, 0.0))
+    terms = NormalEquations(6)
+    terms.add(rows)
+    guesses = (decode, decode, decode, prompts, prompts, request)
+    return terms.solve(guesses, STRENGTH, (*[LEAST] * 5, 0.0)), groups.known(weak)
+
+
+def _sum(row: Sequence[float], found: Sequence[float]) -> float:
+    return sum([term * each for term, each in zip(row, found, strict=True)])
+
+
+def _times(found: Sequence[float], prompts: bool) -> StepTimes:
+    return replace(
+        USUAL,
+        base_ms=found[BASE] * USUAL.base_ms,
+        sequence_ms=found[SEQUENCE] * USUAL.sequence_ms,
+        context_ms=found[CONTEXT] * USUAL.context_ms,
+        prompt_ms=found[PROMPT] * USUAL.prompt_ms,
+        attention_ms=found[ATTENTION] * USUAL.attention_ms,
+        hidden_ms=0.0 if prompts else USUAL.hidden_ms,
+        request_ms=found[REQUEST] * REQUEST_UNIT_MS,
+    )

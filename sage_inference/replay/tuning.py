@@ -1,0 +1,96 @@
+"""Learns the times of the process in front of the GPU, which least squares do not show.
+
+They show in the figures of a replay of the recorded policy. So a few of them are tried, and the best are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from statistics import mean
+
+from sage_inference.replay.calibration import missing_ms
+from sage_inference.replay.fidelity import Fidelity, fidelity
+from sage_inference.replay.learning import Learned, learn
+from sage_inference.replay.llm_engine import EngineLimits
+from sage_inference.replay.recording import ReplayWorkload
+from sage_inference.replay.slo import ReplaySlo
+from sage_inference.simulator.timing import StepTimes
+
+MOST = 1500  # requests of a trial
+GOOD = 0.1  # distance of a replay that needs no better times
+PARTS = (0.7, 0.4, 0.15)  # of what is missing until the first byte in the median
+STEADY = 0.15  # by which the mean distance around a trial may exceed the least
+LEAST_MS = 5.0  # of a request that also waits for the front end
+READ_MS = (0.5, 1.0, 1.5, 2.0)
+WRITE_MS = (0.035, 0.05, 0.065, 0.08)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    times: StepTimes
+    found: Fidelity
+
+
+def tuned(
+    workload: ReplayWorkload,
+    policy: str,
+    slo: ReplaySlo,
+    limits: EngineLimits,
+    on_trial: Callable[[int], None] = lambda number: None,
+) -> Learned:
+    """The step times of the recorded engines, which have these limits.
+
+    ``policy`` is replayed if the record does not have the one that placed its requests.
+    """
+    recording = workload.recording
+    assert recording is not None
+    learned = learn(recording.attempts)
+    if not learned.decode:
+        return learned
+    jobs, trials = workload.jobs[:MOST], 0
+
+    def trial(request_ms: float, read_ms: float = 0.0, write_ms: float = 0.0) -> _Trial:
+        nonlocal trials
+        trials += 1
+        on_trial(trials)
+        times = replace(learned.times, request_ms=request_ms, read_ms=read_ms, write_ms=write_ms)
+        return _Trial(times, fidelity(recording, jobs, policy, slo, times, limits))
+
+    missing = missing_ms(recording.attempts, limits, learned.times)
+    best = trial(missing)
+    if best.found.distance > GOOD:
+        best = min([best, *(trial(missing * part) for part in PARTS)], key=_distance)
+    if best.found.distance > GOOD:
+        front_end = [[trial(LEAST_MS, read_ms, write_ms) for write_ms in WRITE_MS] for read_ms in READ_MS]
+        distance, steady = _steadiest(front_end)
+        if distance < best.found.distance:
+            best = steady
+    return replace(learned, times=best.times, request=True)
+
+
+def _distance(trial: _Trial) -> float:
+    return trial.found.distance
+
+
+def _steadiest(grid: Sequence[Sequence[_Trial]]) -> tuple[float, _Trial]:
+    """The nearest trial among those that are near together with their neighbours, and the mean distance around it.
+
+    Waves of callers make the figures jump with the smallest change of the times. A single trial may be near by chance.
+    """
+    around = []
+    for row, trials in enumerate(grid):
+        for column, each in enumerate(trials):
+            beside = [
+                grid[row + down][column + right].found.distance
+                for down, right in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
+                if 0 <= row + down < len(grid) and 0 <= column + right < len(trials)
+            ]
+            around.append((mean(beside), each))
+    least = min(distance for distance, _ in around)
+    steady = [
+        (each.found.distance, distance, each) for distance, each in around if distance <= least + STEADY
+    ]
+    _, distance, nearest = min(steady, key=itemgetter(0))
+    return distance, nearest

@@ -1,4 +1,4 @@
-"""How the suite is shared out: each test once, a file by one worker, what waits beside the rest."""
+"""How the suite is shared out: each test once, a file by one worker, what waits beside the rest, what is long first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import scheduling
 
-WAITING = scheduling.WAITING[0]
+WAITING, LONG = scheduling.WAITING[0], scheduling.LONG[0]
 
 
 class Worker:
@@ -80,6 +80,21 @@ def test_each_test_runs_once_and_a_file_on_one_worker(
         assert sum(any(one.startswith(f"{file}::") for one in each) for each in ran) == 1
 
 
-def test_what_waits_goes_to_the_additional_worker() -> None:
-    *_, additional = run(list(suite(*FILES)), 2, 1)
-    assert {one.partition("::")[0] for one in additional} == {WAITING}
+def files(tests: list[str]) -> list[str]:
+    """Their files, each once and in order."""
+    return list(dict.fromkeys(one.partition("::")[0] for one in tests))
+
+
+def test_what_waits_goes_to_the_additional_worker_and_what_is_long_begins() -> None:
+    first, second, additional = map(files, run(list(suite(*FILES, (LONG, 9))), 2, 1))
+    assert additional[0] == WAITING
+    assert first[0] == LONG
+    assert WAITING not in first + second
+
+
+def test_the_additional_worker_takes_others_when_nothing_waits_any_more() -> None:
+    many = [(f"{number}.py", 10) for number in range(9)]
+    *named, additional = map(files, run(list(suite((WAITING, 5), *many)), 2, 1))
+    assert additional[0] == WAITING
+    assert 2 <= len(additional) - 1 <= 4
+    assert all(2 <= len(each) <= 4 for each in named)

@@ -1,4 +1,4 @@
-"""How pytest-xdist shares out the tests: by files, and those that mostly wait to a worker of their own."""
+"""How pytest-xdist shares out the tests: by files, and those that mostly wait first to a worker of their own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ WAITING = (
     "tests/daemon/test_init.py",
     "tests/daemon/test_cleaned.py",
     "tests/daemon/test_hangup.py",
+    "tests/bench_tool/test_waits.py",
+    "tests/gateway/test_endings.py",
+    "tests/gateway/embeddings/test_faults.py",
+    "tests/bench/test_loads.py",
+    "tests/engines/test_probe.py",
 )
+# These compute for a minute on one core. Begun late, they would be all that runs in the end.
+LONG = ("tests/replay/test_policies_on_traces.py",)
 
 
 def add_waiting_worker(config: pytest.Config) -> None:
@@ -37,8 +44,9 @@ def add_waiting_worker(config: pytest.Config) -> None:
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
     """One worker runs all tests of a file, so the engines and gateways that they share are started once.
 
-    The additional worker gets the files of ``WAITING`` and nothing else; the others get those only when nothing else
-    is left. ``--dist loadgroup`` alone does neither: xdist 3.8 tells groups by an id that pytest 9.2 no longer has.
+    The additional worker gets the files of ``WAITING`` first; the others get those only when nothing else is left, and
+    begin with ``LONG``. ``--dist loadgroup`` alone does neither: xdist 3.8 tells groups by an id that pytest 9.2 no
+    longer has.
     """
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
@@ -48,20 +56,13 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
         self._waiting_worker = f"gw{named}" if self.numnodes > named else None
 
     def _assign_work_unit(self, node: Any) -> None:
-        file = self._next_for(node)
-        if file is not None:
-            self.workqueue.move_to_end(file, last=False)
-            super()._assign_work_unit(node)
+        self.workqueue.move_to_end(self._next_for(node), last=False)
+        super()._assign_work_unit(node)
 
-    def _reschedule(self, node: Any) -> None:
-        if self.workqueue and self._next_for(node) is None and not node.shutting_down:
-            node.shutdown()  # once it has run what it has
-        else:
-            super()._reschedule(node)
-
-    def _next_for(self, node: Any) -> str | None:
+    def _next_for(self, node: Any) -> str:
         waiting = [file for file in WAITING if file in self.workqueue]
+        others = [file for file in LONG if file in self.workqueue]
+        others += [file for file in self.workqueue if file not in WAITING and file not in LONG]
         if node.gateway.id == self._waiting_worker:
-            return waiting[0] if waiting else None
-        others = (file for file in self.workqueue if file not in WAITING)
-        return next(others, waiting[-1] if waiting else None)
+            return (waiting or others)[0]
+        return others[0] if others else waiting[-1]

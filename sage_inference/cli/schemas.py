@@ -68,6 +68,16 @@ EMBEDDINGS = _object(
     in_flight=_COUNT,
     waiting_texts=_COUNT,
     cache_bytes=_COUNT,
+    windows=_list(
+        _object(
+            instance=_TEXT,
+            calls_in_flight=_COUNT,
+            bulk_calls_in_flight=_COUNT,
+            bulk_calls_allowed=_COUNT,
+            with_interactive=_FLAG,
+            tokens_per_s=_NUMBER_OR_NULL,
+        )
+    ),
     rules=_object(batching=_FLAG, batch_size=_COUNT, min_batch_size=_COUNT, max_wait_ms=_NUMBER),
 )
 

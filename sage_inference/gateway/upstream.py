@@ -29,7 +29,7 @@ from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.stats import Stats
 from sage_inference.requests.routes import Route
 from sage_inference.telemetry.exposition import Histogram, RecentMean
-from sage_inference.types import EngineKind, EngineState, ExecutionInstance
+from sage_inference.types import EngineKind, EngineState, ExecutionInstance, ExecutionInstanceType
 from sage_inference.wire.loop_batch import LoopBatch
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -170,7 +170,7 @@ class Upstream:
         changed, self.detected = detected != self.detected, detected
         self.dialect = dialect_of(detected.engine)
         if changed:  # otherwise limits that were learned from refusals still hold
-            self.window.limits = limits_of(detected, self.dialect)
+            self.window.use(limits_of(detected, self.dialect))
         self.starts.clear()
         instance.engine = detected.engine
         instance.instance_type = kind_without(detected.kind, self.missing_routes)
@@ -211,9 +211,17 @@ class Upstream:
 
     def set_window(self, late_binding: bool) -> None:
         """Set the number of prompt tokens that may be sent before the engine answers."""
-        tokens = self.settings.max_batched_tokens or (
-            2 * self._tei_batch_tokens() if self.instance.engine is EngineKind.TEI else BATCHED_TOKENS
-        )
+        tokens: float = self.settings.max_batched_tokens
+        if not tokens:
+            instance = self.instance
+            if instance.instance_type is ExecutionInstanceType.EMBEDDING and VECTOR_ROUTES & instance.routes:
+                tokens = (
+                    math.inf
+                )  # its calls have a window of their own, which is learned: see ``CallWindow``
+            elif instance.engine is EngineKind.TEI:
+                tokens = 2 * self._tei_batch_tokens()
+            else:
+                tokens = BATCHED_TOKENS
         self.instance.load.window_tokens = tokens if late_binding else math.inf
 
     def _tei_batch_tokens(self) -> int:

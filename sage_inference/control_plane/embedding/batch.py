@@ -6,19 +6,20 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from sage_inference.control_plane.embedding.request import EmbeddingJob, Text
+from sage_inference.control_plane.embedding.request import INTERACTIVE_TEXTS, EmbeddingJob, Text
 
 if TYPE_CHECKING:
     from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 
 
 class EmbeddingBatch:
-    """Texts of one merge queue, sent to an engine in one call. ``full``: no more would have fitted.
+    """Texts of one merge queue, sent to an engine in one call. ``full``: no more would have fitted. ``bulk``: nobody waits
+    for some of them.
 
     ``sole_job`` is the job that all of them are of, as long as it is undivided and nobody else wants any of them.
     """
 
-    __slots__ = ("_texts", "count", "full", "merge_queue", "size", "tokens", "sole_job")
+    __slots__ = ("_texts", "bulk", "count", "full", "merge_queue", "size", "tokens", "sole_job")
 
     def __init__(
         self, merge_queue: MergeQueue, content: list[Text] | EmbeddingJob, *, full: bool = False
@@ -32,10 +33,12 @@ class EmbeddingBatch:
             self.count = len(content.raws)
             self.tokens = content.estimate
             self.size = content.size + self.count
+            self.bulk = self.count > INTERACTIVE_TEXTS  # ``interactive`` of the job, without its call
             content.batch = self
             return
         self._texts = content
         self.count = len(content)
+        self.bulk = not all(text.interactive for text in content)
         self.tokens = sum(text.tokens for text in content)
         self.size = sum(len(text.raw) + 1 for text in content)
         for text in content:

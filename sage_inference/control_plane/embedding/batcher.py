@@ -92,7 +92,7 @@ class Batcher:
         rules = self.rules
         return (
             job.undivided
-            and (full or len(job.raws) >= rules.min_texts)
+            and (len(job.raws) >= rules.min_texts or job.estimate >= window.limits.tokens)
             and (len(self.merge_queues) == 1 or not self.waits)
             and not (job.merge_queue and job.merge_queue.waiting)
             and window.takes_undivided(job, now, rules, full=full)

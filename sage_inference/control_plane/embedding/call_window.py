@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from sage_inference.control_plane.embedding.batch import EmbeddingBatch
+from sage_inference.control_plane.embedding.learned_window import LearnedWindow
 from sage_inference.control_plane.embedding.limits import CallLimits, least
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.embedding.padding import CallCost
-from sage_inference.control_plane.embedding.request import EmbeddingJob
+from sage_inference.control_plane.embedding.request import INTERACTIVE_TEXTS, EmbeddingJob
 
 WINDOW_CALLS = 2  # one in work, and one that is there when the engine has finished it
+MOST_INTERACTIVE = 16  # calls with interactive texts only
 FIRST_BACKOFF_S = 0.05
 
 
@@ -27,17 +29,21 @@ class CallRules(Protocol):
 class CallWindow:
     """The calls that one instance was sent and has not answered.
 
-    Nagle's rule (RFC 896) for calls. A full call is sent while the engine has fewer tokens than its window: one of its
-    own batches, or two if the texts are interactive. A call that could still grow is sent only while fewer than two such
-    calls are in flight, because a third one would wait in the engine just as long. If the engine pads, a call could also
-    grow while the waiting texts are too long or too short for it.
+    Nagle's rule (RFC 896) for calls: a call that could still grow is sent only while fewer than two such calls are in
+    flight, because a third one would wait in the engine just as long. If the engine pads, a call could also grow while the
+    waiting texts are too long or too short for it. A full call gains nothing by waiting. Of calls with bulk texts, so many
+    are sent as ``learned`` found to pay, or as fill one of the engine's own batches. Calls with interactive texts only are
+    sent beside them.
     """
 
     __slots__ = (
         "batches",
+        "bulk",
         "closed_until",
         "cost",
+        "held_back",
         "last_answer",
+        "learned",
         "limits",
         "overloads",
         "partial",
@@ -49,10 +55,13 @@ class CallWindow:
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
+        self.learned = LearnedWindow(batches_known=bool(limits.batch_tokens))
         self.batches: set[EmbeddingBatch] = set()
+        self.bulk = 0  # calls among them with bulk texts
         self.partial = 0  # calls among them that could have taken more
         self.texts = 0
         self.tokens = 0
+        self.held_back = False  # whether bulk texts had to wait for the window since the last answer
         self.closed_until = 0.0
         self.overloads = 0  # in a row, while no call of ours was in flight
         self.unusable = 0  # answers in a row without vectors in them
@@ -60,22 +69,34 @@ class CallWindow:
         self.last_answer = 0.0
         self.stalled_at = 0.0  # when this process last continued after a stall
 
+    def use(self, limits: CallLimits) -> None:
+        """Follow the limits of another engine or model, and learn its window anew."""
+        self.limits = limits
+        self.learned = LearnedWindow(batches_known=bool(limits.batch_tokens))
+
     def is_open(self, merge_queue: MergeQueue, now: float, *, max_texts: int, merges: bool = True) -> bool:
         """Whether a call with what waits in ``merge_queue``, of ``max_texts`` at the most, may be sent now."""
-        if not self.takes_full(now, interactive=bool(merge_queue.waiting_interactive), merges=merges):
+        interactive = bool(merge_queue.waiting_interactive)
+        if not self.takes_full(now, interactive=interactive, merges=merges):
             return False
-        if not self.batches or not merges or self.partial < WINDOW_CALLS:
+        if not self.batches or not merges or self._takes_partial(interactive=interactive):
             return True
         if self.limits.pads:  # no call is full then: texts of a better length may come
             return False
+        takes_bulk = self.takes_bulk
+        if takes_bulk and merge_queue.waiting > merge_queue.waiting_interactive:
+            return True
         # By the engine's own limits. A call that only fills the little room left can as well wait for more texts.
-        return merge_queue.fills(self.limits.at_most(max_texts), bulk=self.takes_bulk)
+        return merge_queue.fills(self.limits.at_most(max_texts), bulk=takes_bulk)
 
     def is_filled_by(self, job: EmbeddingJob, max_texts: int) -> bool:
-        """Whether a call of this job's texts, of ``max_texts`` at the most, could take no other text."""
+        """Whether a call of this job's texts, of ``max_texts`` at the most, could take no other text, or need not."""
         limits, texts = self.limits, len(job.raws)
         if limits.pads:
             return False
+        # Little is gained where bulk requests share a call, and each would have to wait for the others.
+        if texts > INTERACTIVE_TEXTS and not limits.serial:
+            return True
         return texts == max_texts or texts == limits.texts or job.estimate >= limits.tokens
 
     def takes_undivided(self, job: EmbeddingJob, now: float, rules: CallRules, *, full: bool) -> bool:
@@ -88,7 +109,7 @@ class CallWindow:
             return False
         if not self.batches:
             return True
-        return (full or not merges or self.partial < WINDOW_CALLS) and self.takes_full(
+        return (full or not merges or self._takes_partial(interactive=job.interactive)) and self.takes_full(
             now, interactive=job.interactive, merges=merges
         )
 
@@ -97,8 +118,13 @@ class CallWindow:
         return (
             (not max_texts or texts <= max_texts)
             and (left is None or texts <= left)
-            and self.limits.admit(texts, job.estimate, job.size + texts)
+            and self.limits.admit_request(texts, job.estimate, job.size + texts)
         )
+
+    def _takes_partial(self, *, interactive: bool) -> bool:
+        """Whether a call that could still grow may be sent."""
+        # Behind bulk calls the answer takes longer, so that a person would wait for more than one of them.
+        return self.partial < WINDOW_CALLS + (self.bulk if interactive else 0)
 
     def takes_full(self, now: float, *, interactive: bool, merges: bool = True) -> bool:
         """Whether a full call may be sent now. ``interactive``: a person waits for it."""
@@ -112,12 +138,19 @@ class CallWindow:
             return True
         if self.limits.serial:
             return False
-        return self.takes_bulk or (interactive and self.tokens < 2 * self.limits.tokens)
+        if interactive:
+            self.learned.interactive(now)
+            if len(self.batches) - self.bulk < MOST_INTERACTIVE:
+                return True
+        if self.takes_bulk:
+            return True
+        self.held_back = True
+        return False
 
     @property
     def takes_bulk(self) -> bool:
-        """Whether bulk texts may be sent. They get one of the engine's batches; the next is kept for interactive texts."""
-        return self.tokens < self.limits.tokens
+        """Whether bulk texts may be sent."""
+        return self.bulk < self.learned.calls or self.tokens < self.limits.batch_tokens
 
     def next_limits(self) -> CallLimits:
         """The limits of the next call: the engine's own, and the rest of its limits on all calls together."""
@@ -126,13 +159,17 @@ class CallWindow:
         return limits.at_most_padding(self.cost.call_in_tokens) if limits.pads else limits
 
     def sent(self, batch: EmbeddingBatch) -> None:
+        if batch.bulk and not self.limits.pads:
+            batch.full = True  # it gains little by other texts, see ``is_filled_by``
         self.batches.add(batch)
+        self.bulk += batch.bulk
         self.partial += not batch.full
         self.texts += batch.count
         self.tokens += batch.tokens
 
     def ended(self, batch: EmbeddingBatch) -> None:
         self.batches.remove(batch)
+        self.bulk -= batch.bulk
         self.partial -= not batch.full
         self.texts -= batch.count
         self.tokens -= batch.tokens
@@ -141,6 +178,15 @@ class CallWindow:
         """End a pause: the engine takes work. The time since its answer before was spent on this call."""
         self.closed_until = 0.0
         self.overloads = 0
+        # Only where bulk texts wait does the window decide the throughput.
+        if self.held_back:
+            self.held_back = False
+            if sent_at > self.stalled_at:
+                self.learned.finished(batch.tokens, now, len(self.batches))
+            else:
+                self.learned.interrupted()
+        elif self.learned.counting:  # before the last answer bulk texts waited, now none do
+            self.learned.interrupted()
         if self.limits.pads:
             if sent_at > self.stalled_at:
                 self.cost.learn(batch.padded_tokens, now - max(sent_at, self.last_answer))

@@ -7,22 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-DEFAULT_WINDOW_TOKENS = 8192  # of an engine that does not report how much it computes in a step
+DEFAULT_CALL_TOKENS = 8192  # where the engine does not report how much it computes at a time
 
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """0 means that no limit is known. ``size`` is in bytes of JSON.
 
-    ``texts``, ``tokens`` and ``size`` bound a call, ``text_tokens`` a text, ``texts_at_once`` all calls in
-    flight together. ``truncates``: longer texts are cut silently. ``serial``: the engine makes no batches of
+    ``texts`` and ``size`` bound a call, ``tokens`` one with texts of several requests, ``text_tokens`` a text, and
+    ``texts_at_once`` all calls in flight together. ``batch_tokens``: the engine computes so many tokens at a time, of
+    whichever calls. ``truncates``: longer texts are cut silently. ``serial``: the engine makes no batches of
     several calls, so one at a time is all it can use. ``pads``: it computes every text of a call as if it
     were as long as the longest; ``padding`` bounds the tokens that are computed so for nothing.
     """
 
     texts: int = 0
-    tokens: int = DEFAULT_WINDOW_TOKENS
+    tokens: int = DEFAULT_CALL_TOKENS
     size: int = 0
+    batch_tokens: int = 0
     text_tokens: int = 0
     texts_at_once: int = 0
     truncates: bool = False
@@ -35,8 +37,9 @@ class CallLimits:
         """From the facts that an engine reports, under TEI's names."""
         return cls(
             texts=facts.get("max_client_batch_size", 0),
-            tokens=facts.get("max_batch_tokens", 0) or DEFAULT_WINDOW_TOKENS,
+            tokens=facts.get("max_batch_tokens", 0) or DEFAULT_CALL_TOKENS,
             size=size,
+            batch_tokens=0 if facts.get("pads") else facts.get("max_batch_tokens", 0),
             text_tokens=facts.get("max_input_length", 0),
             texts_at_once=facts.get("max_concurrent_requests", 0),
             truncates=bool(facts.get("auto_truncate", 0)),
@@ -56,12 +59,19 @@ class CallLimits:
         return replace(self, texts=least(self.texts, texts), size=least(self.size, size))
 
     def admit(self, texts: int, tokens: int, size: int) -> bool:
-        """Whether a call may hold so much."""
-        return (
-            (not self.texts or texts <= self.texts)
-            and tokens <= self.tokens
-            and (not self.size or size <= self.size)
-        )
+        """Whether a call with texts of several requests may hold so much."""
+        return tokens <= self.tokens and self._admit(texts, size)
+
+    def admit_request(self, texts: int, tokens: int, size: int) -> bool:
+        """Whether a call may hold so much of one request.
+
+        Its tokens are an estimate, and no limit of the engine. A request in more calls only has more answers to wait for.
+        A serial engine has to take other callers in between.
+        """
+        return (tokens <= self.tokens or not self.serial) and self._admit(texts, size)
+
+    def _admit(self, texts: int, size: int) -> bool:
+        return (not self.texts or texts <= self.texts) and (not self.size or size <= self.size)
 
 
 @lru_cache(maxsize=1024)

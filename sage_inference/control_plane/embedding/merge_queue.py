@@ -196,6 +196,8 @@ class MergeQueue:
 
         They are a job where an undivided one goes alone.
         """
+        # In a call with bulk texts a person would wait for these as well. A serial engine has no room for a call beside it.
+        mixes = limits.serial or limits.pads
         queues = [self._interactive, self._bulk] if bulk else [self._interactive]
         if bulk_first:
             queues.reverse()
@@ -204,6 +206,8 @@ class MergeQueue:
             return self._take_alike(limits, queues)
         call = _Filling(self, limits)
         for queue in queues:
+            if call.count and not mixes:
+                break
             while queue:
                 before = call.count
                 if not self._fill(call, queue[0]):
@@ -263,14 +267,15 @@ class MergeQueue:
                 self._count_undivided(job, -1)
                 job.state = TextState.SENT
                 return True
-            # Divided only if at least its first text fits: an undivided job is cheaper to count, share and relay.
-            if not call.admits(1, job.counts[0], len(job.raws[0]) + 1):
+            # Divided only if at least its first text fits: an undivided job is cheaper to count, share and relay. A bulk
+            # request that makes a call by itself is not cut to fill the rest of another one.
+            if not call.admits(job, 1, job.counts[0], len(job.raws[0]) + 1) or call.would_cut(job):
                 return False
             self.divide(job)
         while job.pending:
             text = job.pending[0]
             if text.state is TextState.WAITING:
-                if not call.add(text):
+                if not call.add(job, text):
                     return False
                 self._count(text, -1)
                 text.state = TextState.SENT
@@ -306,30 +311,44 @@ class _Filling:
         self._tokens = self._size = 0
         self._texts: list[Text] = []
         self._undivided: EmbeddingJob | None = None
+        self._job: EmbeddingJob | None = None  # whose texts they are, as long as they are all of one
 
     @property
     def content(self) -> list[Text] | EmbeddingJob:
         return self._texts if self._undivided is None else self._undivided
 
-    def admits(self, count: int, tokens: int, size: int) -> bool:
-        """Whether so much more fits. A first text always does: only the engine can refuse it."""
+    def admits(self, job: EmbeddingJob, count: int, tokens: int, size: int) -> bool:
+        """Whether so much more of a job fits. A first text always does: only the engine can refuse it."""
         if not self.count and count == 1:
             return True
-        return self._limits.admit(self.count + count, self._tokens + tokens, self._size + size)
+        admit = self._limits.admit if self._job is not job and self.count else self._limits.admit_request
+        return admit(self.count + count, self._tokens + tokens, self._size + size)
 
     def begin_with(self, job: EmbeddingJob) -> bool:
         """Take an undivided job; False if something is in already, or the job is too large."""
         count = len(job.raws)
-        if self.count or not self.admits(count, job.estimate, job.size + count):
+        if self.count or not self.admits(job, count, job.estimate, job.size + count):
             return False
-        self._undivided = job
+        self._undivided = self._job = job
         self._add(count, job.estimate, job.size + count)
         return True
 
-    def add(self, text: Text) -> bool:
+    def would_cut(self, job: EmbeddingJob) -> bool:
+        """Whether only a part of a bulk job fits, which as a whole fits in a call of its own."""
+        count, limits = len(job.raws), self._limits
+        size = job.size + count
+        return (
+            bool(self.count)
+            and not (job.interactive or limits.serial)
+            and limits.admit_request(count, job.estimate, size)
+            and not limits.admit(self.count + count, self._tokens + job.estimate, self._size + size)
+        )
+
+    def add(self, job: EmbeddingJob, text: Text) -> bool:
         size = len(text.raw) + 1
-        if not self.admits(1, text.tokens, size):
+        if not self.admits(job, 1, text.tokens, size):
             return False
+        self._job = job if self._job is job or not self.count else None
         # A second job joins, so the call has texts of two callers, each with a place of its own.
         if self._undivided is not None:
             self._merge_queue.divide(self._undivided)

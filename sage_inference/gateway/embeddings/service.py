@@ -53,9 +53,17 @@ class EmbeddingService(Intake):
         now = self.gateway.clock()
         if self._alone is not None and self._send_alone(self._alone, now):
             return
-        for merge_queue in self.batcher.waiting_queues(now):
-            while merge_queue.waiting and merge_queue not in self._asking and self._may_ask(merge_queue, now):
-                self._ask(EmbeddingCall(self, merge_queue))
+        asked = True
+        while asked:  # again, because beside a bulk call more interactive ones may be sent than before it
+            asked = False
+            for merge_queue in self.batcher.waiting_queues(now):
+                while (
+                    merge_queue.waiting
+                    and merge_queue not in self._asking
+                    and self._may_ask(merge_queue, now)
+                ):
+                    self._ask(EmbeddingCall(self, merge_queue))
+                    asked = True
         self._wake_at(now)
 
     def _ask(self, call: EmbeddingCall) -> None:

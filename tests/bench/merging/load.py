@@ -206,6 +206,8 @@ async def _opened(
     for number, (due, _, parts) in enumerate(arrivals):
         if (wait := began + due - loop.time()) > 0:
             await asyncio.sleep(wait)
+        while idle and idle[0].transport.is_closing():  # idle for longer than the server keeps it
+            idle.popleft()
         while len(idle) < len(parts):
             idle.append(await connect(url))
         send(number)
@@ -214,3 +216,28 @@ async def _opened(
     for connection in idle:
         connection.transport.close()
     return measured
+
+
+def beside_bulk(
+    url: str,
+    model: str,
+    *,
+    callers: int,
+    texts: int,
+    words: int,
+    per_s: float,
+    seconds: float,
+    seed: int = 1,
+) -> tuple[Measured, Measured]:
+    """Requests of one short text by the clock, beside bulk callers in closed loops: both, measured at the same time."""
+    rng = random.Random(seed)
+    ready = [request(url, model, [text(rng, words) for _ in range(texts)]) for _ in range(READY // texts)]
+    kinds: Kinds = {"interactive": (1.0, 1, 12)}
+
+    async def both() -> tuple[Measured, Measured]:
+        bulk = asyncio.create_task(_closed(url, ready, callers, texts, seconds))
+        await asyncio.sleep(min(0.5, seconds / 4))
+        interactive = await _opened(url, model, per_s, seconds, kinds, 0, seed)
+        return await bulk, interactive
+
+    return uvloop.run(both())

@@ -14,7 +14,12 @@ from sage_inference.control_plane.embedding import (
     EmbeddingBatch,
     EmbeddingJob,
 )
-from sage_inference.control_plane.embedding.call_window import FIRST_BACKOFF_S, WINDOW_CALLS
+from sage_inference.control_plane.embedding.call_window import (
+    FIRST_BACKOFF_S,
+    MOST_INTERACTIVE,
+    WINDOW_CALLS,
+)
+from sage_inference.control_plane.embedding.learned_window import START
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.embedding.request import Text
 from tests.control_plane.embedding.world import SimulatedCaller
@@ -32,9 +37,12 @@ def queue(texts: int) -> MergeQueue:
     return found
 
 
-def batch(*tokens: int, full: bool = False) -> EmbeddingBatch:
+def batch(*tokens: int, full: bool = False, bulk: bool = False) -> EmbeddingBatch:
     """A call with a text of so many tokens each."""
-    return EmbeddingBatch(QUEUE, [Text(b"x" * n, n, 0.0) for n in tokens], full=full)
+    texts = [Text(b"x" * n, n, 0.0) for n in tokens]
+    for text in texts:
+        text.interactive = not bulk
+    return EmbeddingBatch(QUEUE, texts, full=full)
 
 
 def job(texts: int) -> EmbeddingJob:
@@ -75,7 +83,19 @@ def test_calls_that_could_grow_wait_for_the_two_before_them() -> None:
 
 @pytest.mark.parametrize(("waiting", "is_open"), [(31, False), (32, True), (33, True)])
 def test_a_full_call_does_not_wait_for_them(waiting: int, is_open: bool) -> None:
-    assert window(batch(1), batch(1)).is_open(queue(waiting), NOW, max_texts=32) is is_open
+    batcher = Batcher(AggregationRules())
+    for n in range(waiting):
+        made = SimulatedCaller([str(n)]).job
+        batcher.enter(made, "queue", "m", "/v1/embeddings", [1], 0.0)
+        batcher.line_up(made)
+    [waits] = batcher.merge_queues.values()
+    assert window(batch(1), batch(1)).is_open(waits, NOW, max_texts=32) is is_open
+
+
+def test_a_bulk_request_does_not_wait_to_grow() -> None:
+    assert window(batch(1), batch(1)).is_open(queue(9), NOW, max_texts=32)
+    assert not window(batch(1), batch(1)).is_open(queue(8), NOW, max_texts=32)
+    assert not window(batch(1), batch(1), pads=True).is_open(queue(9), NOW, max_texts=32)
 
 
 def test_calls_that_could_not_have_grown_do_not_count_as_partial() -> None:
@@ -86,17 +106,38 @@ def test_without_merging_no_call_could_grow() -> None:
     assert window(*[batch(1) for _ in range(5)]).is_open(queue(1), NOW, max_texts=1, merges=False)
 
 
-def test_bulk_has_one_window_of_tokens_and_interactive_texts_have_two() -> None:
-    for tokens, bulk, interactive in (
-        (99, True, True),
-        (100, False, True),
-        (199, False, True),
-        (200, False, False),
-    ):
-        found = window(batch(tokens, full=True), tokens=100)
-        assert found.takes_bulk is bulk
-        assert found.takes_full(NOW, interactive=False) is bulk
-        assert found.takes_full(NOW, interactive=True) is interactive
+@pytest.mark.parametrize(
+    ("calls", "takes"), [(1, True), (START - 1, True), (START, False), (START + 1, False)]
+)
+def test_bulk_calls_are_as_many_as_pay_and_interactive_ones_pass_them(calls: int, takes: bool) -> None:
+    found = window(*[batch(5, bulk=True) for _ in range(calls)])
+    assert found.takes_bulk is takes
+    assert found.takes_full(NOW, interactive=False) is takes
+    assert found.takes_full(NOW, interactive=True)
+
+
+def test_an_engine_that_fills_batches_gets_bulk_until_one_is_full() -> None:
+    for tokens, takes in ((99, True), (100, False), (199, False)):
+        found = window(
+            *[batch(tokens // 3, bulk=True) for _ in range(2)],
+            batch(tokens - 2 * (tokens // 3), bulk=True),
+            batch_tokens=100,
+        )
+        assert found.takes_full(NOW, interactive=False) is takes
+        assert found.takes_full(NOW, interactive=True)
+
+
+def test_interactive_calls_have_a_bound_of_their_own() -> None:
+    bulk = [batch(1, bulk=True) for _ in range(MANY)]
+    sent = [batch(1, full=True) for _ in range(MOST_INTERACTIVE - 1)]
+    assert window(*bulk, *sent).takes_full(NOW, interactive=True)
+    assert not window(*bulk, *sent, batch(1, full=True)).takes_full(NOW, interactive=True)
+
+
+def test_behind_bulk_calls_more_calls_that_could_grow_are_sent() -> None:
+    bulk = [batch(9, bulk=True) for _ in range(3)]
+    assert window(*bulk, *[batch(1) for _ in range(4)]).is_open(queue(1), NOW, max_texts=32)
+    assert not window(*bulk, *[batch(1) for _ in range(5)]).is_open(queue(1), NOW, max_texts=32)
 
 
 def test_an_engine_that_computes_one_call_at_a_time_gets_one() -> None:
@@ -113,15 +154,19 @@ def test_an_engine_that_pads_gets_no_third_call_that_could_grow_however_much_wai
 def test_texts_at_once_bound_the_next_call(sent: int, left: int | None) -> None:
     found = window(*[batch(1, full=True) for _ in range(sent)], texts_at_once=8)
     assert found.is_open(queue(MANY), NOW, max_texts=32) is (left is not None)
+    assert found.is_open(queue(1), NOW, max_texts=32) is (left is not None)
     assert found.next_limits().texts == (left or 1)
 
 
-@pytest.mark.parametrize(("texts", "fills"), [(31, False), (32, True), (33, False)])
-def test_a_job_fills_a_call_that_could_take_no_other_text(texts: int, fills: bool) -> None:
+@pytest.mark.parametrize(
+    ("texts", "fills"), [(1, False), (8, False), (9, True), (31, True), (32, True), (33, True)]
+)
+def test_a_job_fills_a_call_that_need_take_no_other_text(texts: int, fills: bool) -> None:
     assert window().is_filled_by(job(texts), 32) is fills
-    assert window(texts=32).is_filled_by(job(texts), MANY) is fills
+    assert window(texts=texts).is_filled_by(job(texts), MANY)
     assert window(tokens=texts).is_filled_by(job(texts), MANY)
     assert not window(pads=True).is_filled_by(job(texts), 32)
+    assert window(serial=True).is_filled_by(job(texts), 32) is (texts == 32)
 
 
 RULES = AggregationRules()
@@ -137,7 +182,10 @@ def test_a_job_goes_undivided_where_it_fits_a_call(texts: int, takes: bool) -> N
         window(texts_at_once=texts),
     ):
         assert found.takes_undivided(job(texts), NOW, RULES, full=False) is takes
-    for limits in ({"tokens": texts - 1}, {"size": texts}, {"texts_at_once": texts - 1 or MANY}):
+    # Tokens are estimates: only an engine that computes nothing beside the call gets less than a whole request for them.
+    assert window(tokens=texts - 1).takes_undivided(job(texts), NOW, RULES, full=False) is takes
+    serial = {"tokens": texts - 1, "serial": True}
+    for limits in (serial, {"size": texts}, {"texts_at_once": texts - 1 or MANY}):
         # A text alone goes however large it is: the engine refuses it.
         takes_one = texts == 1
         assert window(**limits).takes_undivided(job(texts), NOW, RULES, full=False) is takes_one
@@ -190,7 +238,7 @@ def test_counts_are_those_of_the_calls_in_flight(
     flying: list[EmbeddingBatch] = []
     for step in steps:
         if not isinstance(step, int):
-            flying.append(batch(*step[0], full=step[1]))
+            flying.append(batch(*step[0], full=step[1], bulk=len(flying) % 3 == 1))
             found.sent(flying[-1])
         elif flying:
             found.ended(flying.pop(step % len(flying)))
@@ -198,8 +246,9 @@ def test_counts_are_those_of_the_calls_in_flight(
         assert found.texts == sum(map(len, flying))
         assert found.tokens == sum(each.tokens for each in flying)
         assert found.partial == sum(not each.full for each in flying)
+        assert found.bulk == sum(each.bulk for each in flying)
         if not flying:
             assert found.is_open(queue(1), NOW, max_texts=32)
     while flying:
         found.ended(flying.pop())
-    assert (found.texts, found.tokens, found.partial) == (0, 0, 0)
+    assert (found.texts, found.tokens, found.partial, found.bulk) == (0, 0, 0, 0)

@@ -140,11 +140,15 @@ class World:
         if self._alone is not None and not self._send_undivided(self._alone, full=False):
             self._line_up_alone()
         self._alone = None
-        for queue in self.batcher.waiting_queues(self.now):
-            while queue.waiting and (window := self.open_window(queue)):
-                batch = self.batcher.take(queue, self.windows[window], self.now)
-                assert batch is not None
-                self._send(batch, window)
+        sent = True
+        while sent:
+            sent = False
+            for queue in self.batcher.waiting_queues(self.now):
+                while queue.waiting and (window := self.open_window(queue)):
+                    batch = self.batcher.take(queue, self.windows[window], self.now)
+                    assert batch is not None
+                    self._send(batch, window)
+                    sent = True
         due = self.batcher.next_due(self.now)
         if due is not None:
             self.at(due, lambda: None)

@@ -143,6 +143,10 @@ class InstanceLoad:
     # These two follow from answers in one piece, see ``control_plane.accounting.relative_pace``.
     own_share: float = 1.0
     whole_part: float = 0.0
+    # The time to the first byte of a prompt that nothing precedes: milliseconds, and more for each of its tokens. Both are 0
+    # until an answer has shown them, see ``control_plane.accounting.lone_prompts``.
+    alone: tuple[float, float] = (0.0, 0.0)
+    line: Any = None  # what ``alone`` follows from
     begun_tokens: int = 0  # prompt tokens that have begun since the start
     read_in: int = 1  # answers in one piece until the next one that is read to learn from
     # Like ``busy_tokens``, but a prompt counts as no fewer tokens than a step's, see ``control_plane.slo_table.slowness``.

@@ -251,6 +251,7 @@ CANDIDATE = _object(
     cost_ms=_NUMBER,
     backlog_ms=_NUMBER,
     prompt_ms=_NUMBER,
+    first_byte_ms=_NUMBER,
     cached_tokens=_COUNT,
     running=_COUNT,
     pending_tokens=_COUNT,

@@ -28,6 +28,19 @@ def prefill_ms(ms_per_token: float, uncached_tokens: float) -> float:
     return ms_per_token * uncached_tokens
 
 
+def expected_ms(
+    ms_per_token: float, backlog: float, uncached_tokens: float, alone: tuple[float, float]
+) -> float:
+    """The time to the first byte, with what a request takes outside of its prompt: for a deadline, and for people.
+
+    ``alone`` are c and k' of ``accounting.lone_prompts``. Without a backlog it is c + k'·(n - h). Behind other prompts that
+    time passes while they are computed, so it is only the least. ``first_byte_ms`` compares instances: c is about the same
+    for all of them.
+    """
+    least = alone[0] + (alone[1] or ms_per_token) * uncached_tokens
+    return max(least, backlog + ms_per_token * uncached_tokens) if backlog > 0.0 else least
+
+
 def first_byte_ms(ms_per_token: float, backlog: float, uncached_tokens: float) -> float:
     """B + k·(n − h): the time to the first byte. Running requests are left out, because they do not delay it much."""
     return backlog + ms_per_token * uncached_tokens

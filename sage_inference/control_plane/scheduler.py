@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from sage_inference.control_plane.accounting import lone_prompts
 from sage_inference.control_plane.accounting.ledger import Ledger
 from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.control_plane.dispatcher import Dispatcher
@@ -232,6 +233,8 @@ class Scheduler:
         placement.outcome, placement.status = outcome, status
         if placement.shared is not None:
             placement.shared.ended(placement, placement.request.request_type.is_llm, now)
+        if placement.alone_ms:
+            lone_prompts.learn(placement)
         if usage is not None:
             self.ledger.used(placement, usage)
         if self._hooks.ended is not None:

@@ -144,7 +144,10 @@ class Selector:
     def soonest_ms(self, request: SchedulingRequest, group: Sequence[ExecutionInstance], now: float) -> float:
         """The soonest first byte that the group could give to the request."""
         request.cached_tokens = self.prefixes.match(request)
-        return first_byte_ms(request, healthy(group, ()), now)
+        return min(
+            cost.expected_ms(i.load.ms_per_token, backlog_ms(i.load, now), uncached(request, i), i.load.alone)
+            for i in healthy(group, ())
+        )
 
     def resumes_at(self, now: float) -> float:
         """The time when the next paused GPU takes embeddings again; infinite while none is paused."""

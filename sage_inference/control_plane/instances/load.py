@@ -19,10 +19,11 @@ from sage_inference.types import (
 )
 
 # A candidate at the time of a decision: the instance, its requests in flight, its prompt tokens that have not begun, the
-# time of its last progress, its milliseconds a token.
-Seen = tuple[ExecutionInstance, int, int, float, float]
+# time of its last progress, its milliseconds a token, and those of a prompt that nothing precedes.
+Seen = tuple[ExecutionInstance, int, int, float, float, tuple[float, float]]
 
 _KEPT = 0.98  # of the past, at each first byte
+SURE = 64  # first bytes of which all are read that show the time of a prompt that nothing precedes
 STEP_TOKENS = 512  # a prompt takes at least one step of the streams beside it
 # Overdue requests wait no longer than this for the time that prompts took beyond their share: the streams that suffered
 # from it have ended by then.
@@ -65,6 +66,7 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     shared: GPUWork | None = None  # of its GPU, if work of the other kind runs there
     expected_at: float = math.inf
     overdue: bool = False
+    alone_ms: float = 0.0  # until its first byte, if nothing preceded its prompt
     answered_at: float | None = None  # when its first byte came
     ended_at: float | None = None
     outcome: str | None = None
@@ -96,6 +98,13 @@ class Placement(msgspec.Struct, gc=False, eq=False):
             load = self.instance.load
             if teaches and self.pushed_at > load.lost_at and self.pushed_at > load.stalled_at:
                 learn(load, self.tokens, took * 1000)
+                # The line over such prompts is learned when the answer has ended, in the end from one in eight.
+                if (
+                    took == now - self.pushed_at
+                    and self.request.streams
+                    and (load.taught < SURE or not load.taught & 7)
+                ):
+                    self.alone_ms = took * 1000
 
     def resize(self, tokens: int) -> None:
         """Set its tokens, which were not known when it was placed."""
@@ -147,11 +156,27 @@ def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
     if len(instances) == 1:  # without the call that a comprehension is
         (only,) = instances
         load = only.load
-        return ((only, only.active_requests, load.pending_tokens, load.progress_at, load.ms_per_token),)
+        return (
+            (
+                only,
+                only.active_requests,
+                load.pending_tokens,
+                load.progress_at,
+                load.ms_per_token,
+                load.alone,
+            ),
+        )
     # A tuple, because it is little more than half as large as a list, and many are kept.
     return tuple(
         [
-            (i, i.active_requests, (load := i.load).pending_tokens, load.progress_at, load.ms_per_token)
+            (
+                i,
+                i.active_requests,
+                (load := i.load).pending_tokens,
+                load.progress_at,
+                load.ms_per_token,
+                load.alone,
+            )
             for i in instances
         ]
     )

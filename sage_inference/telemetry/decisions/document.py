@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sage_inference.control_plane.cost import backlog_ms, cost_ms, even_paces, prefill_ms, uncached
+from sage_inference.control_plane.cost import (
+    backlog_ms,
+    cost_ms,
+    even_paces,
+    expected_ms,
+    prefill_ms,
+    uncached,
+)
 from sage_inference.control_plane.instances.load import Placement, Seen, in_one_piece
 from sage_inference.control_plane.instances.prefill_decode import leg_of, original_of, path_of
 from sage_inference.control_plane.slo import slo_of
@@ -25,6 +32,7 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
     candidates = _candidates(attempt)
     chosen = next((each for each in candidates if each["chosen"]), None)
     prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3) if chosen is not None else None
+    first_ms = chosen["first_byte_ms"] if chosen is not None else None
     return {
         "request_id": request.request_id,
         "caller_request_id": request.caller_request_id or None,
@@ -48,7 +56,7 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
         "candidates": candidates,
         "in_one_piece": in_one_piece(attempt.request),
         "predicted_prompt_ms": prompt_ms,
-        "predicted_first_byte_ms": _first_byte_ms(attempt, prompt_ms),
+        "predicted_first_byte_ms": _first_byte_ms(attempt, first_ms, prompt_ms),
         "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
         "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
         "outcome": _outcome(attempt),
@@ -86,13 +94,13 @@ def _slo(request: SchedulingRequest) -> dict[str, Any]:
     }
 
 
-def _first_byte_ms(attempt: Placement, prompt_ms: float | None) -> float | None:
+def _first_byte_ms(attempt: Placement, first_ms: float | None, prompt_ms: float | None) -> float | None:
     """The prediction. A stream's first byte comes after the prefill. Text in one piece comes when all tokens are made.
 
     None where it is not known how many these are, or what one takes.
     """
     if prompt_ms is None or not in_one_piece(attempt.request):
-        return prompt_ms
+        return first_ms
     usage = attempt.usage
     if usage is None or not usage.completion_tokens or not attempt.answers or not attempt.token_ms:
         return None
@@ -112,7 +120,7 @@ def _outcome(attempt: Placement) -> str | None:
 def _candidates(attempt: Placement) -> list[dict[str, Any]]:
     """The candidates, with the policy's paces. Instances that the policy could not choose have none of these."""
     reckoned = attempt.decision.paces or {}
-    paces = even_paces([own for _, _, _, _, own in attempt.seen])
+    paces = even_paces([own for _, _, _, _, own, _ in attempt.seen])
     return [
         _candidate(attempt, seen, reckoned.get(seen[0], pace))
         for seen, pace in zip(attempt.seen, paces, strict=True)
@@ -121,7 +129,7 @@ def _candidates(attempt: Placement) -> list[dict[str, Any]]:
 
 def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
     """The cost of the request on one instance: ``cost_ms`` adds up backlog, prompt and running requests."""
-    instance, running, pending, progress_at, own = seen
+    instance, running, pending, progress_at, own, alone = seen
     request = attempt.request
     cached, left = request.cached_tokens.get(instance, 0), uncached(request, instance)
     backlog = backlog_ms(pace, pending, attempt.pushed_at - progress_at)
@@ -131,6 +139,7 @@ def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
         "cost_ms": round(cost_ms(pace, backlog, left, running), 3),
         "backlog_ms": round(backlog, 3),
         "prompt_ms": round(prefill_ms(pace, left), 3),
+        "first_byte_ms": round(expected_ms(pace, backlog, left, alone), 3),
         "cached_tokens": cached,
         "running": running,
         "pending_tokens": pending,

@@ -13,7 +13,7 @@ import pytest
 from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
 from tests.support.simulators import simulated_engine
-from tests.support.wire import Caller, Reply
+from tests.support.wire import Caller, Reply, post
 
 TOKENS, JSON = 4000, "content-type: application/json"
 
@@ -56,6 +56,34 @@ def test_answers_that_sigterm_ends_early_are_booked_as_aborted(pool: ThreadPoolE
         )
         assert g.ask(lambda r: r.gateway.stats.engine_failures) == 5
         g.until(lambda r: not r.gateway.can_serve)  # it was ejected, or is found gone
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_messages_that_sigterm_ends_early_are_booked_as_aborted(
+    pool: ThreadPoolExecutor, streamed: bool
+) -> None:
+    """vLLM reports no stop reason there: null in the stream's last delta, and none at all in a plain answer."""
+    with simulated_engine("vllm", "--shutdown-timeout", "0") as engine, gateway(engine) as g:
+        g.until(lambda r: r.gateway.can_serve)
+        finished = _message(g, "finished", streamed, 3)
+        assert b'"stop_reason":"max_tokens"' in finished.body
+        cut = pool.submit(_message, g, "cut", streamed, TOKENS)
+        engine.wait(running=1)
+        engine.process.send_signal(signal.SIGTERM)
+        reply = cut.result(30)
+        assert reply.complete
+        assert b'"stop_reason":"' not in reply.body
+        assert [each["outcome"] for each in attempts(g, "finished")] == ["done"]
+        assert [each["outcome"] for each in attempts(g, "cut")] == ["aborted"]
+        assert g.ask(lambda r: r.gateway.stats.engine_failures) == 1
+
+
+def _message(g: InProcess, name: str, streamed: bool, tokens: int) -> Reply:
+    asked = {"model": "simulated-llm", "max_tokens": tokens, "ignore_eos": True, "stream": streamed}
+    asked["messages"] = [{"role": "user", "content": "Hello"}]
+    with Caller(g.port) as caller:
+        request = post("/v1/messages", json.dumps(asked).encode(), f"x-request-id: {name}", JSON)
+        return caller.send(request).reply()
 
 
 def test_streams_whose_engine_core_dies_are_booked_as_failed() -> None:

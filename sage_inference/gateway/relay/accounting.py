@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.submission import Waiting
 from sage_inference.gateway.body_memory import COUNTED
-from sage_inference.gateway.relay.answer_outcome import ABORT, PLAIN_END, failure_of
+from sage_inference.gateway.relay.answer_outcome import ABORT, PLAIN_END, WITHOUT_ABORT, failure_of
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import ENDS, OUTCOMES, Phase
 from sage_inference.gateway.relay.usage import choices_in, reported
 from sage_inference.requests.rejection import Rejection
 from sage_inference.requests.rerank import tokens_of
 from sage_inference.requests.routes import Route
-from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest, Usage
+from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest, Usage
 from sage_inference.wire.isolation import report_of
 from sage_inference.wire.message import Data
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # As globals: an enum's members are looked up by a Python call.
 _DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
-_RESPONSES = RequestType.RESPONSES
 _PLAIN_END = -PLAIN_END
 
 
@@ -152,10 +151,10 @@ class Accounted:
                     last = self.last = self.delivery.sent()
             elif last and (
                 # Most plain answers need no second look: their end has no abort in it, and their engine gave up no answer
-                # before. Responses report an abort in other words.
+                # before. Responses and messages report an abort in other words.
                 self.delivery is not None
                 or last.rfind(ABORT, _PLAIN_END) >= 0
-                or self.head.route.type is _RESPONSES
+                or self.head.route.type in WITHOUT_ABORT
                 or self.upstream.health.given_up
             ):
                 outcome = self._outcome()

@@ -1,8 +1,9 @@
 """The outcome that the end of an answer shows: finished, given up by its engine, or failed.
 
 Engines end an answer that they give up like one that they finish, with ``[DONE]`` or the last byte of a
-Content-Length. A vLLM that has to stop ends its requests early with the finish reason ``abort``. When its core dies,
-streams end with an error event.
+Content-Length. A vLLM that has to stop ends its requests early with the finish reason ``abort``; in Anthropic's
+protocol it then reports no stop reason, which every finished message has. When its core dies, streams end with an
+error event.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ ABORT, _FINISH, _FINISHED = b'"abort"', b'"finish_reason":', b'"finish_reason":"
 _FINISH_BYTES = len(b'"finish_reason": "abort"')
 # The finish reason stands near the end of a plain answer. Only the end is searched, because answers may be long.
 PLAIN_END = 1024
-_RESPONSES = RequestType.RESPONSES
+_RESPONSES, _MESSAGES = RequestType.RESPONSES, RequestType.MESSAGES
+# Plain answers of these types may have failed without the word abort at their end.
+WITHOUT_ABORT = (_RESPONSES, _MESSAGES)
 _EVENTS = StreamFormat.EVENTS
 _STATUSES = {"failed": "failed", "cancelled": "aborted"}  # of a response
 _ABORTED_CHOICE = re.compile(rb'"finish_reason"\s*:\s*"abort"')
+# Within a text the quotes would be escaped.
+_STOP_REASON = re.compile(rb'"stop_reason"\s*:\s*"')
+# The end of a message without a stop reason. vLLM leaves it out of a plain one, where it stands after the model.
+_NO_STOP_REASON = re.compile(rb'"stop_reason"\s*:\s*null|"model"\s*:\s*"[^"\\]*"\s*,\s*"usage"')
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DONE = re.compile(rb"data: ?\[DONE\]")
@@ -31,7 +38,7 @@ _DONE = re.compile(rb"data: ?\[DONE\]")
 _ERROR = rb'|"type"\s*:\s*"error"|data: ?\{"error"'
 _OPENAI = (b'"choices"', re.compile(rb'"finish_reason"\s*:\s*"' + _ERROR))
 _PROTOCOLS = {
-    RequestType.MESSAGES: (
+    _MESSAGES: (
         b'"content_block',
         re.compile(rb'"message_stop"|"stop_reason"\s*:\s*"' + _ERROR),
     ),
@@ -70,6 +77,8 @@ def failure_of(stream: StreamFormat, type_: RequestType, last: bytes, from_start
         return None
     if from_start:
         return _failure_in(_decoded(last))
+    if type_ is _MESSAGES:
+        return _ABORTED
     # The match is no part of a text: there the quotes would be escaped by backslashes.
     return _ABORTED if _ABORTED_CHOICE.search(last) else None
 
@@ -78,6 +87,9 @@ def _may_have_failed(body: bytes, type_: RequestType) -> bool:
     """Whether a plain answer has to be parsed. Only its last finish reason is read."""
     if type_ is _RESPONSES:
         return b'"failed"' in body or b'"cancelled"' in body
+    if type_ is _MESSAGES:
+        end = max(0, len(body) - PLAIN_END)
+        return _STOP_REASON.search(body, end) is None and _NO_STOP_REASON.search(body, end) is not None
     at = body.rfind(_FINISH, -PLAIN_END)
     return at >= 0 and body.find(ABORT, at, at + _FINISH_BYTES) > 0
 
@@ -89,15 +101,19 @@ def _failure_of_events(text: bytes, type_: RequestType) -> EndFailure | None:
         suspect = text.rfind(b'"error') >= 0
         if type_ is _RESPONSES:
             suspect = suspect or b'"failed"' in text or b'"cancelled"' in text
-    if not suspect:
+    if not suspect and type_ is not _MESSAGES:
         return _CUT if not text.endswith(b"[DONE]\n\n") and is_unfinished(text, type_) else None
-    for event in reversed(_EVENT_END.split(text)):
+    for event in reversed(_EVENT_END.split(text)) if suspect else ():
         lines = _LINE_END.split(event)
         data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
         failure = _failure_in(_decoded(data))
         if failure is not None:
             return failure
-    return _CUT if is_unfinished(text, type_) else None
+    if is_unfinished(text, type_):
+        return _CUT
+    # The last delta of a finished message has its stop reason.
+    given_up = type_ is _MESSAGES and b'"message_delta"' in text and _STOP_REASON.search(text) is None
+    return _ABORTED if given_up else None
 
 
 def is_unfinished(text: bytes, type_: RequestType) -> bool:
@@ -130,6 +146,8 @@ def _failure_in(document: Any) -> EndFailure | None:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
             return _ABORTED
+    if document.get("type") == "message" and document.get("stop_reason") is None:
+        return _ABORTED
     response = document.get("response")
     if not isinstance(response, dict):
         response = document if document.get("object") == "response" else {}

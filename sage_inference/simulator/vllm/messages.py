@@ -74,7 +74,10 @@ class Messages:
         await reply.end()
 
 
-def _stop_reason(choice: Choice) -> str:
+def _stop_reason(choice: Choice) -> str | None:
+    """None for an answer that the engine aborted: vLLM has no word for it here."""
+    if choice.given_up:
+        return None
     if choice.answer.stop is not None:
         return "stop_sequence"
     return "max_tokens" if choice.answer.finish_reason == "length" else "end_turn"
@@ -91,12 +94,14 @@ def _usage(choice: Choice) -> dict[str, int]:
 
 
 def _message(id_: str, model: str, choice: Choice) -> dict[str, Any]:
+    """Without a stop reason where there is none, because vLLM leaves out what is null."""
+    reason = _stop_reason(choice)
     return {
         "id": id_,
         "type": "message",
         "role": "assistant",
         "content": [{"type": "text", "text": choice.answer.text}],
         "model": model,
-        "stop_reason": _stop_reason(choice),
+        **({} if reason is None else {"stop_reason": reason}),
         "usage": _usage(choice),
     }

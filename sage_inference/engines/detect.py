@@ -281,7 +281,7 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
     named = _served(answers.openapi)
     if answers.bare:
         named = frozenset(f"/v1{path}" if f"/v1{path}" in known else path for path in named)
-    served = named & known
+    served = _within_capabilities(cards, named & known)
     paths = _other_names(served) if which is EngineKind.OPENAI else {}
     kind = _kind_of(cards, served)
     routes = served.union(paths) or (
@@ -309,6 +309,14 @@ def _may_rank(cards: tuple[ModelInfo, ...], openapi: Any) -> bool:
     """Whether the model itself reranks. Some servers have the routes whatever their model does."""
     able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
     return "rerank" in able if able else not _served(openapi) & _WRITES
+
+
+def _within_capabilities(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> frozenset[str]:
+    """Without the route of embeddings where the models report that they do other work: infinity always has it."""
+    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    if not able or any("embed" in word for word in able):
+        return served
+    return served - {"/v1/embeddings"} or served
 
 
 def _other_names(served: frozenset[str]) -> dict[str, str]:

@@ -116,6 +116,29 @@ def test_infinity_has_one_route_to_rerank_and_serves_all_three_by_it(prefix: str
     assert infinity.paths == {"/rerank": "/v1/rerank", "/v2/rerank": "/v1/rerank"}
 
 
+@pytest.mark.parametrize("prefix", ["/v1", ""])
+@pytest.mark.parametrize(
+    ("capabilities", "embeds", "ranks"),
+    [
+        (("rerank",), False, True),
+        (("rerank", "classify"), False, True),
+        (("embed",), True, False),
+        (("embed", "rerank"), True, True),
+        (("image_embed", "rerank"), True, True),
+    ],
+)
+def test_an_infinity_has_the_routes_of_its_models_alone(
+    prefix: str, capabilities: tuple[str, ...], embeds: bool, ranks: bool
+) -> None:
+    """It has the routes of every kind of model, whatever its own can do."""
+    served = openapi(*(prefix + path.removeprefix("/v1") for path in INFINITYS))
+    infinity = found({f"{prefix}/models": an_infinity(*capabilities), "/openapi.json": served})
+    assert infinity.kind is EMBEDDING
+    assert ("/v1/embeddings" in infinity.routes) is embeds
+    assert ("/v1/rerank" in infinity.routes) is ranks
+    assert not infinity.guessed
+
+
 def test_a_server_with_routes_that_its_model_cannot_serve_does_not_rerank() -> None:
     embeds = found({"/v1/models": an_infinity("embed"), "/openapi.json": openapi(*INFINITYS)})
     sglang: Answers = {

@@ -278,6 +278,8 @@ class Upstream:
         self.health.gave_up(time.monotonic())
         self.wakeup.set()
         self.last_error = "aborted an answer" if outcome == "aborted" else "ended an answer with an error"
+        if outcome == "aborted" and self.dialect.abort_remedy:
+            self.last_error += f"; {self.dialect.abort_remedy}"
         self.sync()
 
     def draining(self) -> None:

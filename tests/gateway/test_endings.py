@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sage_inference.config.settings import HealthSettings
+from sage_inference.config.settings import HealthSettings, InstanceSettings
 from sage_inference.types import EngineState
 from tests.support.decisions import attempts
 from tests.support.inprocess import InProcess, gateway
@@ -415,12 +415,19 @@ def test_what_was_made_of_an_aborted_answer_is_charged(scene: Scene) -> None:
     assert counted(attempt) == (70, 3, None, False)
 
 
-def test_an_engine_that_gives_up_answer_after_answer_is_ejected() -> None:
-    with RogueEngine(ok(json.dumps(plain("abort")))) as bad, gateway(bad) as g, Caller(g.port) as caller:
+@pytest.mark.parametrize(("engine", "remedy"), [("openai", False), ("vllm", True)])
+def test_an_engine_that_gives_up_answer_after_answer_is_ejected(engine: Any, remedy: bool) -> None:
+    with (
+        RogueEngine(ok(json.dumps(plain("abort")))) as bad,
+        gateway(InstanceSettings(url=bad.url, name="e0", engine=engine, kind="llm", model="m")) as g,
+        Caller(g.port) as caller,
+    ):
         for _ in range(5):
             assert caller.chat().reply().status == 200
         g.until(lambda r: r.gateway.engines["e0"].instance.state is EngineState.EJECTED)
-        assert g.ask(lambda r: r.gateway.engines["e0"].last_error) == "aborted an answer"
+        error = g.ask(lambda r: r.gateway.engines["e0"].last_error) or ""
+        assert error.partition(";")[0] == "aborted an answer"
+        assert ("--shutdown-timeout" in error) is remedy
 
 
 def test_an_engine_that_gives_up_one_answer_is_probed_at_once() -> None:

@@ -60,9 +60,14 @@ def until(g: InProcess, state: EngineState, name: str = "e0") -> None:
 
 
 def ask(
-    g: InProcess, path: str = "/v1/chat/completions", *, stream: bool = False, model: str | None = MODEL
+    g: InProcess,
+    path: str = "/v1/chat/completions",
+    *,
+    stream: bool = False,
+    model: str | None = MODEL,
+    **fields: Any,
 ) -> httpx.Response:
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", **fields}
     body |= {"stream": True} if stream else {}
     body |= {"model": model} if model else {}
     return httpx.post(g.url + path, json=body, timeout=20, trust_env=False, verify=False)
@@ -134,6 +139,27 @@ def test_what_waits_on_one_that_fell_asleep_goes_to_another(
             finally:
                 order(engines[0], "/wake_up")
             moved = g.ask(lambda r: r.gateway.scheduler.rates.moved)
+
+
+@pytest.mark.parametrize("mode", ["", "?mode=abort", "?level=2"])
+def test_streams_that_falling_asleep_ends_are_aborted_and_it_serves_again_when_it_wakes(
+    single: tuple[InProcess, SimulatedEngine], mode: str
+) -> None:
+    """vLLM aborts what runs when it is put to sleep, unless it is told to keep it."""
+    g, engine = single
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, g, stream=True, max_tokens=4000, ignore_eos=True) for _ in range(8)]
+        engine.wait(running=8)
+        order(engine, f"/sleep{mode}")
+        for each in asked:
+            text = each.result(10).text
+            assert '"finish_reason":"abort"' in text
+            assert text.endswith("data: [DONE]\n\n")
+    assert g.ask(lambda r: r.gateway.stats.engine_failures) == 8
+    until(g, ASLEEP)
+    order(engine, "/wake_up")
+    until(g, READY)
+    assert ask(g).status_code == 200
 
 
 @pytest.mark.parametrize(("path", "stream"), ROUTES)

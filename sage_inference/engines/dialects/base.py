@@ -17,8 +17,8 @@ class Dialect:
     """``llm_routes`` and ``embedding_routes`` are assumed of an engine that does not report its routes.
 
     ``paths``: gateway routes that the engine has under another path. ``draining``: words of a 500 that means that the
-    engine shuts down, so that the request may safely be sent elsewhere. ``sleep_paths``: paths that may report that
-    the engine sleeps.
+    engine shuts down, so that the request may safely be sent elsewhere. ``abort_remedy``: how to keep an engine that
+    stops from aborting its answers. ``sleep_paths``: paths that may report that the engine sleeps.
 
     On embedding calls: ``serial`` is true if the engine makes no batches of several calls. ``payload_bytes`` is the
     largest body it takes (0: not known). ``batch_limit`` finds the allowed number of texts in a refusal.
@@ -31,6 +31,7 @@ class Dialect:
     health_path: str = "/health"
     paths: Mapping[str, str] = field(default_factory=dict)
     draining: bytes = b""
+    abort_remedy: str = ""
     sleep_paths: tuple[str, ...] = ()
     serial: bool = False
     payload_bytes: int = 0

@@ -74,7 +74,7 @@ class SimulatedVLLM:
         self._llm = LLM(limits, Clock(speed), metrics.observers())
         self._encoder = Encoder(limits.max_num_batched_tokens, Clock(speed), step_ms=pooling_step_ms)
         self._front_end = FrontEnd(self._encoder, Clock(speed))
-        self._sleep = Sleep(self._llm, self._encoder)
+        self._sleep = Sleep(self._llm, self._encoder, self.give_up)
         metrics.watch(self._llm, self._encoder, self._sleep)
         self._transfer = (
             KVTransfer(options.transfer, options.host, Clock(speed), limits.block_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import parse_qsl
 
 from sage_inference.simulator.encoder import Encoder
@@ -19,12 +19,14 @@ _LEVELS = {1: "weights_offloaded", 2: "discard_all"}
 class Sleep:
     """A sleeping engine is healthy and accepts requests, but answers none before it wakes.
 
-    Requests under way continue then, as with vLLM's ``mode=keep``.
+    Generations under way are aborted by ``abort_all``, as vLLM does by default. With ``mode=keep`` they continue after
+    the wake.
     """
 
-    def __init__(self, llm: LLM, encoder: Encoder) -> None:
+    def __init__(self, llm: LLM, encoder: Encoder, abort_all: Callable[[], None]) -> None:
         self._llm = llm
         self._encoder = encoder
+        self._abort_all = abort_all
         self._asleep: frozenset[str] = frozenset()  # the parts of the engine that are not on the GPU
         self._state = "awake"
 
@@ -45,6 +47,8 @@ class Sleep:
         if not level.isdigit():
             await reply.whole(500, b"Internal Server Error", b"text/plain; charset=utf-8")
             return
+        if request.query.get("mode", "abort") == "abort":
+            self._abort_all()
         self._asleep = _TAGS
         self._state = _LEVELS.get(int(level), "weights_offloaded")
         self._llm.pause()

@@ -57,7 +57,9 @@ def _measure(run: Run, key: str, speed: float, name: str, seconds: float, trace:
     file = window(run.traces, trace, speed, seconds, run.results / "windows")
     run.engines.settle(("a",))
     chat = {"model": CHAT_MODEL, "trace": file, "speedup": speed, "ignore_eos": True, "slo": SLO}
-    chat |= {"seed": 3 + list(WAYS).index(name)}  # other words, in case the cache was not emptied
+    chat |= {
+        "seed": round(10 * speed) * 10 + list(WAYS).index(name)
+    }  # other words, in case the cache was not emptied
     row: Row = {"trace": trace, "speed": speed, "way": name, "slo": SLO}
     if not way.gateway:
         return row | _both(run, key, run.engines.url("a"), run.engines.url("e"), chat, seconds, True)

@@ -47,6 +47,9 @@ class Load:
             self._process.wait(max(0.1, self._end - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGINT)
+        except BaseException:  # the run was stopped: no load goes on without it
+            self.kill()
+            raise
         self.end()
         text = self._out.read_text()
         try:

@@ -125,6 +125,6 @@ PART = Part(
     defaults={
         "window": "25",
         "trace": "azure",
-        "loads": "2.5/free+2.5/ratio+2.5/adaptive+3.8/uncontrolled+3.8/adaptive+3.8/chat+3.8/free+3.8/ratio+2.5/chat",
+        "loads": "2.5/free+2.5/ratio+2.5/adaptive+4.4/uncontrolled+4.4/adaptive+4.4/chat+4.4/free+4.4/ratio+2.5/chat",
     },
 )

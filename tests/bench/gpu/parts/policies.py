@@ -22,7 +22,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "at_once": {"policy": "least_loaded", "late_binding": False},  # everything goes to an engine as it comes
 }
 # Of the trace's own speed, for each GPU that the engines have.
-SPEEDS = {"crowd": 0.55, "azure": 3.6, "mooncake": 0.5}
+SPEEDS = {"crowd": 0.55, "azure": 5.0, "mooncake": 0.5}
 _AROUND_S = 8.0
 
 

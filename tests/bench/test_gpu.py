@@ -49,6 +49,8 @@ def test_a_run_goes_on_where_the_last_call_ended_and_stops_without_an_engine(
     shown = capsys.readouterr().out
     assert "| azure x 2.5 | uncontrolled | " in shown
     assert "| stream | yes | " in shown
+    assert _run(results, "sleep") == 4
+    assert "sleep is left out: not healthy: s, t" in capsys.readouterr().err
     assert _run(results, "--within", "1", "overhead") == 4
     assert "no time for overhead/1/0/direct" in capsys.readouterr().err
     _run(results, "--stop")

@@ -69,6 +69,11 @@ def _run(arguments: argparse.Namespace) -> int:
             except OutOfTime as over:
                 under_way.say(f"no time for {over}")
                 status = OVER
+            except EngineMissing as missing:
+                if part.stops:
+                    raise
+                under_way.say(f"{part.name} is left out: not healthy: {missing}")
+                status = OVER
     except EngineMissing as missing:
         under_way.say(f"STOP: not healthy: {missing}; read {under_way.engines.logs}")
         status = MISSING

@@ -78,10 +78,10 @@ class Run:
         self.say(f"===== {name}")
         self._needs = needs
         self._part_end = min(self._end, time.monotonic() + cap_s)
-        self.check_engines()
+        self.require(needs)
 
-    def check_engines(self) -> None:
-        missing = [name for name in self._needs if not self.engines.healthy(name)]
+    def require(self, names: Sequence[str]) -> None:
+        missing = [name for name in names if not self.engines.healthy(name)]
         if missing:
             raise EngineMissing(", ".join(missing))
 
@@ -111,7 +111,7 @@ class Run:
             self.say(f"FAILED {key}: {error}")
             if not isinstance(error, BenchError):
                 self.say(traceback.format_exc()[-1500:])
-            self.check_engines()
+            self.require(self._needs)
             figures = {"error": str(error)}
         return self._keep({"key": key, "took_s": round(time.monotonic() - began, 2), **figures})
 

@@ -11,7 +11,9 @@ from tests.bench.gpu.run import Row, Run
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``needs``: engines that must be healthy. ``cap_s``: the most that it takes in one call.
+    """``needs``: engines that must be healthy. Without them the whole run ``stops``, or this part is left out.
+
+    ``cap_s``: the most that it takes in one call.
 
     ``table``: Markdown of the rows whose key begins with the part's name.
     """
@@ -22,6 +24,7 @@ class Part:
     table: Callable[[Sequence[Row]], list[str]]
     needs: tuple[str, ...] = ()
     cap_s: float = 600.0
+    stops: bool = True
     defaults: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -34,6 +34,7 @@ def play(run: Run, options: Options) -> None:
         if run.left_s() < _STEP_S + restart_s / 2:
             raise OutOfTime(key)
         run.engines.wait(engines, restart_s)
+        run.require(engines)
         run.step(key, _STEP_S, partial(_measure, run, key, engines, victim, act, tokens))
         run.engines.launch(victim)
     run.engines.wait(BOTH, min(restart_s, run.left_s()))
@@ -107,8 +108,9 @@ PART = Part(
     "the core of an engine is killed with and without a replica; SIGTERM with and without --shutdown-timeout",
     play,
     table,
-    needs=(),
+    needs=(),  # one of them is down again and again
     cap_s=240,
+    stops=False,
     defaults={
         "restart": "90",
         "tokens": "4000",

@@ -89,7 +89,8 @@ PART = Part(
     "an engine goes to sleep and wakes, with and without a replica",
     play,
     table,
-    needs=("s", "t"),
+    needs=BOTH,
     cap_s=120,
+    stops=False,
     defaults={"restart": "60"},
 )

@@ -144,8 +144,8 @@ def test_what_is_left_when_all_have_gone_does_not_hold() -> None:
 
 @pytest.mark.timeout(300)
 def test_two_minutes_of_callers_kills_and_reloads_lose_and_change_nothing() -> None:
-    # Few callers: other tests run beside them.
-    shape = Shape(minutes=2, chats=4, slow=1, vectors=2, leavers=1, junk=1)
+    # Few callers that rest for long: other tests run beside them.
+    shape = Shape(minutes=2, chats=4, slow=1, vectors=2, leavers=1, junk=1, rest_s=0.25)
     outcome = soak(shape, random.randrange(1 << 31))
     failed = [row for row in outcome.rows() if not row.holds]
     assert not failed, "\n".join(

@@ -33,7 +33,6 @@ TEXT = '{"choices":[{"index":0,"delta":{"content":"x"}}]}'
 
 
 def whole(body: bytes) -> Answer:
-    """In one write: a second one would wait 40 ms for the generator's acknowledgement of the first."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     return raw(head + body)
 

@@ -26,7 +26,7 @@ async def caller(world: World, rng: random.Random, *, slow: bool = False) -> Non
             answer = await connection.ask(post("/v1/chat/completions", ask.document()))
             heard = Heard(ask, began, status=answer.status, body=answer.body, complete=answer.complete)
             judge(world, heard, answer.instance, answer.error)
-            await world.pause(rng.expovariate(20))
+            await world.rest(rng)
 
 
 def judge(world: World, heard: Heard, instance: str, error: str) -> None:

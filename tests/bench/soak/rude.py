@@ -24,6 +24,7 @@ async def leaver(world: World, rng: random.Random) -> None:
             except OSError as error:
                 world.found_lost(f"a caller that leaves could not connect: {error!r}")
             await world.pause(rng.random() / 3)
+        await world.rest(rng)
         world.counts["left"] += 1
 
 
@@ -36,7 +37,7 @@ async def junk(world: World, rng: random.Random) -> None:
         async with Connection(world.port) as connection:
             answer = await connection.ask(sent)
         judge(world, what, answer)
-        await world.pause(rng.expovariate(10))
+        await world.rest(rng)
 
 
 def judge(world: World, what: str, answer: Answer) -> None:

@@ -22,7 +22,10 @@ _TRACEBACK = "Traceback (most recent call last)"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many callers of each kind there are at a time. ``speed``: of the engines, 1 as calibrated on a GPU."""
+    """How many callers of each kind there are at a time.
+
+    ``speed``: of the engines, 1 as calibrated on a GPU. ``rest_s``: how long each caller rests after a request.
+    """
 
     minutes: float = 10.0
     chats: int = 10
@@ -31,6 +34,7 @@ class Shape:
     leavers: int = 4
     junk: int = 2
     speed: float = 4.0
+    rest_s: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def soak(shape: Shape, seed: int) -> Outcome:
 async def _run(
     shape: Shape, rng: random.Random, gateway: Gateway, groups: tuple[Engines, ...], document: dict[str, Any]
 ) -> Outcome:
-    world, samples = World(gateway.port), list[Sample]()
+    world, samples = World(gateway.port, shape.rest_s), list[Sample]()
     before = flat.sample(gateway)
 
     def drawn() -> random.Random:

@@ -27,7 +27,7 @@ async def caller(world: World, rng: random.Random) -> None:
             texts = [_text(rng) for _ in range(rng.choice(_SIZES))]
             answer = await connection.ask(request(texts, rng.choice(_FORMS)))
             judge(world, texts, answer)
-            await world.pause(rng.expovariate(20))
+            await world.rest(rng)
 
 
 def request(texts: list[str], form: str | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ class World:
     """Moments are of ``time.monotonic``."""
 
     port: int
+    rest_s: float = 0.0  # of a caller after a request, on average
     over: asyncio.Event = field(default_factory=asyncio.Event)
     counts: Counter[str] = field(default_factory=Counter)  # of what callers did and got, by name
     wrong: int = 0  # a text or vector that no engine gave, or that is another's, or a false end
@@ -33,6 +35,10 @@ class World:
     def was_killed(self, instance: str, since: float) -> bool:
         """Whether the engine was killed after ``since``: an answer that it was writing may be cut."""
         return any(moment >= since for moment in self.killed.get(instance, ()))
+
+    async def rest(self, rng: random.Random) -> None:
+        """Wait as a caller does after a request."""
+        await self.pause(rng.expovariate(1 / self.rest_s) if self.rest_s else 0.0)
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not beyond the run's end."""

@@ -13,12 +13,13 @@ from tests.bench.gpu.specs import SPECS, Role
 
 
 def play(run: Run, options: Options) -> None:
-    """Starts what does not run. ``engines`` must become healthy; ``also`` may."""
+    """Starts what does not run. ``engines`` must become healthy. ``also`` may, soon after them."""
     must, also = options.words("engines"), options.words("also")
     for name in (*must, *also):
         if name not in run.engines.live or not run.engines.alive(name):
             run.engines.launch(name)
-    took = run.engines.wait([*must, *also], min(options.number("within"), run.left_s()))
+    took = run.engines.wait(must, min(options.number("within"), run.left_s()))
+    took |= run.engines.wait(also, min(options.number("patience"), run.left_s()))
     missing = [name for name in must if took[name] is None]
     if missing:
         raise EngineMissing(", ".join(missing))
@@ -61,5 +62,5 @@ PART = Part(
     play,
     table,
     cap_s=400,
-    defaults={"engines": "a+b+e", "also": "r+s+t", "within": "240"},
+    defaults={"engines": "a+b+e", "also": "r+s+t", "within": "240", "patience": "45"},
 )

@@ -152,6 +152,7 @@ TABLE: dict[str, Entry] = {
     "instances[].gpu": Entry(instance(gpu="cuda:0"), engine(lambda e: e.instance.gpu), "cuda:0"),
     "instances[].max_batched_tokens": Entry(instance(max_batched_tokens=99), engine(lambda e: e.instance.load.window_tokens), 99),
     "instances[].kv_cache_tokens": Entry(instance(kv_cache_tokens=77), engine(lambda e: e.instance.kv_tokens), 77),
+    "discover": Entry({"discover": False}, held(lambda r: r.gateway.settings.discover), False),
     "aliases": Entry({"aliases": {"gpt": "m"}}, lambda w: w.chat(model="gpt"), 200),
     "api_keys": Entry({"api_keys": ["k"]}, lambda w: w.chat(), 401),
     "api_keys[].key": Entry({"api_keys": [{"key": "k"}]}, lambda w: w.chat("authorization: Bearer other"), 401),

@@ -115,7 +115,7 @@ def _cached(entry: dict[str, Any]) -> int:
     """The cached prompt tokens: the engine's count, otherwise the gateway's guess."""
     cached = entry.get("cached_tokens")
     if cached is None:
-        chosen = [each for each in entry.get("candidates", ()) if each.get("chosen")]
+        chosen = [each for each in entry.get("candidates") or () if each.get("chosen")]
         cached = chosen[0].get("cached_tokens", 0) if chosen else 0
     return int(min(cached, entry["prompt_tokens"] - 1)) if cached > 0 else 0
 

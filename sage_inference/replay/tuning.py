@@ -20,7 +20,7 @@ from sage_inference.simulator.timing import StepTimes
 
 MOST = 1500  # requests of a trial
 GOOD = 0.1  # distance of a replay that needs no better times
-PARTS = (0.7, 0.4, 0.15)  # of what is missing until the first byte in the median
+PARTS = (0.85, 0.7, 0.55, 0.4, 0.2)  # of what is missing until the first byte in the median
 STEADY = 0.15  # by which the mean distance around a trial may exceed the least
 LEAST_MS = 5.0  # of a request that also waits for the front end
 READ_MS = (0.5, 1.0, 1.5, 2.0)

@@ -34,7 +34,7 @@ def test_the_home_can_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_every_peer_can_be_asked_for() -> None:
-    assert list(PEERS) == ["nginx", "haproxy", "vllm-router", "sglang-router", "litellm"]
+    assert list(PEERS) == ["nginx", "haproxy", "vllm-router", "sglang-router", "smg", "litellm"]
 
 
 def test_a_peer_of_another_version_is_installed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

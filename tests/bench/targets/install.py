@@ -13,6 +13,7 @@ from tests.bench.home import bench_home
 REQUIREMENTS = {
     "vllm-router": "vllm-router==0.1.17",
     "sglang-router": "sglang-router==0.3.2",
+    "smg": "smg==1.13.0",  # the successor of sglang-router
     "litellm": "litellm[proxy]==1.80.0",
 }
 

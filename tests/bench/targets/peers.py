@@ -15,7 +15,7 @@ from tests.bench.targets.base import MODELS, Command, Kind, Launcher
 from tests.bench.targets.install import installed, venv_program
 from tests.support.gateway import free_port
 
-RUST = ("sglang-router", "vllm-router")
+RUST = ("sglang-router", "vllm-router", "smg")
 
 
 def _only(engines: Mapping[Kind, str]) -> tuple[Kind, str]:
@@ -90,6 +90,10 @@ def _sglang_router(folder: Path, port: int, engines: Mapping[Kind, str]) -> Comm
     return _router([python, "-m", "sglang_router.launch_router"], port, engines)
 
 
+def _smg(folder: Path, port: int, engines: Mapping[Kind, str]) -> Command:
+    return _router([venv_program("smg", "smg"), "launch"], port, engines)
+
+
 def _litellm(folder: Path, port: int, engines: Mapping[Kind, str]) -> Command:
     kind, engine = _only(engines)
     configuration = folder / "config.yaml"
@@ -112,6 +116,7 @@ PEERS: Mapping[str, Launcher] = {
         Launcher("haproxy", _haproxy),
         Launcher("vllm-router", _vllm_router),
         Launcher("sglang-router", _sglang_router),
+        Launcher("smg", _smg),
         # At a few hundred requests a second it can't carry the other scenarios' loads.
         Launcher("litellm", _litellm, only=frozenset({"plain"}), kinds=("plain",)),
     )

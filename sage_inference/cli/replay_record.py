@@ -56,7 +56,7 @@ def document(workload: ReplayWorkload, engines: Engines) -> dict[str, Any] | Non
 
 
 def _error_line(error: Fidelity, is_known: bool) -> str:
-    policy = error.policy if is_known else f"{error.policy}, because the record does not name its policy"
+    policy = error.policy if is_known else f"{error.policy}, because the record names none"
     if not error.figures:
         return f"the error of the replay ({policy}) is not known: the record has no times of answers"
     figures = ", ".join(map(_figure, error.figures))
@@ -75,12 +75,8 @@ def _figure(each: Compared) -> str:
 def _times_line(engines: Engines) -> str:
     learned = engines.learned
     if not learned.decode:
-        why = (
-            f"the record has {learned.rows} times of answers that show them"
-            if learned.rows
-            else "none learned"
-        )
-        return f"step times: the usual ones of an H100 with a 7B model ({why})"
+        why = ", because the record has too few whole answers to learn from" if engines.learns else ""
+        return f"step times: the usual ones of an H100 with a 7B model{why}"
     times = learned.times
     parts = [
         f"{times.base_ms:.2f} ms a step",

@@ -204,7 +204,7 @@ RECORD = _object(
     policy_recorded=_FLAG,
     requests=_COUNT,
     closed_loop_requests=_COUNT,
-    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error=_NUMBER)),
+    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error={"type": "number"})),
     step_times=_object(
         base_ms=_NUMBER,
         sequence_ms=_NUMBER,

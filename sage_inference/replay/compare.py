@@ -30,6 +30,7 @@ class Engines:
     learned: Learned = NOTHING
     late_binding: bool = True
     error: Fidelity | None = None
+    learns: bool = True
 
 
 def engines_for(
@@ -52,7 +53,7 @@ def engines_for(
     learned = tuned(workload, at_first, slo, limits, on_trial) if learns else NOTHING
     error = fidelity(recording, workload.jobs, at_first, slo, learned.times, limits)
     count = instances or max(1, len(recording.engines))
-    return Engines(count, limits, learned, recording.late_binding, error)
+    return Engines(count, limits, learned, recording.late_binding, error, learns)
 
 
 def compare(

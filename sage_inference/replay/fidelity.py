@@ -111,8 +111,10 @@ def limits_of(recording: Recording, block_tokens: int) -> EngineLimits:
     return replace(
         usual,
         block_tokens=block_tokens,
-        # No smaller than the largest request, which the engine did answer.
-        kv_tokens=max(min(kv, default=usual.kv_tokens), recording.longest + block_tokens),
+        # An engine that did answer these had room for them.
+        kv_tokens=max(
+            min(kv, default=usual.kv_tokens), recording.longest + block_tokens, recording.most_tokens
+        ),
         max_num_batched_tokens=min(windows, default=usual.max_num_batched_tokens),
-        max_num_seqs=max(usual.max_num_seqs, recording.most_at_once),
+        max_num_seqs=max(usual.max_num_seqs, recording.most_sequences),
     )

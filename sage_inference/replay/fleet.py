@@ -11,7 +11,7 @@ from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
 from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
-from sage_inference.replay.recording import Recording
+from sage_inference.replay.recording import EngineFacts, Recording
 from sage_inference.simulator.timing import USUAL, StepTimes
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
@@ -126,6 +126,6 @@ def recorded_fleet(
     """Engines like the recorded ones, each on a GPU of its own. ``models`` are those that the requests name."""
     named = [model for model in dict.fromkeys(models) if model]
     fleet = ModelledFleet(limits, times, late_binding=recording.late_binding, models=named)
-    for engine in recording.engines.values():
+    for engine in recording.engines.values() or (EngineFacts(),):
         fleet.add_llm(slots=engine.slots or 0)
     return fleet

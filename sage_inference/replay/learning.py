@@ -24,6 +24,8 @@ FEWEST_ROWS = 8
 STRENGTH = 2.0  # rows that a guess counts for
 LEAST = 0.02  # times the usual
 FAR = 4.0  # times the median error; such rows are left out: an engine that stood still, or started anew
+# Than the median of all rows, in terms of the usual times. A prompt of few tokens takes long outside of steps.
+SLOWER, QUICKER = 30.0, 10.0
 SURE = 0.8  # a term is learned if the rows decide so much of it
 
 
@@ -46,6 +48,7 @@ def learn(attempts: Sequence[Sent]) -> Learned:
     rows: list[Row] = []
     for name in {each.instance for each in attempts}:
         rows += rows_of([each for each in attempts if each.instance == name])
+    rows = _credible(rows)
     if len(rows) < FEWEST_ROWS:
         return NOTHING
     found, known = _fitted(rows)
@@ -56,6 +59,13 @@ def learn(attempts: Sequence[Sent]) -> Learned:
         found, known = _fitted(near)
     decode, prompts, request = (part >= SURE for part in known)
     return Learned(_times(found, prompts), decode, prompts, request, len(near))
+
+
+def _credible(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of wrong counts, one of which would decide everything."""
+    slowness = [took / sum(row[:REQUEST]) for row, took in rows]
+    usual = median(slowness) if slowness else 1.0
+    return [row for row, slow in zip(rows, slowness, strict=True) if usual / QUICKER < slow < usual * SLOWER]
 
 
 def _fitted(rows: Sequence[Row]) -> tuple[list[float], list[float]]:

@@ -7,6 +7,7 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
+from sage_inference.config.settings import POLICIES
 from sage_inference.replay.closed_loop import closed_loops, linked
 from sage_inference.replay.jobs import Job, Outcome, WorkloadError
 from sage_inference.replay.recording import Recording, ReplayWorkload, engines_of, full_blocks, sent
@@ -45,7 +46,7 @@ def _entries(text: str, name: str) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, parse_constant=_refused)
             entry["request_id"]
         except (ValueError, KeyError, TypeError):
             raise WorkloadError(f"{name}:{number}: not a record of a decision") from None
@@ -53,13 +54,17 @@ def _entries(text: str, name: str) -> list[dict[str, Any]]:
     return entries
 
 
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no time")
+
+
 def _usable(entry: dict[str, Any]) -> bool:
     return RequestType(entry["request_type"]).is_llm and bool(entry["completion_tokens"])
 
 
 def _policy(entries: list[dict[str, Any]]) -> str | None:
-    """The policy of most requests."""
-    counted = Counter(policy for entry in entries if (policy := entry.get("policy")))
+    """The policy of most requests; None if it is none of ours."""
+    counted = Counter(policy for entry in entries if (policy := entry.get("policy")) in POLICIES)
     return counted.most_common(1)[0][0] if counted else None
 
 

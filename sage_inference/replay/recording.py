@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from sage_inference.replay.jobs import Job, Outcome
@@ -66,32 +67,43 @@ class Recording:
         return max((outcome.job.prompt + outcome.job.output for outcome in self.outcomes), default=0)
 
     @property
-    def most_at_once(self) -> int:
+    def most_sequences(self) -> int:
         """The most sequences that one engine generated at the same time."""
+        return self._most_at_once(lambda each: each.choices)
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that one engine had in memory for these at the same time, apart from cached ones."""
+        return self._most_at_once(lambda each: each.computed + each.output)
+
+    def _most_at_once(self, weight: Callable[[Sent], int]) -> int:
         most = 0
         for name in self.engines:
-            own = [each for each in self.attempts if each.instance == name and each.first_ms is not None]
-            changes = sorted(
-                [(each.first_ms or 0.0, 1) for each in own] + [(each.end_ms, -1) for each in own]
-            )
-            running = 0
-            for _, change in changes:
-                running += change
-                most = max(most, running)
+            changes = []
+            for each in self.attempts:
+                if each.instance == name and each.first_ms is not None:
+                    changes += [(each.first_ms, weight(each)), (each.end_ms, -weight(each))]
+            most = max(most, max(accumulate(change for _, change in sorted(changes)), default=0))
         return most
 
 
 def sent(entry: dict[str, Any], block_tokens: int) -> Sent | None:
     """The attempt of a line of the record; None if it is no text, or if the end of it is not known."""
     duration = entry.get("duration_ms")
-    if duration is None or not RequestType(entry["request_type"]).is_llm:
+    if duration is None or duration < 0.0 or not RequestType(entry["request_type"]).is_llm:
         return None
     at = entry["arrived_ms"] + (entry.get("waited_ms") or 0.0)
     first = entry.get("first_byte_ms")
+    if first is not None and not 0.0 <= first <= duration:
+        first = None
     streams = entry.get("streams", True)
     usage = entry.get("completion_tokens") or 0
     choices = entry.get("choices", 1)
-    whole = entry.get("outcome") in _WHOLE and entry.get("status") in (None, 200) and not entry.get("leg")
+    whole = (
+        entry.get("outcome") in (None, *_WHOLE)
+        and entry.get("status") in (None, 200)
+        and not entry.get("leg")
+    )
     return Sent(
         str(entry.get("instance")),
         at,

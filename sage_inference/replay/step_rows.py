@@ -17,6 +17,7 @@ BASE, SEQUENCE, CONTEXT, PROMPT, ATTENTION, REQUEST = range(6)
 REQUEST_UNIT_MS = 10.0
 SAME_STEP_MS = 3.0  # first bytes of one step come within this
 STEP_TOKENS = 8192  # prompt tokens in a step, at the most
+MOST_PER_MS = 20.0  # tokens of a sequence; a count beyond that is wrong
 FEWEST_TOKENS = 4  # of an answer whose tokens are worth a row
 
 
@@ -57,7 +58,7 @@ class _EngineWork:
             (begin, end, each.choices) for each, (begin, end) in zip(attempts, spans, strict=True)
         )
         self.context = _Integral(
-            (begin, end, each.prompt + each.output / 2)
+            (begin, end, each.prompt + min(each.output, MOST_PER_MS * (end - begin)) / 2)
             for each, (begin, end) in zip(attempts, spans, strict=True)
         )
         prompts = sorted((_began(each), each.computed, attention(each)) for each in attempts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from statistics import mean
+from statistics import median
 
 from sage_inference.replay.calibration import missing_ms
 from sage_inference.replay.fidelity import Fidelity, fidelity
@@ -21,10 +21,10 @@ from sage_inference.simulator.timing import StepTimes
 MOST = 1500  # requests of a trial
 GOOD = 0.1  # distance of a replay that needs no better times
 PARTS = (0.85, 0.7, 0.55, 0.4, 0.2)  # of what is missing until the first byte in the median
-STEADY = 0.15  # by which the mean distance around a trial may exceed the least
+STEADY = 0.15  # by which the median distance around a trial may exceed the least
 LEAST_MS = 5.0  # of a request that also waits for the front end
 READ_MS = (0.5, 1.0, 1.5, 2.0)
-WRITE_MS = (0.035, 0.05, 0.065, 0.08)
+WRITE_MS = (0.035, 0.05, 0.06, 0.07, 0.085)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _distance(trial: _Trial) -> float:
 
 
 def _steadiest(grid: Sequence[Sequence[_Trial]]) -> tuple[float, _Trial]:
-    """The nearest trial among those that are near together with their neighbours, and the mean distance around it.
+    """The nearest trial among those that are near together with their neighbours, and the median distance around it.
 
     Waves of callers make the figures jump with the smallest change of the times. A single trial may be near by chance.
     """
@@ -87,7 +87,7 @@ def _steadiest(grid: Sequence[Sequence[_Trial]]) -> tuple[float, _Trial]:
                 for down, right in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
                 if 0 <= row + down < len(grid) and 0 <= column + right < len(trials)
             ]
-            around.append((mean(beside), each))
+            around.append((median(beside), each))
     least = min(distance for distance, _ in around)
     steady = [
         (each.found.distance, distance, each) for distance, each in around if distance <= least + STEADY

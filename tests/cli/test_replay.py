@@ -10,6 +10,7 @@ import pytest
 
 from sage_inference.cli.schemas import ANSWERS
 from tests.cli.shape import mistakes
+from tests.replay.records import entries, looped, played
 from tests.support.command import sage
 
 TRACE = "t_ms,in_tokens,out_tokens\n" + "".join(f"{n * 100},500,20\n" for n in range(50))
@@ -77,3 +78,29 @@ def test_it_aims_at_the_configured_slo_and_is_judged_by_it(tmp_path: Path, trace
     above = found("--config", str(config), "--slo-ttft-ms", "900")
     assert above["slo"] == {"ttft_ms": 900, "tpot_ms": 70, "batch_ttft_ms": 27_000, "models": []}
     assert above["policies"][0]["goodput"] == 1
+
+
+def test_of_a_record_the_error_comes_first(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in entries(played(looped(4, 12)))))
+    shown = sage(tmp_path, "replay", str(file), "-p", "hybrid", "--closed-loop")
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("recorded and replayed (hybrid): TTFT p50 ")
+    assert "goodput 100.0 and 100.0 %" in lines[0]
+    assert lines[1].startswith("step times learned from ")
+    assert lines[2].startswith("closed loop: 44 requests come after")
+    found = json.loads(
+        sage(tmp_path, "replay", str(file), "--json", "--usual-times", "--instances", "2").stdout
+    )
+    assert mistakes(found, ANSWERS["replay"]) == []
+    assert found["instances"] == 2
+    assert not found["record"]["learned"]["decode"]
+    assert found["record"]["closed_loop_requests"] == 0
+
+
+def test_few_answers_are_said_to_be_too_few(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in entries(played(looped(1, 2)))))
+    lines = sage(tmp_path, "replay", str(file)).stdout.splitlines()
+    assert lines[1].endswith("because the record has too few whole answers to learn from")

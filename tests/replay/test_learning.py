@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from sage_inference.replay.compare import Engines, engines_for
-from sage_inference.replay.jobs import Job
+from sage_inference.replay.jobs import Job, WorkloadError
 from sage_inference.replay.recording import ReplayWorkload
 from sage_inference.replay.slo import ReplaySlo
 from sage_inference.replay.workload import read_workload
@@ -135,3 +136,33 @@ def test_recorded_engines_set_their_number_and_limits(tmp_path: Path) -> None:
     assert engines.late_binding
     pushed = [line | {"engine": known | {"window_tokens": None}} for line in lines]
     assert not learned_from(recorded(tmp_path, pushed)).late_binding
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"completion_tokens": 10**9},
+        {"duration_ms": -5.0},
+        {"first_byte_ms": 1e9},
+        {"prompt_tokens": 10**7},
+        {"arrived_ms": 1e18},
+        {"policy": "nonsense"},
+        {"engine": {"kv_tokens": 16, "window_tokens": 8192, "max_concurrent_requests": None}},
+        {"candidates": None, "engine": None, "instance": None, "policy": None, "waited_ms": None},
+    ],
+    ids=lambda wrong: "+".join(wrong),
+)
+def test_a_line_with_wrong_values_does_no_harm(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    lines = entries(played(spread(120), FAST))
+    lines[30] |= wrong
+    found = learned_from(recorded(tmp_path, lines)).learned.times
+    assert found.step_ms(5, 3000) == pytest.approx(FAST.step_ms(5, 3000), rel=0.15)
+
+
+@pytest.mark.parametrize("wrong", ['"x"', "NaN", "-Infinity", "{}", "[]"])
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path, wrong: str) -> None:
+    [line] = entries(played(spread(1), FAST))
+    text = json.dumps(line | {"first_byte_ms": 77.25}).replace("77.25", wrong)
+    (tmp_path / "record.jsonl").write_text(text + "\n")
+    with pytest.raises(WorkloadError):
+        read_workload(tmp_path / "record.jsonl")

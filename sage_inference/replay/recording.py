@@ -10,6 +10,7 @@ from typing import Any
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.types import RequestType
 
+MOST_PER_MS = 1000  # prompt tokens; no engine computes as many, so such a count is wrong
 _WHOLE = ("done", "ended")  # outcomes of attempts whose answer came to its end
 
 
@@ -88,7 +89,7 @@ class Recording:
 
 
 def sent(entry: dict[str, Any], block_tokens: int) -> Sent | None:
-    """The attempt of a line of the record; None if it is no text, or if the end of it is not known."""
+    """The attempt of a line of the record; None if it is no text, or its end is not known, or wrong."""
     duration = entry.get("duration_ms")
     if duration is None or duration < 0.0 or not RequestType(entry["request_type"]).is_llm:
         return None
@@ -96,6 +97,9 @@ def sent(entry: dict[str, Any], block_tokens: int) -> Sent | None:
     first = entry.get("first_byte_ms")
     if first is not None and not 0.0 <= first <= duration:
         first = None
+    prompt, cached = max(1, entry["prompt_tokens"]), _cached(entry)
+    if prompt - cached > MOST_PER_MS * duration + 1:
+        return None
     streams = entry.get("streams", True)
     usage = entry.get("completion_tokens") or 0
     choices = entry.get("choices", 1)
@@ -109,8 +113,8 @@ def sent(entry: dict[str, Any], block_tokens: int) -> Sent | None:
         at,
         at + first if streams and first is not None else None,
         at + duration,
-        max(1, entry["prompt_tokens"]),
-        _cached(entry),
+        prompt,
+        cached,
         usage,
         choices,
         whole and first is not None and usage > 0 and choices == 1,

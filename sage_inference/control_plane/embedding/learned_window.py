@@ -9,9 +9,11 @@ FEWEST_PAIRS, MOST_PAIRS = 3, 8  # of periods, compared before a decision
 EPOCH_CALLS = 8
 LEAST_ERROR = 0.02  # of a comparison: fewer pairs can agree by chance
 REST, MOST_REST = 4, 64  # periods between two comparisons; more and more while nothing changes
-START = 4  # with an engine of which nothing is known
+START = 6  # while only bulk requests come
+# While interactive requests come: one call in work, and one that is there when the engine has finished it. A comparison
+# with a higher level delays those requests, so it is rare.
+COMPANY, COMPANY_REST, MOST_COMPANY_REST = 2, 64, 1024
 COMPANY_S = 5.0  # an interactive request is followed by others for so long
-ALONE_S = 1.5  # of bulk requests only, after which no interactive ones are expected
 
 
 class Climb:
@@ -28,16 +30,31 @@ class Climb:
     may lose. A negative ``down`` is a gain that it must bring.
     """
 
-    __slots__ = ("_down", "_gains", "_home_rate", "_level", "_rest", "_resting", "_trial", "_up", "_upwards")
+    __slots__ = (
+        "_down",
+        "_gains",
+        "_home_rate",
+        "_level",
+        "_most_rest",
+        "_rest",
+        "_resting",
+        "_shortest_rest",
+        "_trial",
+        "_up",
+        "_upwards",
+    )
 
-    def __init__(self, start: int, *, up: float, down: float) -> None:
+    def __init__(
+        self, start: int, *, up: float, down: float, rest: int = REST, most_rest: int = MOST_REST
+    ) -> None:
         self._level = LEVELS.index(start)
         self._up, self._down = up, down
         self._trial: int | None = None  # the level that is compared with the present one
         self._upwards = True
         self._home_rate = 0.0  # of the present level, until the trial's is known
         self._gains: list[float] = []  # logarithms of the trial's rates over those of the present level
-        self._rest = self._resting = REST
+        self._rest = self._resting = self._shortest_rest = rest
+        self._most_rest = most_rest
 
     @property
     def calls(self) -> int:
@@ -87,10 +104,10 @@ class Climb:
         needed = self._up * ideal if ideal > 0 else self._down * ideal
         if mean - error > needed:
             # The same direction again, and soon: the present level was far from the right one.
-            self._level, self._rest = trial, REST
+            self._level, self._rest = trial, self._shortest_rest
         elif mean + error < needed or pairs >= MOST_PAIRS:
             self._upwards = not self._upwards
-            self._rest = min(MOST_REST, 2 * self._rest)
+            self._rest = min(self._most_rest, 2 * self._rest)
         else:
             return
         self._trial, self._resting = None, self._rest
@@ -99,15 +116,15 @@ class Climb:
 class LearnedWindow:
     """The bulk calls that an engine may have at a time: ``calls``.
 
-    While interactive requests come, each call before them delays them: a level must pay. While only bulk requests come,
-    nobody gains from a small window, and callers without a gateway would have sent all of their calls. So then it begins
-    with the highest level, and falls only where throughput rises. An engine that fills batches of a known size needs two.
+    While interactive requests come, each call before them delays them. So there are two, and more only where they bring
+    most of what they could. While only bulk requests come, the window begins with as many calls as keep vLLM's pooling
+    engine busy (its front end and the GPU; it gains nothing from 16), and follows throughput alone. An engine that fills
+    batches of a known size needs two.
     """
 
     __slots__ = (
         "_alone",
         "_began",
-        "_bulk_since",
         "_climb",
         "_company",
         "_last_interactive",
@@ -120,11 +137,14 @@ class LearnedWindow:
     )
 
     def __init__(self, *, batches_known: bool = False) -> None:
-        self._company = Climb(LEVELS[0] if batches_known else START, up=0.25, down=0.05)
-        self._alone = self._company if batches_known else Climb(LEVELS[-1], up=0.0, down=-0.15)
-        self._climb = self._company
+        if batches_known:
+            self._alone = self._company = Climb(LEVELS[0], up=0.25, down=0.05)
+        else:
+            self._alone = Climb(START, up=0.1, down=0.0)
+            self._company = Climb(COMPANY, up=0.5, down=0.3, rest=COMPANY_REST, most_rest=MOST_COMPANY_REST)
+        self._climb = self._alone
         self.calls = self._climb.calls
-        self._last_interactive = self._bulk_since = -math.inf
+        self._last_interactive = -math.inf
         self.counting = False  # whether a period is under way
         self.rate: float | None = None  # tokens a second in the last whole period
         self._settling = self._left = 0  # answers until the period begins, and until it ends
@@ -133,8 +153,8 @@ class LearnedWindow:
 
     @property
     def in_company(self) -> bool:
-        """Whether interactive requests come beside bulk requests, or may come."""
-        return self._climb is self._company
+        """Whether interactive requests come beside bulk requests."""
+        return self._last_interactive > -math.inf
 
     def interactive(self, now: float) -> None:
         """An interactive request came while calls were in flight."""
@@ -144,14 +164,10 @@ class LearnedWindow:
 
     def finished(self, tokens: int, now: float, in_flight: int) -> None:
         """A call was answered, and bulk texts wait for the window: it decides the throughput."""
-        if self._bulk_since == -math.inf:
-            self._bulk_since = now
-        if (
-            self._climb is self._company is not self._alone
-            and now - self._last_interactive > COMPANY_S
-            and now - self._bulk_since > ALONE_S
-        ):
-            self._use(self._alone)
+        if self.in_company and now - self._last_interactive > COMPANY_S:
+            self._last_interactive = -math.inf
+            if self._climb is not self._alone:
+                self._use(self._alone)
         if not self.counting:
             # Calls that were sent under another window are answered first.
             self.counting, self._settling = True, max(1, in_flight)
@@ -169,7 +185,6 @@ class LearnedWindow:
 
     def interrupted(self) -> None:
         """Bulk texts wait no more, or the process stood still. The answers so far do not show what the window brings."""
-        self._bulk_since = -math.inf
         self._use(self._climb)
 
     def _use(self, climb: Climb) -> None:

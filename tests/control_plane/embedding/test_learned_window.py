@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from sage_inference.control_plane.embedding.learned_window import (
-    ALONE_S,
+    COMPANY,
     COMPANY_S,
     LEVELS,
     START,
@@ -82,24 +82,30 @@ def test_small_requests_gain_by_sharing_calls(shape: tuple[int, int, int]) -> No
 @pytest.mark.parametrize("engine", ["vllm", "serial", "two stages"])
 def test_a_person_passes_endless_bulk(engine: str) -> None:
     _, ours, direct = both_ways(ENGINES[engine], 16, 32, 500, seconds=30.0, every_ms=100.0)
-    assert ours[-1].p99() <= 0.35 * direct[-1].p99()
-    assert rate(ours[:-1]) >= 0.97 * rate(direct[:-1])
+    assert ours[-1].p99(2500) <= 0.35 * direct[-1].p99(2500)
+    assert rate(ours[:-1]) >= 0.93 * rate(direct[:-1])
 
 
-def test_the_window_opens_when_no_interactive_request_comes_and_closes_when_one_does() -> None:
+@pytest.mark.parametrize("engine", ["vllm", "serial"])
+def test_a_person_passes_the_bulk_of_few_callers(engine: str) -> None:
+    _, ours, direct = both_ways(ENGINES[engine], 8, 32, 500, seconds=20.0, every_ms=50.0)
+    assert ours[-1].p99(2500) <= 0.35 * direct[-1].p99(2500)
+    assert rate(ours[:-1]) >= 0.93 * rate(direct[:-1])
+
+
+def test_the_window_is_small_while_interactive_requests_come() -> None:
     house = House(vllm)
     for n in range(20):
         house.caller(32, 500, at_ms=n)
     person = house.caller(1, 60, every_ms=200.0, at_ms=10_000)
     house.run(9.9)
-    assert house.windows[0][1] == START
-    assert house.window.learned.calls == LEVELS[-1]
-    assert ALONE_S < next(at for at, calls in house.windows if calls == LEVELS[-1]) < ALONE_S + 1
+    assert START in {calls for _, calls in house.windows}
+    assert house.window.learned.calls > COMPANY
     house.run(5.0)
-    assert house.window.learned.calls <= START + 1
+    assert house.window.learned.calls == COMPANY
     person.stopped = True
     house.run(COMPANY_S + 3)
-    assert house.window.learned.calls == LEVELS[-1]
+    assert house.window.learned.calls > COMPANY
 
 
 def climbed(
@@ -122,7 +128,7 @@ def at_last(levels: list[int]) -> int:
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.2])
 @pytest.mark.parametrize(("pays", "least", "most"), [(2, 2, 4), (5, 4, 8), (10, 8, 12), (99, 12, 16)])
 def test_a_climb_finds_as_many_calls_as_pay(pays: int, least: int, most: int, noise: float) -> None:
-    for start in (LEVELS[0], START):
+    for start in (LEVELS[0], 4):
         assert least <= at_last(climbed(lambda calls: min(calls, pays), start, noise)) <= most
 
 

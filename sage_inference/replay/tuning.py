@@ -21,6 +21,7 @@ from sage_inference.simulator.timing import StepTimes
 MOST = 1500  # requests of a trial
 GOOD = 0.1  # distance of a replay that needs no better times
 PARTS = (0.85, 0.7, 0.55, 0.4, 0.2)  # of what is missing until the first byte in the median
+BUSY = 0.5  # of its time for tokens, at the least, makes a front end worth modelling
 STEADY = 0.15  # by which the median distance around a trial may exceed the least
 LEAST_MS = 5.0  # of a request that also waits for the front end
 READ_MS = (0.5, 1.0, 1.5, 2.0)
@@ -62,7 +63,9 @@ def tuned(
     best = trial(missing)
     if best.found.distance > GOOD:
         best = min([best, *(trial(missing * part) for part in PARTS)], key=_distance)
-    if best.found.distance > GOOD:
+    # With few streams a front end has time enough for all requests, and other errors would be taken for its work.
+    writing = recording.most_sequences * WRITE_MS[-1] / learned.times.base_ms
+    if best.found.distance > GOOD and writing >= BUSY:
         front_end = [[trial(LEAST_MS, read_ms, write_ms) for write_ms in WRITE_MS] for read_ms in READ_MS]
         distance, steady = _steadiest(front_end)
         if distance < best.found.distance:

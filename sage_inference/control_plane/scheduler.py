@@ -255,10 +255,10 @@ class Scheduler:
         self._catch_up(now)
         self._dispatcher.dispatch(now)
 
-    def gap_listener(self, instance: ExecutionInstance) -> Callable[[float], None] | None:
-        """A function for the seconds between two chunks of the instance's streams; None while none is needed."""
+    def gap_listener(self, instance: ExecutionInstance) -> Callable[[float, float], None] | None:
+        """A function for the seconds between two chunks of the instance's streams, and the time now; None if not needed."""
         shared = self._selector.shared.get(instance)
-        return shared.streamed if shared is not None and shared.goes_by_gaps else None
+        return shared.streamed if shared is not None and shared.ratio != 0.0 else None
 
     # Retries
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 from typing import Any
 
-from sage_inference.replay.encoder_engine import BATCH_TOKENS, EncoderEngine
+from sage_inference.replay.encoder_engine import EncoderEngine
 from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.gpu import GPU
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
+from sage_inference.replay.pooling_engine import PoolingEngine
 from sage_inference.replay.recording import EngineFacts, Recording
 from sage_inference.simulator.timing import USUAL, StepTimes
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
@@ -26,15 +27,17 @@ class ModelledFleet:
     """One run's engines by name. ``gpus`` are in order of creation.
 
     Without ``late_binding`` each request is sent at once and waits in the engine. ``llm_share`` is the LLM's
-    share of a shared GPU's time; None gives it as much as its streams need.
+    share of a shared GPU's time; None gives it as much as its streams need. ``encoder`` makes the embedding engines:
+    vLLM's, or ``EncoderEngine`` for TEI's, which use the GPU for all of their time.
     """
 
     limits: EngineLimits = field(default_factory=EngineLimits)
     times: StepTimes = USUAL  # of LLM engines
     late_binding: bool = True
     llm_share: float | None = 0.7
+    encoder: Callable[[Events], PoolingEngine | EncoderEngine] = PoolingEngine
     events: Events = field(default_factory=Events)
-    engines: dict[str, LLMEngine | EncoderEngine] = field(default_factory=dict)
+    engines: dict[str, LLMEngine | PoolingEngine | EncoderEngine] = field(default_factory=dict)
     instances: list[ExecutionInstance] = field(default_factory=list)
     gpus: list[GPU] = field(default_factory=list)
     models: Sequence[str] = ()  # further names that LLM engines serve
@@ -71,8 +74,8 @@ class ModelledFleet:
 
     def add_mixed(self) -> None:
         """Add an LLM engine and an embedding engine that share a GPU."""
-        llm, encoder = LLMEngine(self.events, self.limits, self.times), EncoderEngine(self.events)
-        llm.reports_steps = self.llm_share is None
+        llm, encoder = LLMEngine(self.events, self.limits, self.times), self.encoder(self.events)
+        llm.reports_steps = self.llm_share != 0.0
         name = f"gpu-{len(self.gpus) + 1}"
         self._add(f"{name}-llm", llm, ExecutionInstanceType.GENERAL, name)
         self._add(f"{name}-embedding", encoder, ExecutionInstanceType.EMBEDDING, name)
@@ -81,14 +84,15 @@ class ModelledFleet:
     def _add(
         self,
         name: str,
-        engine: LLMEngine | EncoderEngine,
+        engine: LLMEngine | PoolingEngine | EncoderEngine,
         kind: ExecutionInstanceType,
         gpu: str | None = None,
         slots: int = 0,
     ) -> None:
-        encodes = isinstance(engine, EncoderEngine)
+        encodes = not isinstance(engine, LLMEngine)
         self.engines[name] = engine
-        window = 2.0 * BATCH_TOKENS if encodes else float(self.limits.max_num_batched_tokens)
+        # The gateway's calls of embeddings have a window of their own.
+        window = inf if encodes else float(self.limits.max_num_batched_tokens)
         instance = ExecutionInstance(
             name,
             "127.0.0.1",

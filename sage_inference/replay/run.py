@@ -33,7 +33,7 @@ class Replayed:
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.place: Any = None
-        self.on_gap: Callable[[float], None] | None = None
+        self.on_gap: Callable[[float, float], None] | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
         outcome = self.outcome
@@ -74,7 +74,7 @@ class Replayed:
 
     def streamed(self, gap_ms: float) -> None:
         if self.on_gap is not None:
-            self.on_gap(gap_ms / 1000)
+            self.on_gap(gap_ms / 1000, self.run.events.now / 1000)
 
     def finished(self) -> None:
         outcome = self.outcome

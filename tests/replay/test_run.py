@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.policies import policy_named
+from sage_inference.replay.encoder_engine import EncoderEngine
 from sage_inference.replay.fleet import ModelledFleet, llm_fleet, mixed_fleet
 from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.report import percentile, summarize
 from sage_inference.replay.run import QUEUE_MS, TOO_LONG, Run
 from sage_inference.replay.slo import ReplaySlo
-from sage_inference.simulator.timing import encoder_ms, llm_step_ms
+from sage_inference.simulator.timing import (
+    TRANSIT_MS,
+    encoder_ms,
+    front_end_ms,
+    llm_step_ms,
+    pooling_step_ms,
+)
 from sage_inference.types import RequestType
 
 
@@ -71,12 +78,17 @@ def test_a_job_that_waits_too_long_is_refused_and_leaves_the_queue() -> None:
 def test_an_embedding_goes_to_an_embedding_engine() -> None:
     [outcome] = play(mixed_fleet(1), Job(0.0, 800, 1, request_type=RequestType.EMBEDDING))
     assert outcome.instance == "gpu-1-embedding"
+    before, after = front_end_ms(2, 800)
+    assert outcome.e2e_ms == pytest.approx(before + pooling_step_ms(2, 800) + after + TRANSIT_MS)
+    [outcome] = play(
+        mixed_fleet(1, encoder=EncoderEngine), Job(0.0, 800, 1, request_type=RequestType.EMBEDDING)
+    )
     assert outcome.e2e_ms == pytest.approx(encoder_ms(800))
 
 
 def test_engines_of_one_gpu_slow_each_other_while_both_are_busy() -> None:
     embedding = Job(0.0, 16_000, 1, request_type=RequestType.EMBEDDING)
-    both = play(mixed_fleet(1), Job(0.0, 100, 10), embedding)
+    both = play(mixed_fleet(1, encoder=EncoderEngine), Job(0.0, 100, 10), embedding)
     alone = play(mixed_fleet(1), Job(0.0, 100, 10))[0].e2e_ms
     call = encoder_ms(16_000)
     assert both[1].e2e_ms == pytest.approx(call / 0.45)

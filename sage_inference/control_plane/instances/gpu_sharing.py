@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from sage_inference.control_plane.cost import LONGEST_MS
+from sage_inference.control_plane.instances.gpu_cost import TIME_SLICED, GPUCost
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.slo import TPOT_MS
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
-TIME_SLICED = 0.45  # of its own speed: the speed of each of two processes on one GPU (one H100, measured)
+MOST_BESIDE = 4  # calls in flight beside LLM work
+FEW_BESIDE_S = 0.04
 _GAP_KEPT = 0.8
 _LONGEST_GAP_S = 1.0  # one pause of any cause must not outweigh a hundred chunks
 _STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
@@ -19,10 +21,12 @@ _STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
 class SharedGPU:
     """The instances on one GPU, which are scheduled together.
 
-    While LLM work is in flight, embedding calls go one at a time. A call takes the wall time d, and would take w alone.
-    After it a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no
-    effect on a time-sliced GPU. With ``ratio`` None the pause is a closed loop. While the gap between chunks of streams
-    exceeds half of ``tpot_s`` it grows by 4 ms; otherwise it falls to 0.9 of itself less 0.5 ms. It is at most 400 ms.
+    While LLM work is in flight, the begins of embedding calls are spaced so that they take no more than 1 − ``ratio`` of
+    the GPU's time: a call of n tokens takes n · c, with c from ``GPUCost``. While c is looked at, and where no streams
+    show it, calls go one at a time. Such a call takes the wall time d, and would take w alone. After it a pause of
+    max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no effect on a
+    time-sliced GPU. With ``ratio`` None the space is a closed loop. While the gap between chunks of streams exceeds half
+    of ``tpot_s`` it grows by 4 ms with each call; otherwise it falls to 0.9 of itself less 0.5 ms. It is at most 400 ms.
     Embeddings may use all time that the LLM does not use.
     """
 
@@ -33,32 +37,46 @@ class SharedGPU:
         self.embedding = 0
         self.resumes_at = 0.0
         self.gap_s = 0.0
+        self.cost = GPUCost()
         self._pause_s = 0.0
         self._first: Placement | None = None  # the call that found no other before it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
-        self._company_since = (
-            math.inf
-        )  # LLM work in flight without a break since; infinite while there is none
+        # LLM work in flight without a break since; infinite while there is none.
+        self._company_since = math.inf
         self._solo_s: float | None = None  # a token, alone
         self._least_s: float | None = None  # a token, the least seen in company
 
-    @property
-    def goes_by_gaps(self) -> bool:
-        """Whether the pause follows the gaps between chunks."""
-        return self.ratio is None
-
     def may_embed(self, now: float) -> bool:
-        return not self.llm or (not self.embedding and now >= self.resumes_at)
+        if not self.llm:
+            return True
+        if now < self.resumes_at:
+            return False
+        return self.embedding < self._most_beside(now)
+
+    def _most_beside(self, now: float) -> int:
+        """The calls that may be in flight beside LLM work. Those that an engine has cannot be held back any more."""
+        if self.ratio is None:
+            # A pause has its full effect only where no other call is there to fill it.
+            return MOST_BESIDE if not self._pause_s else 2 if self._pause_s <= FEW_BESIDE_S else 1
+        return 1 if self._looks(now) else MOST_BESIDE
 
     def began(self, placement: Placement, llm: bool) -> None:
+        now = placement.pushed_at
         if llm:
             self.llm += 1
             self._alone_since = math.inf
-            self._company_since = min(self._company_since, placement.pushed_at)
+            self._company_since = min(self._company_since, now)
             return
         self.embedding += 1
         if self.embedding == 1:
             self._first = placement
+            self.cost.began(now)
+        if self.llm and self.ratio and not self._looks(now):
+            # A begin that was late by less than its space lets the next one be earlier.
+            space = self._space(placement.tokens)
+            self.resumes_at = (
+                max(now, self.resumes_at + space) if self.resumes_at > now - space else now + space
+            )
 
     def ended(self, placement: Placement, llm: bool, now: float) -> None:
         if llm:
@@ -66,6 +84,7 @@ class SharedGPU:
             if not self.llm:
                 self._alone_since = now
                 self._company_since = math.inf
+                self.cost.interrupted()  # its calls must have streams beside them all the time
             return
         self.embedding -= 1
         took = now - placement.pushed_at
@@ -74,24 +93,50 @@ class SharedGPU:
         timed = placement.pushed_at > placement.instance.load.stalled_at
         if placement is self._first and timed:  # the time of other calls is partly that of calls before them
             self._learn(placement, took / placement.tokens)
-        if self.llm:
+        if not self.llm:
+            return
+        if self.ratio is None:
+            self._follow_gaps()
+            self.resumes_at = now + self._pause_s
+        elif self._looks(now):
+            if self.cost.looking:
+                if timed:
+                    self.cost.ended(placement.tokens, now)
+                else:
+                    self.cost.interrupted()
+            elif not self.embedding:
+                self.cost.look(now)  # from the end of the last call on
             self.resumes_at = now + self._pause(placement.tokens, took)
 
-    def streamed(self, gap_s: float) -> None:
+    def streamed(self, gap_s: float, now: float) -> None:
         """A stream on this GPU had a chunk, ``gap_s`` after the one before."""
-        self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
+        if self.ratio is None:
+            self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
+        elif self.cost.looking:
+            self.cost.streamed(gap_s, now, beside=self.embedding > 0)
+
+    def _looks(self, now: float) -> bool:
+        """Whether calls go one at a time, so that the cost of one shows."""
+        return bool(self.ratio) and self.cost.is_due(now)
+
+    def _space(self, tokens: int) -> float:
+        """The time from the begin of a call beside LLM work to the begin of the next one."""
+        return tokens * (self.cost.seconds_a_token or 0.0) / max(0.01, 1 - (self.ratio or 0.0))
+
+    def _follow_gaps(self) -> None:
+        if self.gap_s > self.tpot_s / 2:
+            self._pause_s = min(_MOST_S, self._pause_s + _STEP_S)
+        else:
+            self._pause_s = max(0.0, _EASE * self._pause_s - _EASE_S)
 
     def _pause(self, tokens: int, took: float) -> float:
-        if self.ratio is None:
-            if self.gap_s > self.tpot_s / 2:
-                self._pause_s = min(_MOST_S, self._pause_s + _STEP_S)
-            else:
-                self._pause_s = max(0.0, _EASE * self._pause_s - _EASE_S)
-            return self._pause_s
-        if self.ratio <= 0:
-            return 0.0
+        """The pause after a call that went alone, so that its cost shows."""
+        seen = took / 2  # without a pause no gap is without a call
+        if self.cost.sees_streams:
+            return seen
+        ratio = self.ratio or 0.0
         alone = self._solo_s if self._solo_s is not None else TIME_SLICED * (self._least_s or 0.0)
-        return max(0.0, alone * tokens / max(0.01, 1 - self.ratio) - took)
+        return max(seen, alone * tokens / max(0.01, 1 - ratio) - took)
 
     def _learn(self, placement: Placement, seconds: float) -> None:
         """Learn the time of a token from a call that was alone, or in company, from begin to end."""

@@ -122,7 +122,7 @@ class ResponseWriter:
             now = self._gateway.clock()
             # A gap in which this process did not run shows nothing about the engine.
             if self._passed_at > self._gateway.stalled_at:
-                self._on_gap(now - self._passed_at)
+                self._on_gap(now - self._passed_at, now)
             self._passed_at = now
 
     def end(self, piece: Data) -> None:

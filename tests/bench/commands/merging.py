@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 
-from tests.bench.merging import scenarios
+from tests.bench.merging import pooling, scenarios
 from tests.bench.merging.scenarios import Row
 
 HELP = "merged embedding calls against direct access and against no merging"
@@ -34,6 +34,8 @@ SCENARIOS: dict[str, Callable[[float], list[Row]]] = {
     "light": scenarios.light_load,
     "bulk-serial": lambda seconds: scenarios.bulk_and_interactive("serial", 4 * seconds),
     "bulk-tei": lambda seconds: scenarios.bulk_and_interactive("tei", 4 * seconds),
+    "vllm-bulk": lambda seconds: pooling.bulk_shapes(2 * seconds),
+    "vllm-beside": lambda seconds: pooling.beside_bulk(6 * seconds),
     "real-vllm": lambda seconds: _real("real-vllm", seconds),
     "real-infinity": lambda seconds: _real("real-infinity", seconds),
 }

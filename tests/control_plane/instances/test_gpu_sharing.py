@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sage_inference.control_plane.instances.gpu_cost import REFRESH_S
+from sage_inference.control_plane.instances.gpu_sharing import MOST_BESIDE
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
 from tests.control_plane.parts import (
@@ -126,7 +128,7 @@ def test_the_adaptive_pause_grows_while_gaps_are_long_and_shrinks_after() -> Non
         tell = m.gap_listener(stream.where)  # type: ignore[arg-type]
         assert tell is not None
         for _ in range(30):
-            tell(gap_s)
+            tell(gap_s, clock.now)
         call = embed(m, "call")
         clock.now += 0.010
         end(m, call)
@@ -159,15 +161,126 @@ def test_instances_on_gpus_of_their_own_share_nothing() -> None:
     assert not m.gap_listener(m.registry.instances["llm"])
 
 
-def test_gaps_of_streams_are_watched_only_where_the_pause_goes_by_them() -> None:
+def test_gaps_of_streams_are_watched_only_where_embeddings_have_to_pause() -> None:
     m, _ = pair(Clock())
     submit(m, request("stream"))
     llm = m.registry.instances["llm"]
-    assert not m.gap_listener(llm)
-    configure(m, llm_share=None)
-    m.registry.changed()
-    m.dispatch()
-    assert m.gap_listener(llm)
+    for share, watched in ((0.7, True), (0.0, False), (None, True)):
+        configure(m, llm_share=share)
+        m.registry.changed()
+        m.dispatch()
+        assert bool(m.gap_listener(llm)) is watched
+
+
+class Beside:
+    """Streams with a chunk every ``usual_s``, and calls that use the GPU for ``gpu_s`` of their ``call_s``."""
+
+    def __init__(self, usual_s: float, call_s: float, gpu_s: float) -> None:
+        self.clock = Clock()
+        self.m, self.alarms = pair(self.clock)
+        stream = submit(self.m, request("stream"))
+        tell = self.m.gap_listener(stream.where)  # type: ignore[arg-type]
+        assert tell is not None
+        self.tell = tell
+        self.usual_s, self.call_s, self.gpu_s = usual_s, call_s, gpu_s
+        self.calls: list[float] = []  # their begins
+
+    def chunks(self, seconds: float, lost_s: float = 0.0) -> None:
+        """Let time pass. The streams lose ``lost_s`` of it, and have a long gap for a prompt now and then."""
+        if not seconds:
+            return
+        gap_s = self.usual_s * seconds / (seconds - lost_s)
+        until = self.clock.now + seconds
+        while self.clock.now + gap_s <= until:
+            self.clock.now += gap_s
+            self.tell(gap_s, self.clock.now)
+            if len(self.calls) % 3 == 0:
+                self.tell(0.2, self.clock.now)
+        self.clock.now = until
+
+    def call(self) -> None:
+        """A call, as soon as one may begin. Those who share a GPU lose a tenth of it."""
+        made = embed(self.m, str(len(self.calls)), 10_000)
+        if made.where is None:
+            self.chunks(max(0.0, self.m._gpus["cuda:0"].resumes_at - self.clock.now))
+            self.m.dispatch()
+        assert made.where is not None
+        self.calls.append(self.clock.now)
+        self.chunks(self.call_s, lost_s=self.gpu_s * 0.55 / 0.45)
+        end(self.m, made)
+
+    @property
+    def interval_s(self) -> float:
+        return (self.calls[-1] - self.calls[-11]) / 10
+
+
+@pytest.mark.parametrize("usual_s", [0.004, 0.010, 0.030])
+@pytest.mark.parametrize("gpu_s", [0.005, 0.015, 0.030, 0.060])
+def test_the_cost_of_a_call_is_what_the_streams_lose_and_not_its_wall_time(
+    usual_s: float, gpu_s: float
+) -> None:
+    beside = Beside(usual_s, 0.150, gpu_s)
+    for _ in range(60):
+        beside.call()
+    cost = beside.m._gpus["cuda:0"].cost
+    assert cost.seconds_a_token == pytest.approx(gpu_s / 10_000, rel=0.35)
+    assert not cost.looking
+
+
+def test_calls_are_spaced_by_their_cost() -> None:
+    cheap, dear = Beside(0.010, 0.150, 0.015), Beside(0.010, 0.300, 0.120)
+    for beside in (cheap, dear):
+        for _ in range(60):
+            beside.call()
+    assert cheap.interval_s == pytest.approx(0.150)  # 0.015 / 0.3 is less than the call itself takes
+    assert dear.interval_s == pytest.approx(0.120 / 0.3, rel=0.15)
+
+
+def test_once_the_cost_is_known_several_calls_go_beside_streams() -> None:
+    beside = Beside(0.010, 0.150, 0.015)
+    first, second = embed(beside.m, "a"), embed(beside.m, "b")
+    assert (first.where is None, second.where is None) == (False, True)
+    beside.m.withdraw(second)
+    end(beside.m, first)
+    for _ in range(60):
+        beside.call()
+    calls = [embed(beside.m, f"more {n}", 10) for n in range(MOST_BESIDE + 2)]
+    for _ in range(20):
+        beside.clock.now += 0.01
+        beside.m.dispatch()
+    assert sum(call.where is not None for call in calls) == MOST_BESIDE
+
+
+def test_the_cost_is_looked_at_again() -> None:
+    beside = Beside(0.010, 0.150, 0.060)
+    while beside.m._gpus["cuda:0"].cost.seconds_a_token is None:
+        beside.call()
+    before = beside.m._gpus["cuda:0"].cost.seconds_a_token
+    beside.gpu_s = 0.010
+    for _ in range(4):
+        beside.clock.now += REFRESH_S
+        for _ in range(20):
+            beside.call()
+    after = beside.m._gpus["cuda:0"].cost.seconds_a_token
+    assert before is not None
+    assert after is not None
+    assert after < 0.6 * before
+
+
+def test_a_look_ends_with_the_streams() -> None:
+    beside = Beside(0.010, 0.150, 0.060)
+    for _ in range(5):
+        beside.call()
+    gpu = beside.m._gpus["cuda:0"]
+    assert gpu.cost.looking
+    stream = submit(beside.m, request("another"))
+    beside.m.release(stream)
+    assert gpu.cost.looking
+    gpu.cost.interrupted()
+    assert not gpu.cost.looking
+    for _ in range(30):
+        beside.call()
+    assert gpu.cost.seconds_a_token == pytest.approx(0.060 / 10_000, rel=0.35)
 
 
 def mixed(name: str) -> ExecutionInstance:

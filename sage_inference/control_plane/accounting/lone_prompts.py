@@ -67,5 +67,6 @@ def learn(placement: Placement) -> None:
     if line is None:
         line = load.line = PromptLine()
     expected = load.alone[0] + (load.alone[1] or load.ms_per_token) * placement.tokens
-    line.add(placement.tokens, min(took_ms, MOST_TIMES * expected + MOST_MORE_MS))
+    most_ms = MOST_TIMES * expected + MOST_MORE_MS
+    line.add(placement.tokens, took_ms if took_ms < most_ms else most_ms)
     load.alone = line.solved()

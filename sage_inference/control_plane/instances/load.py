@@ -23,7 +23,8 @@ from sage_inference.types import (
 Seen = tuple[ExecutionInstance, int, int, float, float, tuple[float, float]]
 
 _KEPT = 0.98  # of the past, at each first byte
-SURE = 64  # first bytes of which all are read that show the time of a prompt that nothing precedes
+# Of the first bytes that show the time of a prompt that nothing precedes, the first ones are all read, and later one in 32.
+SURE, EVERY = 64, 31
 STEP_TOKENS = 512  # a prompt takes at least one step of the streams beside it
 # Overdue requests wait no longer than this for the time that prompts took beyond their share: the streams that suffered
 # from it have ended by then.
@@ -98,11 +99,11 @@ class Placement(msgspec.Struct, gc=False, eq=False):
             load = self.instance.load
             if teaches and self.pushed_at > load.lost_at and self.pushed_at > load.stalled_at:
                 learn(load, self.tokens, took * 1000)
-                # The line over such prompts is learned when the answer has ended, in the end from one in eight.
+                # The line over such prompts is learned when the answer has ended, in the end from one in 32.
                 if (
                     took == now - self.pushed_at
                     and self.request.streams
-                    and (load.taught < SURE or not load.taught & 7)
+                    and (load.taught < SURE or not load.taught & EVERY)
                 ):
                     self.alone_ms = took * 1000
 

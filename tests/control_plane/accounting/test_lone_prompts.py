@@ -113,7 +113,7 @@ def test_an_engine_that_became_slower_is_followed() -> None:
     for _ in range(60):
         engine.ask(300)
     engine.constant_ms = 400.0
-    for _ in range(600):  # in the end one in eight is read
+    for _ in range(2400):  # in the end one in 32 is read
         engine.ask(300)
     assert engine.predicted() == pytest.approx(406, rel=0.2)
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.real.fixtures import RealEngines, real_engines
 from tests.support.engines import tei, vllm
-from tests.support.scheduling import FileScheduling, add_waiting_worker
+from tests.support.scheduling import FileScheduling, add_waiting_workers
 
 __all__ = ["real_engines", "tei", "vllm"]
 
@@ -72,7 +72,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        add_waiting_worker(config)
+        add_waiting_workers(config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -68,7 +68,7 @@ def suite(*files: tuple[str, int]) -> Iterator[str]:
 FILES = [("a.py", 5), ("b.py", 1), (WAITING, 20), ("c.py", 2), ("d.py", 40), ("e.py", 1), ("f.py", 1)]
 
 
-@pytest.mark.parametrize("workers", [(2, 0), (2, 1), (4, 1), (9, 1)], ids=str)
+@pytest.mark.parametrize("workers", [(2, 0), (2, 1), (2, 2), (4, 1), (9, 2)], ids=str)
 @pytest.mark.parametrize("files", [FILES, FILES[:3], FILES[2:3], FILES[:2], FILES[:1]], ids=len)
 def test_each_test_runs_once_and_a_file_on_one_worker(
     files: list[tuple[str, int]], workers: tuple[int, int]
@@ -92,9 +92,9 @@ def test_what_waits_goes_to_the_additional_worker_and_what_is_long_begins() -> N
     assert WAITING not in first + second
 
 
-def test_the_additional_worker_takes_others_when_nothing_waits_any_more() -> None:
-    many = [(f"{number}.py", 10) for number in range(9)]
-    *named, additional = map(files, run(list(suite((WAITING, 5), *many)), 2, 1))
-    assert additional[0] == WAITING
-    assert 2 <= len(additional) - 1 <= 4
-    assert all(2 <= len(each) <= 4 for each in named)
+def test_additional_workers_take_others_when_nothing_waits_any_more() -> None:
+    waiting = [(file, 5) for file in scheduling.WAITING[:2]]
+    many = [(f"{number}.py", 10) for number in range(12)]
+    *named, third, fourth = map(files, run(list(suite(*waiting, *many)), 2, 2))
+    assert [third[0], fourth[0]] == list(scheduling.WAITING[:2])
+    assert all(2 <= len(each) <= 4 for each in (*named, third[1:], fourth[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,11 +31,14 @@ def modules() -> Iterator[tuple[str, str]]:
         yield file.relative_to(PACKAGE).as_posix(), file.read_text()
 
 
-def functions() -> Iterator[tuple[str, Function]]:
-    for name, source in modules():
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, Function):
-                yield name, node
+@functools.cache
+def functions() -> list[tuple[str, Function]]:
+    return [
+        (name, node)
+        for name, source in modules()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, Function)
+    ]
 
 
 def lines(function: Function) -> int:

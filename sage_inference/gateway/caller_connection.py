@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sage_inference.gateway.gateway import Gateway
 
+_FIRST_S = 0.5  # for the first request on a connection, when the gateway stops
 NO_PIPELINE: deque[Any] = deque()  # shared by connections that never had two requests under way
 
 
@@ -118,10 +119,16 @@ class CallerConnection(HttpToolsProtocol):
         if self.running is not None:
             self.running.resume()
 
-    def shutdown(self) -> None:
+    def shutdown(self, *, waited: bool = False) -> None:
+        """End the connection, but after a request that is under way, in its head, or perhaps not yet received.
+
+        A caller sends its first request as soon as it is connected. ``waited``: there was time for that.
+        """
         if self.running is not None and not self.running.response_complete:
             self.running.keep_alive = False
-        else:
+        elif self.cycle is None and not (waited or self._over_limit or self.framing.in_head):
+            self.loop.call_later(_FIRST_S, partial(self.shutdown, waited=True))
+        elif not self.framing.in_head:
             super().shutdown()
 
     def gateway_stops(self) -> None:

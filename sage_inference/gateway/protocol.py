@@ -139,7 +139,7 @@ class GatewayProtocol(PipelinedConnection):
         self._begin_scope()
         self._make_pipeline()
         super().on_headers_complete()
-        if self._over_limit and self.cycle is not None:
+        if (self._over_limit or self.gateway.draining) and self.cycle is not None:
             self.cycle.keep_alive = False
         if self.pipeline:
             self.flow.resume_reading()  # uvicorn paused it; here, ``_keep`` decides

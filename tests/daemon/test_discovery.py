@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from tests.support.gateway import Gateway, free_port, running_gateway
 from tests.support.simulators import simulated_engine
 
 LOOKS = {"SAGE_INFERENCE_DISCOVER": "true"}
+
+
+def until(fact: Callable[[], object], gateway: Gateway, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, gateway.log()
+        time.sleep(0.05)
 
 
 def wait_for(gateway: Gateway, name: str, seconds: float = 20) -> dict[str, object]:
@@ -55,7 +63,7 @@ def test_an_engine_is_found_served_and_kept(tmp_path: Path) -> None:
 def test_an_engine_that_starts_after_the_gateway_is_found(tmp_path: Path) -> None:
     port = free_port()
     with running_gateway(env=LOOKS) as gateway:
-        assert "no engine was found" in gateway.log() or gateway.instances()
+        until(lambda: "no engine was found" in gateway.log() or gateway.instances(), gateway)
         with (
             process_like_vllm(tmp_path, "--port", str(port)),
             gateway.client(headers=gateway.admin) as client,

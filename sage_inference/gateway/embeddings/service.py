@@ -42,6 +42,7 @@ class EmbeddingService(Intake):
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
         self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the scheduler for a slot
         self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False  # whether calls are asked for at the moment
 
     def next_tokens(self, merge_queue: MergeQueue) -> int:
         return self.batcher.next_tokens(merge_queue)
@@ -53,6 +54,15 @@ class EmbeddingService(Intake):
         now = self.gateway.clock()
         if self._alone is not None and self._send_alone(self._alone, now):
             return
+        self._pumping = True
+        try:
+            self._ask_for_all(now)
+        finally:
+            self._pumping = False
+        self._wake_at(now)
+
+    def _ask_for_all(self, now: float) -> None:
+        """Ask the scheduler for a slot for each call that may be sent, in the order of the queues."""
         asked = True
         while asked:  # again, because beside a bulk call more interactive ones may be sent than before it
             asked = False
@@ -64,7 +74,6 @@ class EmbeddingService(Intake):
                 ):
                     self._ask(EmbeddingCall(self, merge_queue))
                     asked = True
-        self._wake_at(now)
 
     def _ask(self, call: EmbeddingCall) -> None:
         merge_queue = call.merge_queue
@@ -113,6 +122,8 @@ class EmbeddingService(Intake):
         # Before anything may fail: a call left here would block its queue for good.
         if self._asking.get(call.merge_queue) is call:
             del self._asking[call.merge_queue]
+        if not self._pumping:
+            self.pump_soon()  # it waited for its slot, and the next call of its queue has not asked for one yet
         if call.batch is None:
             batch = self.batcher.take(call.merge_queue, call.upstream.window, self.gateway.clock())
         else:

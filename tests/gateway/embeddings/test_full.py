@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 from contextlib import AbstractContextManager, ExitStack
@@ -17,6 +18,7 @@ from sage_inference.config.settings import (
     TimeoutSettings,
 )
 from sage_inference.control_plane.embedding import CallLimits
+from sage_inference.control_plane.instances.gpu_sharing import MOST_BESIDE
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
 from tests.gateway.embeddings.callers import batcher
@@ -172,6 +174,36 @@ def test_while_an_llm_streams_on_its_gpu_it_is_the_managers_to_place() -> None:
             engine.go.set()
             assert one.reply().body == vectors("a", "b")
             assert two.reply().body == vectors("c", "d")
+
+
+def test_beside_an_llm_calls_whose_cost_is_known_follow_each_other_before_the_first_is_answered() -> None:
+    def answer(wire: Wire) -> None:
+        if b"/v1/chat" in wire.head:
+            silent(wire)
+        else:
+            wire.engine.go.wait(20)
+            answering(wire)
+
+    def cost_is_known(r: RunningGateway) -> None:
+        [gpu] = r.gateway.scheduler._gpus.values()
+        gpu.cost.seconds_a_token = 0.0002  # about 5 ms from one call to the next
+        gpu.cost._until = math.inf
+        r.gateway.engines["e0"].window.limits = CallLimits()  # of an engine that batches calls
+
+    with RogueEngine(answer) as engine, door(engine) as g, Caller(g.port) as chat, ExitStack() as stack:
+        chat.chat()
+        engine.arrived.get(timeout=5)
+        g.ask(cost_is_known)
+        callers = [stack.enter_context(Caller(g.port)) for _ in range(MOST_BESIDE + 2)]
+        for n, caller in enumerate(callers):
+            caller.send(embed(f"a {n}", f"b {n}"))
+        for _ in range(MOST_BESIDE):
+            engine.arrived.get(timeout=5)
+        with pytest.raises(queue.Empty):
+            engine.arrived.get(timeout=0.1)
+        engine.go.set()
+        for n, caller in enumerate(callers):
+            assert caller.reply().body == vectors(f"a {n}", f"b {n}")
 
 
 # It goes wrong

@@ -251,7 +251,7 @@ class Batcher:
 
     def relayed(self, batch: EmbeddingBatch, job: EmbeddingJob) -> None:
         """End a batch whose answer is relayed to its only caller."""
-        if batch.sole_job is None:
+        if batch.sole_job is None:  # it was divided while its call was under way, and nobody else joined
             self.abandon(batch)
             self._forget(job)
             return
@@ -286,6 +286,7 @@ class Batcher:
             return []
         texts = [text for text in batch.texts if text.batch is batch]
         unwanted = self._fail(texts, error)
+        # Dropped here, because a job that leaves drops only those of its texts that wait: these were sent.
         for text in texts:
             batch.merge_queue.drop(text)
         self._tidy(batch.merge_queue)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.embedding import EmbeddingBatch
 from sage_inference.control_plane.embedding.merge_queue import MergeQueue
@@ -24,11 +24,12 @@ from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.submission import Waiting
 from sage_inference.engines.connection import Broken, EngineConnection
 from sage_inference.gateway import errors
+from sage_inference.gateway.embeddings.call_listener import CallListener
 from sage_inference.gateway.embeddings.caller import EmbeddingCaller
-from sage_inference.gateway.embeddings.engine_error import EngineAnswer
+from sage_inference.gateway.embeddings.engine_error import EngineAnswer, Meaning
 from sage_inference.gateway.embeddings.merged_call import merged_message
 from sage_inference.gateway.errors import ApiError
-from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt, AttemptState
+from sage_inference.gateway.relay.attempt import Attempt, AttemptState
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, RequestType, SchedulingDecision, SchedulingRequest
@@ -36,38 +37,16 @@ from sage_inference.wire.isolation import report_of
 from sage_inference.wire.message import Data, ResponseHead
 
 if TYPE_CHECKING:
-    from sage_inference.gateway.hub import Hub
     from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
+_ELSEWHERE = frozenset({Meaning.DRAINING, Meaning.BUSY, Meaning.NO_ROUTE})
 
 
 class State(IntEnum):
     ASKING = 0  # it waits in the scheduler for a slot
     PLACED = 1
     ENDED = 2
-
-
-class CallListener(Protocol):
-    """The service behind a call, which knows its texts and their callers."""
-
-    gateway: Hub
-
-    def next_tokens(self, merge_queue: MergeQueue) -> int: ...
-    def closed_to(self, merge_queue: MergeQueue) -> tuple[ExecutionInstance, ...]: ...
-    def fill(self, call: EmbeddingCall) -> bool: ...
-    def alone(self, batch: EmbeddingBatch) -> EmbeddingCaller | None: ...
-    def callers(self, batch: EmbeddingBatch) -> list[EmbeddingCaller]: ...
-    def sole_caller(self, call: EmbeddingCall) -> EmbeddingCaller | None: ...
-    def left(self, call: EmbeddingCall) -> None: ...
-    def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None: ...
-    def rejected(self, call: EmbeddingCall, answer: EngineAnswer) -> None: ...
-    def unusable(self, call: EmbeddingCall, how: str) -> None: ...
-    def retry(self, call: EmbeddingCall) -> None: ...
-    def gave_up(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None: ...
-    def failed(self, call: EmbeddingCall, error: ApiError | EngineAnswer) -> None: ...
-    def refused(self, call: EmbeddingCall, error: ApiError) -> None: ...
-    def broke(self, call: EmbeddingCall, error: ApiError) -> None: ...
 
 
 class EmbeddingCall:
@@ -107,7 +86,10 @@ class EmbeddingCall:
     pieces: list[Data]
 
     def __init__(
-        self, service: CallListener, merge_queue: MergeQueue, batch: EmbeddingBatch | None = None
+        self,
+        service: CallListener[EmbeddingCall],
+        merge_queue: MergeQueue,
+        batch: EmbeddingBatch | None = None,
     ) -> None:
         self.service = service
         self.merge_queue = merge_queue
@@ -126,6 +108,7 @@ class EmbeddingCall:
         self.place: Waiting | Placement | None = None  # the scheduler's own
         self.alone: EmbeddingCaller | None = None  # whose own request this call is
         self.upstream = self.attempt = None  # type: ignore[assignment]
+        # Both are the timer wheel's own.
         self.deadline = math.inf
         self.wakes_at = 0.0
         self.answered_at = self.length = None
@@ -147,12 +130,14 @@ class EmbeddingCall:
         service = self.service
         try:  # the scheduler may be placing requests of others
             self.upstream = upstream = service.gateway.engines[instance.instance_id]
+            # Both before the texts are taken: if that fails, ``broke`` has to know what there is to end.
             self.attempt = Attempt(upstream, instance)
             self.state = State.PLACED
             if not service.fill(self):
                 self._end()
                 return
             assert self.batch is not None
+            # The slot was asked for with the tokens that waited then. The load has to be that of the texts taken now.
             service.gateway.scheduler.resized(self, self.batch.tokens)
             connection = upstream.pool.acquire()
             if connection is None:
@@ -180,8 +165,16 @@ class EmbeddingCall:
         """Write the call, on a connection that is free."""
         gateway, attempt = self.service.gateway, self.attempt
         assert self.batch is not None
-        self.pieces = []
-        start, body = self._message(self.batch)
+        self.pieces = []  # of an answer that broke off before this one was sent again
+        service, engine, batch = self.service, self.upstream, self.batch
+        # A caller's own message goes on as it came: it is not built anew, and its answer can be relayed unread.
+        self.alone = alone = service.alone(batch)
+        if alone is not None:
+            self.request_id, self.route = alone.request_id, alone.route.path
+            start, body = engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
+        else:
+            self.route = self.merge_queue.route
+            start, body = merged_message(engine, self.route, batch, service.callers(batch))
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (start, self.request_id, len(body))
         attempt.sent(connection, gateway.clock())
         gateway.wheel.set(self, gateway.timeouts.first_byte_s)
@@ -200,17 +193,6 @@ class EmbeddingCall:
             self.attempt.abandon()  # a connection being made would report to the caller
             self._connect()
 
-    def _message(self, batch: EmbeddingBatch) -> tuple[bytes, bytes]:
-        """The head's start and the body: a caller's own if the batch is its request as it came, otherwise made of many."""
-        engine = self.upstream
-        alone = self.alone = self.service.alone(batch)
-        if alone is not None:
-            self.request_id = alone.request_id
-            self.route = alone.route.path
-            return engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
-        self.route = self.merge_queue.route
-        return merged_message(engine, self.route, batch, self.service.callers(batch))
-
     def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
         self.attempt.answer, self.length = answer, length
         self.upstream.answered(answer.status)
@@ -221,19 +203,22 @@ class EmbeddingCall:
             answer = attempt.answer
             assert answer is not None
             if not self.pieces:
+                # Only now, because another caller may have joined since the call was sent.
                 if answer.status == 200 and (caller := self.service.sole_caller(self)) is not None:
                     self._transfer(caller, piece, end)
                     return
                 gateway = self.service.gateway
                 self.answered_at = now = gateway.clock()
+                # After a stall of this process the time would be its own, and not the engine's.
                 if gateway.ran_since(attempt.sent_at):
                     self.upstream.ttfb.observe(now - attempt.sent_at)
                 gateway.scheduler.first_byte(self)
             self.pieces.append(piece)
             if end:
-                attempt.connection = None
+                attempt.connection = None  # it is in the pool again, and may serve another call already
                 assert self.batch is not None
                 self._answered(EngineAnswer.of(answer, self.pieces, self.upstream, len(self.batch)))
+            # An engine that never ends its answer must not fill the memory.
             elif sum(map(len, self.pieces)) > MAX_ANSWER_BYTES:
                 attempt.abandon()
                 self._elsewhere_or(
@@ -285,6 +270,7 @@ class EmbeddingCall:
 
     def _leave_silent(self) -> None:
         gateway, gone = self.service.gateway, self.attempt.instance
+        # The instance itself is one of the tries, and a call may have been there before.
         may_leave = len({*self.failed_at, gone}) <= gateway.retries
         if may_leave and gateway.scheduler.is_lost(self, gone):
             self._abandon()
@@ -336,6 +322,7 @@ class EmbeddingCall:
 
     def cancel(self) -> None:
         """Break the call off, because nobody wants its vectors. The engine sees the connection end."""
+        # A call that was ended already has nothing left: a caller may leave while its failure is reported.
         if self.state is State.ASKING:
             self.service.gateway.scheduler.withdraw(self)
             self.service.gateway.wheel.remove(self)
@@ -359,27 +346,25 @@ class EmbeddingCall:
             self.state = State.ENDED
         gateway.wheel.remove(self)
         self.service.broke(self, errors.internal(self.request_id))
+        # Later, because the scheduler may be in the middle of placing this call.
         gateway.loop_batch.later(gateway.scheduler.release, self)
 
     def _answered(self, answer: EngineAnswer) -> None:
-        if answer.status == 200:
-            self._note_answer()
-            self._end()
-            self.service.answered(self, answer)
-        elif answer.status < 400:  # a redirect or the like, whose content belongs to no single caller
-            self._end()
-            self.service.unusable(self, f"answered with status {answer.status} instead of vectors")
-        elif answer.means_draining:
+        meaning = answer.meaning(self.route)
+        if meaning is Meaning.DRAINING:
             self.upstream.draining()
-            self._elsewhere_or(answer)
-        elif answer.status in REFUSED_STATUSES:
-            self._elsewhere_or(answer)
-        elif self.upstream.may_lack_route(answer.status) and self.upstream.lacks_route(
-            answer.status, self.route, answer.body
-        ):
-            self._elsewhere_or(answer, lost_time=False)
+        if meaning in _ELSEWHERE:
+            self._elsewhere_or(answer, lost_time=meaning is not Meaning.NO_ROUTE)
+            return
+        if meaning is Meaning.VECTORS:
+            self._note_answer()
+        # Before the service gets the answer, because it may send the same texts again at once.
+        self._end()
+        if meaning is Meaning.VECTORS:
+            self.service.answered(self, answer)
+        elif meaning is Meaning.NONSENSE:
+            self.service.unusable(self, f"answered with status {answer.status} instead of vectors")
         else:
-            self._end()
             self.service.rejected(self, answer)
 
     def _elsewhere_or(self, error: ApiError | EngineAnswer, *, lost_time: bool = True) -> None:
@@ -394,6 +379,7 @@ class EmbeddingCall:
         again = not lost_time or (
             len(self.failed_at) <= gateway.retries and gateway.scheduler.can_retry(self)
         )
+        # The slot is free before another one is asked for, or the call would count twice.
         self._end()
         if not again:
             self.service.gave_up(self, error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
+from sage_inference.gateway.relay.attempt import REFUSED_STATUSES
 from sage_inference.wire.body_coding import CodingError, coding_of, decoded, uncoded
 from sage_inference.wire.message import Data, ResponseHead
 
@@ -17,6 +19,17 @@ _OF_A_TEXT = frozenset({400, 413, 422, 424, 500})
 # The most that a decoded body may have: 20,000 numbers a text. The event loop stands still while it is decoded.
 FEWEST_BYTES, BYTES_A_TEXT = 1 << 20, 1 << 19
 _TOO_MANY_BYTES = b"length limit exceeded"
+
+
+class Meaning(Enum):
+    """The kinds of answers that a call distinguishes."""
+
+    VECTORS = "vectors"
+    NONSENSE = "nonsense"  # a redirect or the like, whose content belongs to no single caller
+    DRAINING = "draining"
+    BUSY = "busy"
+    NO_ROUTE = "no route"
+    REFUSAL = "refusal"  # of the call, or of a text in it
 
 
 @dataclass(eq=False, slots=True)
@@ -50,9 +63,22 @@ class EngineAnswer:
     def status(self) -> int:
         return self.head.status
 
-    @property
-    def means_draining(self) -> bool:
-        return self.engine.dialect.means_draining(self.status, self.body)
+    def meaning(self, route: str) -> Meaning:
+        """Its meaning for a call to ``route``."""
+        status, engine = self.status, self.engine
+        if status == 200:
+            return Meaning.VECTORS
+        if status < 400:
+            return Meaning.NONSENSE
+        # Before the statuses, because an engine that is about to end answers with those of one that is only busy.
+        if engine.dialect.means_draining(status, self.body):
+            return Meaning.DRAINING
+        if status in REFUSED_STATUSES:
+            return Meaning.BUSY
+        # The body is searched only where the engine's routes are a guess.
+        if engine.may_lack_route(status) and engine.lacks_route(status, route, self.body):
+            return Meaning.NO_ROUTE
+        return Meaning.REFUSAL
 
     @property
     def may_blame_a_text(self) -> bool:

@@ -78,6 +78,7 @@ class EmbeddingExchange(Exchange):
 
     def submit(self) -> None:
         """Raises ``Rejection``."""
+        # A query may mean anything to an engine, so such a request is relayed and never merged.
         wanted = None if self.head.target.find(b"?") >= 0 else parse(self.head.route.path, self.body)
         if wanted is None:
             super().submit()
@@ -99,12 +100,14 @@ class EmbeddingExchange(Exchange):
         path = self.head.route.path
         self.wire_route = NATIVE_ROUTE if guarded else path if path != NATIVE_ROUTE else self._wire_route()
         self.options = self.wanted.options + ((_UNCUT,) if guarded else ())
+        # All that may change a vector, or who pays for it: only requests that agree in it share a call.
         self.merge_key = (self.wire_route, self.request.model, self.options, self.credentials)
         self.job = EmbeddingJob(self, self.wanted.texts)
         self.embeddings.submit(self.job, self)
 
     def _wire_route(self) -> str:
         """OpenAI's route for a request of TEI's own, where neither asks for more than the other can express."""
+        # On one route the texts of both kinds of callers can share calls.
         if self._asks_nothing_special:
             registry, model = self.gateway.registry, self.request.model
             if registry.group(model, NATIVE_ROUTE) == registry.group(model, OPENAI_ROUTE):
@@ -128,6 +131,7 @@ class EmbeddingExchange(Exchange):
         """A text was sent, or its vector came. When no text waits any more, the timers of the calls run instead."""
         try:
             assert self.job is not None
+            # The wait ends with the first text that is sent, not with the last one.
             if not self._sent:
                 self._sent = True
                 waited = (self.gateway.clock() - self.queued_at) * 1000
@@ -156,6 +160,7 @@ class EmbeddingExchange(Exchange):
             if self.route.path == NATIVE_ROUTE:
                 headers.append((b"x-compute-tokens", b"%d" % tokens))
             self._write(ResponseHead(200, headers), body)
+        # An engine's vector may be no numbers at all, which shows only when it is written in another form.
         except VectorError as bad:
             name = "?" if self.upstream is None else self.upstream.instance.instance_id
             self.failed(errors.upstream_unreachable(name, f"answered with a vector {bad}"))
@@ -178,7 +183,7 @@ class EmbeddingExchange(Exchange):
 
     def _transfer(self) -> EmbeddingCall:
         """Transfer the attempt to a call, because others joined or something failed."""
-        batch, self.batch = self.batch, None
+        batch, self.batch = self.batch, None  # first: what the call does now must not come back here
         assert batch is not None
         call = self.embeddings.call_for(batch, self)
         self._move(Phase.QUEUED)
@@ -202,7 +207,7 @@ class EmbeddingExchange(Exchange):
                 call.engine_answers(answer, call.length)
                 call.engine_sends(piece, end)
                 return
-            self.batch = self.job = None
+            self.batch = self.job = None  # from here on it is an exchange like any other
         super().engine_sends(piece, end)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -221,7 +226,7 @@ class EmbeddingExchange(Exchange):
         if self.batch is None:
             super().not_connected(error)
         else:
-            self.attempt.connecting = None
+            self.attempt.connecting = None  # otherwise the transfer would connect anew
             self._transfer().not_connected(error)
 
     def relay_answer_of(self, former: AttemptOwner) -> None:
@@ -245,6 +250,7 @@ class EmbeddingExchange(Exchange):
 
     def _fail_as(self, error: EngineAnswer) -> None:
         """Pass on the engine's error, in the shape of the route that was asked."""
+        # Only the engine knows how many tokens a text has, so it is asked first without the leave to cut.
         if self.guarded and error.says_too_long and self._allows_cutting:
             self._enter_again()
             return
@@ -254,6 +260,7 @@ class EmbeddingExchange(Exchange):
         else:
             body = dialect.wrapped_error(error.status, self.route.path, error.body)
         self.upstream = error.engine
+        # None: the error has the shape of the route already.
         if body is None:
             self._write(error.head, [error.body])
         else:
@@ -296,6 +303,7 @@ class EmbeddingExchange(Exchange):
 
     def _drop_body(self) -> None:
         super()._drop_body()
+        # The texts are slices of the body, which they would keep in memory.
         self.wanted = EmbeddingTexts([], ())
 
     # Events of the caller and of the clock
@@ -317,6 +325,7 @@ class EmbeddingExchange(Exchange):
             super().timed_out()
             return
         self._abandon()
+        # Both timers are the same one: see ``_arm``.
         if self._left_s <= 0:
             self.refused(deadline_passed(self.request, self.gateway.scheduler.retry_after()))
         else:
@@ -338,6 +347,7 @@ class EmbeddingExchange(Exchange):
         return self._rest is not None
 
     def _abandon(self) -> None:
+        # It failed between the choice of its texts and the attempt: no call has them, so they wait again.
         if self.batch is not None and self.attempt is None:
             batch, self.batch = self.batch, None
             self.embeddings.not_sent(batch)

@@ -77,6 +77,7 @@ class EmbeddingService(Intake):
 
     def _ask(self, call: EmbeddingCall) -> None:
         merge_queue = call.merge_queue
+        # Before it is submitted, because it may be placed at once, and ``fill`` removes it.
         self._asking[merge_queue] = call
         try:
             self.gateway.scheduler.submit(call)
@@ -106,6 +107,7 @@ class EmbeddingService(Intake):
 
     def _wake_at(self, now: float) -> None:
         """Pump again when a configured wait, or a pause after an overload, is over."""
+        # One timer at a time: each pump knows all that may come next.
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -172,6 +174,7 @@ class EmbeddingService(Intake):
 
     def not_sent(self, batch: EmbeddingBatch) -> None:
         """Let texts wait again whose caller could not send them: something broke before it had an attempt."""
+        # The caller had no attempt, so which engine it was for is only known by the windows.
         for engine in self.gateway.engines.values():
             if batch in engine.window.batches:
                 engine.window.ended(batch)
@@ -201,6 +204,7 @@ class EmbeddingService(Intake):
     def answered(self, call: EmbeddingCall, answer: EngineAnswer) -> None:
         batch = call.batch
         assert batch is not None
+        # A coding that this process cannot decode has nothing to do with a text.
         if answer.unread is not None:
             known = not isinstance(answer.unread, UnknownCodingError)
             self.unusable(call, str(answer.unread), may_blame_a_text=known)
@@ -216,6 +220,7 @@ class EmbeddingService(Intake):
         """Handle an answer without vectors. One text may be to blame, as for a refusal."""
         batch, window = call.batch, call.upstream.window
         assert batch is not None
+        # An engine that answers no call with vectors would have every batch halved down to its texts.
         window.unusable += 1
         if may_blame_a_text and window.unusable <= MAX_UNUSABLE and self._halve(call):
             return
@@ -225,6 +230,7 @@ class EmbeddingService(Intake):
         batch = call.batch
         assert batch is not None
         call.upstream.window.unusable = 0
+        # Before callers get their vectors: what they do next must not find this call.
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.note_engine(call.upstream, found.model, call.answered_at)
@@ -236,6 +242,7 @@ class EmbeddingService(Intake):
         """Handle a refusal: the call was too large, one text is bad, or all are."""
         batch, window = call.batch, call.upstream.window
         assert batch is not None
+        # Limits first, because a refusal of a call for its size is about no single text.
         texts = answer.texts_allowed
         if texts and texts < len(batch):
             self._learn(window, window.limits.learn(texts=texts))
@@ -265,6 +272,7 @@ class EmbeddingService(Intake):
 
     def _learn(self, window: CallWindow, limits: CallLimits) -> None:
         window.limits = limits
+        # Texts are checked against these when they come, and must not be refused only by the engine from now on.
         self._limits.clear()
 
     def _again(self, batch: EmbeddingBatch) -> None:
@@ -286,6 +294,7 @@ class EmbeddingService(Intake):
 
     def retry(self, call: EmbeddingCall) -> None:
         """Raises ``Rejection``."""
+        # Counted before the scheduler may refuse it: a retry that found no instance was one.
         self.batcher.counters.retries += 1
         self.gateway.scheduler.retry(call)
         self._await_slot(call)
@@ -300,6 +309,7 @@ class EmbeddingService(Intake):
         batch, window = call.batch, call.upstream.window
         assert batch is not None
         if isinstance(error, EngineAnswer) and error.status == 429 and window.overloads < MAX_OVERLOADS:
+            # Back in line, where the calls of other instances may take the texts meanwhile.
             window.overloaded(self.gateway.clock())
             self._again(batch)
         else:
@@ -317,6 +327,7 @@ class EmbeddingService(Intake):
 
     def broke(self, call: EmbeddingCall, error: ApiError) -> None:
         """Fail those of its callers that have no answer yet."""
+        # A call without texts has no callers yet: those that wait for it are in line.
         if call.batch is None:
             if self._asking.get(call.merge_queue) is call:
                 self.refused(call, error)

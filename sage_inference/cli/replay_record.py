@@ -18,6 +18,9 @@ def lines(workload: ReplayWorkload, engines: Engines) -> Iterator[str]:
         return
     yield _error_line(error, recording.policy is not None)
     yield _times_line(engines)
+    if learned_own := len(engines.learned.own):
+        own = "times of their own" if engines.recording is not None else "not used with --instances"
+        yield f"{learned_own} engines do not all serve the same models: {own}"
     follow = sum(job.follows is not None for job in workload.jobs)
     if follow:
         yield (

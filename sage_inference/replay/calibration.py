@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import median
 
 from sage_inference.replay.events import Events
+from sage_inference.replay.learning import Learned
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine, ModelledSequence
 from sage_inference.replay.recording import Sent
-from sage_inference.simulator.timing import StepTimes
 
 MOST = 2000  # attempts that are compared
 ROUNDS = 3
@@ -40,12 +40,13 @@ class _Answer:
         return self.attempt.end_ms - self.end_ms if first is None else first - self.first_ms
 
 
-def missing_ms(attempts: Sequence[Sent], limits: EngineLimits, times: StepTimes) -> float:
+def missing_ms(attempts: Sequence[Sent], limits: EngineLimits, learned: Learned) -> float:
     """The time outside of steps with which half of the first bytes come early, and half late."""
     first = sorted(attempts, key=lambda each: each.sent_ms)[:MOST]
     found = 0.0
     for _ in range(ROUNDS):
-        answers = _answers(first, limits, replace(times, request_ms=found))
+        times = replace(learned.times, request_ms=found)
+        answers = _answers(first, limits, replace(learned, times=times))
         early = median([each.early_ms for each in answers if each.attempt.teaches] or [0.0])
         found = max(0.0, found + early)
         if abs(early) < CLOSE_MS:
@@ -53,11 +54,11 @@ def missing_ms(attempts: Sequence[Sent], limits: EngineLimits, times: StepTimes)
     return found
 
 
-def _answers(attempts: Sequence[Sent], limits: EngineLimits, times: StepTimes) -> list[_Answer]:
+def _answers(attempts: Sequence[Sent], limits: EngineLimits, learned: Learned) -> list[_Answer]:
     """The answers of modelled engines that get the attempts at their recorded times, without a scheduler."""
     events = Events()
     events.now = attempts[0].sent_ms
-    engines = {each.instance: LLMEngine(events, limits, times) for each in attempts}
+    engines = {each.instance: LLMEngine(events, limits, learned.of(each.instance)) for each in attempts}
     answers = []
 
     def send(each: Sent) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fidelity import Fidelity, fidelity, limits_of
-from sage_inference.replay.fleet import llm_fleet
+from sage_inference.replay.fleet import ModelledFleet, llm_fleet, recorded_fleet
 from sage_inference.replay.jobs import Outcome
 from sage_inference.replay.learning import NOTHING, Learned
 from sage_inference.replay.llm_engine import EngineLimits
-from sage_inference.replay.recording import ReplayWorkload
+from sage_inference.replay.recording import Recording, ReplayWorkload
 from sage_inference.replay.report import ReplaySummary, summarize
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import ReplaySlo
@@ -23,7 +23,10 @@ INSTANCES = 4  # of a trace, which has none
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Modelled engines, all alike. ``error`` is that of their replay of a record."""
+    """Modelled engines. ``error`` is that of their replay of a record.
+
+    They are ``instances`` engines that are alike and serve all models, or those of ``recording``.
+    """
 
     instances: int = INSTANCES
     limits: EngineLimits = EngineLimits()
@@ -31,6 +34,7 @@ class Engines:
     late_binding: bool = True
     error: Fidelity | None = None
     learns: bool = True
+    recording: Recording | None = None
 
 
 def engines_for(
@@ -51,9 +55,9 @@ def engines_for(
         return Engines(instances or INSTANCES, EngineLimits(block_tokens=workload.block_tokens))
     limits, at_first = limits_of(recording, workload.block_tokens), policies[0]
     learned = tuned(workload, at_first, slo, limits, on_trial) if learns else NOTHING
-    error = fidelity(recording, workload.jobs, at_first, slo, learned.times, limits)
-    count = instances or max(1, len(recording.engines))
-    return Engines(count, limits, learned, recording.late_binding, error, learns)
+    error = fidelity(recording, workload.jobs, at_first, slo, learned, limits)
+    count, own = max(1, len(recording.engines)), recording if instances is None else None
+    return Engines(instances or count, limits, learned, recording.late_binding, error, learns, own)
 
 
 def compare(
@@ -80,14 +84,7 @@ def _play(
     slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None],
 ) -> list[Outcome]:
-    models = [model for model in dict.fromkeys(job.model for job in workload.jobs) if model]
-    fleet = llm_fleet(
-        engines.instances,
-        limits=engines.limits,
-        times=engines.learned.times,
-        late_binding=engines.late_binding,
-        models=models,
-    )
+    fleet = _fleet(workload, engines)
     ended = 0
 
     def count(outcome: Outcome) -> None:
@@ -98,3 +95,15 @@ def _play(
 
     on_progress(policy, 0, len(workload.jobs))
     return Run(policy_named(policy, fleet.clock), fleet, count, slo).play(workload.jobs)
+
+
+def _fleet(workload: ReplayWorkload, engines: Engines) -> ModelledFleet:
+    if engines.recording is not None:
+        return recorded_fleet(engines.recording, engines.limits, engines.learned)
+    return llm_fleet(
+        engines.instances,
+        limits=engines.limits,
+        times=engines.learned.times,
+        late_binding=engines.late_binding,
+        models=[model for model in dict.fromkeys(job.model for job in workload.jobs) if model],
+    )

@@ -9,12 +9,12 @@ from math import log
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import recorded_fleet
 from sage_inference.replay.jobs import Job, Outcome
+from sage_inference.replay.learning import Learned
 from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.recording import Recording
 from sage_inference.replay.report import percentile
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import ReplaySlo
-from sage_inference.simulator.timing import StepTimes
 
 STREAMED = 0.5  # of the answers, at least: then their first tokens are compared, otherwise whole answers
 
@@ -62,12 +62,12 @@ def fidelity(
     jobs: Sequence[Job],
     policy: str,
     slo: ReplaySlo,
-    times: StepTimes,
+    learned: Learned,
     limits: EngineLimits,
 ) -> Fidelity:
     """Replay ``jobs``, the first of the record's, under the recorded policy; otherwise under ``policy``."""
     name = recording.policy or policy
-    fleet = recorded_fleet(recording, limits, times, [job.model for job in jobs])
+    fleet = recorded_fleet(recording, limits, learned)
     outcomes = Run(policy_named(name, fleet.clock), fleet, slo=slo).play(jobs)
     recorded = recording.outcomes[: len(jobs)]
     return Fidelity(name, len(jobs), _figures(recorded, outcomes, slo))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from sage_inference.replay.encoder_engine import EncoderEngine
 from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.replay.gpu import GPU
+from sage_inference.replay.learning import Learned
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine
 from sage_inference.replay.pooling_engine import PoolingEngine
-from sage_inference.replay.recording import EngineFacts, Recording
+from sage_inference.replay.recording import Recording
 from sage_inference.simulator.timing import USUAL, StepTimes
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
@@ -60,14 +61,23 @@ class ModelledFleet:
 
         return set_to
 
-    def add_llm(self, slots: int = 0, max_model_len: int = 0) -> None:
+    def add_llm(
+        self,
+        slots: int = 0,
+        max_model_len: int = 0,
+        times: StepTimes | None = None,
+        models: Sequence[str] | None = None,
+    ) -> None:
         """Add an LLM engine on a GPU of its own. ``slots`` 0 sets no limit on its concurrent requests.
 
-        ``max_model_len`` is its context length in tokens; 0 means that the engine reports none.
+        ``max_model_len`` is its context length in tokens; 0 means that the engine reports none. ``times`` and ``models``
+        are its own, if they differ from the fleet's.
         """
-        engine = LLMEngine(self.events, replace(self.limits, max_model_len=max_model_len), self.times)
+        engine = LLMEngine(
+            self.events, replace(self.limits, max_model_len=max_model_len), times or self.times
+        )
         name = f"gpu-{len(self.gpus) + 1}"
-        self._add(f"{name}-llm", engine, ExecutionInstanceType.GENERAL, slots=slots)
+        self._add(f"{name}-llm", engine, ExecutionInstanceType.GENERAL, slots=slots, models=models)
         if max_model_len:
             self.instances[-1].context_tokens = {LLM_MODEL: max_model_len}
         self.gpus.append(GPU(engine))
@@ -88,6 +98,7 @@ class ModelledFleet:
         kind: ExecutionInstanceType,
         gpu: str | None = None,
         slots: int = 0,
+        models: Sequence[str] | None = None,
     ) -> None:
         encodes = not isinstance(engine, LLMEngine)
         self.engines[name] = engine
@@ -98,7 +109,9 @@ class ModelledFleet:
             "127.0.0.1",
             0,
             instance_type=kind,
-            models=(EMBEDDING_MODEL,) if encodes else (LLM_MODEL, *self.models),
+            models=(EMBEDDING_MODEL,)
+            if encodes
+            else (LLM_MODEL, *(self.models if models is None else models)),
             routes=frozenset({EMBEDDINGS if encodes else CHAT}),
             max_concurrent_requests=slots,
             gpu=gpu,
@@ -124,12 +137,13 @@ def mixed_fleet(gpus: int, **how: Any) -> ModelledFleet:
     return fleet
 
 
-def recorded_fleet(
-    recording: Recording, limits: EngineLimits, times: StepTimes, models: Iterable[str]
-) -> ModelledFleet:
-    """Engines like the recorded ones, each on a GPU of its own. ``models`` are those that the requests name."""
-    named = [model for model in dict.fromkeys(models) if model]
-    fleet = ModelledFleet(limits, times, late_binding=recording.late_binding, models=named)
-    for engine in recording.engines.values() or (EngineFacts(),):
-        fleet.add_llm(slots=engine.slots or 0)
+def recorded_fleet(recording: Recording, limits: EngineLimits, learned: Learned) -> ModelledFleet:
+    """Engines like the recorded ones, each on a GPU of its own."""
+    fleet = ModelledFleet(limits, learned.times, late_binding=recording.late_binding)
+    for name, facts in recording.engines.items():
+        fleet.add_llm(
+            facts.slots or 0, times=learned.of(name), models=[model for model in facts.models if model]
+        )
+    if not recording.engines:
+        fleet.add_llm(models=tuple({outcome.job.model for outcome in recording.outcomes} - {""}))
     return fleet

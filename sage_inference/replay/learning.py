@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from sage_inference.replay.least_squares import NormalEquations, Row
-from sage_inference.replay.recording import Sent
+from sage_inference.replay.recording import Recording, Sent
 from sage_inference.replay.step_rows import (
     ATTENTION,
     BASE,
@@ -31,20 +31,44 @@ SURE = 0.8  # a term is learned if the rows decide so much of it
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Step times, and which of them the record decided. ``rows`` is the number of times that they follow from."""
+    """Step times, and which of them the record decided. ``rows`` is the number of times that they follow from.
+
+    ``own`` are those of engines whose models others do not serve. The times outside of steps are the same for all.
+    """
 
     times: StepTimes
     decode: bool
     prompts: bool
     request: bool
     rows: int
+    own: Mapping[str, StepTimes] = field(default_factory=dict)
+
+    def of(self, engine: str) -> StepTimes:
+        own, all_ = self.own.get(engine), self.times
+        if own is None:
+            return all_
+        return replace(own, request_ms=all_.request_ms, read_ms=all_.read_ms, write_ms=all_.write_ms)
 
 
 NOTHING = Learned(USUAL, False, False, False, 0)
 
 
-def learn(attempts: Sequence[Sent]) -> Learned:
-    """The step times of the engines together. Terms that the record does not decide stay near the usual ones."""
+def learn(recording: Recording) -> Learned:
+    """The step times of engines together that serve the same models.
+
+    Terms that the record does not decide stay near the usual ones.
+    """
+    learned = _learned(recording.attempts)
+    own: dict[str, StepTimes] = {}
+    groups = recording.groups
+    for names in groups if len(groups) > 1 else ():
+        found = _learned([each for each in recording.attempts if each.instance in names])
+        if found.decode:
+            own.update(dict.fromkeys(names, found.times))
+    return replace(learned, own=own)
+
+
+def _learned(attempts: Sequence[Sent]) -> Learned:
     rows: list[Row] = []
     for name in {each.instance for each in attempts}:
         rows += rows_of([each for each in attempts if each.instance == name])

@@ -41,11 +41,15 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """The recorded limits of an instance. None for a limit that is not known, or that it has not."""
+    """The recorded limits of an instance. None for a limit that is not known, or that it has not.
+
+    ``models`` are those of requests that it might have got.
+    """
 
     kv_tokens: int | None = None
     window_tokens: int | None = None
     slots: int | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,14 @@ class Recording:
     engines: dict[str, EngineFacts]
     policy: str | None
     late_binding: bool
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """The names of the engines, together where they serve the same models."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for name, facts in self.engines.items():
+            found.setdefault(facts.models, []).append(name)
+        return list(found.values())
 
     @property
     def longest(self) -> int:
@@ -139,18 +151,19 @@ def _cached(entry: dict[str, Any]) -> int:
 def engines_of(entries: Iterable[dict[str, Any]]) -> dict[str, EngineFacts]:
     """The instances of the record, those included that never got a request, with their last known limits."""
     found: dict[str, EngineFacts] = {}
+    models: dict[str, dict[str, None]] = {}
     for entry in entries:
-        for each in entry.get("candidates") or ():
-            found.setdefault(each["instance"], EngineFacts())
+        names = [each["instance"] for each in entry.get("candidates") or ()]
+        names += [str(entry["instance"])] if entry.get("instance") else []
+        for name in names:
+            found.setdefault(name, EngineFacts())
+            models.setdefault(name, {})[entry.get("model", "")] = None
         known = entry.get("engine")
-        if known:
-            limits = EngineFacts(
+        if known and names:
+            found[names[-1]] = EngineFacts(
                 known.get("kv_tokens"), known.get("window_tokens"), known.get("max_concurrent_requests")
             )
-            found[str(entry["instance"])] = limits
-        elif entry.get("instance"):
-            found.setdefault(str(entry["instance"]), EngineFacts())
-    return found
+    return {name: replace(facts, models=tuple(sorted(models[name]))) for name, facts in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

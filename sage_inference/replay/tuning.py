@@ -14,9 +14,8 @@ from sage_inference.replay.learning import Learned, learn
 from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.recording import ReplayWorkload
 from sage_inference.replay.slo import ReplaySlo
-from sage_inference.simulator.timing import StepTimes
 
-MOST = 1500  # requests of a trial
+MOST = 2000  # requests of a trial
 GOOD = 0.1  # distance of a replay that needs no better times
 PARTS = (0.85, 0.7, 0.55, 0.4, 0.2)  # of what is missing until the first byte in the median
 BUSY = 0.5  # of its time for tokens, at the least, makes a front end worth modelling
@@ -31,7 +30,7 @@ DOUBT = 225.0
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    times: StepTimes
+    learned: Learned
     found: Fidelity
 
 
@@ -48,7 +47,7 @@ def tuned(
     """
     recording = workload.recording
     assert recording is not None
-    learned = learn(recording.attempts)
+    learned = learn(recording)
     if not learned.decode:
         return learned
     jobs, trials = workload.jobs[:MOST], 0
@@ -58,9 +57,10 @@ def tuned(
         trials += 1
         on_trial(trials)
         times = replace(learned.times, request_ms=request_ms, read_ms=read_ms, write_ms=write_ms)
-        return _Trial(times, fidelity(recording, jobs, policy, slo, times, limits))
+        tried = replace(learned, times=times, request=True)
+        return _Trial(tried, fidelity(recording, jobs, policy, slo, tried, limits))
 
-    missing = missing_ms(recording.attempts, limits, learned.times)
+    missing = missing_ms(recording.attempts, limits, learned)
     best = trial(missing)
     if best.found.distance > GOOD:
         best = min([best, *(trial(missing * part) for part in PARTS)], key=_distance)
@@ -75,7 +75,7 @@ def tuned(
         doubt = DOUBT / len(jobs)
         nearest = min(grid, key=lambda each: each[0].found.distance + doubt * each[1])[0]
         best = min(best, nearest, key=_distance)
-    return replace(learned, times=best.times, request=True)
+    return best.learned
 
 
 def _distance(trial: _Trial) -> float:

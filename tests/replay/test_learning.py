@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sage_inference.replay import tuning
-from sage_inference.replay.compare import Engines, engines_for
+from sage_inference.replay.compare import Engines, compare, engines_for
 from sage_inference.replay.jobs import Job, WorkloadError
 from sage_inference.replay.recording import ReplayWorkload
 from sage_inference.replay.slo import ReplaySlo
@@ -169,3 +169,32 @@ def test_a_value_that_is_no_number_is_refused(tmp_path: Path, wrong: str) -> Non
     (tmp_path / "record.jsonl").write_text(text + "\n")
     with pytest.raises(WorkloadError):
         read_workload(tmp_path / "record.jsonl")
+
+
+def test_engines_of_different_models_have_times_of_their_own(tmp_path: Path) -> None:
+    """A small model on one engine, and a large one on two."""
+    small = entries(played(spread(150), QUICK), model="small", instance="a")
+    large = entries(played(spread(200), SLOW, instances=2), model="large")
+    lines = []
+    for number, line in enumerate(small + large):
+        own = ["a"] if line["model"] == "small" else ["gpu-1-llm", "gpu-2-llm"]
+        lines.append(line | {"request_id": str(number), "candidates": [{"instance": name} for name in own]})
+    engines = learned_from(recorded(tmp_path, lines))
+    assert engines.instances == 3
+    for name, times in (("a", QUICK), ("gpu-1-llm", SLOW), ("gpu-2-llm", SLOW)):
+        found = engines.learned.of(name)
+        assert found.step_ms(4, 3000) == pytest.approx(times.step_ms(4, 3000), rel=0.1)
+    figures = {each.name: each for each in engines.error.figures} if engines.error else {}
+    assert abs(figures["TPOT p50"].error) < 0.1
+    summary = compare(recorded(tmp_path, lines), ["hybrid"], engines, ReplaySlo())["hybrid"]
+    assert summary.tpot_ms.p50 == pytest.approx(figures["TPOT p50"].recorded, rel=0.1)
+
+
+def test_models_that_all_engines_serve_are_learned_together(tmp_path: Path) -> None:
+    lines = entries(played(spread(60), FAST, instances=2))
+    for number, line in enumerate(lines):
+        line["model"] = f"adapter-{number % 5}"
+        line["candidates"] = [{"instance": name} for name in ("gpu-1-llm", "gpu-2-llm")]
+    engines = learned_from(recorded(tmp_path, lines))
+    assert engines.instances == 2
+    assert not engines.learned.own

@@ -391,7 +391,6 @@ class Scheduler:
         def place(waiting: Waiting) -> tuple[Group, str, float]:
             request = waiting.request
             self.slos.give(request)
-            waiting.follow_slo()
             group = self.registry.group(request.model, request.route)
             return group, selector.policy_for(request).order, prefill_ms(request, group)
 

@@ -6,13 +6,10 @@ from typing import Protocol
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.queue.heap import HeapPlace
-from sage_inference.control_plane.slo import ttft_s
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
 Group = tuple[ExecutionInstance, ...]
-
-STARVING = 10.0  # times its time to the first token: after so long a wait a request starves
 
 
 class Submission(Protocol):
@@ -38,11 +35,11 @@ class Waiting:
     """A request that waits: the queue that has it, and its places in the heaps of that queue."""
 
     __slots__ = (
-        "age",
         "arrived",
         "band",
         "change",
         "deadline",
+        "due_at",
         "group",
         "key",
         "order",
@@ -53,8 +50,9 @@ class Waiting:
         "reservation",
         "reserved_for",
         "review",
+        "senior",
+        "seniority",
         "spot",
-        "starving_at",
         "submission",
     )
 
@@ -65,7 +63,9 @@ class Waiting:
         self.group = group  # the instances that may take the request
         self.order = order  # the name of the order in which it waits for them
         self.arrived = request.arrived
-        self.follow_slo()
+        self.due_at = self.seniority = (
+            request.arrived
+        )  # set when it enters a queue, see ``queue.ageing`` and ``queue.orders``
         self.patient = True  # may still be reserved for the instance that has its prompt cached
         self.reserved_for: ExecutionInstance | None = None
         self.overdue = False  # gets only what instances can spare
@@ -73,17 +73,13 @@ class Waiting:
         self.band = 0
         self.key = 0.0
         self.spot: HeapPlace[Waiting] | None = None  # among the requests of its tenant
-        self.age: HeapPlace[Waiting] | None = None  # by arrival, among the requests of its band
+        self.senior: HeapPlace[Waiting] | None = None  # by seniority, among the requests of its band
         self.change: HeapPlace[Waiting] | None = None  # the moment when it becomes overdue
         self.review: HeapPlace[Waiting] | None = None  # the next prediction of an overdue prompt
         self.reservation: HeapPlace[Waiting] | None = None  # the end of its reservation
         self.deadline: HeapPlace[Waiting] | None = None  # the deadline that its caller gave
 
-    def follow_slo(self) -> None:
-        """The SLO of the request was set, or changed."""
-        self.starving_at = self.request.arrived + STARVING * ttft_s(self.request)
-
     def move_to(self, group: Group, order: str) -> None:
         """The queue that had it was dissolved: every place in its heaps is void, but for the caller's deadline."""
         self.group, self.order = group, order
-        self.spot = self.age = self.change = self.review = self.reservation = self.reserved_for = None
+        self.spot = self.senior = self.change = self.review = self.reservation = self.reserved_for = None

@@ -125,12 +125,12 @@ def test_what_was_placed_late_is_counted_until_its_end() -> None:
     assert (a.active_requests, a.load.overdue) == (0, 0)
 
 
-def test_a_late_one_that_waited_ten_times_its_slo_gets_an_instance_like_others() -> None:
+def test_a_late_one_that_is_due_gets_an_instance_like_others() -> None:
     clock, a = Clock(), instance("a", 2)
     m = streaming(clock, a)
     waits = overdue(m, clock)
-    clock.now += 10.0
-    for number in range(100):  # work of seven times its size
+    clock.now += 203.0  # its prompt takes two seconds more than it has until its first token
+    for number in range(100):  # work of four times its size
         soon = submit(m, request(number, 8000, arrived=clock.now))
         clock.now += 0.24
         if waits.where is not None or soon.where is None:
@@ -138,7 +138,7 @@ def test_a_late_one_that_waited_ten_times_its_slo_gets_an_instance_like_others()
         m.first_byte(soon)
         m.release(soon)
     assert waits.where is a
-    assert 7 * HOPELESS / 8300 <= number <= 7 * HOPELESS / 8000 + 2
+    assert 4 * HOPELESS / 8300 <= number <= 4 * HOPELESS / 8000 + 2
 
 
 @pytest.mark.parametrize(("share", "goes"), [(PROMPT_SHARE, True), (LEAST, False)])

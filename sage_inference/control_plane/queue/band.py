@@ -25,13 +25,13 @@ class Band:
         self._counters = counters
         self._lines: dict[str, _Line] = {}
         self._ranks: Heap[_Line] = Heap()
-        self._ages: Heap[Waiting] = Heap()
+        self._seniors: Heap[Waiting] = Heap()
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
     def __iter__(self) -> Iterator[Waiting]:
-        return iter(self._ages)
+        return iter(self._seniors)
 
     def add(self, waiting: Waiting, key: float) -> None:
         tenant = waiting.request.tenant
@@ -40,14 +40,14 @@ class Band:
             line = self._lines[tenant] = _Line(tenant)
             self._queue(line)
         waiting.spot = line.heap.push(key, waiting)
-        waiting.age = self._ages.push(waiting.arrived, waiting)
+        waiting.senior = self._seniors.push(waiting.seniority, waiting)
 
     def remove(self, waiting: Waiting) -> None:
         line = self._lines[waiting.request.tenant]
         assert waiting.spot is not None
-        assert waiting.age is not None
+        assert waiting.senior is not None
         line.heap.leave(waiting.spot)
-        self._ages.leave(waiting.age)
+        self._seniors.leave(waiting.senior)
         if not line.heap:
             del self._lines[line.tenant]
             assert line.rank is not None
@@ -61,11 +61,13 @@ class Band:
         """The lowest counter among the tenants of the band; infinite if there are none."""
         return self._counters.of(line.tenant) if (line := self._least()) else float("inf")
 
-    def oldest(self) -> Waiting | None:
-        return self._ages.first()
+    def senior(self) -> Waiting | None:
+        """The request with the least seniority."""
+        return self._seniors.first()
 
-    def oldest_arrival(self) -> float:
-        return self._ages.first_key()
+    def seniority(self) -> float:
+        """The least seniority; infinite if the band is empty."""
+        return self._seniors.first_key()
 
     def _least(self) -> _Line | None:
         while (line := self._ranks.first()) is not None:

@@ -6,20 +6,16 @@ import math
 
 from sage_inference.control_plane.accounting.prompt_share import CHEAP_MS
 from sage_inference.control_plane.accounting.tenants import TenantCounters
-from sage_inference.control_plane.cost import DECODE_TOKENS
+from sage_inference.control_plane.queue.ageing import work_of
 from sage_inference.control_plane.queue.band import Band
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import CHEAP, OVERDUE, Order, Predict
 from sage_inference.control_plane.submission import Waiting
-from sage_inference.types import ExecutionInstance, SchedulingRequest
+from sage_inference.types import ExecutionInstance
 
-# Of the work that is placed, the oldest request gets one part in so many.
-GUARD = 8
-# It gets this share after a part of the time in which it would starve; before that no overdue request is guarded.
-GUARDED_FROM = 0.2
-# An overdue request is ordered as if it had arrived so many times its prompt's time later. So short prompts pass long ones
-# that came a little before them, and not those that came long before.
-STRETCH = 30.0
+# An overdue request is ordered as if it had arrived so many times its prompt's time later. No overdue request is in time
+# any more, so the shortest first keeps the mean wait short. Ageing bounds the wait of the long ones.
+STRETCH = 300.0
 # An overdue prompt is predicted again when it has waited a quarter longer, a few of them at a time: a prompt with many
 # blocks takes long to look up.
 REVIEW_S, REVIEW_AFTER, REVIEWS = 1.0, 0.25, 4
@@ -41,13 +37,12 @@ class RankingBudget:
 class GroupQueue:
     """Bands of requests: within one, tenants by what they were served, and a tenant's requests by the order's keys.
 
-    An eighth of the work goes to the oldest request once it starves. So every request is served in the end, under any
-    mix. In an order that defers, its share grows to that with its wait, from one thirty-sixth after twice its SLO. A
-    reserved request stands aside until its instance opens or its reservation ends.
+    A part of the work goes to the request that is due first, see ``Ageing``. So every request is served in the end, under
+    any mix. A reserved request stands aside until its instance opens or its reservation ends.
 
     Overdue requests go behind the others, and get what instances can spare. Cheap prompts go before dear ones. Of either
-    kind, long prompts go behind short ones that came a little later. An overdue prompt is predicted again now and then,
-    because its prefix may have been cached or lost meanwhile.
+    kind, short prompts go before long ones. An overdue prompt is predicted again now and then, because its prefix may have
+    been cached or lost meanwhile.
     """
 
     def __init__(
@@ -68,8 +63,8 @@ class GroupQueue:
         self._reservations: Heap[Waiting] = Heap()
         self._reserved: dict[ExecutionInstance, dict[Waiting, None]] = {}
         self._tenants: dict[str, int] = {}
-        self._passed = 0  # work placed since the oldest request was guarded last
-        self._guarded: Waiting | None = None  # the oldest request, while it goes before all others
+        self._passed = 0  # work placed since a request had its turn by ageing
+        self._aged: Waiting | None = None  # the request whose turn it is by ageing; it goes before all others
 
     def __bool__(self) -> bool:
         return bool(self._tenants)
@@ -120,25 +115,24 @@ class GroupQueue:
             self._return(self._reservations.pop())
         bands = self._bands
         # Of the bands, not of the reservations: a reserved request has an instance that will take it.
-        oldest = min(filter(None, [band.oldest() for band in bands]), key=_arrived, default=None)
-        if oldest is not None and self._is_guarded(oldest, now):
-            self._guarded = oldest
-            oldest.overdue = False  # from now on it goes before those that are in time
-            return oldest
+        senior = min(filter(None, [band.senior() for band in bands]), key=_seniority, default=None)
+        if senior is not None and self._has_turn(senior, now):
+            self._aged = senior
+            senior.overdue = False  # from now on it goes before those that are in time
+            return senior
         if len(bands) == 1:
             return bands[0].next()
-        first = bands[self.order.pick([band.oldest_arrival() for band in bands])].next()
+        first = bands[self.order.pick([band.seniority() for band in bands])].next()
         if first is not None and first.change is not None and first.change.key <= now:
             return None  # still ranked as if it were in time: it would take what requests in time need
         return first
 
     def placed(self, waiting: Waiting) -> None:
         """A request of this queue was placed."""
-        # Work for other requests than the guarded one brings the oldest nearer to its next share.
-        if waiting is self._guarded:
+        if waiting is self._aged:
             self._passed = 0
         else:
-            self._passed += _work(waiting.request)
+            self._passed += work_of(waiting.request)
 
     def reserve(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
         """Let others pass the request: ``instance`` has its prompt cached, and is closed now."""
@@ -175,13 +169,9 @@ class GroupQueue:
             at = min([at, *(i.load.spares_from for i in self.group if i.load.spares_from > now)])
         return at
 
-    def _is_guarded(self, oldest: Waiting, now: float) -> bool:
-        """Whether the oldest request goes before all others, whatever the order."""
-        span = oldest.starving_at - oldest.arrived
-        waited = min(now - oldest.arrived, span)
-        if waited < (GUARDED_FROM if self.order.defers else 1.0) * span:
-            return False
-        return self._passed * waited >= (GUARD - 1) * _work(oldest.request) * span
+    def _has_turn(self, senior: Waiting, now: float) -> bool:
+        """Whether the most senior request goes before all others, whatever the order."""
+        return senior.due_at <= now and self.order.ageing.is_next(senior.request, self._passed)
 
     def _enter(self, waiting: Waiting) -> None:
         self._bands[waiting.band].add(waiting, waiting.key)
@@ -190,6 +180,8 @@ class GroupQueue:
         """Set its band and key, and the time when it is to be ranked again."""
         prompt_ms = waiting.prompt_ms
         waiting.band, waiting.key, overdue_at = self.order.place(waiting.request, prompt_ms)
+        waiting.due_at = self.order.ageing.due_at(waiting.request, prompt_ms)
+        waiting.seniority = waiting.due_at if self.order.defers else waiting.arrived
         waiting.overdue = overdue_at <= now
         if waiting.overdue:
             waiting.band = CHEAP if prompt_ms <= CHEAP_MS else OVERDUE
@@ -229,9 +221,9 @@ class GroupQueue:
         waiting.reserved_for = None
 
 
-def _work(request: SchedulingRequest) -> int:
-    return request.prompt_tokens + DECODE_TOKENS
-
-
 def _arrived(waiting: Waiting) -> float:
     return waiting.arrived
+
+
+def _seniority(waiting: Waiting) -> float:
+    return waiting.seniority

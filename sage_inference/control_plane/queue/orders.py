@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from sage_inference.control_plane.queue.ageing import DEFERRED, STEADY, Ageing
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import ExecutionInstance, RequestPriority, SchedulingRequest
 
@@ -22,17 +23,19 @@ class Order(Protocol):
     """Puts requests into bands, and into an order within each. Times are seconds on the scheduler's clock.
 
     ``place`` returns the band, the key (least first) and the time from which the request is overdue. ``pick`` returns the
-    next band, given the arrival of the oldest request in each (infinite: empty). An order that ``defers`` has overdue
-    requests: the last two bands are theirs, the first of them for cheap ones.
+    next band, given the seniority of the most senior request in each (infinite: empty). That is its arrival, or in an order
+    that ``defers`` the time when it is due. Such an order has overdue requests: the last two bands are theirs, the first of
+    them for cheap ones. ``ageing`` bounds the wait of each request.
     """
 
     name: str
     bands: int
     defers: bool
+    ageing: Ageing
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]: ...
 
-    def pick(self, oldest: Sequence[float]) -> int: ...
+    def pick(self, seniority: Sequence[float]) -> int: ...
 
 
 class Fifo:
@@ -41,11 +44,12 @@ class Fifo:
     name = "fifo"
     bands = 1
     defers = False
+    ageing = STEADY
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         return 0, request.arrived, math.inf
 
-    def pick(self, oldest: Sequence[float]) -> int:
+    def pick(self, seniority: Sequence[float]) -> int:
         return 0
 
 
@@ -55,13 +59,14 @@ class ByPriority:
     name = "priority"
     bands = len(RequestPriority)
     defers = False
+    ageing = STEADY
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         return int(request.priority), request.arrived, math.inf
 
-    def pick(self, oldest: Sequence[float]) -> int:
+    def pick(self, seniority: Sequence[float]) -> int:
         # Arrival + 10 s a level gives the order of the aged levels at any time.
-        return min(range(len(oldest)), key=lambda level: oldest[level] + AGING_S * level)
+        return min(range(len(seniority)), key=lambda level: seniority[level] + AGING_S * level)
 
 
 LIVE, CHEAP, OVERDUE = 0, 1, 2
@@ -73,15 +78,16 @@ class EarliestDeadline:
     name = "slo_aware"
     bands = 3
     defers = True
+    ageing = DEFERRED
 
     def place(self, request: SchedulingRequest, predicted_ms: float) -> tuple[int, float, float]:
         deadline = request.arrived + ttft_s(request)
         return LIVE, deadline, deadline
 
-    def pick(self, oldest: Sequence[float]) -> int:
-        if oldest[LIVE] < math.inf:
+    def pick(self, seniority: Sequence[float]) -> int:
+        if seniority[LIVE] < math.inf:
             return LIVE
-        return CHEAP if oldest[CHEAP] < math.inf else OVERDUE
+        return CHEAP if seniority[CHEAP] < math.inf else OVERDUE
 
 
 class StillInTime(EarliestDeadline):

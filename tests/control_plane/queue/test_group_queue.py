@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.tenants import TenantCounters
+from sage_inference.control_plane.cost import DECODE_TOKENS
+from sage_inference.control_plane.queue.ageing import DEFERRED, work_of
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.request_queue import RequestQueue
@@ -85,13 +87,13 @@ def test_the_late_go_by_arrival() -> None:
 
 
 def test_among_the_late_a_long_prompt_goes_behind_short_ones_that_came_a_little_later() -> None:
-    """20,000 tokens take 600 ms: thirty times that is 18 seconds; 10,000 take 300 ms, and so come 9 seconds later."""
+    """20,000 tokens take 600 ms: 300 times that is 180 seconds; 10,000 take 300 ms, and so come 90 seconds later."""
     late = [
         request("long", 20_000, arrived=0.0),
-        request("8 s", 10_000, arrived=8.0),
-        request("10 s", 10_000, arrived=10.0),
+        request("80 s", 10_000, arrived=80.0),
+        request("100 s", 10_000, arrived=100.0),
     ]
-    assert order_of("adaptive", late, 100) == ["8 s", "long", "10 s"]
+    assert order_of("adaptive", late, 102) == ["80 s", "long", "100 s"]
 
 
 def test_cheap_prompts_that_are_late_go_before_long_ones() -> None:
@@ -141,25 +143,59 @@ def test_a_prompt_that_was_cached_meanwhile_is_in_time_for_longer() -> None:
     }
 
 
-@given(waited=st.floats(2.1, 9.9), works=st.integers(0, 80))
-def test_the_guarded_share_of_the_oldest_late_request_grows_with_its_wait(waited: float, works: int) -> None:
-    queue = RequestQueue(TenantCounters())
-    old = queue.add(Submitted(request("old", 7733, arrived=0.0)), GROUP, "adaptive", 232.0, 1.0)
-    queue.add(Submitted(request("fresh", 10, arrived=waited)), GROUP, "adaptive", 0.3, waited)
-    for _ in range(works):
-        group_queue = queue.group_queues[GROUP, "adaptive"]
-        served = queue.add(
-            Submitted(request("served", 7733, arrived=waited)), GROUP, "adaptive", 232.0, waited
-        )
-        queue.remove(served)
-        group_queue.placed(served)
-    assert (next_id(queue, waited) == "old") == (works * waited >= 7 * 10)
-    queue.remove(old)
+def test_a_late_request_that_is_due_goes_next_after_four_times_its_work() -> None:
+    """It is due after three times its second to the first token."""
+    late = [request("old", 733, arrived=0.0), *(request(n, 233, arrived=0.5) for n in range(20))]
+    assert order_of("adaptive", late, 2.99)[-1] == "old"
+    assert order_of("adaptive", late, 3.0).index("old") == 8
 
 
-def test_before_twice_its_slo_no_late_request_is_guarded() -> None:
-    old, fresh = request("old", 20_000, arrived=0.0), [request(n, 10, arrived=1.9) for n in range(200)]
-    assert order_of("adaptive", [old, *fresh], 1.95)[-1] == "old"
+def test_a_prompt_that_is_never_in_time_is_due_a_hundred_times_its_excess_later() -> None:
+    """40,000 tokens take 1.2 s, and so are due 23 s after the arrival; 20,000 take 0.6 s, and are due after 3 s."""
+    dear, long = request("dear", 40_000, arrived=0.0), request("long", 20_000, arrived=19.8)
+    work = [request(n, 10_000, arrived=20.5) for n in range(40)]
+    assert order_of("adaptive", [dear, *work], 22.9)[-1] == "dear"
+    found = order_of("adaptive", [dear, long, *work], 23.1)
+    assert found.index("long") == 8  # due first, though it came later
+    assert found.index("dear") == 8 + 17
+
+
+def test_a_deadline_of_the_caller_moves_the_time_when_a_request_is_due() -> None:
+    far = request("far", 20_000, arrived=0.0, deadline_ms=2000.0)
+    work = [request(n, 10_000, arrived=3.0) for n in range(20)]
+    assert order_of("adaptive", [far, *work], 5.9)[-1] == "far"
+    assert order_of("adaptive", [far, *work], 6.1).index("far") == 8
+
+
+@given(
+    order=st.sampled_from(["adaptive", "slo_aware"]),
+    waiting=st.lists(st.tuples(st.floats(0, 50), st.integers(1, 40_000)), min_size=1, max_size=5),
+    flood=st.lists(st.tuples(st.integers(4000, 20_000), st.sampled_from("xy")), min_size=1, max_size=9),
+)
+def test_a_flood_delays_no_due_request_beyond_a_bound_of_the_work_due_before_it(
+    order: str, waiting: list[tuple[float, int]], flood: list[tuple[int, str]]
+) -> None:
+    """Requests in time come without end. Of those that are due, each is placed within five times the work due with it."""
+    queue, now = RequestQueue(TenantCounters()), 1000.0
+    due = [request(f"due {n}", tokens, arrived=arrived) for n, (arrived, tokens) in enumerate(waiting)]
+    for each in due:
+        queue.add(Submitted(each), GROUP, order, each.prompt_tokens * 0.03, now)
+    largest = max(tokens for tokens, _ in flood) + DECODE_TOKENS
+    bound = sum(DEFERRED.n * work_of(each) + largest for each in due)
+    placed, left, number = 0, len(due), 0
+    while left:
+        tokens, tenant = flood[number % len(flood)]
+        number += 1
+        fresh = request(f"fresh {number}", tokens, arrived=now, tenant=tenant)
+        queue.add(Submitted(fresh), GROUP, order, tokens * 0.03, now)
+        group_queue = queue.group_queues[GROUP, order]
+        first = group_queue.next(now)
+        assert first is not None
+        queue.remove(first)
+        group_queue.placed(first)
+        placed += work_of(first.request)
+        left -= first.request in due
+        assert placed <= bound
 
 
 @given(
@@ -190,16 +226,13 @@ def test_predictions_that_change_lose_nobody(
     assert queue.requests == 0
 
 
-def test_every_eighth_is_the_oldest_that_waited_ten_times_its_slo() -> None:
-    old = request("old", arrived=0)
-    fresh = [request(str(n), arrived=11.0) for n in range(20)]
-    assert order_of("adaptive", [old, *fresh], 11.5).index("old") == 7
-
-
-def test_the_oldest_has_its_turn_when_seven_times_its_work_was_placed() -> None:
-    old = request("old", 733, arrived=0)  # with 267 for its output a thousand
-    fresh = [request(str(n), 233, arrived=11.0) for n in range(20)]
-    assert order_of("adaptive", [old, *fresh], 11.5).index("old") == 14
+def test_a_tenant_that_was_served_most_gets_an_eighth_once_its_request_waited_ten_times_its_slo() -> None:
+    for now, place in ((9.9, 20), (10.1, 7)):
+        counters = TenantCounters()
+        counters.charge("served", 1_000_000)
+        old = request("old", arrived=0, tenant="served")
+        fresh = [request(n, arrived=9.5, tenant="fresh") for n in range(20)]
+        assert order_of("fifo", [*fresh, old], now, counters).index("old") == place
 
 
 def test_the_tenant_served_least_is_next_and_weights_divide() -> None:

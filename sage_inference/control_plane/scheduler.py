@@ -125,6 +125,11 @@ class Scheduler:
         return self._selector.policy_for(request).name
 
     @property
+    def gpus(self) -> dict[str, SharedGPU]:
+        """The GPUs that LLM and embedding work share, by name."""
+        return self._gpus
+
+    @property
     def uneven(self) -> frozenset[str]:
         """The models whose instances have contexts of different lengths."""
         return self._selector.uneven

@@ -159,17 +159,19 @@ class CallWindow:
         return limits.at_most_padding(self.cost.call_in_tokens) if limits.pads else limits
 
     def sent(self, batch: EmbeddingBatch) -> None:
-        if batch.bulk and not self.limits.pads:
-            batch.full = True  # it gains little by other texts, see ``is_filled_by``
+        if batch.bulk:
+            self.bulk += 1
+            if not self.limits.pads:
+                batch.full = True  # it gains little by other texts, see ``is_filled_by``
         self.batches.add(batch)
-        self.bulk += batch.bulk
         self.partial += not batch.full
         self.texts += batch.count
         self.tokens += batch.tokens
 
     def ended(self, batch: EmbeddingBatch) -> None:
         self.batches.remove(batch)
-        self.bulk -= batch.bulk
+        if batch.bulk:
+            self.bulk -= 1
         self.partial -= not batch.full
         self.texts -= batch.count
         self.tokens -= batch.tokens

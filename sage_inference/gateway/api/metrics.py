@@ -86,6 +86,15 @@ def exposition(gateway: Gateway) -> str:
         "1 while an instance is well and sleeps: it takes no requests until it is woken.",
         [({"instance": n}, int(e.instance.state is EngineState.ASLEEP)) for n, e in engines.items()],
     )
+    page.gauge(
+        "sage_gpu_seconds_per_embedding_token",
+        "Learned time that a token of embeddings takes of a GPU that streams share.",
+        [
+            ({"gpu": name}, cost)
+            for name, gpu in gateway.scheduler.gpus.items()
+            if (cost := gpu.cost.seconds_a_token) is not None
+        ],
+    )
     page.histogram(
         "sage_time_to_first_byte_seconds",
         "From sending a request to the first byte of the instance's answer.",

@@ -39,7 +39,7 @@ def slo(g: InProcess, *headers: str, model: str = "m") -> dict[str, Any]:
         reply = caller.send(post("/v1/chat/completions", chat(model=model), *headers)).reply()
     assert reply.status == 200
     path = f"{g.url}/admin/decisions/{dict(reply.headers)['x-request-id']}"
-    answer = httpx.get(path, headers=ADMIN, trust_env=False).raise_for_status().json()
+    answer = httpx.get(path, headers=ADMIN, trust_env=False, verify=False).raise_for_status().json()
     found: dict[str, Any] = answer["attempts"][-1]["slo"]
     return found
 
@@ -81,13 +81,15 @@ def test_a_reload_holds_for_the_next_request(g: InProcess) -> None:
         ):
             scheduling = replace(before.scheduling, slo=stated)
             g.settings_to_load = replace(before, scheduling=scheduling)
-            httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False).raise_for_status()
+            httpx.post(
+                f"{g.url}/admin/reload", headers=ADMIN, trust_env=False, verify=False
+            ).raise_for_status()
             found = slo(g)
             assert (found["ttft_ms"], found["ttft_from"]) == ttft
             assert (found["tpot_ms"], found["tpot_from"]) == tpot
     finally:
         g.settings_to_load = before
-        httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False).raise_for_status()
+        httpx.post(f"{g.url}/admin/reload", headers=ADMIN, trust_env=False, verify=False).raise_for_status()
     assert slo(g)["ttft_from"] == OWN
 
 

@@ -36,6 +36,9 @@ def ours(name: str = "sage-inference", tree: Path | None = None, slots: int = 0)
         configuration.write_text(json.dumps(settings))
         start = ["-m", "sage_inference", "inference", "start", "--config", str(configuration)]
         environment = clean_environment(folder / "home", PYTHONPATH=led_by(tree))
+        environment.pop(
+            "SAGE_INFERENCE_DISCOVER"
+        )  # an earlier version refuses settings that it does not know
         return Command([sys.executable, *start], cwd=tree, env=environment)
 
     return Launcher(name, recipe, tree=tree)

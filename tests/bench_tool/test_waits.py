@@ -91,11 +91,11 @@ Found = TypeVar("Found")
 
 
 def while_nothing_stands_still(run: Callable[[Unfair], Found], *engine: Any) -> Found:
-    """What ``run`` returned for a fresh engine, the third one at the latest.
+    """What ``run`` returned for a fresh engine, the fifth one at the latest.
 
     A busy machine that stops the engine or the generator for half of so short a load starves every caller.
     """
-    for _ in range(3):
+    for _ in range(5):
         with Unfair(*engine) as unfair:
             found = run(unfair)
         if unfair.stood_still_s < 0.1:

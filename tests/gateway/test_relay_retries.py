@@ -22,6 +22,7 @@ def tries(answers: list[Answer], retries: int | None = None) -> list[int]:
     with ExitStack() as stack:
         engines = [stack.enter_context(RogueEngine(answer)) for answer in answers]
         g = stack.enter_context(gateway(*engines, scheduling=scheduling))
+        g.until(lambda r: all(e.instance.state is EngineState.READY for e in r.gateway.engines.values()))
         caller = stack.enter_context(Caller(g.port))
         assert caller.chat().reply().status in (502, 503)
         return sorted(len(engine.requests) for engine in engines)

@@ -34,7 +34,7 @@ WAITING = (
 LONG = ("tests/replay/test_policies_on_traces.py",)
 
 
-# With two, two cores are busy for three quarters of the time; without any, for less than half of it.
+# Most tests wait for a part of their time, so two workers leave two cores idle.
 ADDITIONAL = 2
 
 

@@ -71,7 +71,7 @@ def circles() -> list[set[str]]:
     """The sets of modules that reach each other by imports. The package's own face is left out: it names everything."""
     graph = {name: set(imported(file)) & MODULES.keys() for name, file in MODULES.items() if "." in name}
     reached = {name: set(graph[name]) for name in graph}
-    while any(_spread(reached, name) for name in graph):
+    while sum(_spread(reached, name) for name in graph):  # not any(), which would end each round at the first
         pass
     found: list[set[str]] = []
     for name in graph:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, pstdev
+from statistics import median
 
 from sage_inference.replay.jobs import Job, Outcome
 
 AT_ONCE_MS = 1000.0  # without connections, a request follows an answer that ended within this time before it
 LONGEST_MS = 60_000.0  # a longer pause on a connection is no time to think
 FOLLOWING = 0.5  # of the requests must follow an answer
-IDLE = 0.1  # of the connections known are idle at most when a caller that waits for its answer asks again
-POOLED = 0.8  # of the choices among idle connections: then a pool made them, and not the callers
-STEADY = 0.3  # standard deviation of pauses, in parts of their mean, that a pool does not show
+STEADY = (
+    0.2  # of the mean time between two arrivals: so little do pauses differ if callers think for one time
+)
+FEWEST = 10  # choices that show a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +92,66 @@ def _by_time(outcomes: Sequence[Outcome]) -> Links:
 def _wait_for_answers(outcomes: Sequence[Outcome], connections: Sequence[int | None], links: Links) -> bool:
     """Whether the connections are those of callers that wait for their answers, and not of a pool.
 
-    If callers wait, hardly a connection is idle when another request comes; or the callers think for a while, and then
-    the idle connections are used again in any order. A pool takes the one that was used last, or longest ago. Callers that
-    all think for the same time look like a pool of the second kind, but the pauses on a pool's connections vary.
+    A pool takes the idle connection that was used last, or longest ago. Callers that think for one time, however short,
+    look like a pool of the second kind. But on its connections the pauses differ by as much as arrivals do.
     """
     if len(links) < FOLLOWING * len(outcomes):
         return False
-    few, newest, oldest, choices = 0, 0, 0, 0
-    idle_since: dict[int, float] = {}
+    newest, oldest = _choices(outcomes, connections, links)
+    if newest.is_rule:
+        return False
+    thinks = [link.think_ms for link in links.values()]
+    usual = median(thinks)
+    gap_ms = (outcomes[-1].job.at_ms - outcomes[0].job.at_ms) / len(outcomes)
+    if median([abs(think - usual) for think in thinks]) <= STEADY * gap_ms:
+        return True
+    return not oldest.is_rule
+
+
+@dataclass(slots=True)
+class _Choice:
+    """How often one of several idle connections was the newest, or the oldest; and how often it would be by chance."""
+
+    made: int = 0
+    hits: int = 0
+    by_chance: float = 0.0
+
+    def note(self, hit: bool, idle: int) -> None:
+        self.made += 1
+        self.hits += hit
+        self.by_chance += 1 / idle
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether chance explains less than half of what it leaves open."""
+        return self.made >= FEWEST and self.hits - self.by_chance >= (self.made - self.by_chance) / 2
+
+
+def _choices(
+    outcomes: Sequence[Outcome], connections: Sequence[int | None], links: Links
+) -> tuple[_Choice, _Choice]:
+    """The choices of the newest and of the oldest idle connection. One that is not used again is closed, not idle."""
+    newest, oldest = _Choice(), _Choice()
+    uses = Counter(connections)
     ends = sorted(
         (outcome.end_ms, connection)
         for outcome, connection in zip(outcomes, connections, strict=True)
         if outcome.end_ms is not None and connection is not None
     )
-    uses: dict[int, int] = {}
-    for connection in connections:
-        if connection is not None:
-            uses[connection] = uses.get(connection, 0) + 1
-    known, ended = len(uses), 0
+    idle_since: dict[int, float] = {}
+    ended = 0
     for place, (outcome, connection) in enumerate(zip(outcomes, connections, strict=True)):
-        at = outcome.job.at_ms
-        while ended < len(ends) and ends[ended][0] <= at:
+        while ended < len(ends) and ends[ended][0] <= outcome.job.at_ms:
             end, freed = ends[ended]
             ended += 1
-            if uses[freed]:  # a connection that is not used again is closed
+            if uses[freed]:
                 idle_since[freed] = end
         if connection is None:
             continue
         uses[connection] -= 1
         mine = idle_since.pop(connection, None)
-        if place not in links or mine is None:
-            continue
-        few += len(idle_since) <= IDLE * known
-        if len(idle_since) >= 2:
-            choices += 1
-            newest += mine >= max(idle_since.values())
-            oldest += mine <= min(idle_since.values())
-    if few >= POOLED * len(links):
-        return True
-    thinks = [link.think_ms for link in links.values()]
-    if pstdev(thinks) <= STEADY * mean(thinks):
-        return True
-    return max(newest, oldest) < POOLED * choices
+        if mine is not None and place in links and idle_since:
+            others = idle_since.values()
+            newest.note(mine > max(others), len(others) + 1)
+            oldest.note(mine < min(others), len(others) + 1)
+    return newest, oldest

@@ -121,3 +121,24 @@ def test_the_replay_of_a_closed_loop_keeps_its_number_of_callers(tmp_path: Path)
 
 def test_run_reports_each_end_once() -> None:
     assert len({outcome.place for outcome in played(looped(3, 5))}) == 15
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("gap_ms", [8.0, 25.0, 2000.0])
+def test_a_busy_pool_is_no_closed_loop_either(tmp_path: Path, newest_first: bool, gap_ms: float) -> None:
+    """At a high rate most connections are in use, and one is used again soon. Arrivals come in bursts."""
+    random, at, jobs = Random(7), 0.0, []
+    for _ in range(300):
+        at += random.expovariate(1 / gap_ms) * random.choice((0.1, 0.1, 2.8))
+        jobs.append(Job(at, 300, 20 + random.randrange(200)))
+    outcomes = played(jobs)
+    lines = entries(outcomes)
+    free: list[tuple[float, int]] = []
+    for number, (line, outcome) in enumerate(zip(lines, outcomes, strict=True)):
+        ready = sorted(each for each in free if each[0] <= outcome.job.at_ms)
+        taken = ready[-1 if newest_first else 0] if ready else (0.0, number + 1)
+        free = [each for each in free if each != taken]
+        line["connection"] = taken[1]
+        free.append((outcome.end_ms or 0.0, taken[1]))
+    if len({line["connection"] for line in lines}) > 1:
+        assert links(recorded(tmp_path, lines).jobs) == 0

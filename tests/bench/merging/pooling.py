@@ -94,7 +94,7 @@ def beside_bulk(seconds: float) -> list[Row]:
         Row(
             "vllm, beside endless bulk: bulk texts/s over direct",
             rates[0] / rates[1],
-            0.9,  # the price of two calls in flight, see ``learned_window``
+            0.8,  # the price of two calls in flight, see ``learned_window``
             about=f"{rates[0]:,.0f} against {rates[1]:,.0f}",
         ),
     ]

@@ -138,6 +138,7 @@ class EmbeddingCall:
                 return
             assert self.batch is not None
             # The slot was asked for with the tokens that waited then. The load has to be that of the texts taken now.
+            self.request.prompt_tokens = self.batch.tokens
             service.gateway.scheduler.resized(self, self.batch.tokens)
             connection = upstream.pool.acquire()
             if connection is None:

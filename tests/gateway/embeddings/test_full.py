@@ -19,6 +19,7 @@ from sage_inference.config.settings import (
 )
 from sage_inference.control_plane.embedding import CallLimits
 from sage_inference.control_plane.instances.gpu_sharing import MOST_BESIDE
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.server import RunningGateway
 from sage_inference.types import EngineState
 from tests.gateway.embeddings.callers import batcher
@@ -132,6 +133,26 @@ def test_no_coding_is_offered_for_an_answer_that_others_may_come_to_share() -> N
         assert engine.requests[0].lower().count(b"accept-encoding") == 1
         assert b"\r\naccept-encoding: identity\r\n" in engine.requests[0]
         assert b"x-other: kept" in engine.requests[0]
+
+
+def test_a_call_is_recorded_with_the_tokens_of_its_texts() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def ended(placement: Placement) -> None:
+        seen.append((placement.request.prompt_tokens, placement.tokens))
+
+    with RogueEngine(when_told) as engine, door(engine) as g, ExitStack() as stack:
+        g.ask(lambda r: r.gateway.scheduler.watch(None, ended))
+        callers = [stack.enter_context(Caller(g.port)) for _ in range(5)]
+        for n, caller in enumerate(callers):
+            caller.send(embed("a long text " * 20 * n + str(n)))
+        g.until(lambda r: r.gateway.embeddings.batcher.jobs == len(callers))
+        engine.go.set()
+        assert all(caller.reply().status == 200 for caller in callers)
+        nothing_left(g)
+    assert len(seen) > 2
+    assert all(recorded == taken for recorded, taken in seen)
+    assert len({taken for _, taken in seen}) > 2
 
 
 def test_it_does_not_pass_those_who_wait() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from tests.bench.errors import BenchError
 from tests.bench.gpu.options import Options
 from tests.bench.gpu.parts.base import Part, failed, markdown, ratio
+from tests.bench.gpu.parts.policies import POLICIES
 from tests.bench.gpu.run import Row, Run
 from tests.support.gateway import clean_environment
 
@@ -22,12 +23,8 @@ _LIMIT_S = 300.0
 
 
 def play(run: Run, options: Options) -> None:
-    """Each record of ``policies`` under the policy that it was made with. ``replay`` always binds late."""
-    measured = [
-        row
-        for key, row in run.rows.items()
-        if key.startswith("policies/") and row.get("record") and row["policy"] != "at_once"
-    ]
+    """Each record of ``policies`` under the policy that it was made with, with its step times learned from it."""
+    measured = [row for key, row in run.rows.items() if key.startswith("policies/") and row.get("record")]
     for row in measured:
         run.step(f"replayed/{row['key'].partition('/')[2]}", _STEP_S, partial(_replayed, run, row))
 
@@ -50,8 +47,9 @@ def _replayed(run: Run, row: Row) -> Row:
 
 def _replay(run: Run, row: Row) -> dict[str, Any]:
     slo = dict(pair.split("=") for pair in row["slo"].split(","))
-    command = ["replay", str(run.results / "records" / row["record"]), "--policy", row["policy"], "--json"]
-    command += ["--instances", str(len(row["by_engine"]))]
+    policy = POLICIES[row["policy"]]["policy"]
+    # Without ``--instances`` the engines are those of the record, which also has whether requests waited in the gateway.
+    command = ["replay", str(run.results / "records" / row["record"]), "--policy", policy, "--json"]
     command += ["--slo-ttft-ms", slo["ttft"], "--slo-tpot-ms", slo["tpot"]]
     shown = subprocess.run(
         [sys.executable, "-m", "sage_inference", "inference", *command],

@@ -43,6 +43,14 @@ def test_a_small_cached_part_is_not_worth_it() -> None:
     assert chosen(what, *instances) != "b"
 
 
+def test_a_prefix_that_saves_less_than_a_running_request_is_worth_its_tokens_alone() -> None:
+    for cached, where in ((267, "b"), (266, "a")):
+        what, instances = warm(300, b=cached)
+        for each, running in zip(instances, (1, 2, 3, 3), strict=True):
+            each.active_requests = running
+        assert chosen(what, *instances) == where
+
+
 def test_too_many_in_flight_is_saturated() -> None:
     what, instances = warm(1000, b=1000)
     for each in instances:
@@ -179,7 +187,7 @@ def law(what: SchedulingRequest, instances: list[ExecutionInstance], now: float)
 
     longest = max(cached.get(i, 0) for i in room)
     warm_ones = []
-    if longest and longest >= 0.3 * what.prompt_tokens:
+    if longest >= 267 and longest >= 0.3 * what.prompt_tokens:
         crowd = 1.5 * min(i.active_requests for i in room) + 8
         late = min(map(backlog, room)) + 4000
         warm_ones = [

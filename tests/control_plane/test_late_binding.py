@@ -18,6 +18,7 @@ from sage_inference.types import (
 from tests.control_plane.parts import Clock, alarms_of, instance, manager, request, submit
 
 BIG = 8000
+PREFIX = (1, 2, 3, 4, 5)  # of 64 tokens each
 
 
 def test_beyond_its_window_an_instance_gets_no_more_until_a_first_byte() -> None:
@@ -53,10 +54,10 @@ def test_an_answer_that_is_not_streamed_does_not_hold_up_the_next_until_its_end(
 
 
 def held(clock: Clock) -> tuple[ExecutionInstance, ExecutionInstance, object]:
-    """a holds the prompt (1, 2, 3) and is closed, b has work but no prompt to begin."""
+    """a holds the prefix and is closed, b has work but no prompt to begin."""
     a, b = instance("a"), instance("b")
     m = manager(a, b, clock=clock)
-    first = submit(m, request("first", 192, blocks=(1, 2, 3)))
+    first = submit(m, request("first", 320, blocks=PREFIX))
     where = first.where
     assert where is not None
     other = b if where is a else a
@@ -70,13 +71,13 @@ def test_a_request_is_not_held_while_an_instance_is_idle() -> None:
     clock = Clock()
     _, idle, m = held(clock)
     idle.active_requests = 0
-    assert submit(m, request("goes", 200, blocks=(1, 2, 3))).where is idle  # type: ignore[arg-type]
+    assert submit(m, request("goes", 328, blocks=PREFIX)).where is idle  # type: ignore[arg-type]
 
 
 def test_a_request_is_held_for_the_instance_that_has_its_prompt_and_others_pass_it() -> None:
     clock = Clock()
     warm, cold, m = held(clock)
-    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
+    waits = submit(m, request("waits", 328, blocks=PREFIX))  # type: ignore[arg-type]
     passes = submit(m, request("passes", 200))  # type: ignore[arg-type]
     assert (waits.where, passes.where) == (None, cold)
     warm.load.pending_tokens = 0
@@ -86,7 +87,7 @@ def test_a_request_is_held_for_the_instance_that_has_its_prompt_and_others_pass_
 
 @pytest.mark.parametrize(
     ("priority", "patience"),
-    [(RequestPriority.NORMAL, (1.0 - 200 * 0.03 / 1000) / 2), (RequestPriority.LOW, 1.0)],
+    [(RequestPriority.NORMAL, (1.0 - 328 * 0.03 / 1000) / 2), (RequestPriority.LOW, 1.0)],
     ids=["half of what it can lose", "a second at most"],
 )
 def test_it_is_held_only_while_it_can_still_be_in_time_elsewhere(
@@ -95,7 +96,7 @@ def test_it_is_held_only_while_it_can_still_be_in_time_elsewhere(
     clock = Clock()
     _, cold, m = held(clock)
     alarms = alarms_of(m)  # type: ignore[arg-type]
-    waits = submit(m, request("waits", 200, blocks=(1, 2, 3), priority=priority))  # type: ignore[arg-type]
+    waits = submit(m, request("waits", 328, blocks=PREFIX, priority=priority))  # type: ignore[arg-type]
     clock.now += patience - 0.01
     m.dispatch()  # type: ignore[attr-defined]
     assert waits.where is None
@@ -170,7 +171,7 @@ def test_one_that_could_be_in_time_nowhere_else_is_held_for_the_full_second() ->
 def test_who_is_held_for_an_instance_that_dies_goes_elsewhere_at_once() -> None:
     clock = Clock()
     warm, cold, m = held(clock)
-    waits = submit(m, request("waits", 200, blocks=(1, 2, 3)))  # type: ignore[arg-type]
+    waits = submit(m, request("waits", 328, blocks=PREFIX))  # type: ignore[arg-type]
     warm.state = EngineState.EJECTED
     m.instance_down(warm)  # type: ignore[attr-defined]
     m.registry.changed()  # type: ignore[attr-defined]
@@ -182,9 +183,9 @@ def test_a_policy_that_knows_no_prefixes_holds_nobody() -> None:
     a, b = instance("a"), instance("b")
     m = manager(a, b, policy="least_loaded")
     for each in (a, b):
-        m._selector.prefixes.add(each, request(blocks=(1, 2, 3)))
+        m._selector.prefixes.add(each, request(blocks=PREFIX))
     a.load.pending_tokens = 9000
-    assert submit(m, request(0, 200, blocks=(1, 2, 3))).where is b
+    assert submit(m, request(0, 328, blocks=PREFIX)).where is b
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:

@@ -10,7 +10,7 @@ from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
 
-WORTH = 0.3  # of the prompt cached makes an instance worth choosing for that
+WORTH = 0.3  # of the prompt cached makes an instance worth choosing for that, if it is as much as a running request
 NEARLY = 0.8  # of the longest cached part counts as much as the longest
 CROWD, SPARE = 1.5, 8  # times the requests of the least busy instance, and some more
 LATER_MS = 4000.0  # a backlog longer than the shortest by this is saturated
@@ -27,10 +27,11 @@ _NOTHING = 0, 0
 class Hybrid:
     """Place where the prompt is cached while that instance is not saturated, otherwise where the cost is least.
 
-    c = B + k·(n − h) + k·267·nin, see ``control_plane.cost``. If h reaches 0.3·n somewhere, the cheapest instance
-    wins among those with h ≥ 0.8·max h, nin ≤ 1.5·least nin + 8 and B within 4 s of the least. Otherwise the cheapest of
-    all wins. To take the cheapest always would copy large shared prefixes to every instance near saturation, until no
-    cache has room. An idle instance that costs less than these goes first in any case.
+    c = B + k·(n − h) + k·267·nin, see ``control_plane.cost``. If h reaches 0.3·n and 267 somewhere, the cheapest
+    instance wins among those with h ≥ 0.8·max h, nin ≤ 1.5·least nin + 8 and B within 4 s of the least. Otherwise the
+    cheapest of all wins. To take the cheapest always would copy large shared prefixes to every instance near saturation,
+    until no cache has room. An idle instance that costs less than these goes first in any case. A shorter prefix saves less
+    than one running request costs, so a copy of it does no harm, and its place in c is enough.
 
     nin is compared with the least busy instance, not with the mean. If all requests share one prefix and most instances
     have it, none of these is much busier than the mean, and the others would stay idle for ever.
@@ -92,7 +93,7 @@ class Hybrid:
         ):
             self._even_paces(instances)
         chosen, reason = None, "cached there"
-        if request.cached_tokens:
+        if request.cached_tokens and request.prompt_tokens >= DECODE_TOKENS:
             chosen = self._warmest(request, request.cached_tokens, placed, now)
         if chosen is None:
             chosen, reason = self._cheapest(request, placed, now), "cheapest"
@@ -120,16 +121,21 @@ class Hybrid:
         tokens, cached, chosen_at = request.prompt_tokens, request.cached_tokens, self._chosen_at
         chosen, least = None, INFINITE
         for i, k in self._paces.items():
-            load, running, limit = i.load, i.active_requests, i.max_concurrent_requests
-            pending = load.pending_tokens
+            running, limit = i.active_requests, i.max_concurrent_requests
             if placed is not None:
-                running, pending = _with(placed, i)
+                running += placed.get(i, _NOTHING)[0]
             if limit and running >= limit:
                 continue
             need = tokens + DECODE_TOKENS * running
             if cached:
                 need -= cached.get(i, 0)
             cost = k * need
+            if cost > least:  # its backlog would only add to that
+                continue
+            load = i.load
+            pending = load.pending_tokens
+            if placed is not None:
+                pending += placed.get(i, _NOTHING)[1]
             if pending:
                 backlog = k * pending - (now - load.progress_at) * 1000
                 if backlog > 0.0:
@@ -161,7 +167,7 @@ class Hybrid:
         for depth in cached.values():  # a loop, because ``max`` takes longer for a few
             if depth > longest:
                 longest = depth
-        if longest < WORTH * tokens:
+        if longest < WORTH * tokens or longest < DECODE_TOKENS:
             return None
         nearly = NEARLY * longest
         most: tuple[float, float] | None = None

@@ -121,16 +121,17 @@ class Hybrid:
         tokens, cached, chosen_at = request.prompt_tokens, request.cached_tokens, self._chosen_at
         chosen, least = None, INFINITE
         for i, k in self._paces.items():
-            running, limit = i.active_requests, i.max_concurrent_requests
+            running = i.active_requests
             if placed is not None:
                 running += placed.get(i, _NOTHING)[0]
-            if limit and running >= limit:
-                continue
             need = tokens + DECODE_TOKENS * running
             if cached:
                 need -= cached.get(i, 0)
             cost = k * need
             if cost > least:  # its backlog would only add to that
+                continue
+            limit = i.max_concurrent_requests
+            if limit and running >= limit:
                 continue
             load = i.load
             pending = load.pending_tokens

@@ -11,8 +11,7 @@ import httpx
 
 from sage_inference.client.errors import InferenceConnectionError
 from sage_inference.client.http import options
-from sage_inference.engines.detect import Detected, DetectError, detect
-from sage_inference.engines.query import QueryError, ask
+from sage_inference.engines.detect import Detected, DetectError, detect, gateway_document
 
 LOOK_S = 1.0
 
@@ -43,13 +42,13 @@ async def look(url: str, api_key: str | None = None, seconds: float = LOOK_S) ->
         raise LookError(error.message) from None
     try:
         async with asyncio.timeout(seconds), httpx.AsyncClient(timeout=seconds, **chosen) as client:
-            root, detected = await asyncio.gather(
-                _root(client, url, api_key), _detected(client, url, api_key)
+            gateway, detected = await asyncio.gather(
+                gateway_document(client, url, api_key), _detected(client, url, api_key)
             )
     except TimeoutError:
         raise LookError(f"no answer within {seconds:g} s") from None
-    if isinstance(root, dict) and root.get("name") == "sage-inference":
-        return _gateway(url, root)
+    if gateway is not None:
+        return _gateway(url, gateway)
     if isinstance(detected, str):
         raise LookError(detected)
     return _engine(url, detected)
@@ -73,13 +72,6 @@ async def look_at_all(urls: Iterable[str], api_key: str | None) -> dict[str, Ser
             raise one
         seen[url] = one
     return seen
-
-
-async def _root(client: httpx.AsyncClient, url: str, api_key: str | None) -> Any:
-    try:
-        return (await ask(client, f"{url}/", api_key))[1]
-    except QueryError:
-        return None
 
 
 async def _detected(client: httpx.AsyncClient, url: str, api_key: str | None) -> Detected | str:

@@ -16,6 +16,7 @@ from sage_inference.engines.query import QueryError, QueryNotSentError, ask
 from sage_inference.types import EngineKind, ExecutionInstanceType
 
 SIMULATOR = "sage-simulator"
+GATEWAY = "sage-inference"  # the name in a gateway's document at /
 # infinity does not report these limits, only refuses more texts. It makes batches across calls, and pads them.
 _INFINITY_LIMITS = {"max_client_batch_size": 2048, "batches_calls": 1, "pads": 1}
 _TIMEOUT_S = 5.0
@@ -181,6 +182,17 @@ async def _has_version(document: Callable[[str], Awaitable[tuple[int, Any]]]) ->
     return status == 200 and isinstance(version, dict) and isinstance(version.get("version"), str)
 
 
+async def gateway_document(
+    client: httpx.AsyncClient, base_url: str, api_key: str | None = None
+) -> dict[str, Any] | None:
+    """The document at / of a gateway of this package. None if the server is another one, or does not answer."""
+    try:
+        _, document = await ask(client, f"{base_url}/", api_key)
+    except QueryError:  # engines need not have the route
+        return None
+    return document if isinstance(document, dict) and document.get("name") == GATEWAY else None
+
+
 async def listed(
     client: httpx.AsyncClient,
     api_url: str,
@@ -305,15 +317,20 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
     )
 
 
+def _capabilities(cards: tuple[ModelInfo, ...]) -> set[str]:
+    """The kinds of work that the models report; empty if the engine reports none. infinity does."""
+    return {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+
+
 def _may_rank(cards: tuple[ModelInfo, ...], openapi: Any) -> bool:
     """Whether the model itself reranks. Some servers have the routes whatever their model does."""
-    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    able = _capabilities(cards)
     return "rerank" in able if able else not _served(openapi) & _WRITES
 
 
 def _within_capabilities(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> frozenset[str]:
     """Without the route of embeddings where the models report that they do other work: infinity always has it."""
-    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    able = _capabilities(cards)
     if not able or any("embed" in word for word in able):
         return served
     return served - {"/v1/embeddings"} or served
@@ -327,7 +344,7 @@ def _other_names(served: frozenset[str]) -> dict[str, str]:
 
 def _kind_of(cards: tuple[ModelInfo, ...], served: frozenset[str]) -> ExecutionInstanceType:
     """The kind by the models' cards, otherwise by the routes. An engine with neither may serve both kinds of work."""
-    able = {str(word) for card in cards for word in _words(card.raw.get("capabilities"))}
+    able = _capabilities(cards)
     if able:  # infinity
         llm, embeds = bool(able & {"chat", "completion", "generate"}), bool(able & (_EMBEDS | _RANKS))
     else:

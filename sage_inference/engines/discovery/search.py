@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import httpx
 
-from sage_inference.engines.detect import Detected, DetectError, detect
+from sage_inference.engines.detect import Detected, DetectError, detect, gateway_document
 from sage_inference.engines.discovery.listeners import Listener, listeners
 from sage_inference.engines.discovery.processes import EngineProcess, engine_processes
-from sage_inference.engines.query import QueryError, ask
 from sage_inference.engines.query_clients import query_client
 from sage_inference.netloc import netloc
 
@@ -20,7 +19,6 @@ KNOWN_PORTS = (8001, 8000, 8090, 8080)
 # Any program may listen on such a port, and one that accepts a question and never answers delays the start.
 QUESTION_S = 3.0
 _REMEDY = "an entry of the configuration's instances can say more about it"
-GATEWAY = "sage-inference"  # the name in a gateway's document at /
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +121,14 @@ async def _question(
     server = f"the {process.engine} (pid {process.pid})" if process else "the server"
     try:
         async with asyncio.timeout(seconds):
-            is_gateway, detected = await asyncio.gather(_is_gateway(client, url), detect(client, url))
+            gateway, detected = await asyncio.gather(gateway_document(client, url), detect(client, url))
     except TimeoutError:
         return f"{server} at {url} did not answer within {seconds:g} s" if process else None
     except DetectError as error:
         # Any program may listen on a port that engines usually have.
         return f"{server} at {url} {error}; {_REMEDY}" if process or "api_key" in str(error) else None
-    if is_gateway:
+    if gateway is not None:  # it would hide its engines from this one's scheduler
         return None
     if not detected.models:
         return f"{server} at {url} names no model; {_REMEDY}"
     return FoundEngine(url, detected)
-
-
-async def _is_gateway(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether it is a gateway of this package: one in front of another would hide the engines from its scheduler."""
-    try:
-        _, root = await ask(client, f"{url}/", None)
-    except QueryError:  # engines need not have the route
-        return False
-    return isinstance(root, dict) and root.get("name") == GATEWAY

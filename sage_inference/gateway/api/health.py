@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_inference._version import __version__
+from sage_inference.engines.detect import GATEWAY
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.requests.response_routes import METHODS
 from sage_inference.requests.routes import ROUTES
@@ -56,7 +57,7 @@ async def info(request: Request) -> Response:
     available = [i for i in registry.instances.values() if i.is_available]
     return JSONResponse(
         {
-            "name": "sage-inference",
+            "name": GATEWAY,
             "version": __version__,
             "status": _status(gateway),
             "models": registry.models(available),

@@ -54,8 +54,7 @@ class CallWindow:
     )
 
     def __init__(self, limits: CallLimits) -> None:
-        self.limits = limits
-        self.learned = LearnedWindow(batches_known=bool(limits.batch_tokens))
+        self.use(limits)
         self.batches: set[EmbeddingBatch] = set()
         self.bulk = 0  # calls among them with bulk texts
         self.partial = 0  # calls among them that could have taken more

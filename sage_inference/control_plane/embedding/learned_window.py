@@ -59,8 +59,10 @@ class Climb:
     @property
     def calls(self) -> int:
         """The level of the present period."""
-        tries = self._trial is not None and self._home_rate
-        return LEVELS[self._trial if tries and self._trial is not None else self._level]
+        # A pair of periods begins with the present level.
+        if self._trial is None or not self._home_rate:
+            return LEVELS[self._level]
+        return LEVELS[self._trial]
 
     def measured(self, rate: float) -> None:
         """Note the rate of a period at ``calls``, and choose the level of the next one."""

@@ -172,17 +172,19 @@ def test_it_does_not_pass_those_who_wait() -> None:
             nothing_left(g)
 
 
+def answering_later(wire: Wire) -> None:
+    """A chat goes on for ever, and vectors come when the engine may go on."""
+    if b"/v1/chat" in wire.head:
+        silent(wire)
+    else:
+        wire.engine.go.wait(20)
+        answering(wire)
+
+
 def test_while_an_llm_streams_on_its_gpu_it_is_the_managers_to_place() -> None:
-    """One embedding call at a time, then (see ``control_plane.sharing``)."""
+    """One embedding call at a time, then (see ``control_plane.instances.gpu_sharing``)."""
 
-    def answer(wire: Wire) -> None:
-        if b"/v1/chat" in wire.head:
-            silent(wire)
-        else:
-            wire.engine.go.wait(20)
-            answering(wire)
-
-    with RogueEngine(answer) as engine, door(engine) as g, Caller(g.port) as chat:
+    with RogueEngine(answering_later) as engine, door(engine) as g, Caller(g.port) as chat:
         chat.chat()
         engine.arrived.get(timeout=5)
         with Caller(g.port) as one, Caller(g.port) as two:
@@ -198,20 +200,18 @@ def test_while_an_llm_streams_on_its_gpu_it_is_the_managers_to_place() -> None:
 
 
 def test_beside_an_llm_calls_whose_cost_is_known_follow_each_other_before_the_first_is_answered() -> None:
-    def answer(wire: Wire) -> None:
-        if b"/v1/chat" in wire.head:
-            silent(wire)
-        else:
-            wire.engine.go.wait(20)
-            answering(wire)
-
     def cost_is_known(r: RunningGateway) -> None:
-        [gpu] = r.gateway.scheduler._gpus.values()
+        [gpu] = r.gateway.scheduler.gpus.values()
         gpu.cost.seconds_a_token = 0.0002  # about 5 ms from one call to the next
         gpu.cost._until = math.inf
         r.gateway.engines["e0"].window.limits = CallLimits()  # of an engine that batches calls
 
-    with RogueEngine(answer) as engine, door(engine) as g, Caller(g.port) as chat, ExitStack() as stack:
+    with (
+        RogueEngine(answering_later) as engine,
+        door(engine) as g,
+        Caller(g.port) as chat,
+        ExitStack() as stack,
+    ):
         chat.chat()
         engine.arrived.get(timeout=5)
         g.ask(cost_is_known)

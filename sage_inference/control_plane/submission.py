@@ -63,9 +63,8 @@ class Waiting:
         self.group = group  # the instances that may take the request
         self.order = order  # the name of the order in which it waits for them
         self.arrived = request.arrived
-        self.due_at = self.seniority = (
-            request.arrived
-        )  # set when it enters a queue, see ``queue.ageing`` and ``queue.orders``
+        # Set when it enters a queue, see ``queue.ageing`` and ``queue.orders``.
+        self.due_at = self.seniority = request.arrived
         self.patient = True  # may still be reserved for the instance that has its prompt cached
         self.reserved_for: ExecutionInstance | None = None
         self.overdue = False  # gets only what instances can spare

@@ -68,9 +68,8 @@ class FoundEngines:
 
         A known one stays where it is not found again: it may be restarting, and costs one probe at a time.
         """
-        from sage_inference.engines.discovery import (
-            search,
-        )  # it needs psutil, which other gateways do without
+        # Here, because it needs psutil, which a gateway with configured engines does without.
+        from sage_inference.engines.discovery import search
 
         findings = await search({port})
         for note in findings.notes:

@@ -215,9 +215,7 @@ class Upstream:
         if not tokens:
             instance = self.instance
             if instance.instance_type is ExecutionInstanceType.EMBEDDING and VECTOR_ROUTES & instance.routes:
-                tokens = (
-                    math.inf
-                )  # its calls have a window of their own, which is learned: see ``CallWindow``
+                tokens = math.inf  # ``CallWindow`` learns how many of its calls pay
             elif instance.engine is EngineKind.TEI:
                 tokens = 2 * self._tei_batch_tokens()
             else:

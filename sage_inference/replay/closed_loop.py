@@ -12,9 +12,8 @@ from sage_inference.replay.jobs import Job, Outcome
 AT_ONCE_MS = 1000.0  # without connections, a request follows an answer that ended within this time before it
 LONGEST_MS = 60_000.0  # a longer pause on a connection is no time to think
 FOLLOWING = 0.5  # of the requests must follow an answer
-STEADY = (
-    0.2  # of the mean time between two arrivals: so little do pauses differ if callers think for one time
-)
+# Of the mean time between two arrivals: so little do pauses differ if callers think for one time.
+STEADY = 0.2
 FEWEST = 10  # choices that show a rule
 
 

@@ -1,4 +1,4 @@
-"""What the end of a message in Anthropic's protocol shows: finished, or given up by its engine."""
+"""The outcome of a message in Anthropic's protocol, by its end: finished, or given up by its engine."""
 
 from __future__ import annotations
 

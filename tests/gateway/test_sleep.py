@@ -145,7 +145,7 @@ def test_what_waits_on_one_that_fell_asleep_goes_to_another(
 def test_streams_that_falling_asleep_ends_are_aborted_and_it_serves_again_when_it_wakes(
     single: tuple[InProcess, SimulatedEngine], mode: str
 ) -> None:
-    """vLLM aborts what runs when it is put to sleep, unless it is told to keep it."""
+    """vLLM aborts running requests when it is put to sleep, unless ``mode`` is ``keep``."""
     g, engine = single
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, g, stream=True, max_tokens=4000, ignore_eos=True) for _ in range(8)]

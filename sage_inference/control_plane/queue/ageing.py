@@ -8,7 +8,7 @@ from sage_inference.control_plane.cost import DECODE_TOKENS
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.types import SchedulingRequest
 
-MOST_DEFERRED_S = 120.0
+MOST_DEFERRED_S = 120.0  # about as long as requests wait by default, see ``timeouts.queue_s``
 
 
 @dataclass(frozen=True, slots=True)

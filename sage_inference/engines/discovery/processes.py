@@ -25,7 +25,7 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The form of an engine's command line. ``words`` follow the program, at any place if there are several."""
+    """The form of an engine's command line. ``word`` follows the program, unless it is empty."""
 
     engine: str
     program: str  # of an executable or a script, or a Python module

@@ -21,7 +21,7 @@ from tests.bench.gpu.specs import SPECS, Role, Spec
 from tests.support.gateway import free_port
 
 _METRIC = re.compile(r"^((?:vllm|te):?[a-z_:]+)(\{[^}]*\})? ([0-9.eE+-]+)$", re.M)
-_TOLD = re.compile(
+_SET_UP = re.compile(
     r"KV cache size|Maximum concurrency|max_num_batched|attention backend|Model Runner|API server version"
 )
 _CORE = "EngineCore"
@@ -168,10 +168,10 @@ class Engines:
         for name in self.live:
             self.kill(name)
 
-    def told(self, name: str) -> list[str]:
-        """The lines of its log that tell how it runs."""
+    def set_up_lines(self, name: str) -> list[str]:
+        """The lines of its log about its set-up: version, kernels, memory."""
         text = (self.logs / f"engine-{name}.log").read_text(errors="replace")
-        return [line[-200:] for line in text.splitlines() if _TOLD.search(line)][-8:]
+        return [line[-200:] for line in text.splitlines() if _SET_UP.search(line)][-8:]
 
     def metrics(self, name: str) -> dict[str, float]:
         """Sums over labels, without the buckets."""

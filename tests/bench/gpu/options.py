@@ -1,4 +1,4 @@
-"""What a part is given on the command line: ``NAME:key=value,key=value``."""
+"""The options of a part on the command line: ``NAME:key=value,key=value``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU machine without a network needs: the wheels of vLLM in pieces, and the project as one archive."""
+"""Packs for a GPU machine without a network: the wheels of vLLM in pieces, and the project as one archive."""
 
 from __future__ import annotations
 

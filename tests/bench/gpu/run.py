@@ -21,7 +21,7 @@ from tests.support.gateway import Gateway, running_gateway
 
 Row = dict[str, Any]
 # What a line of the log shows; the table and the file have the rest.
-_TOLD = (
+_SHOWN = (
     "error ok seen took_s healthy_s texts_per_s bulk_texts_per_s embedding_texts_per_s output_per_s sent failed abandoned "
     "good_share hits ttft_p50_ms ttft_p99_ms ttft_max_ms tpot_p50_ms e2e_p50_ms e2e_p99_ms longest_wait_ms starving "
     "later_served noticed_s ready_s valid"
@@ -119,8 +119,8 @@ class Run:
         self.rows[row["key"]] = row
         with self._figures.open("a") as file:
             file.write(json.dumps(row, default=str) + "\n")
-        told = [f"{name}={_short(row[name])}" for name in _TOLD if row.get(name) or row.get(name) is False]
-        self.say(" ".join([row["key"], *told]))
+        shown = [f"{name}={_short(row[name])}" for name in _SHOWN if row.get(name) or row.get(name) is False]
+        self.say(" ".join([row["key"], *shown]))
         return row
 
     def load(self, label: str, url: str, options: Mapping[str, object], limit_s: float) -> Load:
@@ -167,7 +167,7 @@ def _short(value: object) -> str:
 
 
 def total_of(document: Mapping[str, Any]) -> Row:
-    """What a table shows of a bench's document."""
+    """The figures of a bench's document that a table has."""
     total = document["total"]
     errors = {one["kind"]: one["count"] for one in total["errors"]}
     row: Row = {name: total[name] for name in ("sent", "ok", "failed", "abandoned", "good_share")}

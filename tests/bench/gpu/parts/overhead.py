@@ -1,4 +1,4 @@
-"""What the gateway adds: the same closed loops straight at an engine and through the gateway, in turn."""
+"""The time that the gateway adds: the same closed loops straight at an engine and through the gateway, in turn."""
 
 from __future__ import annotations
 

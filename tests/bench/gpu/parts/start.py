@@ -41,13 +41,13 @@ def _first(run: Run, name: str, seconds: float) -> Row:
         body = {"model": spec.model, "text_1": "a river", "text_2": ["a lake", "a shoe"]}
         answer = ask(url, "/score", body, 120)
     variant = run.engines.live[name].variant
-    told = [] if run.simulated else run.engines.told(name)
+    set_up = [] if run.simulated else run.engines.set_up_lines(name)
     return {
         "engine": name,
         "healthy_s": seconds,
         "variant": variant,
         "first_answer": answer.status_code,
-        "told": told,
+        "set_up": set_up,
     }
 
 

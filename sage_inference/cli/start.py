@@ -48,6 +48,12 @@ def start(
             "--no-discover", help="Do not look for engines on this machine.", rich_help_panel=_ENGINES
         ),
     ] = False,
+    no_engines: Annotated[
+        bool,
+        typer.Option(
+            "--no-engines", help="Start no engines, only name the default models.", rich_help_panel=_ENGINES
+        ),
+    ] = False,
     scheduling_policy: Annotated[
         str | None,
         typer.Option(
@@ -123,6 +129,7 @@ def start(
         insecure=insecure,
         simulate=simulate,
         no_discover=no_discover,
+        no_engines=no_engines,
     )
     paths = Paths.resolve(as_path(config))
     if background:

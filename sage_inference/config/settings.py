@@ -329,3 +329,4 @@ class Flags:
     insecure: bool = False
     simulate: bool = False
     no_discover: bool = False
+    no_engines: bool = False

@@ -11,8 +11,9 @@ import typer
 from sage_inference.cli import terminal
 from sage_inference.cli.complete import log_levels
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.loglines import Fits, Log, record
+from sage_inference.cli.loglines import record
 from sage_inference.cli.options import OUTPUT, NoColor, check_choice
+from sage_inference.log_files.reader import Fits, Log
 
 app = plain_app()
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}

@@ -198,7 +198,7 @@ BENCH = _answer(
     warnings=_list(_TEXT),
 )
 _PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
-# What a record shows; null for a trace.
+# The figures of a record; null for a trace.
 RECORD = _object(
     policy=_TEXT,
     policy_recorded=_FLAG,

@@ -56,7 +56,6 @@ class Key:
     maximum: float | None
     format: str | None
     example: str | None
-    loose: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,6 @@ def _keys(section: type) -> dict[str, Key]:
             maximum=meta["maximum"],
             format=meta["format"],
             example=meta["example"],
-            loose=meta["loose"],
         )
     return found
 

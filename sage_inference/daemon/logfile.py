@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from sage_inference.config.settings import LoggingSettings
-from sage_inference.daemon.log_writer import LogWriter
+from sage_inference.log_files.writer import LogWriter
 from sage_inference.visible import visible
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

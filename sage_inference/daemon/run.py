@@ -24,10 +24,10 @@ from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError, PortTaken
 from sage_inference.daemon.handover import Takeover
 from sage_inference.daemon.hangup import TerminalHangup
-from sage_inference.daemon.keeper import Keeper
 from sage_inference.daemon.launch_spec import has_literal_key, recordable
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
+from sage_inference.daemon.own_files import OwnFiles
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
 
@@ -67,14 +67,14 @@ def run(
     ensure(paths)
     hangup = TerminalHangup(background=background)
     with _ends_in_order(hangup):
-        keeper = Keeper(paths, None if takeover else Lock.take(paths.lock_file))
+        own_files = OwnFiles(paths, None if takeover else Lock.take(paths.lock_file))
         try:
-            run = _Run(paths, flags, notifier, background, config_required, hangup, keeper, takeover)
+            run = _Run(paths, flags, notifier, background, config_required, hangup, own_files, takeover)
             run.colour = colour
             run.supervised = not background and (is_first or notifier.listened_to or _started_by_systemd())
             run.serve(on_settings, on_ready)
         finally:
-            keeper.close()
+            own_files.close()
 
 
 def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) -> Settings:
@@ -98,7 +98,7 @@ class _Run:
         background: bool,
         config_required: bool,
         hangup: TerminalHangup,
-        keeper: Keeper,
+        own_files: OwnFiles,
         takeover: Takeover | None,
     ) -> None:
         self.paths = paths
@@ -107,7 +107,7 @@ class _Run:
         self.background = background
         self.config_required = config_required
         self.hangup = hangup
-        self.keeper = keeper
+        self.own_files = own_files
         self.takeover = takeover
         self.colour: bool | None = None  # of the log on a terminal; None leaves it to the environment
         self.supervised = False  # a supervisor would start another one, or the container would end
@@ -193,8 +193,8 @@ class _Run:
 
         def serving(running: RunningGateway) -> None:
             if self.takeover is not None:
-                self.keeper.adopt(Lock.adopt(self.paths.lock_file, *self.takeover.done()))
-            self.keeper.keep(_Listening(running))
+                self.own_files.adopt(Lock.adopt(self.paths.lock_file, *self.takeover.done()))
+            self.own_files.keep(_Listening(running))
 
         def ready(status: dict[str, Any]) -> None:
             self._update(phase="running")
@@ -205,7 +205,7 @@ class _Run:
                 on_ready(status)
 
         def stopping() -> None:
-            self.keeper.refuse()
+            self.own_files.refuse()
             self._update(phase="stopping")
             self.notifier.stopping("finishing running requests")
 
@@ -252,7 +252,7 @@ class _Run:
 
     def _note(self, info: PidInfo) -> None:
         self.info = info
-        self.keeper.note(info)
+        self.own_files.note(info)
 
     def _update(self, **changes: Any) -> None:
         """Write the pidfile again. A full disk is logged only, because it must not stop a serving gateway."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_inference.cli.loglines import Log, record
+from sage_inference.cli.loglines import record
+from sage_inference.log_files.reader import Log
 
 
 def every(_: bytes) -> bool:

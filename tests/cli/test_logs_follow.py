@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_inference.cli.loglines import Log
+from sage_inference.log_files.reader import Log
 from tests.support.gateway import clean_environment
 
 LINE = "line {}: " + "x" * 50 + "\n"

@@ -33,6 +33,10 @@ class Part:
         """Whether the file still has all bytes that were read: False after a truncation."""
         return self.holds(self)
 
+    def has(self, identity: tuple[int, int], offset: int) -> bool:
+        """Whether this file is that one, and has so many bytes."""
+        return self.identity == identity and os.fstat(self.descriptor).st_size >= offset
+
     def holds(self, other: Part) -> bool:
         """Whether this file has the bytes read of ``other``: the same file, or a copy made before a truncation."""
         size = os.fstat(self.descriptor).st_size

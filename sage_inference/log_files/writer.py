@@ -6,7 +6,10 @@ import contextlib
 import os
 import stat
 import time
-from pathlib import Path
+
+TYPE_CHECKING = False  # ``typing`` costs the keeper of an engine half a megabyte
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_PARTS = 100  # of a log: files with larger numbers are not ours
 
@@ -24,7 +27,7 @@ class LogWriter:
     Not thread-safe.
     """
 
-    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
+    def __init__(self, path: Path | str, max_bytes: int, backups: int) -> None:
         self.path = path
         self.max_bytes = max_bytes
         self.backups = backups
@@ -58,7 +61,7 @@ class LogWriter:
         if self._descriptor >= 0:
             with contextlib.suppress(FileNotFoundError):
                 try:
-                    found = self.path.stat()
+                    found = os.stat(self.path)
                 except PermissionError:  # the open file can still be written
                     return os.fstat(self._descriptor)
                 if (found.st_dev, found.st_ino) == self._identity:
@@ -67,7 +70,7 @@ class LogWriter:
         try:
             self._descriptor = os.open(self.path, _FLAGS, 0o600)
         except FileNotFoundError:
-            Path(os.path.realpath(self.path)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(os.path.realpath(self.path)), mode=0o700, exist_ok=True)
             self._descriptor = os.open(self.path, _FLAGS, 0o600)
         found = os.fstat(self._descriptor)
         self._identity = (found.st_dev, found.st_ino)
@@ -91,15 +94,20 @@ class LogWriter:
         path = os.path.realpath(self.path)
         try:
             for number in range(self.backups + 1, MOST_PARTS + 1):  # left from a larger ``backups``
-                Path(f"{path}.{number}").unlink(missing_ok=True)
+                _remove(f"{path}.{number}")
             for number in range(self.backups - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
-                    Path(f"{path}.{number}").replace(f"{path}.{number + 1}")
+                    os.replace(f"{path}.{number}", f"{path}.{number + 1}")
             with contextlib.suppress(FileNotFoundError):
                 if self.backups:
-                    Path(path).replace(f"{path}.1")
+                    os.replace(path, f"{path}.1")
                 else:
-                    Path(path).unlink()
+                    os.unlink(path)
         except OSError as error:
             self._rotates_from = time.monotonic() + _ROTATE_AGAIN_S
             self.rotation_error = error
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

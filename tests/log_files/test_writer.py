@@ -14,7 +14,7 @@ import pytest
 
 from sage_inference.config.settings import LoggingSettings
 from sage_inference.daemon import logfile
-from sage_inference.daemon.log_writer import LogWriter
+from sage_inference.log_files.writer import LogWriter
 from tests.daemon.test_logfile import own_root  # noqa: F401 - a fixture
 
 

@@ -24,10 +24,10 @@ log = logging.getLogger("sage_inference.daemon")
 _LOOK_S = 1.0
 
 
-class Keeper:
+class OwnFiles:
     """Puts the files back if they are removed, and passes the gateway's place to a successor.
 
-    The keeper has a thread of its own, because neither a hanging file system nor a successor may hold up the event loop.
+    This has a thread of its own, because neither a hanging file system nor a successor may hold up the event loop.
     ``lock`` is None in a successor until it has taken the lock over.
     """
 
@@ -61,7 +61,7 @@ class Keeper:
     def keep(self, listening: Listening) -> None:
         """Start the thread. From now on a successor may take ``listening`` over."""
         self._listening = listening
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="own-files", daemon=True)
         self._thread.start()
 
     def refuse(self) -> None:

@@ -1,0 +1,1 @@
+"""Files of logs that rotate: written by one process, read by others."""

@@ -1,39 +1,21 @@
-"""``python -m sage_inference.simulator vllm|tei``: one simulated engine until SIGTERM."""
+"""``python -m sage_inference.simulator vllm|tei``: one simulated engine until SIGTERM.
+
+With the name of an engine's own command, such as ``vllm-serve``, it also starts as that engine does.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-import uvloop
-
-from sage_inference.simulator.options import Options, parse
-from sage_inference.simulator.server import SimulatorServer, end_with_parent
-
-
-async def serve(options: Options) -> None:
-    server = SimulatorServer(
-        options.engine(),
-        host=options.host,
-        port=options.port,
-        faults=options.faults,
-        drain_s=options.drain_s,
-        keep_alive_s=options.keep_alive_s,
-    )
-    if options.exit_with_parent:
-        end_with_parent()
-    await server.run()
+from sage_inference.simulator.starting.commands import COMMANDS, run
 
 
 def main() -> int:
-    options = parse(sys.argv[1:])
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(options))
-    except OSError as error:
-        print(f"cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        return run(sys.argv[1], sys.argv[2:])
+    from sage_inference.simulator import one_engine  # a real start loads it after its first lines
+
+    return one_engine.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _INSTANT = "instant"
 class Options:
     host: str
     port: int
+    uds: str | None
     drain_s: float
     keep_alive_s: int
     exit_with_parent: bool
@@ -36,6 +37,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return Options(
         host=given.host,
         port=given.port,
+        uds=given.uds,
         drain_s=given.shutdown_timeout,
         keep_alive_s=given.keep_alive,
         exit_with_parent=given.exit_with_parent,
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default): any free port")
+    parser.add_argument("--uds", help="listen on this Unix socket instead of the port")
     parser.add_argument("--model", action="append", help="served name; further ones are aliases")
     parser.add_argument("--api-key")
     parser.add_argument("--dimension", type=int, default=384, help="dimension of embeddings; default 384")

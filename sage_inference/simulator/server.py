@@ -1,16 +1,15 @@
-"""A simulated engine as a server process: two ports, a ready line, an orderly end."""
+"""A simulated engine as a server process: its listeners, its readiness, an orderly end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 
 import uvicorn
@@ -20,6 +19,7 @@ from sage_inference.simulator.admin import Admin
 from sage_inference.simulator.app import Application
 from sage_inference.simulator.engine import SimulatedEngine
 from sage_inference.simulator.faults import Fault, FaultBook
+from sage_inference.simulator.listeners import Listener
 from sage_inference.simulator.protocol import Connection
 from sage_inference.simulator.records import Records
 
@@ -27,49 +27,24 @@ _BACKLOG = 4096
 _GIVING_UP_S = 1.0
 
 
-class Port:
-    """A port that can be closed to connections and opened again, while no other process can take it.
-
-    A second socket is bound to the port and never listens. While only that one is left, connections are refused.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._host = host
-        if port:
-            with socket.socket(self._family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))  # fails if the port is taken; the shared bind below would not
-        self._placeholder = self._bound(port)
-        self.number: int = self._placeholder.getsockname()[1]
-
-    def listener(self) -> socket.socket:
-        return self._bound(self.number)
-
-    def _bound(self, port: int) -> socket.socket:
-        bound = socket.socket(self._family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((self._host, port))
-        bound.setblocking(False)
-        return bound
-
-
 class SimulatorServer:
+    """``control`` is a port for ``/simulator`` alone, which works under every fault. ``on_ready`` reports readiness."""
+
     def __init__(
         self,
         engine: SimulatedEngine,
+        port: Listener,
+        control: Listener | None,
         *,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        on_ready: Callable[[], None],
         faults: list[Fault] | None = None,
         drain_s: float = 30.0,
         keep_alive_s: int = 5,
     ) -> None:
         self.engine = engine
-        self.port = Port(host, port)
-        self.control = Port(host, 0)
-        self._host = host
+        self.port = port
+        self.control = control
+        self._on_ready = on_ready
         self._drain_s = drain_s
         self._records = Records(self._figures)
         self._faults = FaultBook()
@@ -77,7 +52,7 @@ class SimulatorServer:
         app = Application(engine, self._records, self._faults, admin)
         self._state = ServerState()
         self._config = _uvicorn_config(app, keep_alive_s)
-        self._servers: dict[Port, asyncio.Server] = {}
+        self._servers: dict[Listener, asyncio.Server] = {}
         self._opened = 0
         self._stopping = asyncio.Event()
         self._faults.replace(faults or [])
@@ -86,11 +61,12 @@ class SimulatorServer:
         """Serve until SIGTERM or SIGINT, then let running requests end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        await self._open(self.control)
+            loop.add_signal_handler(number, self.stop)
+        if self.control is not None:
+            await self._open(self.control)
         await self._apply_faults()
         tasks = [loop.create_task(job) for job in (self._tick(), *self.engine.loops())]
-        print(json.dumps(self._ready_line()), flush=True)
+        self._on_ready()
         try:
             await self._stopping.wait()
             await self._drain()
@@ -101,18 +77,9 @@ class SimulatorServer:
                 connection.transport.close()
             await asyncio.sleep(0)  # lets the last bytes out
 
-    def _ready_line(self) -> dict[str, object]:
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        return {
-            "ready": True,
-            "kind": self.engine.kind,
-            "url": f"http://{shown}:{self.port.number}",
-            "host": self._host,
-            "port": self.port.number,
-            "control_port": self.control.number,
-            "pid": os.getpid(),
-            "models": list(self.engine.models),
-        }
+    def stop(self) -> None:
+        """Make ``run`` let running requests end, and return."""
+        self._stopping.set()
 
     def _figures(self) -> Mapping[str, float]:
         mine = sum(1 for one in self._connections())
@@ -126,20 +93,20 @@ class SimulatorServer:
             if isinstance(one, Connection) and one.local_port == self.port.number
         ]
 
-    def _accept(self, port: Port) -> Connection:
+    def _accept(self, port: Listener) -> Connection:
         if port is self.port:
             self._opened += 1
         return Connection(
             config=self._config, server_state=self._state, app_state={}, on_change=self._records.changed
         )
 
-    async def _open(self, port: Port) -> None:
+    async def _open(self, port: Listener) -> None:
         loop = asyncio.get_running_loop()
-        self._servers[port] = await loop.create_server(
-            lambda: self._accept(port), sock=port.listener(), backlog=_BACKLOG
-        )
+        bound = port.listener()
+        create = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
+        self._servers[port] = await create(lambda: self._accept(port), sock=bound, backlog=_BACKLOG)
 
-    def _close(self, port: Port) -> None:
+    def _close(self, port: Listener) -> None:
         server = self._servers.pop(port, None)
         if server is not None:
             server.close()

@@ -1,0 +1,1 @@
+"""Simulated engines that start as the real ones: their command lines, logs, phases and deaths."""

@@ -76,12 +76,17 @@ class Builder:
             return self._map(key, shape.item, node, steps)
         if not isinstance(node, Scalar):
             raise self._error(node, steps, f"{join(steps)} must be a single value, not {_form(node)}")
+        value = node.value
+        if key.loose and shape.is_text and isinstance(value, int | float):
+            value = node.text  # 0.90 and true keep their spelling on command lines
         try:
-            return check_value(key, shape, node.value)
+            return check_value(key, shape, value)
         except Invalid as error:
             raise self._error(node, steps, f"{join(steps)} {error.problem}", error.hint) from None
 
     def _list(self, key: Key, item: Shape, node: Node, steps: tuple[Step, ...]) -> tuple[Any, ...]:
+        if key.loose and isinstance(node, Scalar) and node.value is not None:
+            node = Sequence([node], node.start, node.end)
         if not isinstance(node, Sequence):
             hint = _leave_out(node) or "put [ ] around it, or a dash before each entry"
             raise self._error(node, steps, f"{join(steps)} must be a list, not {_form(node)}", hint)

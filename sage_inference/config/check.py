@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from sage_inference import trust
 from sage_inference.config.address import is_loopback, parse_backend, reaches
+from sage_inference.config.engine_rules import check_engines, readable
 from sage_inference.config.errors import ConfigError
-from sage_inference.config.secrets import Secret, SecretError
+from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import InstanceSettings, Settings
 
 
@@ -17,6 +18,8 @@ def check(settings: Settings, environ: Mapping[str, str] | None = None, *, liste
     ``listens`` is False for a gateway within a program, which has no address of its own.
     """
     _instances(settings, listens)
+    named = {name_of(each).lower(): f"instances[{at}]" for at, each in enumerate(settings.instances)}
+    check_engines(settings, named, environ)
     _ca_files(settings)
     _aliases(settings)
     _secrets(settings, environ)
@@ -96,19 +99,9 @@ def _aliases(settings: Settings) -> None:
             )
 
 
-_ENVIRONMENT = (
-    "a running gateway has the environment it was started in; sage inference restart gives it this shell's"
-)
-
-
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
     for here, secret in kept_secrets(settings):
-        try:
-            value = secret.reveal(environ)
-        except (SecretError, ValueError, RuntimeError) as error:
-            # ValueError: a NUL in a path. RuntimeError: a home directory that is not known.
-            hint = _ENVIRONMENT if secret.source.startswith("env:") else None
-            raise ConfigError(f"{here}: {error}", key=here, hint=hint) from None
+        value = readable(here, secret, environ)
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise ConfigError(
                 f"{here}: the key holds characters that are not allowed in a header",
@@ -126,3 +119,5 @@ def kept_secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
             yield f"instances[{at}].api_key", instance.api_key
     if settings.admin_key:
         yield "admin_key", settings.admin_key
+    if settings.managed.hf_token:
+        yield "managed.hf_token", settings.managed.hf_token

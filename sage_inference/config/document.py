@@ -48,7 +48,8 @@ def rows(settings: Settings | None = None) -> list[DocumentedKey]:
 def type_of(key: Key, shape: Shape) -> str:
     """``whole number from 1 to 65535``, ``list of text`` …"""
     if shape.kind == "list" and shape.item:
-        return f"list of {'sections' if shape.item.section else shape.item.kind}"
+        one = f"{shape.item.kind} or " if key.loose else ""
+        return f"{one}list of {'sections' if shape.item.section else shape.item.kind}"
     if shape.kind == "map" and shape.item:
         return f"map of {'sections' if shape.item.section else shape.item.kind}"
     names = {"integer": "whole number", "boolean": "true or false"}
@@ -156,14 +157,16 @@ def _schema(key: Key, shape: Shape, *, inner: bool = False) -> dict[str, Any]:
         if stands_alone(shape.section):
             found = {"anyOf": [{"type": "string"}, found]}
     elif shape.kind == "list" and shape.item:
-        found = {"type": "array", "items": _schema(key, shape.item, inner=True)}
+        items = _schema(key, shape.item, inner=True)
+        found = {"type": "array", "items": items}
+        if key.loose:
+            found = {"anyOf": [found, items]}
     elif shape.kind == "map" and shape.item:
         found = {"type": "object", "additionalProperties": _schema(key, shape.item, inner=True)}
     else:
-        found = {"type": _JSON_TYPES[shape.kind]}
-        if shape.optional:
-            found["type"] = [found["type"], "null"]
-        found |= _bounds(key)
+        types = [_JSON_TYPES[shape.kind], *(["number", "boolean"] if key.loose and shape.is_text else [])]
+        types += ["null"] if shape.optional else []
+        found = {"type": types if len(types) > 1 else types[0]} | _bounds(key)
     if not inner:
         found["description"] = key.doc
         if not key.required and not shape.section:

@@ -56,6 +56,7 @@ class Key:
     maximum: float | None
     format: str | None
     example: str | None
+    loose: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ def _keys(section: type) -> dict[str, Key]:
             maximum=meta["maximum"],
             format=meta["format"],
             example=meta["example"],
+            loose=meta["loose"],
         )
     return found
 

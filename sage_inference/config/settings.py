@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sage_inference.config.engine_settings import ManagedEngineSettings as ManagedEngineSettings
+from sage_inference.config.engine_settings import ManagedSettings as ManagedSettings
 from sage_inference.config.secrets import Secret
+from sage_inference.config.setting import setting
 
 POLICIES = (
     "hybrid",
@@ -28,39 +30,6 @@ INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed", "prefilling", "decoding")
 ENGINES = ("auto", "vllm", "tei", "openai")
 TRUNCATIONS = ("allow", "refuse")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-def setting(
-    default: Any = ...,
-    *,
-    doc: str,
-    choices: Sequence[str] | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    format: str | None = None,
-    example: str | None = None,
-    factory: Any = None,
-    restart: bool = False,
-) -> Any:
-    """A field of the schema: its default (``...`` = required), one line of help, and the values that it takes.
-
-    ``restart``: the value takes effect only when a gateway starts.
-    ``format`` names a form (see ``formats.py``) that the text, or each entry of a list, must have.
-    """
-    metadata = {
-        "doc": doc,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "format": format,
-        "example": example,
-        "restart": restart,
-    }
-    if factory is not None:
-        return field(default_factory=factory, metadata=metadata)
-    if default is ...:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +264,13 @@ class Settings:
     llm_model: str | None = setting(None, doc="Model for chat and completions that name none.")
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
     server: ServerSettings = setting(doc="The gateway's own address.", factory=ServerSettings)
-    instances: tuple[InstanceSettings, ...] = setting((), doc="The engines.")
+    instances: tuple[InstanceSettings, ...] = setting((), doc="The engines that others start.")
+    engines: tuple[ManagedEngineSettings, ...] = setting(
+        (), doc="The engines that the gateway starts and watches: see sage docs engines."
+    )
+    managed: ManagedSettings = setting(
+        doc="What the engines that the gateway starts have in common.", factory=ManagedSettings
+    )
     discover: bool = setting(
         True, doc="Without instances, serve the engines that are found running on this machine."
     )

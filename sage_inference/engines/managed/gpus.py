@@ -1,0 +1,118 @@
+"""The NVIDIA GPUs of this machine, as NVML reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory of a GPU. ``used`` is in bytes, None where the driver does not report it."""
+
+    pid: int
+    name: str
+    user: str
+    used: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU. ``index`` counts in the order of the PCI bus, ``total`` and ``free`` are in bytes."""
+
+    index: int
+    uuid: str
+    name: str
+    total: int
+    free: int
+    capability: tuple[int, int] | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs in the order of the PCI bus. Empty without a driver, and without the package ``nvidia-ml-py``."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return []
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                found.append(_gpu(nvml, index))
+            except nvml.NVMLError:  # a GPU that fell off the bus
+                continue
+        return found
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """The package, initialized; None where there is none, or no driver."""
+    try:
+        import pynvml  # nvidia-ml-py
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    total, free = _memory(nvml, handle)
+    return Gpu(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        total=total,
+        free=free,
+        capability=_capability(nvml, handle),
+        processes=tuple(_processes(nvml, handle)),
+    )
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    """Total and free bytes. The first version of the call counts the driver's own reserve as used, the second does not."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+        return int(memory.total - memory.reserved), int(memory.free)
+    except (nvml.NVMLError, AttributeError, TypeError):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(memory.total), int(memory.free)
+
+
+def _capability(nvml: Any, handle: Any) -> tuple[int, int] | None:
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError:
+        return None
+    return int(major), int(minor)
+
+
+def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:
+    try:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return
+    for one in running:
+        name, user = "a process of another container", "unknown"
+        try:
+            process = psutil.Process(one.pid)
+            name, user = process.name(), process.username()
+        except psutil.Error:
+            pass
+        used = one.usedGpuMemory
+        yield GpuProcess(one.pid, name, user, None if used is None else int(used))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -260,10 +260,12 @@ class Scheduler:
         self._catch_up(now)
         self._dispatcher.dispatch(now)
 
-    def gap_listener(self, instance: ExecutionInstance) -> Callable[[float, float], None] | None:
-        """A function for the seconds between two chunks of the instance's streams, and the time now; None if not needed."""
-        shared = self._selector.shared.get(instance)
-        return shared.streamed if shared is not None and shared.ratio != 0.0 else None
+    def gap_listener(self, submission: Submission) -> Callable[[float, float], None] | None:
+        """A function for the seconds between two chunks of the stream, and the time now; None if not needed."""
+        placement = submission.place
+        if not isinstance(placement, Placement) or placement.shared is None:
+            return None
+        return placement.shared.listener(placement)
 
     # Retries
 

@@ -40,7 +40,7 @@ class Replayed:
         job = outcome.job
         outcome.instance = instance.instance_id
         outcome.placed_ms = self.run.events.now
-        self.on_gap = self.run.scheduler.gap_listener(instance) if self.request.streams else None
+        self.on_gap = self.run.scheduler.gap_listener(self) if self.request.streams else None
         engine = self.run.engines[instance.instance_id]
         if isinstance(engine, LLMEngine):
             if job.prompt + job.output > engine.limits.longest:

@@ -189,10 +189,7 @@ def test_streams_that_share_a_gpu_keep_their_models_time() -> None:
     ):
         m.slos.configure(stated)
         m.use(m.policy)
-        listener = m.gap_listener(llm)
-        assert listener is not None
-        shared = listener.__self__  # type: ignore[attr-defined]
-        assert shared.tpot_s == seconds
+        assert m.gpus["0"].tpot_s == seconds
 
 
 def test_models_of_the_same_engines_have_the_same_pace_and_others_their_own() -> None:

@@ -118,16 +118,30 @@ def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) 
         wire.send(b"0\r\n\r\n")
 
     scheduling = SchedulingSettings(embedding_priority="adaptive" if wanted else "normal")
+
+    def tokens(g: InProcess) -> list[int]:
+        budgets = g.ask(
+            lambda r: [
+                budget
+                for gpu in r.gateway.scheduler.gpus.values()
+                for budget in gpu.streams._budgets.values()
+            ]
+        )
+        return [budget.tokens for budget in budgets if budget]
+
     with RogueEngine(answer) as engine, gateway(engine, scheduling=scheduling) as g, Caller(g.port) as caller:
         caller.chat(stream=True)
         caller.head()
         assert caller.chunk() == b"data: first\n\n"
-        for _ in range(3):
+        for _ in range(2):
             engine.go.set()
             assert caller.chunk() == b"data: more\n\n"
+        assert tokens(g) == ([1] if wanted else [])
+        engine.go.set()
+        assert caller.chunk() == b"data: more\n\n"
         assert caller.chunk() == b""
-        told = g.ask(lambda r: [gpu.gap_s for gpu in r.gateway.scheduler._selector.shared.values()])
-    assert [gap > 0 for gap in told] == [wanted]
+        g.until(lambda r: not r.gateway.in_flight)
+        assert tokens(g) == []
 
 
 def test_the_engine_is_not_told_of_what_was_asked_of_the_scheduler() -> None:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.instances.gpu_cost import TIME_SLICED, GPUCost
 from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.instances.stream_budgets import StreamBudgets
 from sage_inference.control_plane.slo import TPOT_MS
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 
 MOST_BESIDE = 4  # calls in flight beside LLM work
-FEW_BESIDE_S = 0.04
-_GAP_KEPT = 0.8
-_LONGEST_GAP_S = 1.0  # one pause of any cause must not outweigh a hundred chunks
-_STEP_S, _EASE, _EASE_S, _MOST_S = 0.004, 0.9, 0.0005, 0.4
+_MOST_S = 0.4  # the longest pause for streams that need all of the GPU
+_LOOK_S = 0.02  # between two looks at the streams while embeddings pause for them
 
 
 class SharedGPU:
@@ -25,9 +24,9 @@ class SharedGPU:
     the GPU's time: a call of n tokens takes n · c, with c from ``GPUCost``. While c is looked at, and where no streams
     show it, calls go one at a time. Such a call takes the wall time d, and would take w alone. After it a pause of
     max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no effect on a
-    time-sliced GPU. With ``ratio`` None the space is a closed loop. While the gap between chunks of streams exceeds half
-    of ``tpot_s`` it grows by 4 ms with each call; otherwise it falls to 0.9 of itself less 0.5 ms. It is at most 400 ms.
-    Embeddings may use all time that the LLM does not use.
+    time-sliced GPU. With ``ratio`` None the streams decide, see ``StreamBudgets``: the calls in flight fall from
+    ``MOST_BESIDE`` to one, the nearer a stream comes to missing its SLO, and then none begins until it has recovered, or
+    for 400 ms. Embeddings may use all time that the LLM does not use.
     """
 
     def __init__(self, ratio: float | None) -> None:
@@ -36,9 +35,10 @@ class SharedGPU:
         self.llm = 0  # requests in flight
         self.embedding = 0
         self.resumes_at = 0.0
-        self.gap_s = 0.0
         self.cost = GPUCost()
-        self._pause_s = 0.0
+        self.streams = StreamBudgets()
+        self._looked_at = self._embedded_at = -math.inf
+        self._urgency = 0.0
         self._first: Placement | None = None  # the call that found no other before it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
         # LLM work in flight without a break since; infinite while there is none.
@@ -51,14 +51,22 @@ class SharedGPU:
             return True
         if now < self.resumes_at:
             return False
-        return self.embedding < self._most_beside(now)
-
-    def _most_beside(self, now: float) -> int:
-        """The calls that may be in flight beside LLM work. Those that an engine has cannot be held back any more."""
         if self.ratio is None:
-            # A pause has its full effect only where no other call is there to fill it.
-            return MOST_BESIDE if not self._pause_s else 2 if self._pause_s <= FEW_BESIDE_S else 1
-        return 1 if self._looks(now) else MOST_BESIDE
+            return self._streams_allow(now)
+        return self.embedding < (1 if self._looks(now) else MOST_BESIDE)
+
+    def _streams_allow(self, now: float) -> bool:
+        """Whether one more call may begin beside streams that are to keep their SLO."""
+        if now >= self._looked_at + _LOOK_S / 2:
+            self._looked_at, self._urgency = now, self.streams.urgency(self.tpot_s, now)
+        if self._urgency < 1.0:
+            # Calls that an engine has cannot be held back any more.
+            return self.embedding < math.ceil(MOST_BESIDE * (1.0 - self._urgency))
+        latest = self._embedded_at + _MOST_S
+        if not self.embedding and now >= latest:
+            return True
+        self.resumes_at = now + _LOOK_S if self.embedding else min(latest, now + _LOOK_S)
+        return False
 
     def began(self, placement: Placement, llm: bool) -> None:
         now = placement.pushed_at
@@ -66,6 +74,7 @@ class SharedGPU:
             self.llm += 1
             self._alone_since = math.inf
             self._company_since = min(self._company_since, now)
+            self.streams.began(placement)
             return
         self.embedding += 1
         if self.embedding == 1:
@@ -81,24 +90,21 @@ class SharedGPU:
     def ended(self, placement: Placement, llm: bool, now: float) -> None:
         if llm:
             self.llm -= 1
+            self.streams.ended(placement)
             if not self.llm:
                 self._alone_since = now
                 self._company_since = math.inf
                 self.cost.interrupted()  # its calls must have streams beside them all the time
             return
         self.embedding -= 1
+        self._embedded_at = now
         took = now - placement.pushed_at
         if not 0.0 <= took * 1000 < LONGEST_MS:
             return
         timed = placement.pushed_at > placement.instance.load.stalled_at
         if placement is self._first and timed:  # the time of other calls is partly that of calls before them
             self._learn(placement, took / placement.tokens)
-        if not self.llm:
-            return
-        if self.ratio is None:
-            self._follow_gaps()
-            self.resumes_at = now + self._pause_s
-        elif self._looks(now):
+        if self.llm and self._looks(now):
             if self.cost.looking:
                 if timed:
                     self.cost.ended(placement.tokens, now)
@@ -108,11 +114,14 @@ class SharedGPU:
                 self.cost.look(now)  # from the end of the last call on
             self.resumes_at = now + self._pause(placement.tokens, took)
 
-    def streamed(self, gap_s: float, now: float) -> None:
-        """A stream on this GPU had a chunk, ``gap_s`` after the one before."""
+    def listener(self, placement: Placement) -> Callable[[float, float], None] | None:
+        """A function for the seconds between two chunks of a stream here, and the time now; None if not needed."""
         if self.ratio is None:
-            self.gap_s = _GAP_KEPT * self.gap_s + (1 - _GAP_KEPT) * min(gap_s, _LONGEST_GAP_S)
-        elif self.cost.looking:
+            return self.streams.listener(placement)
+        return self._streamed if self.ratio else None
+
+    def _streamed(self, gap_s: float, now: float) -> None:
+        if self.cost.looking:
             self.cost.streamed(gap_s, now, beside=self.embedding > 0)
 
     def _looks(self, now: float) -> bool:
@@ -122,12 +131,6 @@ class SharedGPU:
     def _space(self, tokens: int) -> float:
         """The time from the begin of a call beside LLM work to the begin of the next one."""
         return tokens * (self.cost.seconds_a_token or 0.0) / max(0.01, 1 - (self.ratio or 0.0))
-
-    def _follow_gaps(self) -> None:
-        if self.gap_s > self.tpot_s / 2:
-            self._pause_s = min(_MOST_S, self._pause_s + _STEP_S)
-        else:
-            self._pause_s = max(0.0, _EASE * self._pause_s - _EASE_S)
 
     def _pause(self, tokens: int, took: float) -> float:
         """The pause after a call that went alone, so that its cost shows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -40,6 +40,8 @@ class GPUWork(Protocol):
     def began(self, placement: Placement, llm: bool) -> None: ...
 
     def ended(self, placement: Placement, llm: bool, now: float) -> None: ...
+
+    def listener(self, placement: Placement) -> Callable[[float, float], None] | None: ...
 
 
 class Placement(msgspec.Struct, gc=False, eq=False):

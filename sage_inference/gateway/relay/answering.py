@@ -83,9 +83,7 @@ class Answering(Accounted):
             return
         connection = attempt.connection
         made = ResponseWriter if self.gateway.stats.access is None else CountedResponseWriter
-        self.delivery = delivery = made(
-            self.gateway, attempt.instance, connection, self.caller, start, self.chunked
-        )
+        self.delivery = delivery = made(self.gateway, self, connection, self.caller, start, self.chunked)
         self.took = took
         if end:
             self._finish(piece)

@@ -11,9 +11,10 @@ from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
 from sage_inference.wire.message import Data, StreamFormat
 
 if TYPE_CHECKING:
+    from sage_inference.control_plane.submission import Submission
     from sage_inference.engines.connection import EngineConnection
     from sage_inference.gateway.hub import Hub
-    from sage_inference.types import ExecutionInstance, Usage
+    from sage_inference.types import Usage
 
 
 TAIL_BYTES = 1024  # the end of a stream, kept because its last events have its usage and its outcome
@@ -57,7 +58,7 @@ class ResponseWriter:
     def __init__(
         self,
         gateway: Hub,
-        instance: ExecutionInstance,
+        submission: Submission,
         connection: EngineConnection | None,
         caller: Sink,
         start: bytes,
@@ -69,7 +70,7 @@ class ResponseWriter:
         self._start = start  # the head, until it is written
         self.chunked = chunked
         self._batch, self._wheel = gateway.loop_batch, gateway.wheel
-        self._on_gap = gateway.scheduler.gap_listener(instance)
+        self._on_gap = gateway.scheduler.gap_listener(submission)
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)

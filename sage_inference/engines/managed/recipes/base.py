@@ -2,42 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+import secrets as random_secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sage_inference.config.engine_rules import served_names_of
+from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
+from sage_inference.engines.managed.launch import LaunchError
 
-class LaunchError(Exception):
-    """An engine cannot be started as its settings are. The message is one sentence, ``hint`` mends it.
-
-    ``waits_for_memory``: the start can succeed later, when memory is free.
-    """
-
-    def __init__(self, message: str, hint: str | None = None, *, waits_for_memory: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.waits_for_memory = waits_for_memory
-
-
-class NotInstalledError(LaunchError):
-    """The program of an engine is not on this machine."""
+if TYPE_CHECKING:
+    from sage_inference.engines.managed.model_files import ModelFacts, ModelKind
+    from sage_inference.engines.managed.placement import GpuBudget
+    from sage_inference.engines.managed.programs import Program
 
 
 @dataclass(frozen=True, slots=True)
-class EngineLaunch:
-    """All that a keeper needs to start one engine.
+class Start:
+    """The facts of one start, from which a recipe makes a command.
 
-    ``url`` is ``http://127.0.0.1:PORT`` or ``unix:/path``. ``secrets`` are texts that no log and no answer may show.
-    ``about`` has no secret. ``spec_hash`` changes with everything that only a restart can change, and not with the port.
+    ``model`` is a name on the hub or an absolute path. ``ports`` and ``taken`` are those to choose from.
+    ``shares_cpu``: other engines of ours compute on the CPU too.
     """
 
+    name: str
+    engine: ManagedEngineSettings
+    managed: ManagedSettings
+    model: str
+    is_local: bool
+    facts: ModelFacts
+    kind: ModelKind
+    program: Program
+    placement: GpuBudget
+    directory: Path
+    ports: range
+    taken: frozenset[int] = frozenset()
+    shares_cpu: bool = False
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        return served_names_of(self.engine)
+
+    @property
+    def is_small(self) -> bool:
+        return self.kind != "llm"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A recipe's result."""
+
     argv: tuple[str, ...]
-    env: dict[str, str]
     url: str
-    api_key: str | None
-    spec_hash: str
-    secrets: tuple[str, ...]
-    about: dict[str, Any]
-    recipe: str
-    version: str | None
-    stop_command: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+
+def http_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def api_key_of(directory: Path) -> str:
+    """The random key of an engine on a port, kept in its private directory. A later gateway finds it there."""
+    path = directory / "api_key"
+    try:
+        found = path.read_text().strip()
+        if len(found) >= 32:
+            return found
+    except OSError:
+        pass
+    made = random_secrets.token_urlsafe(32)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(made)
+    return made
+
+
+def refuse_owned(args: Sequence[str], owned: Mapping[str, str | None]) -> None:
+    """Raises ``LaunchError`` for an argument that we set ourselves. ``owned`` has the setting to use instead.
+
+    vLLM takes ``_`` for ``-`` in a name, and any beginning of a name that stands for only one.
+    """
+    for arg in args:
+        word = arg.partition("=")[0]
+        if not word.startswith("-"):
+            continue
+        if " " in word.strip():
+            first, _, rest = word.strip().partition(" ")
+            raise LaunchError(f"args has {word!r} as one word", f"write two: {first}, {rest.strip()}")
+        spelled = "--" + word[2:].replace("_", "-") if word.startswith("--") else word
+        for flag, setting in owned.items():
+            if spelled == flag or (len(spelled) > len("--xy") and flag.startswith(spelled)):
+                raise LaunchError(
+                    f"args has {word}, which is set by the gateway",
+                    f"use the key {setting} instead" if setting else "remove it",
+                )

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from sage_inference.config.engine_rules import name_of_engine, served_names_of
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
+from sage_inference.config.sizes import port_range
+from sage_inference.engines.managed import environment, programs
 from sage_inference.engines.managed.gpus import Gpu
-from sage_inference.engines.managed.recipes.base import EngineLaunch, NotInstalledError
+from sage_inference.engines.managed.launch import EngineLaunch, LaunchError, NotInstalledError
+from sage_inference.engines.managed.model_files import ModelFacts
+from sage_inference.engines.managed.models import Model, on_this_machine, resolve
+from sage_inference.engines.managed.placement import GpuBudget, Wanted, check_room, place
+from sage_inference.engines.managed.programs import Program
+from sage_inference.engines.managed.recipes import command, infinity, llama_server, tei, vllm
+from sage_inference.engines.managed.recipes.base import Command, Start
+from sage_inference.engines.managed.spec import hash_of
+
+RECIPES: dict[str, Callable[[Start], Command]] = {
+    "vllm": vllm.command,
+    "tei": tei.command,
+    "infinity": infinity.command,
+    "llama_server": llama_server.command,
+    "command": command.command,
+}
+_PROGRAMS = {
+    "vllm": programs.VLLM,
+    "tei": programs.TEI,
+    "infinity": programs.INFINITY,
+    "llama_server": programs.LLAMA_SERVER,
+}
+_FOR_VECTORS = ("tei", "vllm", "infinity")
 
 
 def prepare(
@@ -17,11 +44,181 @@ def prepare(
     directory: Path,
     gpus: Sequence[Gpu],
     environ: Mapping[str, str],
-    neighbours: Sequence[ManagedEngineSettings] = (),
+    engines: Sequence[ManagedEngineSettings] = (),
+    held: Mapping[str, Sequence[int]] | None = None,
+    taken: frozenset[int] = frozenset(),
+    change: Mapping[str, Any] | None = None,
 ) -> EngineLaunch:
-    """The command of one start. Finds programs, reads the model's files, and picks a socket or a free port.
+    """The command of one start. Finds the program, reads the model's files, and picks a socket or a free port.
 
-    ``directory`` is the engine's own and private. ``neighbours`` are the other engines of the gateway.
-    Blocks for up to some seconds. Raises ``NotInstalledError`` or ``LaunchError``.
+    ``directory`` is the engine's own and private. ``engines`` are all managed engines, which share the GPUs; ``held``
+    has the indices of the GPUs that those already have which run or start. ``taken`` are ports to avoid. ``change``
+    are settings for this start alone, such as those of a failure. Blocks for up to some seconds.
+    Raises ``NotInstalledError`` or ``LaunchError``.
     """
-    raise NotInstalledError(f"no engine is installed that serves {engine.model}", "pip install vllm")
+    name = name_of_engine(engine)
+    declared, engine = engine, replace(engine, **(change or {}))
+    hub_env = environment.inherited(environ, None) | environment.for_the_hub(
+        managed, environ, downloads=False
+    )
+    hub_env |= environment.own(engine, environ)
+    model = resolve(
+        engine,
+        hub_env,
+        offline=environment.is_offline(managed, hub_env),
+        token=environment.hub_token(managed, environ),
+    )
+    recipe, program = _choose(engine, managed, model, environ)
+    mine = _wanted(name, engine, recipe, model)
+    others = [
+        _wanted_of(each, managed, hub_env, held or {}) for each in engines if name_of_engine(each) != name
+    ]
+    if program.for_cpu and engine.gpus == ("auto",):
+        placement = GpuBudget(is_cpu=True)
+    else:
+        placement = place(name, _in_order(engines, mine, others), gpus)
+    if recipe != "command" or engine.memory:
+        placement = check_room(mine, placement)
+    start = Start(
+        name=name,
+        engine=engine,
+        managed=managed,
+        model=model.name,
+        is_local=model.is_local,
+        facts=model.facts,
+        kind=model.kind,
+        program=program,
+        placement=placement,
+        directory=directory,
+        ports=port_range(managed.ports),
+        taken=taken,
+        shares_cpu=bool(others),
+    )
+    return _launch(
+        start, RECIPES[recipe](start), recipe, environ, hash_of(declared, managed, program, environ)
+    )
+
+
+def spec_hash(
+    engine: ManagedEngineSettings, managed: ManagedSettings, recipe: str, environ: Mapping[str, str]
+) -> str:
+    """The hash that a start by ``recipe`` would have now. It differs from that of a running engine if it is outdated."""
+    try:
+        program = _program(recipe, engine, managed, environ)
+    except LaunchError:
+        program = Program(())
+    return hash_of(engine, managed, program, environ)
+
+
+def _choose(
+    engine: ManagedEngineSettings, managed: ManagedSettings, model: Model, environ: Mapping[str, str]
+) -> tuple[str, Program]:
+    """The recipe and its program. ``auto`` takes the first that is installed of those that serve the model."""
+    if engine.engine != "auto" or engine.command:
+        recipe = "command" if engine.command else engine.engine
+        return recipe, _program(recipe, engine, managed, environ)
+    candidates = (
+        ("llama_server",) if model.facts.is_gguf else ("vllm",) if model.kind == "llm" else _FOR_VECTORS
+    )
+    for recipe in candidates:
+        if recipe == "tei" and model.facts.has_fast_tokenizer is False:
+            continue
+        try:
+            return recipe, _program(recipe, engine, managed, environ)
+        except NotInstalledError as error:
+            missing = error
+    if len(candidates) == 1:
+        raise missing
+    raise NotInstalledError(
+        f"no engine is installed that serves {model.kind}s: "
+        + ", ".join(_PROGRAMS[each].executable for each in candidates),
+        "pip install vllm, or set managed.vllm, managed.tei or managed.infinity",
+    )
+
+
+def _program(
+    recipe: str, engine: ManagedEngineSettings, managed: ManagedSettings, environ: Mapping[str, str]
+) -> Program:
+    if recipe != "command":
+        return programs.find(_PROGRAMS[recipe], getattr(managed, recipe), environ)
+    return programs.find_command(engine.command[0], environ)
+
+
+def _wanted(name: str, engine: ManagedEngineSettings, recipe: str, model: Model) -> Wanted:
+    is_small = model.kind != "llm" or recipe in ("tei", "infinity")
+    return Wanted(name, engine, is_small, model.facts.loaded, model.facts.heads)
+
+
+def _wanted_of(
+    engine: ManagedEngineSettings,
+    managed: ManagedSettings,
+    env: Mapping[str, str],
+    held: Mapping[str, Sequence[int]],
+) -> Wanted:
+    """Another engine's wish, by what this machine has of its model."""
+    name = name_of_engine(engine)
+    try:
+        model = on_this_machine(engine, env)
+    except LaunchError:
+        model = None
+    kind = model.kind if model else engine.kind
+    facts = model.facts if model else ModelFacts()
+    is_small = kind in ("embedding", "reranker") or engine.engine in ("tei", "infinity")
+    return Wanted(name, engine, is_small, facts.loaded, facts.heads, tuple(held.get(name, ())))
+
+
+def _in_order(
+    engines: Sequence[ManagedEngineSettings], mine: Wanted, others: Sequence[Wanted]
+) -> list[Wanted]:
+    """All wishes in the order of the configuration, which decides the choice of GPUs."""
+    by_name = {each.name: each for each in (*others, mine)}
+    ordered = [by_name[name] for name in map(name_of_engine, engines)]
+    return ordered if mine in ordered else [*ordered, mine]
+
+
+def _launch(start: Start, made: Command, recipe: str, environ: Mapping[str, str], spec: str) -> EngineLaunch:
+    env = environment.inherited(environ, start.program.folder)
+    env |= environment.for_the_hub(start.managed, environ, downloads=not start.is_local)
+    env |= _gpu_variables(start, environ) | made.env | environment.own(start.engine, environ)
+    secrets = tuple(dict.fromkeys(environment.secrets_in(start.engine, env)))
+    port = made.url.rpartition(":")[2]
+    words = command.words_of(start, int(port) if port.isdigit() else 0)
+    about = {
+        "model": start.engine.model,
+        "served_names": list(served_names_of(start.engine)),
+        "engine": recipe,
+        "kind": start.kind,
+        "url": made.url,
+        "gpus": list(start.placement.indices),
+        "gpu_uuids": [gpu.uuid for gpu in start.placement.gpus],
+        "memory_bytes": start.placement.budget or None,
+        "revision": start.facts.commit or start.engine.revision,
+        "version": start.program.version,
+        "argv": [environment.masked(arg, secrets) for arg in made.argv],
+        "env": sorted(env),
+    }
+    return EngineLaunch(
+        argv=made.argv,
+        env=env,
+        url=made.url,
+        api_key=made.api_key,
+        spec_hash=spec,
+        secrets=secrets,
+        about=about,
+        recipe=recipe,
+        version=start.program.version,
+        stop_command=tuple(command.filled(start.engine.stop_command, words)),
+    )
+
+
+def _gpu_variables(start: Start, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that show an engine its GPUs alone, counted in the order in which NVML counts them."""
+    if start.placement.gpus:
+        # Indices: older versions of vLLM fail on a UUID.
+        shown = ",".join(str(index) for index in start.placement.indices)
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": shown}
+    if start.placement.is_cpu:
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    return {
+        name: environ[name] for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if name in environ
+    }

@@ -1,0 +1,62 @@
+"""A free port, and a path for a Unix socket."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Container
+from pathlib import Path
+
+from sage_inference.engines.managed.launch import LaunchError
+
+# The longest path of a Unix socket is 107 bytes on Linux.
+LONGEST_SOCKET_PATH = 107
+_HOST = "127.0.0.1"
+
+
+# A port is free until the engine that it was given to binds it, which takes vLLM half a minute.
+_RESERVED_S = 300.0
+_given: dict[int, float] = {}
+
+
+def free_port(ports: range, taken: Container[int] = ()) -> int:
+    """The first port that can be bound. Raises ``LaunchError`` if there is none.
+
+    A port that was given in the last minutes is given again only if there is no other. A connect would not do:
+    vLLM binds its port minutes before it listens, and a connection is refused until then.
+    """
+    now = time.monotonic()
+    free = [port for port in ports if port not in taken]
+    reserved = [port for port in free if now - _given.get(port, -_RESERVED_S) < _RESERVED_S]
+    for port in (*(port for port in free if port not in reserved), *reserved):
+        if _can_bind(port):
+            _given[port] = now
+            return port
+    raise LaunchError(
+        f"no port from {ports[0]} to {ports[-1]} is free", "set managed.ports to a range with free ports"
+    )
+
+
+def _can_bind(port: int) -> bool:
+    # An engine listens on 127.0.0.1, but another program may hold the port on all addresses.
+    for host in (_HOST, ""):
+        with socket.socket() as probe:
+            # No SO_REUSEADDR: with it, a port counts as free that a loading vLLM has bound and does not listen on.
+            try:
+                probe.bind((host, port))
+            except OSError:
+                return False
+    return True
+
+
+def socket_path(directory: Path) -> Path | None:
+    """The path of an engine's socket in its private directory, with the rest of an earlier run removed.
+
+    None if the path is too long for a socket.
+    """
+    path = directory / "engine.sock"
+    if len(bytes(path)) > LONGEST_SOCKET_PATH:
+        return None
+    # A killed engine leaves the file, and a bind to an existing file fails.
+    path.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,40 @@
+"""infinity: ``infinity_emb v2``."""
+
+from __future__ import annotations
+
+from sage_inference.engines.managed.ports import free_port
+from sage_inference.engines.managed.recipes.base import Command, Start, api_key_of, http_url, refuse_owned
+
+OWNED = {
+    "--model-id": "model",
+    "--revision": "revision",
+    "--host": None,
+    "--port": "managed.ports",
+    "--url-prefix": None,
+    "--api-key": None,
+    "--served-model-name": "served_names",
+    "--device": "gpus",
+    "--dtype": "dtype",
+    "--trust-remote-code": "trust_remote_code",
+    "--no-trust-remote-code": "trust_remote_code",
+}
+
+
+def command(start: Start) -> Command:
+    """The command of infinity. Raises ``LaunchError``."""
+    engine = start.engine
+    refuse_owned(engine.args, OWNED)
+    port = free_port(start.ports, start.taken)
+    key = api_key_of(start.directory)
+    argv = [
+        *start.program.argv,
+        *("v2", "--model-id", start.model, "--served-model-name", start.served_names[0]),
+        *("--host", "127.0.0.1", "--port", str(port), "--url-prefix", "/v1"),
+        *("--engine", "torch", "--device", "cuda" if start.placement.gpus else "cpu"),
+        # BetterTransformer needs a package that infinity does not bring. Remote code is on by default.
+        "--no-bettertransformer",
+        "--trust-remote-code" if engine.trust_remote_code else "--no-trust-remote-code",
+    ]
+    argv += ["--revision", engine.revision] if engine.revision and not start.is_local else []
+    argv += ["--dtype", engine.dtype] if engine.dtype else []
+    return Command((*argv, *engine.args), http_url(port), {"INFINITY_API_KEY": key}, key)

@@ -236,6 +236,8 @@ def _simulator(spec: Spec, port: int, speed: float) -> list[str]:
     if spec.role is not Role.CHAT:
         command += ["--runner", "pooling", "--dimension", "64"]
     given = dict(zip(spec.arguments, spec.arguments[1:], strict=False))
+    if transfer := given.get("--kv-transfer-config"):
+        command += ["--kv-transfer-config", transfer]
     return [*command, "--shutdown-timeout", given.get("--shutdown-timeout", "0")]
 
 

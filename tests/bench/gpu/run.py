@@ -135,14 +135,20 @@ class Run:
         scheduling: Mapping[str, Any] | None = None,
         *,
         gpu: bool = False,
+        kinds: Mapping[str, str] | None = None,
         **config: Any,
     ) -> Iterator[Door]:
-        """A fresh gateway in front of these engines, ready. ``gpu``: it knows which of them share one."""
+        """A fresh gateway in front of these engines, ready.
+
+        ``gpu``: it knows which of them share one. ``kinds``: those of the engines that it does not find out itself.
+        """
         records = self.results / "records"
         records.mkdir(exist_ok=True)
         record = records / f"{label.replace('/', '-')}.jsonl"
         instances = [
-            {"url": self.engines.url(name), "name": name} | ({"gpu": "0"} if gpu else {}) for name in names
+            {"url": self.engines.url(name), "name": name, "kind": (kinds or {}).get(name, "auto")}
+            | ({"gpu": "0"} if gpu else {})
+            for name in names
         ]
         document = {
             "instances": instances,

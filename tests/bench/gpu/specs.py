@@ -64,6 +64,18 @@ def _small(name: str, *more: str) -> Spec:
     return Spec(name, Role.CHAT, SMALL_MODEL, "qwen05b", every, _CHAT_VARIANTS)
 
 
+def _pair(name: str, side_channel: int) -> Spec:
+    """An engine that can compute prompts for another one, or take them from it. Both fit on one GPU beside the rest."""
+    transfer = ("--kv-transfer-config", '{"kv_connector":"NixlConnector","kv_role":"kv_both"}')
+    arguments = ("--dtype", "bfloat16", "--max-model-len", "32768", "--enable-prompt-tokens-details")
+    memory = ("--gpu-memory-utilization", "0.2", "--kv-cache-memory-bytes", "16G")
+    place = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel)}
+    variants = tuple(
+        Variant(variant.arguments, {**variant.environment, **place}) for variant in _CHAT_VARIANTS
+    )
+    return Spec(name, Role.CHAT, CHAT_MODEL, "qwen7b", (*arguments, *memory, *transfer), variants)
+
+
 def _pooling(name: str, role: Role, model: str, folder: str, variants: tuple[Variant, ...]) -> Spec:
     arguments = ("--runner", "pooling", "--dtype", "float16", "--max-model-len", str(MAX_TEXT_TOKENS))
     memory = ("--gpu-memory-utilization", "0.04", "--kv-cache-memory-bytes", "256M")
@@ -79,6 +91,8 @@ SPECS: Mapping[str, Spec] = {
         _pooling("r", Role.RERANKER, RERANKER_MODEL, "bge-reranker", (_EAGER,)),
         _small("s"),
         _small("t", "--shutdown-timeout", "30"),
+        _pair("p", 5600),
+        _pair("d", 5700),
         Spec(
             "m",
             Role.CHAT,

@@ -11,6 +11,7 @@ from tests.bench.gpu.parts import (
     kill,
     mixed,
     overhead,
+    pairs,
     policies,
     replayed,
     sleep,
@@ -32,6 +33,7 @@ PARTS: Mapping[str, Part] = {
         kill.PART,
         sleep.PART,
         structured.PART,
+        pairs.PART,
         replayed.PART,
     )
 }

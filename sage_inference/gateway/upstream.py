@@ -280,6 +280,12 @@ class Upstream:
             self.last_error += f"; {self.dialect.abort_remedy}"
         self.sync()
 
+    def died(self) -> None:
+        """Count the engine's own report that it is dead. It gets no requests until a probe finds it again."""
+        self.health.refused(time.monotonic())
+        self.last_error = "reported that its core died"
+        self.sync()
+
     def draining(self) -> None:
         self.health.draining(time.monotonic())
         self.last_error = "is shutting down"

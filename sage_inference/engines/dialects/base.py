@@ -17,7 +17,8 @@ class Dialect:
     """``llm_routes`` and ``embedding_routes`` are assumed of an engine that does not report its routes.
 
     ``paths``: gateway routes that the engine has under another path. ``draining``: words of a 500 that means that the
-    engine shuts down, so that the request may safely be sent elsewhere. ``abort_remedy``: how to keep an engine that
+    engine shuts down, so that the request may safely be sent elsewhere. ``died``: words of an error that means that the
+    process which computes is gone, and with it all requests of the engine. ``abort_remedy``: how to keep an engine that
     stops from aborting its answers. ``sleep_paths``: paths that may report that the engine sleeps.
 
     On embedding calls: ``serial`` is true if the engine makes no batches of several calls. ``payload_bytes`` is the
@@ -31,6 +32,7 @@ class Dialect:
     health_path: str = "/health"
     paths: Mapping[str, str] = field(default_factory=dict)
     draining: bytes = b""
+    died: bytes = b""
     abort_remedy: str = ""
     sleep_paths: tuple[str, ...] = ()
     serial: bool = False
@@ -52,6 +54,9 @@ class Dialect:
 
     def means_draining(self, status: int, body: bytes) -> bool:
         return status == 500 and bool(self.draining) and self.draining in body
+
+    def means_death(self, body: bytes) -> bool:
+        return bool(self.died) and self.died in body
 
     def wrapped_error(self, status: int, route: str, body: bytes) -> bytes | None:
         """The error in the shape of the API, if clients do not understand the engine's own; otherwise None."""

@@ -22,6 +22,8 @@ VLLM = Dialect(
     | {"/v1/embeddings", "/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"},
     sleep_paths=(IS_SLEEPING, METRICS),
     draining=b"cannot schedule new futures after shutdown",
+    # The message of its EngineDeadError. The server itself ends a few seconds later.
+    died=b"EngineCore encountered an issue",
     # Its default is 0 seconds.
     abort_remedy="if it was stopped, vLLM's --shutdown-timeout SECONDS lets it finish first",
 )

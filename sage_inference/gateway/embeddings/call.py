@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
-_ELSEWHERE = frozenset({Meaning.DRAINING, Meaning.BUSY, Meaning.NO_ROUTE})
+_ELSEWHERE = frozenset({Meaning.DRAINING, Meaning.DIED, Meaning.BUSY, Meaning.NO_ROUTE})
 
 
 class State(IntEnum):
@@ -354,6 +354,8 @@ class EmbeddingCall:
         meaning = answer.meaning(self.route)
         if meaning is Meaning.DRAINING:
             self.upstream.draining()
+        elif meaning is Meaning.DIED:
+            self.upstream.died()
         if meaning in _ELSEWHERE:
             self._elsewhere_or(answer, lost_time=meaning is not Meaning.NO_ROUTE)
             return

@@ -27,6 +27,7 @@ class Meaning(Enum):
     VECTORS = "vectors"
     NONSENSE = "nonsense"  # a redirect or the like, whose content belongs to no single caller
     DRAINING = "draining"
+    DIED = "died"
     BUSY = "busy"
     NO_ROUTE = "no route"
     REFUSAL = "refusal"  # of the call, or of a text in it
@@ -73,6 +74,8 @@ class EngineAnswer:
         # Before the statuses, because an engine that is about to end answers with those of one that is only busy.
         if engine.dialect.means_draining(status, self.body):
             return Meaning.DRAINING
+        if status >= 500 and engine.dialect.means_death(self.body):
+            return Meaning.DIED
         if status in REFUSED_STATUSES:
             return Meaning.BUSY
         # The body is searched only where the engine's routes are a guess.

@@ -34,6 +34,10 @@ _NO_STOP_REASON = re.compile(rb'"stop_reason"\s*:\s*null|"model"\s*:\s*"[^"\\]*"
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DONE = re.compile(rb"data: ?\[DONE\]")
+# The beginning of a stream whose first event is an error. As a bound method, because each stream's first piece is asked.
+ERROR_EVENT = re.compile(
+    rb'(?:event: ?error\r?\n)?data: ?\{ ?"(?:error"|type": ?"error"|object": ?"error")'
+).match
 # For each protocol: a mark by which its events are known, and the events that end its streams.
 _ERROR = rb'|"type"\s*:\s*"error"|data: ?\{"error"'
 _OPENAI = (b'"choices"', re.compile(rb'"finish_reason"\s*:\s*"' + _ERROR))

@@ -13,6 +13,7 @@ from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
 from sage_inference.gateway.classify import classify
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.answer_outcome import ERROR_EVENT
 from sage_inference.gateway.relay.answering import JSON, Answering
 from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
 from sage_inference.gateway.relay.caller import Caller
@@ -205,6 +206,8 @@ class Exchange(Answering):
         elif piece or end:
             # The answer is delivered from its first byte on, not from its head on: vLLM sends the head at once, and the
             # first token much later. Until then the request may still go to another instance.
+            if self.length is None and ERROR_EVENT(piece) and self._goes_to_a_living_engine(piece):
+                return
             self._let_go(piece, end, self.gateway.clock() - self.attempt.sent_at)
 
     def engine_failed(self, how: Broken, detail: str) -> None:
@@ -299,6 +302,8 @@ class Exchange(Answering):
             if self._may_retry():
                 self._retry()
                 return
+        if self.status >= 500 and self._goes_to_a_living_engine(body):
+            return
         if upstream.lacks_route(self.status, self.route.path, body):
             self._go_on_elsewhere()
             return
@@ -311,6 +316,18 @@ class Exchange(Answering):
         if wrapped is not None:
             attempt.answer, self.length = ResponseHead(self.status, JSON), len(wrapped)
         self._let_go(sent if wrapped is None else wrapped, True)
+
+    def _goes_to_a_living_engine(self, answer: Data) -> bool:
+        """Send the request elsewhere if its ``answer`` means that the engine died. The caller has no byte of one yet."""
+        upstream = self.upstream
+        if not upstream.dialect.means_death(bytes(answer)):
+            return False
+        if not self._may_retry():
+            return False
+        upstream.died()
+        self.attempt.abandon()
+        self._retry()
+        return True
 
     def _wrapped(self, body: bytes) -> bytes | None:
         """The engine's error in the API's shape. None where the engine's own shape is that."""

@@ -115,7 +115,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     head = ("way", "round", "answered", "TTFT p50 ms", "p99", "TPOT p50 ms", "p99", "output/s")
     lines += markdown(head, [[row["way"], row["round"], *(row.get(name) for name in names)] for row in loads])
     kills = [row for row in rows if row["key"].startswith("pairs/kill") and "error" not in row]
-    names = (
+    counts = (
         "first",
         "first_done",
         "first_error_event",
@@ -125,7 +125,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         "later_errors",
     )
     head = ("killed", "streams", "done", "ended by an error", "silently cut", "later", "served", "errors")
-    lines += ["", *markdown(head, [[row["victim"], *(row.get(name) for name in names)] for row in kills])]
+    lines += ["", *markdown(head, [[row["victim"], *(row.get(name) for name in counts)] for row in kills])]
     return [*lines, *failed(rows)]
 
 

@@ -17,6 +17,7 @@ import typer
 
 import sage_inference
 from sage_inference.cli.config.group import ConfigGroup
+from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.exit_codes import MEANINGS, ExitCode
 from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy
@@ -37,7 +38,8 @@ SOURCES = {file: file.read_text() for file in PACKAGE.rglob("*.py")}
 CODE = "\n".join(SOURCES.values())
 COMMANDS: dict[str, Lazy] = {
     **{name: lazy for name, lazy in Root.lazy.items() if name != "inference"},
-    **{name: lazy for name, lazy in InferenceGroup.lazy.items() if name != "config"},
+    **{name: lazy for name, lazy in InferenceGroup.lazy.items() if name not in ("config", "engine")},
+    **{f"engine {name}": lazy for name, lazy in EngineGroup.lazy.items()},
     **{f"config {name}": lazy for name, lazy in ConfigGroup.lazy.items()},
 }
 WORD = re.compile(r"`([^`]+)`")
@@ -118,6 +120,8 @@ def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None
         if name == "config":
             assert set(re.findall(r"\w+", cell)) == {"config", *ConfigGroup.lazy}
             continue
+        if name == "engine":
+            name = " ".join(cell.strip("`").split(" ")[:2])
         known = {option for parameter in command_of(name).params for option in parameter.opts}
         assert set(re.findall(r"(?<!\w)--?\w[\w-]*", cell)) <= known
 
@@ -137,12 +141,18 @@ def properties(schema: Any) -> set[str]:
 def test_keys_of_status_are_those_of_its_schema() -> None:
     table = rows("commands", "| key | |")
     named = set().union(*[words(cells[0]) for cells in table])
-    assert named == {key.replace("instances", "instances[]") for key in properties(STATUS)}
+    assert named == {
+        key.replace("instances", "instances[]").replace("engines", "engines[]") for key in properties(STATUS)
+    }
     for cells in table:
         [*keys] = words(cells[0])
         if keys == ["instances[]"]:
             described = words(cells[1]) - {state.value for state in EngineState} | {"name", "kind"}
             assert described == set(STATUS["properties"]["instances"]["anyOf"][0]["items"]["properties"])
+        if keys == ["engines[]"]:
+            engine = STATUS["properties"]["engines"]["anyOf"][0]["items"]["properties"]
+            assert set(engine) <= words(cells[1])
+            assert set(engine["state"]["enum"]) <= words(cells[1])
         if keys == ["state"]:
             assert words(cells[1]) == set(STATUS["properties"]["state"]["enum"])
 

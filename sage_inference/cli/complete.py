@@ -9,6 +9,7 @@ import typer
 
 PROGRAMS = ("sage", "sage-inference")
 FORMATS = ("table", "json", "yaml")
+WAITS = ("none", "gateway", "engines")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -62,8 +63,20 @@ policies = _of("POLICIES")
 log_levels = _of("LOG_LEVELS")
 
 
+def engines(incomplete: str) -> list[str]:
+    """The managed engines: those of the running gateway, otherwise those of the configuration."""
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon.managed import names
+
+    return [name for name in names(Paths.resolve()) if name.startswith(incomplete)]
+
+
 def formats(incomplete: str) -> list[str]:
     return [word for word in FORMATS if word.startswith(incomplete)]
+
+
+def waits(incomplete: str) -> list[str]:
+    return [word for word in WAITS if word.startswith(incomplete)]
 
 
 def bench_kinds(incomplete: str) -> list[str]:

@@ -7,7 +7,7 @@ from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
 from sage_inference.cli.options import NoColor
 
 _HERE = "sage_inference.cli"
-_RUN, _LOOK, _SET = "Run it", "Look at it", "Set it up"
+_RUN, _ENGINES, _LOOK, _SET = "Run it", "Its engines", "Look at it", "Set it up"
 
 
 class InferenceGroup(LazyGroup):
@@ -16,8 +16,12 @@ class InferenceGroup(LazyGroup):
         "stop": Lazy(f"{_HERE}.stop", "Stop the gateway; finish running requests first.", _RUN),
         "restart": Lazy(f"{_HERE}.restart", "Replace the running gateway by a new one.", _RUN),
         "reload": Lazy(f"{_HERE}.reload", "Apply the configuration without dropping requests.", _RUN),
+        "ps": Lazy(f"{_HERE}.ps", "Show the engines that the gateway started.", _ENGINES),
+        "load": Lazy(f"{_HERE}.load", "Start an engine, and wait until it serves.", _ENGINES),
+        "unload": Lazy(f"{_HERE}.unload", "Stop an engine and free its memory.", _ENGINES),
+        "engine": Lazy(f"{_HERE}.engine.group", "Restart an engine.", _ENGINES),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
-        "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log.", _LOOK),
+        "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log, or an engine's.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),
         "explain": Lazy(f"{_HERE}.explain", "Show why a request was sent where it was.", _LOOK),
         "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin to curl.", _LOOK),

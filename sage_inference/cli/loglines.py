@@ -15,3 +15,8 @@ def record(line: bytes) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     return {"time": None, "level": None, "message": text}
+
+
+def of_engine(line: bytes) -> dict[str, Any]:
+    """A line that an engine printed, which may be anything, as a record."""
+    return {"time": None, "level": None, "message": line.decode("utf-8", "replace").rstrip("\r\n")}

@@ -1,19 +1,24 @@
-"""``logs``: the gateway's log, as text or as JSON."""
+"""``logs``: the gateway's log, or an engine's, as text or as JSON."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sage_inference.cli import terminal
-from sage_inference.cli.complete import log_levels
+from sage_inference.cli.complete import engines, log_levels
+from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.loglines import record
+from sage_inference.cli.loglines import of_engine, record
 from sage_inference.cli.options import OUTPUT, NoColor, check_choice
 from sage_inference.log_files.reader import Fits, Log
+
+if TYPE_CHECKING:
+    from sage_inference.config.paths import Paths
 
 app = plain_app()
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
@@ -21,6 +26,12 @@ _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 
 @app.command(cls=PlainCommand)
 def logs(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="An engine of ps; without it, the gateway.", autocompletion=engines
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
     lines: Annotated[
         int, typer.Option("--lines", "-n", metavar="N", min=0, help="Last lines to show.")
@@ -34,27 +45,45 @@ def logs(
     ] = False,
     no_color: NoColor = False,
 ) -> None:
-    """Show the gateway's log.
+    """Show the gateway's log, or an engine's.
+
+    An engine's log has what the engine itself printed, of this start and of earlier ones.
 
     \b
     Examples:
       sage inference logs -n 20
       sage inference logs --follow --level warning
+      sage inference logs bge-m3 -f
     """
     from sage_inference.config.paths import Paths
 
+    if name is not None and level is not None:
+        raise usage("the lines of an engine's log have no level", f"sage inference logs {name} | grep WORD")
     fits = _at_least(level)
-    path = Paths.resolve().log_file
+    path = Paths.resolve().log_file if name is None else _log_of(name, Paths.resolve())
     show = _show_json if as_json else _show
     with Log(path) as log:
         found = log.last(lines, fits)
         if not found and not path.exists():
             terminal.talk(f"nothing is logged yet in {path}")
         for line in found:
-            show(record(line))
+            show(record(line) if name is None else of_engine(line))
         if follow:
             for line in log.follow(fits, _pause):
-                show(record(line))
+                show(record(line) if name is None else of_engine(line))
+
+
+def _log_of(name: str, paths: Paths) -> Path:
+    """The log of an engine that its keeper writes. Works without a gateway."""
+    from sage_inference.daemon import managed
+
+    known = managed.names_with_log(paths.state_dir)
+    if name in known:
+        return managed.log_file(paths.state_dir, name)
+    found = managed.find(managed.listing(paths).engines, name)
+    if found is None:
+        raise managed.unknown(name, known)
+    return managed.log_file(paths.state_dir, found["name"])
 
 
 def _pause(seconds: float) -> None:

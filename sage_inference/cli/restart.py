@@ -24,27 +24,36 @@ def restart(
     force: Annotated[
         bool, typer.Option("--force", help="Kill the old one after its drain time; at once if it hangs.")
     ] = False,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Restart the engines that it started, too.")
+    ] = False,
     no_color: NoColor = False,
 ) -> None:
     """Replace the running gateway by a new one.
 
     The new one keeps the configuration file and the options of the running one. When the new one is ready, it
-    takes the running one's socket. If it cannot start, the running one stays.
+    takes the running one's socket. If it cannot start, the running one stays. Engines go on, and the new gateway
+    adopts them.
     """
-    from sage_inference.cli.start import announce
+    from sage_inference.cli.announce import announce
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.restart import restart as replace
 
     new = terminal.WaitIndicator("waiting for the new gateway", later=True)
     old = terminal.WaitIndicator("waiting for the old gateway to end", later=True)
 
+    requests = 0
+
     def found(state: DaemonState) -> None:
+        nonlocal requests
+        requests = state.requests
         if state.requests:
             old.update("waiting for the old gateway to finish its requests")
 
     with terminal.OneAtATime() as wait:
+        paths = Paths.resolve()
         restarted = replace(
-            Paths.resolve(),
+            paths,
             api_key=api_key,
             force=force,
             on_found=found,
@@ -57,3 +66,10 @@ def restart(
             f"the old gateway (pid {restarted.still_ending}) still finishes requests",
             f"kill {restarted.still_ending} ends it",
         )
+    elif requests:
+        what = "the request that was" if requests == 1 else f"the {requests} requests that were"
+        terminal.say(f"the old gateway finished {what} running")
+    if engines:
+        from sage_inference.cli.engine.restart import restart_all
+
+        restart_all(paths)

@@ -54,6 +54,46 @@ INSTANCE = _object(
     gpu={},
 )
 
+# An engine that the gateway started. A keeper without a gateway reports "running" and knows no more than its process.
+ENGINE = _object(
+    name=_TEXT,
+    model=_TEXT_OR_NULL,
+    engine=_TEXT_OR_NULL,
+    kind=_TEXT_OR_NULL,
+    state={
+        "enum": [
+            "off",
+            "waiting",
+            "starting",
+            "ready",
+            "draining",
+            "stopping",
+            "failed",
+            "stuck",
+            "lost",
+            "running",
+        ]
+    },
+    phase={"enum": ["boot", "fetch", "load", "compile", "capture", "warm", None]},
+    progress=_NUMBER_OR_NULL,
+    detail=_TEXT_OR_NULL,
+    since_s=_NUMBER_OR_NULL,
+    expected_s=_NUMBER_OR_NULL,
+    pid=_COUNT_OR_NULL,
+    gpus=_list({}),
+    url=_TEXT_OR_NULL,
+    restarts=_COUNT_OR_NULL,
+    adopted=_FLAG,
+    outdated=_FLAG,
+    failure=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL, permanent=_FLAG, retry_in_s=_NUMBER_OR_NULL)),
+    in_flight=_COUNT_OR_NULL,
+    queued=_COUNT_OR_NULL,
+    uptime_s=_NUMBER_OR_NULL,
+    memory_mb=_NUMBER_OR_NULL,
+    log_file=_TEXT_OR_NULL,
+)
+ONE_ENGINE = _answer(engine=ENGINE)
+
 EMBEDDINGS = _object(
     requests=_COUNT,
     texts=_COUNT,
@@ -81,19 +121,11 @@ EMBEDDINGS = _object(
     rules=_object(batching=_FLAG, batch_size=_COUNT, min_batch_size=_COUNT, max_wait_ms=_NUMBER),
 )
 
+_GATEWAY: Schema = {
+    "enum": ["running", "starting", "draining", "stopping", "stopped", "dead", "unresponsive", "unknown"]
+}
 STATUS = _answer(
-    state={
-        "enum": [
-            "running",
-            "starting",
-            "draining",
-            "stopping",
-            "stopped",
-            "dead",
-            "unresponsive",
-            "unknown",
-        ]
-    },
+    state=_GATEWAY,
     version=_TEXT_OR_NULL,
     pid=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
@@ -105,11 +137,14 @@ STATUS = _answer(
     requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
     embeddings=_or_null(EMBEDDINGS),
     instances=_or_null(_list(INSTANCE)),
+    engines=_or_null(_list(ENGINE)),
     warnings=_or_null(_list(_TEXT)),
     reason=_TEXT_OR_NULL,
     config_path=_TEXT_OR_NULL,
     log_path=_TEXT_OR_NULL,
 )
+
+PS = _answer(gateway=_GATEWAY, engines=_list(ENGINE))
 
 RELOAD = _answer(
     added=_list(_TEXT),
@@ -305,6 +340,10 @@ EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
     "status": STATUS,
+    "ps": PS,
+    "load": ONE_ENGINE,
+    "unload": ONE_ENGINE,
+    "engine restart": ONE_ENGINE,
     "reload": RELOAD,
     "logs": LOG_RECORD,
     "bench": BENCH,

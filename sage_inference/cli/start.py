@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
-from sage_inference.cli import remarks, terminal
-from sage_inference.cli.complete import log_levels, policies
+from sage_inference.cli import remarks, startengines, terminal
+from sage_inference.cli.announce import announce
+from sage_inference.cli.complete import WAITS, log_levels, policies, waits
+from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
-from sage_inference.cli.options import ConfigFile, NoColor, as_path, warn_of_literal_key
+from sage_inference.cli.options import ConfigFile, NoColor, as_path, check_choice, warn_of_literal_key
 
 app = plain_app()
 _ENGINES, _SERVER = "Engines", "Server"
@@ -32,11 +33,15 @@ def start(
     ] = None,
     llm_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Model for chats that name none.", rich_help_panel=_ENGINES),
+        typer.Option(
+            metavar="MODEL",
+            help="Model for chats that name none; an engine is started if none serves it.",
+            rich_help_panel=_ENGINES,
+        ),
     ] = None,
     embedding_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Model for embeddings that name none.", rich_help_panel=_ENGINES),
+        typer.Option(metavar="MODEL", help="The same for embeddings.", rich_help_panel=_ENGINES),
     ] = None,
     simulate: Annotated[
         bool,
@@ -96,12 +101,22 @@ def start(
     background: Annotated[
         bool, typer.Option("--background", help="Return once the gateway answers.", rich_help_panel=_SERVER)
     ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOR",
+            help="With --background, wait for: none, gateway or engines, the default where a model is named.",
+            autocompletion=waits,
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     config: ConfigFile = None,
     no_color: NoColor = False,
 ) -> None:
     """Start the gateway.
 
-    Without configured engines, it looks for engines that run on this machine, and serves them.
+    Without configured engines, it looks for engines that run on this machine, and serves them. A model that is named
+    here and that none of them serves gets an engine of its own.
 
     Flags apply to this run and override environment and file; sage inference config changes the file.
 
@@ -109,12 +124,19 @@ def start(
     Examples:
       sage inference start
       sage inference start --simulate --background
+      sage inference start --llm-model Qwen/Qwen2.5-7B-Instruct --embedding-model BAAI/bge-m3 --background
       sage inference start --llm-backend http://127.0.0.1:8001 --embedding-backend 127.0.0.1:8090
       sage inference start --config work.yaml --port 8800
     """
     from sage_inference.config.paths import Paths
     from sage_inference.config.settings import Flags
 
+    if wait is not None:
+        check_choice("value of --wait", wait, WAITS)
+        if not background:
+            raise usage(
+                "--wait is for --background; in the foreground start goes on at once and shows progress"
+            )
     warn_of_literal_key(api_key)
     flags = Flags(
         llm_model=llm_model,
@@ -133,25 +155,30 @@ def start(
     )
     paths = Paths.resolve(as_path(config))
     if background:
-        _in_background(paths, flags, config is not None)
+        default = "engines" if (llm_model or embedding_model) and not no_engines else "gateway"
+        _in_background(paths, flags, config is not None, wait or default)
     else:
         _here(paths, flags, config is not None, ctx.color)
 
 
-def _in_background(paths: Any, flags: Any, required: bool) -> None:
-    from sage_inference.daemon.spawn import start_background
+def _in_background(paths: Any, flags: Any, required: bool, wait: str) -> None:
+    from sage_inference.daemon.spawn import launch, start_background
 
-    # The wait begins once the configuration was read: a broken one ends the command first.
     shown: set[str] = set()
+
+    def read(settings: Any) -> None:
+        shown.update(remarks.warn_of(settings))
+
+    if wait == "none":
+        pid = launch(paths, flags, config_required=required, on_settings=read)
+        terminal.say(f"the gateway is starting (pid {pid}); sage inference status shows it")
+        return
+    # The wait begins once the configuration was read: a broken one ends the command first.
     with terminal.WaitIndicator("waiting for the gateway", later=True) as waiting:
         started = start_background(
-            paths,
-            flags,
-            config_required=required,
-            on_settings=lambda settings: shown.update(remarks.warn_of(settings)),
-            on_wait=waiting.begin,
+            paths, flags, config_required=required, on_settings=read, on_wait=waiting.begin
         )
-    announce(started.status, started.log_file, shown)
+    announce(started.status, started.log_file, shown, paths if wait == "engines" else None)
 
 
 def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
@@ -164,60 +191,12 @@ def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
         if terminal.is_live():
             terminal.talk("starting the gateway; Ctrl-C ends it")
 
-    def ready(status: dict[str, Any]) -> None:
-        # A gateway must run on if its output cannot be written: `start | head -1`, a full disk, a closed terminal.
-        with suppress(OSError):
-            announce(status, paths.log_file)
+    with startengines.ProgressHere(paths) as progress:
 
-    run(paths, flags, config_required=required, on_settings=read, on_ready=ready, colour=colour)
+        def ready(status: dict[str, Any]) -> None:
+            # A gateway must run on if its output cannot be written: `start | head -1`, a full disk, a closed terminal.
+            with suppress(OSError):
+                announce(status, paths.log_file)
+            progress.begin()
 
-
-def announce(status: dict[str, Any], log_file: Any, shown: Collection[str] = ()) -> None:
-    """The facts that a person needs about a gateway that has just started. ``shown``: warnings shown before."""
-    terminal.say(f"gateway running at {status['address']} (pid {status['pid']})")
-    instances = status["instances"]
-    simulated = [f"{i['name']} ({i['kind']})" for i in instances if i["simulated"]]
-    if simulated:
-        terminal.say(f"engines are simulated: {', '.join(simulated)}")
-    for each in instances:
-        if each["found"] and each["models"]:
-            models = ", ".join(each["models"])
-            terminal.say(f"found {each['name']} ({each['engine']}, {each['kind']}), serving {models}")
-        if each["state"] != "ready":
-            why = f": {each['last_error']}" if each["last_error"] else ""
-            terminal.warn(f"instance {each['name']} at {each['url']} is {each['state']}{why}")
-    if not instances:
-        terminal.warn(
-            _without_engines(status["discover"]), "start --simulate, --llm-backend URL, or config edit"
-        )
-    for warning in status["warnings"]:
-        if warning not in shown:
-            terminal.warn(warning)
-    terminal.say(f"log: {log_file}")
-    curl = curl_line(status)
-    if curl:
-        terminal.say(f"try: {curl}")
-
-
-def _without_engines(discover: bool) -> str:
-    if discover:
-        return "no engine was found on this machine; one that starts now is served once it answers"
-    return "no engines are configured"
-
-
-def curl_line(status: dict[str, Any]) -> str | None:
-    """A request that works with the models served now."""
-    ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
-    for each in ready:
-        if each["kind"] != "embedding":
-            message = {"role": "user", "content": "hello"}
-            return _curl(status, "/v1/chat/completions", {"model": each["models"][0], "messages": [message]})
-    for each in ready:
-        return _curl(status, "/v1/embeddings", {"model": each["models"][0], "input": "hello"})
-    return None
-
-
-def _curl(status: dict[str, Any], path: str, body: dict[str, Any]) -> str:
-    key = ' -H "Authorization: Bearer $KEY"' if status.get("needs_key") else ""
-    quoted = terminal.json_text(body).replace("'", "'\\''")
-    return f"curl {status['address']}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"
+        run(paths, flags, config_required=required, on_settings=read, on_ready=ready, colour=colour)

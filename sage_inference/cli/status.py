@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sage_inference.cli import statusrows, table, terminal
+from sage_inference.cli import enginetext, statusrows, table, terminal
 from sage_inference.cli.errors import from_exception
 from sage_inference.cli.exit_codes import ExitCode
 from sage_inference.cli.lazy import PlainCommand, plain_app
@@ -65,6 +65,7 @@ def document(state: Any) -> dict[str, Any]:
         "requests": None,
         "embeddings": None,
         "instances": None,
+        "engines": None,
         "warnings": None,
         **live,
         "state": live.get("state", state.state) if state.state == "running" else state.state,
@@ -86,11 +87,15 @@ def _show(state: Any) -> None:
         return
     instances = live["instances"]
     ready = sum(i["state"] == "ready" for i in instances)
-    colour = "green" if ready and ready == len(instances) else "yellow" if ready or not instances else "red"
+    managed = live.get("engines") or []
+    coming = [each for each in managed if each["state"] in ("waiting", "starting")]
+    missing = len(instances) - ready + len(coming)
+    colour = "green" if ready and not missing else "yellow" if ready or coming or not instances else "red"
     # Not "running" alone: a gateway without engines answers every request with an error.
-    but = "" if ready else ", but no engine is ready" if instances else ", without engines"
+    none = "no engine is ready yet" if coming else "no engine is ready"
+    but = "" if ready else f", but {none}" if instances or managed else ", without engines"
     terminal.say(
-        f"{live['state']} at {live['address']}{but} (pid {live['pid']}, up {_span(live['uptime_s'])})",
+        f"{live['state']} at {live['address']}{but} (pid {live['pid']}, up {enginetext.span(live['uptime_s'])})",
         style=colour,
     )
     if instances:
@@ -110,6 +115,7 @@ def _show(state: Any) -> None:
         terminal.say("engines marked (simulated) are no real ones")
     if instances:
         _show_instances(instances)
+    _show_managed(managed)
     for warning in live.get("warnings", ()):  # an older gateway may still run
         terminal.warn(warning)
 
@@ -130,9 +136,16 @@ def _show_instances(instances: list[dict[str, Any]]) -> None:
         terminal.say(line)
 
 
-def _span(seconds: float) -> str:
-    whole = int(seconds)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if whole >= size:
-            return f"{whole // size} {unit}"
-    return f"{whole} s"
+def _show_managed(engines: list[dict[str, Any]]) -> None:
+    """A line for each engine of the gateway that is not among the instances, because it is not ready."""
+    absent = [each for each in engines if each["state"] not in ("ready", "draining")]
+    if absent:
+        terminal.say("")
+    for each in absent:
+        parts = [enginetext.state(each), each.get("detail") or ""]
+        if each["state"] == "starting":
+            parts.append(enginetext.taken(each))
+        text = f"{enginetext.called(each)}: {', '.join(part for part in parts if part)}"
+        terminal.say(text, style=enginetext.COLOURS.get(each["state"]))
+    for text, hint in enginetext.remarks(engines):
+        terminal.warn(text, hint)

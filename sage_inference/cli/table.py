@@ -50,6 +50,16 @@ def render(
     return "\n".join(lines)
 
 
+def fits(headers: Sequence[str], columns: Sequence[Sequence[str]], width: int, *, longest: int) -> bool:
+    """Whether columns of cells fit in ``width`` side by side, if cells longer than ``longest`` are wrapped."""
+    natural = [max(map(len, [header, *column])) for header, column in zip(headers, columns, strict=True)]
+    room = width - GAP * (len(natural) - 1)
+    return (
+        sum(max(len(header), min(size, longest)) for header, size in zip(headers, natural, strict=True))
+        <= room
+    )
+
+
 def _fitted(headers: Sequence[str], natural: Sequence[int], room: int) -> list[int] | None:
     """The widths of columns that fit in ``room``, the widest cut first; None if they cannot fit."""
     floors = [min(size, max(len(header), NARROWEST)) for header, size in zip(headers, natural, strict=True)]

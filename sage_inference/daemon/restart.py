@@ -16,6 +16,7 @@ from sage_inference.daemon.bind import bind, resolve
 from sage_inference.daemon.control import DaemonState, Found, Progress, children, inspect, stop, wait_until
 from sage_inference.daemon.errors import DaemonError, PortTaken
 from sage_inference.daemon.launch_spec import flags_from
+from sage_inference.daemon.managed import keep_engines
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.process import Process
@@ -119,6 +120,8 @@ def _one_after_the_other(
     This is for a gateway that hangs, is ending, or is of a version that cannot pass on its place.
     """
     _check(paths, flags, info)
+    with contextlib.suppress(DaemonError):  # a gateway that hangs, or of a version without engines
+        keep_engines(info)
     stop(paths, force=force, on_progress=on_progress)
     try:
         return Restarted(start_background(paths, flags, on_wait=on_wait))

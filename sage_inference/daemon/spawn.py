@@ -56,15 +56,7 @@ def start_background(
     ``StartTimeout``, or the ``DaemonError`` that the background process reported. On any of them,
     and on Ctrl-C, nothing is left running.
     """
-    if relieves is None:
-        lock.refuse_second(paths.lock_file)
-    # Imported late, so that a gateway that runs already is reported at once.
-    from sage_inference.daemon.run import load_settings
-
-    settings = load_settings(paths, flags, config_required=config_required)
-    if on_settings is not None:
-        on_settings(settings)
-    ensure(paths)
+    _prepare(paths, flags, config_required, on_settings, relieves)
     with _output_file(paths) as output:
         begin = output.seek(0, os.SEEK_END)
         process, pipe = _spawn(output)
@@ -77,13 +69,54 @@ def start_background(
         except TimeoutError:
             raise StartTimeout(timeout_s) from None
         else:
-            process.returncode = (
-                0  # The process runs on without us, so Popen must not warn that nobody waited for it.
-            )
+            _leave(process)
         finally:
             os.close(pipe)
             _end(process)
     return Started(process.pid, status, paths.log_file)
+
+
+def launch(
+    paths: Paths,
+    flags: Flags,
+    *,
+    config_required: bool = False,
+    on_settings: Callable[[Settings], None] | None = None,
+) -> int:
+    """Start a gateway, and return its pid at once. A fault after that is in its log only.
+
+    Raises ``ConfigError`` and ``AlreadyRunning`` before anything is started.
+    """
+    _prepare(paths, flags, config_required, on_settings, None)
+    with _output_file(paths) as output:
+        process, pipe = _spawn(output)
+        os.close(pipe)
+        _give(process, LaunchSpec(paths, flags, config_required))
+        _leave(process)
+    return process.pid
+
+
+def _prepare(
+    paths: Paths,
+    flags: Flags,
+    config_required: bool,
+    on_settings: Callable[[Settings], None] | None,
+    relieves: Predecessor | None,
+) -> None:
+    if relieves is None:
+        lock.refuse_second(paths.lock_file)
+    # Imported late, so that a gateway that runs already is reported at once.
+    from sage_inference.daemon.run import load_settings
+
+    settings = load_settings(paths, flags, config_required=config_required)
+    if on_settings is not None:
+        on_settings(settings)
+    ensure(paths)
+
+
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """The process runs on without us, so ``Popen`` must not warn that nobody waited for it."""
+    process.returncode = 0
 
 
 def _spawn(output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:

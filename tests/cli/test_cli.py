@@ -31,6 +31,11 @@ from tests.support.gateway import clean_environment
         ("reload",),
         ("status",),
         ("logs",),
+        ("ps",),
+        ("load",),
+        ("unload",),
+        ("engine",),
+        ("engine", "restart"),
         ("config",),
         ("config", "show"),
         ("config", "get"),
@@ -68,6 +73,8 @@ def test_start_has_every_flag_that_is_promised(tmp_path: Path) -> None:
         "--log-level",
         "--background",
         "--insecure",
+        "--no-engines",
+        "--wait",
     ]:
         assert flag in shown
 
@@ -122,6 +129,7 @@ def test_a_mistake_is_one_line_and_a_status(
 def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
     for args in (
         ("status", "--json"),
+        ("ps", "--json"),
         ("config", "--json"),
         ("config", "show", "--defaults", "--json"),
         ("config", "get", "server", "--json"),
@@ -134,7 +142,7 @@ def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
 
 STATUS_KEYS = {
     "schema", "state", "version", "pid", "uptime_s", "address", "needs_key", "policy", "simulated", "discover", "requests",
-    "embeddings", "instances", "warnings", "reason", "config_path", "log_path",
+    "embeddings", "instances", "engines", "warnings", "reason", "config_path", "log_path",
 }  # fmt: skip
 
 
@@ -299,9 +307,10 @@ def test_bytes_that_are_no_text_end_in_an_error(tmp_path: Path, args: list[bytes
     assert b"this is a bug" not in ended.stderr
 
 
-def test_status_and_help_load_neither_the_web_stack_nor_rich(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["status", "ps", "--help"])
+def test_status_ps_and_help_load_neither_the_web_stack_nor_rich(tmp_path: Path, command: str) -> None:
     code = (
-        "import sys; from sage_inference.cli.main import main; main(['inference', 'status'], program='sage');"
+        f"import sys; from sage_inference.cli.main import main; main(['inference', '{command}'], program='sage');"
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'uvicorn', 'starlette', 'httpx', 'httptools', 'uvloop', 'rich', 'msgspec', 'psutil'}))"
     )
@@ -315,11 +324,12 @@ def test_status_and_help_load_neither_the_web_stack_nor_rich(tmp_path: Path) -> 
     assert shown.stdout.splitlines()[-1] == "[]"
 
 
-def test_status_takes_a_moment_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["status", "ps"])
+def test_status_takes_a_moment_only(tmp_path: Path, command: str) -> None:
     """A guard against seconds, not a measurement: a busy machine must pass it."""
     times = []
     for _ in range(3):
         began = time.monotonic()
-        sage(tmp_path, "status")
+        sage(tmp_path, command)
         times.append(time.monotonic() - began)
     assert statistics.median(times) < 2

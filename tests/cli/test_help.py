@@ -9,13 +9,14 @@ import pytest
 import typer
 
 from sage_inference.cli.config.group import ConfigGroup
+from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 
 LAZY = {
     f"{group.__name__} {name}": lazy
-    for group in (Root, InferenceGroup, ConfigGroup)
+    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup)
     for name, lazy in group.lazy.items()
 }
 

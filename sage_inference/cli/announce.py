@@ -1,0 +1,80 @@
+"""The lines that a person gets about a gateway that has just started."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.cli import startengines, terminal
+
+if TYPE_CHECKING:
+    from sage_inference.config.paths import Paths
+
+
+def announce(
+    status: dict[str, Any], log_file: Any, shown: Collection[str] = (), wait_by: Paths | None = None
+) -> None:
+    """The facts about a gateway that has just started. ``shown``: warnings shown before.
+
+    With ``wait_by``, the paths of the gateway, its engines are waited for. Raises ``EngineFailed`` for one that does
+    not become ready.
+    """
+    terminal.say(f"gateway running at {status['address']} (pid {status['pid']})")
+    engines = startengines.engines_in(status)
+    managed = {each["name"] for each in engines}
+    _show_instances([each for each in status["instances"] if each["name"] not in managed])
+    if not status["instances"] and not engines:
+        terminal.warn(
+            _without_engines(status["discover"]),
+            "start --llm-model MODEL, --llm-backend URL or --simulate, or config edit",
+        )
+    for warning in status["warnings"]:
+        if warning not in shown:
+            terminal.warn(warning)
+    if wait_by is not None and (coming := startengines.on_the_way(engines)):
+        status = startengines.wait_for(wait_by, coming) or status
+        engines = startengines.engines_in(status)
+    simulated = [f"{i['name']} ({i['kind']})" for i in status["instances"] if i["simulated"]]
+    if simulated:
+        terminal.say(f"engines are simulated: {', '.join(simulated)}")
+    startengines.announce_engines(engines)
+    terminal.say(f"log: {log_file}")
+    curl = curl_line(status)
+    if curl:
+        terminal.say(f"try: {curl}")
+    if wait_by is not None:
+        startengines.fail_if_any_failed(engines)
+
+
+def _show_instances(instances: list[dict[str, Any]]) -> None:
+    for each in instances:
+        if each["found"] and each["models"]:
+            models = ", ".join(each["models"])
+            terminal.say(f"found {each['name']} ({each['engine']}, {each['kind']}), serving {models}")
+        if each["state"] != "ready":
+            why = f": {each['last_error']}" if each["last_error"] else ""
+            terminal.warn(f"instance {each['name']} at {each['url']} is {each['state']}{why}")
+
+
+def _without_engines(discover: bool) -> str:
+    if discover:
+        return "no engine was found on this machine; one that starts now is served once it answers"
+    return "no engines are configured"
+
+
+def curl_line(status: dict[str, Any]) -> str | None:
+    """A request that works with the models served now."""
+    ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
+    for each in ready:
+        if each["kind"] != "embedding":
+            message = {"role": "user", "content": "hello"}
+            return _curl(status, "/v1/chat/completions", {"model": each["models"][0], "messages": [message]})
+    for each in ready:
+        return _curl(status, "/v1/embeddings", {"model": each["models"][0], "input": "hello"})
+    return None
+
+
+def _curl(status: dict[str, Any], path: str, body: dict[str, Any]) -> str:
+    key = ' -H "Authorization: Bearer $KEY"' if status.get("needs_key") else ""
+    quoted = terminal.json_text(body).replace("'", "'\\''")
+    return f"curl {status['address']}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"

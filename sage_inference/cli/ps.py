@@ -1,0 +1,93 @@
+"""``ps``: the engines that the gateway started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sage_inference.cli import enginetext, table, terminal
+from sage_inference.cli.exit_codes import ExitCode
+from sage_inference.cli.lazy import PlainCommand, plain_app
+from sage_inference.cli.options import Json, NoColor
+
+if TYPE_CHECKING:
+    from sage_inference.daemon.managed import Listing
+
+app = plain_app()
+_WRAPPED = 32  # longer cells are wrapped before a column is left out
+
+
+@app.command(cls=PlainCommand)
+def ps(as_json: Json = False, no_color: NoColor = False) -> None:
+    """Show the engines that the gateway started.
+
+    Engines that you started yourself are in sage inference status.
+
+    \b
+    Exit codes: 0 the gateway runs, 1 dead with its lock or pidfile left, 3 not running, 4 it does not answer.
+    """
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon.managed import listing
+
+    found = listing(Paths.resolve())
+    if as_json:
+        terminal.say_json({"schema": 1, "gateway": found.state.state, "engines": found.engines})
+    else:
+        _show(found)
+    raise typer.Exit(found.state.exit_code)
+
+
+def _show(found: Listing) -> None:
+    if found.engines:
+        show_table(found.engines)
+    elif found.is_watched:
+        terminal.say("no engines were started")
+        terminal.talk("sage inference load MODEL starts one; sage inference status shows engines of your own")
+    if found.is_watched:
+        return
+    reason = found.state.reason or "the gateway is not running"
+    if not found.engines:
+        terminal.say("not running" if found.state.state == "stopped" else reason)
+    elif found.state.exit_code == ExitCode.UNKNOWN:
+        terminal.warn(f"{reason}; the engines run on")
+    else:
+        terminal.warn(
+            f"{reason}; its engines run on for a while without it, and end if none starts",
+            "sage inference start --background adopts them, sage inference stop ends them",
+        )
+
+
+def show_table(engines: list[dict[str, Any]]) -> None:
+    """The engines as a table that fits the terminal, and below it the remarks about them."""
+    shown, left_out = _that_fit(enginetext.columns(engines), table.width_of_terminal())
+    headers = [column.header for column in shown]
+    terminal.say_made(
+        table.render(
+            headers,
+            list(zip(*(column.cells for column in shown), strict=True)),
+            width=table.width_of_terminal(),
+            styles=[enginetext.COLOURS.get(each["state"]) for each in engines],
+            styled_column=headers.index("STATE"),
+        )
+    )
+    for text, hint in enginetext.remarks(engines):
+        terminal.warn(text, hint)
+    if left_out:
+        terminal.talk(f"no room for {', '.join(left_out)}; --json has all")
+
+
+def _that_fit(
+    columns: list[enginetext.Column], width: int | None
+) -> tuple[list[enginetext.Column], list[str]]:
+    """The columns for which ``width`` suffices, and the headers of the others. Details go before cells are wrapped."""
+    shown, left_out = list(columns), []
+    while width is not None and len(shown) > 2:
+        last = max(shown, key=lambda column: column.rank)
+        headers, cells = [each.header for each in shown], [each.cells for each in shown]
+        longest = _WRAPPED if last.rank > enginetext.BASIC else table.NARROWEST
+        if table.fits(headers, cells, width, longest=longest):
+            break
+        shown.remove(last)
+        left_out.append(last.header)
+    return shown, left_out

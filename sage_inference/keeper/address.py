@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 
 from sage_inference.keeper.files import SOCKET
 
+_RETRY_S = 0.005
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -41,21 +43,32 @@ def listen(directory: str, name: str = SOCKET) -> tuple[socket.socket, str]:
 
 def connect(directory: str, address: str, timeout_s: float) -> socket.socket:
     """Raises ``OSError``."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(timeout_s)
-    try:
-        if address.startswith("@"):
-            sock.connect("\0" + address[1:])
-            return sock
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout_s)
         try:
-            sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(address)}")
-        finally:
-            os.close(folder)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+            _connect(sock, directory, address)
+            return sock
+        except BlockingIOError:  # its backlog is full
+            sock.close()
+            if time.monotonic() > deadline:
+                raise TimeoutError("timed out") from None
+            time.sleep(_RETRY_S)
+        except BaseException:
+            sock.close()
+            raise
+
+
+def _connect(sock: socket.socket, directory: str, address: str) -> None:
+    if address.startswith("@"):
+        sock.connect("\0" + address[1:])
+        return
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{os.path.basename(address)}")
+    finally:
+        os.close(folder)
 
 
 def peer(sock: socket.socket) -> int | None:

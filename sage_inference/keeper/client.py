@@ -18,6 +18,7 @@ from sage_inference.keeper.spec import ExitRecord, KeeperSpec, KeeperStatus
 
 __all__ = [
     "AlreadyKeptError",
+    "EngineEndedError",
     "KeeperError",
     "KeeperLink",
     "LostKeeperError",
@@ -33,6 +34,14 @@ __all__ = [
 _QUESTION_S = 2.0
 _RETRY_S = 0.02
 _ENDING_S = 5.0  # from the end of the connection to the keeper until its lock is free
+
+
+class EngineEndedError(KeeperError):
+    """The engine was executed, and ended before its keeper could be asked. ``record`` is its end."""
+
+    def __init__(self, message: str, record: ExitRecord | None) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 class KeeperLink:
@@ -105,7 +114,7 @@ class KeeperLink:
 
     def look(self) -> ExitRecord | None:
         """Read what the connection holds, without waiting. Sets ``exit`` and ``ended``; returns ``exit``."""
-        while not self.ended and select.select([self._watch], [], [], 0)[0]:
+        while not self.ended and self._readable(0):
             try:
                 data = self._watch.recv(65536)
             except OSError:
@@ -129,7 +138,7 @@ class KeeperLink:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            select.select([self._watch], [], [], left)
+            self._readable(left)
             self.look()
         # A guard may end what a killed keeper left, and holds the lock meanwhile.
         limit = time.monotonic() + _ENDING_S if deadline is None else deadline
@@ -141,6 +150,11 @@ class KeeperLink:
         if record is None:
             raise LostKeeperError(f"keeper {self.keeper_pid} died and left no record of the engine's end")
         return record
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        ready = select.poll()  # not select(), which knows no descriptor above 1023
+        ready.register(self._watch, select.POLLIN)
+        return bool(ready.poll(None if timeout_s is None else timeout_s * 1000))
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -180,7 +194,8 @@ class KeeperLink:
 def launch(spec: KeeperSpec, supervisor: Supervisor = "auto") -> KeeperLink:
     """Start the engine under a new keeper. Returns when the engine was executed and the keeper answers.
 
-    Raises ``AlreadyKeptError`` if a keeper holds this directory already, and ``KeeperError``.
+    Raises ``AlreadyKeptError`` if a keeper holds this directory already, ``EngineEndedError`` if the engine has ended
+    before this returns, and ``KeeperError``.
     """
     launching.start(spec, supervisor)
     directory = Path(spec.directory)
@@ -189,9 +204,7 @@ def launch(spec: KeeperSpec, supervisor: Supervisor = "auto") -> KeeperLink:
         return link
     # The engine ended at once. Its keeper recorded that.
     record = read_exit(directory)
-    raise KeeperError(
-        f"engine {spec.name} ended at once: {_words(record)}", f"sage inference logs {spec.name}"
-    )
+    raise EngineEndedError(f"engine {spec.name} ended at once: {_words(record)}", record)
 
 
 def adopt(directory: Path) -> KeeperLink | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import time
 
 from sage_inference.keeper.address import peer
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LONGEST = 4096  # bytes of a question
+_RETRY_S = 0.05
 _MOST = 64  # connections; the oldest without a watch makes room
 
 
@@ -79,7 +81,11 @@ class ControlSocket:
     def _accept(self) -> None:
         try:
             sock, _ = self._sock.accept()
-        except OSError:  # the client has left, or there are no descriptors: a client's timeout shows it
+        except BlockingIOError:  # the client has left
+            return
+        except OSError:
+            # Without free descriptors the connection stays in the backlog, and poll would report it again at once.
+            time.sleep(_RETRY_S)
             return
         if peer(sock) is None:
             sock.close()

@@ -18,17 +18,20 @@ class CannotRunError(Exception):
     """The program cannot be executed."""
 
 
-def execute(argv: Sequence[str], env: Mapping[str, str], cwd: str, output: int) -> int:
+def execute(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, output: int, lock: int | None = None
+) -> int:
     """Run ``argv`` in a session of its own, with its output in ``output``. Returns its pid when it was executed.
 
-    This process must have one thread only, because the child works between fork and exec. The child gets SIGTERM if this
-    process dies. Raises ``CannotRunError``.
+    The child gets SIGTERM if this process dies. It inherits ``lock``: if keeper and guard are killed at once, the lock
+    stays held as long as the child lives. This process must have one thread only, because the child works between fork
+    and exec. Raises ``CannotRunError``.
     """
     reading, writing = os.pipe()
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(argv, env, cwd, output, writing, parent)
+        _become(argv, env, cwd, output, lock, writing, parent)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         failed = pipe.read()
@@ -43,7 +46,13 @@ def execute(argv: Sequence[str], env: Mapping[str, str], cwd: str, output: int) 
 
 
 def _become(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, output: int, report: int, parent: int
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    output: int,
+    lock: int | None,
+    report: int,
+    parent: int,
 ) -> None:
     """Turn this child into the engine. Never returns."""
     where = b""
@@ -61,6 +70,8 @@ def _become(
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if lock is not None:
+            os.set_inheritable(lock, True)
         where = b"d"
         os.chdir(cwd)
         where = b""

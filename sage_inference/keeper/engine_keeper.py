@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TICK_S = 1.0
-_REST_S = 5.0  # for the children of an engine whose first process has ended
+_REST_S = 5.0  # at most, after the first process has ended, until its children are killed
 _ROUND_S = 0.02  # between two rounds of killing
 _SPARED_S = 1.0  # for processes that tidy up after the others
 _NEVER = float("inf")
@@ -47,14 +47,14 @@ class EngineKeeper:
         self._output_over = False
         self._started_at = time.time()
         now = time.monotonic()
-        self._beat_at = now
+        self._orphan_at: float = now + spec["orphan_timeout_s"]
         self._tick_at = now + _TICK_S
         self._oom = OomCounter(now)
         self._pid: int | None = None
         self._exit: dict[str, Any] | None = None
         self._stopping = False
         self._stop_pid: int | None = None  # of the stop command
-        self._kill_from = _NEVER
+        self._kill_from: float = _NEVER
         self._ending: Ending | None = None
         self._over = False
         self._poll = select.poll()
@@ -87,7 +87,7 @@ class EngineKeeper:
         }
         files.write(self._directory, files.ENGINE, self._document)
         cwd = spec["cwd"] or self._directory
-        self._pid = engine.execute(spec["argv"], spec["env"], cwd, self._writing)
+        self._pid = engine.execute(spec["argv"], spec["env"], cwd, self._writing, self._lock)
         os.close(self._writing)
         self._document["engine_pid"] = self._pid
         files.write(self._directory, files.ENGINE, self._document)
@@ -140,7 +140,7 @@ class EngineKeeper:
 
     def _wait_s(self) -> float:
         now = time.monotonic()
-        until = min(self._tick_at, self._kill_from)
+        until: float = min(self._tick_at, self._kill_from, self._orphan_at)
         if self._ending is not None:
             until = min(self._tick_at, now + _ROUND_S)
         if self._output.unfinished_since is not None:
@@ -168,6 +168,7 @@ class EngineKeeper:
                 self._ending.forget(pid)
             if pid == self._pid:
                 self._record(os.waitstatus_to_exitcode(status))
+                others = others or self._stop_pid is not None  # it may have been started just now
         if not others and not self._over:
             self._finish()
 
@@ -184,7 +185,7 @@ class EngineKeeper:
         }
         self._write(files.EXIT, self._exit)
         self._control.announce({"event": "exit", "exit": self._exit})
-        self._kill_from = min(self._kill_from, now + _REST_S)
+        self._kill_from = min(self._kill_from, now + min(_REST_S, self._spec["grace_s"]))
         if self._spec["stop_command"] and not self._stopping:
             # The first process may have been a client only, such as `docker run`: what it started runs elsewhere.
             self._kill_from = now + self._spec["grace_s"]
@@ -194,6 +195,10 @@ class EngineKeeper:
         since = self._output.unfinished_since
         if since is not None and now >= since + IDLE_S:
             self._output.flush()
+        if now >= self._orphan_at:
+            self._orphan_at = _NEVER
+            self._output.note(f"no gateway for {self._spec['orphan_timeout_s']:g} s: the engine is stopped")
+            self.order_stop(self._spec["grace_s"])
         if now >= self._tick_at:
             self._tick_at = now + _TICK_S
             self._tick(now)
@@ -208,9 +213,6 @@ class EngineKeeper:
     def _tick(self, now: float) -> None:
         self._oom.look(now)
         self._reap()  # a signal's byte may have been lost in a full pipe
-        if now > self._beat_at + self._spec["orphan_timeout_s"] and not self._stopping:
-            self._output.note(f"no gateway for {self._spec['orphan_timeout_s']:g} s: the engine is stopped")
-            self.order_stop(self._spec["grace_s"])
         if not self._over and not self._in_place():
             self._put_back()
 
@@ -248,11 +250,7 @@ class EngineKeeper:
 
     def _finish(self) -> None:
         self._over = True
-        while not self._output_over and self._output.read():
-            ready = select.poll()
-            ready.register(self._output.pipe, select.POLLIN)
-            if not ready.poll(0):
-                break
+        self._output.drain()
         self._output.close()
         if files.in_place(self._directory, self._lock) and not self._address.startswith("@"):
             files.remove(os.path.join(self._directory, files.SOCKET))
@@ -261,7 +259,7 @@ class EngineKeeper:
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         ask = question.get("ask")
         if ask == "beat":
-            self._beat_at = time.monotonic()
+            self._orphan_at = time.monotonic() + self._spec["orphan_timeout_s"]
             return {"ok": True}
         if ask == "stop":
             grace = question.get("grace_s")

@@ -42,7 +42,7 @@ def is_held(directory: str) -> bool:
     """Whether a process holds the lock. Raises ``OSError`` if the file cannot be opened."""
     try:
         descriptor = os.open(os.path.join(directory, LOCK), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return not _locked(descriptor, fcntl.LOCK_SH)

@@ -35,11 +35,12 @@ class EngineGuard:
                 continue
             ended, others = reap()
             if self._keeper in ended:
-                if others:
-                    self._end_engine()
-                return os.waitstatus_to_exitcode(ended[self._keeper]) & 0xFF
+                # The engine's first process may have ended together with the keeper.
+                code = os.waitstatus_to_exitcode(ended.pop(self._keeper))
+                self._end_engine(ended, others)
+                return code & 0xFF
 
-    def _end_engine(self) -> None:
+    def _end_engine(self, ended: dict[int, int], others: bool) -> None:
         """End the processes that are this one's children now. The kernel has sent SIGTERM to the engine's first one."""
         document = files.read(self._directory, files.ENGINE) or {}
         leader = document.get("engine_pid")
@@ -47,20 +48,19 @@ class EngineGuard:
         kill_from = time.monotonic() + self._grace_s
         ending = Ending()
         while True:
-            ended, others = reap()
             for pid, status in ended.items():
                 ending.forget(pid)
                 if pid == leader:
                     self._record(os.waitstatus_to_exitcode(status))
                     kill_from = min(kill_from, time.monotonic() + _SPARED_S)
             if not others:
-                break
+                return
             self._discard_output()
             now = time.monotonic()
             if now >= kill_from:
                 ending.round(spare_trackers=now < kill_from + _SPARED_S)
             signal.sigtimedwait(self._signals, _ROUND_S)
-        files.remove(os.path.join(self._directory, files.SOCKET))
+            ended, others = reap()
 
     def _discard_output(self) -> None:
         """An engine that ends must not wait for a reader of its last words."""

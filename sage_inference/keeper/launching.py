@@ -28,6 +28,8 @@ def start(spec: KeeperSpec, supervisor: Supervisor) -> int:
         raise KeeperError(
             "engines can be started on Linux only", "start it yourself, and name it with --llm-backend"
         )
+    if not spec.argv:
+        raise KeeperError(f"engine {spec.name} has no command")
     _make(spec.directory)
     which = None if supervisor == "plain" else transient_unit.manager(os.environ)
     if supervisor == "systemd" and which is None:
@@ -48,13 +50,15 @@ def start(spec: KeeperSpec, supervisor: Supervisor) -> int:
 
 
 def _make(directory: str) -> None:
-    before = os.umask(0o077)
+    """Make the directory, which only its owner may enter. The umask is the whole process's, and left alone."""
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(directory), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        if os.stat(directory).st_mode & 0o077:
+            os.chmod(directory, 0o700)
     except OSError as error:
         raise KeeperError(f"directory {directory} cannot be made: {error.strerror}") from None
-    finally:
-        os.umask(before)
 
 
 def _command(spec: KeeperSpec) -> list[str]:

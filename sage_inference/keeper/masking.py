@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _MASK = b"***"
 _SHORTEST = 6  # bytes; a shorter value stands in ordinary words as well
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(?:^|_)KEY", re.I)
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(?:^|_)KEYS?(?:_|$)", re.I)
 # Texts that look like secrets. A group holds what stays in front of it.
 _LOOKS_SECRET = (
     rb"\bhf_[A-Za-z0-9]{8,}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from sage_inference.keeper.masking import Masker
@@ -11,6 +12,7 @@ from sage_inference.log_files.writer import LogWriter
 LONGEST = 16 << 10  # bytes of a line
 _READ = 64 << 10
 _READS = 4  # in a row, so that a flood does not hold up other duties
+_DRAINED = 16  # times that; a pipe holds 1 MiB at most
 # A bar that is drawn over itself ends with the next drawing, so a piece is shown after this time without an end.
 IDLE_S = 0.3
 
@@ -41,6 +43,14 @@ class Output:
                 return False
             self._take(data)
         return True
+
+    def drain(self) -> None:
+        """Take what is left, when the engine's processes have ended. A foreign process may still write."""
+        pipe = select.poll()
+        pipe.register(self.pipe, select.POLLIN)
+        for _ in range(_DRAINED):
+            if not pipe.poll(0) or not self.read():
+                return
 
     def flush(self) -> None:
         """Write the line that has no end yet."""

@@ -34,16 +34,24 @@ def announce(
     if wait_by is not None and (coming := startengines.on_the_way(engines)):
         status = startengines.wait_for(wait_by, coming) or status
         engines = startengines.engines_in(status)
+    announce_engines(status, failed=wait_by is None)
+    terminal.say(f"log: {log_file}")
+    announce_curl(status)
+    if wait_by is not None:
+        startengines.fail_if_any_failed(engines)
+
+
+def announce_engines(status: dict[str, Any], *, failed: bool = True) -> None:
     simulated = [f"{i['name']} ({i['kind']})" for i in status["instances"] if i["simulated"]]
     if simulated:
         terminal.say(f"engines are simulated: {', '.join(simulated)}")
-    startengines.announce_engines(engines)
-    terminal.say(f"log: {log_file}")
+    startengines.announce_engines(startengines.engines_in(status), failed=failed)
+
+
+def announce_curl(status: dict[str, Any]) -> None:
     curl = curl_line(status)
     if curl:
         terminal.say(f"try: {curl}")
-    if wait_by is not None:
-        startengines.fail_if_any_failed(engines)
 
 
 def _show_instances(instances: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ COLOURS = {
     "stuck": "red",
     "lost": "red",
 }
+_FAILED = ("failed", "stuck", "lost")
 BASIC = 3  # the highest rank of a column that a narrow terminal shows, if need be with wrapped cells
 PHASES = {
     "boot": "starting up",
@@ -142,7 +143,8 @@ def remarks(engines: Sequence[Document]) -> list[tuple[str, str | None]]:
     for each in engines:
         name, failure = each["name"], each.get("failure")
         if failure:
-            found.append((f"{name}: {failure['message']}", failure.get("hint")))
+            before = "" if each["state"] in _FAILED else " failed before"
+            found.append((f"{name}{before}: {failure['message']}", failure.get("hint")))
         elif each["state"] == "stuck":
             found.append((f"{name} was killed and has not ended; the system holds its process", None))
         elif each["state"] == "lost":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sage_inference.cli import remarks, startengines, terminal
-from sage_inference.cli.announce import announce
+from sage_inference.cli.announce import announce, announce_curl, announce_engines
 from sage_inference.cli.complete import WAITS, log_levels, policies, waits
 from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
@@ -191,12 +191,16 @@ def _here(paths: Any, flags: Any, required: bool, colour: bool | None) -> None:
         if terminal.is_live():
             terminal.talk("starting the gateway; Ctrl-C ends it")
 
-    with startengines.ProgressHere(paths) as progress:
+    def up(status: dict[str, Any]) -> None:
+        announce_engines(status)
+        announce_curl(status)
+
+    with startengines.ProgressHere(paths, up) as progress:
 
         def ready(status: dict[str, Any]) -> None:
             # A gateway must run on if its output cannot be written: `start | head -1`, a full disk, a closed terminal.
             with suppress(OSError):
                 announce(status, paths.log_file)
-            progress.begin()
+            progress.begin(status)
 
         run(paths, flags, config_required=required, on_settings=read, on_ready=ready, colour=colour)

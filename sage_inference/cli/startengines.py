@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage_inference.config.paths import Paths
 
 Document = dict[str, Any]
-_LOOK_S = 0.2
+_LOOK_S = 0.3
 _END_S = 3.0
 _ON_THE_WAY = ("waiting", "starting", "stopping", "draining")
 
@@ -38,8 +38,8 @@ def engines_in(status: Document) -> list[Document]:
     return engines_of(status)
 
 
-def announce_engines(engines: Sequence[Document]) -> None:
-    """A line for each engine that is up or on its way. Failures are warnings."""
+def announce_engines(engines: Sequence[Document], *, failed: bool) -> None:
+    """A line for each engine that is up or on its way. Remarks are warnings; with ``failed`` also on those that failed."""
     for each in engines:
         if each["state"] == "ready":
             say_ready(each)
@@ -47,7 +47,7 @@ def announce_engines(engines: Sequence[Document]) -> None:
             terminal.say(
                 f"{enginetext.called(each)} is {enginetext.state(each)}; sage inference ps shows more"
             )
-    for text, hint in enginetext.remarks([each for each in engines if not _is_down(each)]):
+    for text, hint in enginetext.remarks([each for each in engines if failed or not _is_down(each)]):
         terminal.warn(text, hint)
 
 
@@ -92,39 +92,50 @@ def _is_down(engine: Document) -> bool:
 
 
 class ProgressHere:
-    """The progress of the engines of a gateway in the foreground, whose log goes to the same terminal."""
+    """The progress of the engines of a gateway in the foreground, whose log goes to the same standard error.
 
-    def __init__(self, paths: Paths) -> None:
+    ``then`` gets the gateway's status when no engine is on its way any more.
+    """
+
+    def __init__(self, paths: Paths, then: Callable[[Document], None]) -> None:
         from sage_inference.cli.engineprogress import AboveProgress
 
         self._paths = paths
+        self._then = then
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True, name="engine progress")
+        self._thread: threading.Thread | None = None
         self._stderr = AboveProgress(sys.stderr)
 
     def __enter__(self) -> ProgressHere:
         sys.stderr = self._stderr
         return self
 
-    def begin(self) -> None:
-        if terminal.is_live():
+    def begin(self, status: Document) -> None:
+        names = [each["name"] for each in on_the_way(engines_in(status))]
+        if names:
+            self._thread = threading.Thread(target=self._show, args=(names,), daemon=True)
             self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(_END_S)  # a terminal whose bars are left has no cursor
         sys.stderr = self._stderr.stream
 
-    def _show(self) -> None:
+    def _show(self, names: list[str]) -> None:
         from sage_inference.cli.engineprogress import EngineProgress
+        from sage_inference.daemon import control
         from sage_inference.daemon.errors import DaemonError
         from sage_inference.daemon.managed import current
-        from sage_inference.daemon.pidfile import read
 
-        info = read(self._paths.pid_file)
-        if info is None or not on_the_way(current(info)):
-            return
-        with suppress(DaemonError, OSError), EngineProgress(above=self._stderr) as progress:
-            while not self._ended.wait(_LOOK_S) and (left := on_the_way(current(info))):
-                progress.show(left)
+        with suppress(DaemonError, OSError):
+            info = control.running(self._paths)
+            with EngineProgress(above=self._stderr) as progress:
+                while not self._ended.wait(_LOOK_S):
+                    engines = [each for each in current(info) if each["name"] in names]
+                    progress.show(engines)
+                    if not on_the_way(engines):
+                        break
+            status = None if self._ended.is_set() else control.inspect(self._paths).live
+            if status is not None:
+                self._then(status)

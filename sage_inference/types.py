@@ -233,6 +233,7 @@ class ExecutionInstance:
     scheme: str
     prefix: str
     ca_file: str | None
+    uds: str | None
     uncompared: frozenset[str] = field(init=False, repr=False)
     tagged: bool = field(init=False, repr=False)
     context_tokens: Mapping[str, int] = field(init=False, repr=False)
@@ -260,6 +261,7 @@ class ExecutionInstance:
         scheme: str = "http",
         prefix: str = "",
         ca_file: str | None = None,
+        uds: str | None = None,
         is_healthy: bool | None = None,
         is_available: bool | None = None,
     ) -> None:
@@ -288,6 +290,7 @@ class ExecutionInstance:
         self.scheme = engine_url.scheme_of(scheme)
         self.prefix = engine_url.prefix_of(prefix)
         self.ca_file = ca_file
+        self.uds = engine_url.socket_path(uds) if uds else None
         self.uncompared = frozenset()
         self.tagged = False
         self.context_tokens = {}
@@ -300,7 +303,12 @@ class ExecutionInstance:
     @property
     def base_url(self) -> str:
         """The engine's address before ``/v1``."""
-        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix)
+        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix, self.uds)
+
+    @property
+    def requests_url(self) -> str:
+        """The same for an HTTP client, which has to be given a Unix socket apart from the address."""
+        return engine_url.AT_SOCKET if self.uds else self.base_url
 
     @property
     def is_available(self) -> bool:

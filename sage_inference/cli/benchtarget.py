@@ -48,6 +48,11 @@ def _target(url: str, key: str | None) -> Target:
         address = check_backend(url)
     except Invalid as error:
         raise usage(f"--url {error.problem}", error.hint) from None
+    if address.uds:
+        raise usage(
+            f"--url {url} is a Unix socket, and bench measures servers at a port",
+            "start the server with a port, or measure a gateway in front of it",
+        )
     return Target(address.host, address.port, address.scheme == "https", address.prefix, key)
 
 

@@ -7,8 +7,8 @@ import re
 import socket
 from dataclasses import dataclass
 
+from sage_inference import engine_url
 from sage_inference.config.errors import ConfigError, Invalid, quote
-from sage_inference.engine_url import without_version
 from sage_inference.netloc import netloc
 
 # Our own grammar: urllib's strips tabs and newlines, and accepts many texts that are no address of an engine.
@@ -24,17 +24,21 @@ _PORTS = {"http": 80, "https": 443}
 # The forms that inet_aton takes: one to four numbers, decimal, octal or hexadecimal.
 _SHORT_IPV4 = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-_FORM = "must be http://host:port[/v1] or host:port"
+_FORM = "must be http://host:port[/v1], host:port or unix:/path"
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """An engine's address. ``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets."""
+    """An engine's address. ``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets.
+
+    ``uds``: the path of its Unix socket, if it listens on one. Host and port are then those of its requests.
+    """
 
     scheme: str
     host: str
     port: int
     prefix: str = ""
+    uds: str = ""
 
     @property
     def netloc(self) -> str:
@@ -42,22 +46,24 @@ class Backend:
 
     @property
     def base_url(self) -> str:
-        return f"{self.scheme}://{self.netloc}{self.prefix}"
+        return engine_url.base_url(self.scheme, self.host, self.port, self.prefix, self.uds)
 
     @property
     def name(self) -> str:
         """The default name of an instance at this address. Two different addresses never have the same name."""
-        return f"{'https://' if self.scheme == 'https' else ''}{self.netloc}{self.prefix}"
+        return self.base_url.removeprefix("http://")
 
     @property
     def identity(self) -> tuple[str, str, int, str]:
         """A key that is equal for two ways of writing the same address."""
+        if self.uds:
+            return "unix", "", 0, self.uds
         host = self.host.lower().rstrip(".")
         return self.scheme, "127.0.0.1" if host == "localhost" else host, self.port, self.prefix
 
 
 def parse_backend(text: str) -> Backend:
-    """The address in ``http://host:port[/v1]``, ``https://…`` or ``host:port``. Raises ``ConfigError``."""
+    """The address in ``http://host:port[/v1]``, ``https://…``, ``host:port`` or ``unix:/path``. Raises ``ConfigError``."""
     try:
         return check_backend(text)
     except Invalid as error:
@@ -66,6 +72,8 @@ def parse_backend(text: str) -> Backend:
 
 def check_backend(text: str) -> Backend:
     """Like ``parse_backend``, but raises ``Invalid``."""
+    if _is_unix(text):
+        return _unix_socket(text)
     parts = _URL.fullmatch(text)
     if parts and parts["user"] is not None:
         # The text is not quoted, because it may hold a password.
@@ -83,8 +91,28 @@ def check_backend(text: str) -> Backend:
         check_host(parts["host"])
     except Invalid as error:
         raise Invalid(f"{_FORM}, not {quote(text)}: {error.problem}") from None
-    prefix = without_version(parts["path"] or "")
+    prefix = engine_url.without_version(parts["path"] or "")
     return Backend(scheme, host, port, prefix)
+
+
+def _is_unix(text: str) -> bool:
+    """True for ``unix:…``, unless a port follows: then ``unix`` is a host."""
+    scheme, colon, rest = text.partition(":")
+    return scheme.lower() == "unix" and bool(colon) and not rest[:1].isdigit()
+
+
+def _unix_socket(text: str) -> Backend:
+    if not text.isprintable():
+        raise Invalid(f"{_FORM}, not {quote(text)}")
+    path = text.partition(":")[2]
+    if path.startswith("///"):  # unix:///path, as other programs write it
+        path = path[2:]
+    try:
+        if path.startswith("//"):
+            raise ValueError("the path of a Unix socket must be absolute, as in unix:/run/vllm.sock")
+        return Backend("http", "localhost", _PORTS["http"], uds=engine_url.socket_path(path))
+    except ValueError as error:
+        raise Invalid(f"{_FORM}, not {quote(text)}: {error}") from None
 
 
 def _port(text: str | None, default: int | None) -> int:
@@ -162,7 +190,7 @@ def _is_localhost(name: str) -> bool:
 
 def reaches(backend: Backend, host: str, port: int) -> bool:
     """True if a connection to ``backend`` would arrive at a listener on ``host`` and ``port``."""
-    if backend.port != port:
+    if backend.uds or backend.port != port:
         return False
     if canonical_host(host) in _ALL_ADDRESSES:
         return is_loopback(backend.host) or canonical_host(backend.host) in _ALL_ADDRESSES

@@ -59,13 +59,13 @@ class ServerSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings:
     url: str = setting(
-        doc="Address of the engine: http://host:port[/v1] or host:port.",
+        doc="Address of the engine: http://host:port[/v1], host:port or unix:/path of its socket.",
         format="backend",
         example="http://127.0.0.1:8001",
     )
     name: str | None = setting(
         None,
-        doc="Name in status, logs and x-sage-instance; by default its address: host:port and the prefix.",
+        doc="Name in status, logs and x-sage-instance; by default its address: host:port and the prefix, or unix:/path.",
         format="name",
     )
     kind: str = setting(

@@ -84,6 +84,11 @@ def _named(number: int) -> str:
         return "the limit of open files of the whole machine is reached; raise it with sysctl fs.file-max"
     if number in (errno.ENOBUFS, errno.ENOMEM):
         return "the machine has no memory left for another socket"
+    if number == errno.EAGAIN:  # also of a Unix socket whose server does not accept fast enough
+        return (
+            "the engine's socket has no place left for another connection, or this machine no local port;"
+            " widen the range of ports with sysctl net.ipv4.ip_local_port_range"
+        )
     return (
         "no local port or address is free for another connection; widen the range of ports with"
         " sysctl net.ipv4.ip_local_port_range, or give this machine an address of the engine's kind (IPv4, IPv6)"

@@ -9,7 +9,8 @@ from errno import ECONNRESET
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sage_inference import trust
+from sage_inference import engine_url, trust
+from sage_inference.engines import unix_socket
 from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.lack import LackError, lack
@@ -29,25 +30,37 @@ LACK_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.3, 0.4)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an engine listens. ``prefix`` goes before every path; ``tls`` for https."""
+    """Where an engine listens. ``prefix`` goes before every path; ``tls`` for https.
+
+    ``uds`` is the path of its Unix socket, or empty. Host and port are then not connected to.
+    """
 
     host: str
     port: int
     prefix: str = ""
     tls: bool = False
+    uds: str = ""
 
     @property
     def authority(self) -> str:
-        return netloc(self.host, self.port)
+        """The value of the Host header."""
+        return "localhost" if self.uds else netloc(self.host, self.port)
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
+        """The address as people read it."""
+        scheme = "https" if self.tls else "http"
+        return engine_url.base_url(scheme, self.host, self.port, self.prefix, self.uds)
+
+    @property
+    def requests_url(self) -> str:
+        """The same for an HTTP client, which has to be given a Unix socket apart from the address."""
+        return engine_url.AT_SOCKET if self.uds else self.url
 
 
 def reason_of(error: OSError) -> str:
     """The reason for which no connection was made, in words."""
-    return trust.explain(error) or error.strerror or type(error).__name__
+    return trust.explain(error) or unix_socket.explain(error) or error.strerror or type(error).__name__
 
 
 class Connecting:
@@ -186,13 +199,16 @@ class Pool:
         self._descriptors.to_engines += 1
         kept = False
         try:
-            _, connection = await self._loop.create_connection(
-                self._made,
-                address.host,
-                address.port,
-                ssl=context,
-                server_hostname=address.host if context else None,
-            )
+            if address.uds:
+                connection = await unix_socket.connect(self._loop, self._made, address.uds)
+            else:
+                _, connection = await self._loop.create_connection(
+                    self._made,
+                    address.host,
+                    address.port,
+                    ssl=context,
+                    server_hostname=address.host if context else None,
+                )
             if connection.is_closed:  # it has reported its loss already, and will not do so again
                 raise ConnectionResetError(ECONNRESET, "closed as soon as it was made")
             self._open.add(connection)  # from here on, ``_lost`` counts it out

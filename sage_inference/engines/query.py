@@ -9,6 +9,7 @@ import httpx
 
 from sage_inference import trust
 from sage_inference.engines.lack import lack
+from sage_inference.engines.unix_socket import SocketError
 
 MAX_BYTES = 1 << 20
 
@@ -51,7 +52,7 @@ async def ask_bytes(
             async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > MAX_BYTES:
-                    raise QueryError(f"answers {url} with more than {MAX_BYTES} bytes")
+                    raise QueryError(f"answers {httpx.URL(url).path} with more than {MAX_BYTES} bytes")
     except httpx.TimeoutException:
         raise QueryError("does not answer in time") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
@@ -68,6 +69,8 @@ def _reason(error: httpx.ConnectError) -> tuple[bool, str]:
     """Whether the connection was refused, and the reason in words."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, SocketError):
+            return cause.gone, cause.reason
         if isinstance(cause, ConnectionRefusedError):
             return True, "connection refused"
         cause = cause.__cause__ or cause.__context__

@@ -169,7 +169,7 @@ class Fleet:
         """Add an instance. ``known`` is the same one with former settings: its facts hold until the next detection."""
         gateway = self.gateway
         backend = parse_backend(settings.url)
-        address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https")
+        address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https", backend.uds)
         instance = ExecutionInstance(
             name_of(settings),
             backend.host,
@@ -180,6 +180,7 @@ class Fleet:
             scheme=backend.scheme,
             prefix=backend.prefix,
             ca_file=settings.ca_file,
+            uds=backend.uds or None,
         )
         if settings.kv_cache_tokens:
             instance.kv_tokens = settings.kv_cache_tokens
@@ -298,7 +299,7 @@ class Fleet:
         try:
             detected = await detect(
                 self._asker(upstream),
-                upstream.address.url,
+                upstream.address.requests_url,
                 api_key=upstream.api_key,
                 engine=settings.engine,
                 kind=settings.kind,
@@ -327,7 +328,11 @@ class Fleet:
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
             timeout_s = self.gateway.settings.health.timeout_s
             tokens = await kv_cache_tokens(
-                self._asker(upstream), upstream.address.url, upstream.api_key, timeout_s, self._patience
+                self._asker(upstream),
+                upstream.address.requests_url,
+                upstream.api_key,
+                timeout_s,
+                self._patience,
             )
             upstream.instance.kv_tokens = tokens or upstream.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
@@ -362,7 +367,11 @@ class Fleet:
         )
 
     async def _probe(self, upstream: Upstream) -> bool:
-        url, key, timeout_s = upstream.address.url, upstream.api_key, self.gateway.settings.health.timeout_s
+        url, key, timeout_s = (
+            upstream.address.requests_url,
+            upstream.api_key,
+            self.gateway.settings.health.timeout_s,
+        )
         client = self._asker(upstream)
         result, _ = await asyncio.gather(
             probe(client, url, upstream.dialect, key, timeout_s, self._patience),
@@ -380,7 +389,7 @@ class Fleet:
 
     def _asker(self, upstream: Upstream) -> httpx.AsyncClient:
         """The client that asks this engine. Raises ``TrustError``."""
-        return self._askers.of(upstream.pool.context)
+        return self._askers.of(upstream.pool.context, upstream.address.uds)
 
     def _not_asked(self, upstream: Upstream, why: str) -> None:
         """Keep the engine's state, because this machine lacked the resources for a probe."""

@@ -138,7 +138,7 @@ class Upstream:
     @property
     def api_url(self) -> str:
         """The URL below which the routes of OpenAI's API are."""
-        return self.address.url + ("" if self.detected is not None and self.detected.bare else "/v1")
+        return self.address.requests_url + ("" if self.detected is not None and self.detected.bare else "/v1")
 
     def may_lack_route(self, status: int) -> bool:
         """Whether an answer of this status may mean that the engine has no such route: see ``lacks_route``."""

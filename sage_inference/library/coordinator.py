@@ -179,6 +179,7 @@ def _entry_of(instance: ExecutionInstance | Backend) -> dict[str, Any]:
         "prefix": instance.prefix,
         "ca_file": instance.ca_file,
         "name": instance.instance_id,
+        "base_url": instance.base_url if instance.uds else None,
     }
     optional = {"gpu": instance.gpu}
     return entry(fields, "auto") | {key: value for key, value in optional.items() if value}

@@ -236,8 +236,8 @@ class EmbeddingExecutor:
         await self.initialize()
         assert self._askers is not None
         secure = instance.scheme == "https"
-        client = self._askers.of(trust.context(instance.ca_file) if secure else None)
-        url = instance.base_url + path
+        client = self._askers.of(trust.context(instance.ca_file) if secure else None, instance.uds)
+        url = instance.requests_url + path
         try:
             return await client.request(method, url, headers=self._headers, **options)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):

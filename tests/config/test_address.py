@@ -21,6 +21,12 @@ from sage_inference.config.errors import ConfigError
         ("https://h/openai/v1", Backend("https", "h", 443, "/openai")),
         ("[::1]:9", Backend("http", "::1", 9)),
         ("http://my_engine:1", Backend("http", "my_engine", 1)),
+        ("unix:/run/v.sock", Backend("http", "localhost", 80, uds="/run/v.sock")),
+        ("unix:///run/v.sock", Backend("http", "localhost", 80, uds="/run/v.sock")),
+        ("UNIX:/run//./v 1.sock", Backend("http", "localhost", 80, uds="/run/v 1.sock")),
+        ("unix:/run/ü@x#y?z:80", Backend("http", "localhost", 80, uds="/run/ü@x#y?z:80")),
+        ("unix:8001", Backend("http", "unix", 8001)),
+        ("unix:8001/v1", Backend("http", "unix", 8001)),
     ],
 )
 def test_an_address_is_read(text: str, backend: Backend) -> None:
@@ -45,6 +51,18 @@ def test_an_address_is_read(text: str, backend: Backend) -> None:
         ("::1:8001", "must be http://host:port"),
         ("300.1.1.1:1", "must be http://host:port"),
         ("file:///etc/passwd", "only http and https"),
+        ("unix:", "must be absolute, as in unix:/run/vllm.sock"),
+        ("unix:v.sock", "must be absolute"),
+        ("unix:~/v.sock", "must be absolute"),
+        ("unix:@abstract", "must be absolute"),
+        ("unix://run/v.sock", "must be absolute"),
+        ("unix:/", "a Unix socket is a file"),
+        ("unix:/run/", "a Unix socket is a file"),
+        ("unix:/run/v.sock/v1", "write it without /v1"),
+        ("unix:/" + 107 * "a", "has 108 bytes, and a Unix socket's has at most 107"),
+        ("unix:/" + 54 * "ü", "has 109 bytes"),
+        ("unix:/run/a\nb", "must be http://host:port"),
+        ("unix:/run/a\0b", "must be http://host:port"),
     ],
 )
 def test_a_mistyped_address_is_told(text: str, says: str) -> None:
@@ -58,7 +76,12 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
     assert "hunter2" not in str(error.value)
 
 
-@given(st.text(max_size=40) | st.text("htp:/[]@.0123456789a", max_size=30))
+@given(
+    st.text(max_size=40)
+    | st.text("htp:/[]@.0123456789a", max_size=30)
+    | st.text(max_size=30).map("unix:/{}".format)
+    | st.text("/.v1#u ", max_size=30).map("unix:{}".format)
+)
 def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
     try:
         backend = parse_backend(text)
@@ -139,3 +162,16 @@ def test_two_addresses_have_two_names(urls: tuple[str, str]) -> None:
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_an_address_without_a_prefix_is_named_by_host_and_port(path: str) -> None:
     assert parse_backend(f"http://h:1{path}").name == "h:1"
+
+
+def test_an_instance_at_a_socket_is_named_by_it_and_equals_itself_only() -> None:
+    backend = parse_backend("unix:///run//v.sock")
+    assert backend.name == backend.base_url == "unix:/run/v.sock"
+    assert backend.identity == parse_backend("unix:/run/v.sock").identity
+    assert backend.identity != parse_backend("unix:/run/w.sock").identity
+    assert backend.identity != parse_backend("localhost:80").identity
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_socket_is_never_the_gateways_own_address(host: str) -> None:
+    assert not reaches(parse_backend("unix:/run/v.sock"), host, 80)

@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -134,3 +135,23 @@ def test_calls_never_fail_because_the_engine_closes_the_connection_of_the_one_be
 
     with ProbedEngine(closes) as engine:
         asyncio.run(calls(engine.port))
+
+
+def test_an_instance_at_a_unix_socket_is_asked_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+
+    async def run() -> None:
+        instance = ExecutionInstance("tei", "localhost", 80, model_name=MODEL, uds=path)
+        assert instance.base_url == f"unix:{path}"
+        async with EmbeddingExecutor() as executor:
+            assert not await executor.health_check(instance)
+            with simulated_engine("tei", "--uds", path, "--speed", "instant", "--dimension", "8"):
+                assert await executor.health_check(instance)
+                found = [await executor.execute_embedding([text], instance) for text in "ab"]
+            with pytest.raises(
+                EmbeddingInstanceUnavailableError, match=f"no server listens on the socket {path}"
+            ):
+                await executor.execute_embedding(["c"], instance)
+        assert [one.embeddings for one in found] == [[_expected("a")], [_expected("b")]]
+
+    asyncio.run(run())

@@ -84,6 +84,8 @@ def test_a_result_can_be_awaited(vllm: SimulatedEngine, tei: SimulatedEngine) ->
             )
             assert manager.register_instance(told) == "chat"
             manager.register_instance(tei.url)
+            at_socket = ExecutionInstance("s", "localhost", 80, uds="/run/no.sock", max_concurrent_requests=3)
+            assert manager.register_instance(at_socket) == "s"
             result = await manager.submit_request(chat(), HI)
             assert result.text
             assert (result.instance, result.request_id) == ("chat", "r1")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ __all__ = [
 
 _QUESTION_S = 2.0
 _RETRY_S = 0.02
+_KILLED_S = 10.0  # from SIGKILL until an engine counts as stuck
 _ENDING_S = 5.0  # from the end of the connection to the keeper until its lock is free
 
 
@@ -57,6 +60,7 @@ class KeeperLink:
         self._document = document
         self._where = str(document["socket"])
         self.keeper_pid = int(document["keeper_pid"])
+        self.grace_s = float(document["grace_s"])
         self._check()
         self._lines = b""
         self.exit: ExitRecord | None = None
@@ -142,7 +146,7 @@ class KeeperLink:
             self.look()
         # A guard may end what a killed keeper left, and holds the lock meanwhile.
         limit = time.monotonic() + _ENDING_S if deadline is None else deadline
-        while files.is_held(str(self.directory)):
+        while self._is_held():
             if time.monotonic() > limit:
                 return None
             time.sleep(_RETRY_S)
@@ -150,6 +154,12 @@ class KeeperLink:
         if record is None:
             raise LostKeeperError(f"keeper {self.keeper_pid} died and left no record of the engine's end")
         return record
+
+    def _is_held(self) -> bool:
+        try:
+            return files.is_held(str(self.directory))
+        except OSError as error:
+            raise KeeperError(f"{error.filename} cannot be read: {error.strerror}") from None
 
     def _readable(self, timeout_s: float | None) -> bool:
         ready = select.poll()  # not select(), which knows no descriptor above 1023
@@ -249,28 +259,39 @@ def directories(state_dir: Path) -> list[Path]:
     return [each for each in found if (each / files.LOCK).exists()]
 
 
-def stop_all(state_dir: Path, grace_s: float | None = None) -> list[str]:
+def stop_all(
+    state_dir: Path, grace_s: float | None = None, left: Callable[[str, str], None] | None = None
+) -> list[str]:
     """Stop every engine, all at the same time, and wait. Returns the names of those that have ended.
 
-    Keepers that are lost or do not end are left out: ``adopt`` has the reason.
+    ``left`` gets the name of each engine that may live on, and the reason. A ``grace_s`` of None means each engine's own.
     """
     links: list[KeeperLink] = []
+    stopped = []
     for directory in directories(state_dir):
         try:
-            link = adopt(directory)
-            if link is not None:
+            if (link := adopt(directory)) is not None:
                 links.append(link)
-                link.stop(grace_s)
-        except KeeperError:
-            continue
-    stopped = []
+        except LostKeeperError as error:
+            if left is not None:
+                left(directory.name, str(error))
+    for link in links:
+        with contextlib.suppress(KeeperError):  # it ends just now, or it hangs, which the wait shows
+            link.stop(grace_s)
     for link in links:
         with link:
+            grace = link.grace_s if grace_s is None else grace_s
             try:
-                if link.wait_exit((15.0 if grace_s is None else grace_s) + 15.0) is not None:
-                    stopped.append(link.directory.name)
-            except KeeperError:
+                record = link.wait_exit(grace + _KILLED_S)
+                problem = "it was killed and is still there; the system holds it" if record is None else None
+            except LostKeeperError:  # it has ended, and its record was not written
+                problem = None
+            except KeeperError as error:
+                problem = str(error)
+            if problem is None:
                 stopped.append(link.directory.name)
+            elif left is not None:
+                left(link.directory.name, problem)
     return stopped
 
 

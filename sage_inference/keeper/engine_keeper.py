@@ -83,6 +83,7 @@ class EngineKeeper:
             "boot_id": boot_id(),
             "started_at": self._started_at,
             "engine_pid": None,
+            "grace_s": spec["grace_s"],
             "log_mark": self._output.mark(),
         }
         files.write(self._directory, files.ENGINE, self._document)

@@ -124,7 +124,7 @@ def _by_systemd(spec: KeeperSpec, which: str) -> int:
                 grace_s=spec.grace_s,
                 environ=os.environ,
             )
-            transient_unit.run(call)
+            transient_unit.run(call, os.environ)
             listening.settimeout(START_S)
             try:
                 connection, _ = listening.accept()

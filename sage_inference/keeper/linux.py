@@ -21,6 +21,12 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None or fields[0] in ("Z", "X") else int(fields[19])
 
 
+def parent(pid: int) -> int | None:
+    """The pid of its parent. None for a free pid."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[1])
+
+
 def tree(root: int) -> list[int]:
     """The living descendants of ``root``, parents first. Other processes may come and go meanwhile."""
     children: dict[int, list[int]] = {}

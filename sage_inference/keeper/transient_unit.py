@@ -25,16 +25,17 @@ def manager(environ: Mapping[str, str], cgroup: str | None = None) -> str | None
     """
     if not environ.get("INVOCATION_ID") or shutil.which("systemd-run", path=environ.get("PATH")) is None:
         return None
-    if has_user_bus(environ):
+    if user_runtime(environ) is not None:
         return "--user"
     if os.geteuid() == 0 and os.path.isdir("/run/systemd/system"):
         return "--system"
     return None
 
 
-def has_user_bus(environ: Mapping[str, str]) -> bool:
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    return bool(runtime) and os.path.exists(os.path.join(str(runtime), "systemd", "private"))
+def user_runtime(environ: Mapping[str, str]) -> str | None:
+    """The runtime directory of the user's manager. A system service has no XDG_RUNTIME_DIR, and its user may linger."""
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return runtime if os.path.exists(os.path.join(runtime, "systemd", "private")) else None
 
 
 def unit_name(name: str) -> str:
@@ -72,8 +73,9 @@ def arguments(
     ]
 
 
-def run(call: Sequence[str]) -> None:
+def run(call: Sequence[str], environ: Mapping[str, str]) -> None:
     """Start the unit. Raises ``KeeperError``."""
+    runtime = user_runtime(environ)
     try:
         ended = subprocess.run(
             call,
@@ -83,6 +85,7 @@ def run(call: Sequence[str]) -> None:
             timeout=_TIMEOUT_S,
             check=False,
             cwd="/",
+            env=dict(environ) if runtime is None else dict(environ) | {"XDG_RUNTIME_DIR": runtime},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KeeperError(f"systemd-run failed: {error}", _HINT) from None
@@ -99,4 +102,4 @@ def _limit(value: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text).replace("%", "%%")
+    return "".join(character if character.isprintable() else "?" for character in text)

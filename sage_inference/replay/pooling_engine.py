@@ -25,14 +25,26 @@ class _Call:
 
 
 class PoolingEngine:
-    """Times are those of ``simulator.timing``. Only the forward pass is work of the GPU: the rest goes on beside it."""
+    """Times are those of ``simulator.timing``. Only the forward pass is work of the GPU: the rest goes on beside it.
 
-    def __init__(self, events: Events, step_tokens: int = STEP_TOKENS) -> None:
+    ``front_pace`` multiplies the times of the front end, and ``core_pace`` those of the core without the forward pass:
+    they are those of another processor.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        step_tokens: int = STEP_TOKENS,
+        *,
+        front_pace: float = 1.0,
+        core_pace: float = 1.0,
+    ) -> None:
         self.tokens = 0  # computed
         self.turned: Callable[[], None] = lambda: None  # called when the GPU becomes busy or idle
         self.busy = False  # whether a forward pass runs
         self._events = events
         self._step_tokens = step_tokens
+        self._front_pace, self._core_pace = front_pace, core_pace
         self._front: deque[tuple[float, Callable[[], None]]] = deque()  # in work first
         self._ready: deque[tuple[_Call, int]] = deque()  # texts, with their tokens
         self._step: list[tuple[_Call, int]] = []
@@ -52,9 +64,9 @@ class PoolingEngine:
     # The front end
 
     def _work(self, milliseconds: float, then: Callable[[], None]) -> None:
-        self._front.append((milliseconds, then))
+        self._front.append((milliseconds * self._front_pace, then))
         if len(self._front) == 1:
-            self._events.at(self._events.now + milliseconds, self._worked)
+            self._events.at(self._events.now + self._front[0][0], self._worked)
 
     def _worked(self) -> None:
         _, then = self._front[0]
@@ -78,7 +90,8 @@ class PoolingEngine:
             room -= text[1]
             self._step.append(text)
         if self._step:
-            self._events.at(self._events.now + pooling_cpu_ms(len(self._step)), self._compute)
+            cpu_ms = self._core_pace * pooling_cpu_ms(len(self._step))
+            self._events.at(self._events.now + cpu_ms, self._compute)
 
     def _compute(self) -> None:
         self.busy = True

@@ -107,8 +107,8 @@ def test_specialised_instances_go_before_mixed_ones_only_where_that_is_preferred
     assert busy == where
 
 
-@pytest.mark.parametrize("wanted", [True, False], ids=["adaptive", "normal"])
-def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) -> None:
+@pytest.mark.parametrize(("priority", "wanted"), [("adaptive", True), ("normal", True), ("high", False)])
+def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(priority: str, wanted: bool) -> None:
     def answer(wire: Wire) -> None:
         wire.send(sse("first"))
         for _ in range(3):
@@ -117,7 +117,7 @@ def test_gaps_between_chunks_are_told_where_embeddings_go_by_them(wanted: bool) 
             wire.send(chunk(b"data: more\n\n"))
         wire.send(b"0\r\n\r\n")
 
-    scheduling = SchedulingSettings(embedding_priority="adaptive" if wanted else "normal")
+    scheduling = SchedulingSettings(embedding_priority=priority)
 
     def tokens(g: InProcess) -> list[int]:
         budgets = g.ask(

@@ -21,12 +21,15 @@ class SharedGPU:
     """The instances on one GPU, which are scheduled together.
 
     While LLM work is in flight, the begins of embedding calls are spaced so that they take no more than 1 − ``ratio`` of
-    the GPU's time: a call of n tokens takes n · c, with c from ``GPUCost``. While c is looked at, and where no streams
-    show it, calls go one at a time. Such a call takes the wall time d, and would take w alone. After it a pause of
-    max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no effect on a
-    time-sliced GPU. With ``ratio`` None the streams decide, see ``StreamBudgets``: the calls in flight fall from
-    ``MOST_BESIDE`` to one, the nearer a stream comes to missing its SLO, and then none begins until it has recovered, or
-    for 400 ms. Embeddings may use all time that the LLM does not use.
+    the GPU's time: a call of n tokens takes n · c, with c from ``GPUCost``. While a stream is about to miss its SLO, the
+    spaces are up to twice as long. While c is looked at, calls go in groups, with a pause of half their time after each.
+    Where no streams show c, calls go one at a time. Such a call takes the wall time d, and would take w alone. After it
+    a pause of max(0, w/(1 − ratio) − d) leaves ``ratio`` of the time to the LLM. A ratio of slots would have no effect
+    on a time-sliced GPU.
+
+    With ``ratio`` None the streams decide, see ``StreamBudgets``: the calls in flight fall from ``MOST_BESIDE`` to one,
+    the nearer a stream comes to missing its SLO. Then none begins until it has recovered, or for 400 ms. Embeddings may
+    use all time that the LLM does not use.
     """
 
     def __init__(self, ratio: float | None) -> None:
@@ -40,6 +43,8 @@ class SharedGPU:
         self._looked_at = self._embedded_at = -math.inf
         self._urgency = 0.0
         self._first: Placement | None = None  # the call that found no other before it
+        self._began_at = 0.0  # when it began
+        self._begun_tokens = 0  # its tokens, and those of the calls that joined it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
         # LLM work in flight without a break since; infinite while there is none.
         self._company_since = math.inf
@@ -53,20 +58,26 @@ class SharedGPU:
             return False
         if self.ratio is None:
             return self._streams_allow(now)
-        return self.embedding < (1 if self._looks(now) else MOST_BESIDE)
+        if self._looks(now):
+            return not self.embedding or self.cost.takes_more(now)
+        return self.embedding < (MOST_BESIDE if not self.ratio or self._urgency_at(now) < 1.0 else 1)
 
     def _streams_allow(self, now: float) -> bool:
         """Whether one more call may begin beside streams that are to keep their SLO."""
-        if now >= self._looked_at + _LOOK_S / 2:
-            self._looked_at, self._urgency = now, self.streams.urgency(self.tpot_s, now)
-        if self._urgency < 1.0:
+        urgency = self._urgency_at(now)
+        if urgency < 1.0:
             # Calls that an engine has cannot be held back any more.
-            return self.embedding < math.ceil(MOST_BESIDE * (1.0 - self._urgency))
+            return self.embedding < math.ceil(MOST_BESIDE * (1.0 - urgency))
         latest = self._embedded_at + _MOST_S
         if not self.embedding and now >= latest:
             return True
         self.resumes_at = now + _LOOK_S if self.embedding else min(latest, now + _LOOK_S)
         return False
+
+    def _urgency_at(self, now: float) -> float:
+        if now >= self._looked_at + _LOOK_S / 2:
+            self._looked_at, self._urgency = now, self.streams.urgency(self.tpot_s, now)
+        return self._urgency
 
     def began(self, placement: Placement, llm: bool) -> None:
         now = placement.pushed_at
@@ -78,11 +89,12 @@ class SharedGPU:
             return
         self.embedding += 1
         if self.embedding == 1:
-            self._first = placement
-            self.cost.began(now)
+            self._first, self._began_at, self._begun_tokens = placement, now, 0
+        self._begun_tokens += placement.tokens
+        self.cost.began(now, first=self.embedding == 1)
         if self.llm and self.ratio and not self._looks(now):
             # A begin that was late by less than its space lets the next one be earlier.
-            space = self._space(placement.tokens)
+            space = self._space(placement.tokens) * min(2.0, max(1.0, 2.0 * self._urgency_at(now)))
             self.resumes_at = (
                 max(now, self.resumes_at + space) if self.resumes_at > now - space else now + space
             )
@@ -105,24 +117,26 @@ class SharedGPU:
         if placement is self._first and timed:  # the time of other calls is partly that of calls before them
             self._learn(placement, took / placement.tokens)
         if self.llm and self._looks(now):
+            last = not self.embedding
             if self.cost.looking:
                 if timed:
-                    self.cost.ended(placement.tokens, now)
+                    self.cost.ended(placement.tokens, now, last=last)
                 else:
                     self.cost.interrupted()
-            elif not self.embedding:
+            elif last:
                 self.cost.look(now)  # from the end of the last call on
-            self.resumes_at = now + self._pause(placement.tokens, took)
+            if last:
+                self.resumes_at = now + self._pause(self._begun_tokens, now - self._began_at)
 
     def listener(self, placement: Placement) -> Callable[[float, float], None] | None:
         """A function for the seconds between two chunks of a stream here, and the time now; None if not needed."""
         if self.ratio is None:
             return self.streams.listener(placement)
-        return self._streamed if self.ratio else None
+        return self.streams.listener(placement, self) if self.ratio else None
 
-    def _streamed(self, gap_s: float, now: float) -> None:
-        if self.cost.looking:
-            self.cost.streamed(gap_s, now, beside=self.embedding > 0)
+    def saw_gap(self, gap_s: float, now: float) -> None:
+        """While ``cost.looking``: a stream had a chunk, ``gap_s`` after the one before."""
+        self.cost.streamed(gap_s, now, beside=self.embedding > 0)
 
     def _looks(self, now: float) -> bool:
         """Whether calls go one at a time, so that the cost of one shows."""
@@ -133,7 +147,7 @@ class SharedGPU:
         return tokens * (self.cost.seconds_a_token or 0.0) / max(0.01, 1 - (self.ratio or 0.0))
 
     def _pause(self, tokens: int, took: float) -> float:
-        """The pause after a call that went alone, so that its cost shows."""
+        """The pause after calls that had no others before and after them, so that their cost shows."""
         seen = took / 2  # without a pause no gap is without a call
         if self.cost.sees_streams:
             return seen

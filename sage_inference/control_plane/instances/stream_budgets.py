@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.slo import ttft_s
@@ -42,6 +43,36 @@ class StreamBudget:
         return (spent - PLANNED * tpot_s * tokens) / tolerance
 
 
+class Look(Protocol):
+    looking: bool
+
+
+class GapWatch(Protocol):
+    """Learns from the gaps of all streams, while its ``cost`` is looking."""
+
+    @property
+    def cost(self) -> Look: ...
+
+    def saw_gap(self, gap_s: float, now: float) -> None: ...
+
+
+class WatchedBudget(StreamBudget):
+    """Passes gaps on as well, while they are looked at. One function for both, because a chunk calls only one."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: GapWatch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def streamed(self, gap_s: float, now: float) -> None:
+        self.tokens += 1
+        self.spent_s += gap_s
+        self.last_at = now
+        if self._watch.cost.looking:
+            self._watch.saw_gap(gap_s, now)
+
+
 class StreamBudgets:
     """The LLM requests in flight on one GPU, each with the time that its SLO leaves to it.
 
@@ -65,9 +96,9 @@ class StreamBudgets:
     def ended(self, placement: Placement) -> None:
         self._budgets.pop(placement, None)
 
-    def listener(self, placement: Placement) -> Callable[[float, float], None]:
-        """A function for each gap between two chunks of the stream, and the time after it."""
-        budget = StreamBudget()
+    def listener(self, placement: Placement, watch: GapWatch | None = None) -> Callable[[float, float], None]:
+        """A function for each gap between two chunks of the stream, and the time after it. ``watch`` gets them too."""
+        budget = StreamBudget() if watch is None else WatchedBudget(watch)
         if placement in self._budgets:
             self._budgets[placement] = budget
         return budget.streamed

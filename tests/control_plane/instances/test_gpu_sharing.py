@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sage_inference.control_plane.instances.gpu_cost import REFRESH_S
+from sage_inference.control_plane.instances.gpu_cost import GROUP, REFRESH_S
 from sage_inference.control_plane.instances.gpu_sharing import MOST_BESIDE
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
@@ -158,6 +158,7 @@ class Beside:
         self.tell = tell
         self.usual_s, self.call_s, self.gpu_s = usual_s, call_s, gpu_s
         self.calls: list[float] = []  # their begins
+        self.told = 0
 
     def chunks(self, seconds: float, lost_s: float = 0.0) -> None:
         """Let time pass. The streams lose ``lost_s`` of it, and have a long gap for a prompt now and then."""
@@ -168,7 +169,8 @@ class Beside:
         while self.clock.now + gap_s <= until:
             self.clock.now += gap_s
             self.tell(gap_s, self.clock.now)
-            if len(self.calls) % 3 == 0:
+            self.told += 1
+            if self.told % 20 == 0:
                 self.tell(0.2, self.clock.now)
         self.clock.now = until
 
@@ -223,6 +225,65 @@ def test_once_the_cost_is_known_several_calls_go_beside_streams() -> None:
         beside.clock.now += 0.01
         beside.m.dispatch()
     assert sum(call.where is not None for call in calls) == MOST_BESIDE
+
+
+def looking(call_s: float) -> Beside:
+    """After calls of so long that went alone, of which the streams notice something."""
+    beside = Beside(0.010, call_s, 0.015)
+    for _ in range(3):
+        beside.call()
+    beside.chunks(max(0.0, beside.m._gpus["cuda:0"].resumes_at - beside.clock.now))
+    assert beside.m._gpus["cuda:0"].cost.looking
+    return beside
+
+
+def begun(calls: list[Submitted]) -> int:
+    return sum(call.where is not None for call in calls)
+
+
+def test_while_the_cost_is_looked_at_calls_go_in_groups_with_pauses_between_them() -> None:
+    beside = looking(0.100)
+    calls = [embed(beside.m, f"group {n}") for n in range(2 * GROUP + 1)]
+    assert begun(calls) == GROUP
+    for call in calls[:GROUP]:
+        beside.chunks(0.050)
+        end(beside.m, call)
+        beside.m.dispatch()
+    assert begun(calls) == GROUP
+    beside.chunks(0.101)
+    beside.m.dispatch()
+    assert begun(calls) == 2 * GROUP
+
+
+def test_long_calls_are_looked_at_one_at_a_time() -> None:
+    beside = looking(0.300)
+    assert begun([embed(beside.m, f"group {n}") for n in range(3)]) == 1
+
+
+def test_a_call_that_is_late_joins_no_group() -> None:
+    beside = looking(0.100)
+    first = embed(beside.m, "first")
+    beside.chunks(0.250)
+    assert begun([first, embed(beside.m, "late")]) == 1
+
+
+def test_a_stream_that_is_about_to_miss_its_slo_doubles_the_spaces_and_has_one_call_beside_it() -> None:
+    beside = Beside(0.010, 0.150, 0.060)
+    for _ in range(60):
+        beside.call()
+    usual = beside.interval_s
+    beside.chunks(0.5)
+    for _ in range(60):
+        beside.tell(0.8, beside.clock.now)  # behind the plan, and not lost yet
+        beside.tell(0.0, beside.clock.now)
+    gpu = beside.m._gpus["cuda:0"]
+    while gpu.streams.urgency(gpu.tpot_s, beside.clock.now) == 0.0:
+        beside.tell(0.0, beside.clock.now)
+    assert gpu.streams.urgency(gpu.tpot_s, beside.clock.now) > 1.0
+    before = beside.clock.now
+    beside.clock.now += 0.02
+    assert begun([embed(beside.m, f"more {n}", 10_000) for n in range(2)]) == 1
+    assert gpu.resumes_at - before == pytest.approx(2 * usual, rel=0.2)
 
 
 def test_the_cost_is_looked_at_again() -> None:

@@ -5,12 +5,12 @@ Each public name is loaded when it is first used, so importing the package loads
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from sage_inference._version import __version__
 
+TYPE_CHECKING = False  # ``typing`` takes 5 ms and a megabyte, of which the keeper of an engine uses nothing
 if TYPE_CHECKING:
+    from typing import Any
+
     from sage_inference.client.compat import EmbeddingClientAdapter as EmbeddingClientAdapter
     from sage_inference.client.compat import LLMClientAdapter as LLMClientAdapter
     from sage_inference.client.compat import create_embedding_client_compat as create_embedding_client_compat
@@ -168,6 +168,8 @@ __all__ = ["__version__", *_LAZY]  # noqa: PLE0604 - names, all of them
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'sage_inference' has no attribute {name!r}")
+    from importlib import import_module
+
     home, real = _LAZY[name]
     value = globals()[name] = getattr(import_module(f"sage_inference.{home}"), real)
     return value

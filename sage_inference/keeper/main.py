@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 
 from sage_inference.keeper import address, files
 from sage_inference.keeper.engine import CannotRunError
@@ -92,7 +91,7 @@ def _keep(spec: dict[str, Any], lock: int, pipe: tuple[int, int], launcher: sock
     try:
         keeper.run()
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # into keeper.err
         return 1  # the guard ends the engine
     return 0
 

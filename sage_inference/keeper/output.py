@@ -78,16 +78,33 @@ class Output:
     def _take(self, data: bytes) -> None:
         # \r\n is one end. Empty lines are left out: bars that are drawn over themselves make many.
         *ended, rest = data.replace(b"\r", b"\n").split(b"\n")
-        lines: list[bytes] = []
-        for part in ended:
-            self._extend(part)
-            if self._piece:
-                lines.append(self._line(self._piece))
+        if ended:
+            self._extend(ended[0])
+            ended[0] = self._piece
+            written = self._plain(ended)
+            if written is None:
+                written = self._one_by_one(ended)
             self._piece, self._skipped = b"", 0
+            if written:
+                self._append(written)
         self._extend(rest)
         self.unfinished_since = time.monotonic() if self._piece else None
-        if lines:
-            self._append(b"".join(lines))
+
+    def _plain(self, lines: list[bytes]) -> bytes | None:
+        """The lines as they are, if none is too long or may have a secret. Most are so, and a flood is read faster."""
+        if self._skipped or max(map(len, lines)) > LONGEST:
+            return None
+        joined = b"\n".join(filter(None, lines))
+        return None if self._mask.may_find(joined) else joined + b"\n" * bool(joined)
+
+    def _one_by_one(self, lines: list[bytes]) -> bytes:
+        written = [self._line(lines[0])] if lines[0] else []
+        for line in lines[1:]:
+            self._piece, self._skipped = b"", 0
+            self._extend(line)
+            if line:
+                written.append(self._line(self._piece))
+        return b"".join(written)
 
     def _extend(self, part: bytes) -> None:
         room = self._kept - len(self._piece)

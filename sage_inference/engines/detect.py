@@ -309,7 +309,7 @@ def _openai_like(which: EngineKind, answers: _Answers, model: str | None) -> Det
         routes,
         _text(version),
         _INFINITY_LIMITS if any(card.owned_by == "infinity" for card in cards) else {},
-        simulated=any(c.owned_by == SIMULATOR for c in cards),
+        simulated=any(c.owned_by == SIMULATOR or c.raw.get("simulated") is True for c in cards),
         guessed=not served,
         bare=answers.bare,
         tagged=answers.ollama,

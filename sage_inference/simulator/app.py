@@ -9,7 +9,7 @@ from sage_inference.simulator.admin import Admin
 from sage_inference.simulator.engine import SimulatedEngine
 from sage_inference.simulator.exchange import Receive, Reply, Request, Scope, Send
 from sage_inference.simulator.faults import Fault, FaultBook
-from sage_inference.simulator.faulty import CutError, FaultyReply, instead
+from sage_inference.simulator.faulty import CutError, FaultyReply, end_as_after_a_core_died, instead
 from sage_inference.simulator.protocol import Connection
 from sage_inference.simulator.records import Records
 
@@ -22,6 +22,8 @@ class Application:
         self._records = records
         self._faults = faults
         self._admin = admin
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._core_died = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection: Connection = scope["state"]["connection"]
@@ -51,22 +53,38 @@ class Application:
         fault = self._faults.take(request.method, request.path)
         headers = self._engine.headers_for(request)
         reply = FaultyReply(fault, connection, send, headers) if fault else Reply(connection, send, headers)
+        task = asyncio.current_task()
+        assert task is not None
         try:
+            self._under_way.add(task)
             await self._answer(request, reply, fault)
         except asyncio.CancelledError:
-            self._records.left(request)
-            raise
+            if connection.gone or not self._core_died:
+                self._records.left(request)
+                raise
+            await end_as_after_a_core_died(reply)
         except CutError:
             pass
         except Exception:
             log.exception("%s %s failed in the simulator itself", request.method, request.path)
             connection.transport.close()
+        finally:
+            self._under_way.discard(task)
         self._records.ended(request, reply.status)
+
+    def core_died(self) -> None:
+        """Answer all requests, under way and to come, as vLLM does once EngineCore is dead."""
+        self._core_died = True
+        for task in self._under_way:
+            task.cancel()
 
     async def _answer(self, request: Request, reply: Reply, fault: Fault | None) -> None:
         if fault is not None and await instead(fault, reply):
             return
-        await self._engine.handle(request, reply)
+        if self._core_died and request.method == "POST":
+            await end_as_after_a_core_died(reply)
+        else:
+            await self._engine.handle(request, reply)
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from sage_inference.simulator.exchange import JSON, Headers, Reply, Send, raw_head
 from sage_inference.simulator.faults import Fault
@@ -67,6 +68,22 @@ def status_body(fault: Fault) -> bytes:
     )
 
 
+async def end_as_after_a_core_died(reply: Reply) -> None:
+    """Answer as vLLM does once EngineCore is dead: with a 500, or with an error at the end of a stream."""
+    if reply.status:
+        await _end_stream_of_dead_core(reply.event, reply.end)
+    else:
+        await reply.whole(500, _CORE_DIED.replace(b'": ', b'":').replace(b', "', b',"'))
+
+
+async def _end_stream_of_dead_core(
+    event: Callable[[bytes], Awaitable[None]], end: Callable[[], Awaitable[None]]
+) -> None:
+    await event(b"data: " + _CORE_DIED + b"\n\n")
+    await event(b"data: [DONE]\n\n")
+    await end()
+
+
 class FaultyReply(Reply):
     """A reply that applies its fault while it is written."""
 
@@ -96,9 +113,7 @@ class FaultyReply(Reply):
         kind = self._fault.kind
         if kind in _AFTER_CHUNKS and self._chunks >= int(self._fault.value):
             if kind == "error_after_chunks":
-                await super().event(b"data: " + _CORE_DIED + b"\n\n")
-                await super().event(b"data: [DONE]\n\n")
-                await super().end()
+                await _end_stream_of_dead_core(super().event, super().end)
                 raise CutError
             await self._cut()
         if kind == "truncate" and self._chunks:

@@ -49,7 +49,7 @@ class SimulatorServer:
         self._records = Records(self._figures)
         self._faults = FaultBook()
         admin = Admin(self._faults, self._records, self._apply_faults)
-        app = Application(engine, self._records, self._faults, admin)
+        self._app = app = Application(engine, self._records, self._faults, admin)
         self._state = ServerState()
         self._config = _uvicorn_config(app, keep_alive_s)
         self._servers: dict[Listener, asyncio.Server] = {}
@@ -76,6 +76,11 @@ class SimulatorServer:
             for connection in list(self._state.connections):
                 connection.transport.close()
             await asyncio.sleep(0)  # lets the last bytes out
+
+    def core_died(self) -> None:
+        """Answer all requests as vLLM does once EngineCore is dead."""
+        self._app.core_died()
+        self.engine.healthy = False
 
     def stop(self) -> None:
         """Make ``run`` let running requests end, and return."""

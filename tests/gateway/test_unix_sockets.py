@@ -66,6 +66,8 @@ def test_answers_and_streams_are_relayed_and_the_socket_is_named(vllm: Simulated
         answer, stream = chat(running), chat(running, stream=True)
         request = vllm.requests()[-1]
         shown = row(running)
+        drain = f"{running.url}/admin/instances/unix:{path}/drain"
+        assert httpx.post(drain, headers=ADMIN, trust_env=False).status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 8
     assert stream.text.endswith("data: [DONE]\n\n")
     assert answer.headers["x-sage-instance"] == stream.headers["x-sage-instance"] == f"unix:{path}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
 from sage_inference.simulator.starting.failures_printed import VLLM_FAILURES, Point
+from tests.simulator import shapes
 from tests.support.gateway import free_port
 from tests.support.starts import client, started
 
@@ -102,6 +104,28 @@ def test_death_of_the_core_ends_a_ready_server_with_status_0(tmp_path: Path) -> 
         assert engine.lines[-1].startswith("INFO:     Finished server process")
 
 
+def test_requests_under_way_get_the_recorded_error_when_the_core_dies(tmp_path: Path) -> None:
+    recorded = shapes.recorded("vllm", "072_engine_core_killed")
+    asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5000, "ignore_eos": True}
+    found: list[httpx.Response] = []
+    with started("vllm-serve", *serve(tmp_path), log=tmp_path / "log") as engine:
+        engine.wait_for(READY)
+        with client(uds=str(tmp_path / "s")) as http, client(uds=str(tmp_path / "s")) as other:
+            plain = threading.Thread(
+                target=lambda: found.append(other.post("/v1/chat/completions", json=asked))
+            )
+            plain.start()
+            with http.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                engine.named("VLLM::EngineCore").kill()
+                rest = [line for line in lines if line]
+            plain.join()
+        assert engine.wait() == 0
+    assert [f"{line}\n\n" for line in rest[-2:]] == recorded["stream_last_chunks"][-2:]
+    assert [found[0].status_code, found[0].text] == recorded["plain_in_flight"]
+
+
 def test_sigterm_while_it_loads_ends_it_and_its_core(tmp_path: Path) -> None:
     with started("vllm-serve", *serve(tmp_path, "--load-seconds", "3"), log=tmp_path / "log") as engine:
         engine.wait_for("Starting to load model")
@@ -190,6 +214,29 @@ def test_the_number_of_failing_starts_is_counted_down(tmp_path: Path) -> None:
     with started("vllm-serve", *options, log=tmp_path / "log") as engine:
         engine.wait_for(READY)
     assert left.read_text() == "0"
+
+
+def test_cause_of_a_failed_worker_stands_before_the_cores_error(tmp_path: Path) -> None:
+    options = serve(tmp_path, "--tensor-parallel-size", "2", "--fail-with", "out_of_memory")
+    with started("vllm-serve", *options, log=tmp_path / "log") as engine:
+        assert engine.wait() == 1
+        errors = [line for line in engine.lines if " ERROR " in line]
+        engine.wait_gone()
+    assert errors[0].startswith("(Worker_TP0 pid=")
+    assert "CUDA out of memory" in errors[3]
+    assert "WorkerProc initialization failed due to an exception in a background process." in errors[-1]
+
+
+def test_compilation_of_a_pooling_model_interrupts_the_line_of_the_graphs(tmp_path: Path) -> None:
+    options = serve(tmp_path, "--runner", "pooling")
+    with started("vllm-serve", *options, log=tmp_path / "log") as engine:
+        engine.wait_for(READY)
+        text = engine.text
+        with client(uds=str(tmp_path / "s")) as http:
+            vectors = http.post("/v1/embeddings", json={"input": "a", "model": "qwen"}).json()["data"]
+    assert len(vectors[0]["embedding"]) == 384
+    assert "| 0/51 [00:00<?, ?it/s](EngineCore pid=" in text
+    assert "KV cache" not in text
 
 
 @pytest.mark.parametrize("status", [0, 7, -11])

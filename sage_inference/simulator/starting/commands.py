@@ -9,6 +9,8 @@ _PACKAGE = "sage_inference.simulator.starting"
 COMMANDS = {
     "vllm-serve": "vllm_serve",
     "tei-router": "tei_router",
+    "infinity": "infinity",
+    "llama-server": "llama_server",
 }
 
 

@@ -6,10 +6,14 @@ the options that mend it, so that a retry with a change can be tested.
 
 from __future__ import annotations
 
+import os
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+
+_POLL_S = 1.0
 
 
 class Point(Enum):
@@ -40,6 +44,13 @@ class PrintedFailure:
     signal: int = 0
     hangs: bool = False
     mended: Callable[[Namespace], bool] = lambda _: False
+
+    def end_without_a_word(self) -> None:
+        """Hang, or end by the signal, if this failure does."""
+        if self.signal:
+            os.kill(os.getpid(), self.signal)
+        while self.hangs or self.signal:  # another thread may be the one that gets the signal, a moment later
+            time.sleep(_POLL_S)
 
 
 _CONSERVE = "See https://docs.vllm.ai/en/latest/configuration/conserving_memory/ for more details."
@@ -256,6 +267,58 @@ TEI_FAILURES: Mapping[str, PrintedFailure] = {
     "oom_killed": PrintedFailure(Point.LOAD, signal=9),
     "unmatched": PrintedFailure(
         Point.LOAD, "Could not create backend\n\nCaused by:\n    the flux capacitor is empty"
+    ),
+    "stalled": PrintedFailure(Point.LOAD, hangs=True),
+}
+
+INFINITY_FAILURES: Mapping[str, PrintedFailure] = {
+    "unknown_model": PrintedFailure(Point.LOAD, _UNKNOWN, status=3),
+    "gated_model": PrintedFailure(Point.LOAD, _GATED, status=3),
+    "hub_unreachable": PrintedFailure(Point.LOAD, _UNREACHABLE, status=3),
+    "remote_code": PrintedFailure(
+        Point.LOAD, _REMOTE_CODE, status=3, mended=lambda given: bool(given.trust_remote_code)
+    ),
+    "out_of_memory": PrintedFailure(Point.CAPTURE, _OUT_OF_MEMORY, status=3),
+    "port_taken": PrintedFailure(
+        Point.BIND,
+        "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 7997): address already in use",
+    ),
+    "unrecognized_arguments": PrintedFailure(Point.ARGUMENTS, "No such option: --task", status=2),
+    "oom_killed": PrintedFailure(Point.LOAD, signal=9),
+    "unmatched": PrintedFailure(Point.LOAD, "KeyError: 'flux_capacitor'", status=3),
+    "stalled": PrintedFailure(Point.LOAD, hangs=True),
+}
+
+LLAMA_SERVER_FAILURES: Mapping[str, PrintedFailure] = {
+    "no_weights": PrintedFailure(
+        Point.LOAD,
+        before="gguf_init_from_file: failed to open GGUF file '/models/m.gguf' (No such file or directory)\n"
+        "llama_model_load: error loading model: llama_model_loader: failed to load model from /models/m.gguf",
+    ),
+    "unknown_architecture": PrintedFailure(
+        Point.LOAD,
+        before="llama_model_load: error loading model: error loading model architecture: unknown model architecture: "
+        "'never-heard-of'",
+    ),
+    "out_of_memory": PrintedFailure(
+        Point.LOAD,
+        before="ggml_backend_cuda_buffer_type_alloc_buffer: allocating 13862.18 MiB on device 0: cudaMalloc failed: out of "
+        "memory\nalloc_tensor_range: failed to allocate CUDA0 buffer of size 14535567360\n"
+        "llama_model_load: error loading model: unable to allocate CUDA0 buffer",
+    ),
+    "no_kernel_image": PrintedFailure(
+        Point.CAPTURE,
+        before="ggml_cuda_compute_forward: RMS_NORM failed\n"
+        "CUDA error: no kernel image is available for execution on the device",
+        signal=6,
+    ),
+    "port_taken": PrintedFailure(
+        Point.BIND, "start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 8080"
+    ),
+    "unrecognized_arguments": PrintedFailure(Point.ARGUMENTS, "error: invalid argument: --task"),
+    "oom_killed": PrintedFailure(Point.LOAD, signal=9),
+    "unmatched": PrintedFailure(
+        Point.LOAD, before="llama_model_load: error loading model: the flux capacitor is empty"
     ),
     "stalled": PrintedFailure(Point.LOAD, hangs=True),
 }

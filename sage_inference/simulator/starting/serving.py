@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import uvloop
 
@@ -21,17 +23,27 @@ def serve(
     *,
     on_ready: Callable[[], None],
     beside: Callable[[SimulatorServer], Coroutine[None, None, None]] | None = None,
+    load: Callable[[SimulatedEngine], None] | None = None,
     drain_s: float = 30.0,
 ) -> None:
-    """Serve until a signal ends it. ``beside`` runs at the same time, and may stop the server."""
+    """Serve until a signal ends it. ``beside`` runs at the same time, and may stop the server.
+
+    ``load`` is the rest of a start that goes on, in a thread, after the server listens.
+    """
+
+    async def finish_start(made: SimulatedEngine) -> None:
+        if load is not None:
+            await _in_thread(partial(load, made))
+        if options.exit_status is not None:
+            await _end_later(options.exit_status, options.after_s)
 
     async def run() -> None:
+        made = engine()
         server = SimulatorServer(
-            engine(), listener, None, faults=list(options.faults), drain_s=drain_s, on_ready=on_ready
+            made, listener, None, faults=list(options.faults), drain_s=drain_s, on_ready=on_ready
         )
         tasks = [asyncio.ensure_future(beside(server))] if beside else []
-        if options.exit_status is not None:
-            tasks.append(asyncio.ensure_future(_end_later(options.exit_status, options.after_s)))
+        tasks.append(asyncio.ensure_future(finish_start(made)))
         try:
             await server.run()
         finally:
@@ -40,6 +52,18 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Like ``asyncio.to_thread``, but the end of the process does not wait for the thread."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        work()
+        loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, daemon=True).start()
+    await done.wait()
 
 
 async def _end_later(status: int, seconds: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -188,10 +187,7 @@ class _Start:
         failure = self._failure
         if failure is None or failure.point is not point:
             return
-        if failure.hangs:
-            signal.pause()
-        if failure.signal:
-            os.kill(os.getpid(), failure.signal)
+        failure.end_without_a_word()
         if failure.before:
             self._log.error("text_embeddings_backend", "backends/src/lib.rs:567", failure.before)
         if failure.status == 101:  # a panic

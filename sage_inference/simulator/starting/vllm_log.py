@@ -16,7 +16,8 @@ from sage_inference.simulator.starting.log import VLLMLog, write
 VERSION = "0.32.0"
 _SHARDS = 2
 _GRAPHS = 51
-_GRAPH_STEPS = (0, 3, 9, 18, 27, 36, 45, 51)
+_GRAPH_STEPS = (3, 9, 18, 27, 36, 45, 51)
+_BEGUN = "[00:00<?, ?it/s]"
 _BANNER = """
        █     █     █▄   ▄█
  ▄▄ ▄█ █     █     █ ▀▄▀ █  version {version}
@@ -91,7 +92,7 @@ class CorePhases:
             )
         for done in range(_SHARDS + 1):
             share = f"{100 * done // _SHARDS:3d}% Completed | {done}/{_SHARDS}"
-            pace = "[00:01<00:00,  1.10s/it]" if done else "[00:00<?, ?it/s]"
+            pace = "[00:01<00:00,  1.10s/it]" if done else _BEGUN
             write(f"\rLoading safetensors checkpoint shards: {share} {pace}\n")
             if done < _SHARDS:
                 self._spend(0.15)
@@ -100,8 +101,10 @@ class CorePhases:
         log.info("gpu_model_runner.py:5306", "Model loading took 14.32 GiB memory and 1.633665 seconds")
 
     def compile(self) -> None:
-        if self._model.eager:
-            return
+        if not self._model.eager and not self._model.pooling:  # with a pooling model, capturing compiles
+            self._compile()
+
+    def _compile(self) -> None:
         log, cache = self._log, "/root/.cache/vllm/torch_compile_cache/2c1254015a/rank_0_0/backbone"
         log.info("backends.py:1089", f"Using cache directory: {cache} for vLLM's torch.compile")
         log.info("backends.py:1148", "Dynamo bytecode transform time: 3.56 s")
@@ -126,7 +129,11 @@ class CorePhases:
         if self._model.eager:
             return
         kind = "mixed prefill-decode, PIECEWISE" if self._model.pooling else "FULL"
-        write(f"(EngineCore pid={os.getpid()}) ")
+        write(
+            f"(EngineCore pid={os.getpid()}) \rCapturing CUDA graphs ({kind}):   0%|{'':10}| 0/{_GRAPHS} {_BEGUN}"
+        )
+        if self._model.pooling:
+            self._compile()
         for done in _GRAPH_STEPS:
             share = f"{100 * done // _GRAPHS:3d}%|{'█' * (10 * done // _GRAPHS):<10}| {done}/{_GRAPHS}"
             write(f"\rCapturing CUDA graphs ({kind}): {share} [00:00<00:02, 19.98it/s]")

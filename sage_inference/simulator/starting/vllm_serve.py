@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 _LONGEST = 131_072
 _WATCHDOG_S = 0.5  # vLLM looks every 5 s
 _FAILED_CORE = "Engine core initialization failed. See root cause above. Failed core proc(s):"
+_FAILED_WORKER = (
+    "Exception: WorkerProc initialization failed due to an exception in a background process. "
+    "See stack trace for root cause."
+)
 _OURS = ("load_seconds", "fail_with", "fail_starts", "exit_status", "after", "speed", "fault", "dimension")
 
 
@@ -188,7 +191,8 @@ class _Start:
         for point, step in steps:
             if self._fails_at(point):
                 assert self._failure is not None
-                return _fail_core(log, self._failure)
+                workers = self._model.tensor_parallel if point is Point.LOAD else 1
+                return _fail_core(log, self._failure, workers)
             step()
         phases.warm()
         return 0
@@ -223,7 +227,7 @@ class _Start:
         core.ended()
         self._ended_by_core = True
         vllm_log.show_core_death(self._log)
-        server.engine.healthy = False
+        server.core_died()
         await asyncio.sleep(_WATCHDOG_S)
         server.stop()
 
@@ -239,20 +243,23 @@ def _validated(error: str) -> str:
     return f"{lead}\n  Value error, {message} {about}\n{page}"
 
 
-def _fail_core(log: VLLMLog, failure: PrintedFailure) -> int:
+def _fail_core(log: VLLMLog, failure: PrintedFailure, workers: int) -> int:
     if failure.before:
         log.bare(failure.before)
-    if failure.hangs:
-        while True:
-            time.sleep(60)
-    if failure.signal:
-        if (
-            failure.signal == signal.SIGKILL
-        ):  # the kernel kills the largest process, and a container's others with it
-            os.kill(os.getppid(), failure.signal)
-        os.kill(os.getpid(), failure.signal)
+    if failure.signal == signal.SIGKILL:  # as of a container, of which the kernel kills all
+        os.kill(os.getppid(), failure.signal)
+    failure.end_without_a_word()
+    error = failure.error
+    if workers > 1:  # each worker prints the cause, and EngineCore only that a worker failed
+        place = 'File "vllm/v1/executor/multiproc_executor.py", line 780, in worker_main'
+        cause = f"Traceback (most recent call last):\n  {place}\n{error}"
+        for rank in range(workers):
+            VLLMLog(f"Worker_TP{rank}").error(
+                "multiproc_executor.py:812", f"WorkerProc failed to start.\n{cause}"
+            )
+        error = _FAILED_WORKER
     place = 'File "vllm/v1/engine/core.py", line 1482, in run_engine_core'
-    trace = f"Traceback (most recent call last):\n  {place}\n{failure.error}"
+    trace = f"Traceback (most recent call last):\n  {place}\n{error}"
     log.error("core.py:1510", f"EngineCore failed to start.\n{trace}")
     write(f"Process EngineCore:\n{trace}\n")
     return failure.status

@@ -1,0 +1,146 @@
+"""``llama-server``: a simulated server of llama.cpp. It listens at once, and answers 503 until the model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sage_inference.simulator.listeners import BoundPort, Listener, UnixSocket
+from sage_inference.simulator.starting.failures_printed import LLAMA_SERVER_FAILURES, Point, PrintedFailure
+from sage_inference.simulator.starting.log import write
+from sage_inference.simulator.starting.options import (
+    EngineParser,
+    StartOptions,
+    add_start_options,
+    start_options,
+)
+
+if TYPE_CHECKING:
+    from sage_inference.simulator.engine import SimulatedEngine
+
+_DOTS = 88
+_CONTEXT = 4096
+
+
+def main(arguments: Sequence[str]) -> int:
+    given, unknown = _parser().parse_known_args(arguments)
+    options = start_options(given)
+    failure = LLAMA_SERVER_FAILURES[options.failure] if options.failure else None
+    if failure is not None and failure.point is Point.ARGUMENTS:
+        write(f"{failure.error}\n", 2)
+        return failure.status
+    if unknown:
+        write(f"error: invalid argument: {unknown[0]}\n", 2)
+        return 1
+    return _start(given, options, failure)
+
+
+def _start(given: argparse.Namespace, options: StartOptions, failure: PrintedFailure | None) -> int:
+    write("build: 11434 (simulated) with cc for x86_64-linux-gnu\n", 2)
+    try:
+        if failure is not None and failure.point is Point.BIND:
+            raise OSError
+        listener = _bind(given)
+    except OSError:
+        place = f"hostname: {given.host}, port: {given.port}"
+        write(f"start: couldn't bind HTTP server socket, {place}\n", 2)
+        write("main: exiting due to HTTP server error\n", 2)
+        return 1
+    from sage_inference.simulator.starting.serving import serve
+
+    place = f"hostname: {given.host}, port: {given.port}, http threads: {os.cpu_count()}"
+    listening = f"main: HTTP server is listening, {place}\nmain: loading model\n"
+    serve(
+        lambda: _engine(given, options.speed),
+        listener,
+        options,
+        on_ready=lambda: write(listening, 2),
+        load=lambda engine: _load(engine, given, options, failure, listener),
+    )
+    write("srv    operator(): operator(): cleaning up before exit...\n", 2)
+    return 0
+
+
+def _load(
+    engine: SimulatedEngine,
+    given: argparse.Namespace,
+    options: StartOptions,
+    failure: PrintedFailure | None,
+    listener: Listener,
+) -> None:
+    model = given.model or given.hf_repo
+    write(f"srv    load_model: loading model '{model}'\n", 2)
+    options.spend(0.2)
+    if failure is not None and failure.point is Point.LOAD:
+        _fail(failure, str(model))
+    write("load_tensors: loading model tensors, this can take a while... (mmap = true)\n", 2)
+    for _ in range(8):  # one line of dots, which grows while the weights are read
+        write("." * (_DOTS // 8), 2)
+        options.spend(0.07)
+    write("\n", 2)
+    if failure is not None:
+        _fail(failure, str(model))
+    write("common_init_from_params: warming up the model with an empty run - please wait ...\n", 2)
+    options.spend(0.2)
+    address = f"unix://{given.host}" if isinstance(listener, UnixSocket) else listener.url
+    write(f"main: model loaded\nmain: server is listening on {address} - starting the main loop\n", 2)
+    engine.loading = False  # type: ignore[attr-defined]
+
+
+def _fail(failure: PrintedFailure, model: str) -> None:
+    if failure.before:
+        write(f"{failure.before}\n", 2)
+    failure.end_without_a_word()
+    write(f"srv    load_model: failed to load model, '{model}'\n", 2)
+    write("main: exiting due to model loading error\n", 2)
+    os._exit(failure.status)
+
+
+def _bind(given: argparse.Namespace) -> Listener:
+    """A host that ends with .sock is a Unix socket, as with llama.cpp."""
+    return UnixSocket(given.host) if given.host.endswith(".sock") else BoundPort(given.host, given.port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = EngineParser("llama-server", status=1)
+    environ = os.environ
+    parser.add_argument("-m", "--model", default=environ.get("LLAMA_ARG_MODEL"))
+    parser.add_argument("-hf", "--hf-repo", default=environ.get("LLAMA_ARG_HF_REPO"))
+    parser.add_argument("-a", "--alias", default=environ.get("LLAMA_ARG_ALIAS"))
+    parser.add_argument("--host", default=environ.get("LLAMA_ARG_HOST", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=environ.get("LLAMA_ARG_PORT", "8080"))
+    parser.add_argument("--api-key", default=environ.get("LLAMA_API_KEY"))
+    parser.add_argument("-c", "--ctx-size", type=int, default=environ.get("LLAMA_ARG_CTX_SIZE", "0"))
+    parser.add_argument("-ngl", "--n-gpu-layers", "--gpu-layers", default="auto")
+    parser.add_argument("-np", "--parallel", type=int, default=4)
+    parser.add_argument("-b", "--batch-size", type=int, default=2048)
+    parser.add_argument("-ub", "--ubatch-size", type=int, default=512)
+    parser.add_argument("-t", "--threads", type=int)
+    parser.add_argument("--pooling")
+    parser.add_argument("--embeddings", "--embedding", action="store_true")
+    parser.add_argument("--reranking", "--rerank", action="store_true")
+    for name in ("--jinja", "--no-webui", "--metrics", "--slots", "--no-warmup", "--flash-attn", "--mlock"):
+        parser.add_argument(name, action="store_true")
+    parser.add_argument("--dimension", type=int, default=384, help="of vectors; an option of the simulator")
+    add_start_options(parser, LLAMA_SERVER_FAILURES)
+    return parser
+
+
+def _engine(given: argparse.Namespace, speed: float) -> SimulatedEngine:
+    from sage_inference.simulator.llama_cpp import SimulatedLlamaServer
+    from sage_inference.simulator.llm import Limits
+    from sage_inference.simulator.vllm.engine import VLLMOptions
+
+    small = given.embeddings or given.reranking
+    options = VLLMOptions(
+        models=(given.alias or given.model or given.hf_repo or "default",),
+        runner="pooling" if small else "generate",
+        api_key=given.api_key,
+        max_model_len=given.ctx_size or _CONTEXT,
+        limits=Limits(max_num_seqs=given.parallel),
+        dimension=given.dimension,
+    )
+    work = "reranking" if given.reranking else "embeddings" if given.embeddings else "text"
+    return SimulatedLlamaServer(options, work, speed)

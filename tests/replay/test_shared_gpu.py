@@ -43,7 +43,9 @@ def trace() -> list[Job]:
 class Played:
     """One way of sharing: the goodput of the chats, the tokens embedded while they came, and the learned cost."""
 
-    def __init__(self, way: str, speed: float, seconds: float, encoder: Encoder = recorded) -> None:
+    def __init__(
+        self, way: str, speed: float, seconds: float, encoder: Encoder = recorded, callers: int = CALLERS
+    ) -> None:
         jobs = [
             replace(job, at_ms=job.at_ms / speed) for job in trace() if job.at_ms < seconds * 1000 * speed
         ]
@@ -59,7 +61,7 @@ class Played:
                 run.submit(CALL)
 
         run = Run(policy_named("hybrid", fleet.clock), fleet, again)
-        for _ in range(CALLERS):
+        for _ in range(callers):
             fleet.events.at(0.0, lambda: run.submit(CALL))
         outcomes = run.play(jobs)
         slo = ReplaySlo()
@@ -84,3 +86,10 @@ def test_near_the_limit_streams_keep_their_slo(encoder: Encoder) -> None:
     assert ratio.goodput >= 0.98
     assert adaptive.goodput >= 0.99
     assert min(ratio.embedded, adaptive.embedded) >= 0.5 * free.embedded
+
+
+@pytest.mark.parametrize("callers", [1, 16])
+def test_more_or_fewer_callers_get_their_share_soon(callers: int) -> None:
+    """The calls of sixteen are all in flight when the first stream comes. That shows nothing of what one costs."""
+    free, ratio = (Played(way, 2.5, 8, callers=callers) for way in ("free", "ratio"))
+    assert ratio.embedded >= 0.55 * free.embedded

@@ -43,8 +43,6 @@ class SharedGPU:
         self._looked_at = self._embedded_at = -math.inf
         self._urgency = 0.0
         self._first: Placement | None = None  # the call that found no other before it
-        self._began_at = 0.0  # when it began
-        self._begun_tokens = 0  # its tokens, and those of the calls that joined it
         self._alone_since = 0.0  # no LLM work in flight since; infinite while there is
         # LLM work in flight without a break since; infinite while there is none.
         self._company_since = math.inf
@@ -89,8 +87,7 @@ class SharedGPU:
             return
         self.embedding += 1
         if self.embedding == 1:
-            self._first, self._began_at, self._begun_tokens = placement, now, 0
-        self._begun_tokens += placement.tokens
+            self._first = placement
         self.cost.began(now, first=self.embedding == 1)
         if self.llm and self.ratio and not self._looks(now):
             # A begin that was late by less than its space lets the next one be earlier.
@@ -126,7 +123,8 @@ class SharedGPU:
             elif last:
                 self.cost.look(now)  # from the end of the last call on
             if last:
-                self.resumes_at = now + self._pause(self._begun_tokens, now - self._began_at)
+                # Those of a group begin together, so the last one took the time of all.
+                self.resumes_at = now + self._pause(placement.tokens, took)
 
     def listener(self, placement: Placement) -> Callable[[float, float], None] | None:
         """A function for the seconds between two chunks of a stream here, and the time now; None if not needed."""
@@ -147,7 +145,7 @@ class SharedGPU:
         return tokens * (self.cost.seconds_a_token or 0.0) / max(0.01, 1 - (self.ratio or 0.0))
 
     def _pause(self, tokens: int, took: float) -> float:
-        """The pause after calls that had no others before and after them, so that their cost shows."""
+        """The pause after a call that was the last in flight, so that the cost shows."""
         seen = took / 2  # without a pause no gap is without a call
         if self.cost.sees_streams:
             return seen

@@ -105,9 +105,12 @@ class StreamBudgets:
 
     def urgency(self, tpot_s: float, now: float) -> float:
         """That of the stream or prompt which is nearest to missing its SLO, of those that still can keep it."""
-        most = 0.0
+        most, planned_s = 0.0, PLANNED * tpot_s
         for placement, budget in self._budgets.items():
             if budget is not None:
+                # Most streams are ahead of their plan: no call for these, of which there may be hundreds.
+                if budget.spent_s + now - budget.last_at < planned_s * budget.tokens:
+                    continue
                 found = budget.urgency(tpot_s, now)
             elif placement.answered_at is None:
                 waited = (now - placement.request.arrived) / ttft_s(placement.request)

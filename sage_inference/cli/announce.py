@@ -31,7 +31,7 @@ def announce(
     for warning in status["warnings"]:
         if warning not in shown:
             terminal.warn(warning)
-    if wait_by is not None and (coming := startengines.on_the_way(engines)):
+    if wait_by is not None and (coming := startengines.not_ready(engines)):
         status = startengines.wait_for(wait_by, coming) or status
         engines = startengines.engines_in(status)
     announce_engines(status, failed=wait_by is None)

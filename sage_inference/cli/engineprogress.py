@@ -70,7 +70,8 @@ class EngineProgress:
             return
         from rich.text import Text
 
-        lines = bars(engines, self._live.console.width, plain=not _has_blocks())
+        shown = [each for each in engines if each["state"] != "off"]
+        lines = bars(shown, self._live.console.width, plain=not _has_blocks())
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _write(self, engines: Sequence[Document]) -> None:
@@ -109,7 +110,7 @@ def _has_blocks() -> bool:
 def _step(engine: Document) -> str:
     """Changes with the state and the phase, and with each failure, but not with the percentage."""
     failure = engine.get("failure") or {}
-    return f"{engine['state']} {enginetext.phase(engine)} {failure.get('message')} {engine.get('pid')}"
+    return f"{engine['state']} {enginetext.phase(engine)} {failure.get('message')}"
 
 
 def _details(engine: Document) -> str:

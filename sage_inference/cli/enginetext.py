@@ -32,10 +32,11 @@ PHASES = {
 
 
 def phase(engine: Document) -> str | None:
-    """The step of an engine's start; None outside a start."""
-    if engine["state"] != "starting" or not engine.get("phase"):
+    """The step of an engine's start; None outside a start. The first one has no name until its process runs."""
+    if engine["state"] != "starting":
         return None
-    return PHASES.get(engine["phase"], str(engine["phase"]))
+    step = engine.get("phase") or "boot"
+    return PHASES.get(step, str(step))
 
 
 def share(engine: Document) -> float | None:

@@ -32,6 +32,11 @@ def on_the_way(engines: Sequence[Document]) -> list[Document]:
     ]
 
 
+def not_ready(engines: Sequence[Document]) -> list[Document]:
+    """Those that may be on their way: an engine that has just been declared is still ``off``."""
+    return [each for each in engines if each["state"] != "ready"]
+
+
 def engines_in(status: Document) -> list[Document]:
     from sage_inference.daemon.managed import engines_of
 
@@ -111,7 +116,7 @@ class ProgressHere:
         return self
 
     def begin(self, status: Document) -> None:
-        names = [each["name"] for each in on_the_way(engines_in(status))]
+        names = [each["name"] for each in not_ready(engines_in(status))]
         if names:
             self._thread = threading.Thread(target=self._show, args=(names,), daemon=True)
             self._thread.start()
@@ -126,15 +131,16 @@ class ProgressHere:
         from sage_inference.cli.engineprogress import EngineProgress
         from sage_inference.daemon import control
         from sage_inference.daemon.errors import DaemonError
-        from sage_inference.daemon.managed import current
+        from sage_inference.daemon.managed import current, settled
 
+        is_over = settled(time.monotonic())
         with suppress(DaemonError, OSError):
             info = control.running(self._paths)
             with EngineProgress(above=self._stderr) as progress:
                 while not self._ended.wait(_LOOK_S):
                     engines = [each for each in current(info) if each["name"] in names]
                     progress.show(engines)
-                    if not on_the_way(engines):
+                    if all(map(is_over, engines)):
                         break
             status = None if self._ended.is_set() else control.inspect(self._paths).live
             if status is not None:

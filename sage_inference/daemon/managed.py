@@ -27,7 +27,7 @@ _LOOK_S = 0.15
 _ASK_S = 10.0
 _AWAY_S = 20.0  # a successor of the gateway answers by then
 _STALE_S = 0.2  # the error of ``since_s``
-_BEGIN_S = 2.0  # between the gateway's answer to an order and the engine's first step
+_BEGIN_S = 1.0  # between the gateway's answer to an order and the engine's first step
 
 
 class NoSuchEngine(DaemonError):

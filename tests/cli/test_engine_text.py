@@ -57,7 +57,7 @@ EIGHT = [
         (LOADING, "loading 48%"),
         (engine(state="starting", phase="warm"), "warming up"),
         (engine(state="starting", phase="capture", progress=1.7), "capturing 100%"),
-        (engine(state="starting"), "starting"),
+        (engine(state="starting"), "starting up"),
         (engine(state="waiting"), "waiting"),
         (EIGHT[3], "failed"),
         (EIGHT[4], "failed, again in 8 s"),

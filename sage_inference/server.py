@@ -9,11 +9,9 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-
-import uvicorn
 
 from sage_inference.config.changes import changed_keys, restart_keys, until_restart
 from sage_inference.config.check import check_reach, name_of
@@ -28,14 +26,17 @@ from sage_inference.gateway.api.status import address_of, status_document
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.found_engines import is_wanted
 from sage_inference.gateway.gateway import Gateway
+from sage_inference.gateway.http_server import HttpConfig, HttpServer, drain_seconds
 from sage_inference.gateway.in_process import InProcessClient
+from sage_inference.gateway.managed.engine_run import EngineRun as EngineRun
+from sage_inference.gateway.managed.engine_run import models_of as models_of
+from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel
 
 OWN_ENGINES_S = 15.0  # the longest wait until simulated engines are ready
-_LOOK_S = 0.01  # between two checks of a stopping gateway whether connections are left
 SETTLE_S = (
     1.0  # between a SIGHUP and a second check, because a shell may forward it before its terminal is gone
 )
@@ -68,82 +69,9 @@ class RunHooks:
     configured: Callable[[Settings], None] = _nothing  # after a reload that applied new settings
     reloaded: Callable[[], None] = _nothing
     watchdog: Callable[[], None] = _nothing
-
-
-def _drain_s(settings: Settings) -> int:
-    return max(1, round(settings.timeouts.drain_s))
-
-
-class _Config(uvicorn.Config):
-    """uvicorn's settings, and the gateway that its protocol instances serve."""
-
-    def __init__(self, gateway: Gateway, app: Any) -> None:
-        super().__init__(
-            app,
-            http=GatewayProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            backlog=4096,
-            timeout_graceful_shutdown=_drain_s(gateway.settings),
-        )
-        self.gateway = gateway
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its ticks of 0.1 s. It ends as soon as it is stopped and all requests have ended."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-        self._patience = patience
-        self._ending = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
-
-    def end(self, *, at_once: bool) -> None:
-        self.should_exit = True
-        self.force_exit = self.force_exit or at_once
-        self._ending.set()
-
-    async def main_loop(self) -> None:
-        await self.on_tick(0)  # sets the default headers of responses
-        await self._ending.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        drain_s = self.config.timeout_graceful_shutdown
-        for listening in (*self.servers, *(sockets or ())):
-            listening.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        ended = self._ended()
-        try:
-            # asyncio's own limit would count time in which this process was suspended.
-            await (ended if drain_s is None else self._patience.within(drain_s, ended))
-        except TimeoutError:
-            tasks = list(self.server_state.tasks)
-            log.error("cancelled %d requests that had not ended within %d s", len(tasks), drain_s)
-            for task in tasks:
-                task.cancel()
-
-    async def _ended(self) -> None:
-        state = self.server_state
-        while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn's plain sets
-            await asyncio.sleep(_LOOK_S)
-        for server in self.servers:
-            await server.wait_closed()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Do nothing, because ``run`` handles all signals."""
-        yield
+    engines: Callable[[bool], None] = _nothing  # whether engines are managed, when that changes
+    relieved: Callable[[], bool] = bool  # whether another gateway took this one's place
+    restarts: Callable[[], bool] = bool  # whether a supervisor starts this gateway again at once; may block
 
 
 class RunningGateway:
@@ -158,13 +86,18 @@ class RunningGateway:
         hooks: RunHooks | None = None,
         extra_instances: tuple[InstanceSettings, ...] = (),
         discovers: bool = False,
+        engines: EngineRun | None = None,
     ) -> None:
-        """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself."""
+        """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself.
+
+        Without ``engines`` the gateway starts none.
+        """
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
         self._loaded = settings
         self._extra = extra_instances
         self._discovers = discovers
+        self._engine_run = engines
         self.wheel = TimerWheel(asyncio.get_running_loop())
         # If no token is given, a random one closes /admin to all requests but those with ``admin_key``.
         token = admin_token or secrets.token_urlsafe(32)
@@ -172,15 +105,28 @@ class RunningGateway:
         self.gateway = Gateway(with_extra, self.wheel, token)
         self.gateway.found.wanted = discovers and is_wanted(with_extra)
         self.fleet = Fleet(self.gateway)
+        self.managed = (
+            None if engines is None else ManagedEngines(self.gateway, self.fleet, engines.state_dir)
+        )
+        if self.managed is not None:
+            self.gateway.found.ours = lambda: self.managed.ports if self.managed else frozenset()
+            self.managed.on_change = self._engines_changed
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
-        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload)
-        self.server = _Server(
-            _Config(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
+        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.managed)
+        self.server = HttpServer(
+            HttpConfig(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
         )
         self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
 
+    def _engines_changed(self) -> None:
+        assert self.managed is not None
+        self.hooks.engines(bool(self.managed.engines))
+
     def _started(self) -> None:
         self.hooks.serving(self)
+        if self.managed is not None and self._engine_run is not None and self._engine_run.passive:
+            self.managed.take_over()
+            self.managed.declare_missing(self._engine_run)
         self.gateway.descriptors.renew()  # every file that stays open for the whole run is open now
         limit = self.gateway.connection_limit
         if limit.by_system:
@@ -190,9 +136,11 @@ class RunningGateway:
                 limit.configured,
                 self.gateway.descriptors.granted,
             )
-        self.hooks.ready(status_document(self.gateway))
+        self.hooks.ready(status_document(self.gateway, self.managed))
 
     def _with_extra(self, settings: Settings) -> Settings:
+        if self._engine_run is not None:
+            settings = self._engine_run.applied(settings)
         return replace(settings, instances=settings.instances + self._extra) if self._extra else settings
 
     def _complete(self, settings: Settings) -> Settings:
@@ -227,20 +175,29 @@ class RunningGateway:
     async def working(self) -> AsyncIterator[None]:
         """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
         tasks = [asyncio.create_task(self._pulse())]
+        run, managed = self._engine_run, self.managed
         try:
+            if managed is not None and run is not None:
+                await managed.begin(self.gateway.settings, passive=run.passive)
             if self._discovers:
                 tasks.append(await self._discover())
             await self.fleet.start(self.gateway.settings)
+            if managed is not None and run is not None and not run.passive:
+                managed.declare_missing(run)
             # Our own engines run already, but on a busy machine their first probe may have failed.
             await self.fleet.ready(map(name_of, self._extra), OWN_ENGINES_S)
             yield
         finally:
             for task in tasks:
                 task.cancel()
+            self.gateway.waiting_room.close()
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, GatewayProtocol)
                 connection.gateway_stops()
             await asyncio.sleep(0)  # lets the last bytes out
+            if managed is not None:
+                managed.keeps = managed.keeps or await asyncio.to_thread(self.hooks.restarts)
+                await managed.close()
             await self.fleet.close()
             self.wheel.stop()
             self.gateway.decisions.write()
@@ -268,6 +225,10 @@ class RunningGateway:
         if not self.gateway.draining:
             self.gateway.draining = True
             self.hooks.stopping()
+            if self.managed is not None and self.hooks.relieved():
+                self.managed.hand_over()
+            else:
+                self.gateway.waiting_room.close()
             log.info("stopping: %d requests in flight", self.gateway.in_flight)
         self.server.end(at_once=at_once)
 
@@ -291,15 +252,16 @@ class RunningGateway:
         check_reach(settings)  # checks the new keys with the address that stays until a restart
         self.gateway.configure(settings)
         instances = self.fleet.apply(settings)
-        self.server.config.timeout_graceful_shutdown = _drain_s(settings)
+        engines = None if self.managed is None else self.managed.apply(settings)
+        self.server.config.timeout_graceful_shutdown = drain_seconds(settings)
         changed = changed_keys(before, wanted)
         if not self.gateway.guard.has_keys_of(guard) and not {"api_keys", "admin_key"} & set(changed):
             changed.append("api_keys")  # the entries are the same, but their files have other keys
         late = restart_keys()
         return Reloaded(
-            instances.added,
-            instances.removed,
-            instances.changed,
+            [*instances.added, *(engines.added if engines else ())],
+            [*instances.removed, *(engines.removed if engines else ())],
+            [*instances.changed, *(engines.changed if engines else ())],
             [key for key in changed if key not in late],
             [key for key in changed if key in late],
             address_of(self.gateway),
@@ -369,6 +331,7 @@ async def run(
     simulate: bool = False,
     hooks: RunHooks | None = None,
     hangup: Hangup | None = None,
+    engines: EngineRun | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. ``listen`` is called when the rest is ready.
 
@@ -379,7 +342,8 @@ async def run(
     async with contextlib.AsyncExitStack() as stack:
         extra: list[InstanceSettings] = []
         if simulate:
-            extra = await stack.enter_async_context(simulated_engines())
+            named = engines.kinds_named if engines is not None else set()
+            extra = await stack.enter_async_context(simulated_engines(named))
         running = RunningGateway(
             settings,
             load=load,
@@ -387,6 +351,7 @@ async def run(
             hooks=hooks,
             extra_instances=tuple(extra),
             discovers=True,
+            engines=engines,
         )
         async with _signals(running, hangup):
             await running.serve_when_ready(listen)

@@ -10,8 +10,10 @@ from sage_inference.config.settings import Settings
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """The dotted keys whose values differ, in the schema's order. Instances are left out: they are compared one by one."""
-    return [key for key, differs, _ in _compared(old, new, "") if differs and key != "instances"]
+    """The dotted keys whose values differ, in the schema's order. Instances and engines are compared one by one."""
+    return [
+        key for key, differs, _ in _compared(old, new, "") if differs and key not in ("instances", "engines")
+    ]
 
 
 def restart_keys() -> list[str]:

@@ -38,6 +38,8 @@ def apply(settings: Settings, flags: Flags) -> Settings:
             settings = put(settings, path, _checked("--" + field.replace("_", "-"), path, value))
     if flags.no_discover:
         settings = put(settings, "discover", False)
+    if flags.no_engines:
+        settings = put(settings, "engines", ())
     if flags.insecure:
         settings = put(settings, "server.insecure", True)
     if flags.api_key is not None:

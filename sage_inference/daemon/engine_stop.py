@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import control, managed
 from sage_inference.daemon.control import DaemonState, Found, Progress, StopOutcome
 
+_GRACE_S = 15.0  # for an engine to end by itself, where no gateway can look up its setting
+
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """``ended`` and ``kept`` are names of engines; ``left`` has those that could not be ended, and the reasons."""
+    """``ended`` and ``kept`` are names of engines."""
 
     gateway: StopOutcome
     ended: list[str]
     kept: list[str]
-    left: dict[str, str] = field(default_factory=dict)
 
 
 def stop(
@@ -41,19 +42,17 @@ def stop(
     outcome = control.stop(paths, force=force, on_found=found, on_progress=on_progress)
     if keep_engines:
         return Stopped(outcome, [], _alive(managed.kept(paths.state_dir)))
-    left: dict[str, str] = {}
-    ended = _end_all(paths.state_dir, left)
-    alive = [name for name in alive if name not in left]
-    return Stopped(outcome, [*alive, *(name for name in ended if name not in alive)], [], left)
+    left = _end_left(paths.state_dir)
+    return Stopped(outcome, [*alive, *(name for name in left if name not in alive)], [])
 
 
-def _end_all(state_dir: Path, left: dict[str, str]) -> list[str]:
-    """End the engines that still have a keeper. Returns their names; ``left`` gets the others."""
+def _end_left(state_dir: Path) -> list[str]:
+    """End the engines that still have a keeper. Returns their names."""
     if not (state_dir / "engines").is_dir():
         return []
     from sage_inference.keeper import client
 
-    return client.stop_all(state_dir, left=left.__setitem__)
+    return client.stop_all(state_dir, _GRACE_S)
 
 
 def _alive(engines: list[managed.Document]) -> list[str]:

@@ -64,6 +64,11 @@ class OwnFiles:
         self._thread = threading.Thread(target=self._run, name="own-files", daemon=True)
         self._thread.start()
 
+    @property
+    def left(self) -> bool:
+        """Whether a successor has taken this gateway's place."""
+        return self._left
+
     def refuse(self) -> None:
         """Refuse every successor from now on."""
         self._listening = None

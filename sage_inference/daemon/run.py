@@ -30,14 +30,16 @@ from sage_inference.daemon.notify import Notifier
 from sage_inference.daemon.own_files import OwnFiles
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
+from sage_inference.keeper.own_unit import is_restarting
 
 if TYPE_CHECKING:
-    from sage_inference.server import RunHooks, RunningGateway
+    from sage_inference.server import EngineRun, RunHooks, RunningGateway
 
 log = logging.getLogger("sage_inference.daemon")
 
 # Each relayed request takes two descriptors. Many systems start a process with 1024 and allow more.
 _OPEN_FILES = 65536
+_KILL_S = 15.0  # beyond an engine's grace, until its processes are killed and gone
 _LOOP_S = 10.0  # for the event loop to run a function for another thread
 _LEAST_OPEN_FILES = 32  # a gateway opens about twenty at its start
 
@@ -113,6 +115,8 @@ class _Run:
         self.supervised = False  # a supervisor would start another one, or the container would end
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
+        self.settings = Settings()
+        self.manages = False  # whether there are engines, which the end of the gateway waits for
 
     def serve(
         self,
@@ -124,7 +128,7 @@ class _Run:
         from sage_inference.config.warnings import warnings_of
 
         try:
-            settings = self._load()
+            settings = self.settings = self._load()
             self._log_to(settings.logging)
             if on_settings is not None:
                 on_settings(settings)
@@ -173,6 +177,7 @@ class _Run:
             simulate=self.flags.simulate,
             hooks=self._hooks(on_ready),
             hangup=self.hangup,
+            engines=self._engines(),
         )
         try:
             with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
@@ -180,6 +185,26 @@ class _Run:
         except server.SimulatorError as error:
             raise DaemonError(str(error), LOG_HINT) from error
         log.info("stopped")
+
+    def _engines(self) -> EngineRun | None:
+        from sage_inference import server
+
+        flags = self.flags
+        if flags.no_engines:
+            return None
+        models = server.models_of(
+            [
+                ("llm", flags.llm_model, flags.llm_backends),
+                ("embedding", flags.embedding_model, flags.embedding_backends),
+            ]
+        )
+        return server.EngineRun(self.paths.state_dir, models, flags.simulate, self.takeover is not None)
+
+    @property
+    def _end_s(self) -> float:
+        """The time that a stop takes at most."""
+        settings = self.settings
+        return settings.timeouts.drain_s + (settings.managed.stop_grace_s + _KILL_S if self.manages else 0.0)
 
     def _load(self) -> Settings:
         return load_settings(self.paths, self.flags, config_required=self.config_required)
@@ -211,8 +236,16 @@ class _Run:
 
         def configured(settings: Settings) -> None:
             self._log_to(settings.logging)
-            if self.info is not None and self.info.drain_s != settings.timeouts.drain_s:
-                self._update(drain_s=settings.timeouts.drain_s)
+            self.settings = settings
+            note_end()
+
+        def note_end() -> None:
+            if self.info is not None and self.info.drain_s != self._end_s:
+                self._update(drain_s=self._end_s)
+
+        def engines(manages: bool) -> None:
+            self.manages = manages
+            note_end()
 
         def each_second() -> None:
             self.notifier.watchdog()
@@ -226,6 +259,9 @@ class _Run:
             configured=configured,
             reloaded=self.notifier.ready,
             watchdog=each_second,
+            engines=engines,
+            relieved=lambda: self.own_files.left,
+            restarts=is_restarting,
         )
 
     def _describe(self, sock: socket.socket, settings: Settings) -> PidInfo:
@@ -241,7 +277,7 @@ class _Run:
             version=__version__,
             started_at=time.time(),
             admin_token=self.token,
-            drain_s=settings.timeouts.drain_s,
+            drain_s=self._end_s,
             simulate=self.flags.simulate,
             background=self.background,
             supervised=self.supervised,

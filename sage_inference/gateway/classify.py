@@ -76,7 +76,7 @@ def _implied_model(hub: Hub, route: Route) -> str:
     served = registry.models(serving)
     if default is not None:
         default = registry.resolve(default)
-        if default in served or not served:
+        if default in served or not served or default in hub.waiting_room.declared:
             return default
     if len({i.models for i in serving if i.models}) == 1:
         return served[0]

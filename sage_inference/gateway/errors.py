@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,23 @@ def from_refusal(refusal: Rejection) -> ApiError:
 
 def upstream_unreachable(instance: str, detail: str) -> ApiError:
     return ApiError(502, f"instance {instance} {detail}", "upstream_error", "upstream_error")
+
+
+def of_engine(status: int, body: bytes) -> ApiError:
+    """An engine's error, where the caller has the head of another answer already."""
+    try:
+        found = json.loads(body)
+        found = found.get("error", found)
+        message = str(found["message"])
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        message = body.decode("utf-8", "replace")[:500] or f"the engine answered {status}"
+    return ApiError(status, message, "upstream_error" if status >= 500 else INVALID)
+
+
+def engine_unavailable(code: str, message: str, retry_after_s: int | None) -> ApiError:
+    """A managed engine does not serve. ``code``: engine_loading, engine_failed or engine_not_loaded."""
+    headers = () if retry_after_s is None else retry_after(retry_after_s)
+    return ApiError(503, message, "service_unavailable", code, headers=headers)
 
 
 def upstream_timeout(instance: str, seconds: float) -> ApiError:

@@ -8,19 +8,19 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sage_inference.config.address import parse_backend
 from sage_inference.config.check import name_of
 from sage_inference.config.settings import InstanceSettings, Settings
 from sage_inference.control_plane.instances.replica_vectors import PROBE_TEXT
-from sage_inference.engines.detect import DetectError, detect, listed
+from sage_inference.engines.detect import Detected, DetectError, detect, listed
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.pool import Address
 from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
 from sage_inference.engines.query_clients import QueryClients
 from sage_inference.engines.sleep import SleepProbe
+from sage_inference.gateway.api.reloading import Changes
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
 from sage_inference.gateway.upstream import Upstream, trusted_by
@@ -40,15 +40,6 @@ SHORTEST_REST_S = 0.05
 REFRESH_S = 30.0  # from one detection to the next: adapters come and go on a running engine
 LOOK_AGAIN_S = 1.0  # between two questions for models, however many requests name one that nobody serves
 _SETTLED = (EngineState.READY, EngineState.ASLEEP)  # states in which the engine's models are known
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The changes of the instances by a reload, by name."""
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
 
 
 class Fleet:
@@ -165,8 +156,10 @@ class Fleet:
             if name in self._leaving:
                 self.remove(name)
 
-    def add(self, settings: InstanceSettings, known: Upstream | None = None) -> Upstream:
-        """Add an instance. ``known`` is the same one with former settings: its facts hold until the next detection."""
+    def add(
+        self, settings: InstanceSettings, known: Upstream | None = None, *, detected: Detected | None = None
+    ) -> Upstream:
+        """Add an instance. ``known``: the same one with former settings. It serves at once if it answered ``detected``."""
         gateway = self.gateway
         backend = parse_backend(settings.url)
         address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https", backend.uds)
@@ -193,6 +186,10 @@ class Fleet:
             upstream.adopt(known.detected)
             upstream.sleep = known.sleep
             upstream.health.probe_ok(time.monotonic())
+            upstream.sync()
+        if detected is not None:
+            upstream.start_as(detected)
+            self._replicas.listed(upstream, new=True)
             upstream.sync()
         self._looked[instance.instance_id] = asyncio.Event()
         self._watchers[instance.instance_id] = asyncio.create_task(self._watch(upstream))
@@ -224,6 +221,10 @@ class Fleet:
         upstream.instance.state = EngineState.DRAINING
         self.gateway.instances_changed()
         return True
+
+    def undrain(self, name: str) -> None:
+        """Give a drained instance new requests again."""
+        self.gateway.engines[name].undrain()
 
     async def _watch(self, upstream: Upstream) -> None:
         name = upstream.instance.instance_id

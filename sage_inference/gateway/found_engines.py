@@ -18,8 +18,8 @@ log = logging.getLogger("sage_inference.found")
 
 
 def is_wanted(settings: Settings) -> bool:
-    """Whether engines are searched for: where instances are configured, no others are served."""
-    return settings.discover and not settings.instances
+    """Whether engines are searched for: where instances or engines are configured, no others are served."""
+    return settings.discover and not settings.instances and not settings.engines
 
 
 class FoundEngines:
@@ -32,6 +32,7 @@ class FoundEngines:
         self.wanted = False
         self.instances: tuple[InstanceSettings, ...] = ()
         self.notes: tuple[str, ...] = ()
+        self.ours: Callable[[], frozenset[int]] = frozenset  # ports of managed engines, which are not found
         self._asked = asyncio.Event()
 
     @property
@@ -71,7 +72,7 @@ class FoundEngines:
         # Here, because it needs psutil, which a gateway with configured engines does without.
         from sage_inference.engines.discovery import search
 
-        findings = await search({port})
+        findings = await search({port, *self.ours()})
         for note in findings.notes:
             if note not in self.notes:
                 log.warning("%s", note)

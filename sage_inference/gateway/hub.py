@@ -25,6 +25,7 @@ from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.found_engines import FoundEngines
 from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.managed.waiting_room import WaitingRoom
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.request_ids import RequestIds
@@ -78,6 +79,7 @@ class Hub:
         self.decisions = Watcher(self.scheduler)
         self.engines: dict[str, Upstream] = {}
         self.found = FoundEngines()
+        self.waiting_room = WaitingRoom(self)
         self.responses = StoredResponses(self.engines)
         self.stats = Stats()
         self.draining = False
@@ -100,7 +102,7 @@ class Hub:
         # Everything that can fail comes before the first change.
         record_file = self.decisions.file_at(settings.scheduling.record_file)
         guard = Guard(settings, self._id_start.decode(), self._admin_token)
-        self.settings = settings
+        self.settings: Settings = settings
         # A new cache, because the new guard may reject heads that the old one accepted.
         self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
         self.guard = guard

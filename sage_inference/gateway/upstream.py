@@ -185,6 +185,17 @@ class Upstream:
         instance.simulated = detected.simulated
         self.set_window(self._gateway.settings.scheduling.late_binding)
 
+    def start_as(self, detected: Detected) -> None:
+        """Count as healthy, with these facts: the engine has just answered."""
+        self.adopt(detected)
+        self.sleep = SleepProbe(*self.dialect.sleep_paths)
+        self.health.probe_ok(time.monotonic())
+
+    def undrain(self) -> None:
+        """Take new requests again."""
+        self.drained_by_admin = False
+        self.sync()
+
     @property
     def lists_nothing(self) -> bool:
         """Whether the engine was detected, and listed no model."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.server import RunHooks, RunningGateway, new_event_loop
+from sage_inference.server import EngineRun, RunHooks, RunningGateway, new_event_loop
 
 T = TypeVar("T")
 
@@ -22,7 +22,8 @@ ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}  # what /admin of an ``InProc
 class InProcess:
     """A running gateway, and a way to ask its event loop for facts."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engines: EngineRun | None = None) -> None:
+        self._engines = engines
         self._sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self._sock.getsockname()[1]
         self._settings = settings
@@ -87,7 +88,11 @@ class InProcess:
             self._loop = asyncio.get_running_loop()
             hooks = RunHooks(ready=lambda _: self._ready.set())
             self._running = RunningGateway(
-                self._settings, load=lambda: self.settings_to_load, admin_token=ADMIN_TOKEN, hooks=hooks
+                self._settings,
+                load=lambda: self.settings_to_load,
+                admin_token=ADMIN_TOKEN,
+                hooks=hooks,
+                engines=self._engines,
             )
             await self._running.serve(self._sock)
 

@@ -83,6 +83,13 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstExited:
+    """The engine's first process ended by itself. Its keeper ends the others, and ``Exited`` follows."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The whole tree of the engine is gone."""
 
@@ -110,6 +117,7 @@ EngineEvent = (
     | Answered
     | Stalled
     | Drained
+    | FirstExited
     | Exited
     | KeeperLost
 )

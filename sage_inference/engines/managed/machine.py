@@ -27,7 +27,7 @@ MOVES: dict[ManagedState, frozenset[ManagedState]] = {
     _S.OFF: frozenset({_S.WAITING, _S.STARTING, _S.LOST}),
     _S.WAITING: frozenset({_S.OFF, _S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.FAILED, _S.WAITING, _S.OFF, _S.LOST}),
-    _S.READY: frozenset({_S.DRAINING, _S.FAILED, _S.LOST}),
+    _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.FAILED, _S.LOST}),
     _S.DRAINING: frozenset({_S.READY, _S.STOPPING, _S.OFF, _S.WAITING, _S.LOST}),
     _S.STOPPING: frozenset({_S.OFF, _S.WAITING, _S.FAILED, _S.STUCK, _S.LOST}),
     _S.FAILED: frozenset({_S.WAITING, _S.OFF}),
@@ -91,7 +91,8 @@ class Machine:
 
     @property
     def will_retry(self) -> bool:
-        return self.failure is not None and self.failure.retry is not Retry.NO
+        """Whether a start may follow the failure; also while its cause is not known yet."""
+        return self.failure is None or self.failure.retry is not Retry.NO
 
     @property
     def has_turn(self) -> bool:

@@ -30,6 +30,7 @@ from sage_inference.engines.managed.events import (
     Due,
     EngineEvent,
     Exited,
+    FirstExited,
     Freed,
     KeeperLost,
     KeeperSilent,
@@ -45,7 +46,13 @@ from sage_inference.engines.managed.failures import EngineFailure, Retry
 from sage_inference.engines.managed.machine import MOVES, Effect, Machine, ManagedState, Rules
 
 _S = ManagedState
-_OF_A_PROCESS = (Answered, Drained, Exited, KeeperLost)  # these mean nothing before a process is owned
+_OF_A_PROCESS = (
+    Answered,
+    Drained,
+    FirstExited,
+    Exited,
+    KeeperLost,
+)  # these mean nothing before a process is owned
 Step = tuple[Machine, tuple[Effect, ...]]
 
 
@@ -206,12 +213,22 @@ def _exited(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> S
     return after, (*served, *orders)
 
 
+def _first_exited(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
+    """The engine serves no more. Its keeper ends the rest of the tree, and sooner by an order."""
+    served = (Effect.UNSERVE,) if machine.state in (_S.READY, _S.DRAINING) else ()
+    then = machine.then if machine.state is _S.DRAINING else _S.FAILED
+    after = replace(machine, state=_S.STOPPING, then=then, failure=None, due_at=now + rules.stop_s)
+    return after, (*served, Effect.STOP)
+
+
 def _drain_exited(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
     after, orders = _settle(replace(machine, owned=False), rules, now)
     return after, (Effect.UNSERVE, *orders)
 
 
 def _gone(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
+    if isinstance(event, Exited) and machine.failure is None:  # otherwise the reason of the stop is the cause
+        machine = replace(machine, failure=event.failure)
     return _settle(replace(machine, owned=False, launching=False), rules, now)
 
 
@@ -224,12 +241,12 @@ def _settle(machine: Machine, rules: Rules, now: float) -> Step:
     """No process is left: move where the stop should lead."""
     if machine.then is ManagedState.WAITING:
         restarts = machine.restarts + 1
-        after = replace(machine, state=ManagedState.WAITING, due_at=None, restarts=restarts)
+        after = replace(machine, state=ManagedState.WAITING, due_at=None, restarts=restarts, failure=None)
         return after, (Effect.TAKE_TURN,)
     if machine.then is ManagedState.FAILED:
         assert machine.failure is not None
         return _fail(machine, machine.failure, rules, now)
-    return replace(machine, state=ManagedState.OFF, due_at=None), ()
+    return replace(machine, state=ManagedState.OFF, due_at=None, failure=None), ()
 
 
 def _overdue(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
@@ -312,10 +329,12 @@ _TABLE: dict[tuple[ManagedState, type[Any]], _Handler] = {
     (_S.STARTING, Stalled): _stalled,
     (_S.STARTING, UnloadWanted): _unload_start,
     (_S.STARTING, RestartWanted): _restart_start,
+    (_S.STARTING, FirstExited): _first_exited,
     (_S.STARTING, Exited): _exited,
     (_S.STARTING, KeeperLost): _lost,
     (_S.READY, UnloadWanted): _unload,
     (_S.READY, RestartWanted): _restart,
+    (_S.READY, FirstExited): _first_exited,
     (_S.READY, Exited): _exited,
     (_S.READY, KeeperLost): _lost,
     (_S.DRAINING, Drained): _drained,
@@ -323,6 +342,7 @@ _TABLE: dict[tuple[ManagedState, type[Any]], _Handler] = {
     (_S.DRAINING, LoadWanted): _resume,
     (_S.DRAINING, RestartWanted): _then_start,
     (_S.DRAINING, UnloadWanted): _then_off,
+    (_S.DRAINING, FirstExited): _first_exited,
     (_S.DRAINING, Exited): _drain_exited,
     (_S.DRAINING, KeeperLost): _lost,
     (_S.STOPPING, LoadWanted): _then_start,

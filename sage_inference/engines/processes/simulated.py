@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +62,10 @@ async def start(kind: str, options: Sequence[str] = ()) -> SimulatedEngine:
 
 
 @asynccontextmanager
-async def simulated_engines() -> AsyncIterator[list[InstanceSettings]]:
-    """Run one simulated vLLM for chat and one simulated TEI within the context."""
+async def simulated_engines(without: Collection[str] = ()) -> AsyncIterator[list[InstanceSettings]]:
+    """Run one simulated vLLM for chat and one simulated TEI within the context, except for those kinds."""
     async with AsyncExitStack() as stack:
-        engines = await _all_started(stack, ("vllm", "tei"))
+        engines = await _all_started(stack, [kind for kind in ("vllm", "tei") if kind not in without])
         yield [InstanceSettings(url=engine.url, name=f"simulated-{engine.kind}") for engine in engines]
 
 

@@ -87,7 +87,8 @@ def _decoded(codings: tuple[bytes, ...], body: bytes) -> bytes:
 
 
 async def status(request: Request) -> Response:
-    return JSONResponse(status_document(request.app.state.gateway))
+    state = request.app.state
+    return JSONResponse(status_document(state.gateway, state.engines))
 
 
 async def reload(request: Request) -> Response:

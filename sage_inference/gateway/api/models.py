@@ -1,4 +1,4 @@
-"""``/v1/models``: the models of the healthy instances, each of them once, and the aliases."""
+"""``/v1/models``: the models of healthy instances and of managed engines, each of them once, and the aliases."""
 
 from __future__ import annotations
 
@@ -71,6 +71,10 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
         if capabilities and "capabilities" not in card:
             card["capabilities"] = list(dict.fromkeys(capabilities))
             card.setdefault("type", _TYPES[capabilities[0]])
+    for name, engines in gateway.waiting_room.declared.items():
+        if name not in cards:
+            cards[name] = {"id": name, "object": "model", "created": 0, "owned_by": "sage-inference"}
+        cards[name] = {**cards[name], "sage_state": engines[0].state_name}
     for alias, target in gateway.registry.aliases.items():
         if target in cards and alias not in cards:
             cards[alias] = {**cards[target], "id": alias, "root": target, "parent": target}

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """The changes of instances or engines by a reload, by name."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Reloaded:
     """Names of instances and keys of settings. Those in ``needs_restart`` changed in the file but were not applied."""
 

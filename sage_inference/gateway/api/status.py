@@ -10,6 +10,8 @@ from sage_inference.config.errors import Remark
 from sage_inference.config.model_names import one_model_twice, unserved
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.gateway import Gateway
+from sage_inference.gateway.managed.documents import engine_documents
+from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.netloc import netloc
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
@@ -29,8 +31,8 @@ def address_of(gateway: Gateway) -> str:
     return f"http://{netloc(server.host, server.port)}"
 
 
-def status_document(gateway: Gateway) -> dict[str, Any]:
-    """The document. Names have units, unknown facts are None, and within ``schema`` 1 keys are only added."""
+def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> dict[str, Any]:
+    """The document. ``engines`` are the managed ones. Names have units, unknown facts are None, and within ``schema`` 1 keys are only added."""
     return {
         "schema": 1,
         "state": "draining" if gateway.draining else "running",
@@ -43,11 +45,12 @@ def status_document(gateway: Gateway) -> dict[str, Any]:
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),
         "requests": {
             "in_flight": gateway.in_flight,
-            "queued": gateway.scheduler.queued,
+            "queued": gateway.scheduler.queued + len(gateway.waiting_room),
             "total": gateway.stats.total,
         },
         "embeddings": embeddings.status_of(gateway.embeddings),
         "discover": gateway.found.wanted,
+        "engines": engine_documents(engines),
         "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],
         "warnings": [*map(str, _remarks(gateway)), *(gateway.found.notes if gateway.found.wanted else ())],
     }
@@ -59,7 +62,8 @@ def _remarks(gateway: Gateway) -> list[Remark]:
     found = list(one_model_twice(settings, registry.resolve))
     instances = registry.instances.values()
     if instances and all(instance.models for instance in instances):
-        found += unserved(settings, registry.resolve, registry.models())
+        served = [*registry.models(), *gateway.waiting_room.declared]
+        found += unserved(settings, registry.resolve, served)
     return found
 
 

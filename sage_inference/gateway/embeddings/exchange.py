@@ -242,7 +242,7 @@ class EmbeddingExchange(Exchange):
     def failed(self, error: ApiError | EngineAnswer) -> None:
         try:
             if isinstance(error, ApiError):
-                self.fail(error)
+                self.fail_or_wait(error, failed=error.code == "upstream_error")
             else:
                 self._fail_as(error)
         except Exception as another:
@@ -266,6 +266,10 @@ class EmbeddingExchange(Exchange):
         else:
             self._write(ResponseHead(error.status, [_JSON]), [body])
 
+    def hold(self, seconds: float) -> None:
+        self.job, self._sent = None, False  # no call has its texts any more
+        super().hold(seconds)
+
     @property
     def _allows_cutting(self) -> bool:
         return self.gateway.settings.scheduling.embedding_truncation == "allow"
@@ -276,7 +280,7 @@ class EmbeddingExchange(Exchange):
         try:
             self._enter(guarded=False)
         except Rejection as refusal:
-            self.fail(errors.from_refusal(refusal))
+            self.fail_or_wait(errors.from_refusal(refusal))
 
     def _write(self, answer: ResponseHead, body: list[bytes]) -> None:
         self.status, self.length = answer.status, sum(map(len, body))

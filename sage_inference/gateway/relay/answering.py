@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.control_plane.instances.load import Placement
@@ -139,6 +140,8 @@ class Answering(Accounted):
         if not self.keep_alive:
             framing += b"connection: close\r\n"
         if self.waited_ms >= 0:
+            if self.waited_ms == math.inf:  # the caller has a head: see ``Held``
+                return b""
             framing += b"x-sage-queue-ms: %d\r\n" % round(self.waited_ms)
         if self.head.asks is not None and self.head.asks.explain and isinstance(self.place, Placement):
             framing += b"x-sage-why: %b\r\n" % self._why().encode("ascii", "replace")

@@ -14,10 +14,11 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.classify import classify
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.answer_outcome import ERROR_EVENT
-from sage_inference.gateway.relay.answering import JSON, Answering
+from sage_inference.gateway.relay.answering import JSON
 from sage_inference.gateway.relay.attempt import REFUSED_STATUSES, Attempt
 from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.heads import RequestHead
+from sage_inference.gateway.relay.held import Held
 from sage_inference.gateway.relay.phase import FINAL, Phase
 from sage_inference.requests.rejection import Rejection
 from sage_inference.types import (
@@ -48,7 +49,7 @@ _DELIVERING = Phase.DELIVERING
 _READY = EngineState.READY
 
 
-class Exchange(Answering):
+class Exchange(Held):
     """Moves one request through its phases.
 
     An exchange stands where uvicorn keeps a request's cycle. Therefore it has ``response_complete``,
@@ -103,7 +104,7 @@ class Exchange(Answering):
                 self.waited_ms = 0.0
                 self._arm(gateway.timeouts.queue_s)
         except Rejection as refusal:
-            self.fail(errors.from_refusal(refusal))
+            self.fail_or_wait(errors.from_refusal(refusal))
         except Exception as error:
             self.broke(error)
 
@@ -124,7 +125,7 @@ class Exchange(Answering):
         gateway = self.gateway
         if self.waited_ms >= 0:  # a request that did not wait pays for no look at the clock
             waited = gateway.clock() - self.queued_at
-            self.waited_ms = waited * 1000
+            self.waited_ms = self.waited_ms if self.begun else waited * 1000
             gateway.stats.waits.observe(waited)
         if instance.state is _READY:
             self.tried_healthy = True
@@ -142,7 +143,7 @@ class Exchange(Answering):
     def refused(self, refusal: Rejection) -> None:
         """The request waited for a slot, and no instance can give it one any more."""
         try:
-            self.fail(errors.from_refusal(refusal))
+            self.fail_or_wait(errors.from_refusal(refusal))
         except Exception as error:
             self.broke(error)
 
@@ -186,6 +187,7 @@ class Exchange(Answering):
             upstream.dialect.looks_at(status, self.route.path)
             or upstream.may_lack_route(status)
             or (status in TOO_LONG and self._no_larger())
+            or self.begun
         ) and (length or 0) <= MAX_HELD:
             # A longer body is no error message: it goes to the caller as it comes.
             self.buffered_error = []
@@ -260,7 +262,7 @@ class Exchange(Answering):
         try:
             submit(self, *arguments)
         except Rejection as refusal:
-            self.fail(errors.from_refusal(refusal))
+            self.fail_or_wait(errors.from_refusal(refusal))
         else:
             if self.phase is Phase.QUEUED:
                 self._arm(self.gateway.timeouts.queue_s)
@@ -281,7 +283,7 @@ class Exchange(Answering):
             return
         if not self.tried_healthy:  # all instances that were tried had failed before this request
             error = errors.no_healthy_instance(self.request.model, error.message)
-        self.fail(error)
+        self.fail_or_wait(error, failed=True)
 
     def _judge(self, body: bytes) -> None:
         """An engine's error is complete. It may mean that another instance should be asked, or need the API's shape."""
@@ -311,6 +313,9 @@ class Exchange(Answering):
         if self.status in TOO_LONG and says_too_long(body) and (too_small := self._no_larger()):
             self.tried += too_small
             self._go_on_elsewhere()
+            return
+        if self.begun:
+            self.fail(errors.of_engine(self.status, body))
             return
         wrapped = self._wrapped(body)
         if wrapped is not None:
@@ -384,7 +389,8 @@ class Exchange(Answering):
         timeouts = self.gateway.timeouts
         if self.phase is Phase.QUEUED:
             self.gateway.scheduler.withdraw(self)
-            self.fail(errors.from_refusal(self.gateway.queue_timeout()))
+            late = self.gateway.waiting_room.late(self)
+            self.fail(late or errors.from_refusal(self.gateway.queue_timeout()))
         elif self.phase is Phase.CONNECTING:
             self._end_or_retry(*self.attempt.connect_timeout(timeouts.connect_s))
         elif self.phase is Phase.SENT:
@@ -405,6 +411,7 @@ class Exchange(Answering):
         """Leave the queue, or give up the attempt, whichever there is."""
         if self.phase is Phase.QUEUED:
             self.gateway.scheduler.withdraw(self)
+            self.gateway.waiting_room.leave(self)
         # An attempt that failed before is still here while the request waits again. It has nothing left to close.
         if self.attempt is not None:
             self.attempt.abandon()

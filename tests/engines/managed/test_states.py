@@ -16,6 +16,7 @@ from sage_inference.engines.managed.events import (
     Due,
     EngineEvent,
     Exited,
+    FirstExited,
     Freed,
     KeeperLost,
     KeeperSilent,
@@ -161,6 +162,7 @@ def events(draw: st.DrawFn) -> list[tuple[float, type[Any], int, EngineFailure]]
         Answered,
         Stalled,
         Drained,
+        FirstExited,
         Exited,
         KeeperLost,
     ]
@@ -171,7 +173,7 @@ def events(draw: st.DrawFn) -> list[tuple[float, type[Any], int, EngineFailure]]
 
 
 def made(kind: type[Any], run: int, failed: EngineFailure) -> EngineEvent:
-    if kind in (Launched, Answered, Drained):
+    if kind in (Launched, Answered, Drained, FirstExited):
         return kind(run)  # type: ignore[no-any-return]
     if kind in (NotLaunched, Stalled, Exited, KeeperLost):
         return kind(run, failed)  # type: ignore[no-any-return]
@@ -373,3 +375,14 @@ def test_an_exit_that_nobody_ordered_is_a_failure_also_with_status_0() -> None:
     assert world.send(Exited(1, failure())) == (Effect.UNSERVE,)
     assert world.machine.state is ManagedState.FAILED
     assert world.machine.holds_requests
+
+
+def test_an_exit_of_the_first_process_holds_requests_until_the_rest_is_gone() -> None:
+    world = started()
+    assert world.send(FirstExited(1)) == (Effect.UNSERVE, Effect.STOP)
+    assert world.machine.state is ManagedState.STOPPING
+    assert world.machine.holds_requests
+    assert world.send(Exited(1, failure())) == (Effect.GIVE_TURN,)
+    world.settle()
+    assert world.machine.run == 2
+    assert world.rested is ManagedState.READY

@@ -1,0 +1,197 @@
+"""One engine's process, by its keeper: started, adopted, read and explained. Each function may block for seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
+from sage_inference.engines.managed.failures import EngineFailure, Retry, explain
+from sage_inference.engines.managed.gpus import gpus
+from sage_inference.engines.managed.launch import EngineLaunch, LaunchError
+from sage_inference.engines.managed.progress import StartPhase
+from sage_inference.engines.managed.recipes.prepare import prepare
+from sage_inference.keeper import client as keeper
+from sage_inference.keeper.client import AlreadyKeptError, KeeperError, KeeperLink
+from sage_inference.keeper.spec import ExitRecord, KeeperSpec
+
+_KEY_FILE = "api_key"
+_LEARNED_FILE = "learned.json"
+
+
+class StartError(Exception):
+    """The engine was not started."""
+
+    def __init__(self, failure: EngineFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class RunningEngine:
+    """A living engine. ``about`` is what its start recorded of it, without secrets."""
+
+    link: KeeperLink
+    url: str
+    api_key: str | None
+    spec_hash: str
+    about: dict[str, Any]
+    pid: int | None
+    started_at: float  # of the wall clock
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The engines of this gateway, as a start beside them must know them. ``held``: the GPUs of those that run."""
+
+    entries: Sequence[ManagedEngineSettings] = ()
+    held: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    ports: frozenset[int] = frozenset()
+
+
+def start(
+    name: str,
+    entry: ManagedEngineSettings,
+    managed: ManagedSettings,
+    *,
+    directory: Path,
+    environ: Mapping[str, str],
+    neighbours: Neighbours,
+    change: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> RunningEngine:
+    """Start the engine under a keeper. ``change`` are settings for this start alone. Raises ``StartError``."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        plan = prepare(
+            entry,
+            managed,
+            directory=directory,
+            gpus=gpus(),
+            environ=environ,
+            engines=neighbours.entries,
+            held=neighbours.held,
+            taken=neighbours.ports,
+            change=change,
+        )
+        _keep_key(directory, plan.api_key)
+        link = keeper.launch(_spec(name, managed, plan, directory, about), managed.supervisor)  # type: ignore[arg-type]
+    except LaunchError as error:
+        retry = Retry.WHEN_MEMORY if error.waits_for_memory else Retry.NO
+        raise StartError(EngineFailure(error.message, error.hint, retry)) from None
+    except AlreadyKeptError:
+        running = adopt(directory)
+        if running is None:
+            raise StartError(EngineFailure("its keeper ended while it was adopted")) from None
+        return running
+    except KeeperError as error:
+        raise StartError(_ended_at_once(directory, entry, error)) from None
+    except OSError as error:
+        failure = EngineFailure(f"{directory} cannot be used: {error.strerror}", None, Retry.BACK_OFF)
+        raise StartError(failure) from None
+    return _running(link, plan.api_key)
+
+
+def _spec(
+    name: str,
+    managed: ManagedSettings,
+    plan: EngineLaunch,
+    directory: Path,
+    about: Mapping[str, Any],
+) -> KeeperSpec:
+    return KeeperSpec(
+        name=name,
+        directory=str(directory),
+        argv=list(plan.argv),
+        env=dict(plan.env),
+        spec_hash=plan.spec_hash,
+        stop_command=list(plan.stop_command),
+        secrets=list(plan.secrets),
+        grace_s=managed.stop_grace_s,
+        orphan_timeout_s=managed.orphan_timeout_s,
+        log_bytes=managed.log_bytes,
+        log_backups=managed.log_backups,
+        about={**plan.about, **about},
+    )
+
+
+def _ended_at_once(directory: Path, entry: ManagedEngineSettings, error: KeeperError) -> EngineFailure:
+    """The cause of an engine that ended before its keeper could be asked; otherwise the keeper's own error."""
+    record = keeper.read_exit(directory)
+    if record is None:
+        return EngineFailure(str(error), error.hint)
+    return explained(directory, record, None, False, entry)
+
+
+def adopt(directory: Path) -> RunningEngine | None:
+    """The engine that a keeper of this directory holds. None if no keeper does. Raises ``LostKeeperError``."""
+    link = keeper.adopt(directory)
+    if link is None:
+        return None
+    try:
+        key: str | None = (directory / _KEY_FILE).read_text("utf-8").strip() or None
+    except OSError:
+        key = None
+    return _running(link, key)
+
+
+def _running(link: KeeperLink, api_key: str | None) -> RunningEngine:
+    first = link.first
+    return RunningEngine(
+        link,
+        str(first.about.get("url", "")),
+        api_key,
+        first.spec_hash,
+        first.about,
+        first.engine_pid,
+        first.started_at,
+    )
+
+
+def _keep_key(directory: Path, key: str | None) -> None:
+    """Keep the engine's key for the gateway that adopts it. Raises ``OSError``."""
+    path = directory / _KEY_FILE
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    if key is not None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(key)
+
+
+def explained(
+    directory: Path,
+    record: ExitRecord | None,
+    phase: StartPhase | None,
+    was_ready: bool,
+    entry: ManagedEngineSettings,
+) -> EngineFailure:
+    """The cause of the end, from the log of this start."""
+    log = keeper.StartLog(directory)
+    try:
+        return explain(log.read(), record, phase, was_ready, entry)
+    except OSError as error:
+        return EngineFailure(f"it ended, and its log cannot be read: {error.strerror}")
+    finally:
+        log.close()
+
+
+def learned_start_s(directory: Path) -> float | None:
+    """Seconds that the last start took."""
+    try:
+        seconds = json.loads((directory / _LEARNED_FILE).read_text("utf-8"))["start_s"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
+def learn_start_s(directory: Path, seconds: float) -> None:
+    document = json.dumps({"start_s": round(seconds, 1), "at": time.time()})
+    with contextlib.suppress(OSError):  # a full disk costs the estimate only
+        (directory / _LEARNED_FILE).write_text(document, "utf-8")

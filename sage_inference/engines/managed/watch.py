@@ -1,0 +1,236 @@
+"""The watch over one process of an engine: the progress of its start, its first answer, its beats and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sage_inference.config.settings import ManagedEngineSettings
+from sage_inference.engines.detect import Detected
+from sage_inference.engines.managed import events, running
+from sage_inference.engines.managed.failures import EngineFailure
+from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
+from sage_inference.engines.managed.progress import StartMoment, StartPhase
+from sage_inference.engines.managed.readiness import NotReadyError, serving
+from sage_inference.engines.managed.running import RunningEngine
+from sage_inference.engines.patience import Patience
+from sage_inference.engines.query_clients import QueryClients
+from sage_inference.keeper.client import KeeperError, LostKeeperError, StartLog
+from sage_inference.wire.isolation import report
+
+log = logging.getLogger("sage_inference.managed")
+
+BEAT_S = 10.0
+_LOOK_S = 0.25  # between two looks at the log and the file system
+_FIRST_ASK_S = 0.1
+_LONGEST_ASK_S = 1.0
+
+
+T = TypeVar("T")
+
+
+class WatchedHouse(Protocol):
+    """The part of the engines' common surroundings that a watch needs."""
+
+    passive: bool
+    question_s: float
+    queries: QueryClients
+    patience: Patience
+
+    async def thread(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T: ...
+
+
+class Watched(Protocol):
+    """The engine that a watch reports to."""
+
+    name: str
+    directory: Path
+    entry: ManagedEngineSettings
+    machine: Machine
+    detected: Detected | None
+    expected_s: float | None
+
+    @property
+    def house(self) -> WatchedHouse: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def changed_entry(self) -> ManagedEngineSettings: ...
+
+    def post(self, event: events.EngineEvent) -> None: ...
+
+
+class EngineWatch:
+    """``looked`` is set after the first question to the engine."""
+
+    def __init__(self, engine: Watched, process: RunningEngine, run: int) -> None:
+        self.looked = asyncio.Event()
+        self.progress: StartProgress | None = None
+        self._engine = engine
+        self._process = process
+        self._run = run
+        self._began = time.monotonic()
+        self._ended = asyncio.Event()
+
+    @property
+    def moment(self) -> StartMoment | None:
+        return None if self.progress is None else self.progress.progress
+
+    async def run(self) -> None:
+        link, loop = self._process.link, asyncio.get_running_loop()
+        loop.add_reader(link.fileno(), self._ended.set)
+        tasks = [asyncio.create_task(work) for work in (self._beats(), self._starts())]
+        try:
+            while True:
+                await self._ended.wait()
+                self._ended.clear()
+                if link.look() is not None or link.ended:
+                    break
+        finally:
+            loop.remove_reader(link.fileno())
+            for task in tasks:
+                task.cancel()
+            self.looked.set()
+        await self._over()
+
+    async def _over(self) -> None:
+        """The first process ended. The keeper ends the others."""
+        engine, link, directory = self._engine, self._process.link, self._engine.directory
+        was_ready = engine.machine.state in (ManagedState.READY, ManagedState.DRAINING)
+        if link.exit is not None:
+            engine.post(events.FirstExited(self._run))
+        try:
+            record = await engine.house.thread(link.wait_exit, engine.rules.stop_s)
+        except LostKeeperError as error:
+            await self._keeper_died(error)
+            return
+        except KeeperError as error:
+            engine.post(events.KeeperLost(self._run, EngineFailure(str(error), error.hint)))
+            return
+        finally:
+            link.close()
+        if record is None:
+            engine.post(
+                events.KeeperLost(self._run, EngineFailure("its keeper ended, and its processes did not"))
+            )
+            return
+        phase = self.moment.phase if self.moment is not None else None
+        failure = await engine.house.thread(
+            running.explained, directory, record, phase, was_ready, engine.changed_entry
+        )
+        engine.post(events.Exited(self._run, failure))
+
+    async def _keeper_died(self, error: LostKeeperError) -> None:
+        engine = self._engine
+        try:
+            left = await engine.house.thread(running.adopt, engine.directory)
+        except KeeperError:
+            engine.post(events.KeeperLost(self._run, EngineFailure(str(error), error.hint)))
+            return
+        if left is not None:
+            left.link.close()
+        engine.post(events.Exited(self._run, EngineFailure("its keeper was killed, and the engine with it")))
+
+    async def _beats(self) -> None:
+        while True:
+            try:
+                await self._engine.house.thread(self._process.link.beat)
+            except KeeperError as error:
+                log.warning("engine %s: %s", self._engine.name, error)
+            await asyncio.sleep(BEAT_S)
+
+    # The start
+
+    async def _starts(self) -> None:
+        reading = asyncio.create_task(self._follow())
+        try:
+            await self._until_ready()
+        finally:
+            reading.cancel()
+
+    async def _until_ready(self) -> None:
+        engine, wait_s = self._engine, _FIRST_ASK_S
+        house = engine.house
+        while True:
+            try:
+                engine.detected = await serving(
+                    house.queries.plain,
+                    self._process.url,
+                    self._process.api_key,
+                    engine.names,
+                    question_s=house.question_s,
+                    patience=house.patience,
+                    warms=not engine.machine.adopted,
+                )
+            except NotReadyError:
+                self.looked.set()
+                await asyncio.sleep(wait_s)
+                wait_s = min(_LONGEST_ASK_S, wait_s * 1.5)
+                continue
+            except Exception as error:
+                report(error, f"the first questions to engine {engine.name}")
+                await asyncio.sleep(_LONGEST_ASK_S)
+                continue
+            engine.post(events.Answered(self._run))
+            self.looked.set()
+            if not engine.machine.adopted:
+                engine.expected_s = time.monotonic() - self._began
+                await house.thread(running.learn_start_s, engine.directory, engine.expected_s)
+            return
+
+    async def _follow(self) -> None:
+        """Read the log of the start, and judge it by its signs of life."""
+        engine = self._engine
+        lines = await engine.house.thread(StartLog, engine.directory)
+        try:
+            self.progress = progress = StartProgress()
+            while True:
+                with contextlib.suppress(OSError):
+                    await engine.house.thread(_look, lines, progress, self._process.pid)
+                if (failure := self._overdue(progress)) is not None and not engine.house.passive:
+                    engine.post(events.Stalled(self._run, failure))
+                    return
+                await asyncio.sleep(_LOOK_S)
+        except Exception as error:
+            report(error, f"the progress of engine {engine.name}")
+        finally:
+            lines.close()
+
+    def _overdue(self, progress: StartProgress) -> EngineFailure | None:
+        entry, now = self._engine.entry, time.monotonic()
+        phase = progress.progress.phase
+        if now - self._began > entry.start_timeout_s:
+            return EngineFailure(
+                f"it did not start within {entry.start_timeout_s:g} s (start_timeout_s); it was at {phase}",
+                f"sage inference logs {self._engine.name} -n 50",
+            )
+        if now - max(progress.stirred_at, self._began) > entry.stall_s:
+            return EngineFailure(
+                f"it printed nothing, read nothing and did nothing for {entry.stall_s:g} s (stall_s); it was at {phase}",
+                f"sage inference logs {self._engine.name} -n 50",
+            )
+        return None
+
+
+def _look(lines: StartLog, progress: StartProgress, pid: int | None) -> None:
+    for line in lines.read():
+        progress.line(line)
+    progress.look(pid)
+
+
+class StartProgress:
+    def __init__(self) -> None:
+        self.progress = StartMoment(StartPhase.BOOT)
+        self.stirred_at = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self.stirred_at = time.monotonic()
+
+    def look(self, pid: int | None) -> None: ...

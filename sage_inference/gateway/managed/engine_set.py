@@ -1,0 +1,343 @@
+"""The managed engines of one gateway: which there are, their place in the fleet, and the requests that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_inference.config.check import name_of
+from sage_inference.config.engine_rules import name_of_engine
+from sage_inference.config.secrets import Secret
+from sage_inference.config.settings import InstanceSettings, ManagedEngineSettings, Settings
+from sage_inference.engines.detect import Detected
+from sage_inference.engines.managed.machine import ManagedState
+from sage_inference.engines.managed.recipes.prepare import spec_hash
+from sage_inference.engines.managed.running import Neighbours
+from sage_inference.engines.managed.supervisor import EngineSupervisor, House
+from sage_inference.engines.managed.turns import Turns
+from sage_inference.engines.patience import Patience
+from sage_inference.engines.query_clients import QueryClients
+from sage_inference.gateway.api.reloading import Changes
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.managed import wording
+from sage_inference.gateway.managed.engine_run import EngineRun
+from sage_inference.gateway.managed.kept_engines import entry_of
+from sage_inference.keeper import client as keeper
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.fleet import Fleet
+    from sage_inference.gateway.gateway import Gateway
+
+log = logging.getLogger("sage_inference.managed")
+
+ADOPT_S = 1.0  # for the first answers of adopted engines, before the gateway goes on with its start
+_THREADS = 8
+
+
+class ManagedEngine(EngineSupervisor):
+    """A supervised engine, as the requests see it that want its model."""
+
+    @property
+    def holds_requests(self) -> bool:
+        starts = self.state is ManagedState.OFF and self._starts_on_demand
+        return (self.machine.holds_requests or starts) and not self.leaving
+
+    @property
+    def serves(self) -> bool:
+        return self.state is ManagedState.READY
+
+    @property
+    def _starts_on_demand(self) -> bool:
+        return self.entry.start == "demand" and not self.machine.kept
+
+    @property
+    def state_name(self) -> str:
+        return self.state.value
+
+    def want(self) -> None:
+        if self.state in (ManagedState.OFF, ManagedState.STOPPING) and self._starts_on_demand:
+            self.load(asked=False)
+
+    def refusal(self) -> ApiError:
+        return wording.refusal(self)
+
+    def late(self) -> ApiError:
+        return wording.late(self)
+
+    def progress_text(self) -> str:
+        return wording.progress_text(self)
+
+
+class ManagedEngines:
+    """Made inside a running event loop. ``keeps``: the engines run on when the gateway ends."""
+
+    def __init__(
+        self, gateway: Gateway, fleet: Fleet, state_dir: Path, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self.gateway = gateway
+        self.fleet = fleet
+        self.engines: dict[str, ManagedEngine] = {}
+        self.keeps = False
+        self.on_change: Callable[[], None] = lambda: None
+        settings = gateway.settings
+        self.house = House(
+            managed=settings.managed,
+            state_dir=state_dir,
+            environ=environ,
+            service=self,
+            queries=QueryClients(),
+            patience=Patience(lambda: gateway.wheel.now),
+            threads=ThreadPoolExecutor(_THREADS, "engines"),
+            turns=Turns(),
+            drain_s=settings.timeouts.drain_s,
+            question_s=settings.health.timeout_s,
+            neighbours=self._neighbours,
+        )
+        self._leavers: set[asyncio.Task[None]] = set()
+
+    # The life of the set
+
+    async def begin(self, settings: Settings, *, passive: bool) -> None:
+        """Declare the engines of the configuration and those that keepers hold, and adopt what runs."""
+        self.house.passive = passive
+        for entry in settings.engines:
+            self._add(name_of_engine(entry), entry, "config")
+        for directory in await self.house.thread(keeper.directories, self.house.state_dir):
+            if directory.name in self.engines:
+                continue
+            kept = await self.house.thread(entry_of, directory)
+            if kept is not None:
+                self._add(directory.name, kept.entry, kept.origin).leaving = kept.origin == "config"
+        await asyncio.gather(*(engine.begin() for engine in self.engines.values()))
+        looks = [asyncio.create_task(engine.first_look()) for engine in self.engines.values()]
+        if looks:
+            await asyncio.wait(looks, timeout=ADOPT_S)
+            await asyncio.sleep(0)  # their supervisors take the answers
+        for look in looks:
+            look.cancel()
+        self._declare()
+        if not passive:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """This gateway gives the orders from now on: start what should run, end what is not wanted."""
+        self.house.passive = False
+        for engine in list(self.engines.values()):
+            engine.attach()
+            if engine.leaving:
+                self._leave(engine)
+            elif engine.entry.start == "boot":
+                engine.load(asked=False)
+        self._note_outdated()
+
+    def hand_over(self) -> None:
+        """Another gateway gives the orders from now on."""
+        self.house.passive = True
+        self.keeps = True
+
+    async def close(self) -> None:
+        """End the supervision, and the engines too unless they are kept."""
+        if not self.keeps:
+            await self._stop_all()
+        for task in self._leavers:
+            task.cancel()
+        await asyncio.gather(*(engine.close() for engine in self.engines.values()))
+        await self.house.queries.aclose()
+        self.house.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _stop_all(self) -> None:
+        running_ones = [engine for engine in self.engines.values() if engine.has_process]
+        if running_ones:
+            log.info("stopping %d engines", len(running_ones))
+        for engine in self.engines.values():
+            engine.unload()
+        await asyncio.gather(*(engine.ended() for engine in self.engines.values()))
+
+    # Declared engines
+
+    def declare_missing(self, run: EngineRun) -> None:
+        """Make an engine of each model of the run's options that no instance and no engine serves."""
+        registry, room = self.gateway.registry, self.gateway.waiting_room
+        for wanted in run.models:
+            model = registry.resolve(wanted.model)
+            if model not in registry.models() and model not in room.declared:
+                self.declare(run.entry_for(wanted, model), "flag")
+
+    def declare(self, entry: ManagedEngineSettings, origin: str) -> ManagedEngine:
+        """Add an engine for this run, and start it. Its name is made unique."""
+        names = {*self.engines, *self.gateway.engines, *map(name_of, self.gateway.settings.instances)}
+        name = stem = name_of_engine(entry)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{stem}-{number}"
+        engine = self._add(name, replace(entry, name=name), origin)
+        self._declare()
+        self._spawn(self._begin(engine))
+        return engine
+
+    async def _begin(self, engine: ManagedEngine) -> None:
+        await engine.begin()
+        engine.load(asked=True)
+
+    def apply(self, settings: Settings) -> Changes:
+        """Follow the configuration after a reload. Engines that were declared for this run stay."""
+        house = self.house
+        house.managed, house.drain_s = settings.managed, settings.timeouts.drain_s
+        house.question_s = settings.health.timeout_s
+        wanted = {name_of_engine(entry): entry for entry in settings.engines}
+        changes = Changes([], [], [])
+        for name, engine in list(self.engines.items()):
+            if name not in wanted and engine.origin == "config" and not engine.leaving:
+                changes.removed.append(name)
+                self._leave(engine)
+        for name, entry in wanted.items():
+            known = self.engines.get(name)
+            if known is None:
+                changes.added.append(name)
+                self._spawn(self._begin_declared(self._add(name, entry, "config")))
+            else:
+                if known.leaving:
+                    known.leaving = False
+                    known.load(asked=True)
+                if known.entry != entry:
+                    changes.changed.append(name)
+                    self._change(known, entry)
+                known.origin = "config"
+        self._declare()
+        self._spawn(self._replace_outdated())
+        return changes
+
+    async def _begin_declared(self, engine: ManagedEngine) -> None:
+        await engine.begin()
+        if engine.entry.start == "boot":
+            engine.load(asked=False)
+
+    def _change(self, engine: ManagedEngine, entry: ManagedEngineSettings) -> None:
+        before, engine.entry = engine.entry, entry
+        if engine.state is ManagedState.FAILED:
+            engine.load(asked=True)
+        elif engine.state is ManagedState.READY and before.instance != entry.instance:
+            assert engine.detected is not None
+            self.unserve(engine)
+            self.serve(engine, engine.detected)
+
+    async def _replace_outdated(self) -> None:
+        await self._look_for_outdated()
+        for engine in self.engines.values():
+            if engine.outdated and not engine.leaving:
+                engine.restart()
+
+    def _note_outdated(self) -> None:
+        self._spawn(self._look_for_outdated())
+
+    async def _look_for_outdated(self) -> None:
+        """Compare how each running engine was started with how it would be started now."""
+        house = self.house
+        for engine in list(self.engines.values()):
+            process = engine.running
+            if process is None or not engine.has_process or engine.leaving:
+                continue
+            recipe = str(process.about.get("engine"))
+            wanted = await house.thread(spec_hash, engine.entry, house.managed, recipe, house.environ)
+            if engine.running is process:
+                engine.outdated = wanted != process.spec_hash
+                if engine.outdated:
+                    log.warning("engine %s runs with former settings", engine.name)
+
+    def _neighbours(self) -> Neighbours:
+        running_ones = {
+            n: e.running for n, e in self.engines.items() if e.running is not None and e.has_process
+        }
+        return Neighbours(
+            entries=[engine.entry for engine in self.engines.values()],
+            held={name: process.about.get("gpus") or () for name, process in running_ones.items()},
+            ports=frozenset(
+                int(port)
+                for process in running_ones.values()
+                if (port := process.url.rpartition(":")[2]).isdigit()
+            ),
+        )
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The ports on which engines of ours listen. They are no engines that others started."""
+        return self._neighbours().ports
+
+    def _add(self, name: str, entry: ManagedEngineSettings, origin: str) -> ManagedEngine:
+        engine = self.engines[name] = ManagedEngine(name, entry, self.house, origin)
+        return engine
+
+    def _leave(self, engine: ManagedEngine) -> None:
+        engine.leave()
+        self._spawn(self._forget(engine))
+
+    async def _forget(self, engine: ManagedEngine) -> None:
+        await asyncio.sleep(0)
+        while not engine.over:
+            if not engine.leaving:
+                return  # declared again meanwhile
+            await engine.moved()
+        await engine.close()
+        if self.engines.get(engine.name) is engine:
+            del self.engines[engine.name]
+        self._declare()
+
+    def _declare(self) -> None:
+        declared: dict[str, tuple[ManagedEngine, ...]] = {}
+        for engine in self.engines.values():
+            if not engine.leaving:
+                for name in engine.names:
+                    declared[name] = (*declared.get(name, ()), engine)
+        self.gateway.waiting_room.declared = declared
+        self.on_change()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._leavers.add(task)
+        task.add_done_callback(self._leavers.discard)
+
+    # The service of the engines
+
+    def serve(self, engine: EngineSupervisor, detected: Detected) -> None:
+        process = engine.running
+        assert process is not None
+        name = engine.name
+        if name in self.gateway.engines:
+            self.fleet.undrain(name)
+        else:
+            options = engine.entry.instance
+            gpus = process.about.get("gpus") or []
+            settings = InstanceSettings(
+                url=process.url,
+                name=name,
+                api_key=None if process.api_key is None else Secret(process.api_key),
+                max_concurrent_requests=options.max_concurrent_requests,
+                max_batched_tokens=options.max_batched_tokens,
+                kv_cache_tokens=options.kv_cache_tokens,
+                gpu=f"cuda:{gpus[0]}" if len(gpus) == 1 else None,
+            )
+            self.fleet.add(settings, detected=detected)
+        self.gateway.waiting_room.admit(engine.names)
+
+    def drain(self, engine: EngineSupervisor) -> None:
+        self.fleet.drain(engine.name)
+
+    def unserve(self, engine: EngineSupervisor) -> None:
+        self.fleet.remove(engine.name)
+
+    def refuse(self, engine: EngineSupervisor) -> None:
+        self.gateway.waiting_room.refuse(engine.names)
+
+    def in_flight(self, engine: EngineSupervisor) -> int:
+        upstream = self.gateway.engines.get(engine.name)
+        return 0 if upstream is None else upstream.instance.active_requests
+
+    def queued(self, engine: EngineSupervisor) -> int:
+        return self.gateway.waiting_room.waiting_for(engine.names)

@@ -1,0 +1,213 @@
+"""Requests that wait for a managed engine. A request comes here only where it would be refused, because nobody serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sage_inference.config.settings import LimitSettings, TimeoutSettings
+from sage_inference.control_plane.instances.rejections import deadline_passed
+from sage_inference.control_plane.scheduler import Scheduler
+from sage_inference.gateway import errors
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.managed import loading_stream
+from sage_inference.gateway.managed.loading_stream import StreamedRequest
+from sage_inference.gateway.relay.phase import Phase
+from sage_inference.requests.rejection import Reason, Rejection
+
+TELL_S = 10.0  # of silence for a caller of a stream, before a comment
+_DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
+# Codes of errors that no engine has worked on.
+_UNSERVED = frozenset({"model_not_found", "no_engine_for_route", "no_healthy_instance"})
+
+
+class WaitedEngine(Protocol):
+    """A managed engine, seen by requests that want its model."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def holds_requests(self) -> bool: ...
+    @property
+    def serves(self) -> bool: ...
+    @property
+    def state_name(self) -> str: ...
+
+    def want(self) -> None:
+        """A request wants the engine: one that starts on demand starts now."""
+
+    def refusal(self) -> ApiError: ...
+
+    def late(self) -> ApiError:
+        """The error of a request that waited as long as it may."""
+
+    def progress_text(self) -> str: ...
+
+
+class WaitingRequest(StreamedRequest, Protocol):
+    """An exchange that may wait."""
+
+    phase: Phase
+    size: int
+    queued_at: float
+
+    def hold(self, seconds: float) -> None: ...
+
+    def submit_again(self) -> None: ...
+
+    def fail(self, error: ApiError) -> None: ...
+
+
+class Surroundings(Protocol):
+    """The part of its gateway that the room needs."""
+
+    draining: bool
+    limits: LimitSettings
+    timeouts: TimeoutSettings
+    scheduler: Scheduler
+    clock: Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Held:
+    model: str
+    error: ApiError  # the answer if the engine turns out to serve
+    told_at: float  # of the loop's clock
+
+
+class WaitingRoom:
+    """The requests that wait, in the order of their arrival. ``declared``: the managed engines by model."""
+
+    def __init__(self, hub: Surroundings) -> None:
+        self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[WaitingRequest, _Held] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self.declared: Mapping[str, tuple[WaitedEngine, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def waiting_for(self, names: Iterable[str]) -> int:
+        wanted = set(names)
+        return sum(held.model in wanted for held in self._held.values())
+
+    # Requests that come and go
+
+    def takes(self, exchange: WaitingRequest, error: ApiError, *, failed: bool = False) -> ApiError | None:
+        """Let the request wait if a managed engine will serve it, and return None. Otherwise returns its error.
+
+        ``failed``: an engine failed the request in a way that allows another try.
+        """
+        if not self.declared or not (failed or error.code in _UNSERVED):
+            return error
+        request = getattr(exchange, "request", None)  # missing if the request could not be read
+        if request is None or self._hub.draining or not (engines := self.declared.get(request.model, ())):
+            return error
+        if exchange.phase is Phase.READING and any(engine.serves for engine in engines):
+            return error  # it serves, but not this route
+        for engine in engines:
+            engine.want()
+        if not any(engine.holds_requests for engine in engines):
+            return engines[0].refusal()
+        if (full := self._full(exchange)) is not None:
+            return full
+        self._hold(exchange, request.model, error)
+        return None
+
+    def _full(self, exchange: WaitingRequest) -> ApiError | None:
+        limits = self._hub.limits
+        waiting = len(self._held) + self._hub.scheduler.queued
+        size = sum(each.size for each in self._held) + self._hub.scheduler.queued_bytes + exchange.size
+        if waiting < limits.queue_requests and size <= limits.queue_bytes:
+            return None
+        message = f"{waiting} requests wait already; try again later"
+        return errors.from_refusal(
+            Rejection(Reason.QUEUE_FULL, message, retry_after_s=self._hub.scheduler.retry_after())
+        )
+
+    def _hold(self, exchange: WaitingRequest, model: str, error: ApiError) -> None:
+        self._held[exchange] = _Held(model, error, self._loop.time())
+        exchange.hold(max(0.0, self._left_s(exchange)))
+        if any(engine.serves for engine in self.declared[model]):
+            self._loop.call_later(_DOUBT_S, self._look_again, exchange)
+        if self._telling is None:
+            self._telling = self._loop.call_later(1.0, self._tell)
+
+    def _left_s(self, exchange: WaitingRequest) -> float:
+        """Seconds that the request may still wait."""
+        deadline_ms = exchange.request.slo_deadline_ms
+        most = self._hub.timeouts.queue_s
+        if deadline_ms is not None:
+            most = min(most, deadline_ms / 1000)
+        return exchange.queued_at + most - self._hub.clock()
+
+    def _look_again(self, exchange: WaitingRequest) -> None:
+        """An engine was thought to serve, and failed a request. If it still serves, the failure was the request's."""
+        held = self._held.get(exchange)
+        if held is not None and any(engine.serves for engine in self.declared.get(held.model, ())):
+            del self._held[exchange]
+            exchange.fail(held.error)
+
+    def leave(self, exchange: WaitingRequest) -> None:
+        self._held.pop(exchange, None)
+
+    def late(self, exchange: WaitingRequest) -> ApiError | None:
+        """The error of a request whose time is over; None if it does not wait here."""
+        held = self._held.pop(exchange, None)
+        if held is None:
+            return None
+        request = exchange.request
+        if (
+            request.slo_deadline_ms is not None
+            and request.slo_deadline_ms / 1000 <= self._hub.timeouts.queue_s
+        ):
+            return errors.from_refusal(deadline_passed(request, self._hub.scheduler.retry_after()))
+        engines = self.declared.get(held.model, ())
+        return engines[0].late() if engines else held.error
+
+    # Engines that come and go
+
+    def admit(self, names: Iterable[str]) -> None:
+        """An engine serves these models now: submit the requests for them."""
+        for exchange in self._of(names):
+            del self._held[exchange]
+            exchange.submit_again()
+
+    def refuse(self, names: Iterable[str]) -> None:
+        """An engine will not come. End the requests that no other one will serve."""
+        for exchange in self._of(names):
+            held = self._held.get(exchange)
+            if held is None:
+                continue
+            engines = self.declared.get(held.model, ())
+            if not any(engine.holds_requests for engine in engines):
+                del self._held[exchange]
+                exchange.fail(engines[0].refusal() if engines else held.error)
+
+    def close(self) -> None:
+        """The gateway stops."""
+        for exchange in list(self._held):
+            if self._held.pop(exchange, None) is not None:
+                exchange.fail(errors.gateway_stopped())
+
+    def _of(self, names: Iterable[str]) -> list[WaitingRequest]:
+        wanted = set(names)
+        return [exchange for exchange, held in self._held.items() if held.model in wanted]
+
+    # Streams
+
+    def _tell(self) -> None:
+        """Send a comment to each stream that has heard nothing for ``TELL_S``: its client must not time out."""
+        self._telling = self._loop.call_later(1.0, self._tell) if self._held else None
+        now = self._loop.time()
+        for exchange, held in list(self._held.items()):
+            if now - held.told_at >= TELL_S and loading_stream.may_begin(exchange):
+                held.told_at = now
+                engines = self.declared.get(held.model, ())
+                if engines:
+                    loading_stream.comment(exchange, engines[0].progress_text())

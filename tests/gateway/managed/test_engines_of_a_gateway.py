@@ -1,0 +1,92 @@
+"""The life of managed engines behind one gateway, which its tests share: each leaves both engines ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.support.inprocess import ADMIN
+from tests.support.managed import CHAT, EMBED, ManagedGateway, gone, kill, managed, processes
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedGateway]:
+    with managed(tmp_path_factory.mktemp("state"), CHAT, EMBED) as gateway:
+        yield gateway
+
+
+def test_requests_wait_while_their_engines_start(shared: ManagedGateway) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        chats = [pool.submit(shared.chat) for _ in range(2)]
+        embeds = [pool.submit(shared.embed) for _ in range(2)]
+        assert [each.result().status_code for each in (*chats, *embeds)] == [200] * 4
+    assert {shared.engine(name)["state"] for name in ("chat", "embed")} == {"ready"}
+    models = {card["id"]: card for card in shared.http.get("/v1/models").json()["data"]}
+    assert models["org/chat"]["sage_state"] == models["org/embed"]["sage_state"] == "ready"
+    assert models["org/chat"]["type"] == "chat"
+
+
+def test_requests_held_while_a_killed_engine_comes_back_succeed(shared: ManagedGateway) -> None:
+    before = shared.state("chat", "ready")
+    core = [child.pid for child in psutil.Process(before["pid"]).children(recursive=True)]
+    assert core, "the simulated vLLM has an engine core of its own"
+    kill(before["pid"])
+    with ThreadPoolExecutor(6) as pool:
+        plain = [pool.submit(shared.chat) for _ in range(4)]
+        streams = [pool.submit(shared.chat, stream=True) for _ in range(2)]
+        answers = [each.result() for each in (*plain, *streams)]
+    assert [each.status_code for each in answers] == [200] * 6
+    assert all("[DONE]" in each.text for each in answers[4:])
+    gone(core)
+    after = shared.state("chat", "ready")
+    assert after["pid"] != before["pid"]
+    assert after["restarts"] == before["restarts"] + 1
+
+
+def test_fifty_loads_are_one_start(shared: ManagedGateway) -> None:
+    before = shared.state("embed", "ready")
+    assert shared.order("embed", "unload").status_code == 202
+    shared.state("embed", "off")
+    refused = shared.embed()
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "engine_not_loaded"
+    assert "sage inference load embed" in refused.json()["error"]["message"]
+    models = {card["id"]: card for card in shared.http.get("/v1/models").json()["data"]}
+    assert models["org/embed"]["sage_state"] == "off"
+    with ThreadPoolExecutor(10) as pool:
+        loads = list(pool.map(lambda _: shared.order("embed", "load").status_code, range(50)))
+    assert loads == [202] * 50
+    after = shared.state("embed", "ready")
+    assert after["pid"] != before["pid"]
+    assert after["restarts"] == before["restarts"]
+    assert shared.runs("embed") == 2
+    assert shared.embed().status_code == 200
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(shared: ManagedGateway) -> None:
+    answer = shared.order("nobody", "load")
+    assert answer.status_code == 404
+    assert "chat, embed" in answer.json()["error"]["message"]
+    for body in ({"model": "m", "command": ["sh"]}, {"model": 1}, {"model": "a\nb"}, ["m"], {"model": ""}):
+        answer = shared.http.post("/admin/engines", json=body, headers=ADMIN)
+        assert answer.status_code == 400, body
+
+
+def test_engines_run_on_for_the_next_gateway(shared: ManagedGateway) -> None:
+    """Last, because the shared gateway ends here."""
+    pids = {name: shared.state(name, "ready")["pid"] for name in ("chat", "embed")}
+    shared.keep()
+    shared.stop()
+    with managed(shared.state_dir, CHAT, EMBED) as successor:
+        # They served already when the gateway began to listen.
+        found = {name: successor.engine(name) for name in ("chat", "embed")}
+        assert {name: each["state"] for name, each in found.items()} == {"chat": "ready", "embed": "ready"}
+        assert {name: each["pid"] for name, each in found.items()} == pids
+        assert all(each["adopted"] and not each["outdated"] for each in found.values())
+        assert successor.chat().status_code == successor.embed().status_code == 200
+        left = processes(shared.state_dir)
+        successor.stop()
+        gone(left, 1)

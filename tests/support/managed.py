@@ -1,0 +1,119 @@
+"""A gateway in this process with managed engines: real keepers, simulated engines, a state directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings, Settings
+from sage_inference.keeper.client import stop_all
+from sage_inference.server import EngineRun, RunningGateway
+from tests.support.inprocess import ADMIN, InProcess
+
+CHAT = ManagedEngineSettings(model="org/chat", engine="vllm", args=("--speed", "instant"))
+EMBED = ManagedEngineSettings(model="org/embed", engine="tei", kind="embedding")
+COMMON = ManagedSettings(stop_grace_s=5, supervisor="plain", offline=True)
+
+
+class ManagedGateway(InProcess):
+    """``settings_to_load`` are those of the next reload."""
+
+    def __init__(self, state_dir: Path, *engines: ManagedEngineSettings, **settings: Any) -> None:
+        self.state_dir = state_dir
+        run = EngineRun(state_dir, simulates=True)
+        settings.setdefault("managed", COMMON)
+        super().__init__(Settings(engines=engines, **settings), run)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def stop(self, at_once: bool = True) -> None:
+        super().stop(at_once)
+        self.http.close()
+
+    def keep(self) -> None:
+        """The engines run on when the gateway stops."""
+        assert self.http.post("/admin/engines/keep", headers=ADMIN).status_code == 200
+
+    def engine(self, name: str) -> dict[str, Any]:
+        found = self.http.get("/admin/engines", headers=ADMIN).json()["engines"]
+        return next(each for each in found if each["name"] == name)
+
+    def order(self, name: str, what: str) -> httpx.Response:
+        return self.http.post(f"/admin/engines/{name}/{what}", headers=ADMIN)
+
+    def state(self, name: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+        """Wait until the engine is in one of the states."""
+
+        def is_there(running: Any) -> bool:
+            engine = running.managed.engines.get(name)
+            return engine is not None and engine.state.value in states
+
+        self.until(is_there, seconds)
+        return self.engine(name)
+
+    def runs(self, name: str) -> int:
+        """The number of processes that the engine has had in this gateway."""
+
+        def count(running: RunningGateway) -> int:
+            assert running.managed is not None
+            return running.managed.engines[name].machine.run
+
+        return self.ask(count)
+
+    def chat(self, model: str = "org/chat", **more: Any) -> httpx.Response:
+        body = {"model": model, "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}], **more}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def embed(self, model: str = "org/embed") -> httpx.Response:
+        return self.http.post("/v1/embeddings", json={"model": model, "input": "a text"})
+
+    def reload(self, *engines: ManagedEngineSettings) -> dict[str, Any]:
+        self.settings_to_load = Settings(engines=engines, managed=COMMON)
+        answer = self.http.post("/admin/reload", headers=ADMIN)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@contextlib.contextmanager
+def managed(state_dir: Path, *engines: ManagedEngineSettings, **settings: Any) -> Iterator[ManagedGateway]:
+    gateway = ManagedGateway(state_dir, *engines, **settings)
+    try:
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.stop()
+        stop_all(state_dir, 0)
+
+
+def processes(state_dir: Path) -> list[int]:
+    """The keepers and engines of a state directory, found in /proc."""
+    found = []
+    for directory in (state_dir / "engines").glob("*/engine.json"):
+        document = json.loads(directory.read_text())
+        for pid in (document["keeper_pid"], document["engine_pid"]):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found += [pid, *(child.pid for child in process.children(recursive=True))]
+    return found
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def gone(pids: list[int], seconds: float = 20) -> None:
+    """Wait until none of the processes is left."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if psutil.pid_exists(pid)]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.01)

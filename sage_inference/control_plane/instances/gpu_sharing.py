@@ -91,7 +91,7 @@ class SharedGPU:
         self.cost.began(now, first=self.embedding == 1)
         if self.llm and self.ratio and not self._looks(now):
             # A begin that was late by less than its space lets the next one be earlier.
-            space = self._space(placement.tokens) * min(2.0, max(1.0, 2.0 * self._urgency_at(now)))
+            space = self._space(placement.tokens) * min(2.0, max(1.0, 2.0 * self._urgency_at(now) - 1.0))
             self.resumes_at = (
                 max(now, self.resumes_at + space) if self.resumes_at > now - space else now + space
             )

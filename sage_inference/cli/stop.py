@@ -32,6 +32,7 @@ def stop(
     """
     from sage_inference.config.paths import Paths
     from sage_inference.daemon import engine_stop
+    from sage_inference.daemon.errors import StopFailed
 
     with terminal.WaitIndicator("waiting for the gateway to end", later=True) as waiting:
 
@@ -52,6 +53,9 @@ def stop(
     terminal.say(said[outcome.result])
     if stopped.ended:
         terminal.say(f"ended its engines: {', '.join(stopped.ended)}")
+    if stopped.left:
+        problems = [f"engine {name} may still run: {reason}" for name, reason in stopped.left.items()]
+        raise StopFailed("; ".join(problems), "sage inference ps shows it; end its process yourself")
     if stopped.kept:
         terminal.say(f"its engines run on: {', '.join(stopped.kept)}")
         terminal.talk(

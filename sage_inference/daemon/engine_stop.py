@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import control, managed
 from sage_inference.daemon.control import DaemonState, Found, Progress, StopOutcome
 
-_GRACE_S = 15.0  # for an engine to end by itself, where no gateway can look up its setting
-
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """``ended`` and ``kept`` are names of engines."""
+    """``ended`` and ``kept`` are names of engines; ``left`` has those that could not be ended, and the reasons."""
 
     gateway: StopOutcome
     ended: list[str]
     kept: list[str]
+    left: dict[str, str] = field(default_factory=dict)
 
 
 def stop(
@@ -42,17 +41,19 @@ def stop(
     outcome = control.stop(paths, force=force, on_found=found, on_progress=on_progress)
     if keep_engines:
         return Stopped(outcome, [], _alive(managed.kept(paths.state_dir)))
-    left = _end_left(paths.state_dir)
-    return Stopped(outcome, [*alive, *(name for name in left if name not in alive)], [])
+    left: dict[str, str] = {}
+    ended = _end_all(paths.state_dir, left)
+    alive = [name for name in alive if name not in left]
+    return Stopped(outcome, [*alive, *(name for name in ended if name not in alive)], [], left)
 
 
-def _end_left(state_dir: Path) -> list[str]:
-    """End the engines that still have a keeper. Returns their names."""
+def _end_all(state_dir: Path, left: dict[str, str]) -> list[str]:
+    """End the engines that still have a keeper. Returns their names; ``left`` gets the others."""
     if not (state_dir / "engines").is_dir():
         return []
     from sage_inference.keeper import client
 
-    return client.stop_all(state_dir, _GRACE_S)
+    return client.stop_all(state_dir, left=left.__setitem__)
 
 
 def _alive(engines: list[managed.Document]) -> list[str]:

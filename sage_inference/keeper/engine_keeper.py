@@ -53,7 +53,8 @@ class EngineKeeper:
         self._pid: int | None = None
         self._exit: dict[str, Any] | None = None
         self._stopping = False
-        self._stop_pid: int | None = None  # of the stop command
+        self._stop_pid: int | None = None  # of the stop command, while it runs
+        self._stop_ran = False
         self._kill_from: float = _NEVER
         self._ending: Ending | None = None
         self._over = False
@@ -126,8 +127,9 @@ class EngineKeeper:
             os.kill(self._pid, signal.SIGTERM)  # our own child, not waited for
 
     def _run_stop_command(self) -> None:
-        if self._stop_pid is not None:
+        if self._stop_ran:
             return
+        self._stop_ran = True
         cwd = self._spec["cwd"] or "/"
         try:
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -136,7 +138,6 @@ class EngineKeeper:
             finally:
                 os.close(null)
         except (engine.CannotRunError, OSError) as error:
-            self._stop_pid = -1
             self._output.note(f"the stop command failed: {error}")
 
     def _wait_s(self) -> float:
@@ -169,8 +170,10 @@ class EngineKeeper:
                 self._ending.forget(pid)
             if pid == self._pid:
                 self._record(os.waitstatus_to_exitcode(status))
-                others = others or self._stop_pid is not None  # it may have been started just now
-        if not others and not self._over:
+            elif pid == self._stop_pid:
+                self._stop_pid = None
+        # The stop command may have been started just now.
+        if not others and self._stop_pid is None and not self._over:
             self._finish()
 
     def _record(self, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -45,25 +46,19 @@ def test_what_was_removed_is_put_back(engines: Engines, monkeypatch: pytest.Monk
         links[what] = engines.shell(FOREVER)
     for what, link in links.items():
         take_away(link.directory, what)
-    for link in links.values():
+    for what, link in links.items():
         engines.directory = link.directory
         wait_until(functools.partial(adopted, engines, link.keeper_pid))
         assert link.directory.stat().st_mode & 0o777 == 0o700
+        if what == "directory":
+            with pytest.raises(AlreadyKeptError):
+                engines.shell(FOREVER)
         link.stop()
     for link in links.values():
         record = link.wait_exit(10)
         assert record is not None
         assert record.ordered
         assert adopt(link.directory) is None
-
-
-def test_a_directory_that_was_put_back_excludes_a_second_keeper(engines: Engines) -> None:
-    link = engines.shell(FOREVER)
-    shutil.rmtree(engines.root / "engines")
-    wait_until(lambda: files.is_held(str(engines.directory)))
-    with pytest.raises(AlreadyKeptError):
-        engines.shell(FOREVER)
-    assert link.status().exit is None
 
 
 def test_an_engine_whose_place_was_taken_ends(engines: Engines) -> None:
@@ -89,7 +84,7 @@ def test_a_place_that_cannot_be_put_back_does_not_end_the_engine(engines: Engine
     (engines.root / "engines").unlink()
 
 
-@pytest.mark.parametrize("length", [107, 108, 400])
+@pytest.mark.parametrize("length", [108, 400])
 def test_the_path_may_be_longer_than_a_sockets_name(engines: Engines, length: int) -> None:
     folder = engines.root
     while len(str(folder)) < length:
@@ -120,14 +115,15 @@ def test_another_users_connection_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             assert address.peer(ours) is None
 
 
-@pytest.mark.parametrize(
-    "noise", [b"\n", b"[]\n", b"{\n", b"[" * 3000 + b"\n", b"x" * 9000, b'{"ask": 5}\n', b""]
-)
-def test_nonsense_on_the_socket_does_no_harm(engines: Engines, noise: bytes) -> None:
+NOISE = (b"\n", b"[]\n", b"{\n", b"[" * 3000 + b"\n", b"x" * 9000, b'{"ask": 5}\n', b"")
+
+
+def test_nonsense_on_the_socket_does_no_harm(engines: Engines) -> None:
     link = engines.shell(FOREVER)
-    for _ in range(70):  # more than it keeps
+    for noise in NOISE * 12:  # more than it keeps
         sock = address.connect(str(engines.directory), files.SOCKET, 2.0)
-        sock.sendall(noise)
+        with contextlib.suppress(BrokenPipeError):
+            sock.sendall(noise)
         sock.close()
     idle = [address.connect(str(engines.directory), files.SOCKET, 2.0) for _ in range(70)]
     assert link.status().exit is None

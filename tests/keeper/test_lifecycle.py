@@ -64,9 +64,7 @@ def test_only_the_owner_can_read_the_files(engines: Engines) -> None:
     ("script", "status", "number"),
     [
         ("exit 0", 0, None),
-        ("exit 3", 3, None),
         ("kill -9 $$", None, signal.SIGKILL),
-        ("ulimit -c 0; kill -SEGV $$", None, signal.SIGSEGV),
         ("trap 'exit 0' TERM; kill -TERM $$", 0, None),
     ],
 )
@@ -93,24 +91,23 @@ def test_an_end_right_after_the_start_is_reported_with_its_record(engines: Engin
     assert record.status == 7
 
 
-@pytest.mark.parametrize(
-    ("argv", "cwd", "words"),
-    [
-        (["/nowhere/vllm"], None, "/nowhere/vllm cannot be run: No such file or directory"),
-        (["vllm-that-is-missing"], None, "vllm-that-is-missing cannot be run: No such file or directory"),
-        (["/etc/passwd"], None, "/etc/passwd cannot be run: Permission denied"),
-        (["/bin/sh"], "/nowhere", "/nowhere cannot be entered: No such file or directory"),
-        (["/bin/sh\0"], None, "cannot be run: Invalid argument"),
-        (["/bin/sh", "x" * (1 << 20)], None, "/bin/sh cannot be run: Argument list too long"),
-        ([], None, "has no command"),
-    ],
-)
-def test_a_command_that_cannot_run_is_an_error(
-    engines: Engines, argv: list[str], cwd: str | None, words: str
-) -> None:
-    with pytest.raises(KeeperError) as raised:
-        engines.launch(*argv, cwd=cwd)
-    assert words in str(raised.value)
+CANNOT_RUN: list[tuple[list[str], str | None, str]] = [
+    (["/nowhere/vllm"], None, "/nowhere/vllm cannot be run: No such file or directory"),
+    (["vllm-that-is-missing"], None, "vllm-that-is-missing cannot be run: No such file or directory"),
+    (["/etc/passwd"], None, "/etc/passwd cannot be run: Permission denied"),
+    (["/bin/sh"], "/nowhere", "/nowhere cannot be entered: No such file or directory"),
+    (["/bin/sh\0"], None, "cannot be run: Invalid argument"),
+    (["/bin/sh", "x" * (1 << 20)], None, "/bin/sh cannot be run: Argument list too long"),
+    ([], None, "has no command"),
+]
+
+
+def test_a_command_that_cannot_run_is_an_error(engines: Engines) -> None:
+    for argv, cwd, words in CANNOT_RUN:
+        with pytest.raises(KeeperError) as raised:
+            engines.launch(*argv, cwd=cwd)
+        assert words in str(raised.value)
+        wait_until(lambda: not files.is_held(str(engines.directory)))
     wait_until(lambda: not engines.processes())
     assert adopt(engines.directory) is None
 
@@ -146,23 +143,17 @@ def test_of_parallel_launches_one_starts_an_engine(engines: Engines) -> None:
         except AlreadyKeptError as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(6)]
+    threads = [threading.Thread(target=start) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(links), len(refused)) == (1, 5)
+    assert (len(links), len(refused)) == (1, 3)
+    assert "runs already" in str(refused[0])
     wait_until((engines.root / "starts").exists)
     assert (engines.root / "starts").read_text() == "x\n"
-
-
-def test_a_launch_beside_a_running_engine_leaves_it_alone(engines: Engines) -> None:
-    link = engines.shell(FOREVER)
-    with pytest.raises(AlreadyKeptError, match="runs already"):
-        engines.shell("exit 1")
-    assert link.status().exit is None
-    with adopt(engines.directory) or link as again:
-        assert again.keeper_pid == link.keeper_pid
+    with adopt(engines.directory) or links[0] as again:
+        assert again.keeper_pid == links[0].keeper_pid
 
 
 def test_the_keeper_outlives_its_launcher(engines: Engines) -> None:
@@ -220,31 +211,30 @@ def test_waiting_for_the_end_takes_no_longer_than_asked(engines: Engines) -> Non
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("boot_id", "of-another-boot", "another boot"),
-        ("start_ticks", 1, "is not the process"),
-        ("keeper_pid", 1, "is not the process"),
-        ("keeper_pid", 99999999, "is not the process"),
-        ("keeper_pid", os.getppid(), "is not the process"),
-        ("socket", "elsewhere.sock", "No such file"),
-        ("socket", 5, "No such file"),
-    ],
-)
-def test_a_record_that_does_not_fit_is_refused(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, key: str, value: object, words: str
-) -> None:
+FOREIGN = [
+    ("boot_id", "of-another-boot", "another boot"),
+    ("start_ticks", 1, "is not the process"),
+    ("keeper_pid", 1, "is not the process"),
+    ("keeper_pid", 99999999, "is not the process"),
+    ("keeper_pid", os.getppid(), "is not the process"),
+    ("socket", "elsewhere.sock", "No such file"),
+    ("socket", 5, "No such file"),
+    ("grace_s", None, "does not prove"),
+]
+
+
+def test_a_record_that_does_not_fit_is_refused(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a reboot, or with a pid that was used again."""
     link = engines.shell(FOREVER)
     document = files.read(str(engines.directory), files.ENGINE)
     assert document is not None
-    monkeypatch.setattr("sage_inference.keeper.client._QUESTION_S", 0.1)
-    files.write(str(engines.directory), files.ENGINE, document | {key: value})
-    with pytest.raises(LostKeeperError, match=words):
-        adopt(engines.directory)
-    assert link.status().exit is None
+    monkeypatch.setattr("sage_inference.keeper.client._QUESTION_S", 0.05)
+    for key, value, words in FOREIGN:
+        files.write(str(engines.directory), files.ENGINE, document | {key: value})
+        with pytest.raises(LostKeeperError, match=words):
+            adopt(engines.directory)
     files.write(str(engines.directory), files.ENGINE, document)
+    assert link.status().exit is None
 
 
 def test_a_lock_that_something_else_holds_is_lost(
@@ -305,7 +295,7 @@ def test_all_engines_stop_at_the_same_time(engines: Engines, tmp_path: Path) -> 
 
 def test_cycles_of_launch_and_stop_leave_nothing(engines: Engines) -> None:
     before = descriptors()
-    for number in range(6):
+    for number in range(4):
         with launch(engines.spec("/bin/sh", "-c", FOREVER), "plain") as link:
             (link.kill if number % 2 else link.stop)()
             assert link.wait_exit(10) is not None

@@ -163,7 +163,7 @@ def test_a_stop_command_is_run_instead_of_the_signal(engines: Engines) -> None:
     assert terms(engines) == []
 
 
-@pytest.mark.parametrize("stop", [["/nowhere/docker", "stop"], ["/bin/false"], ["/bin/sleep", "60"]])
+@pytest.mark.parametrize("stop", [["/nowhere/docker", "stop"], ["/bin/sleep", "60"]])
 def test_a_stop_command_that_fails_does_not_save_the_engine(engines: Engines, stop: list[str]) -> None:
     link = engines.shell("exec sleep 60", stop_command=stop, grace_s=0.2)
     link.stop()
@@ -184,10 +184,16 @@ def guard_of(pid: int) -> int:
 
 
 @pytest.mark.parametrize("deaf", ["", "1"])
-def test_a_killed_keeper_leaves_no_engine_that_nobody_owns(engines: Engines, deaf: str) -> None:
-    link = engines.python(VLLM, grace_s=0.4, env={"DEAF": deaf})
+def test_a_killed_keeper_leaves_no_engine_that_nobody_owns(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, deaf: str
+) -> None:
+    monkeypatch.setattr("sage_inference.keeper.client._QUESTION_S", 0.05)
+    link = engines.python(VLLM, grace_s=0.5, env={"DEAF": deaf})
     leader = link.status().engine_pid
     os.kill(link.keeper_pid, signal.SIGKILL)
+    if deaf:  # the guard ends the engine, and holds the lock meanwhile
+        with pytest.raises(LostKeeperError):
+            adopt(engines.directory)
     record = link.wait_exit(10)
     wait_until(lambda: not engines.processes())
     assert adopt(engines.directory) is None
@@ -197,18 +203,6 @@ def test_a_killed_keeper_leaves_no_engine_that_nobody_owns(engines: Engines, dea
         (None, signal.SIGKILL, False) if deaf else (0, None, False)
     )
     assert terms(engines) == [str(leader)]
-
-
-def test_a_lock_stays_held_while_the_guard_ends_the_engine(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sage_inference.keeper.client._QUESTION_S", 0.1)
-    link = engines.python(VLLM, grace_s=0.8, env={"DEAF": "1"})
-    os.kill(link.keeper_pid, signal.SIGKILL)
-    with pytest.raises(LostKeeperError):
-        adopt(engines.directory)
-    assert link.wait_exit(10) is not None
-    assert adopt(engines.directory) is None
 
 
 def test_the_keeper_and_its_guard_killed_at_once_end_the_leader(
@@ -282,7 +276,7 @@ if rng.random() < 0.5: time.sleep(60)
 """
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), ending=st.sampled_from(["stop", "kill", "leader", "keeper"]))
 def test_any_tree_ends_whole(engines: Engines, seed: int, ending: str) -> None:
     (engines.root / "ready").unlink(missing_ok=True)

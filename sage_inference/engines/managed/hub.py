@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import httpx
 
-from sage_inference.engines.managed.model_files import ModelFacts, of_files
+from sage_inference.engines.managed.model_files import WEIGHT_ENDINGS, ModelFacts, of_files
 
 _DEFAULT = "https://huggingface.co"
-_TIMEOUT_S = 5.0
+_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 _LARGEST_ANSWER = 32 << 20
 
 
@@ -31,9 +31,10 @@ class NoSuchModelError(HubError):
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
+    """A model on the hub. ``blobs`` has the sizes of its weights, by the names that they get in the cache."""
+
     facts: ModelFacts
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    gated: bool = False
+    blobs: Mapping[str, int] = field(default_factory=dict)
 
 
 def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | None) -> HubModel:
@@ -41,7 +42,7 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
     base = (env.get("HF_ENDPOINT") or _DEFAULT).rstrip("/")
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        with httpx.Client(timeout=_TIMEOUT_S, headers=headers, follow_redirects=True) as client:
+        with httpx.Client(timeout=_TIMEOUT, headers=headers, follow_redirects=True) as client:
             about = _get(
                 client,
                 f"{base}/api/models/{quote(model)}/revision/{quote(revision or 'main', safe='')}?blobs=true",
@@ -55,7 +56,6 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
                 if isinstance(each, dict)
             }
             commit = str(about.get("sha") or "") or None
-            gated = bool(about.get("gated"))
             config = (
                 _get(client, f"{base}/{quote(model)}/resolve/{commit or 'main'}/config.json")
                 if "config.json" in sizes
@@ -65,7 +65,20 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
         raise HubError(f"{type(error).__name__}") from None
     # A gated model's files need a token; its page has the architecture all the same.
     facts = of_files(config or _section(about, "config", dict), sizes, {}, commit)
-    return HubModel(facts, sizes, gated)
+    return HubModel(facts, _blobs(files))
+
+
+def _blobs(files: list[Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for ending in WEIGHT_ENDINGS:
+        for each in files:
+            large = _section(each, "lfs", dict) if isinstance(each, dict) else {}
+            name = str(each.get("rfilename")) if large else ""
+            if name.endswith(ending) and "/" not in name and large.get("sha256"):
+                found[str(large["sha256"])] = int(large.get("size") or 0)
+        if found:
+            break
+    return found
 
 
 def _get(client: httpx.Client, url: str) -> dict[str, Any] | None:

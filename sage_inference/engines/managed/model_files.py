@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ _GENERATES = (
     "ForSeq2SeqLM",
     "ForCausalLMWithValueHead",
 )
-_WEIGHTS = (".safetensors", ".bin", ".gguf")
+# An engine loads the first format that it finds.
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class ModelFacts:
     is_gguf: bool = False
     commit: str | None = None
     has_fast_tokenizer: bool | None = None
+    has_all_weights: bool = True
 
     @property
     def loaded(self) -> int | None:
@@ -54,9 +56,10 @@ def of_directory(directory: Path, commit: str | None = None) -> ModelFacts:
     if "config.json" not in sizes:
         gguf = sum(size for name, size in sizes.items() if name.endswith(".gguf"))
         return ModelFacts("llm", weights=gguf, is_gguf=True) if gguf else ModelFacts()
-    return of_files(
-        _json(directory / "config.json"), sizes, _json(directory / "model.safetensors.index.json"), commit
-    )
+    index = _json(directory / "model.safetensors.index.json")
+    facts = of_files(_json(directory / "config.json"), sizes, index, commit)
+    parts = set(_section(index, "weight_map").values()) or {None}
+    return replace(facts, has_all_weights=facts.weights is not None and parts <= {None, *sizes})
 
 
 def of_files(
@@ -101,8 +104,8 @@ def _weights(sizes: Mapping[str, int], index: Mapping[str, Any]) -> int | None:
     total = _whole(_section(index, "metadata").get("total_size"))
     if total:
         return total
-    # A repository often holds the same weights in several formats; an engine loads the first it can.
-    for ending in _WEIGHTS:
+    # A repository often holds the same weights in several formats.
+    for ending in WEIGHT_ENDINGS:
         found = sum(size for name, size in sizes.items() if name.endswith(ending) and "/" not in name)
         if found:
             return found
@@ -111,7 +114,7 @@ def _weights(sizes: Mapping[str, int], index: Mapping[str, Any]) -> int | None:
 
 def in_cache(model: str, revision: str | None, hub_cache: Path) -> Path | None:
     """The directory of a downloaded model's files, if it has a ``config.json``."""
-    folder = hub_cache / f"models--{model.replace('/', '--')}"
+    folder = cache_folder(model, hub_cache)
     wanted = revision or "main"
     try:
         commit = (folder / "refs" / wanted).read_text().strip()
@@ -121,6 +124,11 @@ def in_cache(model: str, revision: str | None, hub_cache: Path) -> Path | None:
         return None
     found = folder / "snapshots" / commit
     return found if (found / "config.json").is_file() else None
+
+
+def cache_folder(model: str, hub_cache: Path) -> Path:
+    """The folder of one model in the hub's cache."""
+    return hub_cache / f"models--{model.replace('/', '--')}"
 
 
 def hub_cache_of(env: Mapping[str, str]) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sage_inference.config.paths import expanded
 from sage_inference.config.settings import ManagedEngineSettings
@@ -13,6 +14,7 @@ from sage_inference.engines.managed.launch import LaunchError
 from sage_inference.engines.managed.model_files import (
     ModelFacts,
     ModelKind,
+    cache_folder,
     hub_cache_of,
     in_cache,
     of_directory,
@@ -21,12 +23,16 @@ from sage_inference.engines.managed.model_files import (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """``name`` is an absolute path, or a name on the hub. ``kind`` is the configured kind, or that of its files."""
+    """``name`` is an absolute path, or a name on the hub. ``kind`` is the configured kind, or that of its files.
+
+    ``download`` describes the files that an engine will download. ``Download.of`` reads it.
+    """
 
     name: str
     is_local: bool
     facts: ModelFacts
     kind: ModelKind
+    download: dict[str, Any] | None = None
 
 
 def resolve(
@@ -37,22 +43,24 @@ def resolve(
     Raises ``LaunchError`` if there is no such model. A hub that cannot be reached is no error: the engine may know more.
     """
     found = on_this_machine(engine, env)
-    if found is not None:
+    if found is not None and (found.is_local or found.facts.has_all_weights):
         return found
-    facts = ModelFacts()
     if "/" not in engine.model:
         raise LaunchError(
             f"there is no directory {engine.model}, and models on the hub are named ORGANIZATION/NAME",
             "write the whole name, or the path of a directory",
         )
-    if not offline and engine.engine != "command":
-        try:
-            facts = hub.ask(engine.model, engine.revision, env, token).facts
-        except hub.NoSuchModelError as error:
-            raise _unknown(engine, error, token) from None
-        except hub.HubError:
-            pass
-    return _model(engine, engine.model, False, facts)
+    cached = found.facts if found else ModelFacts()
+    if offline:
+        return _model(engine, engine.model, False, cached)
+    try:
+        known = hub.ask(engine.model, engine.revision, env, token)
+    except hub.NoSuchModelError as error:
+        raise _unknown(engine, error, token) from None
+    except hub.HubError:
+        known = hub.HubModel(cached)
+    download = {"folder": str(cache_folder(engine.model, hub_cache_of(env))), "files": dict(known.blobs)}
+    return replace(_model(engine, engine.model, False, known.facts), download=download)
 
 
 def on_this_machine(engine: ManagedEngineSettings, env: Mapping[str, str]) -> Model | None:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+import psutil
+
+from sage_inference.engines.managed.download import Download
 
 
 class StartPhase(StrEnum):
@@ -16,6 +24,22 @@ class StartPhase(StrEnum):
     CAPTURE = "capture"
     WARM = "warm"
 
+    @property
+    def words(self) -> str:
+        """The phase as a sentence names it: ``out of memory while capturing graphs``."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    StartPhase.BOOT: "starting its processes",
+    StartPhase.FETCH: "downloading the model",
+    StartPhase.LOAD: "loading the weights",
+    StartPhase.COMPILE: "compiling",
+    StartPhase.CAPTURE: "capturing graphs",
+    StartPhase.WARM: "warming up",
+}
+_RANK = {phase: rank for rank, phase in enumerate(StartPhase)}
+
 
 @dataclass(frozen=True, slots=True)
 class StartMoment:
@@ -24,6 +48,163 @@ class StartMoment:
     phase: StartPhase
     share: float | None = None
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """A line that shows a phase. Its groups may be named ``percent``, ``done`` and ``all``, and ``detail``."""
+
+    phase: StartPhase
+    pattern: re.Pattern[str]
+
+
+def _signs(phase: StartPhase, *patterns: str) -> tuple[_Sign, ...]:
+    return tuple(_Sign(phase, re.compile(pattern)) for pattern in patterns)
+
+
+# Of vLLM 0.25.1 and 0.32.0, TEI 1.9, infinity 0.0.78 and llama.cpp b6000. A pattern fits no other engine's lines.
+_SIGNS = (
+    *_signs(
+        StartPhase.FETCH,
+        r"(?:Starting download|Downloading `(?P<detail>[^`]+)`)",
+        r"Downloading (?P<detail>shards|model\S*\.safetensors)[^%]*?(?P<percent>\d+)%",
+        r"common_download_file\S*: (?P<detail>trying to download|downloading)",
+    ),
+    *_signs(
+        StartPhase.LOAD,
+        r"Starting to load model",
+        r"Loading (?:\S+ )+(?:checkpoint )?shards:\s+(?P<percent>\d+)% Completed \| (?P<done>\d+)/(?P<all>\d+)",
+        r"Loading weights took",
+        r"(?:Time spent downloading weights|Model weights downloaded in|Model artifacts downloaded in)",
+        r"Starting model backend",
+        r"Starting \S+ model on ",
+        r"(?:creating batch engine|Load pretrained SentenceTransformer)",
+        r"(?:llama_model_loader: loaded meta data|load_tensors: loading model tensors|srv\s+load_model: loading model)",
+    ),
+    *_signs(
+        StartPhase.COMPILE,
+        r"Using cache directory: \S*torch_compile_cache",
+        r"Dynamo bytecode transform time",
+        r"Compiling a graph for (?P<detail>compile range \([^)]*\)|[^,]{0,40}?) takes",
+        r"Directly load (?:the compiled graph|AOT compilation)",
+        r"torch\.compile t(?:ook|akes) ",
+        r"Warming up model for the compilation",
+    ),
+    *_signs(
+        StartPhase.CAPTURE,
+        r"Capturing CUDA graphs?[^%]*?(?P<percent>\d+)%\|[^|]*\| (?P<done>\d+)/(?P<all>\d+)",
+        r"Capturing CUDA graphs?",
+    ),
+    *_signs(
+        StartPhase.WARM,
+        r"Graph capturing finished",
+        r"Warming up (?:done|model$)",
+        r"init engine \(profile",
+        r"Starting vLLM server on",
+        r"Application startup complete",
+        r"Starting HTTP server:",
+        r"(?:Getting timings for batch_size|ready to batch requests)",
+        r"(?:warming up the model with an empty run|main: model loaded|server is listening on)",
+    ),
+)
+_KV_CACHE = re.compile(r"KV cache size: (?P<tokens>[\d,]+) tokens")
+# A core that hangs makes vLLM print this each minute.
+_NO_SIGN_OF_LIFE = re.compile(r"No available shared memory broadcast block found")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LOOK_AT_FILES_S = 1.0
+_LOOK_AT_CPU_S = 5.0
+# The processes of a hanging engine wake up now and then.
+_IDLE_CPU = 0.03
+
+
+class StartProgress:
+    """The state of one start. ``about`` is that of its launch, and names the files of a download.
+
+    ``stirred_at`` is the time of the last line, byte or CPU use, by ``clock``.
+    """
+
+    def __init__(
+        self, about: Mapping[str, Any] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.progress = StartMoment(StartPhase.BOOT)
+        self.stirred_at = clock()
+        self._clock = clock
+        self._download = Download.of(about or {})
+        self._files_at = self._cpu_at = clock()
+        self._cpu_s: float | None = None
+
+    def line(self, text: str) -> None:
+        """Take a line of the log. Parts of it that are separated by ``\\r`` count in their order."""
+        for part in text.split("\r"):
+            self._part(_COLOUR.sub("", part).strip())
+
+    def _part(self, text: str) -> None:
+        if not text or _NO_SIGN_OF_LIFE.search(text):
+            return
+        self.stirred_at = self._clock()
+        cache = _KV_CACHE.search(text)
+        if cache is not None:
+            self.progress = StartMoment(self.progress.phase, None, f"KV cache of {cache['tokens']} tokens")
+            return
+        for sign in _SIGNS:
+            found = sign.pattern.search(text)
+            if found is not None:
+                self._move(_moment(sign.phase, found.groupdict()))
+                return
+
+    def _move(self, moment: StartMoment) -> None:
+        """Go on to ``moment``. A phase never ends twice, except that an engine may fetch and load in turns."""
+        now, new = self.progress.phase, moment.phase
+        between = {StartPhase.FETCH, StartPhase.LOAD}
+        if _RANK[new] >= _RANK[now] or {now, new} <= between:
+            self.progress = moment
+
+    def look(self, pid: int | None) -> None:
+        """Look at the download's files and at the engine's CPU time. ``pid`` is its first process. Call it often."""
+        now = self._clock()
+        if now - self._files_at >= _LOOK_AT_FILES_S and self._download is not None:
+            self._files_at = now
+            if self._download.look():
+                self.stirred_at = now
+                if self._may_fetch():
+                    self.progress = StartMoment(StartPhase.FETCH, self._download.share, self._download.detail)
+        if now - self._cpu_at >= _LOOK_AT_CPU_S and pid is not None:
+            seconds, before = _cpu_seconds(pid), self._cpu_s
+            if before is not None and seconds - before >= _IDLE_CPU * (now - self._cpu_at):
+                self.stirred_at = now
+            self._cpu_at, self._cpu_s = now, seconds
+
+    def _may_fetch(self) -> bool:
+        """Whether a download explains the wait: vLLM reports that it loads, and downloads first, without a word."""
+        moment = self.progress
+        is_loading = _RANK[moment.phase] <= _RANK[StartPhase.LOAD] and moment.share is None
+        return is_loading or moment.phase is StartPhase.FETCH
+
+
+def _moment(phase: StartPhase, found: Mapping[str, str | None]) -> StartMoment:
+    percent, done, of_all, detail = (found.get(name) for name in ("percent", "done", "all", "detail"))
+    share = int(percent) / 100 if percent else None
+    if done and of_all and int(of_all) > 0:
+        share = min(1.0, int(done) / int(of_all))
+        detail = f"{done}/{of_all}"
+    return StartMoment(phase, share, detail)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its children, in seconds."""
+    total = 0.0
+    try:
+        leader = psutil.Process(pid)
+        processes = [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return total
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
 
 
 Phase = StartPhase

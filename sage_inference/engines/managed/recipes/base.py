@@ -7,7 +7,7 @@ import secrets as random_secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.engine_rules import served_names_of
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
@@ -39,6 +39,7 @@ class Start:
     directory: Path
     ports: range
     taken: frozenset[int] = frozenset()
+    download: dict[str, Any] | None = None
     shares_cpu: bool = False
 
     @property

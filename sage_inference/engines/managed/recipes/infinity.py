@@ -37,4 +37,8 @@ def command(start: Start) -> Command:
     ]
     argv += ["--revision", engine.revision] if engine.revision and not start.is_local else []
     argv += ["--dtype", engine.dtype] if engine.dtype else []
-    return Command((*argv, *engine.args), http_url(port), {"INFINITY_API_KEY": key}, key)
+    # On a CPU its measurement of batches takes a minute and changes nothing.
+    argv += [] if start.placement.gpus else ["--no-model-warmup"]
+    # Its log wraps lines at the width of a terminal, which is 80 for a file.
+    env = {"INFINITY_API_KEY": key, "COLUMNS": "250"}
+    return Command((*argv, *engine.args), http_url(port), env, key)

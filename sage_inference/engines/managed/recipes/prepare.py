@@ -92,6 +92,7 @@ def prepare(
         directory=directory,
         ports=port_range(managed.ports),
         taken=taken,
+        download=model.download,
         shares_cpu=bool(others),
     )
     return _launch(
@@ -196,6 +197,7 @@ def _launch(start: Start, made: Command, recipe: str, environ: Mapping[str, str]
         "version": start.program.version,
         "argv": [environment.masked(arg, secrets) for arg in made.argv],
         "env": sorted(env),
+        "download": start.download,
     }
     return EngineLaunch(
         argv=made.argv,

@@ -88,7 +88,7 @@ def test_second_router_with_the_same_prometheus_port_fails(tmp_path: Path) -> No
             assert "Address already in use" in engine.text
 
 
-@pytest.mark.parametrize("name", ["no_fast_tokenizer", "wrong_build", "out_of_memory", "oom_killed"])
+@pytest.mark.parametrize("name", ["no_fast_tokenizer", "wrong_build", "oom_killed"])
 def test_failure_prints_its_cause_and_ends_as_tei_does(name: str, tmp_path: Path) -> None:
     failure = TEI_FAILURES[name]
     with started("tei-router", *router(free_port(), "--fail-with", name), log=tmp_path / "log") as engine:

@@ -33,7 +33,9 @@ def test_phases_are_printed_in_vllms_order_and_the_model_answers(tmp_path: Path)
             assert answer["usage"]["completion_tokens"] == 1
         text = engine.text
         lines = engine.lines
+        times = [one.cpu_times() for one in engine.members()]
         assert engine.stop() == 0
+    assert sum(one.user + one.system for one in times) < 1  # 0.25 s
     phases = (
         "version 0.32.0",
         "non-default args: {",
@@ -70,13 +72,6 @@ def test_port_is_bound_and_refuses_until_the_engine_is_ready(tmp_path: Path) -> 
             socket.create_connection(("127.0.0.1", port))
         engine.wait_for(READY)
         assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
-
-
-def test_a_start_without_loading_costs_little_cpu(tmp_path: Path) -> None:
-    with started("vllm-serve", *serve(tmp_path), log=tmp_path / "log") as engine:
-        engine.wait_for(READY)
-        times = [one.cpu_times() for one in engine.members()]
-    assert sum(one.user + one.system for one in times) < 1
 
 
 def test_core_outlives_a_sigkill_of_the_api_server_and_frees_its_port(tmp_path: Path) -> None:
@@ -140,25 +135,19 @@ def test_socket_file_of_an_earlier_start_is_an_address_in_use(tmp_path: Path) ->
         assert engine.lines[-1] == "OSError: [Errno 98] Address already in use"
 
 
-def test_key_from_the_environment_is_required_and_not_printed(tmp_path: Path) -> None:
+def test_key_from_the_environment_is_required_and_not_printed_as_the_arguments_are(tmp_path: Path) -> None:
+    options = ("--enable-prefix-caching", "--seed", "7", "--compilation-config={}")
     environ = {"VLLM_API_KEY": "sk-secret"}
-    with started("vllm-serve", *serve(tmp_path), log=tmp_path / "log", environ=environ) as engine:
+    with started("vllm-serve", *serve(tmp_path, *options), log=tmp_path / "log", environ=environ) as engine:
         engine.wait_for(READY)
         with client(uds=str(tmp_path / "s")) as http:
             assert http.get("/v1/models").status_code == 401
             right = http.get("/v1/models", headers={"Authorization": "Bearer sk-secret"})
         assert right.status_code == 200
         assert "sk-secret" not in engine.text
-
-
-def test_arguments_that_it_does_not_know_are_only_shown(tmp_path: Path) -> None:
-    options = ("--enable-prefix-caching", "--seed", "7", "--api-key", "sk-shown", "--compilation-config={}")
-    with started("vllm-serve", *serve(tmp_path, *options), log=tmp_path / "log") as engine:
-        engine.wait_for(READY)
         shown = next(line for line in engine.lines if "non-default args" in line)
     assert "'enable_prefix_caching': True" in shown
     assert "'seed': '7'" in shown
-    assert "'api_key': ['sk-shown']" in shown  # as vLLM does
     assert "'compilation_config': '{}'" in shown
 
 
@@ -239,7 +228,7 @@ def test_compilation_of_a_pooling_model_interrupts_the_line_of_the_graphs(tmp_pa
     assert "KV cache" not in text
 
 
-@pytest.mark.parametrize("status", [0, 7, -11])
+@pytest.mark.parametrize("status", [7, -11])
 def test_ready_engine_ends_with_the_given_status(status: int, tmp_path: Path) -> None:
     options = serve(tmp_path, f"--exit-status={status}", "--after", "0.1")
     with started("vllm-serve", *options, log=tmp_path / "log") as engine:

@@ -148,7 +148,7 @@ class CorePhases:
 
 
 def show_ready(log: VLLMLog, address: str, *, pooling: bool) -> None:
-    tasks = ["embed", "token_embed"] if pooling else ["generate"]
+    tasks = ["token_embed", "embed"] if pooling else ["generate"]
     log.info("entry.py:136", f"Supported tasks: {tasks!r}")
     log.info("entry.py:140", f"Starting vLLM server on {address}")
     log.info("launcher.py:186", "Available routes are:")

@@ -7,7 +7,6 @@ does not end; the death of EngineCore ends this process, with status 0 after rea
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 from collections.abc import Sequence
@@ -217,6 +216,8 @@ class _Start:
 
     async def _watch(self, core: EngineCore, server: SimulatorServer) -> None:
         """Stop the server when the core is gone."""
+        import asyncio  # only here, because it takes a start that fails most of its time
+
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
         loop.add_reader(core.alive, gone.set)

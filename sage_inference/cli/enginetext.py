@@ -54,7 +54,7 @@ def state(engine: Document) -> str:
     if engine["state"] in ("failed", "waiting") and failure and not failure.get("permanent"):
         retry = failure.get("retry_in_s")
         if retry is not None:
-            word = f"failed, again in {span(retry)}"
+            word = f"failed, again in {span(max(retry, 1.0))}"
     return f"{word}, outdated" if engine.get("outdated") else word
 
 
@@ -70,7 +70,7 @@ def taken(engine: Document) -> str:
     if engine.get("since_s") is None:
         return ""
     expected = engine.get("expected_s")
-    return clock(engine["since_s"]) + (f" of ~{clock(expected)}" if expected else "")
+    return clock(engine["since_s"]) + (f" of ~{clock(expected)}" if expected and expected >= 1 else "")
 
 
 def span(seconds: float) -> str:
@@ -152,7 +152,7 @@ def remarks(engines: Sequence[Document]) -> list[tuple[str, str | None]]:
             found.append((f"{name} runs, but its keeper does not answer, so it is left alone", _end(each)))
         if each.get("outdated"):
             restart = f"sage inference engine restart {name}"
-            found.append((f"{name} was started with other settings than those of now", restart))
+            found.append((f"{name} runs with earlier settings; a restart applies those of now", restart))
     return found
 
 

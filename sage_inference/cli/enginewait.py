@@ -56,7 +56,8 @@ def report(engine: Document, without_wait: str, *, as_json: bool, waited: bool) 
 def say_ready(engine: Document) -> None:
     model = engine.get("model")
     serves = f", and serves {model}" if model and model != engine["name"] else ""
-    terminal.say(f"{enginetext.called(engine)} is ready{serves}")
+    state = "goes on running" if engine.get("adopted") else "is ready"
+    terminal.say(f"{enginetext.called(engine)} {state}{serves}")
 
 
 def as_model(text: str) -> str:

@@ -46,14 +46,17 @@ def _show(found: Listing) -> None:
         terminal.talk("sage inference load MODEL starts one; sage inference status shows engines of your own")
     if found.is_watched:
         return
-    reason = found.state.reason or "the gateway is not running"
+    state = found.state
     if not found.engines:
-        terminal.say("not running" if found.state.state == "stopped" else reason)
-    elif found.state.exit_code == ExitCode.UNKNOWN:
-        terminal.warn(f"{reason}; the engines run on")
+        terminal.say("not running" if state.state == "stopped" else str(state.reason))
+    elif state.exit_code == ExitCode.UNKNOWN:
+        terminal.warn(f"{state.reason}; the engines run on")
     else:
+        gone = (
+            f"the gateway (pid {state.pid}) died" if state.state == "dead" else "the gateway is not running"
+        )
         terminal.warn(
-            f"{reason}; its engines run on for a while without it, and end if none starts",
+            f"{gone}; its engines run on for some minutes, and end unless one starts",
             "sage inference start --background adopts them, sage inference stop ends them",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,7 +37,8 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
     from sage_inference.daemon import control
 
     try:
-        state = control.inspect(Paths.resolve())
+        paths = Paths.resolve()
+        state = control.inspect(paths)
     except Exception as error:
         # Exit 1 would mean a gateway that died and left its files.
         failure = from_exception(error)
@@ -45,7 +47,7 @@ def status(as_json: Json = False, no_color: NoColor = False) -> None:
     if as_json:
         terminal.say_json(document(state))
     else:
-        _show(state)
+        _show(state, paths.state_dir)
     raise typer.Exit(state.exit_code)
 
 
@@ -76,7 +78,7 @@ def document(state: Any) -> dict[str, Any]:
     }
 
 
-def _show(state: Any) -> None:
+def _show(state: Any, state_dir: Path | None = None) -> None:
     live = state.live
     if live is None:
         who = f" (pid {state.pid})" if state.pid else ""
@@ -84,6 +86,8 @@ def _show(state: Any) -> None:
         words = {"stopped": "not running", "dead": "dead"}
         colour = {"stopped": None, "starting": "yellow", "stopping": "yellow"}.get(state.state, "red")
         terminal.say(f"{words.get(state.state, state.state)}{who}{why}", style=colour)
+        if state_dir is not None:
+            _show_kept(state_dir)
         return
     instances = live["instances"]
     ready = sum(i["state"] == "ready" for i in instances)
@@ -134,6 +138,15 @@ def _show_instances(instances: list[dict[str, Any]]) -> None:
     )
     for line in statusrows.errors(instances):
         terminal.say(line)
+
+
+def _show_kept(state_dir: Path) -> None:
+    """The engines that outlived their gateway."""
+    from sage_inference.daemon.managed import kept
+
+    found = [enginetext.called(each) for each in kept(state_dir)]
+    if found:
+        terminal.say(f"engines run on without it: {', '.join(found)}; sage inference ps shows them")
 
 
 def _show_managed(engines: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import httptools
 
 from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.engines.response_framing import KNOWN_HEADS, ends_once, shared_head, size_of
-from sage_inference.wire.chunks import CHUNK_HEADS
+from sage_inference.wire.chunks import CHUNK_HEADS, CRLF
 from sage_inference.wire.head_cache import LONGEST, HeadCache
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.message import HOP_BY_HOP, Data, Header, ResponseHead
@@ -87,6 +87,7 @@ class EngineConnection(asyncio.Protocol):
         "_body_left",
         "_chunk_taker",
         "_taker_now",
+        "_ending",
         # The message that is being parsed
         "_parser",
         "_head",
@@ -119,6 +120,7 @@ class EngineConnection(asyncio.Protocol):
         self._body_left = 0
         self._chunk_taker: ChunkTaker | None = None
         self._taker_now: ChunkTaker | None = None  # the same while the next byte is the first of a chunk
+        self._ending = CRLF  # of the chunks that the taker gets
         self._parser: httptools.HttpResponseParser | None = None
 
     def __repr__(self) -> str:
@@ -159,6 +161,10 @@ class EngineConnection(asyncio.Protocol):
         """
         if self._chunked:
             self._chunk_taker = taker
+
+    def pass_only_chunks_with(self, end: bytes) -> None:
+        """Pass on, of all chunks, only those that end with ``end``. It includes the CRLF behind each chunk."""
+        self._ending = end
 
     def discard(self) -> None:
         """Close at once, without a report to the receiver. The engine sees that its caller left."""
@@ -218,7 +224,7 @@ class EngineConnection(asyncio.Protocol):
         try:
             # One whole chunk, and nothing else: its first line has the size that its length demands. A body with
             # these bytes inside a chunk does not get here, because ``_taker_now`` is set between chunks only.
-            if taker is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(b"\r\n"):
+            if taker is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(self._ending):
                 taker.pass_on(data)
             elif receiver is None:
                 self.discard()  # the connection is idle, so these bytes answer no request
@@ -286,6 +292,7 @@ class EngineConnection(asyncio.Protocol):
         self._keep_alive = False
         self._head_bytes = 0
         self._between_chunks = True
+        self._ending = CRLF
 
     def _parse(self, receiver: Receiver, data: bytes) -> None:
         assert self._parser is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+CRLF = b"\r\n"  # behind the size of a chunk, and behind its data
 _LONGEST = 16384  # longer reads are seldom one chunk, so they are always parsed
 
 

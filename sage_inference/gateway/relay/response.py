@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.engines.connection import JOIN_BYTES
+from sage_inference.gateway.relay import tail
 from sage_inference.gateway.relay.caller import Sink
+from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES
 from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
+from sage_inference.wire.chunks import CRLF
 from sage_inference.wire.message import Data, StreamFormat
 
 if TYPE_CHECKING:
@@ -16,10 +19,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.hub import Hub
     from sage_inference.types import Usage
 
-
-TAIL_BYTES = 1024  # the end of a stream, kept because its last events have its usage and its outcome
-_TAIL_PIECES = 16
-_SMALL = TAIL_BYTES // _TAIL_PIECES  # bytes of a piece: so many pieces of this size make up the tail
+_NEVER = sys.maxsize
 
 
 class ResponseWriter:
@@ -42,7 +42,8 @@ class ResponseWriter:
         "chunked",
         # Kept to be read at the end.
         "_tail",
-        "_keep",
+        "_delta_end",
+        "_seek_at",
         "from_start",
         "_opening",
         "_plain",
@@ -73,10 +74,12 @@ class ResponseWriter:
         self._on_gap = gateway.scheduler.gap_listener(submission)
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
-        self._tail: deque[Data] = deque(maxlen=_TAIL_PIECES)
-        self._keep = self._tail.append  # bound once, because it is called for every chunk
+        self._tail: list[Data] = []
+        # While this is set, ``pass_on`` gets only chunks that end so, and keeps none: see ``_pass_deltas_only``.
+        self._delta_end: bytes | None = None
+        self._seek_at = _NEVER  # the count of chunks at which the end of a delta is sought again
         self.from_start = True  # whether ``sent`` returns the body from its first byte on
-        self._opening: Data = b""  # the first piece of an event stream
+        self._opening = b""  # the first piece of a stream, if it reports usage
         self._plain: PlainUsage | None = None  # set for an answer that is no stream
         self.chunks = 0
         # The count of chunks at which the coalescer looks at the stream's rate again.
@@ -89,17 +92,20 @@ class ResponseWriter:
             self._plain.add(piece)
         if self._start:  # the head leaves with the first piece, in one packet
             piece = self._framed(piece)
-            self._keep(piece)
+            self._tail.append(piece)
             self._write_first(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
         elif self.chunked:
-            self.pass_on(_chunk(piece))
+            if self._delta_end is not None and not tail.are_deltas(piece, self._delta_end):
+                self._pass_all()
+            self.pass_on(tail.chunk(piece))
         else:
-            self._keep(piece)
+            self._tail.append(piece)
             self._caller.write(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
-        if not _SMALL < len(piece) < TAIL_BYTES:
-            self._resize(len(piece))
+        # The memory of long pieces is let go at once. ``pass_on`` has seen to short ones.
+        if len(piece) >= TAIL_BYTES or len(self._tail) > 2 * MOST_PIECES:
+            self._trim()
 
     def pass_on(self, chunk: bytes) -> None:
         """Write one chunk as the engine framed it.
@@ -113,12 +119,11 @@ class ResponseWriter:
             caller.transport.write(chunk)
         # One store. The wheel reads it only when the former deadline comes.
         caller.deadline = self._wheel.idle_at
-        self._keep(chunk)
+        if self._delta_end is None:
+            self._tail.append(chunk)
         self.chunks = chunks = self.chunks + 1
         if chunks >= self._look_at:
-            self._look_at = self._gateway.coalescer.look(self)
-            if not _SMALL < len(chunk) < TAIL_BYTES:
-                self._resize(len(chunk))
+            self._look(chunk)
         if self._on_gap is not None:
             now = self._gateway.clock()
             # A gap in which this process did not run shows nothing about the engine.
@@ -132,11 +137,11 @@ class ResponseWriter:
         if self._plain is not None:
             self._plain.add(piece)
         if self.chunked:
-            piece = _chunk(piece)
-            self._keep(piece)
+            piece = tail.chunk(piece)
+            self._tail.append(piece)
             piece += b"0\r\n\r\n"
         else:
-            self._keep(piece)
+            self._tail.append(piece)
         if self._start:
             self._write_first(piece)
         elif piece:
@@ -163,8 +168,11 @@ class ResponseWriter:
         if stream is StreamFormat.OPAQUE:
             self._plain = PlainUsage()
             return True
-        if len(opening) <= TAIL_BYTES:
+        opening = bytes(opening)
+        if len(opening) <= TAIL_BYTES and b'"usage"' in opening:
             self._opening = opening
+        if stream is StreamFormat.EVENTS:
+            self._seek_at = 0
         return False
 
     def reported(self, last: bytes) -> Usage | None:
@@ -174,7 +182,7 @@ class ResponseWriter:
             return reported(self._plain.text) if self._plain is not None else None
         if not usage.prompt_tokens and self._opening:
             # Anthropic's streams report the prompt's tokens in their first event, the output's in their last.
-            opening = reported(bytes(self._opening))
+            opening = reported(self._opening)
             if opening is not None:
                 usage = opening._replace(completion_tokens=usage.completion_tokens)
         return usage
@@ -186,42 +194,51 @@ class ResponseWriter:
         return choices_in(last) if self.from_start else 0
 
     def sent(self) -> bytes:
-        """The last bytes of the body, without chunk framing: whole pieces, ``TAIL_BYTES`` at least, or all.
+        """The last bytes of the body, without chunk framing: ``TAIL_BYTES`` at least, or all.
 
-        Sets ``from_start``.
+        Deltas may be missing before those bytes that are no deltas. Sets ``from_start``.
         """
-        tail = self._tail
-        self.from_start = self.from_start and len(tail) < tail.maxlen  # type: ignore[operator]
-        found: list[Data] = []
-        size = 0
-        for piece in reversed(tail):
-            if size >= TAIL_BYTES:
-                self.from_start = False
-                break
-            if self.chunked:  # each piece is one chunk: its size, its data, CRLF
-                piece = piece[piece.find(b"\n") + 1 : -2]  # type: ignore[union-attr]
-            found.append(piece)
-            size += len(piece)
-        found.reverse()
-        return b"".join(found)
+        self._trim()
+        return tail.text_of(self._tail, self.chunked)
 
-    def _resize(self, size: int) -> None:
-        """Fit the number of pieces that are kept to their ``size``."""
-        tail = self._tail
-        if size >= TAIL_BYTES:  # one piece is a tail: do not hold the memory of those before it
-            if len(tail) > 1:
-                last = tail[-1]
-                tail.clear()
-                tail.append(last)
-                self.from_start = False
-        elif tail.maxlen == _TAIL_PIECES:
-            # Small pieces: so many that the tail has enough bytes even with one byte in each. It is done once.
-            self.from_start = self.from_start and len(tail) < _TAIL_PIECES
-            self._tail = deque(tail, TAIL_BYTES)
-            self._keep = self._tail.append
+    def _trim(self) -> None:
+        if tail.trim(self._tail, self.chunked):
+            self.from_start = False
+
+    def _look(self, chunk: bytes) -> None:
+        """Look at the stream as a whole, once in several chunks; ``chunk`` is the latest."""
+        if self._delta_end is not None:
+            self._tail[-1] = chunk
+        self._look_at = self._gateway.coalescer.look(self)
+        if self._delta_end is None:
+            self._trim()
+            if self.chunks >= self._seek_at:
+                self._pass_deltas_only(chunk)
+
+    def _pass_deltas_only(self, chunk: bytes) -> None:
+        """Let pass only chunks that end as the deltas of this stream do. The others are parsed, and come to ``send``.
+
+        A delta is a whole event that only adds text: neither it nor any piece before it shows anything of the
+        stream's end. So an open stream holds the memory of one piece. The check costs nothing, because the connection
+        compares the end of each chunk anyway.
+        """
+        end = tail.delta_end(tail.text_of([chunk], True), tail.text_of(self._tail, True))
+        if end and self._connection is not None:
+            self._delta_end = end
+            self._connection.pass_only_chunks_with(end)
+            self._tail[:] = [chunk]  # it shows the protocol of a stream that breaks off
+            self.from_start = False
+        else:
+            self._seek_at = 2 * self.chunks  # ever less often, because the stream may have no such end
+
+    def _pass_all(self) -> None:
+        self._delta_end = None
+        self._seek_at = 2 * self.chunks
+        if self._connection is not None:
+            self._connection.pass_only_chunks_with(CRLF)
 
     def _framed(self, piece: Data) -> Data:
-        return _chunk(piece) if self.chunked else piece
+        return tail.chunk(piece) if self.chunked else piece
 
     def _write_first(self, piece: Data) -> None:
         start, self._start = self._start, b""
@@ -258,8 +275,3 @@ class CountedResponseWriter(ResponseWriter):
     def cut(self, event: bytes) -> None:
         self.body_bytes += len(event)
         super().cut(event)
-
-
-def _chunk(piece: Data) -> bytes:
-    """Empty input gives no chunk, because a chunk of size zero would end the body."""
-    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""

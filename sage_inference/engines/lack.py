@@ -8,6 +8,8 @@ import re
 import socket
 from collections.abc import Iterator
 
+from sage_inference.engines.unix_socket import SocketError
+
 _ALWAYS_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 # A lack here, unless another address of the same engine failed in another way: a name may have an address of a kind
 # that this machine does not use, such as ::1 where IPv6 is off.
@@ -39,7 +41,7 @@ def lack(error: BaseException) -> LackError | None:
             # If the resolver cannot open a file, it reports an unknown name.
             if not descriptors_are_left(_RESOLVER_FILES):
                 numbers.add(errno.EMFILE)
-        elif isinstance(cause, OSError):
+        elif isinstance(cause, OSError) and not isinstance(cause, SocketError):  # which is the engine's fault
             numbers |= {cause.errno} if cause.errno else {int(n) for n in _NUMBER.findall(str(cause))}
     ours = numbers & _ALWAYS_OURS
     if not ours and numbers and numbers <= _OURS_ALONE:
@@ -84,11 +86,6 @@ def _named(number: int) -> str:
         return "the limit of open files of the whole machine is reached; raise it with sysctl fs.file-max"
     if number in (errno.ENOBUFS, errno.ENOMEM):
         return "the machine has no memory left for another socket"
-    if number == errno.EAGAIN:  # also of a Unix socket whose server does not accept fast enough
-        return (
-            "the engine's socket has no place left for another connection, or this machine no local port;"
-            " widen the range of ports with sysctl net.ipv4.ip_local_port_range"
-        )
     return (
         "no local port or address is free for another connection; widen the range of ports with"
         " sysctl net.ipv4.ip_local_port_range, or give this machine an address of the engine's kind (IPv4, IPv6)"

@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sage_inference.config.settings import HealthSettings, InstanceSettings
 from sage_inference.engines.pool import Address, Pool, reason_of
 from sage_inference.engines.query import QueryError, ask
 from sage_inference.engines.query_clients import query_client
+from sage_inference.server import RunningGateway
+from sage_inference.types import EngineState
 from sage_inference.wire.loop_batch import LoopBatch
 from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.other_user import as_nobody
@@ -213,7 +216,9 @@ def test_socket_of_another_user_is_named_with_the_permission_that_lacks(tmp_path
     assert found == [why, f"cannot be reached: {why}"]
 
 
-def test_socket_that_takes_no_further_connection_is_no_fault_of_a_port(tmp_path: Path) -> None:
+def test_engine_whose_queue_is_full_is_named_and_another_one_serves(
+    vllm: SimulatedEngine, tmp_path: Path
+) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as stack:
         server.bind(path)
@@ -223,6 +228,24 @@ def test_socket_that_takes_no_further_connection_is_no_fault_of_a_port(tmp_path:
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 client.connect(path)
-        with served(f"unix:{path}") as running:
+        instances = [
+            InstanceSettings(url=f"unix:{path}", model="m", kind="llm", engine="vllm"),
+            InstanceSettings(url=vllm.url),
+        ]
+        with gateway(*instances, health=HealthSettings(interval_s=60, timeout_s=2)) as running:
+            ready(running)
+            full = f"the queue of the socket {path} is full: the engine accepts connections too slowly"
             running.until(lambda server: bool(next(iter(server.gateway.engines.values())).last_error))
-            assert "no place left for another connection" in row(running)["last_error"]
+            assert row(running)["last_error"] == f"cannot be reached: {full}"
+
+            def believe(server: RunningGateway) -> None:
+                for upstream in server.gateway.engines.values():
+                    upstream.instance.state = EngineState.READY
+                    upstream.instance.models, upstream.instance.routes = ("m",), frozenset({CHAT})
+
+            running.ask(believe)
+            began = time.process_time()
+            answers = [chat(running) for _ in range(2)]
+            assert time.process_time() - began < 0.5  # no loop that spins until there is a place
+            assert row(running)["last_error"] == "refused a connection"
+        assert [one.headers["x-sage-instance"] for one in answers] == [vllm.url] * 2

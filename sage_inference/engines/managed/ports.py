@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Container
@@ -16,6 +17,7 @@ _HOST = "127.0.0.1"
 
 # A port is free until the engine that it was given to binds it, which takes vLLM half a minute.
 _RESERVED_S = 300.0
+_LONGEST_START_S = 86_400.0
 _given: dict[int, float] = {}
 
 
@@ -50,13 +52,29 @@ def _can_bind(port: int) -> bool:
 
 
 def socket_path(directory: Path) -> Path | None:
-    """The path of an engine's socket in its private directory, with the rest of an earlier run removed.
+    """A new path for an engine's socket in its private directory. None if it is too long for a socket.
 
-    None if the path is too long for a socket.
+    The path is another one each time: an engine that still runs keeps its own, and a bind to an existing file fails.
     """
-    path = directory / "engine.sock"
+    path = directory / f"engine-{secrets.token_hex(3)}.sock"
     if len(bytes(path)) > LONGEST_SOCKET_PATH:
         return None
-    # A killed engine leaves the file, and a bind to an existing file fails.
-    path.unlink(missing_ok=True)
+    for old in directory.glob("engine-*.sock"):
+        if _is_abandoned(old):
+            old.unlink(missing_ok=True)
     return path
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a killed engine left the file. One that loads refuses connections too, but not for a day."""
+    try:
+        if time.time() - path.stat().st_mtime < _LONGEST_START_S:
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(str(path))
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False

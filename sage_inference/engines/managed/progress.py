@@ -65,6 +65,10 @@ def _signs(phase: StartPhase, *patterns: str) -> tuple[_Sign, ...]:
 # Of vLLM 0.25.1 and 0.32.0, TEI 1.9, infinity 0.0.78 and llama.cpp b6000. A pattern fits no other engine's lines.
 _SIGNS = (
     *_signs(
+        StartPhase.BOOT,
+        r"Resolved architecture: (?P<detail>\w+)",
+    ),
+    *_signs(
         StartPhase.FETCH,
         r"(?:Starting download|Downloading `(?P<detail>[^`]+)`)",
         r"Downloading (?P<detail>shards|model\S*\.safetensors)[^%]*?(?P<percent>\d+)%",

@@ -15,7 +15,7 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
 from sage_inference.engines.managed.failures import EngineFailure
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
-from sage_inference.engines.managed.progress import StartMoment, StartPhase
+from sage_inference.engines.managed.progress import StartMoment, StartProgress
 from sage_inference.engines.managed.readiness import NotReadyError, serving
 from sage_inference.engines.managed.running import RunningEngine
 from sage_inference.engines.patience import Patience
@@ -190,7 +190,7 @@ class EngineWatch:
         engine = self._engine
         lines = await engine.house.thread(StartLog, engine.directory)
         try:
-            self.progress = progress = StartProgress()
+            self.progress = progress = StartProgress(self._process.about)
             while True:
                 with contextlib.suppress(OSError):
                     await engine.house.thread(_look, lines, progress, self._process.pid)
@@ -223,14 +223,3 @@ def _look(lines: StartLog, progress: StartProgress, pid: int | None) -> None:
     for line in lines.read():
         progress.line(line)
     progress.look(pid)
-
-
-class StartProgress:
-    def __init__(self) -> None:
-        self.progress = StartMoment(StartPhase.BOOT)
-        self.stirred_at = time.monotonic()
-
-    def line(self, text: str) -> None:
-        self.stirred_at = time.monotonic()
-
-    def look(self, pid: int | None) -> None: ...

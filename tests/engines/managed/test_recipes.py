@@ -408,14 +408,25 @@ def test_ports_of_loading_engines_are_not_given_twice(machine: Machine) -> None:
     assert len(set(urls)) == 3
 
 
-def test_a_socket_of_a_killed_engine_is_removed(machine: Machine) -> None:
-    venv = machine.vllm()
-    stale = machine.root / "state" / "0" / "engine.sock"
-    stale.parent.mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as old:
-        old.bind(str(stale))
-    machine.prepare(f"engines: [{machine.model()}]\nmanaged: {{vllm: {venv}}}")
-    assert not stale.exists()
+def test_each_start_has_a_socket_of_its_own_and_only_abandoned_ones_are_removed(machine: Machine) -> None:
+    text = f"engines: [{machine.model()}]\nmanaged: {{vllm: {machine.vllm()}}}"
+    directory = machine.root / "state" / "0"
+    directory.mkdir(parents=True)
+    sockets = {name: socket.socket(socket.AF_UNIX) for name in ("serving", "loading", "abandoned")}
+    for name, each in sockets.items():
+        each.bind(str(directory / f"engine-{name}.sock"))
+        if name != "loading":
+            os.utime(directory / f"engine-{name}.sock", (0, 0))
+    sockets["serving"].listen()
+    first, second = machine.prepare(text), machine.prepare(text)
+    assert first.url != second.url
+    assert first.spec_hash == second.spec_hash
+    assert sorted(each.name for each in directory.glob("*.sock")) == [
+        "engine-loading.sock",
+        "engine-serving.sock",
+    ]
+    for each in sockets.values():
+        each.close()
 
 
 def test_a_change_holds_for_one_start_and_keeps_the_hash(machine: Machine) -> None:

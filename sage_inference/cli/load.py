@@ -9,6 +9,7 @@ import typer
 
 from sage_inference.cli.complete import engines as names_of_engines
 from sage_inference.cli.enginewait import NoWait, as_model, report, until
+from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
 
@@ -57,6 +58,8 @@ def load(
 def _ordered(info: Any, name: str) -> dict[str, Any]:
     from sage_inference.daemon import managed
 
+    if not name.strip():
+        raise usage("the name of the engine or model is empty", "sage inference ps shows the engines")
     engines = managed.current(info)
     model = as_model(name)
     found = managed.find(engines, name) or managed.find(engines, model)

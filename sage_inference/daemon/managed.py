@@ -118,7 +118,7 @@ def refuse_near_miss(wanted: str, engines: Sequence[Document]) -> None:
 def unknown(wanted: str, names: Sequence[str]) -> NoSuchEngine:
     from difflib import get_close_matches
 
-    close = [name for name in names if wanted in name] or get_close_matches(wanted, names, n=1)
+    close = [name for name in names if wanted and wanted in name] or get_close_matches(wanted, names, n=1)
     if close:
         return NoSuchEngine(f'no engine "{wanted}"', f"did you mean {close[0]}?")
     hint = (

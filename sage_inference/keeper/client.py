@@ -9,14 +9,16 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sage_inference.keeper import address, files, launching
+from sage_inference.keeper import address, files
 from sage_inference.keeper.engine_log import StartLog, follow
 from sage_inference.keeper.errors import AlreadyKeptError, KeeperError, LostKeeperError
-from sage_inference.keeper.launching import Supervisor
 from sage_inference.keeper.linux import boot_id, start_ticks
 from sage_inference.keeper.spec import ExitRecord, KeeperSpec, KeeperStatus
+
+if TYPE_CHECKING:
+    from sage_inference.keeper.launching import Supervisor
 
 __all__ = [
     "AlreadyKeptError",
@@ -207,6 +209,8 @@ def launch(spec: KeeperSpec, supervisor: Supervisor = "auto") -> KeeperLink:
     Raises ``AlreadyKeptError`` if a keeper holds this directory already, ``EngineEndedError`` if the engine has ended
     before this returns, and ``KeeperError``.
     """
+    from sage_inference.keeper import launching  # late: ps only adopts, and need not load OpenSSL
+
     launching.start(spec, supervisor)
     directory = Path(spec.directory)
     link = adopt(directory)

@@ -53,6 +53,7 @@ def test_without_a_gateway_ps_has_nothing_to_show(tmp_path: Path) -> None:
         (("start", "--background", "--wait", "engine"), 2, "did you mean engines?"),
         (("engine", "restrat", "x"), 2, "did you mean restart?"),
         (("load",), 2, "error: "),
+        (("load", ""), 3, "error: the gateway is not running"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

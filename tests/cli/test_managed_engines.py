@@ -152,6 +152,14 @@ def test_an_unknown_name_is_refused_with_the_names_that_exist(managed: Managed) 
     assert error["hint"] == f"there are: {CHAT}, {EMBEDDER}"
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_model_in_the_current_directory(managed: Managed, name: str) -> None:
+    failed = managed.sage("load", name)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error: the name of the engine or model is empty\n")
+    assert managed.sage("unload", name).returncode == 1
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

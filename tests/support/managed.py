@@ -72,6 +72,18 @@ class ManagedGateway(InProcess):
         body = {"model": model, "max_tokens": 3, "messages": [{"role": "user", "content": "hello"}], **more}
         return self.http.post("/v1/chat/completions", json=body)
 
+    def stream(self, model: str) -> str:
+        """The body of a streamed chat, also of one that breaks off."""
+        body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+        pieces = []
+        with self.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                for piece in answer.iter_text():
+                    pieces.append(piece)  # noqa: PERF402 - what came before the end must not be lost
+        return "".join(pieces)
+
     def embed(self, model: str = "org/embed") -> httpx.Response:
         return self.http.post("/v1/embeddings", json={"model": model, "input": "a text"})
 

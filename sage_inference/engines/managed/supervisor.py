@@ -88,6 +88,7 @@ class EngineSupervisor:
         self.running: RunningEngine | None = None
         self.detected: Detected | None = None
         self.outdated = False
+        self.coming = False  # declared just now, and loaded in a moment
         self.leaving = False  # not declared any more: it ends, and then this supervisor does
         self.expected_s: float | None = None
         self.watch: EngineWatch | None = None
@@ -214,6 +215,8 @@ class EngineSupervisor:
     def _move(self, event: events.EngineEvent) -> None:
         if isinstance(event, events.TurnCame) and not self.house.turns.holds(self.name):
             return  # the turn was given back meanwhile
+        if isinstance(event, events.LoadWanted):
+            self.coming = False
         before = self.machine
         self.machine, effects = step(before, event, self.rules, time.monotonic())
         if self.machine.state is not before.state:

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from sage_inference import engine_url
+from sage_inference.config.address import parse_backend
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
 from sage_inference.engines.managed.failures import EngineFailure
+from sage_inference.engines.managed.footprint import memory_mb
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.progress import StartMoment, StartProgress
 from sage_inference.engines.managed.readiness import NotReadyError, serving
@@ -54,6 +57,7 @@ class Watched(Protocol):
     machine: Machine
     detected: Detected | None
     expected_s: float | None
+    memory_mb: int | None
 
     @property
     def house(self) -> WatchedHouse: ...
@@ -142,6 +146,7 @@ class EngineWatch:
         while True:
             try:
                 await self._engine.house.thread(self._process.link.beat)
+                self._engine.memory_mb = await self._engine.house.thread(memory_mb, self._process.pid)
             except KeeperError as error:
                 log.warning("engine %s: %s", self._engine.name, error)
             await asyncio.sleep(BEAT_S)
@@ -158,11 +163,14 @@ class EngineWatch:
     async def _until_ready(self) -> None:
         engine, wait_s = self._engine, _FIRST_ASK_S
         house = engine.house
+        backend = parse_backend(self._process.url)
+        client = house.queries.of(None, backend.uds or None)
+        url = engine_url.AT_SOCKET if backend.uds else backend.base_url
         while True:
             try:
                 engine.detected = await serving(
-                    house.queries.plain,
-                    self._process.url,
+                    client,
+                    url,
                     self._process.api_key,
                     engine.names,
                     question_s=house.question_s,

@@ -18,7 +18,7 @@ from sage_inference.config.settings import InstanceSettings, ManagedEngineSettin
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed.machine import ManagedState
 from sage_inference.engines.managed.recipes.prepare import spec_hash
-from sage_inference.engines.managed.running import Neighbours
+from sage_inference.engines.managed.running import Neighbours, PortBook
 from sage_inference.engines.managed.supervisor import EngineSupervisor, House
 from sage_inference.engines.managed.turns import Turns
 from sage_inference.engines.patience import Patience
@@ -45,7 +45,7 @@ class ManagedEngine(EngineSupervisor):
 
     @property
     def holds_requests(self) -> bool:
-        starts = self.state is ManagedState.OFF and self._starts_on_demand
+        starts = self.state is ManagedState.OFF and (self.coming or self._starts_on_demand)
         return (self.machine.holds_requests or starts) and not self.leaving
 
     @property
@@ -84,6 +84,7 @@ class ManagedEngines:
         self.fleet = fleet
         self.engines: dict[str, ManagedEngine] = {}
         self.keeps = False
+        self._ports = PortBook()
         self.on_change: Callable[[], None] = lambda: None
         settings = gateway.settings
         self.house = House(
@@ -258,6 +259,7 @@ class ManagedEngines:
         return Neighbours(
             entries=[engine.entry for engine in self.engines.values()],
             held={name: process.about.get("gpus") or () for name, process in running_ones.items()},
+            book=self._ports,
             ports=frozenset(
                 int(port)
                 for process in running_ones.values()
@@ -272,6 +274,7 @@ class ManagedEngines:
 
     def _add(self, name: str, entry: ManagedEngineSettings, origin: str) -> ManagedEngine:
         engine = self.engines[name] = ManagedEngine(name, entry, self.house, origin)
+        engine.coming = origin != "config" or entry.start == "boot"
         return engine
 
     def _leave(self, engine: ManagedEngine) -> None:

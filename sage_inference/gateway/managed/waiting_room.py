@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sage_inference.config.settings import LimitSettings, TimeoutSettings
-from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.scheduler import Scheduler
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
@@ -161,12 +160,6 @@ class WaitingRoom:
         held = self._held.pop(exchange, None)
         if held is None:
             return None
-        request = exchange.request
-        if (
-            request.slo_deadline_ms is not None
-            and request.slo_deadline_ms / 1000 <= self._hub.timeouts.queue_s
-        ):
-            return errors.from_refusal(deadline_passed(request, self._hub.scheduler.retry_after()))
         engines = self.declared.get(held.model, ())
         return engines[0].late() if engines else held.error
 

@@ -172,6 +172,30 @@ def test_missing_socket_is_a_dead_engine_until_the_engine_is_there(tmp_path: Pat
             assert chat(running).status_code == 200
 
 
+def test_stream_ends_whole_while_its_engine_drains_and_others_get_new_requests(
+    vllm: SimulatedEngine, tmp_path: Path
+) -> None:
+    with simulated_engine("vllm", "--model", "m", "--uds", str(tmp_path / "s")) as engine:
+        health = HealthSettings(interval_s=60, timeout_s=2)
+        with gateway(InstanceSettings(url=engine.url), health=health) as running:
+            ready(running)
+            asked = {**ASK, "max_tokens": 60, "ignore_eos": True, "stream": True}
+            with httpx.stream("POST", running.url + CHAT, json=asked, trust_env=False) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                added = httpx.post(
+                    f"{running.url}/admin/instances", json={"url": vllm.url}, headers=ADMIN, trust_env=False
+                )
+                running.until(lambda server: server.gateway.engines[vllm.url].instance.is_available)
+                engine.process.terminate()
+                late = [chat(running).headers["x-sage-instance"] for _ in range(3)]
+                rest = [line for line in lines if line]
+        assert engine.process.wait(10) == 0
+    assert added.status_code == 201
+    assert rest[-1] == "data: [DONE]"
+    assert late == [vllm.url] * 3
+
+
 def test_dead_engine_is_retried_at_another_one(vllm: SimulatedEngine, tmp_path: Path) -> None:
     with simulated_engine("vllm", "--model", "m", "--uds", str(tmp_path / "s")) as engine:
         calm = HealthSettings(interval_s=60, timeout_s=2)

@@ -26,6 +26,9 @@ def query_client(verify: SSLContext | bool = False, uds: str | None = None) -> h
     )
 
 
+_MOST_OTHERS = 256
+
+
 class QueryClients:
     """Clients by TLS context and Unix socket. No certificates are loaded for engines at ``http://``."""
 
@@ -39,11 +42,14 @@ class QueryClients:
         key = uds or context
         if not key:
             return self.plain
-        client = self._others.get(key)
+        client = self._others.pop(key, None)
         if client is None:
-            client = self._others[key] = query_client(context or False, uds or None)
+            client = query_client(context or False, uds or None)
             if self._timeout is not None:
                 client.timeout = self._timeout
+            if len(self._others) >= _MOST_OTHERS:  # each start of an engine may have a socket of its own
+                del self._others[next(iter(self._others))]
+        self._others[key] = client  # the one that was used last comes last
         return client
 
     def use(self, timeout_s: float) -> None:

@@ -75,6 +75,9 @@ def run(
             run.colour = colour
             run.supervised = not background and (is_first or notifier.listened_to or _started_by_systemd())
             run.serve(on_settings, on_ready)
+        except (SystemExit, KeyboardInterrupt):
+            run.end_kept_engines()
+            raise
         finally:
             own_files.close()
 
@@ -116,6 +119,7 @@ class _Run:
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
         self.settings = Settings()
+        self.ran = False  # to its end, in order
         self.manages = False  # whether there are engines, which the end of the gateway waits for
 
     def serve(
@@ -182,9 +186,23 @@ class _Run:
         try:
             with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
                 runner.run(serving)
+                self.ran = True
         except server.SimulatorError as error:
             raise DaemonError(str(error), LOG_HINT) from error
         log.info("stopped")
+
+    def end_kept_engines(self) -> None:
+        """End the engines of an earlier gateway, if a stop came before this one could adopt them.
+
+        Afterwards the server decides which engines end. A successor must leave those of the running gateway alone.
+        """
+        if self.ran or self.takeover is not None or self.flags.no_engines or is_restarting():
+            return
+        from sage_inference.keeper.client import stop_all
+
+        ended = stop_all(self.paths.state_dir, left=lambda name, reason: log.warning("%s: %s", name, reason))
+        if ended:
+            log.info("ended the engines of an earlier gateway: %s", ", ".join(ended))
 
     def _engines(self) -> EngineRun | None:
         from sage_inference import server

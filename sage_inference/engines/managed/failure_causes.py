@@ -97,9 +97,18 @@ def out_of_memory(found: Match[str], case: Case) -> EngineFailure:
         return _less_batch(message, case)
     share = _share(case)
     if share is None:
-        return EngineFailure(message, f"a smaller memory for {case.name}, or another GPU")
+        return EngineFailure(message, _less_memory(found.string, case))
     less = f"{share * _LESS:.3f}"
     return EngineFailure(message, f"memory: {less}", Retry.WITH_CHANGE, {"memory": less})
+
+
+def _less_memory(text: str, case: Case) -> str:
+    """A hint for an engine that has no limit of memory."""
+    if "cudaMalloc failed" in text:
+        return "a smaller max_model_len, or fewer layers on the GPU: args: [-ngl, 20]"
+    if any("infinity_emb" in line.text for line in case.lines):
+        return "args: [--batch-size, 8], or another GPU"
+    return f"a smaller memory for {case.name}, or another GPU"
 
 
 def _less_batch(message: str, case: Case) -> EngineFailure:
@@ -315,7 +324,7 @@ def no_tokenizer(found: Match[str], case: Case) -> EngineFailure:
 
 
 def unknown_architecture(found: Match[str], case: Case) -> EngineFailure:
-    name = (found["name"] or "").replace("'", "") or found["type"]
+    name = (found["name"] or "").replace("'", "") or found["type"] or found["gguf"]
     return EngineFailure(
         f"this version of the engine does not know the architecture {cut(name)}",
         "install a newer engine",
@@ -350,7 +359,7 @@ def address_taken(found: Match[str], case: Case) -> EngineFailure:
 def _port(case: Case) -> str | None:
     for line in case.lines:
         found = re.search(
-            r"'port': (\d+)|(?:Listener on|bind on) \S+?:(\d+)|while attempting to bind on address \('[^']*', (\d+)\)",
+            r"'port': (\d+)|(?:Listener on|bind on) \S+?:(\d+)|hostname: \S+, port: (\d+)|while attempting to bind on address \('[^']*', (\d+)\)",
             line.text,
         )
         if found:

@@ -102,7 +102,7 @@ _MODEL = (
         causes.no_tokenizer,
     ),
     _row(
-        r"Model architectures \[(?P<name>[^\]]*)\] are not supported|model type `(?P<type>[^`]+)` but Transformers does not recognize",
+        r"Model architectures \[(?P<name>[^\]]*)\] are not supported|model type `(?P<type>[^`]+)` but Transformers does not recognize|unknown model architecture: '(?P<gguf>[^']+)'",
         causes.unknown_architecture,
     ),
     _row(r"invalid literal for int\(\) with base 10: '(?:GPU|MIG)-", causes.gpu_by_uuid),

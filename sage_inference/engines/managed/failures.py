@@ -23,7 +23,9 @@ _FIRST_LINES = 50_000
 _LAST_LINES = 2_000
 
 
-_DIED = re.compile(r"died unexpectedly(?: \(exit code: (?P<code>-?\d+)\))?")
+_DIED = re.compile(
+    r"died unexpectedly(?: \(exit code: (?P<code>-?\d+)\))?|Failed core proc\(s\): \{[^}]*?: (?P<core>-\d+)"
+)
 
 
 def explain(
@@ -88,13 +90,14 @@ def _unknown(case: Case) -> EngineFailure:
     if cause is None or "died unexpectedly" in cause:
         died = next(filter(None, (_DIED.search(line.text) for line in case.lines)), None)
         if died is not None:
-            how = f" with {_signal_name(-int(died['code']))}" if (died["code"] or "").startswith("-") else ""
+            code = died["code"] or died["core"] or ""
+            how = f" with {_signal_name(-int(code))}" if code.startswith("-") else ""
             return EngineFailure(f"one of its processes ended{how} {case.while_}", _logs(case))
-    cause = cause or last_words(case.lines)
-    how = _how_it_ended(case)
-    return EngineFailure(
-        f"it {how}: {cause}" if cause else f"it {how} without a line in its log", _logs(case)
-    )
+    if cause is not None:
+        return EngineFailure(f"it {_how_it_ended(case)}: {cause}", _logs(case))
+    last = last_words(case.lines)
+    said = f"; its last line is: {last}" if last else ""
+    return EngineFailure(f"it {_how_it_ended(case)} and printed no error{said}", _logs(case))
 
 
 def _how_it_ended(case: Case) -> str:

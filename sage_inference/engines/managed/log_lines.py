@@ -19,7 +19,9 @@ _PYTHON = re.compile(
     r"(?P<level>INFO|WARNING|ERROR|CRITICAL)[: ]\s*(?:\d{4}-\d\d-\d\d [\d:,]+ )?(?:[\w.]+ [A-Z]+: )?"
 )
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::\s|$)")
-_ERROR = re.compile(r"(?:Error|error|fatal|FATAL):\s+\S|^thread '.*' panicked at")
+_ERROR = re.compile(
+    r"(?:Error|error|fatal|FATAL):\s+\S|^thread '.*' panicked at|error loading model: |^\w+: failed to \w"
+)
 _VALIDATION = re.compile(r"\d+ validation errors? for \w+$")
 _PROBLEM_LEVELS = ("ERROR", "CRITICAL")
 # Lines about a failure that do not have its cause.

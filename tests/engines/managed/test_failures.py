@@ -15,7 +15,13 @@ from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.managed.failures import EngineFailure, Retry, explain
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.spec import ExitRecord
-from sage_inference.simulator.starting.failures_printed import TEI_FAILURES, VLLM_FAILURES
+from sage_inference.simulator.starting.failures_printed import (
+    INFINITY_FAILURES,
+    LLAMA_SERVER_FAILURES,
+    TEI_FAILURES,
+    VLLM_FAILURES,
+    PrintedFailure,
+)
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "engines" / "starts"
 QWEN = ManagedEngineSettings(model="Qwen/Qwen2.5-7B-Instruct", name="qwen")
@@ -146,9 +152,62 @@ def test_failure_of_tei_is_found(row: str) -> None:
     assert (found.retry, found.change) == (retry, change)
 
 
+LLAMA_ROWS = {
+    "no_weights": ("it ended with status 1 while loading the weights: gguf_init_from_file: failed to open GGUF file '/models/m.gguf'", COUNTED),
+    "unknown_architecture": ("this version of the engine does not know the architecture never-heard-of", NO),
+    "out_of_memory": ("out of GPU memory while loading the weights", COUNTED),
+    "no_kernel_image": ("the engine was not built for this GPU", NO),
+    "port_taken": ("port 8080 is taken by another program", Retry.OTHER_PORT),
+    "unrecognized_arguments": ("this version of the engine does not know --task", NO),
+    "unmatched": ("it ended with status 1 while loading the weights: llama_model_load: error loading model: the flux capacitor is empty", COUNTED),
+}  # fmt: skip
+INFINITY_ROWS = {
+    "unknown_model": ("the hub has no model nobody/no-such-model, or it is private", NO),
+    "gated_model": ("meta-llama/Llama-3.1-8B-Instruct needs an accepted license and a token", NO),
+    "hub_unreachable": (
+        "the hub cannot be reached, and Qwen/Qwen2.5-7B-Instruct is not in the cache",
+        Retry.BACK_OFF,
+    ),
+    "remote_code": ("Qwen/Qwen2.5-7B-Instruct brings its own Python code, which may not run", NO),
+    "out_of_memory": ("out of GPU memory while loading the weights", COUNTED),
+    "unrecognized_arguments": ("this version of the engine does not know --task", NO),
+    "unmatched": ("it ended with status 1 while loading the weights: KeyError: 'flux_capacitor'", COUNTED),
+}
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        *(pytest.param(LLAMA_SERVER_FAILURES[row], expected, id=f"llama-{row}") for row, expected in LLAMA_ROWS.items()),
+        *(pytest.param(INFINITY_FAILURES[row], expected, id=f"infinity-{row}") for row, expected in INFINITY_ROWS.items()),
+    ],
+)  # fmt: skip
+def test_failure_of_llama_server_and_infinity_is_found(
+    failure: PrintedFailure, expected: tuple[str, Retry]
+) -> None:
+    lines = ["main: loading model", "srv    load_model: loading model '/m.gguf'"]
+    lines += f"{failure.before}\n{failure.error}".splitlines()
+    lines += [
+        "srv    load_model: failed to load model, '/m.gguf'",
+        "main: exiting due to model loading error",
+    ]
+    found = explain(lines, ended(), StartPhase.LOAD, False, QWEN)
+    assert found.message.startswith(expected[0])
+    assert found.retry is expected[1]
+
+
 def test_every_row_of_the_simulators_has_a_sentence() -> None:
     assert VLLM_FAILURES.keys() == ROWS.keys() | SILENT
-    assert TEI_FAILURES.keys() == TEI_ROWS.keys() | {"oom_killed", "stalled"}
+    silent = {"oom_killed", "stalled"}
+    assert TEI_FAILURES.keys() == TEI_ROWS.keys() | silent
+    assert LLAMA_SERVER_FAILURES.keys() == LLAMA_ROWS.keys() | silent
+    assert INFINITY_FAILURES.keys() == INFINITY_ROWS.keys() | silent | {"port_taken"}  # see the recorded one
+
+
+def test_a_core_that_crashed_without_words_is_named_by_its_signal() -> None:
+    last = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore_DP0': -11}"
+    found = explain([*noise(), last], ended(), StartPhase.LOAD, False, QWEN)
+    assert found.message == "one of its processes ended with SIGSEGV while loading the weights"
 
 
 @pytest.mark.parametrize(
@@ -267,10 +326,12 @@ def test_a_start_that_ends_without_an_error_shows_its_last_line() -> None:
         "nanobind: leaked 4 types!",
     ]
     found = explain(lines, ended(0), StartPhase.BOOT, False, QWEN)
-    assert found.message == "it ended with status 0 while starting its processes: Using max model len 8192"
+    assert found.message == (
+        "it ended with status 0 while starting its processes and printed no error; its last line is: Using max model len 8192"
+    )
     assert (
         explain([], ended(3), None, False, QWEN).message
-        == "it ended with status 3 while serving without a line in its log"
+        == "it ended with status 3 while serving and printed no error"
     )
 
 

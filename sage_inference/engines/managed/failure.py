@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sage_inference.config.engine_rules import name_of_engine
 from sage_inference.config.settings import ManagedEngineSettings
+from sage_inference.engines.managed.gpus import Gpu
 from sage_inference.engines.managed.log_lines import LogLine
 from sage_inference.engines.managed.progress import StartPhase
 
@@ -53,13 +54,14 @@ class Exit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One end: its log from the top, and all that is known besides."""
+    """One end: its log from the top, and all that is known besides. ``gpus`` are in the engine's own order."""
 
     lines: Sequence[LogLine]
     exit: Exit | None
     phase: StartPhase | None
     was_ready: bool
     engine: ManagedEngineSettings
+    gpus: Sequence[Gpu] = ()
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from re import Match
 
 from sage_inference.config.secrets import Secret
 from sage_inference.engines.managed.failure import Case, EngineFailure, Retry
+from sage_inference.engines.managed.gpus import holders_of
 from sage_inference.engines.managed.log_lines import cut
 
 _SHARE = re.compile(r"'gpu_memory_utilization': (?P<share>0?\.\d+|1(?:\.0*)?)")
@@ -23,17 +24,21 @@ def _other_memory(case: Case) -> str:
 
 
 def gpu_memory_taken(found: Match[str], case: Case) -> EngineFailure:
+    at = int(found["gpu"] or 0)
+    holders = holders_of(case.gpus[at]) if at < len(case.gpus) else ""
     return EngineFailure(
-        f"GPU {_gpu(found['gpu'], case)} has {found['free']} GiB free, and {case.name} needs {found['wanted']}",
+        f"GPU {_gpu(at, case)} has {found['free']} GiB free, and {case.name} needs {found['wanted']}"
+        + (f"; {holders}" if holders else ""),
         _other_memory(case),
         Retry.WHEN_MEMORY,
     )
 
 
-def _gpu(seen: str, case: Case) -> str:
+def _gpu(at: int, case: Case) -> str:
     """The GPU's number on this machine. An engine counts from 0 among those that it was given."""
+    if at < len(case.gpus):
+        return str(case.gpus[at].index)
     given = case.engine.gpus
-    at = int(seen or 0)
     return given[at] if given not in (("auto",), ("cpu",)) and at < len(given) else str(at)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.managed.failure import Case, EngineFailure, Exit, Retry
 from sage_inference.engines.managed.failure_table import AFTER_READY, ROWS, matching
+from sage_inference.engines.managed.gpus import Gpu
 from sage_inference.engines.managed.log_lines import LogLine, first_error, last_words, parts_of
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.masking import Masker
@@ -34,9 +35,13 @@ def explain(
     phase: StartPhase | None,
     was_ready: bool,
     engine: ManagedEngineSettings,
+    gpus: Sequence[Gpu] = (),
 ) -> EngineFailure:
-    """The cause of an end that nobody ordered. ``lines`` are the log of this start alone, from its top."""
-    case = Case(_relevant(lines, was_ready), exit, phase, was_ready, engine)
+    """The cause of an end that nobody ordered. ``lines`` are the log of this start alone, from its top.
+
+    ``gpus`` are those of the engine as they are now, in its own order. Their processes are named where memory lacks.
+    """
+    case = Case(_relevant(lines, was_ready), exit, phase, was_ready, engine, gpus)
     found = matching(AFTER_READY if was_ready else ROWS, case)
     killed = _killed(case)
     if killed is not None and (found is None or found.retry is Retry.COUNTED):

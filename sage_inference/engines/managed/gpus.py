@@ -33,6 +33,22 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
 
 
+_SHOWN_HOLDERS = 3
+
+
+def holders_of(gpu: Gpu) -> str:
+    """The processes that hold most of its memory, as a part of a sentence. Empty if none is known."""
+    largest = sorted(gpu.processes, key=lambda each: -(each.used or 0))[:_SHOWN_HOLDERS]
+    return ", ".join(
+        f"pid {each.pid} ({each.name}, user {each.user}) holds {gib(each.used) if each.used else 'memory'}"
+        for each in largest
+    )
+
+
+def gib(size: float) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
 def gpus() -> list[Gpu]:
     """The GPUs in the order of the PCI bus. Empty without a driver, and without the package ``nvidia-ml-py``."""
     with _nvml() as nvml:

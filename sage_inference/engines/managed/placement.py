@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.config.sizes import budget
-from sage_inference.engines.managed.gpus import Gpu
+from sage_inference.engines.managed.gpus import Gpu, gib, holders_of
 from sage_inference.engines.managed.launch import LaunchError
 
 GIB = 1 << 30
@@ -216,16 +216,8 @@ def _too_little(name: str, gpu: Gpu, needed: int) -> LaunchError:
             f"GPU {gpu.index} has {gib(gpu.total)}, and {name} needs {gib(needed)}",
             "list more GPUs, or choose a smaller or quantized model",
         )
-    holders = sorted(gpu.processes, key=lambda each: -(each.used or 0))[:3]
-    if holders:
-        message += "; " + ", ".join(
-            f"pid {each.pid} ({each.name}, user {each.user}) holds {'memory' if each.used is None else gib(each.used)}"
-            for each in holders
-        )
+    holders = holders_of(gpu)
+    message += f"; {holders}" if holders else ""
     return LaunchError(
         message, f"end what holds the memory, or set a smaller memory for {name}", waits_for_memory=True
     )
-
-
-def gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB"

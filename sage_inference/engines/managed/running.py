@@ -193,11 +193,14 @@ def explained(
     phase: StartPhase | None,
     was_ready: bool,
     entry: ManagedEngineSettings,
+    on: Sequence[int] = (),
 ) -> EngineFailure:
-    """The cause of the end, from the log of this start."""
+    """The cause of the end, from the log of this start. ``on`` are the indices of its GPUs, in its own order."""
     log = keeper.StartLog(directory)
     try:
-        return explain(log.read(), record, phase, was_ready, entry)
+        there = {gpu.index: gpu for gpu in gpus()} if on else {}
+        its = [there[index] for index in on if index in there]
+        return explain(log.read(), record, phase, was_ready, entry, its)
     except OSError as error:
         return EngineFailure(f"it ended, and its log cannot be read: {error.strerror}")
     finally:

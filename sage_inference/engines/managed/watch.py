@@ -127,7 +127,13 @@ class EngineWatch:
             return
         phase = self.moment.phase if self.moment is not None else None
         failure = await engine.house.thread(
-            running.explained, directory, record, phase, was_ready, engine.changed_entry
+            running.explained,
+            directory,
+            record,
+            phase,
+            was_ready,
+            engine.changed_entry,
+            self._process.about.get("gpus") or (),
         )
         engine.post(events.Exited(self._run, failure))
 

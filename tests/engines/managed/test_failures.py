@@ -13,6 +13,7 @@ import pytest
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.managed.failures import EngineFailure, Retry, explain
+from sage_inference.engines.managed.gpus import Gpu, GpuProcess
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.spec import ExitRecord
 from sage_inference.simulator.starting.failures_printed import (
@@ -291,6 +292,16 @@ def test_memory_that_a_neighbour_took_is_not_blamed_on_the_model(free: float, ow
 def test_the_gpu_is_named_as_the_settings_name_it() -> None:
     found = of(VLLM_FAILURES["gpu_memory_taken"].error, engine=replace(QWEN, gpus=("3",)))
     assert found.message.startswith("GPU 3 has 9.1 GiB free")
+
+
+def test_those_who_hold_the_memory_are_named() -> None:
+    holder = GpuProcess(4121, "python3", "bob", int(13.2 * (1 << 30)))
+    gpu = Gpu(2, "GPU-x", "NVIDIA L4", 24 << 30, 9 << 30, (8, 9), (holder,))
+    lines = printed(VLLM_FAILURES["gpu_memory_taken"].error)
+    found = explain(lines, ended(), StartPhase.BOOT, False, QWEN, [gpu])
+    assert found.message == (
+        "GPU 2 has 9.1 GiB free, and qwen needs 72.77; pid 4121 (python3, user bob) holds 13.2 GiB"
+    )
 
 
 def test_sleep_is_left_out_and_the_start_repeated_if_an_argument_asked_for_it() -> None:

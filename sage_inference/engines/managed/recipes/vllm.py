@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sage_inference.config.sizes import budget
 from sage_inference.engines.managed import host_memory
+from sage_inference.engines.managed.gpus import gib
 from sage_inference.engines.managed.launch import LaunchError
-from sage_inference.engines.managed.placement import GIB, gib
+from sage_inference.engines.managed.placement import GIB
 from sage_inference.engines.managed.ports import free_port, socket_path
 from sage_inference.engines.managed.programs import version_at_least
 from sage_inference.engines.managed.recipes.base import (

@@ -97,7 +97,7 @@ def test_a_stream_hears_comments_while_its_engine_loads(
     fails = ManagedEngineSettings(
         model="org/fails",
         engine="vllm",
-        args=("--load-seconds", "2.5", "--fail-with", "unknown_architecture"),
+        args=("--load-seconds", "2.5", "--fail-with", "no_cache_blocks"),
     )
     changes = shared.reload(BROKEN, SLOW, LAZY, MANUAL, loads, fails)
     assert changes["added"] == ["loads", "fails"]

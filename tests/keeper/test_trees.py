@@ -257,7 +257,7 @@ def test_processes_beside_the_engine_live_on(engines: Engines) -> None:
 
 
 TREE = """
-import os, random, signal, sys, time
+import ctypes, os, random, signal, sys, time
 rng = random.Random(int(sys.argv[1]))
 def grow(depth):
     for _ in range(rng.randrange(4) if depth else 3):
@@ -265,6 +265,7 @@ def grow(depth):
         if os.fork() == 0:
             rng.seed(rng.random() + os.getpid())
             if rng.random() < 0.5: os.setsid()
+            if rng.random() < 0.3: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # a subreaper, as a container's init
             if rng.random() < 0.5: signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if depth < 3: grow(depth + 1)
             if rng.random() < 0.4: os._exit(0)

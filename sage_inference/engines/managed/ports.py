@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Container
 from pathlib import Path
@@ -19,6 +20,7 @@ _HOST = "127.0.0.1"
 _RESERVED_S = 300.0
 _LONGEST_START_S = 86_400.0
 _given: dict[int, float] = {}
+_choosing = threading.Lock()  # engines are prepared at the same time, in threads
 
 
 def free_port(ports: range, taken: Container[int] = ()) -> int:
@@ -27,13 +29,14 @@ def free_port(ports: range, taken: Container[int] = ()) -> int:
     A port that was given in the last minutes is given again only if there is no other. A connect would not do:
     vLLM binds its port minutes before it listens, and a connection is refused until then.
     """
-    now = time.monotonic()
-    free = [port for port in ports if port not in taken]
-    reserved = [port for port in free if now - _given.get(port, -_RESERVED_S) < _RESERVED_S]
-    for port in (*(port for port in free if port not in reserved), *reserved):
-        if _can_bind(port):
-            _given[port] = now
-            return port
+    with _choosing:
+        now = time.monotonic()
+        free = [port for port in ports if port not in taken]
+        reserved = [port for port in free if now - _given.get(port, -_RESERVED_S) < _RESERVED_S]
+        for port in (*(port for port in free if port not in reserved), *reserved):
+            if _can_bind(port):
+                _given[port] = now
+                return port
     raise LaunchError(
         f"no port from {ports[0]} to {ports[-1]} is free", "set managed.ports to a range with free ports"
     )

@@ -109,7 +109,7 @@ class RunningGateway:
             None if engines is None else ManagedEngines(self.gateway, self.fleet, engines.state_dir)
         )
         if self.managed is not None:
-            self.gateway.found.ours = lambda: self.managed.ports if self.managed else frozenset()
+            self.gateway.found.ours = self.managed.ours
             self.managed.on_change = self._engines_changed
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
         self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.managed)

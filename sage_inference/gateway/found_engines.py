@@ -32,7 +32,8 @@ class FoundEngines:
         self.wanted = False
         self.instances: tuple[InstanceSettings, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self.ours: Callable[[], frozenset[int]] = frozenset  # ports of managed engines, which are not found
+        # Ports and processes of managed engines, which are not found.
+        self.ours: Callable[[], tuple[frozenset[int], frozenset[int]]] = lambda: (frozenset(), frozenset())
         self._asked = asyncio.Event()
 
     @property
@@ -72,7 +73,8 @@ class FoundEngines:
         # Here, because it needs psutil, which a gateway with configured engines does without.
         from sage_inference.engines.discovery import search
 
-        findings = await search({port, *self.ours()})
+        ports, pids = self.ours()
+        findings = await search({port, *ports}, own_pids=pids)
         for note in findings.notes:
             if note not in self.notes:
                 log.warning("%s", note)

@@ -19,7 +19,7 @@ from sage_inference.keeper.client import stop_all
 from sage_inference.server import EngineRun, RunningGateway
 from tests.support.inprocess import ADMIN, InProcess
 
-CHAT = ManagedEngineSettings(model="org/chat", engine="vllm", args=("--speed", "instant"))
+CHAT = ManagedEngineSettings(model="org/chat", engine="vllm")
 EMBED = ManagedEngineSettings(model="org/embed", engine="tei", kind="embedding")
 COMMON = ManagedSettings(stop_grace_s=5, supervisor="plain", offline=True)
 

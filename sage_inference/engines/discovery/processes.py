@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,8 +46,8 @@ _LOOKS = (
 _PORT_OPTIONS = ("--port", "-p")
 
 
-def engine_processes() -> list[EngineProcess]:
-    """The processes of this machine that look like engines."""
+def engine_processes(own: Set[int] = frozenset()) -> list[EngineProcess]:
+    """The processes of this machine that look like engines, without those of ``own`` and their children."""
     found: list[EngineProcess] = []
     for process in psutil.process_iter(["cmdline"]):
         argv = process.info["cmdline"]
@@ -55,6 +55,8 @@ def engine_processes() -> list[EngineProcess]:
         if look is None:
             continue
         with suppress(psutil.NoSuchProcess):
+            if own and not own.isdisjoint({process.pid, *(each.pid for each in process.parents())}):
+                continue
             ports = _ports_of(process, stated_port(argv, look.port))
             found.append(EngineProcess(process.pid, look.engine, ports))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 import httpx
@@ -53,16 +53,17 @@ async def search(
     own_ports: Collection[int] = (),
     known_ports: Collection[int] = KNOWN_PORTS,
     question_s: float = QUESTION_S,
+    own_pids: Set[int] = frozenset(),
 ) -> Findings:
     """Ask the servers of this machine that may be engines, each for at most ``question_s``.
 
-    Those at ``own_ports`` are not asked.
+    Those at ``own_ports`` are not asked, nor the processes of ``own_pids`` and their children.
 
     Only servers of this user and of the system's accounts are asked: on a machine with several people, any of them
     can listen on a port that engines usually have.
     """
     # Reading the processes takes about 0.1 ms for each of them.
-    candidates, notes = await asyncio.to_thread(_candidates, own_ports, known_ports)
+    candidates, notes = await asyncio.to_thread(_candidates, own_ports, known_ports, own_pids)
     client = query_client()
     try:
         answers = await asyncio.gather(*(_question(client, each, question_s) for each in candidates))
@@ -74,13 +75,13 @@ async def search(
 
 
 def _candidates(
-    own_ports: Collection[int], known_ports: Collection[int]
+    own_ports: Collection[int], known_ports: Collection[int], own_pids: Set[int]
 ) -> tuple[list[_Candidate], list[str]]:
     """The ports to ask, and notes on processes without one, or with one that is not asked."""
     listening = listeners()
     found: dict[int, _Candidate] = {}
     notes: list[str] = []
-    for process in engine_processes():
+    for process in engine_processes(own_pids):
         at = [each for port in process.ports for each in _at(port, listening)]
         for each in at:
             found.setdefault(each.port, _Candidate(each, process))

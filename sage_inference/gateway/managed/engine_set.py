@@ -267,10 +267,11 @@ class ManagedEngines:
             ),
         )
 
-    @property
-    def ports(self) -> frozenset[int]:
-        """The ports on which engines of ours listen. They are no engines that others started."""
-        return self._neighbours().ports
+    def ours(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The ports and the processes of engines of ours, which others did not start."""
+        living = [engine.running for engine in self.engines.values() if engine.running and engine.has_process]
+        pids = {each.pid for each in living if each.pid is not None}
+        return self._neighbours().ports, frozenset(pids | {each.link.keeper_pid for each in living})
 
     def _add(self, name: str, entry: ManagedEngineSettings, origin: str) -> ManagedEngine:
         engine = self.engines[name] = ManagedEngine(name, entry, self.house, origin)

@@ -33,9 +33,11 @@ def test_requests_held_while_a_killed_engine_comes_back_succeed(shared: ManagedG
     before = shared.state("chat", "ready")
     core = [child.pid for child in psutil.Process(before["pid"]).children(recursive=True)]
     assert core, "the simulated vLLM has an engine core of its own"
-    kill(before["pid"])
-    with ThreadPoolExecutor(6) as pool:
-        plain = [pool.submit(shared.chat) for _ in range(4)]
+    with ThreadPoolExecutor(7) as pool:
+        running = pool.submit(shared.chat, max_tokens=50)  # the engine works on it when it is killed
+        shared.until(lambda gateway: gateway.gateway.in_flight == 1)
+        kill(before["pid"])
+        plain = [running, *(pool.submit(shared.chat) for _ in range(3))]
         streams = [pool.submit(shared.chat, stream=True) for _ in range(2)]
         answers = [each.result() for each in (*plain, *streams)]
     assert [each.status_code for each in answers] == [200] * 6

@@ -126,6 +126,13 @@ def kill(pid: int) -> None:
 def gone(pids: list[int], seconds: float = 20) -> None:
     """Wait until none of the processes is left."""
     deadline = time.monotonic() + seconds
-    while left := [pid for pid in pids if psutil.pid_exists(pid)]:
+    while left := [pid for pid in pids if _lives(pid)]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -141,6 +141,9 @@ class ManagedEngines:
         """Another gateway gives the orders from now on."""
         self.house.passive = True
         self.keeps = True
+        living = sum(engine.has_process for engine in self.engines.values())
+        if living:
+            log.info("another gateway takes over %d engines", living)
 
     async def close(self) -> None:
         """End the supervision, and the engines too unless they are kept."""

@@ -69,7 +69,12 @@ def test_an_engine_lives_through_a_kill_and_a_restart_and_ends_with_a_stop(paths
 
     # A restart passes the engine on under a stream, which ends whole.
     url = f"http://127.0.0.1:{flags.port}/v1/chat/completions"
-    body = {"model": MODEL, "stream": True, "max_tokens": 120, "messages": [{"role": "user", "content": "hi"}]}
+    body = {
+        "model": MODEL,
+        "stream": True,
+        "max_tokens": 120,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
     begun = threading.Event()
     text: list[str] = []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,24 +46,6 @@ class RunningEngine:
     started_at: float  # of the wall clock
 
 
-class PortBook:
-    """The ports of launches, by engine: two starts at once must not choose one port, which they bind only later."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()  # held from the choice of a port to its note
-        self._ports: dict[str, int] = {}
-
-    def others(self, name: str) -> frozenset[int]:
-        return frozenset(port for other, port in self._ports.items() if other != name)
-
-    def note(self, name: str, url: str) -> None:
-        port = url.rpartition(":")[2]
-        if port.isdigit():
-            self._ports[name] = int(port)
-        else:
-            self._ports.pop(name, None)
-
-
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """The engines of this gateway, as a start beside them must know them. ``held``: the GPUs of those that run."""
@@ -72,7 +53,6 @@ class Neighbours:
     entries: Sequence[ManagedEngineSettings] = ()
     held: Mapping[str, Sequence[int]] = field(default_factory=dict)
     ports: frozenset[int] = frozenset()
-    book: PortBook = field(default_factory=PortBook)
 
 
 def start(
@@ -89,19 +69,17 @@ def start(
     """Start the engine under a keeper. ``change`` are settings for this start alone. Raises ``StartError``."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with neighbours.book.lock:
-            plan = prepare(
-                entry,
-                managed,
-                directory=directory,
-                gpus=gpus(),
-                environ=environ,
-                engines=neighbours.entries,
-                held=neighbours.held,
-                taken=neighbours.ports | neighbours.book.others(name),
-                change=change,
-            )
-            neighbours.book.note(name, plan.url)
+        plan = prepare(
+            entry,
+            managed,
+            directory=directory,
+            gpus=gpus(),
+            environ=environ,
+            engines=neighbours.entries,
+            held=neighbours.held,
+            taken=neighbours.ports,
+            change=change,
+        )
         _keep_key(directory, plan.api_key)
         link = keeper.launch(_spec(name, managed, plan, directory, about), managed.supervisor)  # type: ignore[arg-type]
     except LaunchError as error:

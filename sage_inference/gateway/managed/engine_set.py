@@ -18,7 +18,7 @@ from sage_inference.config.settings import InstanceSettings, ManagedEngineSettin
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed.machine import ManagedState
 from sage_inference.engines.managed.recipes.prepare import spec_hash
-from sage_inference.engines.managed.running import Neighbours, PortBook
+from sage_inference.engines.managed.running import Neighbours
 from sage_inference.engines.managed.supervisor import EngineSupervisor, House
 from sage_inference.engines.managed.turns import Turns
 from sage_inference.engines.patience import Patience
@@ -84,7 +84,6 @@ class ManagedEngines:
         self.fleet = fleet
         self.engines: dict[str, ManagedEngine] = {}
         self.keeps = False
-        self._ports = PortBook()
         self.on_change: Callable[[], None] = lambda: None
         settings = gateway.settings
         self.house = House(
@@ -262,7 +261,6 @@ class ManagedEngines:
         return Neighbours(
             entries=[engine.entry for engine in self.engines.values()],
             held={name: process.about.get("gpus") or () for name, process in running_ones.items()},
-            book=self._ports,
             ports=frozenset(
                 int(port)
                 for process in running_ones.values()

@@ -128,6 +128,15 @@ def test_sigterm_while_it_loads_ends_it_and_its_core(tmp_path: Path) -> None:
         assert not engine.members()
 
 
+def test_sigterm_while_it_loads_may_be_lost(tmp_path: Path) -> None:
+    options = serve(tmp_path, "--load-seconds", "1", "--deaf-while-loading")
+    with started("vllm-serve", *options, log=tmp_path / "log") as engine:
+        engine.wait_for("Starting to load model")
+        engine.process.terminate()
+        engine.wait_for(READY)
+        assert engine.stop() == 0
+
+
 def test_socket_file_of_an_earlier_start_is_an_address_in_use(tmp_path: Path) -> None:
     (tmp_path / "s").touch()
     with started("vllm-serve", *serve(tmp_path), log=tmp_path / "log") as engine:

@@ -37,7 +37,17 @@ _FAILED_WORKER = (
     "Exception: WorkerProc initialization failed due to an exception in a background process. "
     "See stack trace for root cause."
 )
-_OURS = ("load_seconds", "fail_with", "fail_starts", "exit_status", "after", "speed", "fault", "dimension")
+_OURS = (
+    "load_seconds",
+    "fail_with",
+    "fail_starts",
+    "exit_status",
+    "after",
+    "speed",
+    "fault",
+    "dimension",
+    "deaf_while_loading",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--dimension", type=int, default=384, help="of vectors; an option of the simulator")
+    parser.add_argument(
+        "--deaf-while-loading",
+        action="store_true",
+        help="ignore SIGTERM until it is ready, as vLLM 0.32 did when it was recorded; an option of the simulator",
+    )
     add_start_options(parser, VLLM_FAILURES)
     return parser
 
@@ -128,7 +143,10 @@ class _Start:
             return self._end_in_traceback(f"OSError: [Errno {error.errno}] {error.strerror}")
         vllm_log.show_config(log, model)
         core = EngineCore(self._work_of_core, workers=model.tensor_parallel)
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        deaf = self._given.deaf_while_loading
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN if deaf else lambda *_: signal.raise_signal(signal.SIGINT)
+        )
         try:
             if self._failure is None:
                 import_module(

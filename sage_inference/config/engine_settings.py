@@ -50,17 +50,20 @@ class ManagedEngineSettings:
     revision: str | None = setting(None, doc="Branch, tag or commit of the model on the hub.", loose=True)
     gpus: tuple[str, ...] = setting(
         ("auto",),
-        doc="GPUs by index or UUID, or cpu; auto takes the first ones with the most free memory.",
+        doc="GPUs by index or UUID, or cpu; auto takes those with the most free memory.",
         format="gpu",
         example="[0, 1]",
         loose=True,
     )
     tensor_parallel: int = setting(
-        0, doc="GPUs that share the model's layers; 0 = as many as gpus lists, otherwise 1.", minimum=0
+        0,
+        doc="GPUs that vllm divides the model among; 0 = as many as gpus lists, or as the weights need.",
+        minimum=0,
     )
     memory: str | None = setting(
         None,
-        doc="Memory on each GPU, as a size or a share of its total; on a CPU the size of vLLM's KV cache.",
+        doc="Memory on each GPU, as a size or a share of its total; on a CPU the size of vLLM's KV cache. "
+        "By default 1.3 times the weights and 2 GiB for embeddings, and the rest of 92 % for text.",
         format="memory",
         example="20GiB",
         loose=True,

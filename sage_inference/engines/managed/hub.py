@@ -63,6 +63,9 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
             )
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise HubError(f"{type(error).__name__}") from None
+    if "config.json" not in sizes and any(name.endswith(".gguf") for name in sizes):
+        # The weights stay unknown, because such a repository has the same model in several sizes.
+        return HubModel(ModelFacts("llm", is_gguf=True, commit=commit))
     # A gated model's files need a token; its page has the architecture all the same.
     facts = of_files(config or _section(about, "config", dict), sizes, {}, commit)
     return HubModel(facts, _blobs(files))

@@ -26,12 +26,17 @@ WEIGHT_ENDINGS = (".safetensors", ".bin", ".gguf")
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Facts about a model; None where its files do not have them. ``weights`` are bytes on disk."""
+    """Facts about a model; None where its files do not have them. ``weights`` are bytes on disk.
+
+    ``cache_per_token`` are bytes of KV cache, 0 for models without one and where the form of it is not known.
+    """
 
     kind: ModelKind | None = None
     architectures: tuple[str, ...] = ()
     weights: int | None = None
     heads: int | None = None
+    cache_per_token: int = 0
+    max_tokens: int | None = None
     dtype: str | None = None
     quantized: bool = False
     is_gguf: bool = False
@@ -75,6 +80,8 @@ def of_files(
         architectures=architectures,
         weights=_weights(sizes, index),
         heads=_whole(config.get("num_attention_heads") or text.get("num_attention_heads")),
+        cache_per_token=_cache_per_token(architectures, {**config, **text}),
+        max_tokens=_whole(config.get("max_position_embeddings") or text.get("max_position_embeddings")),
         dtype=dtype.removeprefix("torch.") if isinstance(dtype, str) else None,
         quantized=bool(config.get("quantization_config") or config.get("compression_config")),
         commit=commit,
@@ -98,6 +105,18 @@ def _kind(
     ):
         return "embedding"
     return None
+
+
+def _cache_per_token(architectures: tuple[str, ...], config: Mapping[str, Any]) -> int:
+    """Keys and values of all layers, in 16 bits."""
+    if not any(each.endswith("ForCausalLM") for each in architectures) or config.get("kv_lora_rank"):
+        return 0
+    layers, heads, width = (
+        _whole(config.get(name)) or 0 for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    )
+    cached = _whole(config.get("num_key_value_heads")) or heads
+    size = _whole(config.get("head_dim")) or (width // heads if heads else 0)
+    return 2 * layers * cached * size * 2
 
 
 def _weights(sizes: Mapping[str, int], index: Mapping[str, Any]) -> int | None:

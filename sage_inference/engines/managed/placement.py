@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sage_inference.config.settings import ManagedEngineSettings
@@ -29,7 +29,7 @@ _TENSOR_PARALLEL = (1, 2, 4, 8)
 class Wanted:
     """One engine's wish. ``weights`` are bytes in memory, None if unknown. ``held`` are GPUs that it has already.
 
-    ``is_small``: it serves no text, and needs no more memory than its weights and one batch.
+    ``is_small``: it serves no text, and needs no more memory than its weights, one batch and ``cache``.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Wanted:
     weights: int | None = None
     heads: int | None = None
     held: tuple[int, ...] = ()
+    cache: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,15 @@ class GpuBudget:
         """The budget as a part of the smallest GPU's total, rounded down to a thousandth."""
         # A budget is a whole number of bytes, so an exact share comes out a little smaller.
         return int(self.budget * 1000 / min(gpu.total for gpu in self.gpus) + 1e-4) / 1000
+
+
+def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
+    """The GPUs that the gateway's own environment shows. ``auto`` takes no other."""
+    words = environ.get("CUDA_VISIBLE_DEVICES")
+    if words is None or "MIG-" in words:
+        return list(gpus)
+    named = [word.strip() for word in words.split(",")]
+    return [gpu for gpu in gpus if any(_is(gpu, word) for word in named)]
 
 
 def place(name: str, engines: Sequence[Wanted], gpus: Sequence[Gpu]) -> GpuBudget:
@@ -167,7 +177,7 @@ def _need(wanted: Wanted, count: int) -> int:
     factor, beside = (
         (_EMBEDDER_FACTOR, _BESIDE_WEIGHTS) if wanted.is_small else (_LEAST_FACTOR, _LEAST_BESIDE)
     )
-    return int(weights / count * factor) + beside
+    return int((weights * factor + wanted.cache) / count) + beside
 
 
 def _budget(mine: Wanted, gpu: Gpu, engines: Sequence[Wanted], chosen: dict[str, list[Gpu]]) -> int:

@@ -488,6 +488,53 @@ def test_an_embedder_and_an_llm_share_a_gpu(machine: Machine) -> None:
     assert shares[0] == pytest.approx(0.92 - shares[1], abs=0.002)
 
 
+def test_an_embedder_made_from_a_chat_model_gets_room_for_its_cache(machine: Machine) -> None:
+    machine.program("vllm")
+    shape = {
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+    }
+    model = machine.model("qwen3-embedding", architectures=["Qwen3ForCausalLM"], weights=GIB, **shape)
+    (model / "modules.json").write_text("[]")
+    launch = machine.prepare(f"engines: [{model}]", H200)
+    assert launch.about["memory_bytes"] == pytest.approx((1.3 + 2 + 8192 * 112 / (1 << 20)) * GIB, rel=0.01)
+    assert after(launch, "--max-model-len") == "8192"
+    launch = machine.prepare(f"engines: [{{model: {model}, max_model_len: 32768}}]", H200)
+    assert launch.about["memory_bytes"] == pytest.approx((1.3 + 2 + 3.5) * GIB, rel=0.01)
+
+
+def test_auto_takes_no_gpu_that_the_gateway_itself_does_not_see(machine: Machine) -> None:
+    machine.program("vllm")
+    model = machine.model()
+    for shown, expected in (("1", [1]), ("GPU-bbbb1111", [1]), ("0,1", [0]), ("", [])):
+        machine.environ["CUDA_VISIBLE_DEVICES"] = shown
+        assert machine.prepare(f"engines: [{model}]", H200).about["gpus"] == expected
+    named = machine.prepare(f"engines: [{{model: {model}, gpus: 0}}]", H200)
+    assert named.about["gpus"] == [0], "settings name GPUs of the machine"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("engine: tei, max_model_len: 512", "max_model_len is 512, and engine tei has no such option"),
+        ("engine: tei, trust_remote_code: true", "trust_remote_code is True, and engine tei has no such option"),
+        ("engine: tei, gpus: [0, 1]", "gpus lists 2 GPUs, and engine tei uses one"),
+        ("engine: infinity, quantization: awq", "quantization is awq, and engine infinity has no such option"),
+        ("engine: infinity, served_names: [a, b]", "served_names has 2 names, and engine infinity takes one"),
+        ("engine: llama_server, dtype: float16", "dtype is float16, and engine llama_server has no such option"),
+        ("engine: command, command: [vllm], revision: x", "revision is x, and engine command has no such option"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_an_engine_cannot_have_is_refused(machine: Machine, entry: str, message: str) -> None:
+    for name in ("vllm", "text-embeddings-router", "infinity_emb", "llama-server"):
+        machine.program(name)
+    found, hint = machine.refused(f"engines: [{{model: {machine.embedder()}, {entry}}}]", H200)
+    assert found == message
+    assert hint
+
+
 def test_with_two_gpus_each_engine_gets_its_own(machine: Machine) -> None:
     machine.program("vllm")
     text = f"engines: [{machine.model()}, {machine.embedder()}]"

@@ -122,7 +122,7 @@ def test_a_reload_replaces_and_removes_engines_and_loses_no_request(shared: Mana
 
     thread = threading.Thread(target=ask)
     thread.start()
-    changes = shared.reload(replace(LAZY, max_model_len=512))
+    changes = shared.reload(replace(LAZY, dtype="float16"))
     assert changes["changed"] == ["lazy"]
     assert {"broken", "slow", "manual"} <= set(changes["removed"])
     deadline = time.monotonic() + 30

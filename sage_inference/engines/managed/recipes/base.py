@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sage_inference.engines.managed.programs import Program
 
 
+# Tokens of a text that an embedder's budget has room for, if it caches keys and values as a chat model does.
+LONGEST_TEXT = 8192
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """The facts of one start, from which a recipe makes a command.
@@ -102,3 +106,37 @@ def refuse_owned(args: Sequence[str], owned: Mapping[str, str | None]) -> None:
                     f"args has {word}, which is set by the gateway",
                     f"use the key {setting} instead" if setting else "remove it",
                 )
+
+
+# Settings that a recipe's program has no option for. A setting that does nothing would mislead.
+_LACKS = {
+    "tei": ("tensor_parallel", "quantization", "max_model_len", "trust_remote_code"),
+    "infinity": ("tensor_parallel", "quantization", "max_model_len"),
+    "llama_server": ("tensor_parallel", "quantization", "dtype", "trust_remote_code", "revision"),
+    "command": (
+        *("tensor_parallel", "quantization", "dtype", "max_model_len", "trust_remote_code", "revision"),
+    ),
+}
+_ONE_GPU = ("tei", "infinity")
+_ONE_NAME = ("tei", "infinity", "llama_server")
+
+
+def refuse_unsupported(recipe: str, engine: ManagedEngineSettings) -> None:
+    """Raises ``LaunchError`` for a setting that the program of ``recipe`` cannot have."""
+    for key in _LACKS.get(recipe, ()):
+        value = getattr(engine, key)
+        if value > 1 if key == "tensor_parallel" else value:
+            raise LaunchError(
+                f"{key} is {value}, and engine {recipe} has no such option",
+                f"remove {key}" if recipe != "command" else f"remove {key}, and write it into command",
+            )
+    if recipe in _ONE_GPU and len(engine.gpus) > 1:
+        raise LaunchError(
+            f"gpus lists {len(engine.gpus)} GPUs, and engine {recipe} uses one",
+            "list one, or use engine: vllm",
+        )
+    if recipe in _ONE_NAME and len(engine.served_names) > 1:
+        raise LaunchError(
+            f"served_names has {len(engine.served_names)} names, and engine {recipe} takes one",
+            "keep one, and write the others into aliases",
+        )

@@ -15,10 +15,10 @@ from sage_inference.engines.managed.gpus import Gpu
 from sage_inference.engines.managed.launch import EngineLaunch, LaunchError, NotInstalledError
 from sage_inference.engines.managed.model_files import ModelFacts
 from sage_inference.engines.managed.models import Model, on_this_machine, resolve
-from sage_inference.engines.managed.placement import GpuBudget, Wanted, check_room, place
+from sage_inference.engines.managed.placement import GpuBudget, Wanted, check_room, place, visible
 from sage_inference.engines.managed.programs import Program
 from sage_inference.engines.managed.recipes import command, infinity, llama_server, tei, vllm
-from sage_inference.engines.managed.recipes.base import Command, Start
+from sage_inference.engines.managed.recipes.base import LONGEST_TEXT, Command, Start, refuse_unsupported
 from sage_inference.engines.managed.spec import hash_of
 
 RECIPES: dict[str, Callable[[Start], Command]] = {
@@ -69,6 +69,7 @@ def prepare(
         token=environment.hub_token(managed, environ),
     )
     recipe, program = _choose(engine, managed, model, environ)
+    refuse_unsupported(recipe, engine)
     mine = _wanted(name, engine, recipe, model)
     others = [
         _wanted_of(each, managed, hub_env, held or {}) for each in engines if name_of_engine(each) != name
@@ -76,7 +77,8 @@ def prepare(
     if program.for_cpu and engine.gpus == ("auto",):
         placement = GpuBudget(is_cpu=True)
     else:
-        placement = place(name, _in_order(engines, mine, others), gpus)
+        shown = visible(gpus, environ) if engine.gpus == ("auto",) else gpus
+        placement = place(name, _in_order(engines, mine, others), shown)
     if recipe != "command" or engine.memory:
         placement = check_room(mine, placement)
     start = Start(
@@ -145,9 +147,15 @@ def _program(
     return programs.find_command(engine.command[0], environ)
 
 
-def _wanted(name: str, engine: ManagedEngineSettings, recipe: str, model: Model) -> Wanted:
+def _wanted(
+    name: str, engine: ManagedEngineSettings, recipe: str, model: Model, held: Sequence[int] = ()
+) -> Wanted:
+    facts = model.facts
     is_small = model.kind != "llm" or recipe in ("tei", "infinity")
-    return Wanted(name, engine, is_small, model.facts.loaded, model.facts.heads)
+    # An embedder that was made from a chat model caches keys and values as that does.
+    longest = engine.max_model_len or min(facts.max_tokens or LONGEST_TEXT, LONGEST_TEXT)
+    cache = facts.cache_per_token * longest if is_small else 0
+    return Wanted(name, engine, is_small, facts.loaded, facts.heads, tuple(held), cache)
 
 
 def _wanted_of(
@@ -162,10 +170,10 @@ def _wanted_of(
         model = on_this_machine(engine, env)
     except LaunchError:
         model = None
-    kind = model.kind if model else engine.kind
-    facts = model.facts if model else ModelFacts()
-    is_small = kind in ("embedding", "reranker") or engine.engine in ("tei", "infinity")
-    return Wanted(name, engine, is_small, facts.loaded, facts.heads, tuple(held.get(name, ())))
+    if model is None:
+        kind = engine.kind if engine.kind in ("embedding", "reranker") else "llm"
+        model = Model(engine.model, False, ModelFacts(), kind)  # type: ignore[arg-type]
+    return _wanted(name, engine, engine.engine, model, held.get(name, ()))
 
 
 def _in_order(

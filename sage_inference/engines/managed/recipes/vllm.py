@@ -10,6 +10,7 @@ from sage_inference.engines.managed.placement import GIB
 from sage_inference.engines.managed.ports import free_port, socket_path
 from sage_inference.engines.managed.programs import version_at_least
 from sage_inference.engines.managed.recipes.base import (
+    LONGEST_TEXT,
     Command,
     Start,
     api_key_of,
@@ -107,15 +108,26 @@ def _options(start: Start) -> list[str]:
     )
     if engine.revision and not start.is_local:
         argv += ["--revision", engine.revision]
-    if engine.max_model_len:
-        argv += ["--max-model-len", str(engine.max_model_len)]
-    elif is_checked and not start.is_small:
-        argv += ["--max-model-len", "auto"]
+    length = _length(start, is_checked)
+    argv += ["--max-model-len", length] if length else []
     dtype = engine.dtype or ("float16" if _lacks_bfloat16(start) else None)
     argv += ["--dtype", dtype] if dtype else []
     argv += ["--quantization", engine.quantization] if engine.quantization else []
     argv += ["--trust-remote-code"] if engine.trust_remote_code else []
     return argv
+
+
+def _length(start: Start, is_checked: bool) -> str | None:
+    """The value of ``--max-model-len``; None leaves it to the model."""
+    facts = start.facts
+    if start.engine.max_model_len:
+        return str(start.engine.max_model_len)
+    has_cache = not start.is_small or facts.cache_per_token > 0
+    if is_checked:
+        return "auto" if has_cache else None
+    # The budget of an embedder has room for so many tokens, and the start fails if the model's own length needs more.
+    is_long = start.is_small and has_cache and (facts.max_tokens or 0) > LONGEST_TEXT
+    return str(LONGEST_TEXT) if is_long else None
 
 
 def _lacks_bfloat16(start: Start) -> bool:

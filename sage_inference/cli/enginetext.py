@@ -135,7 +135,9 @@ def _gpus(engine: Document) -> str:
 
 def _memory(engine: Document) -> str:
     megabytes = engine.get("memory_mb")
-    return f"{megabytes / 1024:.1f} GiB" if megabytes else "-"
+    if not megabytes:
+        return "-"
+    return f"{megabytes / 1024:.1f} GiB" if megabytes >= 1024 else f"{megabytes:.0f} MiB"
 
 
 def remarks(engines: Sequence[Document]) -> list[tuple[str, str | None]]:

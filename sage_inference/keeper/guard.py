@@ -77,6 +77,7 @@ class EngineGuard:
             "at": time.time(),
             "ordered": False,
             "oom_killed": False,
+            "keeper_killed": True,
         }
         try:
             files.write(self._directory, files.EXIT, record)

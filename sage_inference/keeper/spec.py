@@ -39,6 +39,7 @@ class ExitRecord:
 
     Either ``status`` or ``signal`` is None. Both are None if the keeper was killed and could not see the status.
     ``ordered`` means that a stop was ordered before the end. Any other end is a failure, status 0 included.
+    ``keeper_killed`` means that the engine was ended because its keeper was killed.
     """
 
     status: int | None
@@ -46,6 +47,7 @@ class ExitRecord:
     at: float
     ordered: bool
     oom_killed: bool
+    keeper_killed: bool = False
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ExitRecord:
@@ -55,6 +57,7 @@ class ExitRecord:
             at=float(document.get("at", 0.0)),
             ordered=bool(document.get("ordered")),
             oom_killed=bool(document.get("oom_killed")),
+            keeper_killed=bool(document.get("keeper_killed")),
         )
 
 

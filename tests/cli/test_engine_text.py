@@ -78,6 +78,16 @@ def test_a_time_is_shown_as_a_clock_shows_it(seconds: float, shown: str) -> None
     assert enginetext.clock(seconds) == shown
 
 
+@pytest.mark.parametrize(
+    ("megabytes", "shown"), [(None, "-"), (0, "-"), (38, "38 MiB"), (1023, "1023 MiB"), (14000, "13.7 GiB")]
+)
+def test_memory_is_shown_in_a_unit_that_fits_it(megabytes: int | None, shown: str) -> None:
+    found = enginetext.columns([engine(memory_mb=megabytes)])
+    assert [column.cells for column in found if column.header == "MEMORY"] == (
+        [] if shown == "-" else [[shown]]
+    )
+
+
 def table_at(width: int | None, engines: list[dict[str, Any]], capsys: Any, monkeypatch: Any) -> list[str]:
     monkeypatch.setattr("sage_inference.cli.table.width_of_terminal", lambda: width)
     ps.show_table(engines)

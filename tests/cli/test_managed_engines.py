@@ -76,6 +76,10 @@ class Managed:
     def engines(self) -> dict[str, dict[str, Any]]:
         return {each["name"]: each for each in self.json("ps")["engines"]}
 
+    def pids(self) -> dict[str, int]:
+        """The processes of the engines that have one."""
+        return {name: each["pid"] for name, each in self.engines().items() if each["pid"] is not None}
+
     @property
     def paths(self) -> Paths:
         return Paths.resolve(environ={"SAGE_INFERENCE_HOME": str(self.home)})
@@ -152,6 +156,16 @@ def test_an_unknown_name_is_refused_with_the_names_that_exist(managed: Managed) 
     assert error["hint"] == f"there are: {CHAT}, {EMBEDDER}"
 
 
+def test_a_model_that_cannot_be_loaded_is_one_sentence_with_a_hint_and_status_1(managed: Managed) -> None:
+    failed = managed.sage("load", "/no/such/model")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    *_, error, hint = failed.stderr.splitlines()
+    assert error == "error: model failed: there is no directory /no/such/model"
+    assert hint.startswith("hint: ")
+    assert managed.engines()["model"]["failure"]["permanent"]
+    assert "warning: model: there is no directory /no/such/model" in managed.sage("ps").stderr
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name_is_no_model_in_the_current_directory(managed: Managed, name: str) -> None:
     failed = managed.sage("load", name)
@@ -164,7 +178,7 @@ def test_an_empty_name_is_no_model_in_the_current_directory(managed: Managed, na
     ("words", "offered"),
     [
         ("sage inference load b", {EMBEDDER}),
-        ("sage inference engine restart ", {CHAT, EMBEDDER}),
+        ("sage inference engine restart ", {CHAT, EMBEDDER, "model"}),
     ],
 )
 def test_names_are_completed(managed: Managed, words: str, offered: set[str]) -> None:
@@ -177,18 +191,18 @@ def test_names_are_completed(managed: Managed, words: str, offered: set[str]) ->
 
 
 def test_a_restart_keeps_the_engines_unless_it_is_asked_for(managed: Managed) -> None:
-    before = {name: each["pid"] for name, each in managed.engines().items()}
+    before = managed.pids()
     restarted = managed.sage("restart")
     assert restarted.returncode == 0, restarted.stderr
     assert f"{CHAT} (vllm) goes on running, and serves Qwen/Qwen2.5-7B-Instruct\n" in restarted.stdout
-    assert {name: each["pid"] for name, each in managed.engines().items()} == before
+    assert managed.pids() == before
     restart_all(managed.paths)  # as restart --engines does then
-    after = {name: each["pid"] for name, each in managed.engines().items()}
+    after = managed.pids()
     assert all(after[name] != pid for name, pid in before.items())
 
 
 def test_engines_outlive_a_killed_gateway_and_stop_ends_them(managed: Managed) -> None:
-    before = {name: each["pid"] for name, each in managed.engines().items()}
+    before = managed.pids()
     info = pidfile.read(managed.paths.pid_file)
     assert info is not None
     os.kill(info.pid, signal.SIGKILL)
@@ -197,7 +211,7 @@ def test_engines_outlive_a_killed_gateway_and_stop_ends_them(managed: Managed) -
     assert shown.returncode == 1
     assert {row.split()[0] for row in shown.stdout.splitlines()[1:]} == {CHAT, EMBEDDER}
     assert "its engines run on for some minutes" in shown.stderr
-    assert {name: each["pid"] for name, each in managed.engines().items()} == before
+    assert managed.pids() == before
     assert managed.sage("logs", CHAT, "-n", "1").returncode == 0
     stopped = managed.sage("stop").stdout.splitlines()
     assert stopped[0].startswith("not running; removed")

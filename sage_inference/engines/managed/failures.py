@@ -73,6 +73,8 @@ def _killed(case: Case) -> EngineFailure | None:
             f"the kernel killed it {case.while_}, because the machine ran out of memory",
             "end other programs, choose a smaller model, or add swap",
         )
+    if end.keeper_killed:
+        return EngineFailure("its keeper was killed, and the engine was ended with it", _logs(case))
     if end.signal is None:
         return None
     name = _signal_name(end.signal)
@@ -84,9 +86,11 @@ def _killed(case: Case) -> EngineFailure | None:
 def _crashed(case: Case) -> EngineFailure:
     core = [line for line in case.lines if line.process != "APIServer"]
     cause = first_error(core) or first_error(case.lines)
-    return EngineFailure(
-        f"its engine core crashed while it served{f': {cause}' if cause else ''}", _logs(case)
-    )
+    is_of_processes = any(
+        line.process for line in case.lines
+    )  # only vLLM names its processes, and has a core
+    how = "its engine core crashed while it served" if is_of_processes else f"it {_how_it_ended(case)}"
+    return EngineFailure(f"{how}{f': {cause}' if cause else ''}", _logs(case))
 
 
 def _unknown(case: Case) -> EngineFailure:

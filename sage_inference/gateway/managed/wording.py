@@ -14,16 +14,16 @@ _LATER_S = 60
 
 
 def progress_text(engine: EngineSupervisor) -> str:
-    """The phase of a start: ``loading: load 45 %``."""
+    """The phase of a start: ``loading (the weights 45 %, 3/7)``."""
     if engine.state is ManagedState.WAITING:
         blocker = engine.house.turns.blocker(engine.name)
         return f"waiting for {blocker}, which starts or stops on the same GPU" if blocker else "loading"
     moment = None if engine.watch is None else engine.watch.moment
     if engine.state is not ManagedState.STARTING or moment is None:
-        return f"loading: {engine.state}"
+        return f"loading ({engine.state})"
     share = "" if moment.share is None else f" {100 * moment.share:.0f} %"
-    detail = f" ({moment.detail})" if moment.detail else ""
-    return f"loading: {moment.phase}{share}{detail}"
+    detail = f", {moment.detail}" if moment.detail else ""
+    return f"loading ({moment.phase.words.removeprefix('loading ')}{share}{detail})"
 
 
 def late(engine: EngineSupervisor) -> ApiError:

@@ -320,6 +320,8 @@ def test_sleep_is_left_out_and_the_start_repeated_if_an_argument_asked_for_it() 
         (ended(None, 11), False, "it crashed with SIGSEGV while loading the weights"),
         (ended(None, 6), True, "it crashed with SIGABRT while serving"),
         (ended(0), True, "its engine core crashed while it served"),
+        (replace(ended(0), keeper_killed=True), True, "its keeper was killed, and the engine was ended with it"),
+        (replace(ended(None, 9), keeper_killed=True), False, "its keeper was killed, and the engine was ended with it"),
     ],
 )  # fmt: skip
 def test_an_end_without_words_is_explained_by_its_status(
@@ -344,6 +346,13 @@ def test_a_start_that_ends_without_an_error_shows_its_last_line() -> None:
         explain([], ended(3), None, False, QWEN).message
         == "it ended with status 3 while serving and printed no error"
     )
+
+
+@pytest.mark.parametrize("engine", ["tei", "infinity", "llama_server", "command"])
+def test_only_an_engine_with_a_core_is_blamed_on_its_core(engine: str) -> None:
+    lines = ["2026-11-30T17:49:42Z  INFO text_embeddings_router: Ready"]
+    found = explain(lines, ended(0), None, True, replace(QWEN, engine=engine))
+    assert found.message == "it ended with status 0 while serving"
 
 
 def test_a_core_that_was_killed_while_it_served_is_explained_from_the_recorded_log() -> None:

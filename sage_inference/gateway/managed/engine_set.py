@@ -146,7 +146,9 @@ class ManagedEngines:
 
     async def close(self) -> None:
         """End the supervision, and the engines too unless they are kept."""
-        if not self.keeps:
+        if (
+            not self.keeps and not self.house.passive
+        ):  # a successor that could not take over has no right to stop them
             await self._stop_all()
         for task in self._leavers:
             task.cancel()

@@ -15,6 +15,7 @@ from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.gateway.managed import waiting_room
 from tests.support.inprocess import ADMIN
 from tests.support.managed import COMMON, ManagedGateway, gone, managed, processes
+from tests.support.wire import CHAT, Caller, chat, post
 
 FAST = ("--speed", "instant")
 BROKEN = ManagedEngineSettings(
@@ -23,13 +24,14 @@ BROKEN = ManagedEngineSettings(
 SLOW = ManagedEngineSettings(
     model="org/slow", engine="vllm", args=("--load-seconds", "60"), start_timeout_s=1, restart="never"
 )
+ENDLESS = ManagedEngineSettings(model="org/endless", engine="vllm", args=("--load-seconds", "600"))
 LAZY = ManagedEngineSettings(model="org/lazy", engine="tei", kind="embedding", start="demand")
 MANUAL = ManagedEngineSettings(model="org/manual", engine="tei", kind="embedding", start="manual")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedGateway]:
-    engines = (BROKEN, SLOW, LAZY, MANUAL)
+    engines = (BROKEN, SLOW, LAZY, MANUAL, ENDLESS)
     with managed(tmp_path_factory.mktemp("state"), *engines, managed=COMMON) as gateway:
         yield gateway
 
@@ -89,6 +91,22 @@ def test_a_deadline_ends_the_wait_with_the_phase(shared: ManagedGateway) -> None
     shared.state("manual", "ready")
 
 
+def test_a_caller_that_leaves_waits_no_more_and_an_unload_ends_the_others(shared: ManagedGateway) -> None:
+    shared.state("endless", "starting")
+    with Caller(shared.port) as leaving:
+        leaving.send(post(CHAT, chat(model="org/endless")))
+        shared.until(lambda gateway: len(gateway.gateway.waiting_room) == 1)
+        assert shared.engine("endless")["queued"] == 1
+    shared.until(lambda gateway: len(gateway.gateway.waiting_room) == 0)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(shared.chat, "org/endless") for _ in range(3)]
+        shared.until(lambda gateway: len(gateway.gateway.waiting_room) == 3)
+        shared.order("endless", "unload")
+        errors = {error_of(each.result())[:2] for each in waiting}
+    assert errors == {(503, "engine_not_loaded")}
+    shared.state("endless", "off")
+
+
 def test_a_stream_hears_comments_while_its_engine_loads(
     shared: ManagedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +117,7 @@ def test_a_stream_hears_comments_while_its_engine_loads(
         engine="vllm",
         args=("--load-seconds", "2.5", "--fail-with", "no_cache_blocks"),
     )
-    changes = shared.reload(BROKEN, SLOW, LAZY, MANUAL, loads, fails)
+    changes = shared.reload(BROKEN, SLOW, LAZY, MANUAL, ENDLESS, loads, fails)
     assert changes["added"] == ["loads", "fails"]
     with ThreadPoolExecutor(2) as pool:
         served, failed = pool.map(shared.stream, ("org/loads", "org/fails"))
@@ -124,7 +142,7 @@ def test_a_reload_replaces_and_removes_engines_and_loses_no_request(shared: Mana
     thread.start()
     changes = shared.reload(replace(LAZY, dtype="float16"))
     assert changes["changed"] == ["lazy"]
-    assert {"broken", "slow", "manual"} <= set(changes["removed"])
+    assert {"broken", "slow", "manual", "endless"} <= set(changes["removed"])
     deadline = time.monotonic() + 30
     while shared.runs("lazy") == 1 or shared.engine("lazy")["state"] != "ready":
         assert time.monotonic() < deadline

@@ -1,0 +1,92 @@
+"""Engines that this gateway did not start: those of a gateway beside it, dead ones, and processes of strangers."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sage_inference.config.settings import Settings
+from sage_inference.server import EngineRun, RunningGateway
+from tests.support.managed import COMMON, EMBED, ManagedGateway, gone, kill, managed, processes
+
+
+@pytest.fixture(scope="module")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def serving(state_dir: Path) -> Iterator[ManagedGateway]:
+    with managed(state_dir, EMBED) as gateway:
+        yield gateway
+
+
+def test_a_successor_that_does_not_take_over_gives_no_order(serving: ManagedGateway) -> None:
+    before = serving.state("embed", "ready")
+
+    async def come_and_go() -> str:
+        # Its settings would restart the engine, and another one would be started.
+        engines = (replace(EMBED, max_model_len=99), replace(EMBED, model="org/other"))
+        running = RunningGateway(
+            Settings(engines=engines, managed=COMMON, discover=False),
+            engines=EngineRun(serving.state_dir, simulates=True, passive=True),
+        )
+        async with running.working():
+            assert running.managed is not None
+            found = running.managed.engines
+            assert found["other"].state.value == "off"
+            return found["embed"].state.value
+
+    assert asyncio.run(come_and_go()) == "ready"
+    after = serving.engine("embed")
+    assert (after["state"], after["pid"]) == ("ready", before["pid"])
+    assert serving.embed().status_code == 200
+
+
+def test_an_engine_that_died_without_a_gateway_is_started_anew(serving: ManagedGateway) -> None:
+    before = serving.state("embed", "ready")
+    left = processes(serving.state_dir)
+    serving.keep()
+    serving.stop()
+    kill(before["pid"])
+    gone(left)
+    with managed(serving.state_dir, EMBED) as next_one:
+        assert next_one.embed().status_code == 200
+        after = next_one.engine("embed")
+        assert after["pid"] != before["pid"]
+        assert not after["adopted"]
+
+
+def test_a_strangers_process_is_shown_and_never_signalled(state_dir: Path, tmp_path: Path) -> None:
+    """A pid that is used again: ``engine.json`` names a living process that is no keeper, and the lock is held."""
+    directory = tmp_path / "engines" / "embed"
+    directory.mkdir(parents=True)
+    record = (state_dir / "engines" / "embed" / "engine.json").read_text()
+    stranger = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    try:
+        document = json.loads(record) | {"keeper_pid": stranger.pid, "engine_pid": stranger.pid}
+        (directory / "engine.json").write_text(json.dumps(document))
+        with (directory / "keeper.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with managed(tmp_path, EMBED) as gateway:
+                found = gateway.state("embed", "lost")
+                assert "keeper.lock" in found["failure"]["message"]
+                assert gateway.embed().status_code == 503
+                for order in ("load", "restart", "unload"):
+                    assert gateway.order("embed", order).status_code == 202
+                fcntl.flock(lock, fcntl.LOCK_UN)
+        assert psutil.Process(stranger.pid).is_running()
+        assert stranger.poll() is None
+    finally:
+        assert stranger.stdin is not None
+        stranger.stdin.close()
+        stranger.wait(10)

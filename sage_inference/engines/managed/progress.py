@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -183,6 +183,14 @@ class StartProgress:
         moment = self.progress
         is_loading = _RANK[moment.phase] <= _RANK[StartPhase.LOAD] and moment.share is None
         return is_loading or moment.phase is StartPhase.FETCH
+
+
+def phase_at_end(lines: Iterable[str], seen: StartPhase | None) -> StartPhase:
+    """The phase in which a start ended. ``seen`` is the last one that was seen, which its last lines may have left."""
+    progress = StartProgress()
+    for line in lines:
+        progress.line(line)
+    return max(progress.progress.phase, seen or StartPhase.BOOT, key=_RANK.__getitem__)
 
 
 def _moment(phase: StartPhase, found: Mapping[str, str | None]) -> StartMoment:

@@ -15,7 +15,7 @@ from sage_inference.config.settings import ManagedEngineSettings, ManagedSetting
 from sage_inference.engines.managed.failures import EngineFailure, Retry, explain
 from sage_inference.engines.managed.gpus import gpus
 from sage_inference.engines.managed.launch import EngineLaunch, LaunchError
-from sage_inference.engines.managed.progress import StartPhase
+from sage_inference.engines.managed.progress import StartPhase, phase_at_end
 from sage_inference.engines.managed.recipes.prepare import prepare
 from sage_inference.keeper import client as keeper
 from sage_inference.keeper.client import AlreadyKeptError, KeeperError, KeeperLink
@@ -178,7 +178,10 @@ def explained(
     try:
         there = {gpu.index: gpu for gpu in gpus()} if on else {}
         its = [there[index] for index in on if index in there]
-        return explain(log.read(), record, phase, was_ready, entry, its)
+        lines = log.read()
+        if not was_ready:
+            phase = phase_at_end(lines, phase)
+        return explain(lines, record, phase, was_ready, entry, its)
     except OSError as error:
         return EngineFailure(f"it ended, and its log cannot be read: {error.strerror}")
     finally:

@@ -219,15 +219,15 @@ class EngineWatch:
 
     def _overdue(self, progress: StartProgress) -> EngineFailure | None:
         entry, now = self._engine.entry, time.monotonic()
-        phase = progress.progress.phase
+        phase = progress.progress.phase.words
         if now - self._began > entry.start_timeout_s:
             return EngineFailure(
-                f"it did not start within {entry.start_timeout_s:g} s (start_timeout_s); it was at {phase}",
+                f"it did not start within {entry.start_timeout_s:g} s (start_timeout_s); it was {phase}",
                 f"sage inference logs {self._engine.name} -n 50",
             )
         if now - max(progress.stirred_at, self._began) > entry.stall_s:
             return EngineFailure(
-                f"it printed nothing, read nothing and did nothing for {entry.stall_s:g} s (stall_s); it was at {phase}",
+                f"it printed nothing, read nothing and did nothing for {entry.stall_s:g} s (stall_s) while {phase}",
                 f"sage inference logs {self._engine.name} -n 50",
             )
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sage_inference.engines.managed.progress import StartMoment, StartPhase, StartProgress
+from sage_inference.engines.managed.progress import StartMoment, StartPhase, StartProgress, phase_at_end
 from tests.support.starts import started
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "engines" / "starts"
@@ -42,6 +42,23 @@ def moments(lines: Iterable[str]) -> list[StartMoment]:
 def phases(lines: Iterable[str]) -> list[StartPhase]:
     found = moments(lines)
     return [one.phase for at, one in enumerate(found) if at == 0 or found[at - 1].phase is not one.phase]
+
+
+@pytest.mark.parametrize(
+    ("log", "seen", "expected"),
+    [
+        ("vllm_cpu_length_does_not_fit", BOOT, LOAD),  # the last look at the log was before these lines
+        ("vllm_cpu_length_does_not_fit", None, LOAD),
+        ("vllm_cpu_port_taken", None, BOOT),
+        ("vllm_cpu_port_taken", FETCH, FETCH),  # seen in the files, and not in the log
+        ("infinity_ready", LOAD, WARM),
+        ("infinity_ready", WARM, WARM),
+    ],
+)
+def test_a_start_ends_in_the_phase_of_its_last_lines(
+    log: str, seen: StartPhase | None, expected: StartPhase
+) -> None:
+    assert phase_at_end((RECORDED / f"{log}.log").read_text().split("\n"), seen) is expected
 
 
 @pytest.mark.parametrize(

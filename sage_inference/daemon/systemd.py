@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 NAME = "sage-inference.service"
-_MARGIN_S = 15  # after the drain time: cut answers and simulated engines need it
+_MARGIN_S = (
+    45  # after the drain time: managed engines have 15 s to end, and 15 s until they are killed and gone
+)
 
 # Only options that an unprivileged user manager can enforce. File system sandboxing needs more rights.
 _UNIT = """\

@@ -154,7 +154,10 @@ class KeeperLink:
             time.sleep(_RETRY_S)
         record = self.exit or read_exit(self.directory)
         if record is None:
-            raise LostKeeperError(f"keeper {self.keeper_pid} died and left no record of the engine's end")
+            words = files.last_words(str(self.directory))
+            raise LostKeeperError(
+                f"keeper {self.keeper_pid} died and left no record of the engine's end{words}"
+            )
         return record
 
     def _is_held(self) -> bool:

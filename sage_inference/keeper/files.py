@@ -87,6 +87,16 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def last_words(directory: str) -> str:
+    """The last line that a keeper printed because of a fault, with a colon before it. Empty if there is none."""
+    try:
+        with open(os.path.join(directory, ERRORS), encoding="utf-8", errors="replace") as file:
+            last = file.read(_LARGEST).strip().rpartition("\n")[2]
+    except OSError:
+        return ""
+    return f": {last}" if last else ""
+
+
 def remove(path: str) -> None:
     try:
         os.unlink(path)

@@ -100,15 +100,6 @@ def _error_file(directory: str) -> IO[bytes]:
     return os.fdopen(descriptor, "r+b")
 
 
-def _last_words(directory: str) -> str:
-    try:
-        with open(os.path.join(directory, files.ERRORS), encoding="utf-8", errors="replace") as file:
-            last = file.read(1 << 16).strip().rpartition("\n")[2]
-    except OSError:
-        return ""
-    return f": {last}" if last else ""
-
-
 def _by_systemd(spec: KeeperSpec, which: str) -> int:
     name = f"launch-{os.getpid()}-{os.urandom(4).hex()}.sock"
     try:
@@ -151,7 +142,7 @@ def _exchange(sock: socket.socket, spec: KeeperSpec) -> int:
         report: dict[str, Any] = json.loads(line)
     except (OSError, ValueError):
         message = "the keeper ended, or did not report, before the engine was started"
-        raise KeeperError(message + _last_words(spec.directory)) from None
+        raise KeeperError(message + files.last_words(spec.directory)) from None
     if report.get("ok"):
         return int(report["engine_pid"])
     if report.get("error") == "held":

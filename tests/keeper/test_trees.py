@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sage_inference.keeper import files, linux
-from sage_inference.keeper.client import LostKeeperError, adopt, read_exit
+from sage_inference.keeper.client import KeeperError, KeeperLink, LostKeeperError, adopt, read_exit
 from tests.keeper.conftest import PYTHON, Engines, wait_until
 
 # As vLLM: a child in a session of its own that outlives its parent's SIGKILL, and a grandchild that left its parent.
@@ -65,7 +66,9 @@ while True:
 
 
 def pid_of(engines: Engines, name: str) -> int:
-    return int((engines.root / name).read_text().split()[0])
+    file = engines.root / name
+    wait_until(lambda: file.read_text().endswith("\n"))  # it is made before it is written
+    return int(file.read_text().split()[0])
 
 
 def terms(engines: Engines) -> list[str]:
@@ -212,6 +215,7 @@ def test_the_keeper_and_its_guard_killed_at_once_end_the_leader(
     link = engines.shell("trap 'sleep 0.5; exit 0' TERM; touch $OUT/ready; while :; do sleep 0.02; done")
     wait_until((engines.root / "ready").exists)
     guard = guard_of(link.keeper_pid)
+    (engines.directory / files.ERRORS).write_text("Traceback ...\nMemoryError\n")
     os.kill(guard, signal.SIGSTOP)
     os.kill(link.keeper_pid, signal.SIGKILL)
     os.kill(guard, signal.SIGKILL)
@@ -219,7 +223,7 @@ def test_the_keeper_and_its_guard_killed_at_once_end_the_leader(
         adopt(engines.directory)
     wait_until(lambda: not engines.processes())
     assert adopt(engines.directory) is None
-    with pytest.raises(LostKeeperError, match="left no record"):
+    with pytest.raises(LostKeeperError, match="left no record of the engine's end: MemoryError"):
         link.wait_exit(10)
 
 
@@ -297,3 +301,62 @@ def test_any_tree_ends_whole(engines: Engines, seed: int, ending: str) -> None:
     assert link.wait_exit(20) is not None
     wait_until(lambda: not engines.processes())
     assert files.is_held(str(engines.directory)) is False
+
+
+ORDERS = (
+    "stop",
+    "stop now",
+    "kill",
+    "beat",
+    "status",
+    "term keeper",
+    "term guard",
+    "kill core",
+    "kill leader",
+)
+
+
+def give(engines: Engines, link: KeeperLink, order: str) -> None:
+    """Any of these may come when the keeper has ended already."""
+    with contextlib.suppress(KeeperError, ProcessLookupError, FileNotFoundError):
+        match order.split():
+            case ["stop"]:
+                link.stop(0.3)
+            case ["stop", _]:
+                link.stop(0)
+            case ["kill"]:
+                link.kill()
+            case ["beat"]:
+                link.beat()
+            case ["status"]:
+                assert link.status().keeper_pid == link.keeper_pid
+            case ["term", "keeper"]:
+                signal_ours(engines, link.keeper_pid, signal.SIGTERM)
+            case ["term", _]:
+                signal_ours(engines, guard_of(link.keeper_pid), signal.SIGTERM)
+            case [_, "core"]:
+                signal_ours(engines, pid_of(engines, "core"), signal.SIGKILL)
+            case _:
+                signal_ours(engines, pid_of(engines, "ready"), signal.SIGKILL)
+
+
+def signal_ours(engines: Engines, pid: int, number: int) -> None:
+    if pid in engines.processes():
+        os.kill(pid, number)
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(orders=st.lists(st.sampled_from(ORDERS), max_size=6), deaf=st.booleans())
+def test_orders_in_any_sequence_end_in_order(engines: Engines, orders: list[str], deaf: bool) -> None:
+    for name in ("ready", "core", "grandchild", "terms"):
+        (engines.root / name).unlink(missing_ok=True)
+    link = engines.python(VLLM, grace_s=0.3, env={"DEAF": "1" if deaf else ""})
+    leader = str(link.first.engine_pid)
+    for order in [*orders, "kill"]:
+        give(engines, link, order)
+    record = link.wait_exit(20)
+    assert record is not None
+    assert record == read_exit(engines.directory)
+    assert not engines.processes()
+    assert set(terms(engines)) <= {leader}
+    assert len(terms(engines)) <= 1

@@ -111,9 +111,11 @@ def shown_while_busy(home: Path, caller: Caller, engine: RogueEngine, until: str
     with subprocess.Popen(
         [sys.executable, "-m", "sage_inference", "inference", command],
         env=clean_environment(home),
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout is not None
         assert process.stderr is not None
         shown = ""
         while until not in shown:
@@ -122,8 +124,10 @@ def shown_while_busy(home: Path, caller: Caller, engine: RogueEngine, until: str
             shown += line
         engine.go.set()
         shown += process.stderr.read()
+        answer = process.stdout.read()
     assert process.returncode == 0, shown
     assert caller.reply().status == 200
+    assert ("the old gateway finished the request that was running\n" in answer) == (command == "restart")
     return shown
 
 

@@ -19,10 +19,10 @@ def engine_documents(engines: ManagedEngines | None) -> list[dict[str, Any]]:
 
 def engine_document(engines: ManagedEngines, engine: ManagedEngine) -> dict[str, Any]:
     machine, process = engine.machine, engine.running
-    if machine.state in _ENDED:
+    if machine.state in _ENDED or machine.launching:  # the process of before is gone
         process = None
     about = {} if process is None else process.about
-    starting = machine.state is ManagedState.STARTING
+    starting = machine.state is ManagedState.STARTING and not machine.launching
     moment = engine.watch.moment if starting and engine.watch is not None else None
     now = time.monotonic()
     upstream = engines.gateway.engines.get(engine.name)
@@ -42,7 +42,7 @@ def engine_document(engines: ManagedEngines, engine: ManagedEngine) -> dict[str,
         "url": None if process is None else process.url,
         "restarts": machine.restarts,
         "adopted": machine.adopted,
-        "outdated": engine.outdated,
+        "outdated": engine.outdated and process is not None,
         "failure": _failure(engine, now),
         "in_flight": engines.in_flight(engine),
         "queued": engines.queued(engine),

@@ -85,7 +85,7 @@ def _prctl(option: int, value: int) -> None:
     unsigned = ctypes.c_ulong
     if _libc.prctl(option, unsigned(value), unsigned(0), unsigned(0), unsigned(0)):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, f"prctl {option} is refused: {os.strerror(number)}")
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -46,6 +46,7 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
             about = _get(
                 client,
                 f"{base}/api/models/{quote(model)}/revision/{quote(revision or 'main', safe='')}?blobs=true",
+                is_page=True,
             )
             if about is None:
                 raise NoSuchModelError(_near(client, base, model))
@@ -84,10 +85,15 @@ def _blobs(files: list[Any]) -> dict[str, int]:
     return found
 
 
-def _get(client: httpx.Client, url: str) -> dict[str, Any] | None:
-    """A document; None if there is none, or none for us. The hub answers 401 for a name that it does not have."""
+def _get(client: httpx.Client, url: str, *, is_page: bool = False) -> dict[str, Any] | None:
+    """A document; None if there is none for us. The hub answers 401 for the page of a name that it does not have."""
     answer = client.get(url)
-    if answer.status_code in (401, 403, 404):
+    if is_page:
+        is_hub = "json" in answer.headers.get("content-type", "") or "x-error-code" in answer.headers
+        is_missing = answer.status_code in (401, 404) and is_hub  # otherwise a proxy answers
+    else:
+        is_missing = answer.status_code in (401, 403, 404)
+    if is_missing:
         return None
     answer.raise_for_status()
     if len(answer.content) > _LARGEST_ANSWER:

@@ -44,12 +44,17 @@ class ModelFacts:
     has_fast_tokenizer: bool | None = None
     has_all_weights: bool = True
 
-    @property
-    def loaded(self) -> int | None:
-        """Bytes of the weights in memory: engines load what is stored as float32 in 16 bits."""
-        if self.weights is not None and self.dtype == "float32" and not self.quantized:
-            return self.weights // 2
-        return self.weights
+    def loaded(self, dtype: str | None = None, quantization: str | None = None) -> int | None:
+        """Bytes of the weights in memory. Engines load what is stored as float32 in 16 bits, unless ``dtype`` is set.
+
+        None also if the engine quantizes them itself, to a size that only it knows.
+        """
+        if self.weights is None or (quantization and not self.quantized):
+            return None
+        if self.quantized:
+            return self.weights
+        stored = 4 if self.dtype == "float32" else 2
+        return self.weights * (4 if dtype in ("float32", "float") else 2) // stored
 
 
 def of_directory(directory: Path, commit: str | None = None) -> ModelFacts:

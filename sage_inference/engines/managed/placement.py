@@ -20,8 +20,8 @@ _LEAST_FACTOR = 1.15
 _LEAST_BESIDE = int(1.5 * GIB)
 # Weights of a model whose files are not known yet.
 _UNKNOWN_EMBEDDER = 2 * GIB
-# The driver and rounding: vLLM refuses a share that is a few MiB above what is free.
-_SLACK = 300 << 20
+# vLLM compares its share with what is free after its own CUDA context was made.
+_SLACK = 1 * GIB
 _TENSOR_PARALLEL = (1, 2, 4, 8)
 
 
@@ -155,15 +155,16 @@ def _count(wanted: Wanted, gpus: Sequence[Gpu]) -> int:
 
 def _check_parallel(wanted: Wanted, ours: Sequence[Gpu], gpus: Sequence[Gpu]) -> None:
     asked = wanted.engine.tensor_parallel
+    divided = asked or (len(ours) if wanted.engine.gpus != ("auto",) else 1)
     if asked > len(ours) and (gpus or asked > 1):
         raise LaunchError(
             f"tensor_parallel is {asked}, and this machine shows {len(gpus)} NVIDIA GPU{'s' * (len(gpus) != 1)}",
             "lower tensor_parallel, or leave it out",
         )
-    if asked > 1 and wanted.heads and wanted.heads % asked:
+    if divided > 1 and wanted.heads and wanted.heads % divided:
         raise LaunchError(
-            f"tensor_parallel is {asked}, which does not divide the model's {wanted.heads} attention heads",
-            "use 1, 2, 4 or 8",
+            f"{divided} GPUs cannot divide the model's {wanted.heads} attention heads evenly",
+            "set tensor_parallel, and gpus, to 1, 2, 4 or 8",
         )
 
 
@@ -211,9 +212,10 @@ def check_room(mine: Wanted, placement: GpuBudget) -> GpuBudget:
                 f"and the engine may use {gib(found.budget)}",
                 "raise memory, list more GPUs, or choose a smaller or quantized model",
             )
-        if gpu.free - _SLACK >= found.budget:
+        is_fixed = bool(mine.engine.memory) or mine.is_small
+        if gpu.free >= found.budget + (0 if is_fixed else _SLACK):
             continue
-        if mine.engine.memory or mine.is_small or gpu.free - _SLACK < least:
+        if is_fixed or gpu.free - _SLACK < least:
             raise _too_little(mine.name, gpu, least)
         found = GpuBudget(found.gpus, gpu.free - _SLACK)
     return found

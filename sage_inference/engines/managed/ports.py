@@ -20,6 +20,7 @@ _HOST = "127.0.0.1"
 _RESERVED_S = 300.0
 _LONGEST_START_S = 86_400.0
 _given: dict[int, float] = {}
+_lock = threading.Lock()  # starts are prepared in threads
 _choosing = threading.Lock()  # engines are prepared at the same time, in threads
 
 

@@ -53,7 +53,7 @@ def _simulated(managed: ManagedSettings) -> ManagedSettings:
     words = {
         field: tuple(command("sage_inference.simulator", program)) for field, program in _SIMULATORS.items()
     }
-    return replace(managed, **words)  # type: ignore[arg-type]
+    return replace(managed, offline=True, **words)  # type: ignore[arg-type]
 
 
 def models_of(pairs: Iterable[tuple[str, str | None, Iterable[str]]]) -> tuple[RunModel, ...]:

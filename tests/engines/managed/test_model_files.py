@@ -63,12 +63,18 @@ def test_weights_are_those_of_the_format_that_is_loaded(
 
 def test_float32_is_loaded_in_half_unless_it_is_quantized() -> None:
     sizes = {"model.safetensors": 100}
-    assert of_files({"torch_dtype": "float32"}, sizes, {}).loaded == 50
-    assert of_files({"dtype": "torch.float32"}, sizes, {}).loaded == 50
-    assert of_files({"text_config": {"dtype": "float32"}}, sizes, {}).loaded == 50
-    assert of_files({"torch_dtype": "bfloat16"}, sizes, {}).loaded == 100
-    assert of_files({"torch_dtype": "float32", "quantization_config": {"bits": 4}}, sizes, {}).loaded == 100
-    assert ModelFacts().loaded is None
+    assert of_files({"torch_dtype": "float32"}, sizes, {}).loaded() == 50
+    assert of_files({"dtype": "torch.float32"}, sizes, {}).loaded() == 50
+    assert of_files({"text_config": {"dtype": "float32"}}, sizes, {}).loaded() == 50
+    assert of_files({"torch_dtype": "bfloat16"}, sizes, {}).loaded() == 100
+    assert of_files({"torch_dtype": "float32", "quantization_config": {"bits": 4}}, sizes, {}).loaded() == 100
+    assert ModelFacts().loaded() is None
+    stored = of_files({"torch_dtype": "bfloat16"}, sizes, {})
+    assert (stored.loaded("float32"), stored.loaded("float16"), stored.loaded(None, "fp8")) == (
+        200,
+        100,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +147,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
+        self.content_type = "application/json; charset=utf-8"
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -150,6 +157,7 @@ class Hub:
                 body = json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
+                self.send_header("content-type", hub.content_type)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -203,7 +211,7 @@ def a_hub() -> Iterator[Hub]:
 
 def test_the_hub_is_asked_about_a_model_that_is_not_here(a_hub: Hub) -> None:
     found = resolve(engine("org/good"), a_hub.env, offline=False, token="hf_token")
-    assert (found.kind, found.facts.weights, found.facts.loaded, found.facts.commit) == (
+    assert (found.kind, found.facts.weights, found.facts.loaded(), found.facts.commit) == (
         "embedding",
         5000,
         2500,
@@ -240,6 +248,11 @@ def test_a_hub_that_answers_nothing_useful_is_no_error(a_hub: Hub, model: str) -
         assert model == "org/broken"
         return
     assert (found.kind, found.facts) == ("llm", ModelFacts())
+
+
+def test_a_proxy_that_answers_for_the_hub_does_not_make_a_model_unknown(a_hub: Hub) -> None:
+    a_hub.content_type = "text/html"
+    assert resolve(engine("org/goood"), a_hub.env, offline=False, token=None).facts == ModelFacts()
 
 
 def test_a_hub_that_cannot_be_reached_is_no_error() -> None:

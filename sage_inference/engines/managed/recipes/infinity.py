@@ -30,7 +30,7 @@ def command(start: Start) -> Command:
         *start.program.argv,
         *("v2", "--model-id", start.model, "--served-model-name", start.served_names[0]),
         *("--host", "127.0.0.1", "--port", str(port), "--url-prefix", "/v1"),
-        *("--engine", "torch", "--device", "cuda" if start.placement.gpus else "cpu"),
+        *("--engine", "torch", "--device", _device(start)),
         # BetterTransformer needs a package that infinity does not bring. Remote code is on by default.
         "--no-bettertransformer",
         "--trust-remote-code" if engine.trust_remote_code else "--no-trust-remote-code",
@@ -42,3 +42,9 @@ def command(start: Start) -> Command:
     # Its log wraps lines at the width of a terminal, which is 80 for a file.
     env = {"INFINITY_API_KEY": key, "COLUMNS": "250"}
     return Command((*argv, *engine.args), http_url(port), env, key)
+
+
+def _device(start: Start) -> str:
+    if start.placement.gpus:
+        return "cuda"
+    return "cpu" if start.placement.is_cpu else "auto"

@@ -34,6 +34,9 @@ _PROGRAMS = {
     "infinity": programs.INFINITY,
     "llama_server": programs.LLAMA_SERVER,
 }
+# Of these we do not know how much of the weights they keep on a GPU.
+_SIZE_THEMSELVES = ("command", "llama_server")
+_OFFLOADS = {"--cpu-offload-gb", "--kv-offloading-size"}
 _FOR_VECTORS = ("tei", "vllm", "infinity")
 
 
@@ -79,7 +82,7 @@ def prepare(
     else:
         shown = visible(gpus, environ) if engine.gpus == ("auto",) else gpus
         placement = place(name, _in_order(engines, mine, others), shown)
-    if recipe != "command" or engine.memory:
+    if recipe not in _SIZE_THEMSELVES or engine.memory:
         placement = check_room(mine, placement)
     start = Start(
         name=name,
@@ -155,7 +158,8 @@ def _wanted(
     # An embedder that was made from a chat model caches keys and values as that does.
     longest = engine.max_model_len or min(facts.max_tokens or LONGEST_TEXT, LONGEST_TEXT)
     cache = facts.cache_per_token * longest if is_small else 0
-    return Wanted(name, engine, is_small, facts.loaded, facts.heads, tuple(held), cache)
+    weights = None if _OFFLOADS & set(engine.args) else facts.loaded(engine.dtype, engine.quantization)
+    return Wanted(name, engine, is_small, weights, facts.heads, tuple(held), cache)
 
 
 def _wanted_of(

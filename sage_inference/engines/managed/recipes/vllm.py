@@ -64,11 +64,25 @@ def command(start: Start) -> Command:
         more, cpu_env = _cpu(start)
         argv += more
         env |= cpu_env
-    elif start.placement.gpus:
-        argv += ["--gpu-memory-utilization", f"{start.placement.share:g}"]
-        count = len(start.placement.gpus)
-        argv += ["--tensor-parallel-size", str(count)] if count > 1 else []
+    else:
+        argv += _on_gpus(start)
     return Command((*argv, *engine.args), url, env, key)
+
+
+def _on_gpus(start: Start) -> list[str]:
+    engine, argv = start.engine, list[str]()
+    if start.placement.gpus:
+        argv += ["--gpu-memory-utilization", f"{start.placement.share:g}"]
+    elif engine.memory:  # a GPU that NVML does not show, or a program whose build is not known
+        stated = budget(engine.memory)
+        argv += (
+            ["--gpu-memory-utilization", f"{stated.share:g}"]
+            if stated.share is not None
+            else ["--kv-cache-memory-bytes", str(stated.bytes)]
+        )
+    # More GPUs than this are for other arguments, such as --pipeline-parallel-size.
+    count = engine.tensor_parallel or len(start.placement.gpus)
+    return argv + (["--tensor-parallel-size", str(count)] if count > 1 else [])
 
 
 def _on_cpu(start: Start) -> bool:
@@ -147,13 +161,14 @@ def _cpu(start: Start) -> tuple[list[str], dict[str, str]]:
 
 
 def _cache_bytes(start: Start) -> int:
-    free = host_memory.available() - (start.facts.loaded or 0) - _CPU_BESIDE
+    weights = start.facts.loaded(start.engine.dtype, start.engine.quantization) or 0
+    free = host_memory.available() - weights - _CPU_BESIDE
     stated = start.engine.memory and budget(start.engine.memory).of(host_memory.total())
     wanted = stated or min(_CPU_CACHE_SMALL if start.is_small else _CPU_CACHE, max(free // 2, _CPU_LEAST))
     if wanted > free:
         raise LaunchError(
             f"this machine has {gib(host_memory.available())} of memory free, and {start.name} needs "
-            f"{gib(wanted + (start.facts.loaded or 0) + _CPU_BESIDE)}",
+            f"{gib(wanted + weights + _CPU_BESIDE)}",
             f"end other programs, or set a smaller memory for {start.name}",
             waits_for_memory=True,
         )

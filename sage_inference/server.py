@@ -350,7 +350,7 @@ async def run(
             admin_token=admin_token,
             hooks=hooks,
             extra_instances=tuple(extra),
-            discovers=True,
+            discovers=not simulate,
             engines=engines,
         )
         async with _signals(running, hangup):

@@ -71,8 +71,10 @@ def _without_engines(discover: bool) -> str:
 
 
 def curl_line(status: dict[str, Any]) -> str | None:
-    """A request that works with the models served now."""
+    """A request that works with the models served now: first those for which the gateway started an engine."""
+    managed = {each["name"] for each in startengines.engines_in(status)}
     ready = [i for i in status["instances"] if i["state"] == "ready" and i["models"]]
+    ready.sort(key=lambda instance: instance["name"] not in managed)
     for each in ready:
         if each["kind"] != "embedding":
             message = {"role": "user", "content": "hello"}

@@ -54,7 +54,10 @@ class Managed:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port()
-        self.started = sage(home, *command_of_readme(), "--port", str(self.port))
+        # Simulated engines are all that such a gateway serves, whatever else runs on this machine.
+        self.started = sage(
+            home, *command_of_readme(), "--port", str(self.port), SAGE_INFERENCE_DISCOVER="true"
+        )
 
     def sage(self, *args: str) -> Shown:
         """The command within this process, which saves the start of an interpreter."""
@@ -122,7 +125,9 @@ def test_the_curl_line_that_start_shows_gets_an_answer(managed: Managed) -> None
 def test_ps_and_status_show_them(managed: Managed) -> None:
     engines = managed.engines()
     assert {name: each["state"] for name, each in engines.items()} == {CHAT: "ready", EMBEDDER: "ready"}
-    assert {each["name"] for each in managed.json("status")["engines"]} == {CHAT, EMBEDDER}
+    status = managed.json("status")
+    assert {each["name"] for each in status["engines"]} == {CHAT, EMBEDDER}
+    assert ({each["name"] for each in status["instances"]}, status["discover"]) == ({CHAT, EMBEDDER}, False)
     shown = managed.sage("ps").stdout.splitlines()
     assert shown[0].split()[:2] == ["NAME", "STATE"]
     assert any(row.split()[:2] == [CHAT, "ready"] for row in shown)

@@ -159,7 +159,7 @@ class ManagedEngines:
     async def _stop_all(self) -> None:
         running_ones = [engine for engine in self.engines.values() if engine.has_process]
         if running_ones:
-            log.info("stopping %d engines", len(running_ones))
+            log.info("stopping engines: %s", ", ".join(engine.name for engine in running_ones))
         for engine in self.engines.values():
             engine.unload()
         await asyncio.gather(*(engine.ended() for engine in self.engines.values()))

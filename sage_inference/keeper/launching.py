@@ -78,6 +78,7 @@ def _plain(spec: KeeperSpec) -> int:
                     stderr=errors,
                     start_new_session=True,
                     cwd="/",
+                    env={key: os.environ[key] for key in transient_unit.PASSED_ON if key in os.environ},
                 )
             except OSError as error:
                 raise KeeperError(f"{sys.executable} cannot be run: {error.strerror}") from None

@@ -15,8 +15,8 @@ from sage_inference.keeper.errors import KeeperError
 _TIMEOUT_S = 10.0
 _MARGIN_S = 15.0  # after the engine's grace
 _UNIT_CHARACTERS = re.compile(r"[^A-Za-z0-9:_.-]")
-# The interpreter itself may need these. The engine gets its environment from the spec.
-_PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL")
+# The interpreter itself may need these. The engine gets its environment from the spec, and the gateway's may have secrets.
+PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 def manager(environ: Mapping[str, str], cgroup: str | None = None) -> str | None:
@@ -67,7 +67,7 @@ def arguments(
         f"--unit={unit_name(name)}",
         f"--description=sage-inference: engine {_one_line(name)}",
         *(f"--property={key}={value}" for key, value in properties.items()),
-        *(f"--setenv={key}={environ[key]}" for key in _PASSED_ON if key in environ),
+        *(f"--setenv={key}={environ[key]}" for key in PASSED_ON if key in environ),
         "--",
         *(word.replace("$", "$$") for word in command),
     ]

@@ -49,9 +49,11 @@ def test_an_engine_is_started_found_and_stopped(engines: Engines, tmp_path: Path
     assert not (engines.directory / files.SOCKET).exists()
 
 
-def test_only_the_owner_can_read_the_files(engines: Engines) -> None:
+def test_only_the_owner_can_read_the_files(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGE_INFERENCE_API_KEY", "opensesame")
     engines.directory.mkdir(parents=True, mode=0o755)
     link = engines.shell("echo out; exec sleep 60", secrets=["opensesame"], env={"HF_TOKEN": "opensesame"})
+    assert b"opensesame" not in Path(f"/proc/{link.keeper_pid}/environ").read_bytes()
     link.kill()
     link.wait_exit(10)
     assert engines.directory.stat().st_mode & 0o777 == 0o700

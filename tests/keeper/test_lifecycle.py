@@ -180,17 +180,17 @@ def test_the_keeper_outlives_its_launcher(engines: Engines) -> None:
 
 
 def test_a_gateway_that_does_not_come_back_costs_the_engine_its_life(engines: Engines) -> None:
-    link = engines.shell(FOREVER, orphan_timeout_s=0.4)
+    link = engines.shell(FOREVER, orphan_timeout_s=0.8)
     for _ in range(5):
-        time.sleep(0.15)
+        time.sleep(0.2)
         link.beat()
     assert link.look() is None
     began = time.monotonic()
     record = link.wait_exit(10)
     assert record is not None
     assert record.ordered
-    assert 0.3 < time.monotonic() - began < 3
-    assert "no gateway for 0.4 s" in (engines.directory / files.LOG).read_text()
+    assert 0.5 < time.monotonic() - began < 10
+    assert "no gateway for 0.8 s" in (engines.directory / files.LOG).read_text()
 
 
 def test_the_connection_shows_the_end_of_the_engine_and_then_of_the_keeper(engines: Engines) -> None:
@@ -283,7 +283,7 @@ def test_a_dead_engine_left_a_record_and_an_old_one_is_not_taken_for_it(engines:
 
 
 def test_all_engines_stop_at_the_same_time(engines: Engines, tmp_path: Path) -> None:
-    slow = "trap 'sleep 0.4; exit 0' TERM; touch $OUT/ready.$NUMBER; while :; do sleep 0.02; done"
+    slow = "trap 'sleep 0.7; exit 0' TERM; touch $OUT/ready.$NUMBER; while :; do sleep 0.02; done"
     for number in range(3):
         directory = str(tmp_path / "engines" / f"e{number}")
         engines.shell(slow, directory=directory, name=f"{engines.name}", env={"NUMBER": str(number)})
@@ -291,7 +291,7 @@ def test_all_engines_stop_at_the_same_time(engines: Engines, tmp_path: Path) -> 
     (tmp_path / "engines" / "never-started").mkdir()
     began = time.monotonic()
     assert stop_all(tmp_path) == ["e0", "e1", "e2"]
-    assert time.monotonic() - began < 1.15
+    assert time.monotonic() - began < 2.05
     assert stop_all(tmp_path) == []
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sage_inference.simulator.engine import SimulatedEngine
 from sage_inference.simulator.faults import Fault, FaultError
 from sage_inference.simulator.faults import parse as parse_faults
+from sage_inference.simulator.starting.commands import COMMANDS
 
 if TYPE_CHECKING:
     from sage_inference.simulator.vllm.transfer import TransferConfig
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sage_inference.simulator",
         description="A simulated engine: a real HTTP server without a model behind it.",
+        epilog=f"{', '.join(COMMANDS)}: engines that also start, fail and die as the real ones; each has its own --help.",
     )
     kinds = parser.add_subparsers(required=True, metavar="vllm|tei")
     _vllm_options(kinds.add_parser("vllm", help="answer like vLLM 0.32.0"))

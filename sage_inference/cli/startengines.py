@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 _LOOK_S = 0.3
 _END_S = 3.0
+_FAILED = ("failed", "stuck", "lost")
 _ON_THE_WAY = ("waiting", "starting", "stopping", "draining")
 
 
@@ -57,7 +58,7 @@ def announce_engines(engines: Sequence[Document], *, failed: bool) -> None:
 
 
 def wait_for(paths: Paths, engines: Sequence[Document]) -> Document | None:
-    """Wait with progress until each of ``engines`` is ready or has failed for good. Returns the gateway's status then.
+    """Wait with progress until each of ``engines`` is ready or failed, see ``settled``. Returns the gateway's status then.
 
     Ctrl-C ends the gateway and its engines, because the command that was interrupted began them.
     """
@@ -82,7 +83,7 @@ def fail_if_any_failed(engines: Sequence[Document]) -> None:
     """Raise ``EngineFailed`` for the first engine that does not become ready, and warn of the others."""
     from sage_inference.daemon.managed import failure_of
 
-    failed = [failure_of(each) for each in engines if _is_down(each)]
+    failed = [failure_of(each) for each in engines if each["state"] in _FAILED]
     for error in failed[1:]:
         terminal.warn(error.problem, error.hint)
     if failed:
@@ -93,7 +94,7 @@ def fail_if_any_failed(engines: Sequence[Document]) -> None:
 
 
 def _is_down(engine: Document) -> bool:
-    return engine["state"] in ("failed", "stuck", "lost") and not on_the_way([engine])
+    return engine["state"] in _FAILED and not on_the_way([engine])
 
 
 class ProgressHere:

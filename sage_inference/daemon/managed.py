@@ -197,16 +197,31 @@ def watch(
 
 
 def settled(began: float) -> Callable[[Document], bool]:
-    """A test whether an engine is ready, or has failed for good, since ``began`` (``time.monotonic``)."""
+    """A test whether an engine is ready or will not soon be, since ``began`` (``time.monotonic``).
+
+    An engine that fails twice for the same reason will not become ready without a person, although the gateway goes on
+    trying: memory that another program holds, or a hub that cannot be reached, may come back in an hour.
+    """
+    seen: dict[str, tuple[str, float]] = {}  # by name: the last failure's message, and when it happened
 
     def is_over(engine: Document) -> bool:
-        state = engine["state"]
+        state, passed = engine["state"], time.monotonic() - began
         if state == "failed":
             # A failure of an earlier start is still shown until the engine took up the order.
-            passed = time.monotonic() - began
-            is_new = passed > _BEGIN_S or (engine.get("since_s") or 0.0) < passed + _STALE_S
-            return is_new and will_retry(engine) is None
-        return state in ("ready", "stuck", "lost") or (state == "off" and time.monotonic() - began > _BEGIN_S)
+            since_s = engine.get("since_s") or 0.0
+            is_new = passed > _BEGIN_S or since_s < passed + _STALE_S
+            return is_new and (will_retry(engine) is None or _is_second(engine, time.monotonic() - since_s))
+        return state in ("ready", "stuck", "lost") or (state == "off" and passed > _BEGIN_S)
+
+    def _is_second(engine: Document, at: float) -> bool:
+        name, message = engine["name"], (engine.get("failure") or {}).get("message", "")
+        before, before_at = seen.setdefault(name, (message, at))
+        if (
+            abs(at - before_at) < _BEGIN_S
+        ):  # the same failure, seen again: a retry comes 2 s later at the soonest
+            return False
+        seen[name] = (message, at)
+        return bool(before == message)
 
     return is_over
 
@@ -222,7 +237,9 @@ def failure_of(engine: Document) -> EngineFailed:
     """The error for an engine that is not ready and does not become ready by itself."""
     name, failure = engine["name"], engine.get("failure")
     if failure:
-        return EngineFailed(f"{name} failed: {failure['message']}", failure.get("hint") or _log_hint(name))
+        again = "" if will_retry(engine) is None else "; the gateway goes on trying"
+        problem = f"{name} failed: {failure['message']}{again}"
+        return EngineFailed(problem, failure.get("hint") or _log_hint(name))
     words = {
         "off": "was unloaded meanwhile",
         "stuck": "did not end when it was killed; the system holds its process",

@@ -135,3 +135,15 @@ def test_a_wait_ends_with_a_new_state_and_not_with_that_before_the_order() -> No
     assert just(engine(state="failed", since_s=0.0, failure=failure("after")))
     again = failure("after", permanent=False, retry_in_s=2.0)
     assert not long_ago(engine(state="failed", since_s=0.0, failure=again))
+
+
+def test_a_wait_ends_with_the_same_failure_twice() -> None:
+    is_over = settled(time.monotonic() - 60)
+    full = failure("GPU 0 has 9 GiB free", permanent=False, retry_in_s=2.0)
+    other = failure("another program ended it", permanent=False, retry_in_s=2.0)
+    assert not is_over(engine(state="failed", since_s=30.0, failure=other))
+    assert not is_over(engine(state="failed", since_s=20.0, failure=full))
+    assert not is_over(engine(state="failed", since_s=20.0, failure=full))  # seen again
+    assert not is_over(engine("two", state="failed", since_s=0.0, failure=full))
+    assert not is_over(engine(state="starting"))
+    assert is_over(engine(state="failed", since_s=0.0, failure=full))

@@ -301,7 +301,7 @@ def no_weights(found: Match[str], case: Case) -> EngineFailure:
     place = found["place"]
     if place.startswith("/") and "/snapshots/" not in place:
         return EngineFailure(
-            f"{place} has no weights", "put *.safetensors files beside its config.json", Retry.BACK_OFF
+            f"{place} has no weights", "put *.safetensors files beside its config.json", Retry.NO
         )
     return EngineFailure(
         f"the weights of {case.engine.model} are not in the cache",

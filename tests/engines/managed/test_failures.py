@@ -84,7 +84,7 @@ ROWS: dict[str, tuple[str, str, Retry, dict[str, Any]]] = {
     "unknown_model": ("the hub has no model nobody/no-such-model, or it is private", "managed.hf_token", NO, {}),
     "hub_unreachable": ("the hub cannot be reached, and Qwen/Qwen2.5-7B-Instruct is not in the cache", "managed.hf_home", Retry.BACK_OFF, {}),
     "not_in_cache": ("downloads are switched off, and Qwen/Qwen2.5-7B-Instruct is not in the cache", "managed.offline", Retry.BACK_OFF, {}),
-    "no_weights": ("/models/qwen has no weights", "safetensors", Retry.BACK_OFF, {}),
+    "no_weights": ("/models/qwen has no weights", "safetensors", NO, {}),
     "port_taken": ("its address is taken by another program", "next free port", Retry.OTHER_PORT, {}),
     "no_kernel_image": ("the engine was not built for this GPU", "compute capability", NO, {}),
     "driver_too_old": ("the NVIDIA driver supports CUDA 12.8, and the engine needs a newer one", "update the driver", NO, {}),

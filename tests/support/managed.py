@@ -27,11 +27,17 @@ COMMON = ManagedSettings(stop_grace_s=5, supervisor="plain", offline=True)
 class ManagedGateway(InProcess):
     """``settings_to_load`` are those of the next reload."""
 
-    def __init__(self, state_dir: Path, *engines: ManagedEngineSettings, **settings: Any) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *engines: ManagedEngineSettings,
+        run: EngineRun | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         self.state_dir = state_dir
-        run = EngineRun(state_dir, simulates=True)
-        settings.setdefault("managed", COMMON)
-        super().__init__(Settings(engines=engines, **settings), run)
+        super().__init__(
+            settings or Settings(engines=engines, managed=COMMON), run or EngineRun(state_dir, simulates=True)
+        )
         self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def stop(self, at_once: bool = True) -> None:
@@ -96,8 +102,8 @@ class ManagedGateway(InProcess):
 
 
 @contextlib.contextmanager
-def managed(state_dir: Path, *engines: ManagedEngineSettings, **settings: Any) -> Iterator[ManagedGateway]:
-    gateway = ManagedGateway(state_dir, *engines, **settings)
+def managed(state_dir: Path, *engines: ManagedEngineSettings) -> Iterator[ManagedGateway]:
+    gateway = ManagedGateway(state_dir, *engines)
     try:
         gateway.start()
         yield gateway

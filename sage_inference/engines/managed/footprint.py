@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Collection, Sequence
+
 import psutil
 
-from sage_inference.engines.managed.gpus import gpus
+from sage_inference.engines.managed.gpus import Gpu, gpus
+
+_LOOK_S = 0.25
+_LONGEST_S = 10.0
+_SAME = 64 << 20  # a smaller difference between two looks is another process's work
 
 
 def memory_mb(pid: int | None) -> int | None:
@@ -26,3 +33,17 @@ def memory_mb(pid: int | None) -> int | None:
         except psutil.Error:  # it has just ended
             continue
     return total >> 20
+
+
+def await_memory(indices: Collection[int], look: Callable[[], Sequence[Gpu]] = gpus) -> None:
+    """Wait until the free memory of these GPUs rises no more, at most ten seconds: drivers free it after the end of a process."""
+    if not indices:
+        return
+    deadline = time.monotonic() + _LONGEST_S
+    before: dict[int, int] = {}
+    while time.monotonic() < deadline:
+        free = {gpu.index: gpu.free for gpu in look() if gpu.index in indices}
+        if before and all(free[index] - before.get(index, 0) < _SAME for index in free):
+            return
+        before = free
+        time.sleep(_LOOK_S)

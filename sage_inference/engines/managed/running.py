@@ -69,17 +69,7 @@ def start(
     """Start the engine under a keeper. ``change`` are settings for this start alone. Raises ``StartError``."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        plan = prepare(
-            entry,
-            managed,
-            directory=directory,
-            gpus=gpus(),
-            environ=environ,
-            engines=neighbours.entries,
-            held=neighbours.held,
-            taken=neighbours.ports,
-            change=change,
-        )
+        plan = _plan(entry, managed, directory, environ, neighbours, change)
         _keep_key(directory, plan.api_key)
         link = keeper.launch(_spec(name, managed, plan, directory, about), managed.supervisor)  # type: ignore[arg-type]
     except LaunchError as error:
@@ -96,6 +86,44 @@ def start(
         failure = EngineFailure(f"{directory} cannot be used: {error.strerror}", None, Retry.BACK_OFF)
         raise StartError(failure) from None
     return _running(link, plan.api_key)
+
+
+def _plan(
+    entry: ManagedEngineSettings,
+    managed: ManagedSettings,
+    directory: Path,
+    environ: Mapping[str, str],
+    neighbours: Neighbours,
+    change: Mapping[str, Any],
+) -> EngineLaunch:
+    return prepare(
+        entry,
+        managed,
+        directory=directory,
+        gpus=gpus(),
+        environ=environ,
+        engines=neighbours.entries,
+        held=neighbours.held,
+        taken=neighbours.ports,
+        change=change,
+    )
+
+
+def obstacle(
+    entry: ManagedEngineSettings,
+    managed: ManagedSettings,
+    directory: Path,
+    environ: Mapping[str, str],
+    neighbours: Neighbours,
+) -> str | None:
+    """The reason why the engine could not be started with these settings at any time; None if it could."""
+    try:
+        _plan(entry, managed, directory, environ, neighbours, {})
+    except LaunchError as error:
+        return None if error.waits_for_memory else error.message
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _spec(

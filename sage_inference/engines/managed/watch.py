@@ -16,7 +16,7 @@ from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
 from sage_inference.engines.managed.failures import EngineFailure
-from sage_inference.engines.managed.footprint import memory_mb
+from sage_inference.engines.managed.footprint import await_memory, memory_mb
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.progress import StartMoment, StartProgress
 from sage_inference.engines.managed.readiness import NotReadyError, serving
@@ -112,6 +112,7 @@ class EngineWatch:
             engine.post(events.FirstExited(self._run))
         try:
             record = await engine.house.thread(link.wait_exit, engine.rules.stop_s)
+            await engine.house.thread(await_memory, self._process.about.get("gpus") or ())
         except LostKeeperError as error:
             await self._keeper_died(error)
             return

@@ -38,6 +38,8 @@ _TYPES = {
     "classify": "classification",
 }
 
+_OF_KIND = {"llm": "chat", "embedding": "embed", "reranker": "rerank"}  # capabilities of managed engines
+
 
 def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
     """Model cards by id: the card of the first healthy instance, with the capabilities of all healthy ones.
@@ -74,6 +76,8 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
     for name, engines in gateway.waiting_room.declared.items():
         if name not in cards:
             cards[name] = {"id": name, "object": "model", "created": 0, "owned_by": "sage-inference"}
+            if (word := _OF_KIND.get(engines[0].kind)) is not None:
+                cards[name] |= {"type": _TYPES[word], "capabilities": [word]}
         cards[name] = {**cards[name], "sage_state": engines[0].state_name}
     for alias, target in gateway.registry.aliases.items():
         if target in cards and alias not in cards:

@@ -16,6 +16,7 @@ from sage_inference.config.engine_rules import name_of_engine
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import InstanceSettings, ManagedEngineSettings, Settings
 from sage_inference.engines.detect import Detected
+from sage_inference.engines.managed import running
 from sage_inference.engines.managed.machine import ManagedState
 from sage_inference.engines.managed.recipes.prepare import spec_hash
 from sage_inference.engines.managed.running import Neighbours
@@ -55,6 +56,12 @@ class ManagedEngine(EngineSupervisor):
     @property
     def _starts_on_demand(self) -> bool:
         return self.entry.start == "demand" and not self.machine.kept
+
+    @property
+    def kind(self) -> str:
+        """llm, embedding or reranker; auto if neither the settings nor a start have shown it."""
+        known = None if self.running is None else self.running.about.get("kind")
+        return str(known or self.entry.kind)
 
     @property
     def state_name(self) -> str:
@@ -235,9 +242,21 @@ class ManagedEngines:
 
     async def _replace_outdated(self) -> None:
         await self._look_for_outdated()
-        for engine in self.engines.values():
+        house = self.house
+        for engine in list(self.engines.values()):
             if engine.outdated and not engine.leaving:
-                engine.restart()
+                problem = await house.thread(
+                    running.obstacle,
+                    engine.entry,
+                    house.managed,
+                    engine.directory,
+                    house.environ,
+                    house.neighbours(),
+                )
+                if problem is None:
+                    engine.restart()
+                else:
+                    log.error("engine %s runs on with former settings: %s", engine.name, problem)
 
     def _note_outdated(self) -> None:
         self._spawn(self._look_for_outdated())
@@ -334,6 +353,8 @@ class ManagedEngines:
         self.gateway.waiting_room.admit(engine.names)
 
     def drain(self, engine: EngineSupervisor) -> None:
+        if (upstream := self.gateway.engines.get(engine.name)) is not None:
+            upstream.last_error = "its engine is about to stop"
         self.fleet.drain(engine.name)
 
     def unserve(self, engine: EngineSupervisor) -> None:

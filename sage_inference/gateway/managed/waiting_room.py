@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Reason, Rejection
 
 TELL_S = 10.0  # of silence for a caller of a stream, before a comment
+_SLICE = 128  # requests that are submitted or refused in one piece
 _DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
 # Codes of errors that no engine has worked on.
 _UNSERVED = frozenset({"model_not_found", "no_engine_for_route", "no_healthy_instance"})
@@ -35,6 +37,8 @@ class WaitedEngine(Protocol):
     def serves(self) -> bool: ...
     @property
     def state_name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
 
     def want(self) -> None:
         """A request wants the engine: one that starts on demand starts now."""
@@ -76,6 +80,7 @@ class _Held:
     model: str
     error: ApiError  # the answer if the engine turns out to serve
     told_at: float  # of the loop's clock
+    size: int
 
 
 class WaitingRoom:
@@ -85,6 +90,7 @@ class WaitingRoom:
         self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._held: dict[WaitingRequest, _Held] = {}
+        self._size = 0  # bytes of all of them
         self._telling: asyncio.TimerHandle | None = None
         self.declared: Mapping[str, tuple[WaitedEngine, ...]] = {}
 
@@ -107,7 +113,7 @@ class WaitingRoom:
         request = getattr(exchange, "request", None)  # missing if the request could not be read
         if request is None or self._hub.draining or not (engines := self.declared.get(request.model, ())):
             return error
-        if exchange.phase is Phase.READING and any(engine.serves for engine in engines):
+        if not failed and any(engine.serves for engine in engines):
             return error  # it serves, but not this route
         for engine in engines:
             engine.want()
@@ -121,7 +127,7 @@ class WaitingRoom:
     def _full(self, exchange: WaitingRequest) -> ApiError | None:
         limits = self._hub.limits
         waiting = len(self._held) + self._hub.scheduler.queued
-        size = sum(each.size for each in self._held) + self._hub.scheduler.queued_bytes + exchange.size
+        size = self._size + self._hub.scheduler.queued_bytes + exchange.size
         if waiting < limits.queue_requests and size <= limits.queue_bytes:
             return None
         message = f"{waiting} requests wait already; try again later"
@@ -130,7 +136,8 @@ class WaitingRoom:
         )
 
     def _hold(self, exchange: WaitingRequest, model: str, error: ApiError) -> None:
-        self._held[exchange] = _Held(model, error, self._loop.time())
+        self._held[exchange] = _Held(model, error, self._loop.time(), exchange.size)
+        self._size += exchange.size
         exchange.hold(max(0.0, self._left_s(exchange)))
         if any(engine.serves for engine in self.declared[model]):
             self._loop.call_later(_DOUBT_S, self._look_again, exchange)
@@ -149,15 +156,21 @@ class WaitingRoom:
         """An engine was thought to serve, and failed a request. If it still serves, the failure was the request's."""
         held = self._held.get(exchange)
         if held is not None and any(engine.serves for engine in self.declared.get(held.model, ())):
-            del self._held[exchange]
+            self._remove(exchange)
             exchange.fail(held.error)
 
     def leave(self, exchange: WaitingRequest) -> None:
-        self._held.pop(exchange, None)
+        self._remove(exchange)
+
+    def _remove(self, exchange: WaitingRequest) -> _Held | None:
+        held = self._held.pop(exchange, None)
+        if held is not None:
+            self._size -= held.size
+        return held
 
     def late(self, exchange: WaitingRequest) -> ApiError | None:
         """The error of a request whose time is over; None if it does not wait here."""
-        held = self._held.pop(exchange, None)
+        held = self._remove(exchange)
         if held is None:
             return None
         engines = self.declared.get(held.model, ())
@@ -167,26 +180,40 @@ class WaitingRoom:
 
     def admit(self, names: Iterable[str]) -> None:
         """An engine serves these models now: submit the requests for them."""
-        for exchange in self._of(names):
-            del self._held[exchange]
-            exchange.submit_again()
+        self._in_slices(deque(self._of(names)), self._admit)
+
+    def _admit(self, exchange: WaitingRequest) -> None:
+        held = self._held.get(exchange)
+        if held is None or not any(engine.serves for engine in self.declared.get(held.model, ())):
+            return  # it left, or its engine did
+        self._remove(exchange)
+        exchange.submit_again()
 
     def refuse(self, names: Iterable[str]) -> None:
         """An engine will not come. End the requests that no other one will serve."""
-        for exchange in self._of(names):
-            held = self._held.get(exchange)
-            if held is None:
-                continue
-            engines = self.declared.get(held.model, ())
-            if not any(engine.holds_requests for engine in engines):
-                del self._held[exchange]
-                exchange.fail(engines[0].refusal() if engines else held.error)
+        self._in_slices(deque(self._of(names)), self._refuse)
+
+    def _refuse(self, exchange: WaitingRequest) -> None:
+        held = self._held.get(exchange)
+        if held is None:
+            return
+        engines = self.declared.get(held.model, ())
+        if not any(engine.holds_requests for engine in engines):
+            self._remove(exchange)
+            exchange.fail(engines[0].refusal() if engines else held.error)
 
     def close(self) -> None:
         """The gateway stops."""
         for exchange in list(self._held):
-            if self._held.pop(exchange, None) is not None:
+            if self._remove(exchange) is not None:
                 exchange.fail(errors.gateway_stopped())
+
+    def _in_slices(self, exchanges: deque[WaitingRequest], act: Callable[[WaitingRequest], None]) -> None:
+        """Act on each request. Thousands may wait, and must not hold the loop up in one piece."""
+        for _ in range(min(_SLICE, len(exchanges))):
+            act(exchanges.popleft())
+        if exchanges:
+            self._loop.call_soon(self._in_slices, exchanges, act)
 
     def _of(self, names: Iterable[str]) -> list[WaitingRequest]:
         wanted = set(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -82,13 +83,28 @@ def test_engines_run_on_for_the_next_gateway(shared: ManagedGateway) -> None:
     pids = {name: shared.state(name, "ready")["pid"] for name in ("chat", "embed")}
     shared.keep()
     shared.stop()
-    with managed(shared.state_dir, CHAT, EMBED) as successor:
+    changed = replace(EMBED, dtype="float16")
+    with managed(shared.state_dir, CHAT, changed) as successor:
         # They served already when the gateway began to listen.
         found = {name: successor.engine(name) for name in ("chat", "embed")}
         assert {name: each["state"] for name, each in found.items()} == {"chat": "ready", "embed": "ready"}
         assert {name: each["pid"] for name, each in found.items()} == pids
-        assert all(each["adopted"] and not each["outdated"] for each in found.values())
+        assert all(each["adopted"] for each in found.values())
         assert successor.chat().status_code == successor.embed().status_code == 200
+        # Former settings are served on, until a reload.
+        successor.until(
+            lambda gateway: gateway.managed is not None and gateway.managed.engines["embed"].outdated
+        )
+        assert not successor.engine("chat")["outdated"]
+        # Settings that could not start are no reason to stop what runs.
+        successor.reload(CHAT, replace(EMBED, max_model_len=512))  # TEI has no option for that
+        assert successor.engine("embed")["pid"] == pids["embed"]
+        assert successor.embed().status_code == 200
+        successor.reload(CHAT, changed)
+        successor.state("embed", "waiting", "starting")
+        after = successor.state("embed", "ready")
+        assert (after["pid"] != pids["embed"], after["outdated"]) == (True, False)
+        assert successor.engine("chat")["pid"] == pids["chat"]
         left = processes(shared.state_dir)
         successor.stop()
         gone(left, 1)

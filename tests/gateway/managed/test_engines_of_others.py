@@ -14,9 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sage_inference.config.settings import Settings
+from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.gateway.managed.engine_run import RunModel
+from sage_inference.keeper.client import stop_all
 from sage_inference.server import EngineRun, RunningGateway
+from tests.support.inprocess import ADMIN
 from tests.support.managed import COMMON, EMBED, ManagedGateway, gone, kill, managed, processes
+from tests.support.rogue import RogueEngine
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def test_a_successor_that_does_not_take_over_gives_no_order(serving: ManagedGate
 
     async def come_and_go() -> str:
         # Its settings would restart the engine, and another one would be started.
-        engines = (replace(EMBED, max_model_len=99), replace(EMBED, model="org/other"))
+        engines = (replace(EMBED, dtype="float16"), replace(EMBED, model="org/other"))
         running = RunningGateway(
             Settings(engines=engines, managed=COMMON, discover=False),
             engines=EngineRun(serving.state_dir, simulates=True, passive=True),
@@ -64,6 +68,26 @@ def test_an_engine_that_died_without_a_gateway_is_started_anew(serving: ManagedG
         after = next_one.engine("embed")
         assert after["pid"] != before["pid"]
         assert not after["adopted"]
+
+
+def test_only_a_model_that_nobody_serves_becomes_an_engine(tmp_path: Path) -> None:
+    models = (RunModel("llm", "short"), RunModel("embedding", "org/embed"))
+    run = EngineRun(tmp_path, models, simulates=True)
+    with RogueEngine(model="org/served") as engine:
+        settings = Settings(
+            instances=(InstanceSettings(url=engine.url),), aliases={"short": "org/served"}, managed=COMMON
+        )
+        gateway = ManagedGateway(tmp_path, run=run, settings=settings)
+        try:
+            gateway.start()
+            names = [
+                each["name"] for each in gateway.http.get("/admin/engines", headers=ADMIN).json()["engines"]
+            ]
+            assert names == ["embed"]
+            assert gateway.engine("embed")["engine"] == "tei"
+        finally:
+            gateway.stop()
+            stop_all(tmp_path, 0)
 
 
 def test_a_strangers_process_is_shown_and_never_signalled(state_dir: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.gateway.managed import waiting_room
 from tests.support.inprocess import ADMIN
-from tests.support.managed import COMMON, ManagedGateway, gone, managed, processes
+from tests.support.managed import ManagedGateway, gone, managed, processes
 from tests.support.wire import CHAT, Caller, chat, post
 
 FAST = ("--speed", "instant")
@@ -32,7 +32,7 @@ MANUAL = ManagedEngineSettings(model="org/manual", engine="tei", kind="embedding
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedGateway]:
     engines = (BROKEN, SLOW, LAZY, MANUAL, ENDLESS)
-    with managed(tmp_path_factory.mktemp("state"), *engines, managed=COMMON) as gateway:
+    with managed(tmp_path_factory.mktemp("state"), *engines) as gateway:
         yield gateway
 
 

@@ -70,5 +70,9 @@ class Case:
         return name_of_engine(self.engine)
 
     @property
+    def is_vllm(self) -> bool:
+        return any(line.process in ("APIServer", "EngineCore") for line in self.lines)
+
+    @property
     def while_(self) -> str:
         return f"while {self.phase.words}" if self.phase and not self.was_ready else "while serving"

@@ -321,6 +321,9 @@ def remote_code(found: Match[str], case: Case) -> EngineFailure | None:
 
 
 def no_tokenizer(found: Match[str], case: Case) -> EngineFailure:
+    if case.is_vllm:
+        hint = "put tokenizer.json and tokenizer_config.json beside its config.json, or name one with args: [--tokenizer, NAME]"
+        return EngineFailure(f"{case.engine.model} has no tokenizer", hint, Retry.NO)
     return EngineFailure(
         f"{case.engine.model} has no tokenizer that this engine reads (tokenizer.json)",
         "engine: vllm",

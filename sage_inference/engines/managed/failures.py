@@ -16,7 +16,7 @@ from sage_inference.engines.managed.log_lines import LogLine, first_error, last_
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.masking import Masker
 
-__all__ = ["EngineFailure", "Exit", "Failure", "Retry", "explain"]
+__all__ = ["EngineFailure", "Exit", "Retry", "explain"]
 
 # The cause of a failed start is the first error of its log. A start prints some thousand lines.
 _FIRST_LINES = 50_000
@@ -124,6 +124,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-Failure = EngineFailure

@@ -29,6 +29,17 @@ class NoSuchModelError(HubError):
         self.near = near
 
 
+class GatedModelError(HubError):
+    """The hub shows the model's page and not its files: its license is not accepted by the owner of our token.
+
+    ``page`` is where it is accepted.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__("gated")
+        self.page = page
+
+
 @dataclass(frozen=True, slots=True)
 class HubModel:
     """A model on the hub. ``blobs`` has the sizes of its weights, by the names that they get in the cache."""
@@ -62,12 +73,13 @@ def ask(model: str, revision: str | None, env: Mapping[str, str], token: str | N
                 if "config.json" in sizes
                 else None
             )
+            if config is None and about.get("gated"):
+                raise GatedModelError(f"{base}/{quote(model)}")
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise HubError(f"{type(error).__name__}") from None
     if "config.json" not in sizes and any(name.endswith(".gguf") for name in sizes):
         # The weights stay unknown, because such a repository has the same model in several sizes.
         return HubModel(ModelFacts("llm", is_gguf=True, commit=commit))
-    # A gated model's files need a token; its page has the architecture all the same.
     facts = of_files(config or _section(about, "config", dict), sizes, {}, commit)
     return HubModel(facts, _blobs(files))
 

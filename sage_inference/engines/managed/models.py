@@ -57,6 +57,11 @@ def resolve(
         known = hub.ask(engine.model, engine.revision, env, token)
     except hub.NoSuchModelError as error:
         raise _unknown(engine, error, token) from None
+    except hub.GatedModelError as error:
+        raise LaunchError(
+            f"{engine.model} needs an accepted license and a token",
+            f"accept it at {error.page}, and set managed.hf_token",
+        ) from None
     except hub.HubError:
         known = hub.HubModel(cached)
     download = {"folder": str(cache_folder(engine.model, hub_cache_of(env))), "files": dict(known.blobs)}

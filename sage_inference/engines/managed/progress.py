@@ -217,7 +217,3 @@ def _cpu_seconds(pid: int) -> float:
             continue
         total += times.user + times.system
     return total
-
-
-Phase = StartPhase
-Progress = StartMoment

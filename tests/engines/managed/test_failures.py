@@ -304,6 +304,12 @@ def test_those_who_hold_the_memory_are_named() -> None:
     )
 
 
+def test_a_missing_tokenizer_is_not_sent_from_vllm_to_vllm() -> None:
+    found = of("OSError: Can't load tokenizer for 'MODEL_DIR'. Make sure it is not a directory.")
+    assert found.message == "Qwen/Qwen2.5-7B-Instruct has no tokenizer"
+    assert "engine: vllm" not in (found.hint or "")
+
+
 def test_sleep_is_left_out_and_the_start_repeated_if_an_argument_asked_for_it() -> None:
     engine = replace(QWEN, args=("--enable-sleep-mode", "--max-num-seqs", "4"))
     found = of(VLLM_FAILURES["sleep_unsupported"].error, engine=engine)

@@ -228,9 +228,11 @@ def test_a_revision_is_asked_for(a_hub: Hub) -> None:
     assert found.facts.commit == "pr1"
 
 
-def test_a_gated_model_is_known_by_its_page(a_hub: Hub) -> None:
-    found = resolve(engine("org/gated"), a_hub.env, offline=False, token=None)
-    assert (found.kind, found.facts.weights) == ("embedding", 5000)
+def test_a_gated_model_is_refused_before_the_start(a_hub: Hub) -> None:
+    with pytest.raises(LaunchError) as caught:
+        resolve(engine("org/gated"), a_hub.env, offline=False, token="hf_of_someone_else")
+    assert caught.value.message == "org/gated needs an accepted license and a token"
+    assert f"accept it at http://127.0.0.1:{a_hub.server.server_port}/org/gated" in (caught.value.hint or "")
 
 
 def test_an_unknown_model_is_refused_with_a_near_name(a_hub: Hub) -> None:

@@ -76,9 +76,9 @@ _SIGNS = (
     ),
     *_signs(
         StartPhase.LOAD,
-        r"Starting to load model",
+        r"Starting to load model|Loading model from scratch",
         r"Loading (?:\S+ )+(?:checkpoint )?shards:\s+(?P<percent>\d+)% Completed \| (?P<done>\d+)/(?P<all>\d+)",
-        r"Loading weights took",
+        r"Loading weights took|Model loading took",
         r"(?:Time spent downloading weights|Model weights downloaded in|Model artifacts downloaded in)",
         r"Starting model backend",
         r"Starting \S+ model on ",
@@ -91,7 +91,7 @@ _SIGNS = (
         r"Dynamo bytecode transform time",
         r"Compiling a graph for (?P<detail>compile range \([^)]*\)|[^,]{0,40}?) takes",
         r"Directly load (?:the compiled graph|AOT compilation)",
-        r"torch\.compile t(?:ook|akes) ",
+        r"torch\.compile t(?:ook|akes) |Cache the graph of compile range|saved AOT compiled function",
         r"Warming up model for the compilation",
     ),
     *_signs(

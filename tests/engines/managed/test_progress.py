@@ -66,6 +66,8 @@ def test_a_start_ends_in_the_phase_of_its_last_lines(
     [
         ("vllm_cpu_ready", [BOOT, LOAD, COMPILE, WARM]),
         ("vllm_cpu_pooling", [BOOT, LOAD, COMPILE, WARM]),
+        ("vllm_gpu_ready", [BOOT, LOAD, CAPTURE, WARM]),
+        ("vllm_gpu_pooling", [BOOT, LOAD, COMPILE, CAPTURE, WARM]),
         ("infinity_ready", [BOOT, LOAD, WARM]),
         ("vllm_cpu_length_does_not_fit", [BOOT, LOAD]),
         ("vllm_cpu_port_taken", [BOOT]),
@@ -113,7 +115,7 @@ def test_a_simulated_tei_shows_its_phases(tmp_path: Path) -> None:
         ("Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.10s/it]", StartMoment(LOAD, 0.5, "1/2")),
         ("Multi-thread loading shards:  25% Completed | 1/4 [00:01<00:01]", StartMoment(BOOT)),
         ("Loading pt checkpoint shards: 100% Completed | 3/3 [00:01]", StartMoment(LOAD, 1.0, "3/3")),
-        ("Model loading took 14.32 GiB memory and 1.6 seconds", StartMoment(BOOT)),
+        ("Model loading took 14.32 GiB and 1.6 seconds", StartMoment(LOAD)),
         ("(Worker_TP0 pid=1) INFO 11-30 17:08:12 [m.py:68] Starting to load model org/m...", StartMoment(LOAD)),
         ("INFO [backends.py:1] Using cache directory: /r/.cache/vllm/torch_compile_cache/2c/rank_0_0/backbone for vLLM's torch.compile", StartMoment(COMPILE)),
         ("Compiling a graph for compile range (1, 8192) takes 4.58 s", StartMoment(COMPILE, None, "compile range (1, 8192)")),

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from openai._streaming import SSEDecoder
 
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.instances.stream_budgets import UnwatchedBudget, WatchedBudget
 from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES, chunk, delta_end, text_of, trim
 from sage_inference.wire.message import Data
 from tests.fuzz.house import CallerEnd, EngineEnd, House
@@ -154,16 +156,19 @@ def test_an_event_that_was_sent_in_part_reports_the_error_whatever_the_size_of_i
     assert len(datas) > len(TEXT)
 
 
-def test_an_open_stream_keeps_one_piece(stream: Stream) -> None:
+def test_an_open_stream_keeps_no_piece_but_one_that_all_streams_share(stream: Stream) -> None:
     stream.read(*TEXT)
-    assert len(stream.kept) == 1
+    [kept] = stream.kept
+    assert json.loads(text_of([kept], True)[6:]) == {"choices": [{"finish_reason": None, "token_ids": None}]}
     stream.feed(*(framed(delta(f"more {n}")) for n in range(100)))
-    assert len(stream.kept) == 1
     stream.feed(framed(delta("two")) + framed(delta("at once")))
-    assert len(stream.kept) == 1
+    assert [id(each) for each in stream.kept] == [id(kept)]
     stream.feed(framed(delta("", "stop")))
     assert len(stream.kept) == 2
     assert stream.ends()["outcome"] == "done"
+    other = Stream(stream.house, "another")
+    other.read(*TEXT)
+    assert [id(each) for each in other.kept] == [id(kept)]
 
 
 SPACED = [each.replace(b'":', b'": ').replace(b',"', b', "') for each in TEXT]
@@ -197,6 +202,29 @@ def test_a_stream_that_ends_without_its_last_event_is_cut_also_where_few_pieces_
 ) -> None:
     stream.read(*TEXT)
     assert stream.ends()["outcome"] == "cut"
+
+
+def test_gaps_between_chunks_are_noted_only_while_embeddings_come(stream: Stream) -> None:
+    gateway = stream.house.running.gateway
+    place = stream.caller.protocol.running.place  # type: ignore[attr-defined]
+    gpu = place.shared
+    gpu.watches = False
+    stream.read(*TEXT)
+    watched = gpu.streams._budgets
+    assert (type(watched[place]), watched[place].tokens) == (UnwatchedBudget, len(TEXT) - 2)
+    call = Placement(place.instance, 10, gateway.clock())
+    gpu.began(call, False)
+    stream.feed(*map(framed, TEXT[:4]))
+    assert (type(watched[place]), watched[place].tokens) == (WatchedBudget, len(TEXT) + 2)
+    assert 0 < watched[place].spent_s < 60
+    gpu.ended(call, False, gateway.clock())
+    gpu.watches = False
+    stream.feed(*map(framed, TEXT[:4]))
+    call = Placement(place.instance, 10, gateway.clock())
+    gpu.began(call, False)  # the gap in which nobody watched is none
+    stream.feed(*map(framed, TEXT[:4]))
+    assert watched[place].tokens == len(TEXT) + 5
+    gpu.ended(call, False, gateway.clock())
 
 
 NULL = b'"finish_reason":null'

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from sage_inference.control_plane.cost import LONGEST_MS
 from sage_inference.control_plane.instances.gpu_cost import TIME_SLICED, GPUCost
-from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.instances.load import Counted, Placement
 from sage_inference.control_plane.instances.stream_budgets import StreamBudgets
 from sage_inference.control_plane.slo import TPOT_MS
 from sage_inference.types import ExecutionInstance, ExecutionInstanceType
@@ -15,6 +15,7 @@ from sage_inference.types import ExecutionInstance, ExecutionInstanceType
 MOST_BESIDE = 4  # calls in flight beside LLM work
 _MOST_S = 0.4  # the longest pause for streams that need all of the GPU
 _LOOK_S = 0.02  # between two looks at the streams while embeddings pause for them
+_WATCHED_S = 60.0  # the gaps of streams are noted for so long after the last embedding call
 
 
 class SharedGPU:
@@ -40,6 +41,9 @@ class SharedGPU:
         self.resumes_at = 0.0
         self.cost = GPUCost()
         self.streams = StreamBudgets()
+        # Whether gaps between chunks are of use. Most engines that could embed never do, and each chunk would pay.
+        self.watches = False
+        self.watches_since = math.inf
         self._looked_at = self._embedded_at = -math.inf
         self._urgency = 0.0
         self._first: Placement | None = None  # the call that found no other before it
@@ -84,7 +88,11 @@ class SharedGPU:
             self._alone_since = math.inf
             self._company_since = min(self._company_since, now)
             self.streams.began(placement)
+            if self.watches and not self.embedding and now > self._embedded_at + _WATCHED_S:
+                self.watches = False
             return
+        if not self.watches and self.ratio != 0.0:
+            self.watches, self.watches_since = True, now
         self.embedding += 1
         if self.embedding == 1:
             self._first = placement
@@ -126,11 +134,16 @@ class SharedGPU:
                 # Those of a group begin together, so the last one took the time of all.
                 self.resumes_at = now + self._pause(placement.tokens, took)
 
-    def listener(self, placement: Placement) -> Callable[[float, float], None] | None:
+    def follow(self, placement: Placement, stream: Counted, now: float) -> None:
+        """The first chunk of a stream came. While ``watches``, there is to be a listener to its gaps."""
+        if self.ratio != 0.0:
+            self.streams.follow(placement, stream, now)
+
+    def listener(self, placement: Placement, now: float = 0.0) -> Callable[[float, float], None] | None:
         """A function for the seconds between two chunks of a stream here, and the time now; None if not needed."""
         if self.ratio is None:
-            return self.streams.listener(placement)
-        return self.streams.listener(placement, self) if self.ratio else None
+            return self.streams.listener(placement, None, now)
+        return self.streams.listener(placement, self, now) if self.ratio else None
 
     def saw_gap(self, gap_s: float, now: float) -> None:
         """While ``cost.looking``: a stream had a chunk, ``gap_s`` after the one before."""

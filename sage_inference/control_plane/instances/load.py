@@ -34,14 +34,28 @@ _NO_REQUEST = SchedulingRequest("", RequestType.LLM_CHAT, "", arrived=0.0)
 _NO_DECISION = SchedulingDecision("", "", "")
 
 
+class Counted(Protocol):
+    """A stream that counts its chunks after the first."""
+
+    chunks: int
+
+
 class GPUWork(Protocol):
-    """The work on one GPU, where LLM and embedding work share it."""
+    """The work on one GPU, where LLM and embedding work share it.
+
+    ``watches``: whether gaps between the chunks of streams should be noted now, ``watches_since`` when that began.
+    """
+
+    watches: bool
+    watches_since: float
 
     def began(self, placement: Placement, llm: bool) -> None: ...
 
     def ended(self, placement: Placement, llm: bool, now: float) -> None: ...
 
-    def listener(self, placement: Placement) -> Callable[[float, float], None] | None: ...
+    def follow(self, placement: Placement, stream: Counted, now: float) -> None: ...
+
+    def listener(self, placement: Placement, now: float = 0.0) -> Callable[[float, float], None] | None: ...
 
 
 class Placement(msgspec.Struct, gc=False, eq=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sage_inference.control_plane.instances.load import Placement
+from sage_inference.control_plane.instances.load import Counted, Placement
 from sage_inference.control_plane.slo import ttft_s
 
 PLANNED = 0.65  # of the TPOT: the mean of each stream, so that it is in time wherever it ends
@@ -37,10 +37,25 @@ class StreamBudget:
             return 0.0
         since = now - self.last_at
         spent = self.spent_s + (since if since < LONGEST_GAP_S else LONGEST_GAP_S)
-        tolerance = TOLERANCE * tpot_s
-        if spent - LOST * tpot_s * tokens > LOST * tolerance:
-            return 0.0
-        return (spent - PLANNED * tpot_s * tokens) / tolerance
+        return _urgency(tokens, spent, tpot_s)
+
+
+class UnwatchedBudget:
+    """The budget of a stream whose gaps nobody notes, worked out when it is asked for. A chunk costs nothing here."""
+
+    spent_s = 0.0
+    __slots__ = ("_stream", "last_at")
+
+    def __init__(self, stream: Counted, now: float) -> None:
+        self._stream = stream
+        self.last_at = now  # the first chunk: the time of all others is still to be added
+
+    @property
+    def tokens(self) -> int:
+        return max(0, self._stream.chunks - 1)
+
+    def urgency(self, tpot_s: float, now: float) -> float:
+        return _urgency(self.tokens, now - self.last_at, tpot_s) if self.tokens else 0.0
 
 
 class Look(Protocol):
@@ -87,7 +102,8 @@ class StreamBudgets:
     __slots__ = ("_budgets",)
 
     def __init__(self) -> None:
-        self._budgets: dict[Placement, StreamBudget | None] = {}  # None before the first token
+        # None before the first token
+        self._budgets: dict[Placement, StreamBudget | UnwatchedBudget | None] = {}
 
     def began(self, placement: Placement) -> None:
         if placement.request.streams:
@@ -96,9 +112,19 @@ class StreamBudgets:
     def ended(self, placement: Placement) -> None:
         self._budgets.pop(placement, None)
 
-    def listener(self, placement: Placement, watch: GapWatch | None = None) -> Callable[[float, float], None]:
+    def follow(self, placement: Placement, stream: Counted, now: float) -> None:
+        """The first chunk of the stream came. Its gaps are not noted until there is a listener."""
+        if placement in self._budgets:
+            self._budgets[placement] = UnwatchedBudget(stream, now)
+
+    def listener(
+        self, placement: Placement, watch: GapWatch | None = None, now: float = 0.0
+    ) -> Callable[[float, float], None]:
         """A function for each gap between two chunks of the stream, and the time after it. ``watch`` gets them too."""
-        budget = StreamBudget() if watch is None else WatchedBudget(watch)
+        budget: StreamBudget = StreamBudget() if watch is None else WatchedBudget(watch)
+        former = self._budgets.get(placement)
+        if isinstance(former, UnwatchedBudget):
+            budget.tokens, budget.spent_s, budget.last_at = former.tokens, now - former.last_at, now
         if placement in self._budgets:
             self._budgets[placement] = budget
         return budget.streamed
@@ -120,3 +146,10 @@ class StreamBudgets:
             if found > most:
                 most = found
         return most
+
+
+def _urgency(tokens: int, spent_s: float, tpot_s: float) -> float:
+    tolerance = TOLERANCE * tpot_s
+    if spent_s - LOST * tpot_s * tokens > LOST * tolerance:
+        return 0.0
+    return (spent_s - PLANNED * tpot_s * tokens) / tolerance

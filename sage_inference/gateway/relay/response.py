@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.gateway.relay import tail
 from sage_inference.gateway.relay.caller import Sink
@@ -42,12 +44,14 @@ class ResponseWriter:
         "chunked",
         # Kept to be read at the end.
         "_tail",
-        "_delta_end",
+        "_delta",
         "_seek_at",
         "from_start",
         "_opening",
         "_plain",
         # The pace of the stream.
+        "_placement",
+        "_gpu",
         "_on_gap",
         "_passed_at",
         "chunks",
@@ -71,12 +75,17 @@ class ResponseWriter:
         self._start = start  # the head, until it is written
         self.chunked = chunked
         self._batch, self._wheel = gateway.loop_batch, gateway.wheel
-        self._on_gap = gateway.scheduler.gap_listener(submission)
+        # The GPU, if embeddings may run there as well.
+        self._placement = placement = submission.place
+        self._gpu = gpu = placement.shared if isinstance(placement, Placement) else None
+        if gpu is not None:
+            gpu.follow(placement, self, gateway.clock())  # type: ignore[arg-type]
+        self._on_gap: Callable[[float, float], None] | None = None
         self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: list[Data] = []
-        # While this is set, ``pass_on`` gets only chunks that end so, and keeps none: see ``_pass_deltas_only``.
-        self._delta_end: bytes | None = None
+        # While this is set, ``pass_on`` gets only chunks that end as this one, and keeps none: see ``_pass_deltas_only``.
+        self._delta: bytes | None = None
         self._seek_at = _NEVER  # the count of chunks at which the end of a delta is sought again
         self.from_start = True  # whether ``sent`` returns the body from its first byte on
         self._opening = b""  # the first piece of a stream, if it reports usage
@@ -96,7 +105,7 @@ class ResponseWriter:
             self._write_first(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
         elif self.chunked:
-            if self._delta_end is not None and not tail.are_deltas(piece, self._delta_end):
+            if self._delta is not None and not tail.are_deltas(piece, self._delta):
                 self._pass_all()
             self.pass_on(tail.chunk(piece))
         else:
@@ -119,15 +128,18 @@ class ResponseWriter:
             caller.transport.write(chunk)
         # One store. The wheel reads it only when the former deadline comes.
         caller.deadline = self._wheel.idle_at
-        if self._delta_end is None:
+        if self._delta is None:
             self._tail.append(chunk)
         self.chunks = chunks = self.chunks + 1
         if chunks >= self._look_at:
             self._look(chunk)
-        if self._on_gap is not None:
+        gpu = self._gpu
+        if gpu is not None and gpu.watches:
             now = self._gateway.clock()
+            if self._on_gap is None:
+                self._on_gap = gpu.listener(self._placement, now)  # type: ignore[arg-type]
             # A gap in which this process did not run shows nothing about the engine.
-            if self._passed_at > self._gateway.stalled_at:
+            elif self._passed_at > self._gateway.stalled_at and self._passed_at > gpu.watches_since:
                 self._on_gap(now - self._passed_at, now)
             self._passed_at = now
 
@@ -207,32 +219,35 @@ class ResponseWriter:
 
     def _look(self, chunk: bytes) -> None:
         """Look at the stream as a whole, once in several chunks; ``chunk`` is the latest."""
-        if self._delta_end is not None:
-            self._tail[-1] = chunk
-        self._look_at = self._gateway.coalescer.look(self)
-        if self._delta_end is None:
+        delta = self._delta
+        if delta is None:
+            self._look_at = self._gateway.coalescer.look(self)
             self._trim()
             if self.chunks >= self._seek_at:
                 self._pass_deltas_only(chunk)
+        else:
+            self._tail[-1] = chunk  # the events in it are counted
+            self._look_at = self._gateway.coalescer.look(self)
+            self._tail[-1] = delta
 
     def _pass_deltas_only(self, chunk: bytes) -> None:
         """Let pass only chunks that end as the deltas of this stream do. The others are parsed, and come to ``send``.
 
         A delta is a whole event that only adds text: neither it nor any piece before it shows anything of the
-        stream's end. So an open stream holds the memory of one piece. The check costs nothing, because the connection
-        compares the end of each chunk anyway.
+        stream's end. So an open stream holds the memory of no piece. The check costs nothing, because the connection
+        compares the end of each chunk anyway. One delta stands for all of them: it shows the protocol of the stream.
         """
         end = tail.delta_end(tail.text_of([chunk], True), tail.text_of(self._tail, True))
         if end and self._connection is not None:
-            self._delta_end = end
+            end, self._delta = tail.shared(end)
             self._connection.pass_only_chunks_with(end)
-            self._tail[:] = [chunk]  # it shows the protocol of a stream that breaks off
+            self._tail[:] = [self._delta]
             self.from_start = False
         else:
             self._seek_at = 2 * self.chunks  # ever less often, because the stream may have no such end
 
     def _pass_all(self) -> None:
-        self._delta_end = None
+        self._delta = None
         self._seek_at = 2 * self.chunks
         if self._connection is not None:
             self._connection.pass_only_chunks_with(CRLF)

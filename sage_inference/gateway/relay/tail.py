@@ -15,7 +15,7 @@ _FINISH, _EVENT_END = b'"finish_reason"', b"\n\n"
 _MORE_THAN_TEXT = (b'"usage":{', b'"usage": {', b'"error')
 _TEXTS = (b'"delta"', b'"text"')
 _MOST_ENDS = 64
-_ends: dict[bytes, bytes] = {}  # one object for the streams of an engine, which all have the same end
+_deltas: dict[bytes, tuple[bytes, bytes]] = {}  # by end: see ``shared``
 
 
 def chunk(piece: Data) -> bytes:
@@ -64,15 +64,23 @@ def delta_end(piece: bytes, text: bytes) -> bytes:
     deltas = text.count(null)
     if deltas != text.count(_FINISH) or deltas != text.count(_EVENT_END) or b'"choices"' not in piece:
         return b""
-    if any(mark in text for mark in _MORE_THAN_TEXT):
-        return b""
-    end += CRLF
-    return _ends.setdefault(end, end) if len(_ends) < _MOST_ENDS else _ends.get(end, end)
+    return b"" if any(mark in text for mark in _MORE_THAN_TEXT) else end + CRLF
 
 
-def are_deltas(piece: Data, end: bytes) -> bool:
-    """Whether a short piece has nothing but events that only add text, the last with this ``end``."""
+def shared(end: bytes) -> tuple[bytes, bytes]:
+    """The end, and a chunk with the shortest event that ends so. All streams of an engine share these two objects."""
+    found = _deltas.get(end)
+    if found is None:
+        found = end, chunk(b'data: {"choices":[{' + end[: -len(CRLF)])
+        if len(_deltas) < _MOST_ENDS:
+            _deltas[end] = found
+    return found
+
+
+def are_deltas(piece: Data, delta: bytes) -> bool:
+    """Whether a short piece has nothing but events that only add text, the last with the end of the chunk ``delta``."""
     if len(piece) >= TAIL_BYTES:
         return False
     text = bytes(piece)
-    return delta_end(text, text) == end
+    end = delta_end(text, text)
+    return end != b"" and delta.endswith(end)

@@ -146,6 +146,27 @@ def test_gaps_of_streams_are_watched_only_where_embeddings_have_to_pause() -> No
         assert bool(m.gap_listener(stream)) is watched
 
 
+def test_gaps_are_noted_from_the_first_embedding_call_until_a_minute_after_the_last() -> None:
+    clock = Clock()
+    m, _ = pair(clock)
+    end(m, submit(m, request("stream")))
+    gpu = m._gpus["cuda:0"]
+    assert not gpu.watches
+    clock.now += 5
+    call = embed(m, "call")
+    assert (gpu.watches, gpu.watches_since) == (True, clock.now)
+    clock.now += 100
+    end(m, submit(m, request("during the call")))
+    assert gpu.watches
+    end(m, call)
+    for seconds, watches in ((59, True), (2, False)):
+        clock.now += seconds
+        end(m, submit(m, request(f"after {seconds}")))
+        assert gpu.watches is watches
+    embed(m, "again")
+    assert (gpu.watches, gpu.watches_since) == (True, clock.now)
+
+
 class Beside:
     """Streams with a chunk every ``usual_s``, and calls that use the GPU for ``gpu_s`` of their ``call_s``."""
 

@@ -229,3 +229,37 @@ def test_a_stream_that_ended_counts_no_more() -> None:
     tell(0.060, 1.3)  # a last chunk, after its end was noted
     budgets.listener(placement)
     assert budgets.urgency(TPOT_S, 1.3) == 0.0
+
+
+class Chunks:
+    chunks = 0
+
+
+@pytest.mark.parametrize("gap_s", [0.01, 0.03, 0.04, 0.06, 0.1, 0.3])
+@pytest.mark.parametrize("tokens", [0, 1, 10, 200])
+def test_a_stream_that_nobody_watched_is_as_urgent_as_one_whose_gaps_were_noted(
+    gap_s: float, tokens: int
+) -> None:
+    where = instance("llm", gpu="0")
+    stream = Chunks()
+    noted, unwatched = StreamBudgets(), StreamBudgets()
+    now = 100.0
+    place = Placement(where, 10, now, request("s"))
+    place.request.streams = True
+    for budgets in (noted, unwatched):
+        budgets.began(place)
+    tell = noted.listener(place)
+    unwatched.follow(place, stream, now)
+    stream.chunks = 1
+    for _ in range(tokens):
+        now += gap_s
+        stream.chunks += 1
+        tell(gap_s, now)
+    if not tokens:
+        assert unwatched.urgency(TPOT_S, now) == 0.0
+        return
+    assert unwatched.urgency(TPOT_S, now + 0.02) == pytest.approx(noted.urgency(TPOT_S, now + 0.02))
+    late = unwatched.listener(place, None, now)  # from here on its gaps are noted
+    for listener in (tell, late):
+        listener(gap_s, now + gap_s)
+    assert unwatched.urgency(TPOT_S, now + gap_s) == pytest.approx(noted.urgency(TPOT_S, now + gap_s))

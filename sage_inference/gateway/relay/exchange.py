@@ -323,15 +323,18 @@ class Exchange(Held):
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _goes_to_a_living_engine(self, answer: Data) -> bool:
-        """Send the request elsewhere if its ``answer`` means that the engine died. The caller has no byte of one yet."""
+        """Send the request elsewhere if its ``answer`` means that the engine died. The caller has no byte of one yet.
+
+        Where no other engine is left, it waits for the successor of a managed one.
+        """
         upstream = self.upstream
         if not upstream.dialect.means_death(bytes(answer)):
             return False
-        if not self._may_retry():
+        if not (self._may_retry() or self.request.model in self.gateway.waiting_room.declared):
             return False
         upstream.died()
         self.attempt.abandon()
-        self._retry()
+        self._elsewhere_or(errors.upstream_unreachable(self._at, "reported that its core died"))
         return True
 
     def _wrapped(self, body: bytes) -> bytes | None:

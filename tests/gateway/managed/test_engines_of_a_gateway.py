@@ -49,6 +49,26 @@ def test_requests_held_while_a_killed_engine_comes_back_succeed(shared: ManagedG
     assert after["restarts"] == before["restarts"] + 1
 
 
+def test_requests_whose_engine_core_is_killed_succeed_on_its_successor(shared: ManagedGateway) -> None:
+    before = shared.state("chat", "ready")
+    core = next(
+        child
+        for child in psutil.Process(before["pid"]).children()
+        if child.name().startswith("VLLM::EngineCor")
+    )
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(shared.chat, max_tokens=50, ignore_eos=True) for _ in range(2)]
+        shared.until(lambda gateway: gateway.gateway.in_flight == 2)
+        core.kill()
+        # The API server answers all requests with an error until it ends.
+        late = [pool.submit(shared.chat), pool.submit(shared.chat, stream=True)]
+        answers = [each.result() for each in (*running, *late)]
+    assert [each.status_code for each in answers] == [200] * 4
+    assert "[DONE]" in answers[-1].text
+    after = shared.state("chat", "ready")
+    assert after["restarts"] == before["restarts"] + 1
+
+
 def test_fifty_loads_are_one_start(shared: ManagedGateway) -> None:
     before = shared.state("embed", "ready")
     assert shared.order("embed", "unload").status_code == 202

@@ -11,6 +11,7 @@ from sage_inference.gateway.errors import ApiError
 
 _SOON_S = 10
 _LATER_S = 60
+_ON_THE_WAY = (ManagedState.WAITING, ManagedState.STARTING)  # where a failure is that of an earlier start
 
 
 def progress_text(engine: EngineSupervisor) -> str:
@@ -29,9 +30,10 @@ def progress_text(engine: EngineSupervisor) -> str:
 def late(engine: EngineSupervisor) -> ApiError:
     """The error of a request that waited for the engine as long as it may."""
     failure = engine.machine.failure
-    if failure is not None:
+    if failure is not None and engine.state not in _ON_THE_WAY:
         return _failed(engine, failure.message, failure.hint)
-    message = f"engine {engine.name} does not serve yet: {progress_text(engine)}; try again later"
+    before = "" if failure is None else f", after it failed: {failure.message}"
+    message = f"engine {engine.name} does not serve yet: {progress_text(engine)}{before}; try again later"
     return errors.engine_unavailable("engine_loading", message, _retry_after(engine))
 
 

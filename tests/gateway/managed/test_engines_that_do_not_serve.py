@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +91,18 @@ def test_a_deadline_ends_the_wait_with_the_phase(shared: ManagedGateway) -> None
     assert "loading" in message
     assert int(answer.headers["retry-after"]) > 0
     shared.state("manual", "ready")
+
+
+def test_a_wait_that_ends_in_a_second_start_names_the_failure_of_the_first(shared: ManagedGateway) -> None:
+    before = shared.state("endless", "starting")
+    os.kill(before["pid"], signal.SIGKILL)
+    shared.state("endless", "failed")
+    assert shared.state("endless", "starting")["pid"] != before["pid"]
+    body = {"model": "org/endless", "messages": [{"role": "user", "content": "a"}]}
+    answer = shared.http.post(CHAT, json=body, headers={"x-sage-deadline-ms": "50"})
+    status, code, message = error_of(answer)
+    assert (status, code) == (503, "engine_loading")
+    assert "after it failed: another program ended it with SIGKILL" in message
 
 
 def test_a_caller_that_leaves_waits_no_more_and_an_unload_ends_the_others(shared: ManagedGateway) -> None:

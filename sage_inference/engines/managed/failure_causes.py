@@ -141,9 +141,9 @@ def _others(text: str, case: Case) -> float | None:
     total, free, own = (
         re.search(pattern, text)
         for pattern in (
-            r"total capacity of ([\d.]+) GiB",
-            r"of which ([\d.]+) ([GM])iB is free",
-            r"this process has ([\d.]+) ([GM])iB",
+            r"total capacity of (\d{1,9}(?:\.\d{1,9})?) GiB",
+            r"of which (\d{1,9}(?:\.\d{1,9})?) ([GM])iB is free",
+            r"this process has (\d{1,9}(?:\.\d{1,9})?) ([GM])iB",
         )
     )
     if not (total and free and own):

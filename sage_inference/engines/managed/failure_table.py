@@ -28,17 +28,17 @@ def _row(pattern: str, explain: Explain) -> Row:
 # Texts of vLLM 0.25.1 and 0.32.0, TEI 1.9, infinity 0.0.78, and of torch, transformers and NCCL below them.
 _MEMORY = (
     _row(
-        r"Free memory on device (?:\w+:)?(?P<gpu>\d*) ?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
-        r"desired GPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
+        r"Free memory on device (?:\w+:)?(?P<gpu>\d{0,3}) ?\((?P<free>\d{1,9}(?:\.\d{1,9})?)/(?P<total>\d{1,9}(?:\.\d{1,9})?) GiB\) on startup is less than "
+        r"desired GPU memory utilization \((?P<share>\d{1,9}(?:\.\d{1,9})?), (?P<wanted>\d{1,9}(?:\.\d{1,9})?) GiB\)",
         causes.gpu_memory_taken,
     ),
     _row(
-        r"Available memory on node \S+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on (?:startup|kv cache)(?:.*requested memory for kv \((?P<wanted>[\d.]+) GiB)?",
+        r"Available memory on node \S+ \((?P<free>\d{1,9}(?:\.\d{1,9})?)/(?P<total>\d{1,9}(?:\.\d{1,9})?) GiB\) on (?:startup|kv cache)(?:.*requested memory for kv \((?P<wanted>\d{1,9}(?:\.\d{1,9})?) GiB)?",
         causes.host_memory_taken,
     ),
     _row(
-        r"(?:models?'?s? max seq len|max seq len) \((?P<asked>\d+)\)[^.]*?\(?(?P<needed>[\d.]+) GiB KV cache is needed.*?"
-        r"available KV cache memory \((?P<there>[\d.]+) GiB\)(?:.*?estimated maximum model length is (?P<fits>\d+))?",
+        r"(?:models?'?s? max seq len|max seq len) \((?P<asked>\d{1,12})\)[^.]*?\(?(?P<needed>\d{1,9}(?:\.\d{1,9})?) GiB KV cache is needed.*?"
+        r"available KV cache memory \((?P<there>\d{1,9}(?:\.\d{1,9})?) GiB\)(?:.*?estimated maximum model length is (?P<fits>\d{1,12}))?",
         causes.length_does_not_fit,
     ),
     _row(r"No available memory for the cache blocks", causes.no_cache_blocks),
@@ -50,12 +50,12 @@ _MEMORY = (
 )
 _GPUS = (
     _row(
-        r"Runtime compute cap (?P<there>\d+) is not compatible with compile time compute cap (?P<built>\d+)",
+        r"Runtime compute cap (?P<there>\d{1,4}) is not compatible with compile time compute cap (?P<built>\d{1,4})",
         causes.wrong_build,
     ),
     _row(r"no kernel image is available|Could not start a suitable backend", causes.wrong_build),
     _row(
-        r"NVIDIA driver on your system is too old \(found version (?P<found>\d+)\)|(?P<library>lib(?:cudart|cublas|cuda|nvrtc)[\w-]*\.so[.\d]*): "
+        r"NVIDIA driver on your system is too old \(found version (?P<found>\d{1,9})\)|(?P<library>lib(?:cudart|cublas|cuda|nvrtc)[\w-]*\.so[.\d]*): "
         r"cannot open shared object|CUDA driver version is insufficient",
         causes.driver_too_old,
     ),
@@ -107,7 +107,7 @@ _MODEL = (
     ),
     _row(r"invalid literal for int\(\) with base 10: '(?:GPU|MIG)-", causes.gpu_by_uuid),
     _row(
-        r"maximum input length is `(?P<length>\d+)` which exceeds `--max-batch-tokens=(?P<batch>\d+)`",
+        r"maximum input length is `(?P<length>\d{1,12})` which exceeds `--max-batch-tokens=(?P<batch>\d{1,12})`",
         causes.batch_too_small,
     ),
 )

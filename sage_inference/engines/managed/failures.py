@@ -15,6 +15,7 @@ from sage_inference.engines.managed.gpus import Gpu
 from sage_inference.engines.managed.log_lines import LogLine, first_error, last_words, parts_of
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.masking import Masker
+from sage_inference.visible import visible
 
 __all__ = ["EngineFailure", "Exit", "Retry", "explain"]
 
@@ -49,7 +50,9 @@ def explain(
     found = found or (_crashed(case) if was_ready else _unknown(case))
     hide = Masker(value.source for value in engine.env.values() if value.is_literal)
     return replace(
-        found, message=hide.text(found.message), hint=None if found.hint is None else hide.text(found.hint)
+        found,
+        message=visible(hide.text(found.message)),
+        hint=None if found.hint is None else visible(hide.text(found.hint)),
     )
 
 

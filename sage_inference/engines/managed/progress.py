@@ -71,13 +71,13 @@ _SIGNS = (
     *_signs(
         StartPhase.FETCH,
         r"(?:Starting download|Downloading `(?P<detail>[^`]+)`)",
-        r"Downloading (?P<detail>shards|model\S*\.safetensors)[^%]*?(?P<percent>\d+)%",
+        r"Downloading (?P<detail>shards|model\S*\.safetensors)[^%]*?(?P<percent>\d{1,3})%",
         r"common_download_file\S*: (?P<detail>trying to download|downloading)",
     ),
     *_signs(
         StartPhase.LOAD,
         r"Starting to load model|Loading model from scratch",
-        r"Loading (?:\S+ )+(?:checkpoint )?shards:\s+(?P<percent>\d+)% Completed \| (?P<done>\d+)/(?P<all>\d+)",
+        r"Loading (?:\S+ )+(?:checkpoint )?shards:\s+(?P<percent>\d{1,3})% Completed \| (?P<done>\d{1,9})/(?P<all>\d{1,9})",
         r"Loading weights took|Model loading took",
         r"(?:Time spent downloading weights|Model weights downloaded in|Model artifacts downloaded in)",
         r"Starting model backend",
@@ -96,7 +96,7 @@ _SIGNS = (
     ),
     *_signs(
         StartPhase.CAPTURE,
-        r"Capturing CUDA graphs?[^%]*?(?P<percent>\d+)%\|[^|]*\| (?P<done>\d+)/(?P<all>\d+)",
+        r"Capturing CUDA graphs?[^%]*?(?P<percent>\d{1,3})%\|[^|]*\| (?P<done>\d{1,9})/(?P<all>\d{1,9})",
         r"Capturing CUDA graphs?",
     ),
     *_signs(
@@ -119,6 +119,7 @@ _LOOK_AT_FILES_S = 1.0
 _LOOK_AT_CPU_S = 5.0
 # The processes of a hanging engine wake up now and then.
 _IDLE_CPU = 0.03
+_LONGEST_PART = 3000
 
 
 class StartProgress:
@@ -140,7 +141,7 @@ class StartProgress:
     def line(self, text: str) -> None:
         """Take a line of the log. Parts of it that are separated by ``\\r`` count in their order."""
         for part in text.split("\r"):
-            self._part(_COLOUR.sub("", part).strip())
+            self._part(_COLOUR.sub("", part[:_LONGEST_PART]).strip())
 
     def _part(self, text: str) -> None:
         if not text or _NO_SIGN_OF_LIFE.search(text):
@@ -195,7 +196,7 @@ def phase_at_end(lines: Iterable[str], seen: StartPhase | None) -> StartPhase:
 
 def _moment(phase: StartPhase, found: Mapping[str, str | None]) -> StartMoment:
     percent, done, of_all, detail = (found.get(name) for name in ("percent", "done", "all", "detail"))
-    share = int(percent) / 100 if percent else None
+    share = min(1.0, int(percent) / 100) if percent else None
     if done and of_all and int(of_all) > 0:
         share = min(1.0, int(done) / int(of_all))
         detail = f"{done}/{of_all}"

@@ -29,6 +29,7 @@ from sage_inference.wire.isolation import report
 
 log = logging.getLogger("sage_inference.managed")
 
+FIRST_S = 2.0  # the back-off after one failure
 _KILL_S = 15.0  # beyond the grace, until a tree that was killed counts as stuck
 _REST_S = 1.0  # for the processes that an engine leaves which ended by itself
 _LOOK_S = 5.0  # between two looks at processes that are stuck or lost
@@ -154,6 +155,7 @@ class EngineSupervisor:
             restarts=self.entry.restart != "never",
             stop_s=self.house.managed.stop_grace_s + _KILL_S,
             drain_s=self.house.drain_s,
+            first_s=FIRST_S,
         )
 
     # The task

@@ -19,7 +19,6 @@ from sage_inference.requests.rejection import Reason, Rejection
 
 TELL_S = 10.0  # of silence for a caller of a stream, before a comment
 _SLICE = 128  # requests that are submitted or refused in one piece
-_DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
 # Codes of errors that no engine has worked on.
 _UNSERVED = frozenset({"model_not_found", "no_engine_for_route", "no_healthy_instance"})
 
@@ -103,10 +102,17 @@ class WaitingRoom:
 
     # Requests that come and go
 
-    def takes(self, exchange: WaitingRequest, error: ApiError, *, failed: bool = False) -> ApiError | None:
+    def knows(self, model: str) -> bool:
+        """Whether a managed engine is declared for the model."""
+        return model in self.declared
+
+    def takes(
+        self, exchange: WaitingRequest, error: ApiError, *, failed: bool = False, doubt_s: float = 0.0
+    ) -> ApiError | None:
         """Let the request wait if a managed engine will serve it, and return None. Otherwise returns its error.
 
-        ``failed``: an engine failed the request in a way that allows another try.
+        ``failed``: an engine failed the request in a way that allows another try. If it still serves after
+        ``doubt_s``, the request gets its error then.
         """
         if not self.declared or not (failed or error.code in _UNSERVED):
             return error
@@ -122,6 +128,8 @@ class WaitingRoom:
         if (full := self._full(exchange)) is not None:
             return full
         self._hold(exchange, request.model, error)
+        if any(engine.serves for engine in engines):
+            self._loop.call_later(doubt_s, self._look_again, exchange)
         return None
 
     def _full(self, exchange: WaitingRequest) -> ApiError | None:
@@ -139,8 +147,6 @@ class WaitingRoom:
         self._held[exchange] = _Held(model, error, self._loop.time(), exchange.size)
         self._size += exchange.size
         exchange.hold(max(0.0, self._left_s(exchange)))
-        if any(engine.serves for engine in self.declared[model]):
-            self._loop.call_later(_DOUBT_S, self._look_again, exchange)
         if self._telling is None:
             self._telling = self._loop.call_later(1.0, self._tell)
 

@@ -327,14 +327,14 @@ class Exchange(Held):
 
         Where no other engine is left, it waits for the successor of a managed one.
         """
-        upstream = self.upstream
-        if not upstream.dialect.means_death(bytes(answer)):
+        if not self.upstream.dialect.means_death(bytes(answer)):
             return False
-        if not (self._may_retry() or self.request.model in self.gateway.waiting_room.declared):
+        goes_on = self._may_retry()
+        if not goes_on and not self.gateway.waiting_room.knows(self.request.model):
             return False
-        upstream.died()
+        self.upstream.died()
         self.attempt.abandon()
-        self._elsewhere_or(errors.upstream_unreachable(self._at, "reported that its core died"))
+        self._retry() if goes_on else self.wait_for_successor()
         return True
 
     def _wrapped(self, body: bytes) -> bytes | None:

@@ -11,6 +11,11 @@ from sage_inference.gateway.relay.answering import Answering
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 
+DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
+DYING_S = (
+    15.0  # until one has ended that reports its death: vLLM's server looks every five seconds for its core
+)
+
 
 class Held(Answering):
     """The part of an exchange that runs only where no instance serves its model."""
@@ -26,11 +31,19 @@ class Held(Answering):
     def _queue_again(self) -> None:
         raise NotImplementedError
 
-    def fail_or_wait(self, error: ApiError, *, failed: bool = False) -> None:
-        """Fail, unless a managed engine will serve the request. ``failed``: an engine failed it, and it may be repeated."""
-        refused = self.gateway.waiting_room.takes(self, error, failed=failed)
+    def fail_or_wait(self, error: ApiError, *, failed: bool = False, doubt_s: float = DOUBT_S) -> None:
+        """Fail, unless a managed engine will serve the request. ``failed``: an engine failed it, and it may be repeated.
+
+        If an engine seems to serve after ``doubt_s``, the failure was the request's own.
+        """
+        refused = self.gateway.waiting_room.takes(self, error, failed=failed, doubt_s=doubt_s)
         if refused is not None:
             self.fail(refused)
+
+    def wait_for_successor(self) -> None:
+        """The engine reported that it died, and the gateway starts it again."""
+        died = errors.no_healthy_instance(self.request.model, f"instance {self._at} reports that it died")
+        self.fail_or_wait(died, failed=True, doubt_s=DYING_S)
 
     def hold(self, seconds: float) -> None:
         """Wait for an engine, at most so long."""

@@ -9,13 +9,18 @@ from dataclasses import replace
 import psutil
 import pytest
 
+from sage_inference.engines.managed import supervisor
 from tests.support.inprocess import ADMIN
 from tests.support.managed import CHAT, EMBED, ManagedGateway, gone, kill, managed, processes
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedGateway]:
-    with managed(tmp_path_factory.mktemp("state"), CHAT, EMBED) as gateway:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        managed(tmp_path_factory.mktemp("state"), CHAT, EMBED) as gateway,
+    ):
+        patch.setattr(supervisor, "FIRST_S", 0.1)
         yield gateway
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from sage_inference.config.settings import LimitSettings
 from sage_inference.control_plane.accounting.ledger import Ledger
+from sage_inference.control_plane.accounting.prompt_share import is_harmful
 from sage_inference.control_plane.accounting.rates import retry_after_s
 from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.placer import Placer
@@ -125,13 +126,15 @@ class Dispatcher:
             while (
                 instance.state is EngineState.READY
                 and (waiting := group_queue.reserved(instance)) is not None
-                and self._try(waiting, (instance,), now)
+                and self._try(waiting, (instance,), now, work)
             ):
                 pass
-        while (first := group_queue.next(now, work)) is not None and self._try(first, group_queue.group, now):
+        while (first := group_queue.next(now, work)) is not None and self._try(
+            first, group_queue.group, now, work
+        ):
             pass
 
-    def _try(self, waiting: Waiting, group: Group, now: float) -> bool:
+    def _try(self, waiting: Waiting, group: Group, now: float, work: RankingBudget) -> bool:
         """Place a waiting request, or reserve it. False: it stays where it is, and so do the requests behind it."""
         group_queue, request = self._queue.of(waiting), waiting.request
         # Embeddings take no part of the prompts' share: they never wait for what can be spared.
@@ -147,10 +150,18 @@ class Dispatcher:
         if decision is None:
             group_queue.reserve(waiting, instance, now + reserved_s(request, group, now))
             return True
+        if is_harmful(instance, need * instance.load.ms_per_token, now) and (
+            request.request_type.is_llm and group_queue.may_stand_back(waiting)
+        ):
+            work.left -= 1
+            if work.left >= 0:
+                group_queue.stand_back(waiting, now)
+            return work.left >= 0
+        is_late = overdue and not waiting.stands_back
         self._queue.remove(waiting)
         self._ledger.tenants.left(request.tenant)
         group_queue.placed(waiting)
-        self._placer.put(waiting.submission, decision, instance, need, group_queue.group, now, overdue)
+        self._placer.put(waiting.submission, decision, instance, need, group_queue.group, now, is_late)
         return True
 
     def _reserve_untried(self, waiting: Waiting, group_queue: GroupQueue, group: Group, now: float) -> bool:

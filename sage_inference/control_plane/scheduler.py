@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sage_inference.control_plane.accounting import lone_prompts
 from sage_inference.control_plane.accounting.ledger import Ledger
+from sage_inference.control_plane.accounting.prompt_share import is_harmful
 from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.control_plane.dispatcher import Dispatcher
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed, keep_tpot, shared_gpus
@@ -333,8 +334,10 @@ class Scheduler:
             choice = self._selector.choose(submission, group, now, True)
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
-                # Most prompts are shorter than any SLO, so only a long one is checked for being overdue at once.
-                if prompt_ms <= self.slos.soon_ms or not self._stands_back(submission, prompt_ms, now):
+                # Most prompts are short. Only a long one may be overdue at once, or slow streams down.
+                if prompt_ms <= self.slos.short_ms or not self._stands_back(
+                    submission, choice[1], prompt_ms, now
+                ):
                     self._put(submission, choice[0], choice[1], choice[2], group, now)
                     return
                 choice = None
@@ -343,12 +346,15 @@ class Scheduler:
             submission.request.cached_tokens = self._selector.prefixes.match(submission.request)
         self._dispatcher.add(submission, group, self._order(submission), choice, now)
 
-    def _stands_back(self, submission: Submission, prompt_ms: float, now: float) -> bool:
-        """Whether the request is overdue from the start. Then it waits, and its queue gives it what can be spared."""
-        order = ORDERS[self._order(submission)]
-        return order.place(submission.request, prompt_ms)[2] <= now and self._queue.has_room(
-            submission, self.settings.limits
+    def _stands_back(
+        self, submission: Submission, instance: ExecutionInstance, prompt_ms: float, now: float
+    ) -> bool:
+        """Whether the request waits for what can be spared: it is overdue from the start, or would slow streams down."""
+        request, order = submission.request, ORDERS[self._order(submission)]
+        stands_back = order.place(request, prompt_ms)[2] <= now or (
+            order.defers and request.request_type.is_llm and is_harmful(instance, prompt_ms, now)
         )
+        return stands_back and self._queue.has_room(submission, self.settings.limits)
 
     def _order(self, submission: Submission) -> str:
         return self._selector.policy_for(submission.request).order

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sage_inference.control_plane.accounting.ledger import Ledger
+from sage_inference.control_plane.accounting.prompt_share import HARMED
 from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.selector import ONLY, Selector
@@ -57,7 +58,8 @@ class SentFirst:
         if heeds_streams:
             self.settle()  # LLM work on the same GPU may be among the requests sent first
         return (
-            most * load.ms_per_token <= self._slos.soon_ms
+            most * load.ms_per_token
+            <= (self._slos.soon_ms if load.prompt_share >= HARMED else self._slos.short_ms)
             and not (limit and only.active_requests + len(self.sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from sage_inference.config.schema import join
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
+from sage_inference.control_plane.accounting.prompt_share import DEAR_MS
 from sage_inference.control_plane.cost import lower_median
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
@@ -120,12 +121,14 @@ class SloTable:
     """The SLOs of all models.
 
     ``differ`` is False while all are the usual default: then requests need not carry theirs. No SLO has a shorter time to
-    the first token than ``soon_ms``; deadlines of callers are left out.
+    the first token than ``soon_ms``; deadlines of callers are left out. A prompt of at most ``short_ms`` is neither overdue
+    when it comes, nor does it have to stand back for streams.
     """
 
     def __init__(self, registry: Registry) -> None:
         self.differ = False
         self.soon_ms = TTFT_MS
+        self.short_ms = DEAR_MS
         self._registry = registry
         self._settings = SloSettings()
         self._own: dict[
@@ -178,6 +181,7 @@ class SloTable:
         # Many models have one row: each is looked at once.
         distinct = {id(each): each for each in (self._others, *self._rows.values())}
         self.soon_ms = min(slo.ttft_ms for each in distinct.values() for slo in each)
+        self.short_ms = min(self.soon_ms, DEAR_MS)
 
     def _row(self, model: str) -> Row:
         own, slow = self._own.get(model), self._slow.get(model, 1.0)

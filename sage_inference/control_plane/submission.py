@@ -53,6 +53,7 @@ class Waiting:
         "senior",
         "seniority",
         "spot",
+        "stands_back",
         "submission",
     )
 
@@ -68,6 +69,9 @@ class Waiting:
         self.patient = True  # may still be reserved for the instance that has its prompt cached
         self.reserved_for: ExecutionInstance | None = None
         self.overdue = False  # gets only what instances can spare
+        self.stands_back = (
+            False  # in time, but ordered as if overdue, because its prompt would slow streams down
+        )
         self.prompt_ms = 0.0  # the predicted time of its prompt
         self.band = 0
         self.key = 0.0

@@ -25,6 +25,10 @@ WELL_UNDER = 0.4  # of the SLO
 FEWEST_TOKENS = 8  # of an answer that shows what streams get
 # An overdue prompt that takes no longer makes no other request late, so it need not wait for a pause between prompts.
 CHEAP_MS = 50.0
+# While streams of an instance lose their SLO though overdue prompts get the least share, prompts in time that take longer
+# than this stand back. The bound on the share lets one or two good streams pass.
+DEAR_MS = 100.0
+HARMED = LEAST + 2 * BACK
 
 
 def stepped(share: float, took_ms: float, slo_ms: float) -> float:
@@ -73,6 +77,22 @@ def learn(placement: Placement, tokens: int) -> None:
     pushed_at = placement.pushed_at
     if pushed_at > load.stalled_at and pushed_at > load.lost_at:
         load.prompt_share = stepped_share
+
+
+def is_harmful(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:
+    """Whether a prompt in time stands back from the instance: it would take streams there their SLO.
+
+    The share bounds overdue prompts only. If prompts in time alone take more than streams can bear, all streams are too slow,
+    and nearly no request keeps its SLO. Then the long ones of these prompts get what the instance can spare, too.
+    """
+    load = instance.load
+    return (
+        prompt_ms > DEAR_MS
+        and load.prompt_share < HARMED
+        and load.spares_from > now
+        and instance.active_requests > load.overdue
+        and load.window_tokens != math.inf
+    )
 
 
 def can_spare(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:

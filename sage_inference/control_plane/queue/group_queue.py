@@ -134,6 +134,25 @@ class GroupQueue:
         else:
             self._passed += work_of(waiting.request)
 
+    def may_stand_back(self, waiting: Waiting) -> bool:
+        """Whether the request is in time and waits for its place in the order, not for an instance or by ageing."""
+        return (
+            self.order.defers
+            and not waiting.overdue
+            and waiting is not self._aged
+            and waiting.reserved_for is None
+        )
+
+    def stand_back(self, waiting: Waiting, now: float) -> None:
+        """Order the request as if it were overdue, until its prompt is predicted again."""
+        self._bands[waiting.band].remove(waiting)
+        if waiting.change is not None:
+            self._changes.leave(waiting.change)
+            waiting.change = None
+        waiting.stands_back = True
+        self._rank(waiting, now)
+        self._enter(waiting)
+
     def reserve(self, waiting: Waiting, instance: ExecutionInstance, until: float) -> None:
         """Let others pass the request: ``instance`` has its prompt cached, and is closed now."""
         self._bands[waiting.band].remove(waiting)
@@ -182,7 +201,7 @@ class GroupQueue:
         waiting.band, waiting.key, overdue_at = self.order.place(waiting.request, prompt_ms)
         waiting.due_at = self.order.ageing.due_at(waiting.request, prompt_ms)
         waiting.seniority = waiting.due_at if self.order.defers else waiting.arrived
-        waiting.overdue = overdue_at <= now
+        waiting.overdue = waiting.stands_back or overdue_at <= now
         if waiting.overdue:
             waiting.band = CHEAP if prompt_ms <= CHEAP_MS else OVERDUE
             waiting.key = waiting.arrived + STRETCH * prompt_ms / 1000
@@ -196,6 +215,7 @@ class GroupQueue:
         """It becomes overdue, unless its prefix was cached meanwhile; or it is overdue, and its review is due."""
         work.left -= 1 + len(waiting.request.prompt_blocks) // _BLOCKS
         waiting.change = waiting.review = None
+        waiting.stands_back = False
         # A reserved request is in no band. It enters its band when the reservation ends.
         if waiting.reserved_for is None:
             self._bands[waiting.band].remove(waiting)

@@ -161,6 +161,19 @@ def long_bursts(part: float) -> Result:
     return result
 
 
+def documents_over_capacity(part: float) -> Result:
+    """Chats, and more documents than fit beside them: if all go when they come, all streams are too slow."""
+    jobs = workloads.documents(300 * part, 20, 6)
+    result = Result("chats, and documents over capacity")
+    result.add("least_loaded, at once", play("least_loaded", jobs, at_once=True))
+    pushed = result.add("hybrid, at once", play("hybrid", jobs, at_once=True))
+    ours = result.add("hybrid", play("hybrid", jobs))
+    result.at_least("hybrid goodput, %", 100 * ours.goodput, 70)
+    result.at_least("hybrid goodput over hybrid at once, points", points(ours, pushed), 40)
+    result.beside_others(ours, jobs)
+    return result
+
+
 def noisy_tenant(part: float) -> Result:
     """Ten quiet tenants and one that sends more than the engines can take: long prompts, then short ones.
 
@@ -195,6 +208,7 @@ CASES: dict[str, tuple[Callable[[float], Result], float]] = {
     "azure-12": (azure_12, 1.0),
     "azure-slow": (azure_slow, 1.0),
     "long-bursts": (long_bursts, 0.3),
+    "documents": (documents_over_capacity, 0.2),
     "noisy-tenant": (noisy_tenant, 0.3),
     "mixed": (mixed, 0.2),
     "growing-chats": (growing_chats, 1.0),

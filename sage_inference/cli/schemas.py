@@ -124,6 +124,17 @@ EMBEDDINGS = _object(
 _GATEWAY: Schema = {
     "enum": ["running", "starting", "draining", "stopping", "stopped", "dead", "unresponsive", "unknown"]
 }
+
+SLO = _object(
+    models=_or_null(_list(_TEXT)),
+    priority={"enum": ["critical", "high", "normal", "low", "background"]},
+    ttft_ms=_NUMBER,
+    ttft_from=_TEXT,
+    ttft_times=_NUMBER,
+    tpot_ms=_NUMBER,
+    tpot_from=_TEXT,
+)
+
 STATUS = _answer(
     state=_GATEWAY,
     version=_TEXT_OR_NULL,
@@ -135,6 +146,7 @@ STATUS = _answer(
     simulated=_FLAG_OR_NULL,
     discover=_FLAG_OR_NULL,
     requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
+    slos=_or_null(_list(SLO)),
     embeddings=_or_null(EMBEDDINGS),
     instances=_or_null(_list(INSTANCE)),
     engines=_or_null(_list(ENGINE)),

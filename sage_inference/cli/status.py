@@ -65,6 +65,7 @@ def document(state: Any) -> dict[str, Any]:
         "policy": None,
         "simulated": None,
         "requests": None,
+        "slos": None,
         "embeddings": None,
         "instances": None,
         "engines": None,
@@ -109,6 +110,8 @@ def _show(state: Any, state_dir: Path | None = None) -> None:
         f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting, {requests['total']} done; "
         f"policy {live['policy']}"
     )
+    for line in statusrows.slos(live.get("slos", ())):  # an older gateway may still run
+        terminal.say(line)
     merged = live["embeddings"]
     if merged["calls"]:
         terminal.say(

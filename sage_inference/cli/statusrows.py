@@ -8,7 +8,7 @@ from typing import Any
 
 HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
 MOST_ROWS = 16  # with more instances, those that are alike share a row
-MOST_ERRORS = 8
+MOST_ERRORS = MOST_SLOS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,29 @@ def errors(instances: Sequence[dict[str, Any]]) -> list[str]:
     if len(instances) > MOST_ROWS and len(found) > MOST_ERRORS:
         return [*found[:MOST_ERRORS], f"and {len(found) - MOST_ERRORS} more; --json has them all"]
     return found
+
+
+def slos(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The SLOs that are not the usual ones, a line for each group of models and priorities with the same times."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for each in found:
+        models = None if each["models"] is None else tuple(each["models"])
+        alike.setdefault((models, each["ttft_ms"], each["tpot_ms"]), []).append(each["priority"])
+    rest = "all models" if all(each["models"] is None for each in found) else "other models"
+    lines = [
+        f"SLO of {_models(models, rest)} at {', '.join(priorities)} priority: first token in {ttft_ms:,g} ms, "
+        f"{tpot_ms:g} ms a token after it"
+        for (models, ttft_ms, tpot_ms), priorities in alike.items()
+    ]
+    if len(lines) > MOST_SLOS:
+        return [*lines[:MOST_SLOS], f"and {len(lines) - MOST_SLOS} more SLOs; --json has them all"]
+    return lines
+
+
+def _models(models: Sequence[str] | None, rest: str) -> str:
+    if models is None:
+        return rest
+    return models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
 
 
 def _row(group: Sequence[dict[str, Any]]) -> StatusRow:

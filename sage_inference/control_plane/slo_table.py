@@ -154,6 +154,13 @@ class SloTable:
     def of(self, model: str, priority: RequestPriority = RequestPriority.NORMAL) -> Slo:
         return self._rows.get(model, self._others)[priority]
 
+    def groups(self) -> list[tuple[list[str] | None, Row]]:
+        """Models with the same SLOs, and their SLOs by priority; last the models that are not named (None)."""
+        alike: dict[Row, list[str]] = {}
+        for model, own in self._rows.items():
+            alike.setdefault(own, []).append(model)
+        return [*((models, own) for own, models in alike.items()), (None, self._others)]
+
     def tpot_ms(self, model: str) -> float:
         """The time of a token at normal priority."""
         return self.of(model).tpot_ms

@@ -23,8 +23,8 @@ def losing(
         each.load.prompt_share = share
     running = [submit(m, request(i.instance_id, 3000, arrived=clock.now)) for i in instances]
     clock.now += 0.12
-    for each in running:
-        m.first_byte(each)
+    for first in running:
+        m.first_byte(first)
     return m
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from sage_inference.cli.schemas import SLO
+from sage_inference.cli.statusrows import slos
 from sage_inference.config.settings import ModelSloSettings, SchedulingSettings, SloSettings, SloTimes
+from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.control_plane.slo_table import SloTable
+from sage_inference.types import RequestPriority
+from tests.cli.shape import mistakes
 from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.rogue import RogueEngine, ok
 from tests.support.wire import Caller, chat, post
@@ -108,3 +114,63 @@ def test_a_models_name_that_ends_in_a_priority_is_no_priority(name: str, header:
     with RogueEngine(ok(), model=name) as engine, gateway(engine, scheduling=stated) as g:
         found = slo(g, header, model=name)
     assert (found["ttft_ms"], found["ttft_times"]) == (100 * times, times)
+
+
+def listed(g: InProcess) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{g.url}/admin/status", headers=ADMIN, trust_env=False, verify=False)
+    found: list[dict[str, Any]] = answer.raise_for_status().json()["slos"]
+    for each in found:
+        assert mistakes(each, SLO) == []
+    return found
+
+
+def test_status_lists_the_slos_in_effect(g: InProcess) -> None:
+    found = {(",".join(each["models"] or ()), each["priority"]): each for each in listed(g)}
+    assert len(found) == 2 * len(RequestPriority)
+    own, other = found["m", "critical"], found["", "low"]
+    assert (own["ttft_ms"], own["ttft_from"], own["tpot_ms"], own["tpot_from"]) == (
+        5000,
+        OWN,
+        90,
+        f"{OWN}.critical",
+    )
+    assert (other["ttft_ms"], other["ttft_from"], other["ttft_times"]) == (60_000, GENERAL, 30)
+    assert slos(listed(g)) == [
+        "SLO of m at critical priority: first token in 5,000 ms, 90 ms a token after it",
+        "SLO of m at high, normal priority: first token in 5,000 ms, 200 ms a token after it",
+        "SLO of m at low priority: first token in 150,000 ms, 200 ms a token after it",
+        "SLO of m at background priority: first token in 70,000 ms, 200 ms a token after it",
+        "SLO of other models at critical, high, normal priority: first token in 2,000 ms, 50 ms a token after it",
+        "SLO of other models at low priority: first token in 60,000 ms, 50 ms a token after it",
+        "SLO of other models at background priority: first token in 70,000 ms, 50 ms a token after it",
+    ]
+
+
+def test_status_lists_no_slos_while_all_are_the_default() -> None:
+    with RogueEngine(ok()) as engine, gateway(engine) as door:
+        assert listed(door) == []
+        assert slos([]) == []
+
+
+def test_settings_for_all_models_are_one_group() -> None:
+    table = SloTable(Registry())
+    table.configure(SloSettings(tpot_ms=80))
+    table.renew()
+    [(models, row)] = table.groups()
+    assert models is None
+    assert [each.tpot_ms for each in row] == [80] * len(RequestPriority)
+    entry = {"models": None, "priority": "normal", "ttft_ms": 1000.0, "tpot_ms": 80.0}
+    assert slos([entry]) == [
+        "SLO of all models at normal priority: first token in 1,000 ms, 80 ms a token after it"
+    ]
+
+
+def test_many_slos_are_cut_in_the_text() -> None:
+    entry = {"priority": "normal", "ttft_ms": 900.5, "tpot_ms": 0.5}
+    lines = slos([{**entry, "models": [f"m{number}", "adapter"]} for number in range(20)])
+    assert (
+        lines[0]
+        == "SLO of m0 and 1 more at normal priority: first token in 900.5 ms, 0.5 ms a token after it"
+    )
+    assert lines[-1] == "and 12 more SLOs; --json has them all"
+    assert len(lines) == 9

@@ -8,13 +8,14 @@ from typing import Any
 from sage_inference._version import __version__
 from sage_inference.config.errors import Remark
 from sage_inference.config.model_names import one_model_twice, unserved
+from sage_inference.control_plane.slo_table import SloTable
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.managed.documents import engine_documents
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.netloc import netloc
-from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType
+from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, RequestPriority
 
 _KINDS = {
     ExecutionInstanceType.GENERAL: "llm",
@@ -48,12 +49,32 @@ def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> 
             "queued": gateway.scheduler.queued + len(gateway.waiting_room),
             "total": gateway.stats.total,
         },
+        "slos": _slos(gateway.scheduler.slos),
         "embeddings": embeddings.status_of(gateway.embeddings),
         "discover": gateway.found.wanted,
         "engines": engine_documents(engines),
         "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],
         "warnings": [*map(str, _remarks(gateway)), *(gateway.found.notes if gateway.found.wanted else ())],
     }
+
+
+def _slos(table: SloTable) -> list[dict[str, Any]]:
+    """The SLOs in effect, by models and priority; empty while all of them are the usual default."""
+    if not table.differ:
+        return []
+    return [
+        {
+            "models": models,
+            "priority": priority.name.lower(),
+            "ttft_ms": round(slo.ttft_ms, 1),
+            "ttft_from": slo.ttft_from,
+            "ttft_times": slo.ttft_times,
+            "tpot_ms": round(slo.tpot_ms, 1),
+            "tpot_from": slo.tpot_from,
+        }
+        for models, row in table.groups()
+        for priority, slo in zip(RequestPriority, row, strict=True)
+    ]
 
 
 def _remarks(gateway: Gateway) -> list[Remark]:

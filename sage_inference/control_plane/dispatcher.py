@@ -12,6 +12,7 @@ from sage_inference.control_plane.accounting.rates import retry_after_s
 from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.queue.group_queue import GroupQueue, RankingBudget
+from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.patience import RESERVED_S, reserved_s
 from sage_inference.control_plane.queue.request_queue import RequestQueue
 from sage_inference.control_plane.queue.shares import DISPLACED
@@ -68,6 +69,20 @@ class Dispatcher:
         if displaced:
             self._turn_away(displaced, now)
         self._set_alarm(now)
+
+    def for_long(
+        self, submission: Submission, group: Group, order: str, choice: Choice, prompt_ms: float, now: float
+    ) -> Choice | None:
+        """The ``choice`` for a long prompt that comes; None if it waits for what can be spared.
+
+        It waits if it is overdue from the start, or if it would slow streams down wherever it goes.
+        """
+        law, request = ORDERS[order], submission.request
+        is_late = law.place(request, prompt_ms)[2] <= now
+        is_dear = law.defers and is_harmful(request, choice[1], prompt_ms, now)
+        if not (is_late or is_dear) or not self._queue.has_room(submission, self.limits):
+            return choice
+        return None if is_late else self._selector.choose_harmless(submission, group, now)
 
     def withdraw(self, waiting: Waiting, now: float) -> None:
         """The request no longer waits."""
@@ -150,13 +165,16 @@ class Dispatcher:
         if decision is None:
             group_queue.reserve(waiting, instance, now + reserved_s(request, group, now))
             return True
-        if is_harmful(instance, need * instance.load.ms_per_token, now) and (
-            request.request_type.is_llm and group_queue.may_stand_back(waiting)
-        ):
-            work.left -= 1
-            if work.left >= 0:
-                group_queue.stand_back(waiting, now)
-            return work.left >= 0
+        if group_queue.may_stand_back(waiting):
+            prompt_ms = need * instance.load.ms_per_token
+            if is_harmful(request, instance, prompt_ms, now):
+                elsewhere = self._selector.choose_harmless(waiting.submission, group, now)
+                if elsewhere is None:
+                    work.left -= 1
+                    if work.left >= 0:
+                        group_queue.stand_back(waiting, now)
+                    return work.left >= 0
+                decision, instance, need = elsewhere
         is_late = overdue and not waiting.stands_back
         self._queue.remove(waiting)
         self._ledger.tenants.left(request.tenant)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from sage_inference.control_plane.accounting import lone_prompts
 from sage_inference.control_plane.accounting.ledger import Ledger
-from sage_inference.control_plane.accounting.prompt_share import is_harmful
 from sage_inference.control_plane.accounting.retry_budget import may_retry
 from sage_inference.control_plane.dispatcher import Dispatcher
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed, keep_tpot, shared_gpus
@@ -16,9 +15,14 @@ from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.instances.rejections import unserved
 from sage_inference.control_plane.placer import Placer
 from sage_inference.control_plane.policies.base import PlacementPolicy
-from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.request_queue import RequestQueue
-from sage_inference.control_plane.selector import FINISHES, Selector, healthy, prefill_ms, uneven_models
+from sage_inference.control_plane.selector import (
+    FINISHES,
+    Selector,
+    healthy,
+    prefill_ms,
+    uneven_models,
+)
 from sage_inference.control_plane.sent_first import SentFirst
 from sage_inference.control_plane.setup import Hooks, SchedulerSettings
 from sage_inference.control_plane.slo import milliseconds
@@ -335,26 +339,16 @@ class Scheduler:
             if choice is not None and choice[0] is not None:
                 prompt_ms = choice[2] * choice[1].load.ms_per_token
                 # Most prompts are short. Only a long one may be overdue at once, or slow streams down.
-                if prompt_ms <= self.slos.short_ms or not self._stands_back(
-                    submission, choice[1], prompt_ms, now
-                ):
+                if prompt_ms > self.slos.short_ms:
+                    order = self._order(submission)
+                    choice = self._dispatcher.for_long(submission, group, order, choice, prompt_ms, now)
+                if choice is not None and choice[0] is not None:
                     self._put(submission, choice[0], choice[1], choice[2], group, now)
                     return
-                choice = None
         else:
             # Others wait already: this one must not pass them. Its place depends on what is cached of its prompt.
             submission.request.cached_tokens = self._selector.prefixes.match(submission.request)
         self._dispatcher.add(submission, group, self._order(submission), choice, now)
-
-    def _stands_back(
-        self, submission: Submission, instance: ExecutionInstance, prompt_ms: float, now: float
-    ) -> bool:
-        """Whether the request waits for what can be spared: it is overdue from the start, or would slow streams down."""
-        request, order = submission.request, ORDERS[self._order(submission)]
-        stands_back = order.place(request, prompt_ms)[2] <= now or (
-            order.defers and request.request_type.is_llm and is_harmful(instance, prompt_ms, now)
-        )
-        return stands_back and self._queue.has_room(submission, self.settings.limits)
 
     def _order(self, submission: Submission) -> str:
         return self._selector.policy_for(submission.request).order

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from sage_inference.control_plane import cost
-from sage_inference.control_plane.accounting.prompt_share import can_spare
+from sage_inference.control_plane.accounting.prompt_share import can_spare, is_harmful
 from sage_inference.control_plane.cost import uncached
 from sage_inference.control_plane.instances.gpu_sharing import SharedGPU, is_mixed
 from sage_inference.control_plane.instances.load import backlog_ms, has_slot, is_open
@@ -103,6 +103,19 @@ class Selector:
         # Overdue requests get what can be spared, and nothing is held back for them.
         is_sticky = policy.sticky and not overdue
         return self._closed(policy, request, candidates, choice, now, is_sticky, patient)
+
+    def choose_harmless(
+        self, submission: Submission, group: Sequence[ExecutionInstance], now: float
+    ) -> tuple[SchedulingDecision, ExecutionInstance, int] | None:
+        """The choice for a long prompt in time, where it takes no stream its SLO."""
+        request = submission.request
+        harmless = [
+            i for i in group if not is_harmful(request, i, i.load.ms_per_token * uncached(request, i), now)
+        ]
+        choice = self.choose(submission, harmless, now, False) if harmless else None
+        if choice is None or choice[0] is None:
+            return None
+        return choice[0], choice[1], choice[2]
 
     def _narrowed(
         self, submission: Submission, group: Sequence[ExecutionInstance], now: float

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from sage_inference.config.schema import join
 from sage_inference.config.settings import ModelSloSettings, SloSettings, SloTimes
-from sage_inference.control_plane.accounting.prompt_share import DEAR_MS
+from sage_inference.control_plane.accounting.prompt_share import DEAR
 from sage_inference.control_plane.cost import lower_median
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo import DEFAULT, TPOT_MS, TTFT_MS, patience
@@ -128,7 +128,7 @@ class SloTable:
     def __init__(self, registry: Registry) -> None:
         self.differ = False
         self.soon_ms = TTFT_MS
-        self.short_ms = DEAR_MS
+        self.short_ms = DEAR * TPOT_MS
         self._registry = registry
         self._settings = SloSettings()
         self._own: dict[
@@ -188,7 +188,9 @@ class SloTable:
         # Many models have one row: each is looked at once.
         distinct = {id(each): each for each in (self._others, *self._rows.values())}
         self.soon_ms = min(slo.ttft_ms for each in distinct.values() for slo in each)
-        self.short_ms = min(self.soon_ms, DEAR_MS)
+        self.short_ms = min(
+            self.soon_ms, DEAR * min(slo.tpot_ms for each in distinct.values() for slo in each)
+        )
 
     def _row(self, model: str) -> Row:
         own, slow = self._own.get(model), self._slow.get(model, 1.0)

@@ -178,10 +178,10 @@ class AnyEvents(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 3), seconds=st.sampled_from([0.1, 3.0]))
     def streams_lose_their_slo(self, which: int, seconds: float) -> None:
-        """From now on prompts of 400 tokens or more stand back from this instance."""
+        """From now on prompts of over 300 tokens or more stand back from this instance."""
         load = self.instances[which].load
         load.prompt_share, load.spares_from = LEAST, self.clock.now + seconds
-        load.ms_per_token = 0.25
+        load.ms_per_token = 0.5
 
     @rule(name=st.sampled_from(POLICIES))
     def policy(self, name: str) -> None:

@@ -17,7 +17,7 @@ import math
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.slo import slo_of
-from sage_inference.types import PROMPT_SHARE, ExecutionInstance
+from sage_inference.types import PROMPT_SHARE, ExecutionInstance, SchedulingRequest
 
 LEAST, MOST = 0.45, 0.75
 UP, DOWN, BACK = 0.005, 0.03, 0.0005
@@ -25,9 +25,9 @@ WELL_UNDER = 0.4  # of the SLO
 FEWEST_TOKENS = 8  # of an answer that shows what streams get
 # An overdue prompt that takes no longer makes no other request late, so it need not wait for a pause between prompts.
 CHEAP_MS = 50.0
-# While streams of an instance lose their SLO though overdue prompts get the least share, prompts in time that take longer
-# than this stand back. The bound on the share lets one or two good streams pass.
-DEAR_MS = 100.0
+# While streams of an instance lose their SLO though overdue prompts get the least share, prompts in time that take more than
+# so many times the TPOT stand back. The bound on the share lets one or two good streams pass.
+DEAR = 3.0
 HARMED = LEAST + 2 * BACK
 
 
@@ -79,7 +79,7 @@ def learn(placement: Placement, tokens: int) -> None:
         load.prompt_share = stepped_share
 
 
-def is_harmful(instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:
+def is_harmful(request: SchedulingRequest, instance: ExecutionInstance, prompt_ms: float, now: float) -> bool:
     """Whether a prompt in time stands back from the instance: it would take streams there their SLO.
 
     The share bounds overdue prompts only. If prompts in time alone take more than streams can bear, all streams are too slow,
@@ -87,10 +87,11 @@ def is_harmful(instance: ExecutionInstance, prompt_ms: float, now: float) -> boo
     """
     load = instance.load
     return (
-        prompt_ms > DEAR_MS
-        and load.prompt_share < HARMED
+        load.prompt_share < HARMED
         and load.spares_from > now
         and instance.active_requests > load.overdue
+        and request.request_type.is_llm
+        and prompt_ms > DEAR * slo_of(request).tpot_ms
         and load.window_tokens != math.inf
     )
 

@@ -17,6 +17,7 @@ UNRECORDED = {
     "GPU KV cache size: N tokens, Maximum concurrency for N tokens per request: Nx",
     "torch.compile took N s in total",
     "Resolved architecture: BertModel",
+    "Route: P, Methods: GET",  # cut from the recordings
     "Route: P, Methods: POST",
 }
 
@@ -28,7 +29,9 @@ def shapes(text: str) -> set[str]:
         line = re.sub(r"^(INFO|WARNING|ERROR) \d\d-\d\d [\d:]+ \[[\w.]+:\d+\] ?", "", line)
         line = re.sub(r"\|[ █▌▏▊▎▍▉▋]*\|", "|B|", line)
         line = re.sub(r"\[[\d:]+<[?\d:]+,\s+[?\d.]+(it/s|s/it)\]", "[PACE]", line)
-        line = re.sub(r"(http://|unix:)?/?[\w.-]*(/[\w.-]+)+|http://[\d.:]+|[A-Z]+_(DIR|PACKAGES)", "P", line)
+        line = re.sub(
+            r"(http://|unix:)?/?[\w.-]*(/[\w.-]+)+|http://[\d.:]+|[A-Z]+_(DIR|PACKAGES)[\w./-]*", "P", line
+        )
         line = re.sub(r"-?\d[\d,.]*", "N", line)
         line = re.sub(r"non-default args: .*", "non-default args:", line)
         line = re.sub(r"(with config:|Successfully|distributed_init_method=|using cache ).*", r"\1", line)

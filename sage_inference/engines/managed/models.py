@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,9 @@ from sage_inference.engines.managed.model_files import (
     in_cache,
     of_directory,
 )
+
+# llama-server takes a quantization after the name.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(:[\w.-]{1,40})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +50,6 @@ def resolve(
     found = on_this_machine(engine, env)
     if found is not None and (found.is_local or found.facts.has_all_weights):
         return found
-    if "/" not in engine.model:
-        raise LaunchError(
-            f"there is no directory {engine.model}, and models on the hub are named ORGANIZATION/NAME",
-            "write the whole name, or the path of a directory",
-        )
     cached = found.facts if found else ModelFacts()
     if offline:
         return _model(engine, engine.model, False, cached)
@@ -68,6 +68,18 @@ def resolve(
     return replace(_model(engine, engine.model, False, known.facts), download=download)
 
 
+def _check_name(engine: ManagedEngineSettings) -> None:
+    """Raises ``LaunchError`` unless the model can be a name on the hub.
+
+    A word that begins with ``-`` would be an option of the engine, and this one may come from a caller of /admin.
+    """
+    if not _HUB_NAME.fullmatch(engine.model):
+        raise LaunchError(
+            f"there is no directory {engine.model}, and models on the hub are named ORGANIZATION/NAME",
+            "write the whole name, or the path of a directory",
+        )
+
+
 def on_this_machine(engine: ManagedEngineSettings, env: Mapping[str, str]) -> Model | None:
     """The model if its files are on this machine. Raises ``LaunchError`` for a path that has no model."""
     path = _path(engine.model)
@@ -76,6 +88,7 @@ def on_this_machine(engine: ManagedEngineSettings, env: Mapping[str, str]) -> Mo
         return _model(engine, engine.model, path is not None, facts)
     if path is not None:
         return _model(engine, str(path), True, _local_facts(path))
+    _check_name(engine)
     snapshot = in_cache(engine.model, engine.revision, hub_cache_of(env))
     if snapshot is None:
         return None
@@ -88,7 +101,7 @@ def _path(model: str) -> Path | None:
     try:
         path = expanded(model)
         if looks_like_path or path.exists():
-            return path.absolute()
+            return Path(os.path.normpath(path.absolute()))
     except OSError as error:
         if looks_like_path:
             raise LaunchError(f"model {model} cannot be used: {error.strerror}") from None
@@ -122,7 +135,7 @@ def _near_directory(path: Path) -> str:
     return (
         f"did you mean {path.parent / near[0]}?"
         if near
-        else f"there are {len(names)} directories in {path.parent}"
+        else f"directories there: {len(names)}, in {path.parent}"
     )
 
 

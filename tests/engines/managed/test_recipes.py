@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sage_inference.config.load import parse
+from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
 from sage_inference.engines.managed.gpus import Gpu, GpuProcess
 from sage_inference.engines.managed.recipes import (
     EngineLaunch,
@@ -398,6 +399,22 @@ def test_a_program_that_settings_name_wrongly_is_refused(machine: Machine, value
     found, hint = machine.refused(f"engines: [{model}]\nmanaged: {{vllm: {value.replace('ROOT', root)}}}")
     assert message in found.replace(root, "ROOT")
     assert hint
+
+
+@pytest.mark.parametrize(
+    "model", ["--config=/tmp/x", "-x/y", "--a/b", "org/--port", "org/na me", "a/b/c", "org/x;rm", "org/$(x)", "模/型", "org/", "/x\x00y"],
+)  # fmt: skip
+def test_a_model_that_is_no_name_of_the_hub_reaches_no_command_line(machine: Machine, model: str) -> None:
+    machine.program("vllm")
+    engine = ManagedEngineSettings(model=model)  # as a caller of /admin names it
+    with pytest.raises(LaunchError):
+        prepare(engine, ManagedSettings(), directory=machine.root, gpus=[], environ=machine.environ)
+
+
+def test_a_served_name_is_no_option(machine: Machine) -> None:
+    machine.program("vllm")
+    message, _ = machine.refused(f"engines: [{{model: {machine.model()}, served_names: [--port]}}]")
+    assert message == "served_names has --port, which an engine would take for an option"
 
 
 def test_no_free_port_is_one_sentence(machine: Machine) -> None:

@@ -130,6 +130,11 @@ def refuse_unsupported(recipe: str, engine: ManagedEngineSettings) -> None:
                 f"{key} is {value}, and engine {recipe} has no such option",
                 f"remove {key}" if recipe != "command" else f"remove {key}, and write it into command",
             )
+    for name in engine.served_names:
+        if name.startswith("-"):
+            raise LaunchError(
+                f"served_names has {name}, which an engine would take for an option", "rename it"
+            )
     if recipe in _ONE_GPU and len(engine.gpus) > 1:
         raise LaunchError(
             f"gpus lists {len(engine.gpus)} GPUs, and engine {recipe} uses one",

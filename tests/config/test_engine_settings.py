@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sage_inference.config import check
+from sage_inference.config import check, flags
 from sage_inference.config.document import json_schema, masked
 from sage_inference.config.edit import set_value
 from sage_inference.config.engine_rules import name_of_engine, served_names_of
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.load import load, parse
-from sage_inference.config.settings import ManagedEngineSettings
+from sage_inference.config.settings import Flags, ManagedEngineSettings, Settings
 from sage_inference.config.sizes import Budget, budget, port_range
 from sage_inference.config.warnings import warnings_of
 
@@ -192,3 +192,9 @@ def test_editors_accept_each_form(tmp_path: Path) -> None:
     assert entry["gpus"]["anyOf"] == [{"type": "array", "items": one}, one]
     assert entry["memory"]["type"] == ["string", "number", "boolean", "null"]
     assert entry["env"]["additionalProperties"] == one
+
+
+def test_no_engines_leaves_out_those_of_the_file() -> None:
+    configured = Settings(engines=(ManagedEngineSettings(model="org/chat"),))
+    assert flags.apply(configured, Flags()).engines == configured.engines
+    assert flags.apply(configured, Flags(no_engines=True)).engines == ()

@@ -18,7 +18,7 @@ from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Reason, Rejection
 
 TELL_S = 10.0  # of silence for a caller of a stream, before a comment
-_SLICE = 128  # requests that are submitted or refused in one piece
+_SLICE = 32  # requests that are submitted or refused in one piece
 # Codes of errors that no engine has worked on.
 _UNSERVED = frozenset({"model_not_found", "no_engine_for_route", "no_healthy_instance"})
 

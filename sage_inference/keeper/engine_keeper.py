@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TICK_S = 1.0
 _REST_S = 5.0  # at most, after the first process has ended, until its children are killed
 _ROUND_S = 0.02  # between two rounds of killing
-_SPARED_S = 1.0  # for processes that tidy up after the others
+_SPARED_S = 5.0  # for processes that tidy up after the others, which end by themselves when those have ended
 _NEVER = float("inf")
 
 

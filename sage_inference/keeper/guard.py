@@ -10,7 +10,8 @@ from sage_inference.keeper import files
 from sage_inference.keeper.children import Ending, reap
 
 _ROUND_S = 0.02
-_SPARED_S = 1.0
+_SPARED_S = 5.0  # for processes that tidy up after the others
+_REST_S = 1.0  # for the others, after the first process has ended
 _READ = 64 << 10
 
 
@@ -52,7 +53,7 @@ class EngineGuard:
                 ending.forget(pid)
                 if pid == leader:
                     self._record(os.waitstatus_to_exitcode(status))
-                    kill_from = min(kill_from, time.monotonic() + _SPARED_S)
+                    kill_from = min(kill_from, time.monotonic() + _REST_S)
             if not others:
                 return
             self._discard_output()

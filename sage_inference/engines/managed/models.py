@@ -54,7 +54,7 @@ def resolve(
     if offline:
         return _model(engine, engine.model, False, cached)
     try:
-        known = hub.ask(engine.model, engine.revision, env, token)
+        known = hub.ask(engine.model.partition(":")[0], engine.revision, env, token)
     except hub.NoSuchModelError as error:
         raise _unknown(engine, error, token) from None
     except hub.GatedModelError as error:

@@ -223,6 +223,11 @@ def test_the_hub_is_asked_about_a_model_that_is_not_here(a_hub: Hub) -> None:
     assert (download.folder, download.size) == (Path("/nowhere/hub/models--org--good"), 5000)
 
 
+def test_a_quantization_after_the_name_is_no_part_of_it(a_hub: Hub) -> None:
+    found = resolve(engine("org/good:Q4_K_M"), a_hub.env, offline=False, token=None)
+    assert (found.name, found.facts.commit) == ("org/good:Q4_K_M", "c0ffee")
+
+
 def test_a_revision_is_asked_for(a_hub: Hub) -> None:
     found = resolve(engine("org/good", revision="refs/pr/1"), a_hub.env, offline=False, token=None)
     assert found.facts.commit == "pr1"

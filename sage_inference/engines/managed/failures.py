@@ -20,7 +20,7 @@ from sage_inference.visible import visible
 __all__ = ["EngineFailure", "Exit", "Retry", "explain"]
 
 # The cause of a failed start is the first error of its log. A start prints some thousand lines.
-_FIRST_LINES = 50_000
+_FIRST_LINES = 20_000
 # The cause of a crash is among the last lines, before those of the engine's own end.
 _LAST_LINES = 2_000
 

@@ -218,11 +218,20 @@ def explained(
 
 def learned_start_s(directory: Path) -> float | None:
     """Seconds that the last start took."""
+    return _learned(directory, "start_s")
+
+
+def has_served(directory: Path, started_at: float) -> bool:
+    """Whether the engine that was started then has been ready before."""
+    return (_learned(directory, "at") or 0.0) > started_at
+
+
+def _learned(directory: Path, key: str) -> float | None:
     try:
-        seconds = json.loads((directory / _LEARNED_FILE).read_text("utf-8"))["start_s"]
+        value = json.loads((directory / _LEARNED_FILE).read_text("utf-8"))[key]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return float(seconds) if isinstance(seconds, int | float) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def learn_start_s(directory: Path, seconds: float) -> None:

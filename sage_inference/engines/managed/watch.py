@@ -170,6 +170,8 @@ class EngineWatch:
     async def _until_ready(self) -> None:
         engine, wait_s = self._engine, _FIRST_ASK_S
         house = engine.house
+        # An adopted engine that has served before may be busy: its health and its models are proof enough.
+        served_before = await house.thread(running.has_served, engine.directory, self._process.started_at)
         backend = parse_backend(self._process.url)
         client = house.queries.of(None, backend.uds or None)
         url = engine_url.AT_SOCKET if backend.uds else backend.base_url
@@ -182,7 +184,7 @@ class EngineWatch:
                     engine.names,
                     question_s=house.question_s,
                     patience=house.patience,
-                    warms=not engine.machine.adopted,
+                    warms=not served_before,
                 )
             except NotReadyError:
                 self.looked.set()
@@ -195,8 +197,8 @@ class EngineWatch:
                 continue
             engine.post(events.Answered(self._run))
             self.looked.set()
-            if not engine.machine.adopted:
-                engine.expected_s = time.monotonic() - self._began
+            if not served_before:
+                engine.expected_s = max(0.0, time.time() - self._process.started_at)
                 await house.thread(running.learn_start_s, engine.directory, engine.expected_s)
             return
 

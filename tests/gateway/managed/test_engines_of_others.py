@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.config.settings import InstanceSettings, ManagedEngineSettings, Settings
 from sage_inference.gateway.managed.engine_run import RunModel
 from sage_inference.keeper.client import stop_all
 from sage_inference.server import EngineRun, RunningGateway
@@ -68,6 +68,22 @@ def test_an_engine_that_died_without_a_gateway_is_started_anew(serving: ManagedG
         after = next_one.engine("embed")
         assert after["pid"] != before["pid"]
         assert not after["adopted"]
+
+
+def test_a_start_goes_on_under_the_next_gateway(tmp_path: Path) -> None:
+    loads = ManagedEngineSettings(model="org/loads", engine="vllm", args=("--load-seconds", "2"))
+    with managed(tmp_path, loads) as first:
+        first.state("loads", "starting")
+        first.until(lambda gateway: gateway.managed is not None and gateway.managed.engines["loads"].running)
+        before = first.engine("loads")
+        first.keep()
+        first.stop()
+        with managed(tmp_path, loads) as second:
+            assert second.engine("loads")["state"] == "starting"
+            assert second.chat("org/loads").status_code == 200
+            after = second.engine("loads")
+            assert (after["pid"], after["adopted"]) == (before["pid"], True)
+            assert after["expected_s"] >= 2
 
 
 def test_only_a_model_that_nobody_serves_becomes_an_engine(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ BROKEN = ManagedEngineSettings(
 SLOW = ManagedEngineSettings(
     model="org/slow", engine="vllm", args=("--load-seconds", "60"), start_timeout_s=1, restart="never"
 )
+SILENT = ManagedEngineSettings(
+    model="org/silent", engine="vllm", args=("--fail-with", "stalled"), stall_s=1, restart="never"
+)
 ENDLESS = ManagedEngineSettings(model="org/endless", engine="vllm", args=("--load-seconds", "600"))
 LAZY = ManagedEngineSettings(model="org/lazy", engine="tei", kind="embedding", start="demand")
 MANUAL = ManagedEngineSettings(model="org/manual", engine="tei", kind="embedding", start="manual")
@@ -33,7 +36,7 @@ MANUAL = ManagedEngineSettings(model="org/manual", engine="tei", kind="embedding
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedGateway]:
-    engines = (BROKEN, SLOW, LAZY, MANUAL, ENDLESS)
+    engines = (BROKEN, SLOW, LAZY, MANUAL, ENDLESS, SILENT)
     with managed(tmp_path_factory.mktemp("state"), *engines) as gateway:
         yield gateway
 
@@ -62,6 +65,12 @@ def test_a_start_that_takes_too_long_ends(shared: ManagedGateway) -> None:
     assert "start_timeout_s" in message
     assert int(answer.headers["retry-after"]) > 0
     assert shared.state("slow", "failed")["failure"]["permanent"], "restart is never"
+
+
+def test_a_start_without_a_sign_of_life_ends(shared: ManagedGateway) -> None:
+    failure = shared.state("silent", "failed")["failure"]
+    assert "stall_s" in failure["message"]
+    assert failure["permanent"], "restart is never"
 
 
 def test_an_engine_starts_on_demand(shared: ManagedGateway) -> None:

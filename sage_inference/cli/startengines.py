@@ -50,9 +50,8 @@ def announce_engines(engines: Sequence[Document], *, failed: bool) -> None:
         if each["state"] == "ready":
             say_ready(each)
         elif each["state"] != "off" and not each.get("failure"):
-            terminal.say(
-                f"{enginetext.called(each)} is {enginetext.state(each)}; sage inference ps shows more"
-            )
+            state = "starting" if each["state"] == "waiting" else enginetext.state(each)
+            terminal.say(f"{enginetext.called(each)} is {state}; sage inference ps shows its progress")
     for text, hint in enginetext.remarks([each for each in engines if failed or not _is_down(each)]):
         terminal.warn(text, hint)
 

@@ -169,9 +169,12 @@ class EngineSupervisor:
             self.post(events.KeeperSilent(EngineFailure(str(error), error.hint)))
         except KeeperError as error:
             log.warning("engine %s: %s", self.name, error)
+        except Exception as error:  # one engine's files must not keep the gateway from starting
+            report(error, f"the adoption of engine {self.name}")
         if self.running is not None:
             self._move(events.Adopted())
-            self.house.turns.hold(self.name, await self._gpu_keys())
+            self.gpus = await self._gpu_keys()
+            self.house.turns.hold(self.name, self.gpus)
             log.info("engine %s is adopted, pid %s", self.name, self.running.pid)
             self._watch(self.running)
         self._task = asyncio.create_task(self._run())
@@ -192,7 +195,7 @@ class EngineSupervisor:
 
     async def ended(self) -> None:
         """Returns when the engine has no process of ours."""
-        while self.has_process or not self._inbox.empty():
+        while self._task is not None and (self.has_process or not self._inbox.empty()):
             await self.moved()
 
     async def moved(self) -> None:

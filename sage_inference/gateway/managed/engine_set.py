@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sage_inference.managed")
 
 ADOPT_S = 1.0  # for the first answers of adopted engines, before the gateway goes on with its start
+_BEGIN_S = 5.0  # for engines that were declared just before the end
 _THREADS = 8
 
 
@@ -91,6 +92,7 @@ class ManagedEngines:
         self.fleet = fleet
         self.engines: dict[str, ManagedEngine] = {}
         self.keeps = False
+        self._closing = False
         self.on_change: Callable[[], None] = lambda: None
         settings = gateway.settings
         self.house = House(
@@ -153,6 +155,9 @@ class ManagedEngines:
 
     async def close(self) -> None:
         """End the supervision, and the engines too unless they are kept."""
+        self._closing = True
+        if self._leavers:  # one may be starting an engine just now, which must be ended too
+            await asyncio.wait(self._leavers, timeout=_BEGIN_S)
         if (
             not self.keeps and not self.house.passive
         ):  # a successor that could not take over has no right to stop them
@@ -196,7 +201,8 @@ class ManagedEngines:
 
     async def _begin(self, engine: ManagedEngine) -> None:
         await engine.begin()
-        engine.load(asked=True)
+        if not self._closing:
+            engine.load(asked=True)
 
     def apply(self, settings: Settings) -> Changes:
         """Follow the configuration after a reload. Engines that were declared for this run stay."""
@@ -228,7 +234,7 @@ class ManagedEngines:
 
     async def _begin_declared(self, engine: ManagedEngine) -> None:
         await engine.begin()
-        if engine.entry.start == "boot":
+        if engine.entry.start == "boot" and not self._closing:
             engine.load(asked=False)
 
     def _change(self, engine: ManagedEngine, entry: ManagedEngineSettings) -> None:

@@ -130,3 +130,11 @@ def test_a_strangers_process_is_shown_and_never_signalled(state_dir: Path, tmp_p
         assert stranger.stdin is not None
         stranger.stdin.close()
         stranger.wait(10)
+
+
+def test_an_engine_that_is_declared_at_the_very_end_does_not_stay(tmp_path: Path) -> None:
+    with managed(tmp_path) as gateway:
+        answer = gateway.http.post("/admin/engines", json={"model": "org/late"}, headers=ADMIN)
+        assert answer.status_code == 202
+        gateway.stop()
+        assert processes(tmp_path) == []

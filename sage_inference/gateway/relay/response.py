@@ -113,7 +113,7 @@ class ResponseWriter:
             self._caller.write(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
         # The memory of long pieces is let go at once. ``pass_on`` has seen to short ones.
-        if len(piece) >= TAIL_BYTES or len(self._tail) > 2 * MOST_PIECES:
+        if (kept := len(self._tail)) > 1 and (len(piece) >= TAIL_BYTES or kept > 2 * MOST_PIECES):
             self._trim()
 
     def pass_on(self, chunk: bytes) -> None:
@@ -223,7 +223,7 @@ class ResponseWriter:
         if delta is None:
             self._look_at = self._gateway.coalescer.look(self)
             self._trim()
-            if self.chunks >= self._seek_at:
+            if self.chunks >= self._seek_at and not self.pauses_left:  # the pieces of paused streams are long
                 self._pass_deltas_only(chunk)
         else:
             self._tail[-1] = chunk  # the events in it are counted

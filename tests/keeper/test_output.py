@@ -164,7 +164,8 @@ def numbers(lines: list[str]) -> list[int]:
 
 
 def test_the_log_rotates_and_its_readers_miss_nothing(engines: Engines) -> None:
-    link = engines.launch(*PYTHON, CHATTY, log_bytes=50_000, log_backups=6)
+    # Enough parts for all lines, because a slow reader may open the log when it has been written.
+    link = engines.launch(*PYTHON, CHATTY, log_bytes=50_000, log_backups=12)
     seen: list[str] = []
     reader: Iterator[str] = follow(engines.directory, lines=None, follow=True)
 
@@ -189,7 +190,7 @@ def test_the_log_rotates_and_its_readers_miss_nothing(engines: Engines) -> None:
     assert not thread.is_alive()
     assert numbers(seen) == numbers(polled) == list(range(4000))
     parts = sorted(file.name for file in engines.directory.glob("output.log*"))
-    assert 3 <= len(parts) <= 7
+    assert 3 <= len(parts) <= 13
     assert all((engines.directory / part).stat().st_size <= 120_000 for part in parts)
     assert list(follow(engines.directory, lines=2, follow=False))[-1].startswith("line 3999")
     link.kill()

@@ -21,7 +21,9 @@ from tests.support.inprocess import ADMIN, InProcess
 
 CHAT = ManagedEngineSettings(model="org/chat", engine="vllm")
 EMBED = ManagedEngineSettings(model="org/embed", engine="tei", kind="embedding")
-COMMON = ManagedSettings(stop_grace_s=5, supervisor="plain", offline=True)
+# Ports that no gateway of another worker takes between the choice of one and the engine's bind.
+_FIRST = 18_500 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+COMMON = ManagedSettings(stop_grace_s=5, supervisor="plain", offline=True, ports=f"{_FIRST}-{_FIRST + 99}")
 
 
 class ManagedGateway(InProcess):

@@ -241,7 +241,7 @@ class EngineSupervisor:
             again = (
                 "not started again"
                 if machine.due_at is None
-                else f"again in {machine.due_at - time.monotonic():.0f} s"
+                else f"again in {max(0.0, machine.due_at - time.monotonic()):.0f} s"
             )
             log.error("engine %s failed: %s; %s", self.name, failure.message, again)
         elif machine.state in (ManagedState.STUCK, ManagedState.LOST):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sage_inference.types import Usage
 
 _NEVER = sys.maxsize
+_FEW_PIECES = 4  # of a paused stream: each of its pieces is looked at, and most make up a tail by themselves
 
 
 class ResponseWriter:
@@ -113,8 +114,12 @@ class ResponseWriter:
             self._caller.write(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
         # The memory of long pieces is let go at once. ``pass_on`` has seen to short ones.
-        if (kept := len(self._tail)) > 1 and (len(piece) >= TAIL_BYTES or kept > 2 * MOST_PIECES):
-            self._trim()
+        if (kept := len(self._tail)) > 1:
+            if len(piece) >= TAIL_BYTES:  # it is a tail by itself
+                del self._tail[:-1]
+                self.from_start = False
+            elif kept > 2 * MOST_PIECES:
+                self._trim()
 
     def pass_on(self, chunk: bytes) -> None:
         """Write one chunk as the engine framed it.
@@ -222,7 +227,8 @@ class ResponseWriter:
         delta = self._delta
         if delta is None:
             self._look_at = self._gateway.coalescer.look(self)
-            self._trim()
+            if not self.pauses_left or len(self._tail) > _FEW_PIECES:
+                self._trim()
             if self.chunks >= self._seek_at and not self.pauses_left:  # the pieces of paused streams are long
                 self._pass_deltas_only(chunk)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sage_inference.engines.managed.failures import EngineFailure
+from sage_inference.engines.managed.failure import EngineFailure
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.config.engine_rules import name_of_engine
 from sage_inference.config.settings import ManagedEngineSettings
-from sage_inference.engines.managed.gpus import Gpu
-from sage_inference.engines.managed.log_lines import LogLine
-from sage_inference.engines.managed.progress import StartPhase
+
+if TYPE_CHECKING:
+    from sage_inference.engines.managed.gpus import Gpu
+    from sage_inference.engines.managed.log_lines import LogLine
+    from sage_inference.engines.managed.progress import StartPhase
 
 
 class Retry(StrEnum):

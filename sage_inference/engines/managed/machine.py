@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Any
 
-from sage_inference.engines.managed.failures import EngineFailure, Retry
+from sage_inference.engines.managed.failure import EngineFailure, Retry
 
 
 class ManagedState(StrEnum):

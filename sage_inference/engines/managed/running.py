@@ -9,17 +9,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
-from sage_inference.engines.managed.failures import EngineFailure, Retry, explain
-from sage_inference.engines.managed.gpus import gpus
+from sage_inference.engines.managed.failure import EngineFailure, Retry
 from sage_inference.engines.managed.launch import EngineLaunch, LaunchError
-from sage_inference.engines.managed.progress import StartPhase, phase_at_end
-from sage_inference.engines.managed.recipes.prepare import prepare
 from sage_inference.keeper import client as keeper
 from sage_inference.keeper.client import AlreadyKeptError, KeeperError, KeeperLink
 from sage_inference.keeper.spec import ExitRecord, KeeperSpec
+
+if TYPE_CHECKING:
+    from sage_inference.engines.managed.gpus import Gpu
+    from sage_inference.engines.managed.progress import StartPhase
 
 _KEY_FILE = "api_key"
 _LEARNED_FILE = "learned.json"
@@ -96,17 +97,35 @@ def _plan(
     neighbours: Neighbours,
     change: Mapping[str, Any],
 ) -> EngineLaunch:
+    # Here, because a gateway without engines of its own does without recipes, causes of failures, and psutil.
+    from sage_inference.engines.managed.recipes.prepare import prepare
+
     return prepare(
         entry,
         managed,
         directory=directory,
-        gpus=gpus(),
+        gpus=gpus_here(),
         environ=environ,
         engines=neighbours.entries,
         held=neighbours.held,
         taken=neighbours.ports,
         change=change,
     )
+
+
+def gpus_here() -> list[Gpu]:
+    from sage_inference.engines.managed.gpus import gpus
+
+    return gpus()
+
+
+def spec_hash_of(
+    entry: ManagedEngineSettings, managed: ManagedSettings, recipe: str, environ: Mapping[str, str]
+) -> str:
+    """The hash of a start with these settings by this recipe."""
+    from sage_inference.engines.managed.recipes.prepare import spec_hash
+
+    return spec_hash(entry, managed, recipe, environ)
 
 
 def obstacle(
@@ -202,9 +221,12 @@ def explained(
     on: Sequence[int] = (),
 ) -> EngineFailure:
     """The cause of the end, from the log of this start. ``on`` are the indices of its GPUs, in its own order."""
+    from sage_inference.engines.managed.failures import explain
+    from sage_inference.engines.managed.progress import phase_at_end
+
     log = keeper.StartLog(directory)
     try:
-        there = {gpu.index: gpu for gpu in gpus()} if on else {}
+        there = {gpu.index: gpu for gpu in gpus_here()} if on else {}
         its = [there[index] for index in on if index in there]
         lines = log.read()
         if not was_ready:

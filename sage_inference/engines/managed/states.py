@@ -42,7 +42,7 @@ from sage_inference.engines.managed.events import (
     TurnCame,
     UnloadWanted,
 )
-from sage_inference.engines.managed.failures import EngineFailure, Retry
+from sage_inference.engines.managed.failure import EngineFailure, Retry
 from sage_inference.engines.managed.machine import MOVES, Effect, Machine, ManagedState, Rules
 
 _S = ManagedState

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
-from sage_inference.engines.managed.failures import EngineFailure
+from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.machine import Effect, Machine, ManagedState, Rules
 from sage_inference.engines.managed.running import Neighbours, RunningEngine, StartError
 from sage_inference.engines.managed.states import step
@@ -291,11 +291,9 @@ class EngineSupervisor:
 
     async def _gpu_keys(self) -> tuple[str, ...]:
         """The GPUs whose turn a start needs: none on a machine without GPUs."""
-        from sage_inference.engines.managed.gpus import gpus
-
         if self.entry.gpus == ("cpu",):
             return ()
-        there = await self.house.thread(gpus)
+        there = await self.house.thread(running.gpus_here)
         if not there or self.entry.gpus == ("auto",):
             return (ALL,) if there else ()
         return tuple(

@@ -18,7 +18,6 @@ from sage_inference.config.settings import InstanceSettings, ManagedEngineSettin
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import running
 from sage_inference.engines.managed.machine import ManagedState
-from sage_inference.engines.managed.recipes.prepare import spec_hash
 from sage_inference.engines.managed.running import Neighbours
 from sage_inference.engines.managed.supervisor import EngineSupervisor, House
 from sage_inference.engines.managed.turns import Turns
@@ -275,7 +274,9 @@ class ManagedEngines:
             if process is None or not engine.has_process or engine.leaving:
                 continue
             recipe = str(process.about.get("engine"))
-            wanted = await house.thread(spec_hash, engine.entry, house.managed, recipe, house.environ)
+            wanted = await house.thread(
+                running.spec_hash_of, engine.entry, house.managed, recipe, house.environ
+            )
             if engine.running is process:
                 engine.outdated = wanted != process.spec_hash
                 if engine.outdated:

@@ -67,6 +67,7 @@ class Scheduler:
         self._put = self._placer.put  # bound once, because every decision calls it
         self._first = SentFirst(self._selector, self._queue, self._placer, ledger, self.slos, hooks)
         self._sent = self._first.sent  # the same deque, so that no call is needed to see whether it is empty
+        self._silent = ledger.silent_prefills.heap  # the same list, for the same reason
         self._dispatcher = Dispatcher(
             self._selector, self._queue, self._placer, ledger, hooks, settings.limits
         )
@@ -168,7 +169,8 @@ class Scheduler:
         # The decision must see what was sent first as load, and prefills that should have ended as load no more.
         if self._sent:
             self._first.settle()
-        self.ledger.silent_prefills.catch_up(now)
+        if self._silent:
+            self.ledger.silent_prefills.catch_up(now)
         if request.slo_deadline_ms is not None:
             self._check_deadline(request, group, now)
         self._place_or_queue(submission, group, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms, uncached
+from sage_inference.control_plane.cost import DECODE_TOKENS, backlog_ms, cost_ms, uncached
 from sage_inference.control_plane.instances.load import has_slot
 from sage_inference.control_plane.policies.base import Clock, Paces, paces_of
 from sage_inference.types import ExecutionInstance, SchedulingDecision, SchedulingRequest
@@ -59,47 +59,37 @@ class Hybrid:
     def schedule(
         self, requests: Sequence[SchedulingRequest], instances: Sequence[ExecutionInstance]
     ) -> list[SchedulingDecision]:
-        if len(requests) == 1:
-            request = requests[0]
-            chosen, reason = self._choose(request, instances, None)
-            if chosen is None:
-                return []
-            return [
-                SchedulingDecision(
-                    request.request_id, chosen.instance_id, reason, paces=self._paces, target=chosen
-                )
-            ]
-        placed: Placed = {}
+        placed: Placed | None = None  # by this call; the gateway asks for one request at a time
         decisions: list[SchedulingDecision] = []
         for request in requests:
-            chosen, reason = self._choose(request, instances, placed)
+            now = self._clock()
+            self._rotation = rotation = self._rotation + 1
+            if rotation >= self._paces_until or (
+                instances is not self._paces_of and tuple(instances) != self._paces_of
+            ):
+                self._even_paces(instances)
+            chosen, reason = None, "cached there"
+            if request.cached_tokens and request.prompt_tokens >= DECODE_TOKENS:
+                chosen = self._warmest(request, request.cached_tokens, placed, now)
             if chosen is None:
-                break
+                reason = "cheapest"
+                if placed is None:
+                    chosen = self._cheapest(request, now)
+                else:
+                    chosen = self._cheapest_beside(placed, request, now)
+                if chosen is None:
+                    break
+            name = chosen.instance_id
+            self._chosen_at[name] = rotation
             decisions.append(
-                SchedulingDecision(request.request_id, chosen.instance_id, reason, paces=self._paces)
+                SchedulingDecision(request.request_id, name, reason, paces=self._paces, target=chosen)
             )
-            # Without this all requests of the call would go to the instance that is cheapest for the first.
-            running, tokens = placed.get(chosen, _NOTHING)
-            placed[chosen] = running + 1, tokens + max(1, uncached(request, chosen))
+            if len(requests) > 1:
+                # Without this all requests of the call would go to the instance that is cheapest for the first.
+                placed = {} if placed is None else placed
+                running, tokens = placed.get(chosen, _NOTHING)
+                placed[chosen] = running + 1, tokens + max(1, uncached(request, chosen))
         return decisions
-
-    def _choose(
-        self, request: SchedulingRequest, instances: Sequence[ExecutionInstance], placed: Placed | None
-    ) -> tuple[ExecutionInstance | None, str]:
-        now = self._clock()
-        self._rotation = rotation = self._rotation + 1
-        if rotation >= self._paces_until or (
-            instances is not self._paces_of and tuple(instances) != self._paces_of
-        ):
-            self._even_paces(instances)
-        chosen, reason = None, "cached there"
-        if request.cached_tokens and request.prompt_tokens >= DECODE_TOKENS:
-            chosen = self._warmest(request, request.cached_tokens, placed, now)
-        if chosen is None:
-            chosen, reason = self._cheapest(request, placed, now), "cheapest"
-        if chosen is not None:
-            self._chosen_at[chosen.instance_id] = rotation
-        return chosen, reason
 
     def _even_paces(self, instances: Sequence[ExecutionInstance]) -> None:
         """Compute the paces. For the same instances only now and then, because paces change by a few percent a minute."""
@@ -110,35 +100,31 @@ class Hybrid:
         if len(self._chosen_at) > _MOST_NOTED:
             self._chosen_at.clear()
 
-    def _cheapest(
-        self, request: SchedulingRequest, placed: Placed | None, now: float
-    ) -> ExecutionInstance | None:
+    def _cheapest(self, request: SchedulingRequest, now: float) -> ExecutionInstance | None:
         """The cheapest instance with a slot.
 
         This is called for every request, so the laws of ``cost.backlog_ms``, ``cost.cost_ms`` and ``has_slot`` are written
         out: each call would cost as much as the arithmetic. ``test_the_choice_is_the_formulas`` holds them equal.
         """
-        tokens, cached, chosen_at = request.prompt_tokens, request.cached_tokens, self._chosen_at
+        tokens, cached, chosen_at, a_request = (
+            request.prompt_tokens,
+            request.cached_tokens,
+            self._chosen_at,
+            DECODE_TOKENS,
+        )
         chosen, least = None, INFINITE
         for i, k in self._paces.items():
-            running = i.active_requests
-            if placed is not None:
-                running += placed.get(i, _NOTHING)[0]
-            need = tokens + DECODE_TOKENS * running
             if cached:
-                need -= cached.get(i, 0)
-            cost = k * need
+                cost = k * (tokens - cached.get(i, 0) + a_request * i.active_requests)
+            else:
+                cost = k * (tokens + a_request * i.active_requests)
             if cost > least:  # its backlog would only add to that
                 continue
-            limit = i.max_concurrent_requests
-            if limit and running >= limit:
+            if i.max_concurrent_requests and i.active_requests >= i.max_concurrent_requests:
                 continue
             load = i.load
-            pending = load.pending_tokens
-            if placed is not None:
-                pending += placed.get(i, _NOTHING)[1]
-            if pending:
-                backlog = k * pending - (now - load.progress_at) * 1000
+            if load.pending_tokens:
+                backlog = k * load.pending_tokens - (now - load.progress_at) * 1000
                 if backlog > 0.0:
                     cost += backlog
             if cost < least:
@@ -150,6 +136,21 @@ class Hybrid:
                 and chosen_at.get(i.instance_id, 0) < chosen_at.get(chosen.instance_id, 0)
             ):
                 chosen = i
+        return chosen
+
+    def _cheapest_beside(
+        self, placed: Placed, request: SchedulingRequest, now: float
+    ) -> ExecutionInstance | None:
+        """The same for a request that is not the first of a call."""
+        best: tuple[float, int] = INFINITE, 0
+        chosen = None
+        for i, k in self._paces.items():
+            running, pending = _with(placed, i)
+            if has_slot(i, running - i.active_requests):
+                backlog = backlog_ms(k, pending, now - i.load.progress_at)
+                cost = cost_ms(k, backlog, uncached(request, i), running)
+                if chosen is None or (cost, self._chosen_at.get(i.instance_id, 0)) < best:
+                    best, chosen = (cost, self._chosen_at.get(i.instance_id, 0)), i
         return chosen
 
     def _warmest(

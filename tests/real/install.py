@@ -76,7 +76,7 @@ def ensure_vllm() -> InstalledVllm:
 
 
 def ensure_infinity() -> Installed:
-    """infinity, which only the benchmarks use; the first call takes a minute or more, later ones nothing."""
+    """infinity; the first call takes a minute or more, later ones nothing."""
     with _installing("infinity", INFINITY_PINS) as installed:
         return installed
 

@@ -68,18 +68,22 @@ def run(
     notifier = Notifier.from_environ(os.environ)
     ensure(paths)
     hangup = TerminalHangup(background=background)
+    own_files: OwnFiles | None = None
+    run: _Run | None = None
     with _ends_in_order(hangup):
-        own_files = OwnFiles(paths, None if takeover else Lock.take(paths.lock_file))
         try:
+            own_files = OwnFiles(paths, None if takeover else Lock.take(paths.lock_file))
             run = _Run(paths, flags, notifier, background, config_required, hangup, own_files, takeover)
             run.colour = colour
             run.supervised = not background and (is_first or notifier.listened_to or _started_by_systemd())
             run.serve(on_settings, on_ready)
         except (SystemExit, KeyboardInterrupt):
-            run.end_kept_engines()
+            if takeover is None and (run is None or not run.ran):
+                own_files = _end_kept_engines(paths, flags, own_files)
             raise
         finally:
-            own_files.close()
+            if own_files is not None:
+                own_files.close()
 
 
 def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) -> Settings:
@@ -90,6 +94,27 @@ def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) 
     settings = config_flags.apply(load(paths.config_file, required=config_required), flags)
     config_flags.check(settings)
     return settings
+
+
+def _end_kept_engines(paths: Paths, flags: Flags, own_files: OwnFiles | None) -> OwnFiles | None:
+    """End the engines of an earlier gateway, if a stop came before this one could adopt them.
+
+    Afterwards the server decides which engines end. The lock must be held, because a gateway that runs keeps its engines.
+    The signal may have come within the call that took it, so it is taken again. Returns what holds it.
+    """
+    if flags.no_engines or is_restarting():
+        return own_files
+    if own_files is None:
+        try:
+            own_files = OwnFiles(paths, Lock.take(paths.lock_file))
+        except DaemonError:
+            return None
+    from sage_inference.keeper.client import stop_all
+
+    ended = stop_all(paths.state_dir, left=lambda name, reason: log.warning("%s: %s", name, reason))
+    if ended:
+        log.info("ended the engines of an earlier gateway: %s", ", ".join(ended))
+    return own_files
 
 
 class _Run:
@@ -190,19 +215,6 @@ class _Run:
         except server.SimulatorError as error:
             raise DaemonError(str(error), LOG_HINT) from error
         log.info("stopped")
-
-    def end_kept_engines(self) -> None:
-        """End the engines of an earlier gateway, if a stop came before this one could adopt them.
-
-        Afterwards the server decides which engines end. A successor must leave those of the running gateway alone.
-        """
-        if self.ran or self.takeover is not None or self.flags.no_engines or is_restarting():
-            return
-        from sage_inference.keeper.client import stop_all
-
-        ended = stop_all(self.paths.state_dir, left=lambda name, reason: log.warning("%s: %s", name, reason))
-        if ended:
-            log.info("ended the engines of an earlier gateway: %s", ", ".join(ended))
 
     def _engines(self) -> EngineRun | None:
         from sage_inference import server

@@ -1,6 +1,11 @@
-"""The first lines of reads that are exactly one chunk, by the length of the read (RFC 9112 section 7.1)."""
+"""Chunks of a body, and the first lines of reads that are exactly one (RFC 9112 section 7.1)."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sage_inference.wire.message import Data
 
 CRLF = b"\r\n"  # behind the size of a chunk, and behind its data
 _LONGEST = 16384  # longer reads are seldom one chunk, so they are always parsed
@@ -28,3 +33,8 @@ def _framed(size: int) -> int:
 
 
 CHUNK_HEADS = _ChunkHeads()
+
+
+def chunk(piece: Data) -> bytes:
+    """The piece as one chunk. Empty input gives no chunk, because a chunk of size zero would end the body."""
+    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""

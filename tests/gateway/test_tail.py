@@ -13,7 +13,8 @@ from openai._streaming import SSEDecoder
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.stream_budgets import UnwatchedBudget, WatchedBudget
-from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES, chunk, delta_end, text_of, trim
+from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES, delta_end, text_of, trim
+from sage_inference.wire.chunks import chunk
 from sage_inference.wire.message import Data
 from tests.fuzz.house import CallerEnd, EngineEnd, House
 from tests.support.rogue import chunk as framed

@@ -15,6 +15,7 @@ from sage_inference.gateway.relay.caller import Sink
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.requests.routes import Route
 from sage_inference.types import SchedulingRequest
+from sage_inference.wire.chunks import chunk
 from sage_inference.wire.message import StreamFormat
 
 _HEAD = (
@@ -50,11 +51,11 @@ def may_begin(exchange: StreamedRequest) -> bool:
 def comment(exchange: StreamedRequest, text: str) -> None:
     """Send a comment, which every reader of event streams skips. The first one comes after the head."""
     line = b": %b\n\n" % text.encode("ascii", "replace").replace(b"\n", b" ")
-    chunk = b"%x\r\n%b\r\n" % (len(line), line)
+    head = b""
     if not exchange.begun:
         exchange.begin_stream()
-        chunk = _head(exchange) + chunk
-    exchange.caller.write(chunk)
+        head = _head(exchange)
+    exchange.caller.write(head + chunk(line))
 
 
 def _head(exchange: StreamedRequest) -> bytes:
@@ -67,4 +68,4 @@ def last_event(exchange: StreamedRequest, error: ApiError) -> bytes:
     words = last_words(
         StreamFormat.EVENTS, format_of(exchange.route.path), error, exchange.caller_id, b"", True
     )
-    return b"%x\r\n%b\r\n" % (len(words), words)
+    return chunk(words)

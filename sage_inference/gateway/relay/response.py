@@ -12,7 +12,7 @@ from sage_inference.gateway.relay import tail
 from sage_inference.gateway.relay.caller import Sink
 from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES
 from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
-from sage_inference.wire.chunks import CRLF
+from sage_inference.wire.chunks import CRLF, chunk
 from sage_inference.wire.message import Data, StreamFormat
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class ResponseWriter:
         elif self.chunked:
             if self._delta is not None and not tail.are_deltas(piece, self._delta):
                 self._pass_all()
-            self.pass_on(tail.chunk(piece))
+            self.pass_on(chunk(piece))
         else:
             self._tail.append(piece)
             self._caller.write(piece)
@@ -154,7 +154,7 @@ class ResponseWriter:
         if self._plain is not None:
             self._plain.add(piece)
         if self.chunked:
-            piece = tail.chunk(piece)
+            piece = chunk(piece)
             self._tail.append(piece)
             piece += b"0\r\n\r\n"
         else:
@@ -259,7 +259,7 @@ class ResponseWriter:
             self._connection.pass_only_chunks_with(CRLF)
 
     def _framed(self, piece: Data) -> Data:
-        return tail.chunk(piece) if self.chunked else piece
+        return chunk(piece) if self.chunked else piece
 
     def _write_first(self, piece: Data) -> None:
         start, self._start = self._start, b""

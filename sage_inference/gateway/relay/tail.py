@@ -5,7 +5,7 @@ The pieces are in a list of the writer's, each as it was written: a ``chunked`` 
 
 from __future__ import annotations
 
-from sage_inference.wire.chunks import CRLF
+from sage_inference.wire.chunks import CRLF, chunk
 from sage_inference.wire.message import Data
 
 TAIL_BYTES = 1024  # bytes of a body that are kept at least: its last events fit into it
@@ -16,11 +16,6 @@ _MORE_THAN_TEXT = (b'"usage":{', b'"usage": {', b'"error')
 _TEXTS = (b'"delta"', b'"text"')
 _MOST_ENDS = 64
 _deltas: dict[bytes, tuple[bytes, bytes]] = {}  # by end: see ``shared``
-
-
-def chunk(piece: Data) -> bytes:
-    """The piece as one chunk. Empty input gives no chunk, because a chunk of size zero would end the body."""
-    return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""
 
 
 def text_of(pieces: list[Data], chunked: bool) -> bytes:

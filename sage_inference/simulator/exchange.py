@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +30,11 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
+
+    def shows(self, key: str | None) -> bool:
+        """Whether the request shows this key. It may do without one if there is none."""
+        given = self.header(b"authorization") or b""
+        return key is None or hmac.compare_digest(given, b"Bearer " + key.encode())
 
     @property
     def query(self) -> dict[str, str]:

@@ -5,7 +5,6 @@ Lists of models, health and properties have llama.cpp's shape. Answers of the Op
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -61,7 +60,7 @@ class SimulatedLlamaServer:
             await reply.whole(200 if self.healthy else 503, b'{"status":"ok"}')
         elif path in _LISTS:
             await reply.whole(200, frames.encode(self._list()))
-        elif not self._knows_key(request):
+        elif not request.shows(self._options.api_key):
             await reply.whole(401, _NO_KEY)
         elif path == "/props":
             await reply.whole(200, frames.encode(self._properties()))
@@ -69,11 +68,6 @@ class SimulatedLlamaServer:
             await self._inner.handle(request, reply)
         else:
             await reply.whole(404, _NO_FILE)
-
-    def _knows_key(self, request: Request) -> bool:
-        key = self._options.api_key
-        given = request.header(b"authorization") or b""
-        return key is None or hmac.compare_digest(given, b"Bearer " + key.encode())
 
     def _list(self) -> dict[str, Any]:
         able = "completion" if self._routes is _TEXT else "embedding"

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sage_inference.simulator.engine import SimulatedEngine
     from sage_inference.simulator.server import SimulatorServer
 
-_LONGEST = 131_072
 _WATCHDOG_S = 0.5  # vLLM looks every 5 s
 _FAILED_CORE = "Engine core initialization failed. See root cause above. Failed core proc(s):"
 _FAILED_WORKER = (

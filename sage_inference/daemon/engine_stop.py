@@ -8,6 +8,7 @@ from pathlib import Path
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import control, managed
 from sage_inference.daemon.control import DaemonState, Found, Progress, StopOutcome
+from sage_inference.keeper import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def stop(
 
 def _end_all(state_dir: Path, left: dict[str, str]) -> list[str]:
     """End the engines that still have a keeper. Returns their names; ``left`` gets the others."""
-    if not (state_dir / "engines").is_dir():
+    if not (state_dir / files.FOLDER).is_dir():
         return []
     from sage_inference.keeper import client
 

@@ -14,6 +14,7 @@ from sage_inference.daemon import admin
 from sage_inference.daemon.control import DaemonState, inspect, running
 from sage_inference.daemon.errors import DaemonError, Unresponsive
 from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.keeper import files
 
 if TYPE_CHECKING:
     from sage_inference.keeper.spec import KeeperStatus
@@ -72,7 +73,7 @@ def engines_of(status: Document) -> list[Document]:
 
 def kept(state_dir: Path) -> list[Document]:
     """The engines that their keepers hold, without what only a gateway knows."""
-    if not (state_dir / "engines").is_dir():
+    if not (state_dir / files.FOLDER).is_dir():
         return []
     from sage_inference.keeper import client
 
@@ -158,7 +159,7 @@ def names_with_log(state_dir: Path) -> list[str]:
 
 def log_file(state_dir: Path, name: str) -> Path:
     """The log that the keeper of an engine writes."""
-    return state_dir / "engines" / name / "output.log"
+    return state_dir / files.FOLDER / name / files.LOG
 
 
 def keep_engines(info: PidInfo) -> None:
@@ -216,9 +217,8 @@ def settled(began: float) -> Callable[[Document], bool]:
     def _is_second(engine: Document, at: float) -> bool:
         name, message = engine["name"], (engine.get("failure") or {}).get("message", "")
         before, before_at = seen.setdefault(name, (message, at))
-        if (
-            abs(at - before_at) < _BEGIN_S
-        ):  # the same failure, seen again: a retry comes 2 s later at the soonest
+        # The same failure, seen again: a retry comes 2 s later at the soonest.
+        if abs(at - before_at) < _BEGIN_S:
             return False
         seen[name] = (message, at)
         return bool(before == message)

@@ -260,7 +260,7 @@ def read_exit(directory: Path) -> ExitRecord | None:
 def directories(state_dir: Path) -> list[Path]:
     """The directories of engines that have run on behalf of this gateway, by name."""
     try:
-        found = sorted((state_dir / "engines").iterdir())
+        found = sorted((state_dir / files.FOLDER).iterdir())
     except OSError:
         return []
     return [each for each in found if (each / files.LOCK).exists()]

@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # ``typing`` costs the keeper half a megabyte
 if TYPE_CHECKING:
     from typing import Any
 
+FOLDER = "engines"  # in the folder of a gateway's state: one folder for each engine
 LOCK = "keeper.lock"
 SOCKET = "keeper.sock"
 ENGINE = "engine.json"

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.engines.managed.machine import ManagedState
+from sage_inference.keeper import files
 
 if TYPE_CHECKING:
     from sage_inference.gateway.managed.engine_set import ManagedEngine, ManagedEngines
@@ -48,7 +49,7 @@ def engine_document(engines: ManagedEngines, engine: ManagedEngine) -> dict[str,
         "queued": engines.queued(engine),
         "uptime_s": None if process is None else round(max(0.0, time.time() - process.started_at), 1),
         "memory_mb": engine.memory_mb if process is not None else None,
-        "log_file": str(engine.directory / "output.log"),
+        "log_file": str(engine.directory / files.LOG),
         "instance": upstream is not None,
     }
 

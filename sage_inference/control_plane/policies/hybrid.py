@@ -149,8 +149,9 @@ class Hybrid:
             if has_slot(i, running - i.active_requests):
                 backlog = backlog_ms(k, pending, now - i.load.progress_at)
                 cost = cost_ms(k, backlog, uncached(request, i), running)
-                if chosen is None or (cost, self._chosen_at.get(i.instance_id, 0)) < best:
-                    best, chosen = (cost, self._chosen_at.get(i.instance_id, 0)), i
+                found = cost, self._chosen_at.get(i.instance_id, 0)
+                if chosen is None or found < best:
+                    best, chosen = found, i
         return chosen
 
     def _warmest(

@@ -142,7 +142,7 @@ class ManagedEngines:
                 self._leave(engine)
             elif engine.entry.start == "boot":
                 engine.load(asked=False)
-        self._note_outdated()
+        self._spawn(self._look_for_outdated())
 
     def hand_over(self) -> None:
         """Another gateway gives the orders from now on."""
@@ -157,9 +157,8 @@ class ManagedEngines:
         self._closing = True
         if self._leavers:  # one may be starting an engine just now, which must be ended too
             await asyncio.wait(self._leavers, timeout=_BEGIN_S)
-        if (
-            not self.keeps and not self.house.passive
-        ):  # a successor that could not take over has no right to stop them
+        # A successor that could not take over has no right to stop them.
+        if not self.keeps and not self.house.passive:
             await self._stop_all()
         for task in self._leavers:
             task.cancel()
@@ -195,13 +194,14 @@ class ManagedEngines:
             name = f"{stem}-{number}"
         engine = self._add(name, replace(entry, name=name), origin)
         self._declare()
-        self._spawn(self._begin(engine))
+        self._spawn(self._begin(engine, asked=True))
         return engine
 
-    async def _begin(self, engine: ManagedEngine) -> None:
+    async def _begin(self, engine: ManagedEngine, *, asked: bool) -> None:
+        """Adopt the engine, and load it: if it was ``asked`` for, or if it starts with the gateway."""
         await engine.begin()
-        if not self._closing:
-            engine.load(asked=True)
+        if (asked or engine.entry.start == "boot") and not self._closing:
+            engine.load(asked=asked)
 
     def apply(self, settings: Settings) -> Changes:
         """Follow the configuration after a reload. Engines that were declared for this run stay."""
@@ -218,7 +218,7 @@ class ManagedEngines:
             known = self.engines.get(name)
             if known is None:
                 changes.added.append(name)
-                self._spawn(self._begin_declared(self._add(name, entry, "config")))
+                self._spawn(self._begin(self._add(name, entry, "config"), asked=False))
             else:
                 if known.leaving:
                     known.leaving = False
@@ -230,11 +230,6 @@ class ManagedEngines:
         self._declare()
         self._spawn(self._replace_outdated())
         return changes
-
-    async def _begin_declared(self, engine: ManagedEngine) -> None:
-        await engine.begin()
-        if engine.entry.start == "boot" and not self._closing:
-            engine.load(asked=False)
 
     def _change(self, engine: ManagedEngine, entry: ManagedEngineSettings) -> None:
         before, engine.entry = engine.entry, entry
@@ -262,9 +257,6 @@ class ManagedEngines:
                     engine.restart()
                 else:
                     log.error("engine %s runs on with former settings: %s", engine.name, problem)
-
-    def _note_outdated(self) -> None:
-        self._spawn(self._look_for_outdated())
 
     async def _look_for_outdated(self) -> None:
         """Compare how each running engine was started with how it would be started now."""

@@ -12,9 +12,8 @@ from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 
 DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
-DYING_S = (
-    15.0  # until one has ended that reports its death: vLLM's server looks every five seconds for its core
-)
+# Until one has ended that reports its death: vLLM's server looks every five seconds for its core.
+DYING_S = 15.0
 
 
 class Held(Answering):

@@ -1,4 +1,4 @@
-"""What the kernel reports: children, trees, and processes that it killed for lack of memory."""
+"""Children, trees, and processes that the kernel killed for lack of memory, as it reports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated infinity and llama-server start and fail as the real ones, and are told apart from vLLM and TEI."""
+"""Simulated infinity and llama-server start and fail as the real ones, and detection does not take them for vLLM or TEI."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-import psutil
-
 from sage_inference.engines.managed.gpus import Gpu, gpus
 
 _LOOK_S = 0.25
@@ -18,6 +16,8 @@ def memory_mb(pid: int | None) -> int | None:
     """Megabytes: on GPUs where the driver reports them, otherwise of the machine's memory. None if it is not known."""
     if pid is None:
         return None
+    import psutil  # late: a gateway without engines of its own does without it
+
     try:
         leader = psutil.Process(pid)
         tree = {process.pid: process for process in (leader, *leader.children(recursive=True))}

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
@@ -119,6 +117,8 @@ def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
         return
+    import psutil  # late: most machines have no process on a GPU to be named
+
     for one in running:
         name, user = "a process of another container", "unknown"
         try:

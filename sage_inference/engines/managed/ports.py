@@ -14,13 +14,10 @@ from sage_inference.engines.managed.launch import LaunchError
 # The longest path of a Unix socket is 107 bytes on Linux.
 LONGEST_SOCKET_PATH = 107
 _HOST = "127.0.0.1"
-
-
 # A port is free until the engine that it was given to binds it, which takes vLLM half a minute.
 _RESERVED_S = 300.0
 _LONGEST_START_S = 86_400.0
 _given: dict[int, float] = {}
-_lock = threading.Lock()  # starts are prepared in threads
 _choosing = threading.Lock()  # engines are prepared at the same time, in threads
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
+from sage_inference.engines.managed import api_key
 from sage_inference.engines.managed.failure import EngineFailure, Retry
+from sage_inference.engines.managed.gpus import gpus
 from sage_inference.engines.managed.launch import EngineLaunch, LaunchError
 from sage_inference.keeper import client as keeper
 from sage_inference.keeper.client import AlreadyKeptError, KeeperError, KeeperLink
 from sage_inference.keeper.spec import ExitRecord, KeeperSpec
 
 if TYPE_CHECKING:
-    from sage_inference.engines.managed.gpus import Gpu
     from sage_inference.engines.managed.progress import StartPhase
 
-_KEY_FILE = "api_key"
 _LEARNED_FILE = "learned.json"
 
 
@@ -71,7 +70,8 @@ def start(
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         plan = _plan(entry, managed, directory, environ, neighbours, change)
-        _keep_key(directory, plan.api_key)
+        if plan.api_key is None:  # an adopted engine must not get the key of the one before
+            api_key.forget(directory)
         link = keeper.launch(_spec(name, managed, plan, directory, about), managed.supervisor)  # type: ignore[arg-type]
     except LaunchError as error:
         retry = Retry.WHEN_MEMORY if error.waits_for_memory else Retry.NO
@@ -97,26 +97,20 @@ def _plan(
     neighbours: Neighbours,
     change: Mapping[str, Any],
 ) -> EngineLaunch:
-    # Here, because a gateway without engines of its own does without recipes, causes of failures, and psutil.
+    # Here, because a gateway without engines of its own does without recipes.
     from sage_inference.engines.managed.recipes.prepare import prepare
 
     return prepare(
         entry,
         managed,
         directory=directory,
-        gpus=gpus_here(),
+        gpus=gpus(),
         environ=environ,
         engines=neighbours.entries,
         held=neighbours.held,
         taken=neighbours.ports,
         change=change,
     )
-
-
-def gpus_here() -> list[Gpu]:
-    from sage_inference.engines.managed.gpus import gpus
-
-    return gpus()
 
 
 def spec_hash_of(
@@ -181,35 +175,20 @@ def adopt(directory: Path) -> RunningEngine | None:
     link = keeper.adopt(directory)
     if link is None:
         return None
-    try:
-        key: str | None = (directory / _KEY_FILE).read_text("utf-8").strip() or None
-    except OSError:
-        key = None
-    return _running(link, key)
+    return _running(link, api_key.kept(directory))
 
 
-def _running(link: KeeperLink, api_key: str | None) -> RunningEngine:
+def _running(link: KeeperLink, key: str | None) -> RunningEngine:
     first = link.first
     return RunningEngine(
         link,
         str(first.about.get("url", "")),
-        api_key,
+        key,
         first.spec_hash,
         first.about,
         first.engine_pid,
         first.started_at,
     )
-
-
-def _keep_key(directory: Path, key: str | None) -> None:
-    """Keep the engine's key for the gateway that adopts it. Raises ``OSError``."""
-    path = directory / _KEY_FILE
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    if key is not None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(key)
 
 
 def explained(
@@ -226,7 +205,7 @@ def explained(
 
     log = keeper.StartLog(directory)
     try:
-        there = {gpu.index: gpu for gpu in gpus_here()} if on else {}
+        there = {gpu.index: gpu for gpu in gpus()} if on else {}
         its = [there[index] for index in on if index in there]
         lines = log.read()
         if not was_ready:

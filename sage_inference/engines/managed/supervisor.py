@@ -17,6 +17,7 @@ from sage_inference.config.settings import ManagedEngineSettings, ManagedSetting
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
 from sage_inference.engines.managed.failure import EngineFailure
+from sage_inference.engines.managed.gpus import gpus
 from sage_inference.engines.managed.machine import Effect, Machine, ManagedState, Rules
 from sage_inference.engines.managed.running import Neighbours, RunningEngine, StartError
 from sage_inference.engines.managed.states import step
@@ -24,6 +25,7 @@ from sage_inference.engines.managed.turns import ALL, Turns
 from sage_inference.engines.managed.watch import EngineWatch
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.query_clients import QueryClients
+from sage_inference.keeper import files
 from sage_inference.keeper.client import KeeperError, LostKeeperError
 from sage_inference.wire.isolation import report
 
@@ -84,7 +86,7 @@ class EngineSupervisor:
         self.entry = entry
         self.origin = origin
         self._house = house
-        self.directory = house.state_dir / "engines" / name
+        self.directory = house.state_dir / files.FOLDER / name
         self.machine = Machine(since=time.monotonic())
         self.running: RunningEngine | None = None
         self.detected: Detected | None = None
@@ -293,7 +295,7 @@ class EngineSupervisor:
         """The GPUs whose turn a start needs: none on a machine without GPUs."""
         if self.entry.gpus == ("cpu",):
             return ()
-        there = await self.house.thread(running.gpus_here)
+        there = await self.house.thread(gpus)
         if not there or self.entry.gpus == ("auto",):
             return (ALL,) if there else ()
         return tuple(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, running
 from sage_inference.engines.managed.failure import EngineFailure
+from sage_inference.engines.managed.footprint import await_memory, memory_mb
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.readiness import NotReadyError, serving
 from sage_inference.engines.managed.running import RunningEngine
@@ -113,7 +114,7 @@ class EngineWatch:
             engine.post(events.FirstExited(self._run))
         try:
             record = await engine.house.thread(link.wait_exit, engine.rules.stop_s)
-            await engine.house.thread(_await_memory, self._process.about.get("gpus") or ())
+            await engine.house.thread(await_memory, self._process.about.get("gpus") or ())
         except LostKeeperError as error:
             await self._keeper_died(error)
             return
@@ -154,7 +155,7 @@ class EngineWatch:
         while True:
             try:
                 await self._engine.house.thread(self._process.link.beat)
-                self._engine.memory_mb = await self._engine.house.thread(_memory_mb, self._process.pid)
+                self._engine.memory_mb = await self._engine.house.thread(memory_mb, self._process.pid)
             except KeeperError as error:
                 log.warning("engine %s: %s", self._engine.name, error)
             await asyncio.sleep(BEAT_S)
@@ -237,25 +238,11 @@ class EngineWatch:
         return None
 
 
-# These import on their thread what a gateway without engines of its own does without.
-
-
 def _progress(about: dict[str, Any]) -> StartProgress:
+    # Here, on a thread, because a gateway without engines of its own does without it.
     from sage_inference.engines.managed.progress import StartProgress
 
     return StartProgress(about)
-
-
-def _memory_mb(pid: int | None) -> int | None:
-    from sage_inference.engines.managed.footprint import memory_mb
-
-    return memory_mb(pid)
-
-
-def _await_memory(gpus: Collection[int]) -> None:
-    from sage_inference.engines.managed.footprint import await_memory
-
-    await_memory(gpus)
 
 
 def _look(lines: StartLog, progress: StartProgress, pid: int | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets as random_secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,24 +65,6 @@ class Command:
 
 def http_url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
-
-
-def api_key_of(directory: Path) -> str:
-    """The random key of an engine on a port, kept in its private directory. A later gateway finds it there."""
-    path = directory / "api_key"
-    try:
-        found = path.read_text().strip()
-        if len(found) >= 32:
-            return found
-    except OSError:
-        pass
-    made = random_secrets.token_urlsafe(32)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(made)
-    return made
 
 
 def refuse_owned(args: Sequence[str], owned: Mapping[str, str | None]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.ports import free_port
-from sage_inference.engines.managed.recipes.base import Command, Start, api_key_of, http_url, refuse_owned
+from sage_inference.engines.managed.recipes.base import Command, Start, http_url, refuse_owned
 
 OWNED = {
     "--model-id": "model",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.launch import LaunchError
 from sage_inference.engines.managed.ports import free_port
 from sage_inference.engines.managed.recipes.base import (
     Command,
     Start,
-    api_key_of,
     http_url,
     refuse_owned,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sage_inference.config.sizes import budget
 from sage_inference.engines.managed import host_memory
+from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.gpus import gib
 from sage_inference.engines.managed.launch import LaunchError
 from sage_inference.engines.managed.placement import GIB
@@ -13,7 +14,6 @@ from sage_inference.engines.managed.recipes.base import (
     LONGEST_TEXT,
     Command,
     Start,
-    api_key_of,
     http_url,
     refuse_owned,
 )

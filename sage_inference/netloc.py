@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+_LOOPBACK_OF = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+ALL_ADDRESSES = frozenset(_LOOPBACK_OF)  # hosts that stand for every address of this machine
+
 
 def netloc(host: str, port: int) -> str:
     """``host:port`` as it stands in a URL, IPv6 in brackets."""
     bare = host.removeprefix("[").removesuffix("]")
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+def reachable(host: str) -> str:
+    """An address at which this machine reaches a listener on ``host``, which may stand for all addresses."""
+    bare = host.removeprefix("[").removesuffix("]")
+    return _LOOPBACK_OF.get(bare, bare)

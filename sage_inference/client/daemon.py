@@ -9,9 +9,7 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import lock, pidfile
 from sage_inference.daemon.errors import DaemonError
-from sage_inference.netloc import netloc
-
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+from sage_inference.netloc import netloc, reachable
 
 
 def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
@@ -26,5 +24,4 @@ def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
         return "none runs"
     if info is None or info.phase != "running":
         return f"it is {info.phase if info else 'starting'}"
-    host = _ANY.get(info.host, info.host)
-    return Endpoint(f"http://{netloc(host, info.port)}")
+    return Endpoint(f"http://{netloc(reachable(info.host), info.port)}")

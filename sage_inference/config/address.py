@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sage_inference import engine_url
 from sage_inference.config.errors import ConfigError, Invalid, quote
-from sage_inference.netloc import netloc
+from sage_inference.netloc import ALL_ADDRESSES, netloc
 
 # Our own grammar: urllib's strips tabs and newlines, and accepts many texts that are no address of an engine.
 _URL = re.compile(
@@ -23,7 +23,6 @@ _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _PORTS = {"http": 80, "https": 443}
 # The forms that inet_aton takes: one to four numbers, decimal, octal or hexadecimal.
 _SHORT_IPV4 = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
-_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _FORM = "must be http://host:port[/v1], host:port or unix:/path"
 
 
@@ -192,8 +191,8 @@ def reaches(backend: Backend, host: str, port: int) -> bool:
     """True if a connection to ``backend`` would arrive at a listener on ``host`` and ``port``."""
     if backend.uds or backend.port != port:
         return False
-    if canonical_host(host) in _ALL_ADDRESSES:
-        return is_loopback(backend.host) or canonical_host(backend.host) in _ALL_ADDRESSES
+    if canonical_host(host) in ALL_ADDRESSES:
+        return is_loopback(backend.host) or canonical_host(backend.host) in ALL_ADDRESSES
     return bool(_addresses(host) & _addresses(backend.host))
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from sage_inference.config.paths import Paths
 from sage_inference.config.secrets import SecretError
-from sage_inference.daemon.admin import reachable
 from sage_inference.daemon.control import inspect
 from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
 from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.netloc import reachable
 
 _HINT = "give it with --api-key env:NAME or file:PATH"
 

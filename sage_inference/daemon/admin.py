@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from sage_inference.daemon.pidfile import PidInfo
-from sage_inference.netloc import netloc
+from sage_inference.netloc import netloc, reachable
 
 _LARGEST = 1 << 24
 
@@ -29,11 +29,6 @@ def ask(
         _arm(sock, deadline)
         sock.sendall(_request(host, info, method, path, body))
         return _parse(_receive(sock, deadline))
-
-
-def reachable(host: str) -> str:
-    """An address at which this machine reaches a listener on ``host``, which may stand for all addresses."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _request(host: str, info: PidInfo, method: str, path: str, body: Any) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 
 from sage_inference.daemon.errors import BindError, PortTaken
+from sage_inference.port_holder import PortHolder, port_holder
 
 _BACKLOG = 4096
 
@@ -46,7 +46,8 @@ def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]
 
 def _explained(error: OSError, host: str, port: int) -> BindError:
     if error.errno == errno.EADDRINUSE:
-        return PortTaken(host, port, *_holder(host, port))
+        holder = port_holder(port, host) or PortHolder(None)
+        return PortTaken(host, port, holder.pid, holder.program)
     if error.errno == errno.EADDRNOTAVAIL:
         return BindError(
             f"{host} is not an address of this machine; choose another with --host or server.host"
@@ -56,37 +57,3 @@ def _explained(error: OSError, host: str, port: int) -> BindError:
             f"port {port} on {host} is for privileged programs; choose one of 1024 or above with --port"
         )
     return BindError(f"cannot listen on port {port} of {host}: {error.strerror or error}")
-
-
-def _holder(host: str, port: int) -> tuple[int | None, str | None]:
-    """Pid and program of the listener, as far as this user may see them."""
-    import psutil
-
-    try:
-        connections = psutil.net_connections("tcp")
-    except (psutil.Error, OSError):  # macOS shows them to root only
-        return None, None
-    found = None
-    for connection in connections:
-        if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
-            continue
-        address, taken = connection.laddr
-        if taken == port and _same(address, host):
-            found = connection.pid
-            break
-        # The second choice: a listener on all addresses, or on another address of a name. Names are not resolved here.
-        if taken == port and found is None:
-            found = connection.pid
-    if found is None:
-        return None, None
-    try:
-        return found, psutil.Process(found).name()
-    except psutil.Error:
-        return found, None
-
-
-def _same(address: str, host: str) -> bool:
-    try:
-        return ipaddress.ip_address(address) == ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False

@@ -6,18 +6,16 @@ import http.client
 import json
 from typing import Any
 
-from sage_inference.netloc import netloc
+from sage_inference.netloc import netloc, reachable
 from sage_inference.visible import visible
 
 _PATIENCE_S = 0.5
 _LARGEST = 1 << 18
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared, not bound
 
 
 def engine_hint(host: str, port: int) -> str | None:
     """A hint how to run the gateway in front of the engine on its port. None if no engine answers there."""
-    bare = host.removeprefix("[").removesuffix("]")
-    host = _HERE.get(bare, bare)
+    host = reachable(host)
     info = _get(host, port, "/info")
     if isinstance(info, dict) and isinstance(info.get("model_id"), str) and "max_client_batch_size" in info:
         return _hint("TEI", info["model_id"], "--embedding-backend", host, port)

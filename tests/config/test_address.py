@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sage_inference.config.address import Backend, is_loopback, parse_backend, reaches
 from sage_inference.config.errors import ConfigError
+from sage_inference.netloc import reachable
 
 
 @pytest.mark.parametrize(
@@ -175,3 +176,19 @@ def test_an_instance_at_a_socket_is_named_by_it_and_equals_itself_only() -> None
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_socket_is_never_the_gateways_own_address(host: str) -> None:
     assert not reaches(parse_backend("unix:/run/v.sock"), host, 80)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached_at"),
+    [
+        ("", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+        ("[::]", "::1"),
+        ("::1", "::1"),
+        ("[fe80::1]", "fe80::1"),
+        ("gpu.lan", "gpu.lan"),
+    ],
+)
+def test_a_listener_on_all_addresses_is_reached_over_loopback(host: str, reached_at: str) -> None:
+    assert reachable(host) == reached_at

@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sage_inference.netloc import ALL_ADDRESSES
+
 # Linux: one line for each socket of this network namespace. Any user may read them, unlike a process's descriptors.
 # Format: https://www.kernel.org/doc/Documentation/networking/proc_net_tcp.txt
 TABLES = (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6))
 _LISTEN = "0A"
 # Accounts of services have lower numbers: UID_MIN of login.defs, and SYS_UID_MAX of systemd.
 FIRST_PERSON = 1000
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Listener:
 
     @property
     def reached_at(self) -> str:
-        """The address to connect to. A socket for all addresses is reached over loopback."""
-        return _ANY.get(self.host, self.host)
+        """The address to connect to. A socket for all addresses takes IPv4 too, also where IPv6 is switched off."""
+        return "127.0.0.1" if self.host in ALL_ADDRESSES else self.host
 
     @property
     def is_trusted(self) -> bool:

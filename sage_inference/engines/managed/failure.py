@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sage_inference.config.engine_rules import name_of_engine
 from sage_inference.config.settings import ManagedEngineSettings
+from sage_inference.port_holder import PortHolder
 
 if TYPE_CHECKING:
     from sage_inference.engines.managed.gpus import Gpu
@@ -56,6 +57,14 @@ class Exit(Protocol):
     def keeper_killed(self) -> bool: ...
 
 
+HolderOf = Callable[[int], PortHolder | None]
+
+
+def nobody(port: int) -> PortHolder | None:
+    """The holder of a port for an explanation that does not look at this machine."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One end: its log from the top, and all that is known besides. ``gpus`` are in the engine's own order."""
@@ -66,6 +75,8 @@ class Case:
     was_ready: bool
     engine: ManagedEngineSettings
     gpus: Sequence[Gpu] = ()
+    port: int | None = None  # that it was given
+    holder_of: HolderOf = nobody
 
     @property
     def name(self) -> str:

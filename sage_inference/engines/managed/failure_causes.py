@@ -358,21 +358,29 @@ def batch_too_small(found: Match[str], case: Case) -> EngineFailure:
 
 def address_taken(found: Match[str], case: Case) -> EngineFailure:
     port = _port(case)
-    what = f"port {port}" if port else "its address"
-    return EngineFailure(
-        f"{what} is taken by another program", "the next free port is tried", Retry.OTHER_PORT
-    )
+    if port is None:
+        return EngineFailure(
+            "its address is taken by another program", "another one is tried", Retry.OTHER_PORT
+        )
+    holder = case.holder_of(port)
+    message = f"port {port} is taken by {holder.words if holder else 'another program'}"
+    remedy = [holder.remedy(port)] if holder else []
+    command = case.engine.command
+    if command and not any("{port}" in word for word in (*command, *case.engine.args)):
+        return EngineFailure(message, "; ".join([*remedy, "the command should have {port} for its port"]))
+    return EngineFailure(message, "; ".join([*remedy, "the next free port is tried"]), Retry.OTHER_PORT)
 
 
-def _port(case: Case) -> str | None:
+def _port(case: Case) -> int | None:
+    """The port that its log names, otherwise the one that it was given."""
     for line in case.lines:
         found = re.search(
             r"'port': (\d+)|(?:Listener on|bind on) \S+?:(\d+)|hostname: \S+, port: (\d+)|while attempting to bind on address \('[^']*', (\d+)\)",
             line.text,
         )
         if found:
-            return next(group for group in found.groups() if group)
-    return None
+            return int(next(group for group in found.groups() if group))
+    return case.port
 
 
 _INSTALL = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from sage_inference.config.settings import ManagedEngineSettings
-from sage_inference.engines.managed.failure import Case, EngineFailure, Exit, Retry
+from sage_inference.engines.managed.failure import Case, EngineFailure, Exit, HolderOf, Retry, nobody
 from sage_inference.engines.managed.failure_table import AFTER_READY, ROWS, matching
 from sage_inference.engines.managed.gpus import Gpu
 from sage_inference.engines.managed.log_lines import LogLine, first_error, last_words, parts_of
@@ -37,12 +37,15 @@ def explain(
     was_ready: bool,
     engine: ManagedEngineSettings,
     gpus: Sequence[Gpu] = (),
+    port: int | None = None,
+    holder_of: HolderOf = nobody,
 ) -> EngineFailure:
     """The cause of an end that nobody ordered. ``lines`` are the log of this start alone, from its top.
 
     ``gpus`` are those of the engine as they are now, in its own order. Their processes are named where memory lacks.
+    ``port`` is the one that it was given. ``holder_of`` finds the process that holds a port.
     """
-    case = Case(_relevant(lines, was_ready), exit, phase, was_ready, engine, gpus)
+    case = Case(_relevant(lines, was_ready), exit, phase, was_ready, engine, gpus, port, holder_of)
     found = matching(AFTER_READY if was_ready else ROWS, case)
     killed = _killed(case)
     if killed is not None and (found is None or found.retry is Retry.COUNTED):

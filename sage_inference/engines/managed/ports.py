@@ -10,6 +10,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from sage_inference.engines.managed.launch import LaunchError
+from sage_inference.port_holder import port_holder
 
 # The longest path of a Unix socket is 107 bytes on Linux.
 LONGEST_SOCKET_PATH = 107
@@ -35,9 +36,19 @@ def free_port(ports: range, taken: Container[int] = ()) -> int:
             if _can_bind(port):
                 _given[port] = now
                 return port
+    holder = port_holder(ports[0])
+    taken_by = f"; {ports[0]} is taken by {holder.words}" if holder else ""
+    remedy = f"{holder.remedy(ports[0])}; or " if holder else ""
     raise LaunchError(
-        f"no port from {ports[0]} to {ports[-1]} is free", "set managed.ports to a range with free ports"
+        f"no port from {ports[0]} to {ports[-1]} is free{taken_by}",
+        f"{remedy}set managed.ports to a range with free ports",
     )
+
+
+def port_of(url: str) -> int | None:
+    """The port of an engine's URL; None for a Unix socket."""
+    port = url.rpartition(":")[2]
+    return int(port) if port.isdecimal() else None
 
 
 def _can_bind(port: int) -> bool:

@@ -8,16 +8,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
-from sage_inference.engines.managed import api_key
+from sage_inference.engines.managed import api_key, ports
 from sage_inference.engines.managed.failure import EngineFailure, Retry
 from sage_inference.engines.managed.gpus import gpus
 from sage_inference.engines.managed.launch import EngineLaunch, LaunchError
 from sage_inference.keeper import client as keeper
-from sage_inference.keeper.client import AlreadyKeptError, KeeperError, KeeperLink
+from sage_inference.keeper.client import AlreadyKeptError, EngineEndedError, KeeperError, KeeperLink
 from sage_inference.keeper.spec import ExitRecord, KeeperSpec
+from sage_inference.port_holder import port_holder
 
 if TYPE_CHECKING:
     from sage_inference.engines.managed.progress import StartPhase
@@ -81,8 +83,10 @@ def start(
         if running is None:
             raise StartError(EngineFailure("its keeper ended while it was adopted")) from None
         return running
+    except EngineEndedError as error:
+        raise StartError(_ended_at_once(error, directory, entry, plan)) from None
     except KeeperError as error:
-        raise StartError(_ended_at_once(directory, entry, error)) from None
+        raise StartError(EngineFailure(str(error), error.hint)) from None
     except OSError as error:
         failure = EngineFailure(f"{directory} cannot be used: {error.strerror}", None, Retry.BACK_OFF)
         raise StartError(failure) from None
@@ -162,12 +166,13 @@ def _spec(
     )
 
 
-def _ended_at_once(directory: Path, entry: ManagedEngineSettings, error: KeeperError) -> EngineFailure:
-    """The cause of an engine that ended before its keeper could be asked; otherwise the keeper's own error."""
-    record = keeper.read_exit(directory)
-    if record is None:
+def _ended_at_once(
+    error: EngineEndedError, directory: Path, entry: ManagedEngineSettings, plan: EngineLaunch
+) -> EngineFailure:
+    """The cause of an engine that ended before its keeper could be asked."""
+    if error.record is None:
         return EngineFailure(str(error), error.hint)
-    return explained(directory, record, None, False, entry)
+    return explained(directory, error.record, None, False, entry, plan.about)
 
 
 def adopt(directory: Path) -> RunningEngine | None:
@@ -197,20 +202,30 @@ def explained(
     phase: StartPhase | None,
     was_ready: bool,
     entry: ManagedEngineSettings,
-    on: Sequence[int] = (),
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> EngineFailure:
-    """The cause of the end, from the log of this start. ``on`` are the indices of its GPUs, in its own order."""
+    """The cause of the end, from the log of this start and from ``about``, which its start recorded."""
     from sage_inference.engines.managed.failures import explain
     from sage_inference.engines.managed.progress import phase_at_end
 
     log = keeper.StartLog(directory)
     try:
+        on = about.get("gpus") or ()  # in its own order
         there = {gpu.index: gpu for gpu in gpus()} if on else {}
         its = [there[index] for index in on if index in there]
         lines = log.read()
         if not was_ready:
             phase = phase_at_end(lines, phase)
-        return explain(lines, record, phase, was_ready, entry, its)
+        return explain(
+            lines,
+            record,
+            phase,
+            was_ready,
+            entry,
+            its,
+            port=ports.port_of(str(about.get("url", ""))),
+            holder_of=port_holder,
+        )
     except OSError as error:
         return EngineFailure(f"it ended, and its log cannot be read: {error.strerror}")
     finally:

@@ -136,7 +136,7 @@ class EngineWatch:
             phase,
             was_ready,
             engine.changed_entry,
-            self._process.about.get("gpus") or (),
+            self._process.about,
         )
         engine.post(events.Exited(self._run, failure))
 

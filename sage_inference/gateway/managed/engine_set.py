@@ -18,6 +18,7 @@ from sage_inference.config.settings import InstanceSettings, ManagedEngineSettin
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import running
 from sage_inference.engines.managed.machine import ManagedState
+from sage_inference.engines.managed.ports import port_of
 from sage_inference.engines.managed.running import Neighbours
 from sage_inference.engines.managed.supervisor import EngineSupervisor, House
 from sage_inference.engines.managed.turns import Turns
@@ -282,9 +283,7 @@ class ManagedEngines:
             entries=[engine.entry for engine in self.engines.values()],
             held={name: process.about.get("gpus") or () for name, process in running_ones.items()},
             ports=frozenset(
-                int(port)
-                for process in running_ones.values()
-                if (port := process.url.rpartition(":")[2]).isdigit()
+                port for process in running_ones.values() if (port := port_of(process.url)) is not None
             ),
         )
 

@@ -16,6 +16,7 @@ from sage_inference.engines.managed.failures import EngineFailure, Retry, explai
 from sage_inference.engines.managed.gpus import Gpu, GpuProcess
 from sage_inference.engines.managed.progress import StartPhase
 from sage_inference.keeper.spec import ExitRecord
+from sage_inference.port_holder import PortHolder
 from sage_inference.simulator.starting.failures_printed import (
     INFINITY_FAILURES,
     LLAMA_SERVER_FAILURES,
@@ -85,7 +86,7 @@ ROWS: dict[str, tuple[str, str, Retry, dict[str, Any]]] = {
     "hub_unreachable": ("the hub cannot be reached, and Qwen/Qwen2.5-7B-Instruct is not in the cache", "managed.hf_home", Retry.BACK_OFF, {}),
     "not_in_cache": ("downloads are switched off, and Qwen/Qwen2.5-7B-Instruct is not in the cache", "managed.offline", Retry.BACK_OFF, {}),
     "no_weights": ("/models/qwen has no weights", "safetensors", NO, {}),
-    "port_taken": ("its address is taken by another program", "next free port", Retry.OTHER_PORT, {}),
+    "port_taken": ("its address is taken by another program", "another one is tried", Retry.OTHER_PORT, {}),
     "no_kernel_image": ("the engine was not built for this GPU", "compute capability", NO, {}),
     "driver_too_old": ("the NVIDIA driver supports CUDA 12.8, and the engine needs a newer one", "update the driver", NO, {}),
     "cuda_runtime_missing": ("the engine needs CUDA 13, and its library libcudart.so.13 is not on this machine", "driver", NO, {}),
@@ -230,6 +231,43 @@ def test_recorded_failure_is_explained(log: str, message: str, retry: Retry) -> 
     lines = (RECORDED / f"{log}.log").read_text().splitlines()
     found = explain(lines, ended(), StartPhase.LOAD, False, QWEN)
     assert (found.message, found.retry) == (message, retry)
+
+
+TAKEN = {
+    "vllm": ("vllm_cpu_port_taken", 42323, ()),
+    "infinity": ("infinity_port_taken", 44831, ()),
+    "tei": (TEI_FAILURES["port_taken"].error, 3000, ()),
+    "llama-server": (LLAMA_SERVER_FAILURES["port_taken"].error, 8080, ()),
+    "a log without the port": (VLLM_FAILURES["port_taken"].error, 18400, ()),
+    "a command with its own port": (
+        "OSError: [Errno 98] Address already in use",
+        18400,
+        ("serve", "--port", "9"),
+    ),
+    "a command with ours": ("OSError: [Errno 98] Address already in use", 18400, ("serve", "--port={port}")),
+}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize(("log", "port", "command"), TAKEN.values(), ids=TAKEN)
+def test_a_taken_port_names_its_holder(log: str, port: int, command: tuple[str, ...], seen: bool) -> None:
+    recorded = RECORDED / f"{log.partition(chr(10))[0]}.log"
+    lines = recorded.read_text().splitlines() if " " not in recorded.name else log.splitlines()
+    holder = PortHolder(4121, "python3", "bob", is_ours=False) if seen else None
+    asked: list[int] = []
+
+    def holder_of(port: int) -> PortHolder | None:
+        asked.append(port)
+        return holder
+
+    engine = replace(QWEN, command=command)
+    found = explain(lines, ended(), None, False, engine, port=18400, holder_of=holder_of)
+    assert asked == [port]
+    who = "pid 4121 (python3, user bob)" if seen else "another program"
+    assert found.message == f"port {port} is taken by {who}"
+    then = "the command should have {port} for its port" if command[2:] else "the next free port is tried"
+    assert found.hint == ("sudo kill 4121 ends it; " if seen else "") + then
+    assert found.retry is (COUNTED if command[2:] else Retry.OTHER_PORT)
 
 
 def test_the_first_cause_wins_over_those_that_follow_from_it() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
+from sage_inference.engines.managed.launch import LaunchError
 from sage_inference.engines.managed.ports import free_port
 
 
@@ -29,3 +32,14 @@ def test_a_port_is_given_again_only_if_there_is_no_other() -> None:
     assert sorted(first) == list(ports)
     assert free_port(ports) in ports
     assert free_port(ports, taken=set(ports[:2])) == ports[2]
+
+
+def test_a_range_without_a_free_port_names_a_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(LaunchError) as refused:
+            free_port(range(port, port + 1))
+    assert refused.value.message.startswith(f"no port from {port} to {port} is free; {port} is taken by pid ")
+    assert refused.value.hint == (
+        f"kill {os.getpid()} ends it; or set managed.ports to a range with free ports"
+    )

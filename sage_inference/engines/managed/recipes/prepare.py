@@ -16,6 +16,7 @@ from sage_inference.engines.managed.launch import EngineLaunch, LaunchError, Not
 from sage_inference.engines.managed.model_files import ModelFacts
 from sage_inference.engines.managed.models import Model, on_this_machine, resolve
 from sage_inference.engines.managed.placement import GpuBudget, Wanted, check_room, place, visible
+from sage_inference.engines.managed.ports import port_of
 from sage_inference.engines.managed.programs import Program
 from sage_inference.engines.managed.recipes import command, infinity, llama_server, tei, vllm
 from sage_inference.engines.managed.recipes.base import LONGEST_TEXT, Command, Start, refuse_unsupported
@@ -194,8 +195,7 @@ def _launch(start: Start, made: Command, recipe: str, environ: Mapping[str, str]
     env |= environment.for_the_hub(start.managed, environ, downloads=not start.is_local)
     env |= _gpu_variables(start, environ) | made.env | environment.own(start.engine, environ)
     secrets = tuple(dict.fromkeys(environment.secrets_in(start.engine, env)))
-    port = made.url.rpartition(":")[2]
-    words = command.words_of(start, int(port) if port.isdigit() else 0)
+    words = command.words_of(start, port_of(made.url) or 0)
     about = {
         "model": start.engine.model,
         "served_names": list(served_names_of(start.engine)),

@@ -86,6 +86,7 @@ ENGINE = _object(
     adopted=_FLAG,
     outdated=_FLAG,
     failure=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL, permanent=_FLAG, retry_in_s=_NUMBER_OR_NULL)),
+    warning=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL)),
     in_flight=_COUNT_OR_NULL,
     queued=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,

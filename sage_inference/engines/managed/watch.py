@@ -17,7 +17,7 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, learned, running
 from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.footprint import await_memory, memory_mb
-from sage_inference.engines.managed.learned import Learned
+from sage_inference.engines.managed.learned import LearnedFacts
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.readiness import NotReadyError, serving
 from sage_inference.engines.managed.running import RunningEngine
@@ -200,7 +200,7 @@ class EngineWatch:
                 await asyncio.sleep(_LONGEST_ASK_S)
                 continue
             now, is_new = time.time(), known is None
-            found = known or Learned(
+            found = known or LearnedFacts(
                 max(0.0, now - self._process.started_at), now, served.lacks_chat_template
             )
             engine.detected, engine.lacks_chat_template = served.detected, found.lacks_chat_template

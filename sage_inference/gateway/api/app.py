@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_inference.gateway.api import admin, engines, health, live, metrics, models
+from sage_inference.gateway.api import admin, engines, health, live, metrics, model_documents, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
@@ -174,6 +174,7 @@ def make_app(
             *admin.routes,
             *engines.routes,
             *live.routes,
+            *model_documents.routes,
             *(Route(path, Relayed(gateway, callers, path), methods=[*m]) for path, m in _RELAYED.items()),
         ],
         middleware=middleware,

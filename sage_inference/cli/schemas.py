@@ -350,8 +350,23 @@ ATTEMPT = _object(
 )
 EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
+CHAT = _answer(
+    model=_TEXT,
+    content=_TEXT,
+    reasoning=_TEXT_OR_NULL,
+    finish_reason=_TEXT_OR_NULL,
+    prompt_tokens=_COUNT_OR_NULL,
+    completion_tokens=_COUNT_OR_NULL,
+    ttft_ms=_NUMBER_OR_NULL,
+    duration_ms=_NUMBER,
+    tokens_per_s=_NUMBER_OR_NULL,
+    instance=_TEXT_OR_NULL,
+    request_id=_TEXT_OR_NULL,
+)
+
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
+    "chat": CHAT,
     "status": STATUS,
     "ps": PS,
     "load": ONE_ENGINE,

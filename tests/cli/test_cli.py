@@ -31,6 +31,7 @@ from tests.support.gateway import clean_environment
         ("reload",),
         ("status",),
         ("logs",),
+        ("chat",),
         ("ps",),
         ("load",),
         ("unload",),

@@ -17,6 +17,7 @@ class InferenceGroup(LazyGroup):
         "restart": Lazy(f"{_HERE}.restart", "Replace the running gateway by a new one.", _RUN),
         "reload": Lazy(f"{_HERE}.reload", "Apply the configuration without dropping requests.", _RUN),
         "chat": Lazy(f"{_HERE}.chat.command", "Talk to a model.", _ASK),
+        "embed": Lazy(f"{_HERE}.embed", "Print the vectors of texts.", _ASK),
         "ps": Lazy(f"{_HERE}.ps", "Show the engines that the gateway started.", _ENGINES),
         "load": Lazy(f"{_HERE}.load", "Start an engine, and wait until it serves.", _ENGINES),
         "unload": Lazy(f"{_HERE}.unload", "Stop an engine and free its memory.", _ENGINES),

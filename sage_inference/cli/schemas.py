@@ -364,9 +364,17 @@ CHAT = _answer(
     request_id=_TEXT_OR_NULL,
 )
 
+EMBED = _answer(
+    model=_TEXT,
+    dimensions=_COUNT_OR_NULL,
+    prompt_tokens=_COUNT_OR_NULL,
+    embeddings=_list(_list({"type": ["number", "null"]})),
+)
+
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
     "chat": CHAT,
+    "embed": EMBED,
     "status": STATUS,
     "ps": PS,
     "load": ONE_ENGINE,

@@ -248,6 +248,26 @@ def _from_cards(body: bytes) -> list[Document]:
     ]
 
 
+def wait_for_engine(server: ModelServer, model: str) -> None:
+    """Wait for an engine that the gateway is starting, and show its progress. Raises ``EngineFailed`` if it does not come."""
+    found = server.find(model)
+    paths = server.paths
+    if paths is None or found is None or found["ready"] or found["state"] not in ("waiting", "starting"):
+        return
+    if not found["engines"]:
+        return
+    import time
+
+    from sage_inference.cli.enginewait import until
+    from sage_inference.daemon import control, managed
+
+    engines = managed.current(control.running(paths))
+    wanted = [each for each in engines if each["name"] in found["engines"]][:1]
+    for engine in until(paths, wanted, managed.settled(time.monotonic())):
+        if engine["state"] != "ready":
+            raise managed.failure_of(engine)
+
+
 def failure_of(error: Any, url: str, with_key: bool, model: str = "") -> Failure:
     """The failure for ``error``, a ``SageInferenceError``."""
     from sage_inference.client.answers import is_too_long
@@ -260,6 +280,8 @@ def failure_of(error: Any, url: str, with_key: bool, model: str = "") -> Failure
         return Failure(
             f"the text is too long for {model}: {message}", "send less, or lower max_tokens", "too_long"
         )
+    if error.status is not None and error.status < 400:
+        return Failure(message, None, "bad_answer")
     code = error.code or {404: "not_found", 429: "rate_limited"}.get(error.status, "server_error")
     if error.status is None:
         return Failure(message, None, "not_reached" if "reached" in message else "broken_off")

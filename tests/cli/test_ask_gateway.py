@@ -109,3 +109,15 @@ def test_models_are_completed(gateway: Gateway, words: str, offered: set[str]) -
     code = "import sys; sys.argv[0] = 'sage'; from sage_inference.cli.main import main; sys.exit(main([]))"
     shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert (set(shown.stdout.split()), shown.stderr) == (offered, "")
+
+
+def test_lines_become_vectors_in_their_order(gateway: Gateway) -> None:
+    lines = [f"text {number}" for number in range(600)]
+    ended = sage_here(gateway.home, "embed", "-", stdin="\n".join(lines).encode(), SAGE_UNIFIED_API_KEY=KEY)
+    assert (ended.code, ended.err) == (0, "")
+    vectors = [json.loads(line) for line in ended.out.splitlines()]
+    assert len(vectors) == 600
+    alone = sage_here(gateway.home, "embed", lines[577], "--json", A_KEY=KEY)
+    found = json.loads(alone.out)
+    assert (found["model"], found["dimensions"]) == ("simulated-embedding", 384)
+    assert found["embeddings"] == [vectors[577]]

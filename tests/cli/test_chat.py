@@ -119,7 +119,7 @@ def test_words_are_a_model_or_a_prompt(
         (("hello", "--set", "temperature"), 2, "has no value"),
         (("hello", "--api-key", "env:NO_SUCH_KEY"), 1, "NO_SUCH_KEY is not set"),
     ],
-    ids=str,
+    ids=lambda value: ascii(value)[:30],
 )
 def test_a_mistake_is_a_sentence(tmp_path: Path, args: tuple[str, ...], code: int, said: str) -> None:
     with RogueEngine(answering("x"), model="qwen2.5-7b") as engine:
@@ -158,7 +158,7 @@ LONG = "This model's maximum context length is 32 tokens. However, you requested
         (raw(b"SSH-2.0-x\r\n", then="close"), "", "no valid HTTP"),
         (raw(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2_000_000, then="close"), "", "the head of its answer"),
     ],
-    ids=str,
+    ids=lambda value: ascii(value)[:30],
 )
 def test_a_fault_of_the_server_is_a_sentence(tmp_path: Path, answer: Any, out: str, said: str) -> None:
     with RogueEngine(answer) as engine:

@@ -32,6 +32,7 @@ from tests.support.gateway import clean_environment
         ("status",),
         ("logs",),
         ("chat",),
+        ("embed",),
         ("ps",),
         ("load",),
         ("unload",),

@@ -34,7 +34,8 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
 @pytest.mark.parametrize(
     "command",
     sorted(
-        ANSWERS.keys() - {"reload", "config get", "logs", "bench", "replay", "explain", "chat", *OF_ENGINES}
+        ANSWERS.keys()
+        - {"reload", "config get", "logs", "bench", "replay", "explain", "chat", "embed", *OF_ENGINES}
     ),
 )
 def test_answers_of_a_stopped_gateway(tmp_path: Path, command: str) -> None:

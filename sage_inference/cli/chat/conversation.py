@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sage_inference.cli import terminal
 from sage_inference.cli.chat.asking import Message, Reply, ask, document
 from sage_inference.cli.chat.output import Silent, output_for
-from sage_inference.cli.served import ModelServer
+from sage_inference.cli.served import ModelServer, wait_for_engine
 
 
 @dataclass(slots=True)
@@ -65,22 +64,3 @@ class Conversation:
                 self.replies += 1
                 self.tokens += reply.completion_tokens or 0
         return reply
-
-
-def wait_for_engine(server: ModelServer, model: str) -> None:
-    """Wait for an engine that the gateway is starting, and show its progress. Raises ``EngineFailed`` if it does not come."""
-    found = server.find(model)
-    paths = server.paths
-    if paths is None or found is None or found["ready"] or found["state"] not in ("waiting", "starting"):
-        return
-    if not found["engines"]:
-        return
-    from sage_inference.cli.enginewait import until
-    from sage_inference.daemon import control, managed
-
-    engines = managed.current(control.running(paths))
-    wanted = [each for each in engines if each["name"] in found["engines"]][:1]
-    is_over: Callable[[dict[str, Any]], bool] = managed.settled(time.monotonic())
-    for engine in until(paths, wanted, is_over):
-        if engine["state"] != "ready":
-            raise managed.failure_of(engine)

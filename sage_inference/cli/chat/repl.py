@@ -6,10 +6,11 @@ import sys
 
 from sage_inference.cli import terminal
 from sage_inference.cli.chat import slash
-from sage_inference.cli.chat.conversation import Conversation, wait_for_engine
+from sage_inference.cli.chat.conversation import Conversation
 from sage_inference.cli.chat.lines import Ended, Interrupted, Lines
 from sage_inference.cli.chat.output import aside
 from sage_inference.cli.errors import Failure, from_exception
+from sage_inference.cli.served import wait_for_engine
 
 _GREETING = "/help lists the commands, Ctrl-D ends."
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sage_inference.cli import terminal
-from sage_inference.cli.chat.conversation import Conversation, wait_for_engine
+from sage_inference.cli.chat.conversation import Conversation
 from sage_inference.cli.chat.output import summary
 from sage_inference.cli.chat.sampling import FIELDS, canonical, field
 from sage_inference.cli.errors import usage
+from sage_inference.cli.served import wait_for_engine
 
 _WORD = re.compile(r"/[a-z?]+(?=\s|$)", re.I)
 

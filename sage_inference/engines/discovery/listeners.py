@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sage_inference.netloc import ALL_ADDRESSES
@@ -22,11 +22,15 @@ FIRST_PERSON = 1000
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket. ``uid`` is the user that made it, None where the system does not show that."""
+    """A listening socket. ``uid`` is the user that made it, None where the system does not show that.
+
+    ``inode`` is the socket's number, which no other open socket has.
+    """
 
     host: str
     port: int
     uid: int | None = None
+    inode: int | None = field(default=None, compare=False)
 
     @property
     def reached_at(self) -> str:
@@ -45,18 +49,19 @@ def listeners(tables: Iterable[tuple[str, int]] = TABLES) -> list[Listener] | No
     read = False
     for path, family in tables:
         with suppress(OSError):
-            found += _listening(Path(path).read_text(encoding="ascii", errors="replace"), family)
+            found += listening_in(Path(path).read_text(encoding="ascii", errors="replace"), family)
             read = True
     return found if read else None
 
 
-def _listening(table: str, family: int) -> Iterator[Listener]:
+def listening_in(table: str, family: int) -> Iterator[Listener]:
+    """The listening sockets of a table in the kernel's format."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         with suppress(ValueError, IndexError, struct.error, OSError):
             if fields[3] == _LISTEN:
                 address, _, port = fields[1].partition(":")
-                yield Listener(_address(address, family), int(port, 16), int(fields[7]))
+                yield Listener(_address(address, family), int(port, 16), int(fields[7]), int(fields[9]))
 
 
 def _address(text: str, family: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
 from sage_inference.engines.detect import Detected, DetectError, detect, gateway_document
 from sage_inference.engines.discovery.listeners import Listener, listeners
+from sage_inference.engines.discovery.owners import are_hidden, with_owners
 from sage_inference.engines.discovery.processes import EngineProcess, engine_processes
 from sage_inference.engines.query_clients import query_client
 from sage_inference.netloc import netloc
@@ -94,6 +95,9 @@ def _candidates(
             found.setdefault(port, _Candidate(each))
     for port in own_ports:
         found.pop(port, None)
+    if are_hidden():
+        owned = with_owners(each.listener for each in found.values())
+        found = {each.port: replace(found[each.port], listener=each) for each in owned if each.port in found}
     trusted = {port: each for port, each in found.items() if each.listener.is_trusted}
     notes += [_foreign(each) for port, each in found.items() if port not in trusted]
     return list(trusted.values()), notes

@@ -23,9 +23,10 @@ from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 from sage_inference.cli.schemas import ANSWERS, STATUS
+from sage_inference.cli.service.group import ServiceGroup
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
-from sage_inference.gateway.api import admin, live, model_documents
+from sage_inference.gateway.api import admin
 from sage_inference.gateway.api.metrics import exposition
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
@@ -38,7 +39,12 @@ SOURCES = {file: file.read_text() for file in PACKAGE.rglob("*.py")}
 CODE = "\n".join(SOURCES.values())
 COMMANDS: dict[str, Lazy] = {
     **{name: lazy for name, lazy in Root.lazy.items() if name != "inference"},
-    **{name: lazy for name, lazy in InferenceGroup.lazy.items() if name not in ("config", "engine")},
+    **{
+        name: lazy
+        for name, lazy in InferenceGroup.lazy.items()
+        if name not in ("config", "engine", "service")
+    },
+    **{f"service {name}": lazy for name, lazy in ServiceGroup.lazy.items()},
     **{f"engine {name}": lazy for name, lazy in EngineGroup.lazy.items()},
     **{f"config {name}": lazy for name, lazy in ConfigGroup.lazy.items()},
 }
@@ -112,15 +118,14 @@ def test_every_option_of_the_simulator_is_read() -> None:
 
 
 def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None:
-    table = {
-        cells[0].strip("`").split(" ")[0]: cells[0] for cells in rows("commands", "| `sage inference …`")
-    }
-    assert set(table) == set(InferenceGroup.lazy)
-    for name, cell in table.items():
+    table = [cells[0] for cells in rows("commands", "| `sage inference …`")]
+    assert {cell.strip("`").split(" ")[0] for cell in table} == set(InferenceGroup.lazy)
+    for cell in table:
+        name = cell.strip("`").split(" ")[0]
         if name == "config":
             assert set(re.findall(r"\w+", cell)) == {"config", *ConfigGroup.lazy}
             continue
-        if name == "engine":
+        if name in ("engine", "service"):
             name = " ".join(cell.strip("`").split(" ")[:2])
         known = {option for parameter in command_of(name).params for option in parameter.opts}
         assert set(re.findall(r"(?<!\w)--?\w[\w-]*", cell)) <= known
@@ -192,7 +197,7 @@ def test_every_admin_route_is_documented_with_its_methods() -> None:
     documented = {cells[0].strip("`") for cells in rows("api", "| admin route | |")}
     routes = {
         f"{method} {route.path}".replace(":path", "").replace("request_id", "request id")
-        for route in (*admin.routes, *live.routes, *model_documents.routes)
+        for route in admin.routes
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert documented == routes

@@ -86,7 +86,6 @@ ENGINE = _object(
     adopted=_FLAG,
     outdated=_FLAG,
     failure=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL, permanent=_FLAG, retry_in_s=_NUMBER_OR_NULL)),
-    warning=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL)),
     in_flight=_COUNT_OR_NULL,
     queued=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
@@ -158,6 +157,25 @@ STATUS = _answer(
 )
 
 PS = _answer(gateway=_GATEWAY, engines=_list(ENGINE))
+
+SERVICE = _answer(
+    installed=_FLAG,
+    system=_FLAG,
+    unit_path=_TEXT,
+    edited=_FLAG,
+    drop_ins=_list(_TEXT),
+    current=_FLAG_OR_NULL,
+    confined=_FLAG_OR_NULL,
+    enabled=_FLAG_OR_NULL,
+    active=_TEXT_OR_NULL,
+    sub_state=_TEXT_OR_NULL,
+    result=_TEXT_OR_NULL,
+    pid=_COUNT_OR_NULL,
+    restarts=_COUNT_OR_NULL,
+    environment_file=_TEXT,
+    linger=_FLAG_OR_NULL,
+)
+SERVICE_REMOVED = _answer(removed=_FLAG, unit_path=_TEXT, kept=_list(_TEXT))
 
 RELOAD = _answer(
     added=_list(_TEXT),
@@ -350,36 +368,16 @@ ATTEMPT = _object(
 )
 EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
-CHAT = _answer(
-    model=_TEXT,
-    content=_TEXT,
-    reasoning=_TEXT_OR_NULL,
-    finish_reason=_TEXT_OR_NULL,
-    prompt_tokens=_COUNT_OR_NULL,
-    completion_tokens=_COUNT_OR_NULL,
-    ttft_ms=_NUMBER_OR_NULL,
-    duration_ms=_NUMBER,
-    tokens_per_s=_NUMBER_OR_NULL,
-    instance=_TEXT_OR_NULL,
-    request_id=_TEXT_OR_NULL,
-)
-
-EMBED = _answer(
-    model=_TEXT,
-    dimensions=_COUNT_OR_NULL,
-    prompt_tokens=_COUNT_OR_NULL,
-    embeddings=_list(_list({"type": ["number", "null"]})),
-)
-
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
-    "chat": CHAT,
-    "embed": EMBED,
     "status": STATUS,
     "ps": PS,
     "load": ONE_ENGINE,
     "unload": ONE_ENGINE,
     "engine restart": ONE_ENGINE,
+    "service install": SERVICE,
+    "service status": SERVICE,
+    "service uninstall": SERVICE_REMOVED,
     "reload": RELOAD,
     "logs": LOG_RECORD,
     "bench": BENCH,

@@ -13,10 +13,11 @@ from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
+from sage_inference.cli.service.group import ServiceGroup
 
 LAZY = {
     f"{group.__name__} {name}": lazy
-    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup)
+    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup, ServiceGroup)
     for name, lazy in group.lazy.items()
 }
 

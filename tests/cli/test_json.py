@@ -14,6 +14,7 @@ from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import free_port
 
+OF_SYSTEMD = {"service install", "service status", "service uninstall"}
 OF_ENGINES = {"load", "unload", "engine restart"}
 LOG = '{"time":"2026-01-01T00:00:00.000Z","level":"info","logger":"a","message":"b"}\nSegmentation fault\n'
 
@@ -35,7 +36,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
     "command",
     sorted(
         ANSWERS.keys()
-        - {"reload", "config get", "logs", "bench", "replay", "explain", "chat", "embed", *OF_ENGINES}
+        - {"reload", "config get", "logs", "bench", "replay", "explain", *OF_ENGINES, *OF_SYSTEMD}
     ),
 )
 def test_answers_of_a_stopped_gateway(tmp_path: Path, command: str) -> None:

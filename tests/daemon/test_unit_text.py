@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sage_inference
-from sage_inference.daemon.systemd import unit
+from sage_inference.daemon.service.unit_file import content_of, marked
+from sage_inference.daemon.systemd import Unit, system_unit, user_unit
 from tests.support.command import sage
 from tests.support.gateway import clean_environment
+
+
+def unit(command: list[str], **more: Any) -> str:
+    return user_unit(Unit(command, **more))
 
 
 def section(text: str, name: str) -> dict[str, str]:
@@ -32,9 +40,19 @@ def test_it_waits_for_readiness_and_reloads_by_the_command() -> None:
     assert service["NoNewPrivileges"] == "yes"
 
 
+SHELL = '/bin/sh -c "exec \\"$$0\\" \\"$$@\\""'
+
+
 @pytest.mark.parametrize(
     ("word", "written"),
-    [("/opt/my bin/sage", '"/opt/my bin/sage"'), ("/100%/$x", "/100%%/$$x"), ('/a"b', '"/a\\"b"')],
+    [
+        ("/opt/my bin/sage", '"/opt/my bin/sage"'),
+        ("/100%/x", "/100%%/x"),
+        # systemd refuses quotes in a program's path, and does not expand $$ there.
+        ("/100%/$x", f"{SHELL} /100%%/$$x"),
+        ('/a"b', f'{SHELL} "/a\\"b"'),
+        ("/a\\b", f'{SHELL} "/a\\\\b"'),
+    ],
 )
 def test_odd_paths_are_quoted_as_systemd_reads_them(word: str, written: str) -> None:
     assert section(unit([word]), "Service")["ExecStart"] == f"{written} inference start"
@@ -51,7 +69,65 @@ def test_values_of_variables_are_quoted_as_systemd_reads_them(value: str, writte
 def test_the_document_shows_this_unit() -> None:
     page = Path(sage_inference.__file__).parent / "docs" / "operations.md"
     shown = page.read_text().partition("```ini\n")[2].partition("```")[0]
-    assert shown == unit(["/home/me/.venv/bin/sage"])
+    assert shown == unit(["/home/me/.venv/bin/sage"], environment_file="/home/me/.config/sage/inference.env")
+
+
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [("/a b/c", "/a b/c"), ("/50%/$x", "/50%%/$x"), ("/a*[b]?", r"/a\*\[b]\?"), (r"/a\b", r"/a\\b")],
+)
+def test_the_file_of_variables_is_a_pattern(path: str, written: str) -> None:
+    assert section(unit(["/sage"], environment_file=path), "Service")["EnvironmentFile"] == f"-{written}"
+
+
+SYSTEM = Unit(["/usr/bin/true"], environment_file="/etc/sage-inference/inference.env")
+UNITS = {
+    "user": user_unit(SYSTEM),
+    "system": system_unit(SYSTEM, user=None, folder="sage-inference"),
+    "system as somebody": system_unit(SYSTEM, user="daemon", folder="sage-inference"),
+    "system with a low port": system_unit(SYSTEM, user=None, folder="sage-inference", low_port=True),
+}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_verifies_the_unit_and_finds_it_hardened(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "sage-inference.service"
+    file.write_text(UNITS[name])
+    which = "--user" if name == "user" else "--system"
+    environ = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    for words in (["verify", "--man=no"], ["security", "--offline=true", "--threshold=40", "--no-pager"]):
+        call = ["systemd-analyze", which, *words, str(file)]
+        checked = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert words[0] == "security" or checked.stderr == ""
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_unit_leaves_engines_what_they_need(name: str) -> None:
+    """GPUs, compilers of kernels, models in home directories, sockets in /tmp, other programs' ports."""
+    found = section(UNITS[name], "Service")
+    closing = {
+        "MemoryDenyWriteExecute",
+        "PrivateDevices",
+        "DeviceAllow",
+        "ProtectClock",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateNetwork",
+        "ProtectProc",
+        "IPAddressDeny",
+    }
+    assert not closing & found.keys()
+    assert found["KillMode"] == "mixed"
+
+
+def test_a_unit_that_was_edited_is_recognized() -> None:
+    text = marked(UNITS["user"])
+    assert content_of(text) == "ours"
+    assert content_of(None) == "missing"
+    for edited in (text + "\n", text.replace("yes", "no"), UNITS["user"], "", text[1:], text[:40]):
+        assert content_of(edited) == "edited"
 
 
 def words(command: str) -> list[str]:

@@ -1,1 +1,0 @@
-"""``chat``: talk to a model from the terminal."""

@@ -1,0 +1,1 @@
+"""The gateway as a service of systemd: installed, removed and described."""

@@ -1,0 +1,66 @@
+"""The file of the service's variables, which holds the keys that the configuration names as ``env:NAME``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sage_inference.daemon.service import unit_file
+from sage_inference.daemon.service.manager import ServiceError
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LINE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
+_HEAD = """\
+# Variables of the service sage-inference, one NAME=value a line: the keys that the configuration takes from env:NAME.
+# They apply when the service is restarted. Only you should be able to read this file.
+"""
+
+
+def names_in(path: Path) -> set[str]:
+    """The variables that have a value. Raises ``ServiceError``."""
+    found = set()
+    for line in (unit_file.read(path) or "").splitlines():
+        assigned = _LINE.fullmatch(line)
+        if assigned and assigned[2].strip().strip("\"'"):
+            found.add(assigned[1])
+    return found
+
+
+def create(path: Path, names: Iterable[str], environ: Mapping[str, str]) -> bool:
+    """Write a new file with the variables of ``names`` that ``environ`` has. An existing file stays as it is.
+
+    Returns whether the file was written. Raises ``ServiceError``.
+    """
+    if unit_file.read(path) is not None:
+        return False
+    unit_file.write(path, _text(names, environ), 0o600, replace=False)
+    return True
+
+
+def remove_unused(path: Path) -> bool:
+    """Remove a file without variables. Returns whether one with variables stays."""
+    text = unit_file.read(path)
+    if text is None:
+        return False
+    if any(line.strip() and not line.lstrip().startswith(("#", ";")) for line in text.splitlines()):
+        return True
+    unit_file.remove(path)
+    return False
+
+
+def _text(names: Iterable[str], environ: Mapping[str, str]) -> str:
+    lines = [_HEAD]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ServiceError(
+                f"env:{name} is no name that systemd takes for a variable",
+                "use letters, digits and _, or file:PATH",
+            )
+        value = environ.get(name)
+        lines.append(f"#{name}=\n" if not value else f"{name}={_quoted(value)}\n")
+    return "".join(lines)
+
+
+def _quoted(value: str) -> str:
+    return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'

@@ -1,0 +1,262 @@
+"""The service under a real user manager of systemd: from install to uninstall."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import sage_inference
+from sage_inference.cli.schemas import ANSWERS
+from sage_inference.daemon.systemd import CONFINED, NAME
+from sage_inference.interpreter import command
+from tests.cli.shape import mistakes
+from tests.support.gateway import free_port
+from tests.support.user_manager import UserManager, missing, user_manager
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no user manager: {missing()}")
+PLACE = "my 50% $files"
+PROGRAM = "app/sage_inference"
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[UserManager]:
+    with user_manager() as started:
+        yield started
+
+
+class Service:
+    """The commands of one user, whose files lie in a folder with an odd name. ``variables`` are the shell's."""
+
+    def __init__(self, manager: UserManager, name: str = PLACE) -> None:
+        self.manager = manager
+        self.home = manager.home / name
+        self.port = free_port()
+        self.variables = {"SAGE_INFERENCE_HOME": str(self.home)}
+        self.unit = manager.home / ".config" / "systemd" / "user" / NAME
+        self.variables_file = self.home / "inference.env"
+        self.configure({})
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        document = {"server": {"port": self.port}, "discover": False} | settings
+        self.write(self.home / "config.yaml", json.dumps(document))
+
+    def write(self, path: Path, text: str) -> None:
+        """Write as the user."""
+        call = 'mkdir -p "$(dirname "$1")"; cat > "$1"'
+        assert self.manager.run("sh", "-c", call, "sh", str(path), stdin=text).returncode == 0
+
+    def sage(self, *words: str) -> Any:
+        return self.manager.sage(*words, **self.variables)
+
+    def document(self, *words: str) -> Any:
+        shown = self.sage("service", *words, "--json")
+        document = json.loads(shown.stdout)
+        assert mistakes(document, ANSWERS[f"service {words[0]}"]) == [], shown.stderr
+        return document
+
+    def pid(self) -> int:
+        return int(self.manager.systemctl("show", "-p", "MainPID", "--value", NAME))
+
+    def answers(self, key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.get(f"http://127.0.0.1:{self.port}/v1/models", headers=headers, timeout=20).status_code
+
+    def files(self) -> set[str]:
+        """The user's files, without the program, and the gateway's state and logs."""
+        found = self.manager.home.rglob("*")
+        names = {str(each.relative_to(self.manager.home)) for each in found}
+        return {name for name in names if not re.search(r"/(state|logs)(/|$)|\.local|\.cache|^app", name)}
+
+
+@pytest.fixture
+def service(manager: UserManager) -> Iterator[Service]:
+    found = Service(manager)
+    yield found
+    manager.systemctl("stop", NAME)
+    for path in (found.unit, found.variables_file):
+        path.unlink(missing_ok=True)
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: Service) -> None:
+    """Keys come from a file that is written once. The program is upgraded in place."""
+    service.configure({"api_keys": [{"key": "env:SAGE_KEY"}, {"key": "env:OTHER_KEY"}]})
+    before = service.files()
+    lacking = service.sage("service", "install")
+    assert (lacking.returncode, "SAGE_KEY, OTHER_KEY" in lacking.stderr) == (1, True)
+    assert not service.unit.exists()
+    assert "#SAGE_KEY=\n#OTHER_KEY=\n" in service.variables_file.read_text()
+    service.variables_file.unlink()
+
+    key = "$e%c\"r'e`t\\x"
+    service.variables |= {"SAGE_KEY": key, "OTHER_KEY": "other"}
+    program = service.manager.home / PROGRAM
+    shutil.copytree(Path(sage_inference.__file__).parent, program)
+    call = [
+        sys.executable,
+        "-P",
+        str(program / "_launch.py"),
+        "sage_inference",
+        "inference",
+        "service",
+        "install",
+    ]
+    installed = service.manager.run(*call, environ=service.variables)
+    assert installed.returncode == 0, installed.stderr
+    assert key not in installed.stdout + installed.stderr + service.unit.read_text()
+    assert service.variables_file.stat().st_mode & 0o777 == 0o600
+    assert [service.answers(each) for each in (key, "other", "no")] == [200, 200, 401]
+    written = service.variables_file.read_text()
+    verified = service.manager.run("systemd-analyze", "verify", "--user", str(service.unit))
+    assert (verified.returncode, verified.stderr) == (0, "")
+    found = service.document("status")
+    assert (found["active"], found["enabled"], found["edited"]) == ("active", True, False)
+    assert (found["confined"], found["current"], found["restarts"]) == (True, True, 0)
+
+    # A second time changes nothing, and takes no key of the shell.
+    first, service.variables["SAGE_KEY"] = service.pid(), "changed"
+    assert "is up to date" in service.manager.run(*call, environ=service.variables).stdout
+    assert (service.pid(), service.variables_file.read_text()) == (first, written)
+
+    # A crash: systemd starts another one.
+    service.manager.systemctl("kill", "--signal=KILL", NAME)
+    until(lambda: service.pid() not in (0, first), "no restart")
+    until(lambda: service.manager.systemctl("is-active", NAME) == "active", "not active after a crash")
+    assert service.manager.run("systemctl", "--user", "reload", NAME).returncode == 0
+    assert service.answers(key) == 200
+
+    (program / "_version.py").write_text('__version__ = "9.9.9"\n')
+    second = service.pid()
+    assert "runs now" in service.manager.run(*call, environ=service.variables).stdout
+    assert service.pid() != second
+    assert json.loads(service.sage("status", "--json").stdout)["version"] == "9.9.9"
+
+    service.manager.systemctl("stop", NAME)
+    stopped = service.sage("service", "status")
+    assert (stopped.returncode, stopped.stdout.splitlines()[0]) == (3, "inactive")
+    assert service.document("uninstall")["kept"] == [str(service.variables_file)]
+    service.variables_file.unlink()
+    assert service.files() - before <= {".config"}
+    assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
+    assert service.document("uninstall")["removed"] is False
+    assert service.sage("service", "status").returncode == 3
+
+
+def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> None:
+    """The engine's keeper is a unit of its own, outside the gateway's user namespace. A drop-in gives more options."""
+    assert service.sage("service", "install", "--no-start").returncode == 0
+    call = " ".join(command("sage_inference", "inference", "start", "--simulate", "--llm-model", "org/chat"))
+    drop_in = Path(f"{service.unit}.d") / "options.conf"
+    service.write(drop_in, f"[Service]\nExecStart=\nExecStart={call} --embedding-backend 127.0.0.1:1\n")
+    assert service.document("install")["drop_ins"] == [str(drop_in)]
+    status = service.manager.run("grep", "-E", "^Cap(Prm|Bnd)", f"/proc/{service.pid()}/status").stdout
+    assert set(re.findall(r"\t(\w+)", status)) == {"0" * 16}
+
+    def engine() -> Any:
+        engines = json.loads(service.sage("ps", "--json").stdout)["engines"]
+        return engines[0] if engines and engines[0]["state"] == "ready" else None
+
+    until(lambda: engine() is not None, "the engine is not ready")
+    kept = engine()["pid"]
+    assert service.manager.run("systemctl", "--user", "restart", NAME).returncode == 0
+    until(lambda: engine() is not None, "the engine is not ready again")
+    assert engine()["pid"] == kept
+    body = {"model": "org/chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    url = f"http://127.0.0.1:{service.port}/v1/chat/completions"
+    assert httpx.post(url, json=body, timeout=20).status_code == 200
+
+    removed = service.document("uninstall")
+    assert removed["kept"] == [str(drop_in)]
+    drop_in.unlink()
+    until(
+        lambda: not service.manager.systemctl("list-units", "--plain", "--no-legend", "sage*"),
+        "a unit is left",
+    )
+
+
+OWNERS = """
+import sys
+from sage_inference.engines.discovery.listeners import listeners
+from sage_inference.engines.discovery.owners import are_hidden, with_owners
+here = [each for each in listeners() if each.port == int(sys.argv[1])]
+print(are_hidden(), [each.uid for each in here], [each.is_trusted for each in with_owners(here)])
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_confined_gateway_knows_the_servers_of_the_system(manager: UserManager, host: str) -> None:
+    """Root's engines, such as those in Docker, are found and served. In a user namespace their owner is hidden."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        call = [sys.executable, "-c", OWNERS, str(server.getsockname()[1])]
+        confined = [f"--property={key}={value}" for key, value in CONFINED.items()]
+        shown = manager.run("systemd-run", "--user", "--pipe", "--wait", "--quiet", *confined, "--", *call)
+    assert shown.stdout.split() == ["True", "[65534]", "[True]"]
+
+
+def test_a_unit_that_others_wrote_is_neither_replaced_nor_removed(service: Service) -> None:
+    assert service.sage("service", "install", "--no-start").returncode == 0
+    edited = service.unit.read_text() + "# mine\n"
+    service.write(service.unit, edited)
+    for deed in ("install", "uninstall"):
+        refused = service.sage("service", deed)
+        assert refused.returncode == 1
+        assert "was edited" in refused.stderr
+        assert "--force" in refused.stderr
+    assert service.unit.read_text() == edited
+    assert service.document("status")["edited"] is True
+    assert service.sage("service", "install", "--no-start", "--force").returncode == 0
+    assert "# mine" not in service.unit.read_text()
+    assert service.sage("service", "uninstall").returncode == 0
+    service.manager.systemctl("mask", NAME)
+    masked = service.sage("service", "install")
+    service.manager.systemctl("unmask", NAME)
+    assert "is masked" in masked.stderr
+
+
+def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
+    before = service.files()
+    service.configure({"server": {"port": service.port, "host": "0.0.0.0"}})
+    refused = service.sage("service", "install")
+    assert (refused.returncode, "no api_keys" in refused.stderr) == (1, True)
+    # It is valid here, and the service finds it broken: its start fails.
+    service.configure({})
+    service.write(Path(f"{service.unit}.d") / "x.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n")
+    failed = service.sage("service", "install")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("hint: journalctl --user -u sage-inference")
+    (Path(f"{service.unit}.d") / "x.conf").unlink()
+    Path(f"{service.unit}.d").rmdir()
+    assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
+    assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
+
+
+def test_a_gateway_that_was_started_by_hand_is_left_alone(service: Service) -> None:
+    lock = service.home / "state" / "inference.lock"
+    service.write(lock, "")
+    with lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = service.sage("service", "install")
+    assert "a gateway runs already, and it is not the service" in refused.stderr
+    assert not service.unit.exists()
+    with socket.create_server(("127.0.0.1", service.port)):
+        refused = service.sage("service", "install")
+    assert f"port {service.port} on 127.0.0.1 is taken by" in refused.stderr
+    assert not service.unit.exists()

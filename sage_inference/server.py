@@ -28,6 +28,7 @@ from sage_inference.gateway.found_engines import is_wanted
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.http_server import HttpConfig, HttpServer, drain_seconds
 from sage_inference.gateway.in_process import InProcessClient
+from sage_inference.gateway.live.feed import LiveFeed
 from sage_inference.gateway.managed.engine_run import EngineRun as EngineRun
 from sage_inference.gateway.managed.engine_run import models_of as models_of
 from sage_inference.gateway.managed.engine_set import ManagedEngines
@@ -112,7 +113,8 @@ class RunningGateway:
             self.gateway.found.ours = self.managed.ours
             self.managed.on_change = self._engines_changed
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
-        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.managed)
+        self.feed = LiveFeed(self.gateway, self.managed)
+        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed)
         self.server = HttpServer(
             HttpConfig(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
         )
@@ -190,6 +192,7 @@ class RunningGateway:
         finally:
             for task in tasks:
                 task.cancel()
+            self.feed.close()
             self.gateway.waiting_room.close()
             for connection in list(self.server.server_state.connections):
                 assert isinstance(connection, GatewayProtocol)
@@ -230,6 +233,7 @@ class RunningGateway:
             else:
                 self.gateway.waiting_room.close()
             log.info("stopping: %d requests in flight", self.gateway.in_flight)
+        self.feed.close()
         self.server.end(at_once=at_once)
 
     def reload(self) -> Reloaded:

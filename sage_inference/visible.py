@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_IN_TEXT = "\n\t\u200c\u200d\u200e\u200f"
+_HARMLESS = ("Zs", "Cn", "Co")  # spaces, unassigned letters, letters of private use
+
 
 def visible(text: str) -> str:
     """``text`` on one line, with each unprintable character as an escape such as ``\\x1b``.
@@ -12,6 +15,24 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def visible_text(text: str) -> str:
+    """Like ``visible`` for text of several lines in any script. Line breaks and tabs stay, carriage returns go.
+
+    Only characters that could steer a terminal are escaped. Joiners and marks of direction, which some scripts need,
+    stay, and so do letters that this version of Unicode does not have.
+    """
+    if text.isprintable():
+        return text
+    from unicodedata import category
+
+    return "".join(
+        c
+        if c.isprintable() or c in _IN_TEXT or category(c) in _HARMLESS
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text.replace("\r", "")
+    )
 
 
 def visible_json(text: str) -> str:

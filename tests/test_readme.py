@@ -83,7 +83,7 @@ def test_the_command_and_its_options_exist(words: list[str]) -> None:
         command = command.get_command(context, name)
         assert command is not None, f"sage has no command {name!r}"
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    options = {word.partition("=")[0] for word in given if word.startswith("-")}
+    options = {word.partition("=")[0] for word in given if word.startswith("-") and word != "-"}
     assert options <= known | {"-h", "--help"}
 
 

@@ -71,6 +71,40 @@ def engines(incomplete: str) -> list[str]:
     return [name for name in names(Paths.resolve()) if name.startswith(incomplete)]
 
 
+def _models(kind: str, incomplete: str) -> list[str]:
+    """The models of the running gateway of that kind, or of none, and their aliases. Takes a second at most."""
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon.control import inspect
+    from sage_inference.daemon.models import models
+
+    state = inspect(Paths.resolve(), timeout_s=0.5)
+    if state.info is None or state.live is None:
+        return []
+    listed = models(state.info, timeout_s=0.5)["models"]
+    fitting = [model for model in listed if model["kind"] in (kind, None)]
+    names = [name for model in fitting for name in (model["name"], *model["aliases"])]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def chat_models(incomplete: str) -> list[str]:
+    return _models("chat", incomplete)
+
+
+def chat_words(context: typer.Context, incomplete: str) -> list[str]:
+    """Only the first word is a model."""
+    return [] if context.params.get("words") else _models("chat", incomplete)
+
+
+def embedding_models(incomplete: str) -> list[str]:
+    return _models("embedding", incomplete)
+
+
+def sampling_fields(incomplete: str) -> list[str]:
+    from sage_inference.cli.chat.sampling import FIELDS
+
+    return [f"{name}=" for name in FIELDS if name.startswith(incomplete)]
+
+
 def formats(incomplete: str) -> list[str]:
     return [word for word in FORMATS if word.startswith(incomplete)]
 

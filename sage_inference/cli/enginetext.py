@@ -152,6 +152,8 @@ def remarks(engines: Sequence[Document]) -> list[tuple[str, str | None]]:
             found.append((f"{name} was killed and has not ended; the system holds its process", None))
         elif each["state"] == "lost":
             found.append((f"{name} runs, but its keeper does not answer, so it is left alone", _end(each)))
+        if warning := each.get("warning"):
+            found.append((f"{name}: {warning['message']}", warning.get("hint")))
         if each.get("outdated"):
             restart = f"sage inference engine restart {name}"
             found.append((f"{name} runs with earlier settings; a restart applies those of now", restart))

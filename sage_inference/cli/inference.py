@@ -7,7 +7,7 @@ from sage_inference.cli.lazy import Lazy, LazyGroup, plain_app
 from sage_inference.cli.options import NoColor
 
 _HERE = "sage_inference.cli"
-_RUN, _ENGINES, _LOOK, _SET = "Run it", "Its engines", "Look at it", "Set it up"
+_RUN, _ASK, _ENGINES, _LOOK, _SET = "Run it", "Ask a model", "Its engines", "Look at it", "Set it up"
 
 
 class InferenceGroup(LazyGroup):
@@ -16,6 +16,8 @@ class InferenceGroup(LazyGroup):
         "stop": Lazy(f"{_HERE}.stop", "Stop the gateway; finish running requests first.", _RUN),
         "restart": Lazy(f"{_HERE}.restart", "Replace the running gateway by a new one.", _RUN),
         "reload": Lazy(f"{_HERE}.reload", "Apply the configuration without dropping requests.", _RUN),
+        "chat": Lazy(f"{_HERE}.chat.command", "Talk to a model.", _ASK),
+        "embed": Lazy(f"{_HERE}.embed", "Print the vectors of texts.", _ASK),
         "ps": Lazy(f"{_HERE}.ps", "Show the engines that the gateway started.", _ENGINES),
         "load": Lazy(f"{_HERE}.load", "Start an engine, and wait until it serves.", _ENGINES),
         "unload": Lazy(f"{_HERE}.unload", "Stop an engine and free its memory.", _ENGINES),

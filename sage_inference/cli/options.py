@@ -14,6 +14,7 @@ from sage_inference.cli.errors import usage
 
 WHERE = "Files"
 OUTPUT = "Output"
+SERVER = "Server"
 
 # A str, not a Path: Typer would check the file system and word the errors itself.
 ConfigFile = Annotated[
@@ -33,6 +34,24 @@ NoColor = Annotated[
     bool,
     typer.Option(
         "--no-color", help="No colour, like NO_COLOR=1.", expose_value=False, rich_help_panel=OUTPUT
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="Another OpenAI-compatible server [the running gateway].",
+        rich_help_panel=SERVER,
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="env:NAME, file:PATH or itself [the gateway's own].",
+        rich_help_panel=SERVER,
     ),
 ]
 Format = Annotated[

@@ -86,6 +86,7 @@ ENGINE = _object(
     adopted=_FLAG,
     outdated=_FLAG,
     failure=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL, permanent=_FLAG, retry_in_s=_NUMBER_OR_NULL)),
+    warning=_or_null(_object(message=_TEXT, hint=_TEXT_OR_NULL)),
     in_flight=_COUNT_OR_NULL,
     queued=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
@@ -368,8 +369,31 @@ ATTEMPT = _object(
 )
 EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
+CHAT = _answer(
+    model=_TEXT,
+    content=_TEXT,
+    reasoning=_TEXT_OR_NULL,
+    finish_reason=_TEXT_OR_NULL,
+    prompt_tokens=_COUNT_OR_NULL,
+    completion_tokens=_COUNT_OR_NULL,
+    ttft_ms=_NUMBER_OR_NULL,
+    duration_ms=_NUMBER,
+    tokens_per_s=_NUMBER_OR_NULL,
+    instance=_TEXT_OR_NULL,
+    request_id=_TEXT_OR_NULL,
+)
+
+EMBED = _answer(
+    model=_TEXT,
+    dimensions=_COUNT_OR_NULL,
+    prompt_tokens=_COUNT_OR_NULL,
+    embeddings=_list(_list({"type": ["number", "null"]})),
+)
+
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
+    "chat": CHAT,
+    "embed": EMBED,
     "status": STATUS,
     "ps": PS,
     "load": ONE_ENGINE,

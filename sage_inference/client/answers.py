@@ -145,6 +145,14 @@ _KINDS: dict[int, type[SageInferenceError]] = {
 }
 
 
+def is_too_long(error: SageInferenceError) -> bool:
+    """Whether an engine refused a request because prompt and answer do not fit into its context."""
+    from sage_inference.engines.too_long import STATUSES, says_too_long
+
+    refused = error.status is None or error.status in STATUSES or error.status == 200
+    return refused and says_too_long(f"{error.message} {error.code}".encode(errors="replace"))
+
+
 def stream_error(event: Mapping[str, Any], answer: Answer) -> EngineError:
     """The error that a server reports within a stream."""
     error = event["error"]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sage_inference.config.address import parse_backend
-from sage_inference.config.errors import ConfigError
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -19,6 +16,11 @@ class Endpoint:
 
 def endpoint(url: str, model: str | None = None, api_key: str | None = None) -> Endpoint:
     """The endpoint at ``http://host:port``, with or without ``/v1``, or ``host:port``. Raises ``ValueError``."""
+    from sage_inference.config.address import (
+        parse_backend,
+    )  # late: it takes 20 ms, and commands know their URL
+    from sage_inference.config.errors import ConfigError
+
     try:
         address = parse_backend(url.strip())
     except ConfigError as error:

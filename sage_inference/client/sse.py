@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
@@ -18,10 +19,12 @@ class EventReader:
     """Takes bytes and returns the events that they complete.
 
     Lines end with LF, CR or CRLF. A byte order mark before a line is dropped. The standard allows one at the
-    beginning of the stream, and with it the first event would be lost without an error.
+    beginning of the stream, and with it the first event would be lost without an error. ``on_comment`` gets the
+    comments, which are no part of events.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_comment: Callable[[bytes], None] | None = None) -> None:
+        self._on_comment = on_comment
         self._line = bytearray()
         self._after_cr = False
         self._data: list[bytes] = []
@@ -64,4 +67,6 @@ class EventReader:
             self._data.append(value)
         elif field == b"event":
             self._name = value
+        elif not field and self._on_comment is not None:
+            self._on_comment(value)
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sage_inference.client.answers import Answer, stream_error, text_of
@@ -13,16 +13,27 @@ from sage_inference.client.sse import Event, EventReader
 
 
 class StreamText:
-    """Reads the events of one answer. ``head`` is the answer with an empty body."""
+    """Reads the events of one answer. ``head`` is the answer with an empty body.
 
-    def __init__(self, kind: Kind, head: Answer) -> None:
+    ``on_thought`` gets the pieces of a reasoning model's thoughts, and ``on_comment`` the stream's comments.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        head: Answer,
+        *,
+        on_thought: Callable[[str], None] | None = None,
+        on_comment: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._on_thought = on_thought
         self.kind = kind
         self.head = head
         self.ended = False
         self.model = ""
         self.usage: Mapping[str, int] = {}
         self.finish_reason: str | None = None
-        self._events = EventReader()
+        self._events = EventReader(on_comment)
         self._pieces: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[str]:
@@ -84,7 +95,11 @@ class StreamText:
         if self.kind != "chat":
             return text_of(choice.get("text"))
         delta = choice.get("delta")
-        return text_of(delta.get("content")) if isinstance(delta, dict) else ""
+        if not isinstance(delta, dict):
+            return ""
+        if self._on_thought is not None and (thought := _thought(delta)):
+            self._on_thought(thought)
+        return text_of(delta.get("content"))
 
     def _failed(self, message: str) -> EngineError:
         return EngineError(message, request_id=self.result.request_id, instance=self.head.instance)
@@ -98,6 +113,11 @@ def _is_end(data: bytes) -> bool:
 def _first_choice(choices: Any) -> dict[str, Any] | None:
     listed = choices if isinstance(choices, list) else ()
     return next((one for one in listed if isinstance(one, dict) and not one.get("index")), None)
+
+
+def _thought(delta: Mapping[str, Any]) -> str:
+    """Engines name it ``reasoning_content`` or, since 2025, ``reasoning``. Some send both."""
+    return text_of(delta.get("reasoning_content")) or text_of(delta.get("reasoning"))
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -117,6 +117,10 @@ class Scheduler:
     def queued_bytes(self) -> int:
         return self._queue.bytes
 
+    def waiting(self) -> list[Waiting]:
+        """The requests that wait, by group."""
+        return self._queue.everyone()
+
     @property
     def policy(self) -> PlacementPolicy:
         return self._selector.policy

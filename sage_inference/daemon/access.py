@@ -10,7 +10,6 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.secrets import SecretError
 from sage_inference.daemon.control import inspect
 from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
-from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.netloc import reachable
 
@@ -25,6 +24,7 @@ class Access:
     port: int
     key: str | None = field(repr=False)
     status: dict[str, Any]
+    info: PidInfo = field(repr=False)
 
     def model(self, *, embedding: bool) -> str | None:
         """A model of the kind, of a ready instance if there is one. None if no model is known."""
@@ -34,25 +34,28 @@ class Access:
         return str(fitting[0]["models"][0]) if fitting else None
 
 
-def access(paths: Paths, *, key: str | None = None) -> Access:
+def access(
+    paths: Paths, *, key: str | None = None, hint: str = "sage inference start --background, or give --url"
+) -> Access:
     """Raises ``NotRunning``, ``Unresponsive``, or ``DaemonError`` if the gateway's key cannot be read.
 
     Without ``key``, the first one of the gateway's configuration is used.
     """
     state = inspect(paths)
     if state.state in ("stopped", "dead"):
-        raise NotRunning("the gateway is not running", "sage inference start --background, or give --url")
+        raise NotRunning("the gateway is not running", hint)
     if state.info is None or state.live is None:
         raise Unresponsive(str(state.reason))
     if key is None and state.live["needs_key"]:
         key = _configured_key(paths, state.info)
-    return Access(reachable(state.info.host), state.info.port, key, state.live)
+    return Access(reachable(state.info.host), state.info.port, key, state.live, state.info)
 
 
 def _configured_key(paths: Paths, info: PidInfo) -> str:
     """Read the configuration without checking it: its other secrets may be readable for the gateway only."""
     from sage_inference.config import flags
     from sage_inference.config.load import load
+    from sage_inference.daemon.launch_spec import flags_from
 
     settings = flags.apply(load(Path(info.config_path)), flags_from(info.flags))
     if info.needs_api_key or not settings.api_keys:

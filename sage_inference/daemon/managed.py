@@ -315,6 +315,7 @@ def _document(name: str, state: str, about: Document) -> Document:
         "adopted": False,
         "outdated": False,
         "failure": None,
+        "warning": None,
         "in_flight": None,
         "queued": None,
         "uptime_s": None,

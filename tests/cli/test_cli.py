@@ -31,6 +31,8 @@ from tests.support.gateway import clean_environment
         ("reload",),
         ("status",),
         ("logs",),
+        ("chat",),
+        ("embed",),
         ("ps",),
         ("load",),
         ("unload",),

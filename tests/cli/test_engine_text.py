@@ -18,7 +18,7 @@ def engine(name: str = "qwen", state: str = "ready", **more: Any) -> dict[str, A
         "name": name, "model": "Qwen/Qwen2.5-7B-Instruct", "engine": "vllm", "kind": "llm", "state": state,
         "phase": None, "progress": None, "detail": None, "since_s": 41.2, "expected_s": None, "pid": 4321,
         "gpus": [0], "url": "http://127.0.0.1:18400", "restarts": 0, "adopted": False, "outdated": False,
-        "failure": None, "in_flight": 0, "queued": 0, "uptime_s": None, "memory_mb": None, "log_file": "/x/output.log",
+        "failure": None, "warning": None, "in_flight": 0, "queued": 0, "uptime_s": None, "memory_mb": None, "log_file": "/x/output.log",
     }  # fmt: skip
     found |= more
     assert mistakes(found, ENGINE) == []
@@ -45,6 +45,7 @@ EIGHT = [
     engine("phi", "failed", failure=failure("the core crashed", permanent=False, retry_in_s=8.4)),
     engine("off", "off", pid=None),
     engine("old", outdated=True),
+    engine("base", warning={"message": "it refuses chats", "hint": "set args: [--chat-template, FILE]"}),
     engine("stuck", "stuck"),
 ]
 

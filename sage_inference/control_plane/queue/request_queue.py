@@ -79,7 +79,7 @@ class RequestQueue:
         ``place`` returns a request's group, its order, and the predicted time of its prompt in ms. Requests whose group
         is empty are returned, and the caller has to remove them.
         """
-        everyone = [waiting for queue in self.group_queues.values() for waiting in queue.everyone()]
+        everyone = self.everyone()
         self.group_queues = {}
         stranded = []
         for waiting in sorted(everyone, key=lambda each: each.arrived):
@@ -89,6 +89,10 @@ class RequestQueue:
             waiting.move_to(group, order)
             self._enter(waiting, predicted_ms, now)
         return stranded
+
+    def everyone(self) -> list[Waiting]:
+        """All requests that wait, by group queue."""
+        return [waiting for queue in self.group_queues.values() for waiting in queue.everyone()]
 
     def _enter(self, waiting: Waiting, predicted_ms: float, now: float) -> None:
         key = waiting.group, waiting.order

@@ -31,6 +31,17 @@ class Gpu:
     processes: tuple[GpuProcess, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class GpuUse:
+    """One GPU's memory in bytes, and the part of the last second in which it worked; None if not reported."""
+
+    index: int
+    name: str
+    used: int
+    total: int
+    percent: int | None
+
+
 _SHOWN_HOLDERS = 3
 
 
@@ -59,6 +70,37 @@ def gpus() -> list[Gpu]:
             except nvml.NVMLError:  # a GPU that fell off the bus
                 continue
         return found
+
+
+def gpu_use() -> list[GpuUse]:
+    """Memory and use of each GPU now, in the order of ``gpus``. Much cheaper: it names no processes."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return []
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                total, free = _memory(nvml, handle)
+                found.append(
+                    GpuUse(
+                        index,
+                        _text(nvml.nvmlDeviceGetName(handle)),
+                        total - free,
+                        total,
+                        _percent(nvml, handle),
+                    )
+                )
+            except nvml.NVMLError:  # a GPU that fell off the bus
+                continue
+        return found
+
+
+def _percent(nvml: Any, handle: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except nvml.NVMLError:  # not known of a part of a GPU (MIG)
+        return None
 
 
 @contextmanager

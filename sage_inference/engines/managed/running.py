@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +20,6 @@ from sage_inference.port_holder import port_holder
 
 if TYPE_CHECKING:
     from sage_inference.engines.managed.progress import StartPhase
-
-_LEARNED_FILE = "learned.json"
 
 
 class StartError(Exception):
@@ -230,27 +225,3 @@ def explained(
         return EngineFailure(f"it ended, and its log cannot be read: {error.strerror}")
     finally:
         log.close()
-
-
-def learned_start_s(directory: Path) -> float | None:
-    """Seconds that the last start took."""
-    return _learned(directory, "start_s")
-
-
-def has_served(directory: Path, started_at: float) -> bool:
-    """Whether the engine that was started then has been ready before."""
-    return (_learned(directory, "at") or 0.0) > started_at
-
-
-def _learned(directory: Path, key: str) -> float | None:
-    try:
-        value = json.loads((directory / _LEARNED_FILE).read_text("utf-8"))[key]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def learn_start_s(directory: Path, seconds: float) -> None:
-    document = json.dumps({"start_s": round(seconds, 1), "at": time.time()})
-    with contextlib.suppress(OSError):  # a full disk costs the estimate only
-        (directory / _LEARNED_FILE).write_text(document, "utf-8")

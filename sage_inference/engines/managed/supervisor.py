@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
 from sage_inference.engines.detect import Detected
-from sage_inference.engines.managed import events, running
+from sage_inference.engines.managed import events, learned, running
 from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.gpus import gpus
 from sage_inference.engines.managed.machine import Effect, Machine, ManagedState, Rules
@@ -97,6 +97,7 @@ class EngineSupervisor:
         self.watch: EngineWatch | None = None
         self.gpus: tuple[str, ...] = ()
         self.memory_mb: int | None = None
+        self.lacks_chat_template = False
         self._inbox: asyncio.Queue[events.EngineEvent] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -164,7 +165,7 @@ class EngineSupervisor:
 
     async def begin(self) -> None:
         """Adopt the engine that runs already, if one does, and start the task."""
-        self.expected_s = await self.house.thread(running.learned_start_s, self.directory)
+        self.expected_s = (await self.house.thread(learned.read, self.directory)).start_s
         try:
             self.running = await self.house.thread(running.adopt, self.directory)
         except LostKeeperError as error:

@@ -14,9 +14,10 @@ from sage_inference import engine_url
 from sage_inference.config.address import parse_backend
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.detect import Detected
-from sage_inference.engines.managed import events, running
+from sage_inference.engines.managed import events, learned, running
 from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.footprint import await_memory, memory_mb
+from sage_inference.engines.managed.learned import LearnedFacts
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.readiness import NotReadyError, serving
 from sage_inference.engines.managed.running import RunningEngine
@@ -60,6 +61,7 @@ class Watched(Protocol):
     detected: Detected | None
     expected_s: float | None
     memory_mb: int | None
+    lacks_chat_template: bool
 
     @property
     def house(self) -> WatchedHouse: ...
@@ -173,20 +175,20 @@ class EngineWatch:
         engine, wait_s = self._engine, _FIRST_ASK_S
         house = engine.house
         # An adopted engine that has served before may be busy: its health and its models are proof enough.
-        served_before = await house.thread(running.has_served, engine.directory, self._process.started_at)
+        known = (await house.thread(learned.read, engine.directory)).of(self._process.started_at)
         backend = parse_backend(self._process.url)
         client = house.queries.of(None, backend.uds or None)
         url = engine_url.AT_SOCKET if backend.uds else backend.base_url
         while True:
             try:
-                engine.detected = await serving(
+                served = await serving(
                     client,
                     url,
                     self._process.api_key,
                     engine.names,
                     question_s=house.question_s,
                     patience=house.patience,
-                    warms=not served_before,
+                    warms=known is None,
                 )
             except NotReadyError:
                 self.looked.set()
@@ -197,11 +199,16 @@ class EngineWatch:
                 report(error, f"the first questions to engine {engine.name}")
                 await asyncio.sleep(_LONGEST_ASK_S)
                 continue
+            now, is_new = time.time(), known is None
+            found = known or LearnedFacts(
+                max(0.0, now - self._process.started_at), now, served.lacks_chat_template
+            )
+            engine.detected, engine.lacks_chat_template = served.detected, found.lacks_chat_template
+            engine.expected_s = found.start_s
             engine.post(events.Answered(self._run))
             self.looked.set()
-            if not served_before:
-                engine.expected_s = max(0.0, time.time() - self._process.started_at)
-                await house.thread(running.learn_start_s, engine.directory, engine.expected_s)
+            if is_new:
+                await house.thread(learned.write, engine.directory, found)
             return
 
     async def _follow(self) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_inference.gateway.api import admin, engines, health, metrics, models
+from sage_inference.gateway.api import admin, engines, health, live, metrics, model_documents, models
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
@@ -24,6 +24,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import InProcessClient
+from sage_inference.gateway.live.feed import LiveFeed
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.requests.response_routes import METHODS
@@ -149,6 +150,7 @@ def make_app(
     fleet: Fleet,
     callers: InProcessClient,
     reload: Callable[[], Reloaded],
+    feed: LiveFeed,
     managed: ManagedEngines | None = None,
 ) -> ASGIApp:
     """``reload`` reads the configuration again and applies it, and may raise ``ConfigError``.
@@ -171,6 +173,8 @@ def make_app(
             Route("/v1/models/{model_id:path}", models.get_model),
             *admin.routes,
             *engines.routes,
+            *live.routes,
+            *model_documents.routes,
             *(Route(path, Relayed(gateway, callers, path), methods=[*m]) for path, m in _RELAYED.items()),
         ],
         middleware=middleware,
@@ -180,6 +184,7 @@ def make_app(
     app.state.fleet = fleet
     app.state.engines = managed
     app.state.reload = reload
+    app.state.feed = feed
     app.state.near_routes = NearRoutes(route.path for route in app.routes if isinstance(route, Route))
     app.router.redirect_slashes = False
     return Identified(app, gateway)

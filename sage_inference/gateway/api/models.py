@@ -37,6 +37,7 @@ _TYPES = {
     "speech": "speech",
     "classify": "classification",
 }
+KINDS = frozenset(_TYPES.values())
 
 _OF_KIND = {"llm": "chat", "embedding": "embed", "reranker": "rerank"}  # capabilities of managed engines
 

@@ -88,7 +88,8 @@ def _remarks(gateway: Gateway) -> list[Remark]:
     return found
 
 
-def _kind_of(instance: ExecutionInstance) -> str:
+def kind_of(instance: ExecutionInstance) -> str:
+    """``llm``, ``embedding``, ``reranker``, ``classifier``, ``mixed``, ``prefilling`` or ``decoding``."""
     kind = instance.instance_type
     if kind is ExecutionInstanceType.EMBEDDING and instance.routes and not instance.routes & _EMBEDDING:
         if instance.routes & _RANKING:
@@ -106,7 +107,7 @@ def instance_document(gateway: Gateway, engine: Upstream) -> dict[str, Any]:
         "name": instance.instance_id,
         "url": engine.address.url,
         "engine": instance.engine.value if known else None,
-        "kind": _kind_of(instance) if known else None,
+        "kind": kind_of(instance) if known else None,
         "models": list(instance.models),
         "state": instance.state.value,
         "simulated": instance.simulated,

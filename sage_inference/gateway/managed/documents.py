@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.engines.managed.machine import ManagedState
+from sage_inference.gateway.managed import wording
 from sage_inference.keeper import files
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def engine_document(engines: ManagedEngines, engine: ManagedEngine) -> dict[str,
         "adopted": machine.adopted,
         "outdated": engine.outdated and process is not None,
         "failure": _failure(engine, now),
+        "warning": wording.warning(engine),
         "in_flight": engines.in_flight(engine),
         "queued": engines.queued(engine),
         "uptime_s": None if process is None else round(max(0.0, time.time() - process.started_at), 1),

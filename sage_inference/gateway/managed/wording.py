@@ -50,6 +50,18 @@ def refusal(engine: EngineSupervisor) -> ApiError:
     return errors.engine_unavailable("engine_not_loaded", message, _LATER_S)
 
 
+def warning(engine: EngineSupervisor) -> dict[str, str] | None:
+    """The fault of an engine that serves, which callers would find one by one."""
+    if engine.state is not ManagedState.READY or not engine.lacks_chat_template:
+        return None
+    is_vllm = engine.running is not None and engine.running.about.get("engine") == "vllm"
+    remedy = "set args: [--chat-template, FILE]; " if is_vllm else ""
+    return {
+        "message": "it refuses chats, because its model has no chat template",
+        "hint": f"{remedy}/v1/completions works without one",
+    }
+
+
 def _failed(engine: EngineSupervisor, message: str, hint: str | None) -> ApiError:
     due_at = engine.machine.due_at
     retry_s = (

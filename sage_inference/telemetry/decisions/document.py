@@ -59,7 +59,7 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
         "predicted_first_byte_ms": _first_byte_ms(attempt, first_ms, prompt_ms),
         "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
         "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
-        "outcome": _outcome(attempt),
+        "outcome": outcome_of(attempt),
         "status": attempt.status or None,
         "prompt_tokens": usage.prompt_tokens if usage is not None and told else request.prompt_tokens,
         "prompt_tokens_estimated": not told,
@@ -107,7 +107,7 @@ def _first_byte_ms(attempt: Placement, first_ms: float | None, prompt_ms: float 
     return round(prompt_ms + usage.completion_tokens / attempt.answers * attempt.token_ms, 3)
 
 
-def _outcome(attempt: Placement) -> str | None:
+def outcome_of(attempt: Placement) -> str | None:
     """The outcome. An answered attempt is no retry: its request went on with the next leg, or call."""
     if attempt.outcome == "retried" and attempt.answered_at is not None:
         if leg_of(attempt.request) == "prefill":

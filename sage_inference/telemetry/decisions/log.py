@@ -27,6 +27,10 @@ class DecisionLog:
         """
         return [attempt for attempt in self._attempts if _is_called(attempt, request_id)]
 
+    def newest(self) -> list[Placement]:
+        """The attempts that are kept, in order of their begin. One may still run."""
+        return list(self._attempts)
+
     def __len__(self) -> int:
         return len(self._attempts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,8 +11,25 @@ import psutil
 import pytest
 
 from sage_inference.engines.managed import supervisor
+from tests.support import managed as support
 from tests.support.inprocess import ADMIN
-from tests.support.managed import CHAT, EMBED, ManagedGateway, gone, kill, managed, processes
+from tests.support.managed import EMBED, ManagedGateway, gone, kill, managed, processes
+
+_NO_TEMPLATE = {
+    "message": "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+    "template if the tokenizer does not define one.",
+    "type": "BadRequestError",
+    "param": None,
+    "code": 400,
+}
+# Only the first chat is refused, so that the tests can go on to chat.
+_REFUSED = {
+    "status": 400,
+    "count": 1,
+    "route": "/v1/chat/completions",
+    "body": json.dumps({"error": _NO_TEMPLATE}),
+}
+CHAT = replace(support.CHAT, args=("--fault", json.dumps(_REFUSED)))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +51,13 @@ def test_requests_wait_while_their_engines_start(shared: ManagedGateway) -> None
     models = {card["id"]: card for card in shared.http.get("/v1/models").json()["data"]}
     assert models["org/chat"]["sage_state"] == models["org/embed"]["sage_state"] == "ready"
     assert models["org/chat"]["type"] == "chat"
+
+
+def test_a_missing_chat_template_is_reported_before_a_caller_finds_it(shared: ManagedGateway) -> None:
+    warning = shared.state("chat", "ready")["warning"]
+    assert warning["message"] == "it refuses chats, because its model has no chat template"
+    assert "--chat-template" in warning["hint"]
+    assert shared.state("embed", "ready")["warning"] is None
 
 
 def test_requests_held_while_a_killed_engine_comes_back_succeed(shared: ManagedGateway) -> None:
@@ -115,6 +140,7 @@ def test_engines_run_on_for_the_next_gateway(shared: ManagedGateway) -> None:
         assert {name: each["state"] for name, each in found.items()} == {"chat": "ready", "embed": "ready"}
         assert {name: each["pid"] for name, each in found.items()} == pids
         assert all(each["adopted"] for each in found.values())
+        assert found["chat"]["warning"], "an adopted engine is not asked for a token again"
         assert successor.chat().status_code == successor.embed().status_code == 200
         # Former settings are served on, until a reload.
         successor.until(

@@ -1,0 +1,1 @@
+"""``chat``: talk to a model from the terminal."""

@@ -81,7 +81,7 @@ class Hub:
         self.found = FoundEngines()
         self.waiting_room = WaitingRoom(self)
         self.responses = StoredResponses(self.engines)
-        self.stats = Stats()
+        self.stats = Stats(self.registry, self.scheduler.estimates)
         self.draining = False
         self.connections = 0
         # A random start, so that connections of two runs differ in one record. JSON numbers are exact up to 2**53.

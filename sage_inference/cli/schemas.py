@@ -389,6 +389,7 @@ EMBED = _answer(
     prompt_tokens=_COUNT_OR_NULL,
     embeddings=_list(_list({"type": ["number", "null"]})),
 )
+UI = _answer(url=_TEXT, expires_s=_NUMBER)
 
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
@@ -411,5 +412,6 @@ ANSWERS: dict[str, Schema] = {
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
     "explain": EXPLAIN,
+    "ui": UI,
     "replay": REPLAY,
 }

@@ -43,6 +43,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
             "bench",
             "replay",
             "explain",
+            "ui",
             "chat",
             "embed",
             *OF_ENGINES,

@@ -23,7 +23,6 @@ class InferenceGroup(LazyGroup):
         "unload": Lazy(f"{_HERE}.unload", "Stop an engine and free its memory.", _ENGINES),
         "engine": Lazy(f"{_HERE}.engine.group", "Restart an engine.", _ENGINES),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
-        "ui": Lazy(f"{_HERE}.ui", "Open the gateway's page in a browser.", _LOOK),
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log, or an engine's.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),
         "explain": Lazy(f"{_HERE}.explain", "Show why a request was sent where it was.", _LOOK),

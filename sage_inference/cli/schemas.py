@@ -142,6 +142,7 @@ STATUS = _answer(
     pid=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
     address=_TEXT_OR_NULL,
+    certificate=_or_null(_object(file=_TEXT, sha256=_TEXT, names=_list(_TEXT), valid_until=_TEXT)),
     needs_key=_FLAG_OR_NULL,
     policy=_TEXT_OR_NULL,
     simulated=_FLAG_OR_NULL,
@@ -389,7 +390,6 @@ EMBED = _answer(
     prompt_tokens=_COUNT_OR_NULL,
     embeddings=_list(_list({"type": ["number", "null"]})),
 )
-UI = _answer(url=_TEXT, expires_s=_NUMBER)
 
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
@@ -412,6 +412,5 @@ ANSWERS: dict[str, Schema] = {
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
     "explain": EXPLAIN,
-    "ui": UI,
     "replay": REPLAY,
 }

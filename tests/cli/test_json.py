@@ -43,7 +43,6 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
             "bench",
             "replay",
             "explain",
-            "ui",
             "chat",
             "embed",
             *OF_ENGINES,

@@ -1,1 +1,0 @@
-"""The page in a browser: its files, and the sessions in which it may call ``/admin``."""

@@ -28,6 +28,7 @@ class InferenceGroup(LazyGroup):
         "explain": Lazy(f"{_HERE}.explain", "Show why a request was sent where it was.", _LOOK),
         "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin to curl.", _LOOK),
         "replay": Lazy(f"{_HERE}.replay", "Show what policies would do with recorded traffic.", _LOOK),
+        "doctor": Lazy(f"{_HERE}.doctor", "Check this machine and the gateway's setup.", _SET),
         "unit": Lazy(f"{_HERE}.unit", "Print a systemd user unit that runs the gateway.", _SET),
         "service": Lazy(f"{_HERE}.service.group", "Run the gateway as a service of systemd.", _SET),
         "config": Lazy(f"{_HERE}.config.group", "Show and change the configuration.", _SET),

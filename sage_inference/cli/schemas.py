@@ -5,36 +5,22 @@ A promise to scripts: keys are only ever added while ``schema`` is 1, so none of
 
 from __future__ import annotations
 
-from typing import Any
-
-Schema = dict[str, Any]
-
-_TEXT: Schema = {"type": "string"}
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_FLAG: Schema = {"type": "boolean"}
-_FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
-_NUMBER: Schema = {"type": "number", "minimum": 0}
-_NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _object(**properties: Schema) -> Schema:
-    """All properties are present; an unknown one is null."""
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _answer(**properties: Schema) -> Schema:
-    return _object(schema={"const": 1}, **properties)
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
+from sage_inference.cli.schemaparts import (
+    _COUNT,
+    _COUNT_OR_NULL,
+    _FLAG,
+    _FLAG_OR_NULL,
+    _NUMBER,
+    _NUMBER_OR_NULL,
+    _TEXT,
+    _TEXT_OR_NULL,
+    Schema,
+    _answer,
+    _list,
+    _object,
+    _or_null,
+)
+from sage_inference.cli.setupschemas import DOCTOR, SERVICE, SERVICE_REMOVED
 
 ERROR = _answer(error=_object(code=_TEXT, message=_TEXT, hint=_TEXT_OR_NULL))
 
@@ -159,25 +145,6 @@ STATUS = _answer(
 )
 
 PS = _answer(gateway=_GATEWAY, engines=_list(ENGINE))
-
-SERVICE = _answer(
-    installed=_FLAG,
-    system=_FLAG,
-    unit_path=_TEXT,
-    edited=_FLAG,
-    drop_ins=_list(_TEXT),
-    current=_FLAG_OR_NULL,
-    confined=_FLAG_OR_NULL,
-    enabled=_FLAG_OR_NULL,
-    active=_TEXT_OR_NULL,
-    sub_state=_TEXT_OR_NULL,
-    result=_TEXT_OR_NULL,
-    pid=_COUNT_OR_NULL,
-    restarts=_COUNT_OR_NULL,
-    environment_file=_TEXT,
-    linger=_FLAG_OR_NULL,
-)
-SERVICE_REMOVED = _answer(removed=_FLAG, unit_path=_TEXT, kept=_list(_TEXT))
 
 RELOAD = _answer(
     added=_list(_TEXT),
@@ -400,6 +367,7 @@ ANSWERS: dict[str, Schema] = {
     "load": ONE_ENGINE,
     "unload": ONE_ENGINE,
     "engine restart": ONE_ENGINE,
+    "doctor": DOCTOR,
     "service install": SERVICE,
     "service status": SERVICE,
     "service uninstall": SERVICE_REMOVED,

@@ -38,6 +38,7 @@ from tests.support.gateway import clean_environment
         ("unload",),
         ("engine",),
         ("engine", "restart"),
+        ("doctor",),
         ("service",),
         ("service", "install"),
         ("service", "uninstall"),

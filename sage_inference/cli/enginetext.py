@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from sage_inference.cli.columns import Column
 
 Document = dict[str, Any]
 
@@ -20,7 +21,6 @@ COLOURS = {
     "lost": "red",
 }
 _FAILED = ("failed", "stuck", "lost")
-BASIC = 3  # the highest rank of a column that a narrow terminal shows, if need be with wrapped cells
 PHASES = {
     "boot": "starting up",
     "fetch": "downloading",
@@ -85,17 +85,6 @@ def span(seconds: float) -> str:
 def called(engine: Document) -> str:
     """``qwen2.5-7b-instruct (vllm)``."""
     return f"{engine['name']} ({engine['engine']})" if engine.get("engine") else str(engine["name"])
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    header: str
-    cells: list[str]
-    rank: int  # columns of a higher rank are left out first where a terminal is narrow
-
-    @property
-    def is_empty(self) -> bool:
-        return all(cell in ("", "-") for cell in self.cells)
 
 
 def columns(engines: Sequence[Document]) -> list[Column]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sage_inference.cli import enginetext, table, terminal
+from sage_inference.cli import columns, enginetext, table, terminal
 from sage_inference.cli.exit_codes import ExitCode
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sage_inference.daemon.managed import Listing
 
 app = plain_app()
-_WRAPPED = 32  # longer cells are wrapped before a column is left out
 
 
 @app.command(cls=PlainCommand)
@@ -63,34 +62,13 @@ def _show(found: Listing) -> None:
 
 def show_table(engines: list[dict[str, Any]]) -> None:
     """The engines as a table that fits the terminal, and below it the remarks about them."""
-    shown, left_out = _that_fit(enginetext.columns(engines), table.width_of_terminal())
-    headers = [column.header for column in shown]
-    terminal.say_made(
-        table.render(
-            headers,
-            list(zip(*(column.cells for column in shown), strict=True)),
-            width=table.width_of_terminal(),
-            styles=[enginetext.COLOURS.get(each["state"]) for each in engines],
-            styled_column=headers.index("STATE"),
-        )
+    text, left_out = columns.render(
+        enginetext.columns(engines),
+        table.width_of_terminal(),
+        [enginetext.COLOURS.get(each["state"]) for each in engines],
     )
-    for text, hint in enginetext.remarks(engines):
-        terminal.warn(text, hint)
-    if left_out:
-        terminal.talk(f"no room for {', '.join(left_out)}; --json has all")
-
-
-def _that_fit(
-    columns: list[enginetext.Column], width: int | None
-) -> tuple[list[enginetext.Column], list[str]]:
-    """The columns for which ``width`` suffices, and the headers of the others. Details go before cells are wrapped."""
-    shown, left_out = list(columns), []
-    while width is not None and len(shown) > 2:
-        last = max(shown, key=lambda column: column.rank)
-        headers, cells = [each.header for each in shown], [each.cells for each in shown]
-        longest = _WRAPPED if last.rank > enginetext.BASIC else table.NARROWEST
-        if table.fits(headers, cells, width, longest=longest):
-            break
-        shown.remove(last)
-        left_out.append(last.header)
-    return shown, left_out
+    terminal.say_made(text)
+    for remark, hint in enginetext.remarks(engines):
+        terminal.warn(remark, hint)
+    if left_out is not None:
+        terminal.talk(left_out)

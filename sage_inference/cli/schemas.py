@@ -5,22 +5,23 @@ A promise to scripts: keys are only ever added while ``schema`` is 1, so none of
 
 from __future__ import annotations
 
-from sage_inference.cli.schemaparts import (
-    _COUNT,
-    _COUNT_OR_NULL,
-    _FLAG,
-    _FLAG_OR_NULL,
-    _NUMBER,
-    _NUMBER_OR_NULL,
-    _TEXT,
-    _TEXT_OR_NULL,
-    Schema,
-    _answer,
-    _list,
-    _object,
-    _or_null,
-)
-from sage_inference.cli.setupschemas import DOCTOR, SERVICE, SERVICE_REMOVED
+from sage_inference.cli import schemaparts
+from sage_inference.cli.benchschemas import BENCH, REPLAY
+
+Schema = schemaparts.Schema
+
+_COUNT = schemaparts.COUNT
+_COUNT_OR_NULL = schemaparts.COUNT_OR_NULL
+_FLAG = schemaparts.FLAG
+_FLAG_OR_NULL = schemaparts.FLAG_OR_NULL
+_NUMBER = schemaparts.NUMBER
+_NUMBER_OR_NULL = schemaparts.NUMBER_OR_NULL
+_TEXT = schemaparts.TEXT
+_TEXT_OR_NULL = schemaparts.TEXT_OR_NULL
+_answer = schemaparts.answer
+_list = schemaparts.list_of
+_object = schemaparts.object_of
+_or_null = schemaparts.or_null
 
 ERROR = _answer(error=_object(code=_TEXT, message=_TEXT, hint=_TEXT_OR_NULL))
 
@@ -128,7 +129,6 @@ STATUS = _answer(
     pid=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
     address=_TEXT_OR_NULL,
-    certificate=_or_null(_object(file=_TEXT, sha256=_TEXT, names=_list(_TEXT), valid_until=_TEXT)),
     needs_key=_FLAG_OR_NULL,
     policy=_TEXT_OR_NULL,
     simulated=_FLAG_OR_NULL,
@@ -145,6 +145,25 @@ STATUS = _answer(
 )
 
 PS = _answer(gateway=_GATEWAY, engines=_list(ENGINE))
+
+SERVICE = _answer(
+    installed=_FLAG,
+    system=_FLAG,
+    unit_path=_TEXT,
+    edited=_FLAG,
+    drop_ins=_list(_TEXT),
+    current=_FLAG_OR_NULL,
+    confined=_FLAG_OR_NULL,
+    enabled=_FLAG_OR_NULL,
+    active=_TEXT_OR_NULL,
+    sub_state=_TEXT_OR_NULL,
+    result=_TEXT_OR_NULL,
+    pid=_COUNT_OR_NULL,
+    restarts=_COUNT_OR_NULL,
+    environment_file=_TEXT,
+    linger=_FLAG_OR_NULL,
+)
+SERVICE_REMOVED = _answer(removed=_FLAG, unit_path=_TEXT, kept=_list(_TEXT))
 
 RELOAD = _answer(
     added=_list(_TEXT),
@@ -164,121 +183,6 @@ CONFIG_DEFAULTS = _answer(
 )
 CONFIG_GET = _answer(key=_TEXT, value={})
 CONFIG_VALIDATE = _answer(valid={"const": True}, config_path=_TEXT, exists=_FLAG)
-
-SUMMARY = _or_null(
-    _object(count=_COUNT, mean=_NUMBER, p50=_NUMBER, p90=_NUMBER, p99=_NUMBER, p999=_NUMBER, max=_NUMBER)
-)
-WAITING = _object(
-    requests=_COUNT,
-    due_in_warmup=_COUNT,
-    median_ms=_NUMBER_OR_NULL,
-    longest_ms=_NUMBER_OR_NULL,
-    over_3x_median=_COUNT_OR_NULL,
-    over_3x_median_share=_NUMBER_OR_NULL,
-    callers_over_3x_median=_NUMBER_OR_NULL,
-    starving=_COUNT,
-    throughout=_COUNT,
-    unanswered=_COUNT,
-)
-FIGURES = _object(
-    sent=_COUNT,
-    ok=_COUNT,
-    failed=_COUNT,
-    abandoned=_COUNT,
-    errors=_list(_object(kind=_TEXT, count=_COUNT, example=_TEXT)),
-    requests_per_s=_NUMBER,
-    prompt_tokens_per_s=_NUMBER,
-    output_tokens_per_s=_NUMBER,
-    chunks_per_s=_NUMBER,
-    ttft_ms=SUMMARY,
-    tpot_ms=SUMMARY,
-    inter_chunk_ms=SUMMARY,
-    e2e_ms=SUMMARY,
-    waiting=WAITING,
-    good=_COUNT_OR_NULL,
-    good_share=_NUMBER_OR_NULL,
-    goodput_per_s=_NUMBER_OR_NULL,
-)
-CEILING = _object(concurrency=_COUNT, requests_per_s=_NUMBER, chunks_per_s=_NUMBER, cpu_share=_NUMBER)
-# models and kinds have an entry for each kind that was sent: chat, stream, embeddings.
-BENCH = _answer(
-    url=_TEXT,
-    models={"type": "object"},
-    simulated=_FLAG_OR_NULL,
-    load=_object(
-        mode={"enum": ["closed", "open", "trace"]},
-        concurrency=_COUNT_OR_NULL,
-        rate_per_s=_NUMBER_OR_NULL,
-        speedup=_NUMBER_OR_NULL,
-        duration_s=_NUMBER_OR_NULL,
-        requests=_COUNT_OR_NULL,
-        warmup_s=_NUMBER,
-        seed={"type": "integer"},
-    ),
-    slo=_or_null(_object(ttft_ms=_NUMBER_OR_NULL, tpot_ms=_NUMBER_OR_NULL, e2e_ms=_NUMBER_OR_NULL)),
-    measured_s=_NUMBER,
-    interrupted=_FLAG,
-    total=FIGURES,
-    kinds={"type": "object"},
-    generator=_object(
-        cpu_share=_NUMBER,
-        loop_lag_ms=SUMMARY,
-        late_ms=SUMMARY,
-        waited=_COUNT,
-        connections=_COUNT,
-        ceiling=_or_null(CEILING),
-        bottleneck=_FLAG,
-        reasons=_list(_TEXT),
-    ),
-    warnings=_list(_TEXT),
-)
-_PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
-# The figures of a record; null for a trace.
-RECORD = _object(
-    policy=_TEXT,
-    policy_recorded=_FLAG,
-    requests=_COUNT,
-    closed_loop_requests=_COUNT,
-    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error={"type": "number"})),
-    step_times=_object(
-        base_ms=_NUMBER,
-        sequence_ms=_NUMBER,
-        context_ms=_NUMBER,
-        prompt_ms=_NUMBER,
-        attention_ms=_NUMBER,
-        hidden_ms=_NUMBER,
-        request_ms=_NUMBER,
-        read_ms=_NUMBER,
-        write_ms=_NUMBER,
-    ),
-    learned=_object(decode=_FLAG, prompts=_FLAG, request=_FLAG, rows=_COUNT),
-)
-REPLAY = _answer(
-    requests=_COUNT,
-    left_out=_COUNT,
-    instances=_COUNT,
-    speed=_NUMBER,
-    slo=_object(
-        ttft_ms=_NUMBER,
-        tpot_ms=_NUMBER,
-        batch_ttft_ms=_NUMBER,
-        models=_list(_object(model=_TEXT, ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER)),
-    ),
-    record=_or_null(RECORD),
-    policies=_list(
-        _object(
-            policy=_TEXT,
-            requests=_COUNT,
-            finished=_COUNT,
-            refused=_COUNT,
-            ttft_ms=_PERCENTILES,
-            tpot_ms=_PERCENTILES,
-            e2e_ms=_PERCENTILES,
-            goodput=_NUMBER,
-            hit_ratio=_NUMBER,
-        )
-    ),
-)
 
 CANDIDATE = _object(
     instance=_TEXT,
@@ -337,6 +241,22 @@ ATTEMPT = _object(
 )
 EXPLAIN = _answer(request_id=_TEXT, attempts=_list(ATTEMPT))
 
+MODELS = _answer(
+    models=_list(
+        _object(
+            name=_TEXT,
+            kind={"enum": ["chat", "embedding", "rerank", "transcription", "speech", "classification", None]},
+            state=_TEXT,
+            ready=_COUNT,
+            instances=_COUNT,
+            context_tokens=_COUNT_OR_NULL,
+            aliases=_list(_TEXT),
+            engines=_list(_TEXT),
+            simulated=_FLAG,
+        )
+    ),
+    defaults=_object(chat=_TEXT_OR_NULL, embedding=_TEXT_OR_NULL),
+)
 CHAT = _answer(
     model=_TEXT,
     content=_TEXT,
@@ -361,13 +281,13 @@ EMBED = _answer(
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
     "chat": CHAT,
+    "models": MODELS,
     "embed": EMBED,
     "status": STATUS,
     "ps": PS,
     "load": ONE_ENGINE,
     "unload": ONE_ENGINE,
     "engine restart": ONE_ENGINE,
-    "doctor": DOCTOR,
     "service install": SERVICE,
     "service status": SERVICE,
     "service uninstall": SERVICE_REMOVED,

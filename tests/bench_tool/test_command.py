@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from sage_inference.cli.schemas import BENCH, ERROR, FIGURES
+from sage_inference.cli.benchschemas import BENCH, FIGURES
+from sage_inference.cli.schemas import ERROR
 from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway

@@ -23,7 +23,7 @@ from sage_inference.bench.trace import TraceRow
 from sage_inference.bench.waits import Waits, waiting
 from sage_inference.bench.window import Window
 from sage_inference.cli import benchprogress
-from sage_inference.cli.schemas import BENCH, WAITING
+from sage_inference.cli.benchschemas import BENCH, WAITING
 from tests.bench_tool.driving import measured, plan
 from tests.cli.shape import mistakes
 from tests.support.command import sage

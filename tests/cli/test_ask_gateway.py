@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from sage_inference.cli.schemas import ANSWERS
+from tests.cli.shape import mistakes
+from tests.support.at_terminal import AtTerminal
 from tests.support.command_here import sage_here
 from tests.support.gateway import Gateway, clean_environment, running_gateway
 
@@ -109,6 +112,36 @@ def test_models_are_completed(gateway: Gateway, words: str, offered: set[str]) -
     code = "import sys; sys.argv[0] = 'sage'; from sage_inference.cli.main import main; sys.exit(main([]))"
     shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert (set(shown.stdout.split()), shown.stderr) == (offered, "")
+
+
+def test_the_models_are_listed_with_their_aliases(gateway: Gateway) -> None:
+    found = json.loads(sage_here(gateway.home, "models", "--json").out)
+    assert mistakes(found, ANSWERS["models"]) == []
+    chat, embedder = found["models"]
+    assert (chat["name"], chat["kind"], chat["aliases"]) == ("simulated-llm", "chat", ["gpt-4o"])
+    assert (chat["ready"], chat["instances"], chat["context_tokens"]) == (1, 1, 32768)
+    assert (embedder["name"], embedder["kind"]) == ("simulated-embedding", "embedding")
+    [head, first, _] = sage_here(gateway.home, "models").out.splitlines()
+    assert head.split() == ["NAME", "KIND", "STATE", "READY", "CONTEXT", "ALIASES"]
+    assert first.split() == [
+        "simulated-llm",
+        "(simulated)",
+        "chat",
+        "ready",
+        "1",
+        "of",
+        "1",
+        "32,768",
+        "gpt-4o",
+    ]
+
+
+def test_a_terminal_of_60_columns_is_wide_enough(gateway: Gateway) -> None:
+    for command in ("models", "status"):
+        with AtTerminal(gateway.home, command, columns=60, NO_COLOR="1") as terminal:
+            assert terminal.end() == 0
+            lines = terminal.shown.splitlines()
+            assert max(len(line) for line in lines if not line.startswith(("warning: ", "hint: "))) <= 60
 
 
 def test_lines_become_vectors_in_their_order(gateway: Gateway) -> None:

@@ -15,6 +15,7 @@ from tests.support.command import sage
 from tests.support.gateway import free_port
 
 OF_SYSTEMD = {"service install", "service status", "service uninstall"}
+OF_MODELS = {"chat", "embed", "models"}
 OF_ENGINES = {"load", "unload", "engine restart"}
 LOG = '{"time":"2026-01-01T00:00:00.000Z","level":"info","logger":"a","message":"b"}\nSegmentation fault\n'
 
@@ -36,18 +37,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
     "command",
     sorted(
         ANSWERS.keys()
-        - {
-            "reload",
-            "config get",
-            "logs",
-            "bench",
-            "replay",
-            "explain",
-            "chat",
-            "embed",
-            *OF_ENGINES,
-            *OF_SYSTEMD,
-        }
+        - {"reload", "config get", "logs", "bench", "replay", "explain", *OF_MODELS, *OF_ENGINES, *OF_SYSTEMD}
     ),
 )
 def test_answers_of_a_stopped_gateway(tmp_path: Path, command: str) -> None:
@@ -73,6 +63,9 @@ def test_every_line_of_the_log_is_an_answer_even_one_that_is_no_record(tmp_path:
     ("args", "code"),
     [
         (("reload",), "not_running"),
+        (("models",), "not_running"),
+        (("chat", "hi"), "not_running"),
+        (("embed", "hi"), "not_running"),
         (("config", "get", "nope"), "usage"),
         (("status", "--nope"), "usage"),
         (("staus",), "usage"),

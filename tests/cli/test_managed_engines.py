@@ -154,6 +154,22 @@ def test_an_engine_is_unloaded_loaded_and_restarted(managed: Managed) -> None:
     assert managed.json("engine", "restart", EMBEDDER)["engine"]["pid"] not in (before, None)
 
 
+def test_a_chat_waits_for_an_engine_that_starts_and_shows_its_progress(managed: Managed) -> None:
+    model = "Qwen/Qwen2.5-7B-Instruct"
+    found = {each["name"]: each for each in managed.json("models")["models"]}
+    assert (found[model]["kind"], found[model]["state"]) == ("chat", "ready")
+    assert (found[model]["engines"], found[model]["ready"], found[model]["instances"]) == ([CHAT], 1, 1)
+    assert managed.sage("unload", CHAT).returncode == 0
+    off = managed.sage("chat", "hello")
+    assert (off.returncode, off.stdout) == (1, "")
+    assert f"sage inference load {CHAT}" in off.stderr
+    assert managed.sage("load", CHAT, "--no-wait").returncode == 0
+    answered = managed.sage("chat", "--set", "max_tokens=5", "hello")
+    assert (answered.returncode, answered.stdout.strip() != "") == (0, True), answered.stderr
+    assert f"{CHAT}: " in answered.stderr
+    assert managed.json("chat", "qwen/qwen2.5-7b-instruct", "hello")["model"] == model
+
+
 def test_an_unknown_name_is_refused_with_the_names_that_exist(managed: Managed) -> None:
     failed = managed.sage("unload", "nope", "--json")
     error = json.loads(failed.stdout)["error"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -159,6 +159,9 @@ class InstanceLoad:
     # ``control_plane.accounting.prompt_share``.
     spares_from: float = 0.0
     prompt_share: float = PROMPT_SHARE
+    # Busy time: the seconds that a request would have had that was in flight all the time, and when that was computed.
+    shared_s: float = 0.0
+    shared_at: float = 0.0
 
 
 class SchedulingRequest(msgspec.Struct, gc=False):
@@ -188,6 +191,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     slo: Slo | None = None  # stated by the operator; None means the default of its priority
     choices: int = 1  # answers that share the tokens of the request; 0 if their number is not known
     connection: int = 0  # number of its caller's connection; 0 if there is none
+    user: str = ""  # that the body names
 
 
 _TypeWord = Literal[
@@ -361,7 +365,7 @@ class ExecutionInstance:
         return self.instance_type.serves_embeddings and self.can_accept_request()
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """The tokens of a request by the engine's count. ``cached_tokens`` is None if the engine does not report them."""
 
     prompt_tokens: int

@@ -76,6 +76,4 @@ def _gateway(given: dict[Kind, str | None], key: str | None) -> Found:
                 f"the gateway has no instance for {what}", "sage inference status shows what it has"
             )
         models[kind] = served
-    tls = found.tls
-    target = Target(found.host, found.port, tls is not None, key=found.key, pinned=tls)
-    return Found(target, models, bool(found.status["simulated"]))
+    return Found(Target(found.host, found.port, key=found.key), models, bool(found.status["simulated"]))

@@ -98,7 +98,7 @@ def _show(batches: Iterator[EmbeddedTexts], began: float) -> None:
     import math
     import shutil
 
-    from sage_inference.cli.numbers import seconds
+    from sage_inference.cli.numbers import duration
     from sage_inference.visible import visible
 
     width = shutil.get_terminal_size().columns
@@ -117,5 +117,5 @@ def _show(batches: Iterator[EmbeddedTexts], began: float) -> None:
         tokens += batch.prompt_tokens or 0
     if count > 1:
         terminal.talk(
-            f"{count:,} texts{f', {tokens:,} tokens' if tokens else ''}, {seconds(time.perf_counter() - began)}"
+            f"{count:,} texts{f', {tokens:,} tokens' if tokens else ''}, {duration(time.perf_counter() - began)}"
         )

@@ -8,10 +8,12 @@ def milliseconds(ms: float) -> str:
     return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.4g}"
 
 
-def seconds(s: float) -> str:
-    """``4 ms``, ``0.21 s``, ``12 s``, ``3 min 5 s``."""
-    if s < 0.01:
-        return f"{s * 1000:.1g} ms"
-    if s < 60:
-        return f"{s:.2f} s" if s < 10 else f"{s:.0f} s"
-    return f"{int(s) // 60} min {int(s) % 60} s"
+def duration(seconds: float) -> str:
+    """``8.4 ms``, ``210 ms``, ``1.25 s``, ``12 s``, ``3 min 5 s``."""
+    if seconds < 0.9995:
+        ms = seconds * 1000
+        return f"{ms:.2g} ms" if ms < 10 else f"{ms:.0f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:,} min {rest} s"

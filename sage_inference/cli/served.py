@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_inference.cli.errors import Failure, usage
+from sage_inference.netloc import netloc
 
 if TYPE_CHECKING:
     from sage_inference.client.endpoint import Endpoint
@@ -195,7 +196,7 @@ def _running(key: str | None) -> ModelServer:
     found = access(paths, key=key, hint="sage inference start --background, or give --base-url")
     listed = models.models(found.info)
     return ModelServer(
-        found.url,
+        f"http://{netloc(found.host, found.port)}",
         _checked(found.key),
         listed["models"],
         listed["defaults"],

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage_inference.cli.columns import Column
+from sage_inference.cli.numbers import duration
+
+_RANKS = (0, 4, 5, 0, 2, 3, 1)
 HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
 MOST_ROWS = 16  # with more instances, those that are alike share a row
 MOST_ERRORS = MOST_SLOS = 8
@@ -37,6 +41,15 @@ def rows(instances: Sequence[dict[str, Any]]) -> list[StatusRow]:
         key = each["kind"], each["engine"], each["state"], each["simulated"], tuple(each["models"])
         alike.setdefault(key, []).append(each)
     return [_row(group) for group in alike.values()]
+
+
+def columns_of(rows: Sequence[StatusRow]) -> list[Column]:
+    """The columns of the table, and which of them a narrow terminal leaves out first."""
+    cells = zip(*(row.cells for row in rows), strict=True)
+    return [
+        Column(header, list(column), rank)
+        for header, column, rank in zip(HEADERS, cells, _RANKS, strict=True)
+    ]
 
 
 def errors(instances: Sequence[dict[str, Any]]) -> list[str]:
@@ -84,7 +97,7 @@ def _row(group: Sequence[dict[str, Any]]) -> StatusRow:
             first["engine"] or "-",
             first["state"],
             str(sum(each["in_flight"] for each in group)),
-            f"{times[len(times) // 2]:g} ms" if times else "-",
+            duration(times[len(times) // 2] / 1000) if times else "-",
             ", ".join(first["models"]) or "-",
         ],
     )

@@ -243,9 +243,9 @@ class Scheduler:
             return
         # The slot first: if a record or a watcher fails below, the slot must not be lost.
         submission.place = None
-        placement.ended()
+        now = self._clock()
+        placement.ended(now)
         self.rates.finished += 1
-        placement.ended_at = now = self._clock()
         placement.outcome, placement.status = outcome, status
         if placement.shared is not None:
             placement.shared.ended(placement, placement.request.request_type.is_llm, now)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.requests.routes import Route
 from sage_inference.types import ExecutionInstance, Usage
-from sage_inference.wire.message import Data
 
 log = logging.getLogger("sage_inference.access")
 # The setting alone decides: a level of warning does not silence it.
@@ -31,8 +30,6 @@ class EndedRequest(Protocol):
     request_id: bytes
     size: int
     status: int
-    last: Data
-    prompt_tokens: int
 
     @property
     def gateway(self) -> Clocked: ...
@@ -58,20 +55,20 @@ class EndedRequest(Protocol):
     @property
     def body_bytes(self) -> int | None: ...
 
-    def reported(self) -> Usage | None: ...
-
 
 class AccessLog:
     """Writes the lines of one gateway. A gateway whose setting is off has no access log."""
 
-    def ended(self, exchange: EndedRequest, ended: str) -> None:
-        """Log a relayed request that ended. Must be called before its placement is released."""
+    def ended(self, exchange: EndedRequest, ended: str, usage: Usage | None) -> None:
+        """Log a relayed request that ended, and the usage that its engine reported.
+
+        Must be called before its placement is released.
+        """
         request = getattr(exchange, "request", None)
         # A request that goes to several engines in turn enters the queue more than once.
         began = (request.arrived if request is not None else 0.0) or getattr(exchange, "queued_at", None)
         now = exchange.gateway.clock()
         instance = exchange.instance
-        usage = exchange.reported() if exchange.last else None
         # The status of an engine's answer is not the caller's before something was written to the caller.
         status = exchange.status if exchange.is_answered else 0
         write(

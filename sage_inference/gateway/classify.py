@@ -44,6 +44,8 @@ def classify(
         session=asked.user,
         prompt_bytes=0 if kind is _TOKENIZE else len(prompt),  # text that is only tokenized is no work
     )
+    if asked.user:
+        request.user = asked.user
     if asked.choices != 1:
         request.choices = asked.choices
     if output:

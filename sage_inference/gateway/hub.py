@@ -26,7 +26,6 @@ from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.found_engines import FoundEngines
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.managed.waiting_room import WaitingRoom
-from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.request_ids import RequestIds
@@ -82,9 +81,8 @@ class Hub:
         self.found = FoundEngines()
         self.waiting_room = WaitingRoom(self)
         self.responses = StoredResponses(self.engines)
-        self.stats = Stats()
+        self.stats = Stats(self.registry, self.scheduler.estimates)
         self.draining = False
-        self.certificate: OwnCertificate | None = None  # if callers connect with TLS
         self.connections = 0
         # A random start, so that connections of two runs differ in one record. JSON numbers are exact up to 2**53.
         self.connection_numbers = count(int.from_bytes(os.urandom(3)) + 1 << 28)

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from sage_inference.gateway.access_log import AccessLog, EndedRequest
+from typing import Protocol
+
+from sage_inference.control_plane.accounting.estimates import TokenEstimates
+from sage_inference.control_plane.instances.registry import Registry
+from sage_inference.gateway.access_log import AccessLog
+from sage_inference.gateway.relay.attempt import Attempt
+from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.exposition import Histogram
+from sage_inference.telemetry.tally import OTHER, Tally
+from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
 
 _DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
+class EndedRequest(Protocol):
+    """A relayed request, as it is counted. It has no ``request`` if its body was refused."""
+
+    head: RequestHead
+    request: SchedulingRequest
+    status: int
+    attempt: Attempt
+    busy_s: float
+    texts: int
+
+    @property
+    def instance(self) -> ExecutionInstance | None: ...
+
+    @property
+    def counted_tokens(self) -> int | None: ...
+
+
 class Stats:
-    """Totals since the start. ``outcomes`` is keyed by (route, status). Status 0 is a caller that left first.
+    """Totals since the start.
 
     ``engine_failures``: answers that came to their end and report that the engine gave them up.
     ``handed_over``: prompts whose blocks went from a prefilling to a decoding instance. ``handover_failures``:
     requests that were to be split into two legs, and then went to one instance.
     """
 
-    def __init__(self) -> None:
-        self.outcomes: dict[tuple[str, int], int] = {}
+    def __init__(self, registry: Registry, estimates: TokenEstimates) -> None:
+        self._registry = registry
+        self._estimates = estimates
+        self.tally = Tally()
         self.cancelled = 0
         self.cut = 0
         self.engine_failures = 0
@@ -29,9 +56,21 @@ class Stats:
 
     @property
     def total(self) -> int:
-        return sum(self.outcomes.values())
+        return sum(counts.requests for counts in self.tally.series.values())
 
-    def ended(self, exchange: EndedRequest, phase: Phase, outcome: str) -> None:
+    @property
+    def outcomes(self) -> dict[tuple[str, int], int]:
+        """Ended requests by (route, status). Status 0 is a caller that left first."""
+        found: dict[tuple[str, int], int] = {}
+        for (route, status, *_), counts in self.tally.series.items():
+            found[route, status] = found.get((route, status), 0) + counts.requests
+        return found
+
+    def ended(self, exchange: EndedRequest, phase: Phase, usage: Usage | None, chunks: int) -> None:
+        """Count a request that ended. ``usage`` is what its engine reported.
+
+        ``chunks``: those of a stream of generated text, each of which counts as a token where there is no usage.
+        """
         status = exchange.status
         if phase is not _DONE:
             if phase is Phase.CANCELLED:
@@ -39,10 +78,38 @@ class Stats:
                 status = 0
             else:
                 self.cut += 1
-        outcomes, key = self.outcomes, (exchange.head.route.path, status)
+        tally, head, attempt = self.tally, exchange.head, exchange.attempt
+        request: SchedulingRequest | None
+        instance = exchange.instance if attempt is None else attempt.instance
+        if instance is not None:
+            request = exchange.request
+            kind = head.route.path, status, request.model, instance.instance_id, head.tenant
+        else:
+            request, kind = self._unplaced(exchange, status)
         try:
-            outcomes[key] += 1
+            counts = tally.series[kind]
         except KeyError:
-            outcomes[key] = 1
-        if self.access is not None:
-            self.access.ended(exchange, outcome)
+            counts = tally.counts(kind)
+        estimated = None
+        if usage is None and request is not None:
+            tokens = exchange.counted_tokens
+            if tokens is not None:
+                usage = Usage(tokens, 0)
+            elif chunks:
+                # A short prompt is not measured where there was no choice of instances.
+                a_byte = self._estimates.tokens_per_byte(request.model, request.script)
+                estimated = request.prompt_tokens or max(1, round(request.prompt_bytes * a_byte)), chunks
+        counts.note(usage, estimated, exchange.texts, exchange.busy_s)
+        if request is not None and request.user and tally.follows_users:
+            users = tally.of_user(kind, request.user)
+            users.note(usage, estimated, exchange.texts, exchange.busy_s)
+
+    def _unplaced(
+        self, exchange: EndedRequest, status: int
+    ) -> tuple[SchedulingRequest | None, tuple[str, int, str, str, str]]:
+        """The request and the kind of one that no instance was asked for. Its model may be anything that callers send."""
+        request = getattr(exchange, "request", None)
+        model = request.model if request is not None else ""
+        if model and model not in self._registry.models():
+            model = OTHER
+        return request, (exchange.head.route.path, status, model, "", exchange.head.tenant)

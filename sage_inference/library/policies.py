@@ -161,7 +161,7 @@ def counted_as_load(now: float) -> Iterator[Callable[[SchedulingRequest, Executi
         yield place
     finally:
         for placement in placed:
-            placement.ended()
+            placement.ended(now)
 
 
 def _serves(instance: ExecutionInstance, model: str) -> bool:

@@ -93,6 +93,21 @@ def test_many_instances_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "and 32 more; --json has them all" in down
 
 
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+@pytest.mark.parametrize("number", [0, 1, 3, 40])
+def test_no_line_of_status_is_wider_than_its_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: int, number: int
+) -> None:
+    busy = live(*(instance(n, "ejected" if n == 2 else "ready", ttft_ms=12_345.6) for n in range(number)))
+    busy.live["requests"] = {"in_flight": 1_234, "queued": 56_789, "total": 123_456_789}
+    busy.live["embeddings"] = {"calls": 10**6, "texts": 10**9, "requests": 10**7, "texts_per_call": 31.4159}
+    text = re.sub("\x1b\\[[0-9;]*m", "", shown(monkeypatch, busy, width))
+    assert max(map(len, text.splitlines())) <= width
+    assert "123,456,789 done" in " ".join(text.split())
+    if width >= 60 and number:
+        assert "12 s" in text
+
+
 @pytest.mark.parametrize(
     ("states", "first"),
     [

@@ -32,8 +32,7 @@ def answered(
     ledger.placed(placement, 1, now)
     placement.answered_at = now if streams else now + token_ms / 10
     placement.begun(now + 0.001, False)
-    placement.ended()
-    placement.ended_at = now + token_ms / 10
+    placement.ended(now + token_ms / 10)
     placement.outcome = "done"
     ledger.used(placement, Usage(100, 100))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass, field
-from typing import Self
 
 
 @dataclass
@@ -46,17 +45,17 @@ class Caller:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
 
-    def send(self, data: bytes) -> Self:
+    def send(self, data: bytes) -> Caller:
         self.sock.sendall(data)
         return self
 
-    def chat(self, *headers: str, **fields: object) -> Self:
+    def chat(self, *headers: str, **fields: object) -> Caller:
         return self.send(post(CHAT, chat(**fields), *headers))  # type: ignore[arg-type]
 
     def _more(self) -> bool:

@@ -9,7 +9,7 @@ import typer
 from sage_inference.cli import terminal
 from sage_inference.cli.chat.asking import Reply
 from sage_inference.cli.chat.words import is_terminal
-from sage_inference.cli.numbers import seconds
+from sage_inference.cli.numbers import duration
 from sage_inference.visible import visible_text
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -136,7 +136,7 @@ def summary(reply: Reply) -> str:
             else f"{reply.tokens_per_s:,.0f} tokens/s"
         )
     if reply.ttft_s is not None:
-        parts.append(f"first after {seconds(reply.ttft_s)}")
+        parts.append(f"first after {duration(reply.ttft_s)}")
     if reply.finish_reason == "length":
         parts.append("cut at max_tokens or the context")
     return ", ".join(parts)

@@ -89,13 +89,21 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     outcome: str | None = None
     status: int | None = None
     usage: Usage | None = None
+    # Of the instance's busy time: its clock when this attempt began, later the seconds that this attempt had of it.
+    busy_s: float = 0.0
 
     def __post_init__(self) -> None:
-        load = self.instance.load
+        instance, pushed_at = self.instance, self.pushed_at
+        load, running = instance.load, instance.active_requests
         if not load.pending_tokens:
-            load.progress_at = self.pushed_at
+            load.progress_at = pushed_at
         load.pending_tokens += self.tokens
-        self.instance.active_requests += 1
+        # n requests in flight share the time equally: ``shared_s`` is what each of them has had, had it been there always.
+        if running:
+            load.shared_s += (pushed_at - load.shared_at) / running
+        load.shared_at = pushed_at
+        self.busy_s = load.shared_s
+        instance.active_requests = running + 1
 
     def expect(self, now: float) -> float:
         """Predict the end of its prefill, because the first byte of its answer will not show it."""
@@ -135,14 +143,20 @@ class Placement(msgspec.Struct, gc=False, eq=False):
             began_at = self.instance.load.progress_at
             self._no_longer_pending(self.expected_at if self.expected_at > began_at else began_at)
 
-    def ended(self) -> None:
+    def ended(self, now: float) -> None:
         """The attempt is over: slot and pending tokens go back."""
-        self.instance.active_requests -= 1
+        instance = self.instance
+        load, running = instance.load, instance.active_requests
+        instance.active_requests = running - 1
+        load.shared_s += (now - load.shared_at) / (running or 1)
+        load.shared_at = now
+        self.busy_s = load.shared_s - self.busy_s
+        self.ended_at = now
         if self.pending:
             self.pending = False
-            self.instance.load.pending_tokens -= self.tokens
+            load.pending_tokens -= self.tokens
         if self.overdue:
-            self.instance.load.overdue -= 1
+            load.overdue -= 1
 
     def count_as_overdue(self) -> None:
         self.overdue = True

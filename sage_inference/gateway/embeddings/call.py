@@ -74,6 +74,7 @@ class EmbeddingCall:
         "answered_at",
         "length",
         "pieces",
+        "busy_s",
     )
 
     request: SchedulingRequest
@@ -84,6 +85,7 @@ class EmbeddingCall:
     answered_at: float | None  # when the first byte of the answer's body came
     length: int | None
     pieces: list[Data]
+    busy_s: float  # its share of the busy time of instances, of all its attempts
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class EmbeddingCall:
         self.wakes_at = 0.0
         self.answered_at = self.length = None
         self.pieces = []
+        self.busy_s = 0.0
 
     @property
     def tried(self) -> tuple[ExecutionInstance, ...]:
@@ -401,7 +404,10 @@ class EmbeddingCall:
         self.state = State.ENDED
         self.service.gateway.wheel.remove(self)
         self.service.left(self)
+        placement = self.place
         self.service.gateway.scheduler.release(self)
+        if isinstance(placement, Placement):
+            self.busy_s += placement.busy_s
 
     def _abandon(self) -> None:
         if self.attempt is not None:

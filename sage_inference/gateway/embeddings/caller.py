@@ -36,6 +36,7 @@ class EmbeddingCaller(JobOwner, AttemptOwner, Protocol):
     merge_key: Hashable  # requests that agree in it may share a call
     credentials: bytes
     guarded: bool
+    busy_s: float
     options: Options
 
     @property

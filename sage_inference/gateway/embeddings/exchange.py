@@ -84,6 +84,7 @@ class EmbeddingExchange(Exchange):
             super().submit()
             return
         self.wanted = wanted
+        self.texts = len(wanted.texts)
         self.prompt = b""  # its texts are measured one by one
         self.model_name = self.request.model
         # A key of the caller's own goes on to the engine where we know of none: then only equals share.

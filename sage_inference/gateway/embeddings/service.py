@@ -234,6 +234,7 @@ class EmbeddingService(Intake):
         del self._calls[batch]
         for caller in self.callers(batch):
             caller.note_engine(call.upstream, found.model, call.answered_at)
+        _share_time(batch, call.busy_s)
         # Engines report the tokens of a call, callers want their own: divided by the estimates.
         total = batch.tokens if found.tokens is None else found.tokens
         self.batcher.done(batch, found.vectors, shares(total, [text.tokens for text in batch.texts]))
@@ -322,6 +323,7 @@ class EmbeddingService(Intake):
         if call.upstream is not None:
             for caller in self.callers(batch):
                 caller.note_engine(call.upstream, None, call.answered_at)
+            _share_time(batch, call.busy_s)
         self._calls.pop(batch, None)
         self._cancel(self.batcher.fail(batch, error))
 
@@ -348,3 +350,15 @@ class EmbeddingService(Intake):
             if call is not None:
                 call.cancel()
                 self.batcher.abandon(batch)
+
+
+def _share_time(batch: EmbeddingBatch, busy_s: float) -> None:
+    """Divide the busy time of a call among its callers, by the tokens of the texts that each of them wants."""
+    jobs = batch.jobs
+    if len(jobs) == 1:
+        jobs[0].owner.busy_s += busy_s  # type: ignore[attr-defined]
+        return
+    tokens = sum(text.tokens for text in batch.texts) or 1
+    for text in batch.texts:
+        for job, _ in text.wanted:
+            job.owner.busy_s += busy_s * text.tokens / tokens / len(text.wanted)  # type: ignore[attr-defined]

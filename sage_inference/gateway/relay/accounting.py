@@ -56,6 +56,7 @@ class Accounted:
         "delivery",
         "last",
         "took",
+        "busy_s",
     )
 
     gateway: Hub
@@ -74,9 +75,11 @@ class Accounted:
     delivery: ResponseWriter  # of an answer that comes in pieces; None until then
     last: Data  # the end of an answer, or all of it
     took: float | None  # seconds to the first byte of the answer's body, until that is noted
+    busy_s: float  # its share of the busy time of instances
 
     answered_at: float | None = None  # when the first byte of a merged answer came; the gateway's clock
     prompt_tokens = 0  # counted by engines for an answer that the gateway made itself
+    texts = 0  # to be embedded
 
     @property
     def route(self) -> Route:
@@ -143,8 +146,8 @@ class Accounted:
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """Note the move ``left`` to ``to``, and give back the slot. No other function gives one back."""
-        gateway = self.gateway
-        usage, outcome, last = None, OUTCOMES[to], self.last
+        gateway, placement = self.gateway, self.place
+        learned, usage, outcome, last, chunks = None, None, OUTCOMES[to], self.last, 0
         try:  # the slot is given back whatever happens here
             if to is not _DONE:
                 if left is _DELIVERING:
@@ -158,33 +161,38 @@ class Accounted:
                 or self.upstream.health.given_up
             ):
                 outcome = self._outcome()
+            if last:
+                usage = self.reported()
+            if self.delivery is not None and self.head.route.type.is_llm:
+                chunks = self.delivery.chunks or (0 if usage else _events_after_the_first(last))
             if effect & ENDS:
                 if self.head.request_id:
                     answered = to is _DONE and self.status < 500 and not self.tried
                     gateway.request_ids.give_back(self, answered=answered)
                 if self.size > COUNTED:
                     self._drop_body()
-                gateway.stats.ended(self, to, outcome)
+                if gateway.stats.access is not None:
+                    gateway.stats.access.ended(self, outcome, usage)
             self._note_first_byte()
             if last:
-                if gateway.scheduler.ledger.wants_usage(self.place):
-                    usage = self.reported()
+                if gateway.scheduler.ledger.wants_usage(placement):
+                    learned = usage
                     if usage is not None:
                         self._note_choices()
                 self.last = b""
-                if (
-                    usage is None
-                    and left is _DELIVERING
-                    and self.delivery.chunks
-                    and self.head.route.type.is_llm
-                ):
+                if learned is None and chunks:
                     # An engine that reports no usage is assumed to send one token a chunk.
-                    usage = Usage(0, self.delivery.chunks)
+                    learned = usage or Usage(0, chunks)
         except Exception as error:
             # The answer is written; other requests of this loop iteration must not notice.
             report_of(self.caller_id, error, self.request_id)
         finally:
-            gateway.scheduler.release(self, usage, outcome, self.status)
+            gateway.scheduler.release(self, learned, outcome, self.status)
+        if type(placement) is Placement:
+            placement.usage = usage or placement.usage
+            self.busy_s += placement.busy_s
+        if effect & ENDS:
+            gateway.stats.ended(self, to, usage, chunks)
 
     def reported(self) -> Usage | None:
         """The usage that the engine reported. Valid only while the end of the attempt is being noted."""
@@ -214,3 +222,8 @@ class Accounted:
         if failure.status >= 500:
             upstream.gave_up(failure.outcome)
         return failure.outcome
+
+
+def _events_after_the_first(stream: Data) -> int:
+    """The events of a stream that came in one piece. Its last two have no token: the end of the text, and of the stream."""
+    return max(0, bytes(stream).count(b"\n\n") - 3)

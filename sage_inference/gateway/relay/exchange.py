@@ -71,7 +71,7 @@ class Exchange(Held):
         self.request_id = head.request_id or gateway.new_id()
         self.phase = _READING
         self.response_complete = self.body_complete = False
-        self.size = self.status = 0
+        self.size = self.status = self.busy_s = 0
         self.tried = ()
         self.place = None
         self.upstream = self.attempt = None  # type: ignore[assignment]

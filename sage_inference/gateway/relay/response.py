@@ -12,6 +12,7 @@ from sage_inference.gateway.relay import tail
 from sage_inference.gateway.relay.caller import Sink
 from sage_inference.gateway.relay.tail import MOST_PIECES, TAIL_BYTES
 from sage_inference.gateway.relay.usage import PlainUsage, choices_in, reported
+from sage_inference.types import Usage
 from sage_inference.wire.chunks import CRLF, chunk
 from sage_inference.wire.message import Data, StreamFormat
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from sage_inference.control_plane.submission import Submission
     from sage_inference.engines.connection import EngineConnection
     from sage_inference.gateway.hub import Hub
-    from sage_inference.types import Usage
 
 _NEVER = sys.maxsize
 _FEW_PIECES = 4  # of a paused stream: each of its pieces is looked at, and most make up a tail by themselves
@@ -201,7 +201,7 @@ class ResponseWriter:
             # Anthropic's streams report the prompt's tokens in their first event, the output's in their last.
             opening = reported(self._opening)
             if opening is not None:
-                usage = opening._replace(completion_tokens=usage.completion_tokens)
+                usage = Usage(opening.prompt_tokens, usage.completion_tokens, opening.cached_tokens)
         return usage
 
     def choices(self, last: bytes) -> int:

@@ -62,8 +62,7 @@ class Bench:
         self.ledger.placed(placement, 1, self.now)
         if streams:
             placement.begun(self.now + pace / 1000)
-        placement.ended()
-        placement.ended_at = self.now + pace * tokens / 1000
+        placement.ended(self.now + pace * tokens / 1000)
         placement.outcome, placement.answers = outcome, choices
         self.ledger.used(placement, Usage(100, tokens))
 
@@ -448,7 +447,7 @@ def busy_and_avoided(work: str, seconds: int) -> tuple[list[float], list[float]]
             placement = Placement(slow, 100, bench.now, request("text", route=EMBED))
             bench.second(10.0, 10.0, 0.0)
             placement.begun(bench.now, teaches=False)
-            placement.ended()
+            placement.ended(bench.now)
         else:
             slow.active_requests = 1 if work == "one stream" else 12
             bench.second(10.0, 10.0, 0.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sage_inference.control_plane.instances.load import Placement, backlog_ms
 from sage_inference.types import RequestType
@@ -39,7 +41,7 @@ def test_the_backlog_is_what_is_pending_less_the_time_since_progress() -> None:
 
 def test_a_push_onto_an_idle_instance_starts_its_clock() -> None:
     a = instance("a")
-    Placement(a, 1000, 10.0).ended()
+    Placement(a, 1000, 10.0).ended(11.0)
     Placement(a, 1000, 50.0)
     assert backlog_ms(a.load, 50.0) == pytest.approx(30)
 
@@ -47,7 +49,7 @@ def test_a_push_onto_an_idle_instance_starts_its_clock() -> None:
 def test_an_attempt_that_ends_before_its_first_byte_gives_back_and_teaches_nothing() -> None:
     a = instance("a")
     placement = Placement(a, 1000, 10.0)
-    placement.ended()
+    placement.ended(11.0)
     assert (a.active_requests, a.load.pending_tokens, a.load.ms_per_token) == (0, 0, K)
 
 
@@ -71,3 +73,27 @@ def test_a_prompt_is_presumed_done_when_its_backlog_is() -> None:
     first.presumed_begun()
     assert a.load.pending_tokens == 2000
     assert backlog_ms(a.load, 10.030) == pytest.approx(60)
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=12))
+def test_requests_share_the_busy_time_of_their_instance_without_rest(
+    spans: list[tuple[float, float]],
+) -> None:
+    a = instance("a")
+    events = sorted(
+        event
+        for number, (one, other) in enumerate(spans)
+        for event in ((min(one, other), 0, number), (max(one, other), 1, number))
+    )
+    placed: dict[int, Placement] = {}
+    for at, ends, number in events:
+        if ends:
+            placed[number].ended(at)
+        else:
+            placed[number] = Placement(a, 1, at)
+    busy, until = 0.0, 0.0
+    for begin, end in sorted((min(span), max(span)) for span in spans):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    assert sum(placement.busy_s for placement in placed.values()) == pytest.approx(busy)
+    assert all(placement.busy_s >= -1e-9 for placement in placed.values())

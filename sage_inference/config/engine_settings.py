@@ -86,7 +86,9 @@ class ManagedEngineSettings:
     )
     start_timeout_s: float = setting(3600.0, doc="Longest start, with download.", minimum=1)
     stall_s: float = setting(
-        600.0, doc="Longest time in a start without a log line, a byte or CPU use.", minimum=1
+        600.0,
+        doc="Longest time in a start without a log line, a byte or CPU use; once ready, without any answer.",
+        minimum=1,
     )
     args: tuple[str, ...] = setting(
         (),

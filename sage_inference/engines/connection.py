@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Protocol
 
 import httptools
 
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.receiver import Broken, ChunkTaker, Receiver
 from sage_inference.engines.response_framing import KNOWN_HEADS, ends_once, shared_head, size_of
 from sage_inference.wire.chunks import CHUNK_HEADS, CRLF
 from sage_inference.wire.head_cache import LONGEST, HeadCache
@@ -26,39 +25,6 @@ _NO_NAMES: frozenset[bytes] = frozenset()
 JOIN_BYTES = 65536  # above it, copying costs more than a second write
 
 _known: HeadCache[ResponseHead] = HeadCache(KNOWN_HEADS)
-
-
-class Broken(Enum):
-    """How an exchange with an engine failed; decides whether the request may be sent elsewhere."""
-
-    REFUSED = auto()  # no connection was made
-    CLOSED = auto()  # the engine closed or reset before its answer ended
-    GARBAGE = auto()  # the bytes that came are not an HTTP answer
-
-
-class Receiver(Protocol):
-    """The receiver of an answer: first of its head, then of its body in pieces, of which the last has ``end``.
-
-    ``length`` is None if the head does not have the body's length. The last piece is always ``bytes``.
-    ``engine_failed`` is called instead of what did not come. ``engine_is_silent`` is a report that the engine answers
-    nobody; the receiver decides whether to leave. ``broke`` gets exceptions of the receiver's own methods.
-    """
-
-    def engine_answers(self, answer: ResponseHead, length: int | None) -> None: ...
-
-    def engine_sends(self, piece: Data, end: bool) -> None: ...
-
-    def engine_failed(self, how: Broken, detail: str) -> None: ...
-
-    def engine_is_silent(self) -> None: ...
-
-    def broke(self, error: Exception) -> None: ...
-
-
-class ChunkTaker(Protocol):
-    """Takes chunks of an answer as they came, framing included."""
-
-    def pass_on(self, chunk: bytes) -> None: ...
 
 
 class EngineConnection(asyncio.Protocol):
@@ -135,6 +101,12 @@ class EngineConnection(asyncio.Protocol):
     def is_chunked(self) -> bool:
         """Whether the answer comes, or came, in chunks."""
         return self._chunked
+
+    @property
+    def answering(self) -> Receiver | None:
+        """The receiver of an answer of which a part came, and not yet its end."""
+        began = self._body_left > 0 or (self._parser is not None and self._answered)
+        return self._receiver if began else None
 
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         """Start an exchange on a connection that is idle."""

@@ -20,6 +20,10 @@ class Patience:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
 
+    @property
+    def now(self) -> float:
+        return self._clock()
+
     async def within(self, seconds: float, question: Coroutine[Any, Any, T]) -> T:
         """The result of ``question``. Cancels it and raises ``TimeoutError`` when the time is up."""
         task = asyncio.ensure_future(question)

@@ -15,6 +15,7 @@ from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.lack import LackError, lack
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.receiver import Receiver
 from sage_inference.netloc import netloc
 from sage_inference.wire.loop_batch import LoopBatch
 
@@ -256,6 +257,10 @@ class Pool:
         self.drop_idle()
         for connection in list(self._open):  # a copy, because receivers may discard their connections
             connection.engine_is_silent()
+
+    def answering(self) -> list[Receiver]:
+        """The receivers of the answers under way."""
+        return [found for connection in self._open if (found := connection.answering) is not None]
 
     def close(self) -> None:
         """Close all idle connections, now and from now on. Exchanges under way go on to their end."""

@@ -6,8 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.receiver import Broken
 from sage_inference.wire.isolation import report
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.memory import HIGH_WATER, join

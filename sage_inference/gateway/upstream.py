@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from sage_inference import trust
@@ -14,7 +14,6 @@ from sage_inference.control_plane.embedding import CallWindow
 from sage_inference.control_plane.instances.health import Health
 from sage_inference.control_plane.instances.registry import VECTOR_ROUTES
 from sage_inference.control_plane.scheduler import Scheduler
-from sage_inference.engines.connection import Broken
 from sage_inference.engines.descriptors import Descriptors
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.dialects import Dialect, dialect_of
@@ -22,6 +21,7 @@ from sage_inference.engines.missing_route import STATUSES as NO_ROUTE
 from sage_inference.engines.missing_route import kind_without, means_no_route
 from sage_inference.engines.permits import calls_at_once
 from sage_inference.engines.pool import Address, Pool
+from sage_inference.engines.receiver import Broken
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.embeddings.text_limits import limits_of
 from sage_inference.gateway.guard import Guard
@@ -265,6 +265,10 @@ class Upstream:
             self.last_error = f"answered {status}" if status >= 500 else None
             self.sync()
 
+    def pieces_due(self) -> frozenset[tuple[int, float]]:
+        """The answers under way, each with its deadline. A deadline moves when a piece comes."""
+        return frozenset((id(each), _deadline_of(each)) for each in self.pool.answering())
+
     def look_again(self) -> None:
         """Make the watcher ask soon which models the engine lists."""
         if not self.look_wanted:
@@ -322,6 +326,11 @@ class Upstream:
                 self._on_loss(instance)
                 self.wakeup.set()
             self._on_change()
+
+
+def _deadline_of(receiver: Any) -> float:
+    """A request's deadline is its caller's. A call has its own."""
+    return float(getattr(receiver, "caller", receiver).deadline)
 
 
 def _context_tokens(detected: Detected) -> dict[str, int]:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.receiver import Broken
 from sage_inference.wire.chunks import CHUNK_HEADS
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.message import Data, ResponseHead

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Address
+from sage_inference.engines.receiver import Broken
 from sage_inference.gateway.hub import Hub
 from sage_inference.gateway.relay.attempt import Attempt, AttemptState
 from sage_inference.gateway.upstream import Upstream

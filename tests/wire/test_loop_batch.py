@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.parser_events import ParserEvents
+from sage_inference.engines.receiver import Broken
 from sage_inference.server import new_event_loop
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.message import Data, ResponseHead

@@ -78,6 +78,14 @@ class Stalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Hung:
+    """An engine that was ready shows no sign of life."""
+
+    run: int
+    failure: EngineFailure
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     run: int
 
@@ -116,6 +124,7 @@ EngineEvent = (
     | NotLaunched
     | Answered
     | Stalled
+    | Hung
     | Drained
     | FirstExited
     | Exited

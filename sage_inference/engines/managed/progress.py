@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import psutil
-
+from sage_inference.engines.managed.activity import IDLE_CPU, cpu_seconds
 from sage_inference.engines.managed.download import Download
 
 
@@ -117,8 +116,6 @@ _NO_SIGN_OF_LIFE = re.compile(r"No available shared memory broadcast block found
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_AT_FILES_S = 1.0
 _LOOK_AT_CPU_S = 5.0
-# The processes of a hanging engine wake up now and then.
-_IDLE_CPU = 0.03
 _LONGEST_PART = 3000
 
 
@@ -174,8 +171,8 @@ class StartProgress:
                 if self._may_fetch():
                     self.progress = StartMoment(StartPhase.FETCH, self._download.share, self._download.detail)
         if now - self._cpu_at >= _LOOK_AT_CPU_S and pid is not None:
-            seconds, before = _cpu_seconds(pid), self._cpu_s
-            if before is not None and seconds - before >= _IDLE_CPU * (now - self._cpu_at):
+            seconds, before = cpu_seconds(pid), self._cpu_s
+            if before is not None and seconds - before >= IDLE_CPU * (now - self._cpu_at):
                 self.stirred_at = now
             self._cpu_at, self._cpu_s = now, seconds
 
@@ -201,20 +198,3 @@ def _moment(phase: StartPhase, found: Mapping[str, str | None]) -> StartMoment:
         share = min(1.0, int(done) / int(of_all))
         detail = f"{done}/{of_all}"
     return StartMoment(phase, share, detail)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its children, in seconds."""
-    total = 0.0
-    try:
-        leader = psutil.Process(pid)
-        processes = [leader, *leader.children(recursive=True)]
-    except psutil.Error:
-        return total
-    for process in processes:
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total

@@ -6,7 +6,7 @@
      ▲                             │  │                ▲
      │                     answered│  └─stall, unload┐ │exit
      │                             ▼                 │ │
-     │                           READY ─unload─▶ DRAINING ─empty─▶ STOPPING
+     │                           READY ─unload─▶ DRAINING ─empty─▶ STOPPING ◀─ READY, if it hangs
      │                                                                │
      └────────────────────────── the tree is gone ────────────────────┘
 
@@ -32,6 +32,7 @@ from sage_inference.engines.managed.events import (
     Exited,
     FirstExited,
     Freed,
+    Hung,
     KeeperLost,
     KeeperSilent,
     Launched,
@@ -48,6 +49,7 @@ from sage_inference.engines.managed.machine import MOVES, Effect, Machine, Manag
 _S = ManagedState
 _OF_A_PROCESS = (
     Answered,
+    Hung,
     Drained,
     FirstExited,
     Exited,
@@ -130,6 +132,13 @@ def _serve(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> St
 def _stalled(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
     assert isinstance(event, Stalled)
     return _stop(replace(machine, failure=event.failure), ManagedState.FAILED, rules, now)
+
+
+def _hung(machine: Machine, event: EngineEvent, rules: Rules, now: float) -> Step:
+    """End an engine that answers nobody. Its requests wait for its next process, as after a crash."""
+    assert isinstance(event, Hung)
+    after, orders = _stop(replace(machine, failure=event.failure), ManagedState.FAILED, rules, now)
+    return after, (Effect.UNSERVE, *orders)
 
 
 def _stop(machine: Machine, then: ManagedState, rules: Rules, now: float) -> Step:
@@ -334,6 +343,7 @@ _TABLE: dict[tuple[ManagedState, type[Any]], _Handler] = {
     (_S.STARTING, KeeperLost): _lost,
     (_S.READY, UnloadWanted): _unload,
     (_S.READY, RestartWanted): _restart,
+    (_S.READY, Hung): _hung,
     (_S.READY, FirstExited): _first_exited,
     (_S.READY, Exited): _exited,
     (_S.READY, KeeperLost): _lost,

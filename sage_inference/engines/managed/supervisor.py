@@ -18,6 +18,7 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import events, learned, running
 from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.gpus import gpus
+from sage_inference.engines.managed.hang import Silence
 from sage_inference.engines.managed.machine import Effect, Machine, ManagedState, Rules
 from sage_inference.engines.managed.running import Neighbours, RunningEngine, StartError
 from sage_inference.engines.managed.states import step
@@ -54,6 +55,9 @@ class Service(Protocol):
         """End the requests that wait for the engine."""
 
     def in_flight(self, engine: EngineSupervisor) -> int: ...
+
+    def silence(self, engine: EngineSupervisor) -> Silence | None:
+        """A look at the engine if it answers neither health checks nor requests."""
 
 
 @dataclass(slots=True)
@@ -160,6 +164,9 @@ class EngineSupervisor:
             drain_s=self.house.drain_s,
             first_s=FIRST_S,
         )
+
+    def silence(self) -> Silence | None:
+        return self.house.service.silence(self)
 
     # The task
 

@@ -14,9 +14,11 @@ from sage_inference import engine_url
 from sage_inference.config.address import parse_backend
 from sage_inference.config.settings import ManagedEngineSettings
 from sage_inference.engines.detect import Detected
-from sage_inference.engines.managed import events, learned, running
+from sage_inference.engines.managed import events, hang, learned, running
+from sage_inference.engines.managed.activity import ActivityMeter
 from sage_inference.engines.managed.failure import EngineFailure
 from sage_inference.engines.managed.footprint import await_memory, memory_mb
+from sage_inference.engines.managed.hang import HangWatch, Silence
 from sage_inference.engines.managed.learned import LearnedFacts
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
 from sage_inference.engines.managed.readiness import NotReadyError, serving
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sage_inference.managed")
 
 BEAT_S = 10.0
+HANG_LOOK_S = 5.0
 _LOOK_S = 0.25  # between two looks at the log and the file system
 _FIRST_ASK_S = 0.1
 _LONGEST_ASK_S = 1.0
@@ -74,6 +77,9 @@ class Watched(Protocol):
 
     def post(self, event: events.EngineEvent) -> None: ...
 
+    def silence(self) -> Silence | None:
+        """A look at the engine if it answers nothing."""
+
 
 class EngineWatch:
     """``looked`` is set after the first question to the engine."""
@@ -94,7 +100,7 @@ class EngineWatch:
     async def run(self) -> None:
         link, loop = self._process.link, asyncio.get_running_loop()
         loop.add_reader(link.fileno(), self._ended.set)
-        tasks = [asyncio.create_task(work) for work in (self._beats(), self._starts())]
+        tasks = [asyncio.create_task(work) for work in (self._beats(), self._starts(), self._hangs())]
         try:
             while True:
                 await self._ended.wait()
@@ -161,6 +167,26 @@ class EngineWatch:
             except KeeperError as error:
                 log.warning("engine %s: %s", self._engine.name, error)
             await asyncio.sleep(BEAT_S)
+
+    async def _hangs(self) -> None:
+        """Report an engine that serves, and shows no sign of life."""
+        engine, clock = self._engine, self._engine.house.patience
+        # A container's processes are not those of the command that runs it, so nothing is known of their work.
+        is_seen = self._process.about.get("engine") != "command"
+        meter = ActivityMeter(self._process.pid if is_seen else None)
+        watch = HangWatch(clock.now)
+        while True:
+            await asyncio.sleep(HANG_LOOK_S)
+            serves = engine.machine.state is ManagedState.READY and not engine.house.passive
+            silence = engine.silence() if serves else None
+            if silence is None:
+                watch.alive(clock.now)
+                continue
+            activity = await engine.house.thread(meter.look)
+            sentence = watch.hangs(silence, activity, engine.entry.stall_s, clock.now)
+            if sentence is not None:
+                engine.post(events.Hung(self._run, hang.failure_of(engine.name, sentence)))
+                return
 
     # The start
 

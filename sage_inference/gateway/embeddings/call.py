@@ -22,7 +22,8 @@ from sage_inference.control_plane.embedding.merge_queue import MergeQueue
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.submission import Waiting
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
+from sage_inference.engines.receiver import Broken
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings.call_listener import CallListener
 from sage_inference.gateway.embeddings.caller import EmbeddingCaller

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from sage_inference.control_plane.embedding import EmbeddingBatch, EmbeddingJob
 from sage_inference.control_plane.instances.rejections import deadline_passed
 from sage_inference.control_plane.submission import Group
-from sage_inference.engines.connection import JOIN_BYTES, Broken
+from sage_inference.engines.connection import JOIN_BYTES
 from sage_inference.engines.embeddings.vectors import VectorError
+from sage_inference.engines.receiver import Broken
 from sage_inference.gateway import errors
 from sage_inference.gateway.embeddings import answer as answers
 from sage_inference.gateway.embeddings.engine_error import EngineAnswer

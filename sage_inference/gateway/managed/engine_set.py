@@ -17,6 +17,7 @@ from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import InstanceSettings, ManagedEngineSettings, Settings
 from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import running
+from sage_inference.engines.managed.hang import Silence
 from sage_inference.engines.managed.machine import ManagedState
 from sage_inference.engines.managed.ports import port_of
 from sage_inference.engines.managed.running import Neighbours
@@ -364,6 +365,18 @@ class ManagedEngines:
     def in_flight(self, engine: EngineSupervisor) -> int:
         upstream = self.gateway.engines.get(engine.name)
         return 0 if upstream is None else upstream.instance.active_requests
+
+    def silence(self, engine: EngineSupervisor) -> Silence | None:
+        upstream = self.gateway.engines.get(engine.name)
+        if upstream is None or not upstream.health.is_silent:
+            return None
+        busy = upstream.instance.active_requests > 0
+        return Silence(
+            sent=upstream.pieces_due(),
+            allowed_s=self.gateway.settings.timeouts.first_byte_s if busy else 0.0,
+            asleep=upstream.sleep.asleep,
+            error=upstream.last_error,
+        )
 
     def queued(self, engine: EngineSupervisor) -> int:
         return self.gateway.waiting_room.waiting_for(engine.names)

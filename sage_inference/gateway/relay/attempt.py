@@ -15,9 +15,10 @@ import msgspec
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.submission import Waiting
-from sage_inference.engines.connection import Broken, EngineConnection, Receiver
+from sage_inference.engines.connection import EngineConnection
 from sage_inference.engines.lack import LackError
 from sage_inference.engines.pool import Connecting, reason_of
+from sage_inference.engines.receiver import Broken, Receiver
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.types import ExecutionInstance

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sage_inference.control_plane.instances.rejections import asleep
 from sage_inference.control_plane.prompt_size import measure
-from sage_inference.engines.connection import Broken, EngineConnection
+from sage_inference.engines.connection import EngineConnection
+from sage_inference.engines.receiver import Broken
 from sage_inference.engines.too_long import STATUSES as TOO_LONG
 from sage_inference.engines.too_long import says_too_long
 from sage_inference.gateway import errors
@@ -272,10 +273,7 @@ class Exchange(Held):
         self.attempt.connection = self.attempt.answer = None
 
     def _end_or_retry(self, error: ApiError, may_retry: bool) -> None:
-        if may_retry:
-            self._elsewhere_or(error)
-        else:
-            self.fail(error)
+        self._elsewhere_or(error) if may_retry else self.fail(error)
 
     def _elsewhere_or(self, error: ApiError) -> None:
         if self._may_retry():

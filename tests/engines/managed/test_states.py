@@ -18,6 +18,7 @@ from sage_inference.engines.managed.events import (
     Exited,
     FirstExited,
     Freed,
+    Hung,
     KeeperLost,
     KeeperSilent,
     Launched,
@@ -161,6 +162,7 @@ def events(draw: st.DrawFn) -> list[tuple[float, type[Any], int, EngineFailure]]
         NotLaunched,
         Answered,
         Stalled,
+        Hung,
         Drained,
         FirstExited,
         Exited,
@@ -175,7 +177,7 @@ def events(draw: st.DrawFn) -> list[tuple[float, type[Any], int, EngineFailure]]
 def made(kind: type[Any], run: int, failed: EngineFailure) -> EngineEvent:
     if kind in (Launched, Answered, Drained, FirstExited):
         return kind(run)  # type: ignore[no-any-return]
-    if kind in (NotLaunched, Stalled, Exited, KeeperLost):
+    if kind in (NotLaunched, Stalled, Hung, Exited, KeeperLost):
         return kind(run, failed)  # type: ignore[no-any-return]
     return kind(failed) if kind is KeeperSilent else kind()  # type: ignore[no-any-return]
 
@@ -267,6 +269,55 @@ def test_five_failures_in_ten_minutes_are_the_last_ones() -> None:
     world.send(LoadWanted())
     world.settle()
     assert world.rested is ManagedState.READY
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events(), st.sampled_from([0, 0, -1]))
+def test_a_hang_ends_an_engine_that_serves_and_nothing_else(drawn: Any, late: int) -> None:
+    world = World()
+    play(world, drawn)
+    before, hung = world.machine, failure()
+    orders = world.send(Hung(before.run + late, hung))
+    if before.state is not ManagedState.READY or late:
+        assert (world.machine, orders) == (before, ()), "only the process that serves can hang"
+        return
+    assert orders == (Effect.UNSERVE, Effect.STOP)
+    assert (world.machine.state, world.machine.holds_requests) == (ManagedState.STOPPING, True)
+    # The exit that was ordered has another cause in its log, and the hang is the one to report.
+    world.send(Exited(before.run, failure(Retry.NO)))
+    ended = world.machine
+    assert (ended.state, ended.failures[-1]) == (ManagedState.FAILED, world.now)
+    assert ended.failure is hung
+    assert (ended.due_at is None) is (len(ended.failures) >= world.rules.most)
+    if ended.due_at is not None:
+        world.settle()
+        assert world.rested is ManagedState.READY
+
+
+def test_five_hangs_in_ten_minutes_are_the_last_ones() -> None:
+    world = started()
+    for number in range(1, 6):
+        world.send(Hung(world.machine.run, failure()))
+        world.settle()
+        assert world.rested is (ManagedState.READY if number < 5 else ManagedState.FAILED)
+    assert not world.machine.holds_requests
+
+
+def test_a_hang_that_outlives_its_kill_is_left_alone() -> None:
+    world = started()
+    world.send(Hung(1, failure()))
+    world.settle(stops=False)
+    assert world.machine.state is ManagedState.STUCK
+
+
+@pytest.mark.parametrize("order", [UnloadWanted(), RestartWanted(), LoadWanted()])
+def test_an_order_during_the_stop_of_a_hung_engine_is_followed(order: EngineEvent) -> None:
+    world = started()
+    world.send(Hung(1, failure()))
+    world.send(order)
+    world.settle()
+    expected = ManagedState.OFF if isinstance(order, UnloadWanted) else ManagedState.READY
+    assert world.rested is expected
 
 
 def test_failures_far_apart_never_end_the_retries() -> None:

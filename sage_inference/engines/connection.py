@@ -10,7 +10,7 @@ import httptools
 from sage_inference.engines.parser_events import ParserEvents
 from sage_inference.engines.receiver import Broken, ChunkTaker, Receiver
 from sage_inference.engines.response_framing import KNOWN_HEADS, ends_once, shared_head, size_of
-from sage_inference.wire.chunks import CHUNK_HEADS, CRLF
+from sage_inference.wire.chunks import CHUNK_HEADS, CRLF, all_end, chunk
 from sage_inference.wire.head_cache import LONGEST, HeadCache
 from sage_inference.wire.loop_batch import LoopBatch
 from sage_inference.wire.message import HOP_BY_HOP, Data, Header, ResponseHead
@@ -291,12 +291,16 @@ class EngineConnection(asyncio.Protocol):
         if self._complete:
             self._end(receiver, data, b"".join(body[: self._pieces]))  # any further pieces are surplus
             return
-        self._between_chunks = events.between_chunks
+        self._between_chunks = events.between_chunks[0]
+        # Not where data ends inside a line: that is a part of the next chunk's size.
+        next_is_chunk = self._between_chunks and data.endswith(CRLF)
         if body:
-            receiver.engine_sends(body[0] if len(body) == 1 else b"".join(body), False)
+            piece = body[0] if len(body) == 1 else b"".join(body)
+            if self._ending is not CRLF and next_is_chunk and self._taker_now and all_end(body, self._ending):
+                self._taker_now.pass_on(chunk(piece))
+            else:
+                receiver.engine_sends(piece, False)
         if self._chunk_taker is not None:
-            # Not where data ends inside a line: that is a part of the next chunk's size.
-            next_is_chunk = self._between_chunks and data.endswith(b"\r\n")
             self._taker_now = self._chunk_taker if next_is_chunk else None
 
     def _end(self, receiver: Receiver, data: bytes, piece: bytes) -> None:

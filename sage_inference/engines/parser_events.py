@@ -30,9 +30,10 @@ class ParserEvents:
     def __init__(self) -> None:
         self.pieces: list[bytes] = []  # of bodies
         self.on_body = self.pieces.append
-        # Reversed at both ends of a chunk, also without a Python frame. The first item is ``between_chunks``.
-        self._flips = [True, False]
-        self.on_chunk_header = self.on_chunk_complete = self._flips.reverse
+        # Reversed at both ends of a chunk, also without a Python frame: the first item is whether the parser stands
+        # between two chunks.
+        self.between_chunks = [True, False]
+        self.on_chunk_header = self.on_chunk_complete = self.between_chunks.reverse
         # Bound once: otherwise each parser would make bound methods of its own.
         self.on_message_begin = self._on_message_begin
         self.on_header = self._on_header
@@ -43,12 +44,8 @@ class ParserEvents:
         """The next bytes are this connection's. ``between_chunks``: its parser stands between two chunks."""
         self.connection = connection
         self.pieces.clear()
-        if self._flips[0] is not between_chunks:
-            self._flips.reverse()
-
-    @property
-    def between_chunks(self) -> bool:
-        return self._flips[0]
+        if self.between_chunks[0] is not between_chunks:
+            self.between_chunks.reverse()
 
     def _on_message_begin(self) -> None:
         self.connection.on_message_begin()

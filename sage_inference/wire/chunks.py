@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +39,12 @@ CHUNK_HEADS = _ChunkHeads()
 def chunk(piece: Data) -> bytes:
     """The piece as one chunk. Empty input gives no chunk, because a chunk of size zero would end the body."""
     return b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if piece else b""
+
+
+def all_end(texts: Iterable[bytes], end: bytes) -> bool:
+    """Whether all these texts, each as a chunk, have the end, which includes the CRLF behind a chunk."""
+    end = end[: -len(CRLF)]
+    for text in texts:  # noqa: SIM110 - the generator of an ``all`` costs as much as the comparisons
+        if not text.endswith(end):
+            return False
+    return True

@@ -230,22 +230,22 @@ class ResponseWriter:
             if not self.pauses_left or len(self._tail) > _FEW_PIECES:
                 self._trim()
             if self.chunks >= self._seek_at and not self.pauses_left:  # the pieces of paused streams are long
-                self._pass_deltas_only(chunk)
+                self._pass_deltas_only()
         else:
             self._tail[-1] = chunk  # the events in it are counted
             self._look_at = self._gateway.coalescer.look(self)
             self._tail[-1] = delta
 
-    def _pass_deltas_only(self, chunk: bytes) -> None:
+    def _pass_deltas_only(self) -> None:
         """Let pass only chunks that end as the deltas of this stream do. The others are parsed, and come to ``send``.
 
         A delta is a whole event that only adds text: neither it nor any piece before it shows anything of the
         stream's end. So an open stream holds the memory of no piece. The check costs nothing, because the connection
         compares the end of each chunk anyway. One delta stands for all of them: it shows the protocol of the stream.
         """
-        end = tail.delta_end(tail.text_of([chunk], True), tail.text_of(self._tail, True))
-        if end and self._connection is not None:
-            end, self._delta = tail.shared(end)
+        found = tail.find_delta(self._tail)
+        if found is not None and self._connection is not None:
+            end, self._delta = found
             self._connection.pass_only_chunks_with(end)
             self._tail[:] = [self._delta]
             self.from_start = False

@@ -12,10 +12,8 @@ TAIL_BYTES = 1024  # bytes of a body that are kept at least: its last events fit
 MOST_PIECES = 16  # a tail of more pieces is joined: an object for each byte would take forty times its size
 _NULLS = (b'"finish_reason":null', b'"finish_reason": null')
 _FINISH, _EVENT_END = b'"finish_reason"', b"\n\n"
-_MORE_THAN_TEXT = (b'"usage":{', b'"usage": {', b'"error')
-_TEXTS = (b'"delta"', b'"text"')
 _MOST_ENDS = 64
-_deltas: dict[bytes, tuple[bytes, bytes]] = {}  # by end: see ``shared``
+_deltas: dict[bytes, tuple[bytes, bytes]] = {}  # by end
 
 
 def text_of(pieces: list[Data], chunked: bool) -> bytes:
@@ -50,25 +48,37 @@ def delta_end(piece: bytes, text: bytes) -> bytes:
     kind, or if ``text`` has more than such events. The end begins at the finish reason, which is null. A text cannot
     contain it, because its quotes would be escaped.
     """
-    null = _NULLS[0] if _NULLS[0] in piece else _NULLS[1]
-    at = piece.rfind(null)
-    end = piece[at:]
-    if at < 0 or not end.endswith(_EVENT_END) or any(mark in end for mark in _TEXTS):
+    end = piece[piece.rfind(_FINISH) :]
+    if not end.startswith(_NULLS) or not end.endswith(_EVENT_END) or b'"delta"' in end or b'"text"' in end:
         return b""
+    return end + CRLF if b'"choices"' in piece and _only_adds_text(text, end) else b""
+
+
+def _only_adds_text(text: bytes, end: bytes) -> bool:
+    """Whether ``text`` has whole events alone, each with one choice, whose finish reason is null as in ``end``."""
     # One choice in each event: among several the last could hide that another has ended.
-    deltas = text.count(null)
-    if deltas != text.count(_FINISH) or deltas != text.count(_EVENT_END) or b'"choices"' not in piece:
-        return b""
-    return b"" if any(mark in text for mark in _MORE_THAN_TEXT) else end + CRLF
+    deltas = text.count(_NULLS[0] if end.startswith(_NULLS[0]) else _NULLS[1])
+    if deltas != text.count(_FINISH) or deltas != text.count(_EVENT_END):
+        return False
+    # ``find``, because ``in`` takes half as long again.
+    return text.find(b'"error') < 0 and text.find(b'"usage":{') < 0 and text.find(b'"usage": {') < 0
 
 
-def shared(end: bytes) -> tuple[bytes, bytes]:
-    """The end, and a chunk with the shortest event that ends so. All streams of an engine share these two objects."""
-    found = _deltas.get(end)
-    if found is None:
-        found = end, chunk(b'data: {"choices":[{' + end[: -len(CRLF)])
-        if len(_deltas) < _MOST_ENDS:
-            _deltas[end] = found
+def find_delta(pieces: list[Data]) -> tuple[bytes, bytes] | None:
+    """The end that the last of these chunks has in common with all deltas of its stream, and a delta as a chunk.
+
+    None if there is no such end. All streams of an engine share these two objects.
+    """
+    last: bytes = pieces[-1]  # type: ignore[assignment]
+    known = _deltas.get(last[last.rfind(_FINISH) :])
+    if known is not None and _only_adds_text(b"".join(pieces), known[0]):
+        return known  # most streams begin as others did
+    end = delta_end(text_of([last], True), text_of(pieces, True))
+    if not end:
+        return None
+    found = end, chunk(b'data: {"choices":[{' + end[: -len(CRLF)])
+    if len(_deltas) < _MOST_ENDS:
+        _deltas[end] = found
     return found
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.hub import Hub
 
 _NEVER = sys.maxsize
-_FEW_PIECES = 4  # of a paused stream: each of its pieces is looked at, and most make up a tail by themselves
+_FEW_PIECES = 4  # a tail of so few is not trimmed, because it is short, or most of it is one long piece
 
 
 class ResponseWriter:
@@ -170,8 +170,6 @@ class ResponseWriter:
 
     def pause(self) -> None:
         """Stop reading the stream, so that its chunks gather in the socket."""
-        # The last piece was counted as one chunk, but each of its events may be a token.
-        self.chunks += max(0, bytes(self._tail[-1]).count(b"\n\n") - 1)
         if self._connection is not None:
             self._connection.pause()
 
@@ -215,7 +213,8 @@ class ResponseWriter:
 
         Deltas may be missing before those bytes that are no deltas. Sets ``from_start``.
         """
-        self._trim()
+        if len(self._tail) > _FEW_PIECES:
+            self._trim()
         return tail.text_of(self._tail, self.chunked)
 
     def _trim(self) -> None:
@@ -224,17 +223,19 @@ class ResponseWriter:
 
     def _look(self, chunk: bytes) -> None:
         """Look at the stream as a whole, once in several chunks; ``chunk`` is the latest."""
-        delta = self._delta
-        if delta is None:
-            self._look_at = self._gateway.coalescer.look(self)
-            if not self.pauses_left or len(self._tail) > _FEW_PIECES:
+        self._look_at = self._gateway.coalescer.look(self)
+        if self.pauses_left:
+            # The chunk was counted as one, but each of its events may be a token.
+            if (events := chunk.count(b"\n\n")) > 1:
+                self.chunks += events - 1
+            # Its pieces are long now: it costs less to keep one than to compare the ends of its chunks.
+            if self._delta is not None:
+                self._pass_all()
+        if self._delta is None:
+            if len(self._tail) > _FEW_PIECES:
                 self._trim()
-            if self.chunks >= self._seek_at and not self.pauses_left:  # the pieces of paused streams are long
+            if self.chunks >= self._seek_at and not self.pauses_left:
                 self._pass_deltas_only()
-        else:
-            self._tail[-1] = chunk  # the events in it are counted
-            self._look_at = self._gateway.coalescer.look(self)
-            self._tail[-1] = delta
 
     def _pass_deltas_only(self) -> None:
         """Let pass only chunks that end as the deltas of this stream do. The others are parsed, and come to ``send``.

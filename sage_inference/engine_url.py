@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from sage_inference.netloc import netloc
+from sage_inference.netloc import origin
 
 UNIX = "unix:"
 AT_SOCKET = "http://localhost"  # the address in requests over a Unix socket, and so the Host header
@@ -40,7 +40,7 @@ def without_version(path: str) -> str:
 
 def base_url(scheme: str, host: str, port: int, prefix: str, uds: str | None = None) -> str:
     """The address before ``/v1``, with an IPv6 host in brackets; ``unix:/path`` for a Unix socket."""
-    return UNIX + uds if uds else f"{scheme}://{netloc(host, port)}{prefix}"
+    return UNIX + uds if uds else origin(host, port, scheme == "https") + prefix
 
 
 def socket_path(given: str) -> str:

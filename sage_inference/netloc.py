@@ -12,6 +12,11 @@ def netloc(host: str, port: int) -> str:
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
+def origin(host: str, port: int, tls: bool = False) -> str:
+    """The address ``http://host:port``, or with ``tls`` ``https://host:port``."""
+    return f"{'https' if tls else 'http'}://{netloc(host, port)}"
+
+
 def reachable(host: str) -> str:
     """An address at which this machine reaches a listener on ``host``, which may stand for all addresses."""
     bare = host.removeprefix("[").removesuffix("]")

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from sage_inference.config.changes import changed_keys, restart_keys, until_restart
@@ -32,6 +33,7 @@ from sage_inference.gateway.live.feed import LiveFeed
 from sage_inference.gateway.managed.engine_run import EngineRun as EngineRun
 from sage_inference.gateway.managed.engine_run import models_of as models_of
 from sage_inference.gateway.managed.engine_set import ManagedEngines
+from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
@@ -67,6 +69,7 @@ class RunHooks:
     ready: Callable[[dict[str, Any]], None] = _nothing
     stopping: Callable[[], None] = _nothing
     reloading: Callable[[], None] = _nothing
+    certified: Callable[[str], None] = _nothing  # the fingerprint of a certificate, before a caller sees it
     configured: Callable[[Settings], None] = _nothing  # after a reload that applied new settings
     reloaded: Callable[[], None] = _nothing
     watchdog: Callable[[], None] = _nothing
@@ -104,6 +107,8 @@ class RunningGateway:
         token = admin_token or secrets.token_urlsafe(32)
         with_extra = self._with_extra(settings)
         self.gateway = Gateway(with_extra, self.wheel, token)
+        if settings.server.tls_cert is not None:
+            self.gateway.certificate = OwnCertificate(settings.server, self.hooks.certified)
         self.gateway.found.wanted = discovers and is_wanted(with_extra)
         self.fleet = Fleet(self.gateway)
         self.managed = (
@@ -171,12 +176,15 @@ class RunningGateway:
     async def resume(self, sock: socket.socket) -> None:
         """Listen again, on another socket."""
         loop = asyncio.get_running_loop()
-        self.server.servers.append(await loop.create_server(self._accept, sock=sock))
+        accept = partial(self._protocol, self.server.config.http_protocol_class)
+        self.server.servers.append(await loop.create_server(accept, sock=sock))
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
         tasks = [asyncio.create_task(self._pulse())]
+        if self.gateway.certificate is not None:
+            tasks.append(asyncio.create_task(self.gateway.certificate.watch()))
         run, managed = self._engine_run, self.managed
         try:
             if managed is not None and run is not None:
@@ -217,11 +225,13 @@ class RunningGateway:
         return asyncio.create_task(found.keep_looking(port, lambda: self.gateway.can_serve, found_more))
 
     def _accept(self) -> asyncio.Protocol:
-        """The protocol of a connection that uvicorn did not accept: one within this process, or after ``resume``."""
-        config = self.server.config
-        if not config.loaded:
-            config.load()
-        return GatewayProtocol(config=config, server_state=self.server.server_state, app_state={})
+        """The protocol of a connection within this process, which needs no TLS."""
+        if not self.server.config.loaded:
+            self.server.config.load()
+        return self._protocol(GatewayProtocol)
+
+    def _protocol(self, made: Callable[..., asyncio.Protocol]) -> asyncio.Protocol:
+        return made(config=self.server.config, server_state=self.server.server_state, app_state={})
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no new requests and finish those under way. With ``at_once``, do not wait for them."""
@@ -254,6 +264,8 @@ class RunningGateway:
         before, guard = self.gateway.settings, self.gateway.guard
         settings = until_restart(before, wanted)
         check_reach(settings)  # checks the new keys with the address that stays until a restart
+        certificate = self.gateway.certificate
+        is_renewed = certificate is not None and certificate.take(settings.server)
         self.gateway.configure(settings)
         instances = self.fleet.apply(settings)
         engines = None if self.managed is None else self.managed.apply(settings)
@@ -261,7 +273,9 @@ class RunningGateway:
         changed = changed_keys(before, wanted)
         if not self.gateway.guard.has_keys_of(guard) and not {"api_keys", "admin_key"} & set(changed):
             changed.append("api_keys")  # the entries are the same, but their files have other keys
-        late = restart_keys()
+        if is_renewed and not {"server.tls_cert", "server.tls_key"} & set(changed):
+            changed.append("server.tls_cert")
+        late = restart_keys(before, wanted)
         return Reloaded(
             [*instances.added, *(engines.added if engines else ())],
             [*instances.removed, *(engines.removed if engines else ())],

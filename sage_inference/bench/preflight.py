@@ -37,7 +37,7 @@ def reach(target: Target) -> ServerAddress:
 
 def _trusted(target: Target) -> ssl.SSLContext:
     try:
-        return trust.context()
+        return target.context
     except trust.TrustError as error:
         raise BenchError(f"{target.url} cannot be trusted: {error}", None, "not_reached") from None
 

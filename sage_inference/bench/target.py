@@ -9,20 +9,29 @@ from dataclasses import dataclass, field
 
 from sage_inference import trust
 from sage_inference.bench.errors import BenchError
-from sage_inference.netloc import netloc
+from sage_inference.netloc import netloc, origin
 
 _TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets."""
+    """``prefix`` is the path before ``/v1``, mostly empty. An IPv6 host has no brackets.
+
+    ``pinned`` is for a server that is known by its certificate; without it, trusted authorities decide.
+    """
 
     host: str
     port: int
     tls: bool = False
     prefix: str = ""
     key: str | None = field(default=None, repr=False)
+    pinned: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """Raises ``TrustError``."""
+        return self.pinned or trust.context()
 
     @property
     def authority(self) -> str:
@@ -30,7 +39,7 @@ class Target:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
+        return origin(self.host, self.port, self.tls) + self.prefix
 
     def head(self, path: str) -> bytes:
         """The head of a POST up to ``content-length: ``, which is its last header."""
@@ -73,7 +82,7 @@ def _get(target: Target, path: str) -> tuple[int, bytes]:
     try:
         if target.tls:
             connection = http.client.HTTPSConnection(
-                target.host, target.port, timeout=_TIMEOUT_S, context=trust.context()
+                target.host, target.port, timeout=_TIMEOUT_S, context=target.context
             )
         connection.request(
             "GET", path, headers={"authorization": f"Bearer {target.key}"} if target.key else {}

@@ -87,4 +87,30 @@ def curl_line(status: dict[str, Any]) -> str | None:
 def _curl(status: dict[str, Any], path: str, body: dict[str, Any]) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if status.get("needs_key") else ""
     quoted = terminal.json_text(body).replace("'", "'\\''")
-    return f"curl {status['address']}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"
+    return f"curl {_curl_target(status)}{path} -H 'Content-Type: application/json'{key} -d '{quoted}'"
+
+
+def _curl_target(status: dict[str, Any]) -> str:
+    """The address, with the options by which curl trusts the gateway's certificate there."""
+    address: str = status["address"]
+    certificate = status.get("certificate")  # an older gateway does not report it
+    if certificate is None:
+        return address
+    import shlex
+    from urllib.parse import urlsplit
+
+    from sage_inference.netloc import origin, reachable
+
+    trusts = f"--cacert {shlex.quote(certificate['file'])}"
+    parts = urlsplit(address)
+    host, port, names = reachable(parts.hostname or ""), parts.port or 443, certificate["names"]
+    if host in names:
+        return f"{trusts} {origin(host, port, True)}"
+    named = next(
+        (name for name in names if name[:1].isalpha() and ":" not in name and name != "localhost"), None
+    )
+    if named is None:
+        return (
+            f"--insecure {origin(host, port, True)}"  # the certificate is for no name that curl could check
+        )
+    return f"{trusts} --resolve {named}:{port}:{host} {origin(named, port, True)}"

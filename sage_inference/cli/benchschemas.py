@@ -3,130 +3,130 @@
 from __future__ import annotations
 
 from sage_inference.cli.schemaparts import (
-    COUNT,
-    COUNT_OR_NULL,
-    FLAG,
-    FLAG_OR_NULL,
-    NUMBER,
-    NUMBER_OR_NULL,
-    TEXT,
-    answer,
-    list_of,
-    object_of,
-    or_null,
+    _COUNT,
+    _COUNT_OR_NULL,
+    _FLAG,
+    _FLAG_OR_NULL,
+    _NUMBER,
+    _NUMBER_OR_NULL,
+    _TEXT,
+    _answer,
+    _list,
+    _object,
+    _or_null,
 )
 
-SUMMARY = or_null(
-    object_of(count=COUNT, mean=NUMBER, p50=NUMBER, p90=NUMBER, p99=NUMBER, p999=NUMBER, max=NUMBER)
+SUMMARY = _or_null(
+    _object(count=_COUNT, mean=_NUMBER, p50=_NUMBER, p90=_NUMBER, p99=_NUMBER, p999=_NUMBER, max=_NUMBER)
 )
-WAITING = object_of(
-    requests=COUNT,
-    due_in_warmup=COUNT,
-    median_ms=NUMBER_OR_NULL,
-    longest_ms=NUMBER_OR_NULL,
-    over_3x_median=COUNT_OR_NULL,
-    over_3x_median_share=NUMBER_OR_NULL,
-    callers_over_3x_median=NUMBER_OR_NULL,
-    starving=COUNT,
-    throughout=COUNT,
-    unanswered=COUNT,
+WAITING = _object(
+    requests=_COUNT,
+    due_in_warmup=_COUNT,
+    median_ms=_NUMBER_OR_NULL,
+    longest_ms=_NUMBER_OR_NULL,
+    over_3x_median=_COUNT_OR_NULL,
+    over_3x_median_share=_NUMBER_OR_NULL,
+    callers_over_3x_median=_NUMBER_OR_NULL,
+    starving=_COUNT,
+    throughout=_COUNT,
+    unanswered=_COUNT,
 )
-FIGURES = object_of(
-    sent=COUNT,
-    ok=COUNT,
-    failed=COUNT,
-    abandoned=COUNT,
-    errors=list_of(object_of(kind=TEXT, count=COUNT, example=TEXT)),
-    requests_per_s=NUMBER,
-    prompt_tokens_per_s=NUMBER,
-    output_tokens_per_s=NUMBER,
-    chunks_per_s=NUMBER,
+FIGURES = _object(
+    sent=_COUNT,
+    ok=_COUNT,
+    failed=_COUNT,
+    abandoned=_COUNT,
+    errors=_list(_object(kind=_TEXT, count=_COUNT, example=_TEXT)),
+    requests_per_s=_NUMBER,
+    prompt_tokens_per_s=_NUMBER,
+    output_tokens_per_s=_NUMBER,
+    chunks_per_s=_NUMBER,
     ttft_ms=SUMMARY,
     tpot_ms=SUMMARY,
     inter_chunk_ms=SUMMARY,
     e2e_ms=SUMMARY,
     waiting=WAITING,
-    good=COUNT_OR_NULL,
-    good_share=NUMBER_OR_NULL,
-    goodput_per_s=NUMBER_OR_NULL,
+    good=_COUNT_OR_NULL,
+    good_share=_NUMBER_OR_NULL,
+    goodput_per_s=_NUMBER_OR_NULL,
 )
-CEILING = object_of(concurrency=COUNT, requests_per_s=NUMBER, chunks_per_s=NUMBER, cpu_share=NUMBER)
+CEILING = _object(concurrency=_COUNT, requests_per_s=_NUMBER, chunks_per_s=_NUMBER, cpu_share=_NUMBER)
 # models and kinds have an entry for each kind that was sent: chat, stream, embeddings.
-BENCH = answer(
-    url=TEXT,
+BENCH = _answer(
+    url=_TEXT,
     models={"type": "object"},
-    simulated=FLAG_OR_NULL,
-    load=object_of(
+    simulated=_FLAG_OR_NULL,
+    load=_object(
         mode={"enum": ["closed", "open", "trace"]},
-        concurrency=COUNT_OR_NULL,
-        rate_per_s=NUMBER_OR_NULL,
-        speedup=NUMBER_OR_NULL,
-        duration_s=NUMBER_OR_NULL,
-        requests=COUNT_OR_NULL,
-        warmup_s=NUMBER,
+        concurrency=_COUNT_OR_NULL,
+        rate_per_s=_NUMBER_OR_NULL,
+        speedup=_NUMBER_OR_NULL,
+        duration_s=_NUMBER_OR_NULL,
+        requests=_COUNT_OR_NULL,
+        warmup_s=_NUMBER,
         seed={"type": "integer"},
     ),
-    slo=or_null(object_of(ttft_ms=NUMBER_OR_NULL, tpot_ms=NUMBER_OR_NULL, e2e_ms=NUMBER_OR_NULL)),
-    measured_s=NUMBER,
-    interrupted=FLAG,
+    slo=_or_null(_object(ttft_ms=_NUMBER_OR_NULL, tpot_ms=_NUMBER_OR_NULL, e2e_ms=_NUMBER_OR_NULL)),
+    measured_s=_NUMBER,
+    interrupted=_FLAG,
     total=FIGURES,
     kinds={"type": "object"},
-    generator=object_of(
-        cpu_share=NUMBER,
+    generator=_object(
+        cpu_share=_NUMBER,
         loop_lag_ms=SUMMARY,
         late_ms=SUMMARY,
-        waited=COUNT,
-        connections=COUNT,
-        ceiling=or_null(CEILING),
-        bottleneck=FLAG,
-        reasons=list_of(TEXT),
+        waited=_COUNT,
+        connections=_COUNT,
+        ceiling=_or_null(CEILING),
+        bottleneck=_FLAG,
+        reasons=_list(_TEXT),
     ),
-    warnings=list_of(TEXT),
+    warnings=_list(_TEXT),
 )
-_PERCENTILES = object_of(p50=NUMBER_OR_NULL, p90=NUMBER_OR_NULL, p99=NUMBER_OR_NULL)
+_PERCENTILES = _object(p50=_NUMBER_OR_NULL, p90=_NUMBER_OR_NULL, p99=_NUMBER_OR_NULL)
 # The figures of a record; null for a trace.
-RECORD = object_of(
-    policy=TEXT,
-    policy_recorded=FLAG,
-    requests=COUNT,
-    closed_loop_requests=COUNT,
-    figures=list_of(object_of(name=TEXT, recorded=NUMBER, replayed=NUMBER, error={"type": "number"})),
-    step_times=object_of(
-        base_ms=NUMBER,
-        sequence_ms=NUMBER,
-        context_ms=NUMBER,
-        prompt_ms=NUMBER,
-        attention_ms=NUMBER,
-        hidden_ms=NUMBER,
-        request_ms=NUMBER,
-        read_ms=NUMBER,
-        write_ms=NUMBER,
+RECORD = _object(
+    policy=_TEXT,
+    policy_recorded=_FLAG,
+    requests=_COUNT,
+    closed_loop_requests=_COUNT,
+    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error={"type": "number"})),
+    step_times=_object(
+        base_ms=_NUMBER,
+        sequence_ms=_NUMBER,
+        context_ms=_NUMBER,
+        prompt_ms=_NUMBER,
+        attention_ms=_NUMBER,
+        hidden_ms=_NUMBER,
+        request_ms=_NUMBER,
+        read_ms=_NUMBER,
+        write_ms=_NUMBER,
     ),
-    learned=object_of(decode=FLAG, prompts=FLAG, request=FLAG, rows=COUNT),
+    learned=_object(decode=_FLAG, prompts=_FLAG, request=_FLAG, rows=_COUNT),
 )
-REPLAY = answer(
-    requests=COUNT,
-    left_out=COUNT,
-    instances=COUNT,
-    speed=NUMBER,
-    slo=object_of(
-        ttft_ms=NUMBER,
-        tpot_ms=NUMBER,
-        batch_ttft_ms=NUMBER,
-        models=list_of(object_of(model=TEXT, ttft_ms=NUMBER, tpot_ms=NUMBER, batch_ttft_ms=NUMBER)),
+REPLAY = _answer(
+    requests=_COUNT,
+    left_out=_COUNT,
+    instances=_COUNT,
+    speed=_NUMBER,
+    slo=_object(
+        ttft_ms=_NUMBER,
+        tpot_ms=_NUMBER,
+        batch_ttft_ms=_NUMBER,
+        models=_list(_object(model=_TEXT, ttft_ms=_NUMBER, tpot_ms=_NUMBER, batch_ttft_ms=_NUMBER)),
     ),
-    record=or_null(RECORD),
-    policies=list_of(
-        object_of(
-            policy=TEXT,
-            requests=COUNT,
-            finished=COUNT,
-            refused=COUNT,
+    record=_or_null(RECORD),
+    policies=_list(
+        _object(
+            policy=_TEXT,
+            requests=_COUNT,
+            finished=_COUNT,
+            refused=_COUNT,
             ttft_ms=_PERCENTILES,
             tpot_ms=_PERCENTILES,
             e2e_ms=_PERCENTILES,
-            goodput=NUMBER,
-            hit_ratio=NUMBER,
+            goodput=_NUMBER,
+            hit_ratio=_NUMBER,
         )
     ),
 )

@@ -76,4 +76,6 @@ def _gateway(given: dict[Kind, str | None], key: str | None) -> Found:
                 f"the gateway has no instance for {what}", "sage inference status shows what it has"
             )
         models[kind] = served
-    return Found(Target(found.host, found.port, key=found.key), models, bool(found.status["simulated"]))
+    tls = found.tls
+    target = Target(found.host, found.port, tls is not None, key=found.key, pinned=tls)
+    return Found(target, models, bool(found.status["simulated"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage_inference.cli.schemas import (
+from sage_inference.cli.schemaparts import (
     _COUNT,
     _COUNT_OR_NULL,
     _FLAG,
@@ -10,12 +10,11 @@ from sage_inference.cli.schemas import (
     _NUMBER_OR_NULL,
     _TEXT,
     _TEXT_OR_NULL,
-    INSTANCE,
-    STATUS,
     Schema,
     _list,
     _object,
 )
+from sage_inference.cli.schemas import INSTANCE, STATUS
 
 # One attempt of a request. A request that was sent again has a row for each attempt. Times count from its arrival.
 REQUEST = _object(

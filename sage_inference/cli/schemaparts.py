@@ -1,4 +1,4 @@
-"""The parts of which the schemas of answers are made."""
+"""The parts of the schemas in ``schemas``."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-TEXT: Schema = {"type": "string"}
-TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-FLAG: Schema = {"type": "boolean"}
-FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
-COUNT: Schema = {"type": "integer", "minimum": 0}
-COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
-NUMBER: Schema = {"type": "number", "minimum": 0}
-NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
+_TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+_FLAG: Schema = {"type": "boolean"}
+_FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+_NUMBER: Schema = {"type": "number", "minimum": 0}
+_NUMBER_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
 
 
-def list_of(items: Schema) -> Schema:
+def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-def object_of(**properties: Schema) -> Schema:
+def _object(**properties: Schema) -> Schema:
     """All properties are present; an unknown one is null."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def answer(**properties: Schema) -> Schema:
-    return object_of(schema={"const": 1}, **properties)
+def _answer(**properties: Schema) -> Schema:
+    return _object(schema={"const": 1}, **properties)
 
 
-def or_null(schema: Schema) -> Schema:
+def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}

@@ -5,23 +5,23 @@ A promise to scripts: keys are only ever added while ``schema`` is 1, so none of
 
 from __future__ import annotations
 
-from sage_inference.cli import schemaparts
 from sage_inference.cli.benchschemas import BENCH, REPLAY
-
-Schema = schemaparts.Schema
-
-_COUNT = schemaparts.COUNT
-_COUNT_OR_NULL = schemaparts.COUNT_OR_NULL
-_FLAG = schemaparts.FLAG
-_FLAG_OR_NULL = schemaparts.FLAG_OR_NULL
-_NUMBER = schemaparts.NUMBER
-_NUMBER_OR_NULL = schemaparts.NUMBER_OR_NULL
-_TEXT = schemaparts.TEXT
-_TEXT_OR_NULL = schemaparts.TEXT_OR_NULL
-_answer = schemaparts.answer
-_list = schemaparts.list_of
-_object = schemaparts.object_of
-_or_null = schemaparts.or_null
+from sage_inference.cli.schemaparts import (
+    _COUNT,
+    _COUNT_OR_NULL,
+    _FLAG,
+    _FLAG_OR_NULL,
+    _NUMBER,
+    _NUMBER_OR_NULL,
+    _TEXT,
+    _TEXT_OR_NULL,
+    Schema,
+    _answer,
+    _list,
+    _object,
+    _or_null,
+)
+from sage_inference.cli.setupschemas import DOCTOR, SERVICE, SERVICE_REMOVED
 
 ERROR = _answer(error=_object(code=_TEXT, message=_TEXT, hint=_TEXT_OR_NULL))
 
@@ -129,6 +129,7 @@ STATUS = _answer(
     pid=_COUNT_OR_NULL,
     uptime_s=_NUMBER_OR_NULL,
     address=_TEXT_OR_NULL,
+    certificate=_or_null(_object(file=_TEXT, sha256=_TEXT, names=_list(_TEXT), valid_until=_TEXT)),
     needs_key=_FLAG_OR_NULL,
     policy=_TEXT_OR_NULL,
     simulated=_FLAG_OR_NULL,
@@ -145,25 +146,6 @@ STATUS = _answer(
 )
 
 PS = _answer(gateway=_GATEWAY, engines=_list(ENGINE))
-
-SERVICE = _answer(
-    installed=_FLAG,
-    system=_FLAG,
-    unit_path=_TEXT,
-    edited=_FLAG,
-    drop_ins=_list(_TEXT),
-    current=_FLAG_OR_NULL,
-    confined=_FLAG_OR_NULL,
-    enabled=_FLAG_OR_NULL,
-    active=_TEXT_OR_NULL,
-    sub_state=_TEXT_OR_NULL,
-    result=_TEXT_OR_NULL,
-    pid=_COUNT_OR_NULL,
-    restarts=_COUNT_OR_NULL,
-    environment_file=_TEXT,
-    linger=_FLAG_OR_NULL,
-)
-SERVICE_REMOVED = _answer(removed=_FLAG, unit_path=_TEXT, kept=_list(_TEXT))
 
 RELOAD = _answer(
     added=_list(_TEXT),
@@ -277,6 +259,7 @@ EMBED = _answer(
     prompt_tokens=_COUNT_OR_NULL,
     embeddings=_list(_list({"type": ["number", "null"]})),
 )
+UI = _answer(url=_TEXT, expires_s=_NUMBER)
 
 # The schema of each command line's answer.
 ANSWERS: dict[str, Schema] = {
@@ -288,6 +271,7 @@ ANSWERS: dict[str, Schema] = {
     "load": ONE_ENGINE,
     "unload": ONE_ENGINE,
     "engine restart": ONE_ENGINE,
+    "doctor": DOCTOR,
     "service install": SERVICE,
     "service status": SERVICE,
     "service uninstall": SERVICE_REMOVED,
@@ -300,5 +284,6 @@ ANSWERS: dict[str, Schema] = {
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
     "explain": EXPLAIN,
+    "ui": UI,
     "replay": REPLAY,
 }

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_inference.cli.errors import Failure, usage
-from sage_inference.netloc import netloc
 
 if TYPE_CHECKING:
     from sage_inference.client.endpoint import Endpoint
@@ -196,7 +195,7 @@ def _running(key: str | None) -> ModelServer:
     found = access(paths, key=key, hint="sage inference start --background, or give --base-url")
     listed = models.models(found.info)
     return ModelServer(
-        f"http://{netloc(found.host, found.port)}",
+        found.url,
         _checked(found.key),
         listed["models"],
         listed["defaults"],

@@ -103,6 +103,7 @@ def document(state: Any) -> dict[str, Any]:
         "version": None,
         "uptime_s": None,
         "address": None,
+        "certificate": None,
         "needs_key": None,
         "discover": None,
         "policy": None,

@@ -9,11 +9,17 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import lock, pidfile
 from sage_inference.daemon.errors import DaemonError
-from sage_inference.netloc import netloc, reachable
+from sage_inference.daemon.pidfile import PidInfo
 
 
 def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
     """The URL of the running gateway, or the reason why there is none."""
+    info = running_info(environ)
+    return info if isinstance(info, str) else Endpoint(info.url)
+
+
+def running_info(environ: Mapping[str, str]) -> PidInfo | str:
+    """The pidfile's content of the running gateway, or the reason why there is none."""
     try:
         paths = Paths.resolve(environ=environ)
         held = lock.look(paths.lock_file).held
@@ -24,4 +30,4 @@ def running_gateway(environ: Mapping[str, str]) -> Endpoint | str:
         return "none runs"
     if info is None or info.phase != "running":
         return f"it is {info.phase if info else 'starting'}"
-    return Endpoint(f"http://{netloc(reachable(info.host), info.port)}")
+    return info

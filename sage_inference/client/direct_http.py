@@ -166,9 +166,9 @@ def _connected(request: Request, timeout: float) -> socket.socket:
         address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         sock = socket.create_connection(address, min(timeout, _CONNECT_S))
         if parts.scheme == "https":
-            from sage_inference import trust
+            from sage_inference.client.trusted import context_for
 
-            sock = trust.context().wrap_socket(sock, server_hostname=parts.hostname)
+            sock = context_for(request.url).wrap_socket(sock, server_hostname=parts.hostname)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(timeout)
     except (OSError, UnicodeError) as error:

@@ -14,6 +14,7 @@ from sage_inference.client.answers import Answer
 from sage_inference.client.errors import InferenceConnectionError, InferenceTimeoutError
 from sage_inference.client.proxies import proxy_for
 from sage_inference.client.requests import Request
+from sage_inference.client.trusted import context_for
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=30)
 
@@ -25,7 +26,7 @@ def options(url: str) -> dict[str, Any]:
     """
     proxy = proxy_for(url)
     try:
-        verify = trust.context() if url.startswith("https:") else False
+        verify = context_for(url) if url.startswith("https:") else False
         secure = trust.context() if proxy is not None and proxy.url.scheme == "https" else None
     except trust.TrustError as error:
         raise InferenceConnectionError(f"{url} cannot be trusted: {error}") from None

@@ -16,15 +16,24 @@ def changed_keys(old: Settings, new: Settings) -> list[str]:
     ]
 
 
-def restart_keys() -> list[str]:
-    """The keys that a gateway reads only when it starts."""
-    return [key for key, _, needs_restart in _compared(Settings(), Settings(), "") if needs_restart]
+def restart_keys(running: Settings, new: Settings) -> list[str]:
+    """The keys that a gateway reads only when it starts. Those of TLS are such keys if it begins or ends."""
+    keys = [key for key, _, needs_restart in _compared(Settings(), Settings(), "") if needs_restart]
+    return [*keys, "server.tls_cert", "server.tls_key"] if _changes_scheme(running, new) else keys
 
 
 def until_restart(running: Settings, new: Settings) -> Settings:
     """``new``, with the running gateway's values of the keys that need a restart."""
     kept: Settings = _kept(running, new)
+    if _changes_scheme(running, new):
+        cert, key = running.server.tls_cert, running.server.tls_key
+        kept = replace(kept, server=replace(kept.server, tls_cert=cert, tls_key=key))
     return kept
+
+
+def _changes_scheme(running: Settings, new: Settings) -> bool:
+    """Whether callers would have to write ``https://`` in place of ``http://``, or the other way round."""
+    return (running.server.tls_cert is None) != (new.server.tls_cert is None)
 
 
 def _compared(old: Any, new: Any, prefix: str) -> Iterator[tuple[str, bool, bool]]:

@@ -12,10 +12,17 @@ from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import InstanceSettings, Settings
 
 
-def check(settings: Settings, environ: Mapping[str, str] | None = None, *, listens: bool = True) -> None:
+def check(
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    *,
+    listens: bool = True,
+    served: str | None = None,
+) -> None:
     """Raises ``ConfigError`` for the first broken rule. Reads the files that hold keys.
 
-    ``listens`` is False for a gateway within a program, which has no address of its own.
+    ``listens`` is False for a gateway within a program, which has no address of its own. ``served`` is the fingerprint
+    of the certificate that the running gateway has.
     """
     _instances(settings, listens)
     named = {name_of(each).lower(): f"instances[{at}]" for at, each in enumerate(settings.instances)}
@@ -23,6 +30,10 @@ def check(settings: Settings, environ: Mapping[str, str] | None = None, *, liste
     _ca_files(settings)
     _aliases(settings)
     _secrets(settings, environ)
+    if listens and (settings.server.tls_cert is not None or settings.server.tls_key is not None):
+        from sage_inference.config import certificate  # imports ``ssl``
+
+        certificate.check(settings.server, served)
     check_reach(settings)
 
 

@@ -54,6 +54,16 @@ class ServerSettings:
         format="origin",
         example='["https://chat.example"]',
     )
+    tls_cert: str | None = setting(
+        None,
+        doc="Certificate (PEM) with those of its authorities behind it; if set, the gateway speaks https.",
+        example="~/gateway.pem",
+    )
+    tls_key: str | None = setting(
+        None,
+        doc="Its private key (PEM) without a password; not set = in the file of tls_cert.",
+        example="~/gateway.key",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,16 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
     return [
         *_variables(environ),
         *_quoted_keys(settings, environ),
+        *_certificate(settings),
         *one_model_twice(settings, aliased(settings)),
     ]
+
+
+def _certificate(settings: Settings) -> Iterator[Remark]:
+    if settings.server.tls_cert is not None:
+        from sage_inference.config import certificate
+
+        yield from certificate.remarks(settings.server)
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[Remark]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.paths import Paths
 from sage_inference.config.secrets import SecretError
+from sage_inference.daemon.admin import tls_of
 from sage_inference.daemon.control import inspect
 from sage_inference.daemon.errors import DaemonError, NotRunning, Unresponsive
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.netloc import reachable
+
+if TYPE_CHECKING:
+    import ssl
 
 _HINT = "give it with --api-key env:NAME or file:PATH"
 
@@ -25,6 +29,15 @@ class Access:
     key: str | None = field(repr=False)
     status: dict[str, Any]
     info: PidInfo = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return self.info.url
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The context of connections to a gateway that speaks HTTPS."""
+        return None if self.info.certificate is None else tls_of(self.info)
 
     def model(self, *, embedding: bool) -> str | None:
         """A model of the kind, of a ready instance if there is one. None if no model is known."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.daemon.pidfile import PidInfo, read_of
 from sage_inference.netloc import netloc, reachable
+
+if TYPE_CHECKING:
+    import ssl
 
 _LARGEST = 1 << 24
 
@@ -24,18 +28,49 @@ def ask(
     Raises ``OSError`` if none comes in time, ``ValueError`` if it is not HTTP with JSON.
     """
     deadline = time.monotonic() + timeout_s
-    host = reachable(info.host)
-    with socket.create_connection((host, info.port), timeout_s) as sock:
+    with connect(info, timeout_s) as sock:
         _arm(sock, deadline)
-        sock.sendall(_request(host, info, method, path, body))
+        sock.sendall(_request(info, method, path, body))
         return _parse(_receive(sock, deadline))
 
 
-def _request(host: str, info: PidInfo, method: str, path: str, body: Any) -> bytes:
+def connect(info: PidInfo, timeout_s: float) -> socket.socket:
+    """A connection to the gateway, with TLS if it speaks HTTPS. Raises ``OSError``.
+
+    ``WrongCertificateError`` is raised before anything was sent, if another program answers at its port.
+    """
+    sock = socket.create_connection((reachable(info.host), info.port), timeout_s)
+    if info.certificate is None:
+        return sock
+    try:
+        return tls_of(info).wrap_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def tls_of(info: PidInfo, now: Callable[[], PidInfo | None] | None = None) -> ssl.SSLContext:
+    """The context of connections to a gateway that speaks HTTPS. The gateway is known by its certificate.
+
+    ``now`` returns its present state, for a context that is used for long.
+    """
+    from sage_inference import pinning  # imports ``ssl``, which commands need for such a gateway only
+
+    def accepts(found: str) -> bool:
+        if found == info.certificate:
+            return True
+        # It may have been renewed since ``info`` was read. The gateway notes a new one before it shows it.
+        present = read_of(info.process) if now is None else now()
+        return present is not None and found == present.certificate
+
+    return pinning.context(accepts)
+
+
+def _request(info: PidInfo, method: str, path: str, body: Any) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
     lines = [
         f"{method} {path} HTTP/1.1",
-        f"host: {netloc(host, info.port)}",
+        f"host: {netloc(reachable(info.host), info.port)}",
         f"authorization: Bearer {info.admin_token}",
         f"content-length: {len(content)}",
         "content-type: application/json",

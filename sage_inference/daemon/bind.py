@@ -13,6 +13,15 @@ _BACKLOG = 4096
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on ``host:port``. Raises ``PortTaken``, which names the holder, or ``BindError``."""
+    return _bound(host, port, listens=True)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises the errors of ``bind``. A gateway that starts at the same time is not disturbed."""
+    _bound(host, port, listens=False).close()
+
+
+def _bound(host: str, port: int, *, listens: bool) -> socket.socket:
     family, address = resolve(host, port)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -20,7 +29,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         # Two sockets with SO_REUSEADDR may both bind, so only ``listen`` makes the port ours.
-        sock.listen(_BACKLOG)
+        if listens:
+            sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         raise _explained(error, host, port) from None

@@ -175,8 +175,8 @@ def _ask_status(info: PidInfo, timeout_s: float) -> tuple[dict[str, Any] | None,
     """The status document, and whether another program answered instead."""
     try:
         status, document = admin.ask(info, "GET", "/admin/status", timeout_s=timeout_s)
-    except (OSError, ValueError):
-        return None, False
+    except (OSError, ValueError) as error:
+        return None, type(error).__name__ == "WrongCertificateError"  # without an import of ``ssl``
     # Another program may answer on a port that the gateway has not bound yet, or has passed on.
     ours = status == 200 and isinstance(document, dict) and document.get("pid") == info.pid
     return (document, False) if ours else (None, True)

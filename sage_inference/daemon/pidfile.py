@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sage_inference.daemon.errors import DaemonError
 from sage_inference.daemon.process import Process
+from sage_inference.netloc import origin, reachable
 
 Phase = Literal["starting", "running", "stopping"]
 _LARGEST = 1 << 20
@@ -60,6 +61,12 @@ class PidInfo:
     directory: str | None = None
     flags: dict[str, Any] = field(default_factory=dict)
     needs_api_key: bool = False  # --api-key was a literal, which is not stored
+    certificate: str | None = None  # its SHA-256, if the gateway speaks HTTPS
+
+    @property
+    def url(self) -> str:
+        """The address by which this machine reaches the gateway."""
+        return origin(reachable(self.host), self.port, self.certificate is not None)
 
     @property
     def process(self) -> Process:

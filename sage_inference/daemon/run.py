@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from sage_inference.daemon.hangup import TerminalHangup
 from sage_inference.daemon.launch_spec import has_literal_key, recordable
 from sage_inference.daemon.lock import Lock
 from sage_inference.daemon.notify import Notifier
+from sage_inference.daemon.open_files import allow_open_files
 from sage_inference.daemon.own_files import OwnFiles
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.process import Process
@@ -37,11 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sage_inference.daemon")
 
-# Each relayed request takes two descriptors. Many systems start a process with 1024 and allow more.
-_OPEN_FILES = 65536
 _KILL_S = 15.0  # beyond an engine's grace, until its processes are killed and gone
 _LOOP_S = 10.0  # for the event loop to run a function for another thread
-_LEAST_OPEN_FILES = 32  # a gateway opens about twenty at its start
 
 
 def run(
@@ -86,13 +84,18 @@ def run(
                 own_files.close()
 
 
-def load_settings(paths: Paths, flags: Flags, *, config_required: bool = False) -> Settings:
-    """Flags over environment over file over defaults, checked. Raises ``ConfigError``."""
+def load_settings(
+    paths: Paths, flags: Flags, *, config_required: bool = False, served: str | None = None
+) -> Settings:
+    """Flags over environment over file over defaults, checked. Raises ``ConfigError``.
+
+    ``served`` is the fingerprint of the certificate that the running gateway has.
+    """
     from sage_inference.config import flags as config_flags
     from sage_inference.config.load import load
 
     settings = config_flags.apply(load(paths.config_file, required=config_required), flags)
-    config_flags.check(settings)
+    config_flags.check(settings, served=served)
     return settings
 
 
@@ -145,6 +148,7 @@ class _Run:
         self.info: PidInfo | None = None
         self.settings = Settings()
         self.ran = False  # to its end, in order
+        self.certificate: str | None = None  # the fingerprint of the one that callers see
         self.manages = False  # whether there are engines, which the end of the gateway waits for
 
     def serve(
@@ -195,7 +199,7 @@ class _Run:
     ) -> None:
         import asyncio
 
-        _allow_open_files(settings.limits.connections)
+        allow_open_files(settings.limits.connections)
         from sage_inference import server
 
         serving = server.run(
@@ -237,7 +241,9 @@ class _Run:
         return settings.timeouts.drain_s + (settings.managed.stop_grace_s + _KILL_S if self.manages else 0.0)
 
     def _load(self) -> Settings:
-        return load_settings(self.paths, self.flags, config_required=self.config_required)
+        return load_settings(
+            self.paths, self.flags, config_required=self.config_required, served=self.certificate
+        )
 
     def _log_to(self, settings: LoggingSettings) -> None:
         stream = None if self.background else sys.stderr
@@ -264,6 +270,11 @@ class _Run:
             self._update(phase="stopping")
             self.notifier.stopping("finishing running requests")
 
+        def certified(fingerprint: str) -> None:
+            self.certificate = fingerprint
+            if self.info is not None:  # otherwise the socket is a predecessor's so far
+                self._update(certificate=fingerprint)
+
         def configured(settings: Settings) -> None:
             self._log_to(settings.logging)
             self.settings = settings
@@ -286,6 +297,7 @@ class _Run:
             ready=ready,
             stopping=stopping,
             reloading=self.notifier.reloading,
+            certified=certified,
             configured=configured,
             reloaded=self.notifier.ready,
             watchdog=each_second,
@@ -314,6 +326,7 @@ class _Run:
             directory=_directory(),
             flags=recordable(self.flags),
             needs_api_key=has_literal_key(self.flags),
+            certificate=self.certificate,
         )
 
     def _note(self, info: PidInfo) -> None:
@@ -393,24 +406,6 @@ def _ends_in_order(hangup: TerminalHangup) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _allow_open_files(connections: int) -> None:
-    """Raise the limit for ``connections``. Raises ``DaemonError`` if the hard limit is too low for any gateway."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(_OPEN_FILES, 2 * connections)
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-        if hard < _LEAST_OPEN_FILES:
-            raise DaemonError(
-                f"the limit of {hard} open files is too low: a gateway needs at least {_LEAST_OPEN_FILES}",
-                "raise it with ulimit -n, or with LimitNOFILE= in the service's unit",
-            )
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _directory() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -12,22 +13,38 @@ from sage_inference.config.settings import Settings
 from sage_inference.gateway.errors import ApiError, loop_detected, no_admin_key, wrong_admin_key
 from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.tenants import tenants
+from sage_inference.gateway.ui.sessions import Sessions
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
+
+
+SESSION_PATH = "/ui/session"  # opens and closes the sessions in which the page calls /admin
 
 
 def is_admin_path(path: str) -> bool:
     return path == "/admin" or path.startswith("/admin/")
 
 
+def is_open(path: str) -> bool:
+    """Whether the path needs no key. The page shows nothing before it has a session."""
+    return path in OPEN_PATHS or path == "/ui" or path.startswith("/ui/")
+
+
 class Guard:
     """The rules of one configuration. Keys are held and compared as SHA-256 digests.
 
-    ``admin_token`` is the run's own credential for ``/admin``, beside ``admin_key``.
+    ``admin_token`` is the run's own credential for ``/admin``, beside ``admin_key``. ``sessions`` are those of the page.
     """
 
-    def __init__(self, settings: Settings, gateway_id: str, admin_token: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gateway_id: str,
+        admin_token: str | None = None,
+        sessions: Sessions | None = None,
+    ) -> None:
+        self._sessions = sessions or Sessions(time.monotonic)
         self.via = f"sage-{gateway_id}".encode()
         server = settings.server
         # On a loopback address only a page in the user's own browser can carry a foreign name
@@ -70,15 +87,18 @@ class Guard:
             elif name == b"via" and self.via in value:
                 raise loop_detected()
         is_admin = is_admin_path(path)
+        is_private = is_admin or path == SESSION_PATH
         # Browsers always send Host. HTTP/1.0 allows to leave it out; in HTTP/1.1 the parser refuses that.
-        if host is not None and host not in self._known_hosts and (self._is_local or is_admin):
+        if host is not None and host not in self._known_hosts and (self._is_local or is_private):
             self._check_host(host)
-        if origin:
-            self._check_origin(origin, is_admin)
+        if origin and not (
+            is_private and self._is_own(origin, host) and (not is_admin or self._shows_session(shown))
+        ):
+            self._check_origin(origin, is_private)
         if is_admin:
             self._check_admin(shown)
             return ""
-        if not self._keys or path in OPEN_PATHS:
+        if not self._keys or is_open(path):
             return ""
         return self._owner(shown)
 
@@ -89,6 +109,8 @@ class Guard:
             if digest in self._keys:
                 return self._keys[digest]
             if self._admin_key and _same(digest, self._admin_key):
+                return "admin"
+            if self._is_session(digest):
                 return "admin"
         raise _unauthorized(bool(shown))
 
@@ -104,9 +126,28 @@ class Guard:
             raise wrong_admin_key()
 
     def is_admin(self, key: bytes) -> bool:
+        """True for ``admin_key``, the run's token, and the token of a session."""
+        return self.is_key_of_admin(key) or self._is_session(_digest(key))
+
+    def is_key_of_admin(self, key: bytes) -> bool:
         """True for ``admin_key`` and the run's token."""
-        shown = _digest(key)
-        return any(_same(shown, known) for known in (self._admin_key, self._admin_token) if known)
+        return self._opens_admin(_digest(key))
+
+    def _opens_admin(self, digest: bytes) -> bool:
+        return any(_same(digest, known) for known in (self._admin_key, self._admin_token) if known)
+
+    def _is_session(self, digest: bytes) -> bool:
+        """Whether the session is open, and the key that opened it is still right."""
+        found, key = self._sessions.key_of(digest)
+        return found and (key is None or self._opens_admin(key))
+
+    def _shows_session(self, shown: Sequence[bytes]) -> bool:
+        return any(self._is_session(_digest(each)) for each in shown)
+
+    def _is_own(self, origin: bytes, host: bytes | None) -> bool:
+        """Whether the page that calls came from this gateway, under the name by which it calls."""
+        scheme, found, name = origin.lower().partition(b"://")
+        return bool(found) and scheme in (b"http", b"https") and host is not None and name == host.lower()
 
     def allowed_origin(self, origin: bytes) -> bytes | None:
         """The value of ``access-control-allow-origin`` in the answer, if any."""
@@ -135,7 +176,7 @@ class Guard:
         if is_admin:
             # Pages of this machine, and pages that ``*`` lets call the API, are refused as well.
             message = (
-                f"Origin {text[:100]!r}: a web page may not call /admin; "
+                f"Origin {text[:100]!r}: a web page may not call /admin, except the gateway's own with its session; "
                 f"list its origin by name in server.cors_origins if it must"
             )
             raise ApiError(403, message, "permission_error")
@@ -152,6 +193,11 @@ def _credential(name: bytes, value: bytes) -> tuple[bytes, ...]:
     if name == b"authorization":
         value = value[7:].strip() if value[:7].lower() == b"bearer " else b""
     return (value,) if value else ()
+
+
+def credentials(headers: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
+    """All keys and tokens that a request shows."""
+    return tuple(key for name, value in headers if name in KEYS for key in _credential(name, value))
 
 
 def _hostname(origin: str) -> str:

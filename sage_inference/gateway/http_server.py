@@ -44,6 +44,15 @@ class HttpConfig(uvicorn.Config):
         )
         self.gateway = gateway
 
+    def load(self) -> None:
+        super().load()
+        self.http_protocol_class = self._accept  # type: ignore[assignment]
+
+    def _accept(self, **parts: Any) -> asyncio.Protocol:
+        """The protocol of a connection that was accepted."""
+        protocol, certificate = GatewayProtocol(**parts), self.gateway.certificate
+        return protocol if certificate is None else certificate.transport(protocol)
+
 
 class HttpServer(uvicorn.Server):
     """uvicorn's server without its ticks of 0.1 s. It ends as soon as it is stopped and all requests have ended."""

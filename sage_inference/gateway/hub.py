@@ -26,12 +26,14 @@ from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.found_engines import FoundEngines
 from sage_inference.gateway.guard import Guard
 from sage_inference.gateway.managed.waiting_room import WaitingRoom
+from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.request_ids import RequestIds
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
+from sage_inference.gateway.ui.sessions import Sessions
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.recorder import Watcher
@@ -83,6 +85,8 @@ class Hub:
         self.responses = StoredResponses(self.engines)
         self.stats = Stats(self.registry, self.scheduler.estimates)
         self.draining = False
+        self.sessions = Sessions(self.clock, self._forget_heads)
+        self.certificate: OwnCertificate | None = None  # if callers connect with TLS
         self.connections = 0
         # A random start, so that connections of two runs differ in one record. JSON numbers are exact up to 2**53.
         self.connection_numbers = count(int.from_bytes(os.urandom(3)) + 1 << 28)
@@ -101,10 +105,9 @@ class Hub:
         """
         # Everything that can fail comes before the first change.
         record_file = self.decisions.file_at(settings.scheduling.record_file)
-        guard = Guard(settings, self._id_start.decode(), self._admin_token)
+        guard = Guard(settings, self._id_start.decode(), self._admin_token, self.sessions)
         self.settings: Settings = settings
-        # A new cache, because the new guard may reject heads that the old one accepted.
-        self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
+        self._forget_heads()
         self.guard = guard
         self.timeouts = settings.timeouts
         self.wheel.idle_s = settings.timeouts.stream_idle_s
@@ -120,6 +123,10 @@ class Hub:
         self._schedule(settings)
         for upstream in self.engines.values():
             upstream.configure()
+
+    def _forget_heads(self) -> None:
+        """Begin a new cache, because the guard may now reject heads that it accepted."""
+        self.known_heads: HeadCache[RequestHead] = HeadCache(MOST_KNOWN)
 
     def _schedule(self, settings: Settings) -> None:
         """Pass the settings of scheduling to the scheduler."""
@@ -162,6 +169,7 @@ class Hub:
         """Has to be called about once a second."""
         self.scheduler.rates.tick(self.clock())
         self.descriptors.renew()
+        self.sessions.tick()
         for upstream in self.engines.values():
             upstream.tick()
 

@@ -17,7 +17,7 @@ from sage_inference.gateway.api.status import status_document
 from sage_inference.library.app import GatewayApp
 from sage_inference.library.config import UnifiedServerConfig
 from sage_inference.library.options import ServerFields
-from sage_inference.netloc import netloc
+from sage_inference.netloc import origin
 from sage_inference.server import RunHooks, RunningGateway, new_event_loop
 
 _STOP_MARGIN_S = 5.0  # added to the drain time when the thread is awaited
@@ -40,8 +40,9 @@ class UnifiedAPIServer:
 
     @property
     def url(self) -> str:
-        """The address that it listens on, as ``http://host:port``."""
-        return f"http://{netloc(self.settings.server.host, self.settings.server.port)}"
+        """The address that it listens on, as ``http://host:port``, or ``https://`` with a certificate."""
+        server = self.settings.server
+        return origin(server.host, server.port, server.tls_cert is not None)
 
     def start(self, block: bool = True) -> None:
         """Serve until SIGINT, SIGTERM or ``stop``. With ``block=False`` serve in a thread, and return once ready.

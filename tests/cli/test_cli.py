@@ -39,6 +39,7 @@ from tests.support.gateway import clean_environment
         ("unload",),
         ("engine",),
         ("engine", "restart"),
+        ("doctor",),
         ("service",),
         ("service", "install"),
         ("service", "uninstall"),
@@ -149,7 +150,7 @@ def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
 
 
 STATUS_KEYS = {
-    "schema", "state", "version", "pid", "uptime_s", "address", "needs_key", "policy", "simulated", "discover", "requests",
+    "schema", "state", "version", "pid", "uptime_s", "address", "certificate", "needs_key", "policy", "simulated", "discover", "requests",
     "slos", "embeddings", "instances", "engines", "warnings", "reason", "config_path", "log_path",
 }  # fmt: skip
 

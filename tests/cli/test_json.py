@@ -37,7 +37,18 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
     "command",
     sorted(
         ANSWERS.keys()
-        - {"reload", "config get", "logs", "bench", "replay", "explain", *OF_MODELS, *OF_ENGINES, *OF_SYSTEMD}
+        - {
+            "reload",
+            "config get",
+            "logs",
+            "bench",
+            "replay",
+            "explain",
+            "ui",
+            *OF_MODELS,
+            *OF_ENGINES,
+            *OF_SYSTEMD,
+        }
     ),
 )
 def test_answers_of_a_stopped_gateway(tmp_path: Path, command: str) -> None:

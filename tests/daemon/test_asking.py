@@ -15,7 +15,7 @@ ASKER = """
 import sys, time
 from types import SimpleNamespace
 from sage_inference.daemon import admin
-info = SimpleNamespace(host="127.0.0.1", port=int(sys.argv[1]), admin_token="t")
+info = SimpleNamespace(host="127.0.0.1", port=int(sys.argv[1]), admin_token="t", certificate=None)
 try:
     print(admin.ask(info, "GET", "/admin/status", timeout_s=float(sys.argv[2])))
 except OSError as error:

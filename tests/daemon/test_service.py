@@ -86,6 +86,7 @@ def service(manager: UserManager) -> Iterator[Service]:
     manager.systemctl("stop", NAME)
     for path in (found.unit, found.variables_file):
         path.unlink(missing_ok=True)
+    shutil.rmtree(f"{found.unit}.d", ignore_errors=True)
 
 
 def until(done: Callable[[], bool], what: str) -> None:
@@ -164,14 +165,15 @@ def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> Non
     assert service.sage("service", "install", "--no-start").returncode == 0
     call = " ".join(command("sage_inference", "inference", "start", "--simulate", "--llm-model", "org/chat"))
     drop_in = Path(f"{service.unit}.d") / "options.conf"
-    service.write(drop_in, f"[Service]\nExecStart=\nExecStart={call} --embedding-backend 127.0.0.1:1\n")
+    service.write(drop_in, f"[Service]\nExecStart=\nExecStart={call}\n")
     assert service.document("install")["drop_ins"] == [str(drop_in)]
     status = service.manager.run("grep", "-E", "^Cap(Prm|Bnd)", f"/proc/{service.pid()}/status").stdout
     assert set(re.findall(r"\t(\w+)", status)) == {"0" * 16}
 
     def engine() -> Any:
         engines = json.loads(service.sage("ps", "--json").stdout)["engines"]
-        return engines[0] if engines and engines[0]["state"] == "ready" else None
+        ready = [each for each in engines if (each["model"], each["state"]) == ("org/chat", "ready")]
+        return ready[0] if ready else None
 
     until(lambda: engine() is not None, "the engine is not ready")
     kept = engine()["pid"]
@@ -181,6 +183,11 @@ def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> Non
     body = {"model": "org/chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
     url = f"http://127.0.0.1:{service.port}/v1/chat/completions"
     assert httpx.post(url, json=body, timeout=20).status_code == 200
+
+    healthy = service.sage("doctor", "-v")
+    assert healthy.returncode == 0, healthy.stdout
+    assert re.fullmatch(r"all \d+ checks passed", healthy.stdout.splitlines()[-1]), healthy.stdout
+    assert str(service.unit) in healthy.stdout
 
     removed = service.document("uninstall")
     assert removed["kept"] == [str(drop_in)]

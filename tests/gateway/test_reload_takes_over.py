@@ -137,6 +137,7 @@ TABLE: dict[str, Entry] = {
     ),
     "server.host": section("server", "host", "127.0.0.2", lambda w: w.client.get("/admin/status").json()["address"]),
     "server.port": section("server", "port", 9, lambda w: w.client.get("/admin/status").json()["address"]),
+    "server.tls_cert": section("server", "tls_cert", "/nowhere.pem", held(lambda r: r.gateway.settings.server.tls_cert)),
     "server.insecure": section("server", "insecure", True, held(lambda r: r.gateway.settings.server.insecure), True),
     "server.allowed_hosts": section("server", "allowed_hosts", ["ws.lan"], lambda w: w.status(b"GET /health HTTP/1.1\r\nhost: ws.lan\r\n\r\n"), 200),
     "server.cors_origins": section("server", "cors_origins", [ORIGIN], allowed_origins, ORIGIN),
@@ -211,11 +212,14 @@ BY_THE_DAEMON = {"logging.level", "logging.max_bytes", "logging.backups"}  # see
 OF_MANAGED_ENGINES = {
     row.key for row in rows() if row.key.split(".")[0] in ("engines", "engines[]", "managed")
 }
-LATE = {"server.host", "server.port"}
+WITH_A_CERTIFICATE = {"server.tls_key"}  # see test_own_certificate
+LATE = {"server.host", "server.port", "server.tls_cert"}
 
 
 def test_the_table_has_every_setting() -> None:
-    assert TABLE.keys() | BY_THE_DAEMON | OF_MANAGED_ENGINES == {row.key for row in rows()}
+    assert TABLE.keys() | BY_THE_DAEMON | WITH_A_CERTIFICATE | OF_MANAGED_ENGINES == {
+        row.key for row in rows()
+    }
 
 
 @pytest.mark.parametrize("key", TABLE)

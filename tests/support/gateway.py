@@ -83,6 +83,7 @@ class Gateway:
     ) -> None:
         self.home = home
         self.port = port
+        self.scheme = "http"
         environ = clean_environment(home, NOTIFY_SOCKET=str(home / "notify"), **env)
         self.paths = Paths.resolve(environ=environ)
         self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -102,7 +103,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def admin(self) -> dict[str, str]:
@@ -206,6 +207,8 @@ def running_gateway(
     document["instances"] = [*({"url": url} for url in engine_urls), *document.get("instances", ())]
     (home / "config.yaml").write_text(json.dumps(document))  # JSON is YAML
     gateway = Gateway(home, free_port(), args, env or {}, open_files)
+    if document.get("server", {}).get("tls_cert"):
+        gateway.scheme = "https"
     try:
         gateway.wait_notified("READY=1")
         if await_instances and document["instances"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import ssl
 import subprocess
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.wire import Caller
 
 LOCAL = "DNS:localhost,IP:127.0.0.1"
 _AUTHORITY = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
@@ -145,3 +148,41 @@ def tls_front(port: int, certificate: Certificate) -> Iterator[TlsFront]:
         yield front
     finally:
         front.close()
+
+
+def self_signed(folder: Path, name: str = "gateway", *, kind: str = "ec", days: int = 9) -> Certificate:
+    """A certificate that signs itself, as a lab makes one."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program is not installed")
+    chain, key = folder / f"{name}.pem", folder / f"{name}.key"
+    keys = {"ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "rsa": ("rsa:2048",)}[kind]
+    names = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={LOCAL}")
+    _openssl(
+        "req", "-x509", "-newkey", *keys, "-nodes", "-keyout", key, "-out", chain, "-days", str(days), *names
+    )
+    return Certificate(chain, key)
+
+
+def trusting(*certificates: Certificate) -> ssl.SSLContext:
+    """The context of a caller that trusts these alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for certificate in certificates:
+        context.load_verify_locations(certificate.chain)
+    return context
+
+
+class TlsCaller(Caller):
+    """A caller that speaks HTTP by hand over TLS."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
+        super().__init__(port)
+        self.tls = self.sock = context.wrap_socket(
+            self.sock, server_hostname="localhost", suppress_ragged_eofs=False, session=session
+        )
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of the certificate that the gateway shows here."""
+        shown = self.tls.getpeercert(binary_form=True)
+        assert shown is not None
+        return hashlib.sha256(shown).hexdigest()

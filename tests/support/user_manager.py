@@ -134,6 +134,8 @@ _LOADED = (
     "sage_inference.cli.service.install",
     "sage_inference.cli.service.uninstall",
     "sage_inference.cli.service.status",
+    "sage_inference.cli.doctor",
+    "sage_inference.doctor.examination",
     "sage_inference.cli.ps",
     "sage_inference.cli.status",
     "sage_inference.daemon.service.install",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass
@@ -45,17 +46,17 @@ class Caller:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
-    def __enter__(self) -> Caller:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
 
-    def send(self, data: bytes) -> Caller:
+    def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
 
-    def chat(self, *headers: str, **fields: object) -> Caller:
+    def chat(self, *headers: str, **fields: object) -> Self:
         return self.send(post(CHAT, chat(**fields), *headers))  # type: ignore[arg-type]
 
     def _more(self) -> bool:

@@ -144,7 +144,7 @@ def _check_place(plan: ServicePlan, settings: Settings) -> None:
             "sage inference stop ends it; then run this again",
         )
     if plan.which == "--user":
-        bind.bind(settings.server.host, settings.server.port).close()
+        bind.check_free(settings.server.host, settings.server.port)
 
 
 def _check_found(plan: ServicePlan, manager: Manager) -> None:

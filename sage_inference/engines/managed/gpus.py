@@ -103,6 +103,12 @@ def _percent(nvml: Any, handle: Any) -> int | None:
         return None
 
 
+def driver_version() -> str | None:
+    """The version of the driver. None where ``gpus`` finds none."""
+    with _nvml() as nvml:
+        return None if nvml is None else _text(nvml.nvmlSystemGetDriverVersion())
+
+
 @contextmanager
 def _nvml() -> Iterator[Any]:
     """The package, initialized; None where there is none, or no driver."""

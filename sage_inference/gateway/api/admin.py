@@ -45,13 +45,13 @@ def bounded(handler: Handler) -> Handler:
         # guard may have checked another path, so the route answers nothing.
         if not is_admin_path(request.scope[CHECKED_PATH]):
             raise errors.no_admin_key()
-        request.state.body = await _body(request)
+        request.state.body = await read_body(request)
         return await handler(request)
 
     return read
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The decoded body. Raises ``ApiError`` 413 as soon as it is known to be too long; the server drops the rest."""
     codings = codings_of(request.scope["headers"])
     if codings:
@@ -127,6 +127,15 @@ async def drain_instance(request: Request) -> Response:
     return _done(request, request.app.state.fleet.drain(request.path_params["name"]))
 
 
+async def resume_instance(request: Request) -> Response:
+    fleet: Fleet = request.app.state.fleet
+    name = request.path_params["name"]
+    found = name in fleet.gateway.engines
+    if found:
+        fleet.undrain(name)
+    return _done(request, found)
+
+
 def _done(request: Request, found: bool) -> Response:
     if not found:
         name, known = request.path_params["name"], ", ".join(request.app.state.gateway.engines) or "none"
@@ -197,6 +206,7 @@ routes = [
     Route("/admin/instances", bounded(list_instances)),
     Route("/admin/instances", bounded(add_instance), methods=["POST"]),
     Route("/admin/instances/{name:path}/drain", bounded(drain_instance), methods=["POST"]),
+    Route("/admin/instances/{name:path}/resume", bounded(resume_instance), methods=["POST"]),
     Route("/admin/instances/{name:path}", bounded(remove_instance), methods=["DELETE"]),
     Route("/admin/decisions/{request_id:path}", bounded(explain)),
     Route("/admin/policy", bounded(get_policy)),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_inference.gateway.api import admin, engines, health, live, metrics, model_documents, models
+from sage_inference.gateway.api import admin, engines, health, live, metrics, model_documents, models, ui
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
@@ -88,7 +88,9 @@ class GuardMiddleware:
             return
         try:
             path = _path(scope)
-            scope[TENANT] = self.gateway.guard.check(path, scope["headers"]) or None
+            accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+            checked = "/ui" if ui.is_for_people(scope["method"], path, accept) else path
+            scope[TENANT] = self.gateway.guard.check(checked, scope["headers"]) or None
             scope[admin.CHECKED_PATH] = path
         except ApiError as error:
             await error_response(error, scope)(scope, receive, send)
@@ -164,7 +166,7 @@ def make_app(
     ]
     app = Starlette(
         routes=[
-            Route("/", health.info),
+            *ui.routes,
             Route("/health", health.health),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
@@ -175,6 +177,7 @@ def make_app(
             *engines.routes,
             *live.routes,
             *model_documents.routes,
+            *ui.admin_routes,
             *(Route(path, Relayed(gateway, callers, path), methods=[*m]) for path, m in _RELAYED.items()),
         ],
         middleware=middleware,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sage_inference.gateway.api.admin import bounded
 from sage_inference.gateway.errors import ApiError, retry_after
 from sage_inference.gateway.gateway import Gateway
+from sage_inference.gateway.guard import credentials
 from sage_inference.gateway.live.feed import MOST_VIEWERS, LiveFeed
 from sage_inference.gateway.live.requests import ended_after, number_of, row
 from sage_inference.telemetry.decisions.recorder import wall_offset
@@ -25,12 +27,14 @@ _LARGEST = 1 << 62
 class EventStream(Response):
     """The events of the feed, until its end or until the viewer leaves."""
 
-    def __init__(self, feed: LiveFeed) -> None:
+    def __init__(self, feed: LiveFeed, may_watch: Callable[[], bool]) -> None:
+        """``may_watch``: whether the viewer's key or session still gives the right to watch."""
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-store"
         self.headers["x-accel-buffering"] = "no"
         self._feed = feed
+        self._may_watch = may_watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -45,6 +49,8 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> None:
         async for event in self._feed.watch():
+            if not self._may_watch():
+                break
             async with asyncio.timeout(_UNREAD_S):
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -62,7 +68,9 @@ async def live(request: Request) -> Response:
     if feed.is_full:
         message = f"{MOST_VIEWERS} viewers watch already; close a page, or read GET /admin/status"
         raise ApiError(503, message, "service_unavailable", "too_many_viewers", headers=retry_after(5))
-    return EventStream(feed)
+    gateway: Gateway = request.app.state.gateway
+    shown = credentials(request.scope["headers"])
+    return EventStream(feed, lambda: any(map(gateway.guard.is_admin, shown)))
 
 
 async def list_requests(request: Request) -> Response:

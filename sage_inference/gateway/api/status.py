@@ -14,7 +14,7 @@ from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.managed.documents import engine_documents
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.upstream import Upstream
-from sage_inference.netloc import netloc
+from sage_inference.netloc import origin
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, RequestPriority
 
 _KINDS = {
@@ -29,7 +29,7 @@ _CLASSIFYING = frozenset({"/classify", "/predict"})
 def address_of(gateway: Gateway) -> str:
     """The URL of the gateway, by the address with which it was started."""
     server = gateway.settings.server
-    return f"http://{netloc(server.host, server.port)}"
+    return origin(server.host, server.port, gateway.certificate is not None)
 
 
 def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> 
         "pid": os.getpid(),
         "uptime_s": round(gateway.uptime_s, 1),
         "address": address_of(gateway),
+        "certificate": None if gateway.certificate is None else gateway.certificate.document(),
         "needs_key": gateway.guard.has_keys,
         "policy": gateway.scheduler.policy.name,
         "simulated": any(e.instance.simulated for e in gateway.engines.values()),
@@ -78,14 +79,17 @@ def _slos(table: SloTable) -> list[dict[str, Any]]:
 
 
 def _remarks(gateway: Gateway) -> list[Remark]:
-    """Remarks on the models in the settings. No model counts as unserved before every engine has listed its own."""
+    """Remarks on the certificate, and on the models in the settings.
+
+    No model counts as unserved before every engine has listed its own.
+    """
     settings, registry = gateway.settings, gateway.registry
     found = list(one_model_twice(settings, registry.resolve))
     instances = registry.instances.values()
     if instances and all(instance.models for instance in instances):
         served = [*registry.models(), *gateway.waiting_room.declared]
         found += unserved(settings, registry.resolve, served)
-    return found
+    return found if gateway.certificate is None else [*gateway.certificate.remarks(), *found]
 
 
 def kind_of(instance: ExecutionInstance) -> str:

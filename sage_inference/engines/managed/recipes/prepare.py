@@ -29,7 +29,7 @@ RECIPES: dict[str, Callable[[Start], Command]] = {
     "llama_server": llama_server.command,
     "command": command.command,
 }
-_PROGRAMS = {
+PROGRAMS = {
     "vllm": programs.VLLM,
     "tei": programs.TEI,
     "infinity": programs.INFINITY,
@@ -138,7 +138,7 @@ def _choose(
         raise missing
     raise NotInstalledError(
         f"no engine is installed that serves {model.kind}s: "
-        + ", ".join(_PROGRAMS[each].executable for each in candidates),
+        + ", ".join(PROGRAMS[each].executable for each in candidates),
         "pip install vllm, or set managed.vllm, managed.tei or managed.infinity",
     )
 
@@ -147,7 +147,7 @@ def _program(
     recipe: str, engine: ManagedEngineSettings, managed: ManagedSettings, environ: Mapping[str, str]
 ) -> Program:
     if recipe != "command":
-        return programs.find(_PROGRAMS[recipe], getattr(managed, recipe), environ)
+        return programs.find(PROGRAMS[recipe], getattr(managed, recipe), environ)
     return programs.find_command(engine.command[0], environ)
 
 

@@ -1,0 +1,1 @@
+"""The page in a browser: its files, and the sessions in which it may call ``/admin``."""

@@ -11,6 +11,9 @@ from typing import Any
 
 from sage_inference.wire.message import Data
 
+# Each record costs a call. Therefore each uses up as many bytes of an allowance, and each byte in it adds one.
+_GRAIN_BYTES = 64
+_GRAINS = 8192 * _GRAIN_BYTES
 _RECORD = (
     16384  # the most bytes of one record (RFC 8446 section 5.1), so a read leaves nothing of a record behind
 )
@@ -33,6 +36,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_closing",
         "_decrypt",
         "_encrypt",
+        "_grains",
         "_incoming",
         "_outgoing",
         "_plain_refusal",
@@ -53,6 +57,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._decrypt, self._encrypt = self._tls.read, self._tls.write
         self._ready = False  # the handshake is complete
         self._closing = False
+        self._grains = 0  # bytes of the allowance that small records have used up
 
     # Called by the transport below
 
@@ -89,8 +94,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             pass
         except ssl.SSLError as error:
             failure = error
-        if pieces[0]:
-            self._protocol.data_received(b"".join(pieces))
+        data = b"".join(pieces)
+        self._grains = max(0, self._grains + len(pieces) * _GRAIN_BYTES - len(data))
+        if self._grains > _GRAINS:
+            failure = ssl.SSLError("too many small records")
+        elif data:
+            self._protocol.data_received(data)
         if failure is not None:
             self._fail(failure)
         elif not pieces[-1]:  # the caller's close_notify

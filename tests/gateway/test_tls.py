@@ -324,6 +324,33 @@ def test_a_damaged_record_ends_its_connection_alone(g: InProcess, trust: ssl.SSL
         assert other.send(HEALTH).reply().status == 200
 
 
+def test_small_records_are_read_until_they_are_too_many(g: InProcess, trust: ssl.SSLContext) -> None:
+    """Some thousand pieces of a byte each come of a careless program, twenty thousand of one that means harm."""
+    held, go = threading.Event(), threading.Event()
+    with TlsCaller(g.port, trust) as caller:
+        caller.send_singly(post(CHAT, chat(pad="x" * 4000)))
+        assert caller.reply().status == 200
+        g.hold(held, go)  # so that they arrive together
+        assert held.wait(10)
+        caller.send_singly(post(CHAT, chat(pad="x" * 20_000)))
+        go.set()
+        with pytest.raises(OSError):
+            caller.tls.recv(1)
+    connections(g, 0)
+
+
+@pytest.mark.parametrize("group", ["ffdhe8192", "ffdhe2048", "P-521", "X448"])
+def test_a_caller_cannot_choose_a_costly_group(group: str, g: InProcess) -> None:
+    """Of the groups that OpenSSL takes by default, the largest would hold the loop up for 0.14 s."""
+    asked = ["openssl", "s_client", "-connect", f"127.0.0.1:{g.port}", "-groups", group]
+    done = subprocess.run(asked, input="", capture_output=True, text=True, timeout=20)
+    assert done.returncode
+    assert "handshake failure" in done.stderr
+    asked[-1] += ":P-256"
+    done = subprocess.run(asked, input="", capture_output=True, text=True, timeout=20)
+    assert "TLSv1.3" in done.stdout
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_versions_protocol_and_resumption(version: ssl.TLSVersion, g: InProcess, own: Certificate) -> None:
     context = trusting(own)

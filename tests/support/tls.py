@@ -180,6 +180,11 @@ class TlsCaller(Caller):
             self.sock, server_hostname="localhost", suppress_ragged_eofs=False, session=session
         )
 
+    def send_singly(self, data: bytes) -> None:
+        """Each byte in a record of its own."""
+        for byte in data:
+            self.tls.send(bytes([byte]))
+
     @property
     def sha256(self) -> str:
         """The fingerprint of the certificate that the gateway shows here."""

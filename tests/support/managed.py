@@ -67,6 +67,17 @@ class ManagedGateway(InProcess):
         self.until(is_there, seconds)
         return self.engine(name)
 
+    def restarted(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Wait until the engine of this former document was started once more, and is ready."""
+        name, restarts = before["name"], before["restarts"] + 1
+
+        def is_there(running: Any) -> bool:
+            engine = running.managed.engines[name]
+            return bool(engine.machine.restarts == restarts and engine.state.value == "ready")
+
+        self.until(is_there, 30)
+        return self.engine(name)
+
     def runs(self, name: str) -> int:
         """The number of processes that the engine has had in this gateway."""
 

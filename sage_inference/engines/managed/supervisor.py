@@ -56,6 +56,9 @@ class Service(Protocol):
 
     def in_flight(self, engine: EngineSupervisor) -> int: ...
 
+    def reports_end(self, engine: EngineSupervisor) -> bool:
+        """Whether the engine reports that it shuts down."""
+
     def silence(self, engine: EngineSupervisor) -> Silence | None:
         """A look at the engine if it answers neither health checks nor requests."""
 

@@ -84,6 +84,14 @@ class EngineAnswer:
         return Meaning.REFUSAL
 
     @property
+    def means_end(self) -> bool:
+        """Whether the engine shuts down, or died."""
+        dialect = self.engine.dialect
+        if dialect.means_draining(self.status, self.body):
+            return True
+        return self.status >= 500 and dialect.means_death(self.body)
+
+    @property
     def may_blame_a_text(self) -> bool:
         return self.status in _OF_A_TEXT
 

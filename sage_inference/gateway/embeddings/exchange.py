@@ -245,6 +245,9 @@ class EmbeddingExchange(Exchange):
         try:
             if isinstance(error, ApiError):
                 self.fail_or_wait(error, failed=error.code == "upstream_error")
+            elif error.means_end and self.gateway.waiting_room.knows(self.request.model):
+                self.upstream = error.engine
+                self.wait_for_successor()
             else:
                 self._fail_as(error)
         except Exception as another:
@@ -271,6 +274,11 @@ class EmbeddingExchange(Exchange):
     def hold(self, seconds: float) -> None:
         self.job, self._sent = None, False  # no call has its texts any more
         super().hold(seconds)
+
+    @property
+    def _at(self) -> str:
+        engine = self.upstream
+        return super()._at if engine is None else engine.instance.instance_id
 
     @property
     def _allows_cutting(self) -> bool:

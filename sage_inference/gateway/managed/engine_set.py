@@ -31,6 +31,7 @@ from sage_inference.gateway.managed import wording
 from sage_inference.gateway.managed.engine_run import EngineRun
 from sage_inference.gateway.managed.kept_engines import entry_of
 from sage_inference.keeper import client as keeper
+from sage_inference.types import EngineState
 
 if TYPE_CHECKING:
     from sage_inference.gateway.fleet import Fleet
@@ -54,6 +55,10 @@ class ManagedEngine(EngineSupervisor):
     @property
     def serves(self) -> bool:
         return self.state is ManagedState.READY
+
+    @property
+    def ends(self) -> bool:
+        return self.house.service.reports_end(self)
 
     @property
     def _starts_on_demand(self) -> bool:
@@ -377,6 +382,10 @@ class ManagedEngines:
             asleep=upstream.sleep.asleep,
             error=upstream.last_error,
         )
+
+    def reports_end(self, engine: EngineSupervisor) -> bool:
+        upstream = self.gateway.engines.get(engine.name)
+        return upstream is not None and upstream.health.state is EngineState.DRAINING
 
     def queued(self, engine: EngineSupervisor) -> int:
         return self.gateway.waiting_room.waiting_for(engine.names)

@@ -17,6 +17,8 @@ from sage_inference.gateway.managed.loading_stream import StreamedRequest
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Reason, Rejection
 
+# Until an engine has ended that reports its death or its end: vLLM's server looks every five seconds for its core.
+DYING_S = 15.0
 TELL_S = 10.0  # of silence for a caller of a stream, before a comment
 _SLICE = 32  # requests that are submitted or refused in one piece
 # Codes of errors that no engine has worked on.
@@ -33,7 +35,13 @@ class WaitedEngine(Protocol):
     @property
     def holds_requests(self) -> bool: ...
     @property
-    def serves(self) -> bool: ...
+    def serves(self) -> bool:
+        """Whether it takes requests; also while it is about to end, see ``ends``."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether it reports that it shuts down."""
+
     @property
     def state_name(self) -> str: ...
     @property
@@ -80,6 +88,7 @@ class _Held:
     error: ApiError  # the answer if the engine turns out to serve
     told_at: float  # of the loop's clock
     size: int
+    failed: bool
 
 
 class WaitingRoom:
@@ -119,7 +128,7 @@ class WaitingRoom:
         request = getattr(exchange, "request", None)  # missing if the request could not be read
         if request is None or self._hub.draining or not (engines := self.declared.get(request.model, ())):
             return error
-        if not failed and any(engine.serves for engine in engines):
+        if not failed and any(engine.serves and not engine.ends for engine in engines):
             return error  # it serves, but not this route
         for engine in engines:
             engine.want()
@@ -127,9 +136,9 @@ class WaitingRoom:
             return engines[0].refusal()
         if (full := self._full(exchange)) is not None:
             return full
-        self._hold(exchange, request.model, error)
+        self._hold(exchange, request.model, error, failed)
         if any(engine.serves for engine in engines):
-            self._loop.call_later(doubt_s, self._look_again, exchange)
+            self._loop.call_later(doubt_s if failed else DYING_S, self._look_again, exchange)
         return None
 
     def _full(self, exchange: WaitingRequest) -> ApiError | None:
@@ -143,8 +152,8 @@ class WaitingRoom:
             Rejection(Reason.QUEUE_FULL, message, retry_after_s=self._hub.scheduler.retry_after())
         )
 
-    def _hold(self, exchange: WaitingRequest, model: str, error: ApiError) -> None:
-        self._held[exchange] = _Held(model, error, self._loop.time(), exchange.size)
+    def _hold(self, exchange: WaitingRequest, model: str, error: ApiError, failed: bool) -> None:
+        self._held[exchange] = _Held(model, error, self._loop.time(), exchange.size, failed)
         self._size += exchange.size
         exchange.hold(max(0.0, self._left_s(exchange)))
         if self._telling is None:
@@ -159,11 +168,16 @@ class WaitingRoom:
         return exchange.queued_at + most - self._hub.clock()
 
     def _look_again(self, exchange: WaitingRequest) -> None:
-        """An engine was thought to serve, and failed a request. If it still serves, the failure was the request's."""
+        """An engine was thought to serve, and failed a request. If it still serves, the failure was the request's.
+
+        A request that it was never sent, because it seemed to end, is sent now.
+        """
         held = self._held.get(exchange)
-        if held is not None and any(engine.serves for engine in self.declared.get(held.model, ())):
+        if held is None:
+            return
+        if any(engine.serves and not engine.ends for engine in self.declared.get(held.model, ())):
             self._remove(exchange)
-            exchange.fail(held.error)
+            exchange.fail(held.error) if held.failed else exchange.submit_again()
 
     def leave(self, exchange: WaitingRequest) -> None:
         self._remove(exchange)

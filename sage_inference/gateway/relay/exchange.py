@@ -296,12 +296,6 @@ class Exchange(Held):
             except CodingError:  # the caller may be able to read it
                 self._let_go(sent, True)
                 return
-        # vLLM answers so while it shuts down. Other requests need not find that out one by one.
-        if upstream.dialect.means_draining(self.status, body):
-            upstream.draining()
-            if self._may_retry():
-                self._retry()
-                return
         if self.status >= 500 and self._goes_to_a_living_engine(body):
             return
         if upstream.lacks_route(self.status, self.route.path, body):
@@ -321,16 +315,21 @@ class Exchange(Held):
         self._let_go(sent if wrapped is None else wrapped, True)
 
     def _goes_to_a_living_engine(self, answer: Data) -> bool:
-        """Send the request elsewhere if its ``answer`` means that the engine died. The caller has no byte of one yet.
+        """Send the request elsewhere if its ``answer`` means that the engine ends. The caller has no byte of one yet.
 
         Where no other engine is left, it waits for the successor of a managed one.
         """
-        if not self.upstream.dialect.means_death(bytes(answer)):
+        upstream, text = self.upstream, bytes(answer)
+        drains = upstream.dialect.means_draining(self.status, text)
+        if drains:  # vLLM answers so while it shuts down. Other requests need not find that out one by one.
+            upstream.draining()
+        elif not upstream.dialect.means_death(text):
             return False
         goes_on = self._may_retry()
         if not goes_on and not self.gateway.waiting_room.knows(self.request.model):
             return False
-        self.upstream.died()
+        if not drains:
+            upstream.died()
         self.attempt.abandon()
         self._retry() if goes_on else self.wait_for_successor()
         return True

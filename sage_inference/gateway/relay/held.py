@@ -7,13 +7,12 @@ import math
 from sage_inference.gateway import errors
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.managed import loading_stream
+from sage_inference.gateway.managed.waiting_room import DYING_S
 from sage_inference.gateway.relay.answering import Answering
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.requests.rejection import Rejection
 
 DOUBT_S = 1.0  # until an engine that failed a request is found to have ended
-# Until one has ended that reports its death: vLLM's server looks every five seconds for its core.
-DYING_S = 15.0
 
 
 class Held(Answering):
@@ -40,8 +39,8 @@ class Held(Answering):
             self.fail(refused)
 
     def wait_for_successor(self) -> None:
-        """The engine reported that it died, and the gateway starts it again."""
-        died = errors.no_healthy_instance(self.request.model, f"instance {self._at} reports that it died")
+        """The engine reported its end, and the gateway starts it again."""
+        died = errors.no_healthy_instance(self.request.model, f"instance {self._at} reports that it ends")
         self.fail_or_wait(died, failed=True, doubt_s=DYING_S)
 
     def hold(self, seconds: float) -> None:

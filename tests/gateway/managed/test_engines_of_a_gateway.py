@@ -79,24 +79,21 @@ def test_requests_held_while_a_killed_engine_comes_back_succeed(shared: ManagedG
     assert after["restarts"] == before["restarts"] + 1
 
 
-def test_requests_whose_engine_core_is_killed_succeed_on_its_successor(shared: ManagedGateway) -> None:
+@pytest.mark.parametrize("ended", ["core", "server"])
+def test_requests_whose_engine_ends_succeed_on_its_successor(shared: ManagedGateway, ended: str) -> None:
     before = shared.state("chat", "ready")
-    core = next(
-        child
-        for child in psutil.Process(before["pid"]).children()
-        if child.name().startswith("VLLM::EngineCor")
-    )
+    server = psutil.Process(before["pid"])
+    core = next(child for child in server.children() if child.name().startswith("VLLM::EngineCor"))
     with ThreadPoolExecutor(6) as pool:
         running = [pool.submit(shared.chat, max_tokens=50, ignore_eos=True) for _ in range(2)]
         shared.until(lambda gateway: gateway.gateway.in_flight == 2)
-        core.kill()
         # The API server answers all requests with an error until it ends.
+        core.kill() if ended == "core" else server.terminate()
         late = [pool.submit(shared.chat), pool.submit(shared.chat, stream=True)]
         answers = [each.result() for each in (*running, *late)]
     assert [each.status_code for each in answers] == [200] * 4
     assert "[DONE]" in answers[-1].text
-    after = shared.state("chat", "ready")
-    assert after["restarts"] == before["restarts"] + 1
+    assert shared.restarted(before)["pid"] != before["pid"]
 
 
 def test_fifty_loads_are_one_start(shared: ManagedGateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import queue
 import sys
@@ -59,9 +60,10 @@ def _texts(words: Sequence[str]) -> Iterator[str]:
 def _lines() -> Iterator[str]:
     """The lines of stdin without their ends. Bytes that are no UTF-8 become U+FFFD."""
     number = 0
+    source = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode("utf-8", "replace"))
     while True:
         try:
-            raw = sys.stdin.buffer.readline(_LONGEST_LINE + 1)
+            raw = source.readline(_LONGEST_LINE + 1)
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard input") from None
         if not raw:

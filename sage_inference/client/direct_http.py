@@ -1,4 +1,4 @@
-"""A transport over plain sockets, for programs that start, ask once and end.
+"""A transport over plain sockets. It suits programs that start, ask once and end.
 
 The import of httpx takes longer than a short answer. This transport has a connection for each request, no proxy, and
 loads ``ssl`` for https only.

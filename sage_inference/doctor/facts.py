@@ -1,4 +1,4 @@
-"""What several checks need: the settings, and the state of the gateway and of its service. Each is found out once."""
+"""The facts that several checks need: the settings, and the state of the gateway and of its service, each found once."""
 
 from __future__ import annotations
 

@@ -236,6 +236,7 @@ def test_logs_follow_through_a_rotation(tmp_path: Path) -> None:
 
 WORDS = st.sampled_from(
     ["inference", "start", "status", "stop", "config", "set", "get", "show", "unset", "validate", "logs", "reload",
+     "chat", "embed", "models", "-", "--set", "seed=1", "--system", "--model", "--watch=1", "5",
      "--json", "--port", "0", "-1", "--config", "--help", "--output", "yaml", "--key", "llm_model", "scheduling.policy",
      "--host", "--simulate", "--", "-", "", "\x00", "\ud800", "--llm-backend", "http://[", "a" * 300]
 )  # fmt: skip
@@ -281,7 +282,9 @@ def status_of(args: list[str], home: Path, config: str | None) -> int:
 def test_no_command_line_and_no_file_end_in_a_traceback(
     args: list[str], config: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    if {"start", "restart", "edit", "--follow", "-f"} & set(args):  # these would really do something
+    if {"start", "restart", "edit", "--follow", "-f", "--watch", "--watch=1", "-w"} & set(
+        args
+    ):  # these would really do something
         args = [*args, "--nope"]
     assert status_of(args, tmp_path_factory.mktemp("fuzz"), config) in (0, 1, 2, 3, 4)
 

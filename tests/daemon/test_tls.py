@@ -93,6 +93,8 @@ def test_every_command_reaches_it_and_prints_https(
     done = sage(g.home, "bench", "--requests", "3", "--concurrency", "1", "--no-ceiling", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["url"] == url
+    for args in (("models",), ("chat", "hi", "--set", "max_tokens=2"), ("chat", "--base-url", url, "hi")):
+        assert (asked := sage(g.home, *args)).returncode == 0, asked.stderr
     # The clients of this user find the gateway, and know it by its certificate.
     monkeypatch.setenv("SAGE_INFERENCE_HOME", str(g.home))
     for client in (si.UnifiedInferenceClient(url), si.UnifiedInferenceClient(f"https://localhost:{g.port}")):

@@ -79,6 +79,13 @@ def folders(facts: Facts) -> Iterator[Finding]:
 
 
 def _folder(folder: Path, what: str) -> Finding:
+    try:
+        return _judged(folder, what)
+    except OSError as error:
+        return FOLDERS.fail(f"{what}: {folder}: {error.strerror}", f"ls -ld {shlex.quote(str(folder))}")
+
+
+def _judged(folder: Path, what: str) -> Finding:
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir():
         return FOLDERS.fail(f"{what}: {there} is no folder", f"mv {shlex.quote(str(there))} elsewhere")

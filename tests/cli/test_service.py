@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sage_inference.cli.schemas import ERROR
-from sage_inference.daemon.service.environment_file import create, names_in, remove_unused
+from sage_inference.daemon.service.environment_file import create, names_in, remove_unused, values_in
 from sage_inference.daemon.service.install import uninstall
 from sage_inference.daemon.service.manager import ServiceError, absence
 from sage_inference.daemon.service.plan import plan
@@ -91,6 +91,13 @@ def test_the_file_of_variables_is_made_once_and_removed_only_without_variables(t
     assert names_in(path) == set()
     assert not remove_unused(path)
     assert not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["A=b c", 'B="d $e \\"f"', "C='g'", "D='open", " E = h ", "F=", "export G=1", "#H=1", "I"]
+    path.write_text("\n".join(lines))
+    found = {"A": "b c", "B": 'd $e "f', "C": "g", "D": "'open", "E": "h", "F": ""}
+    assert values_in(path) == found
+    assert names_in(path) == {*"ABCDE"}
+    path.unlink()
     with pytest.raises(ServiceError, match="no name that systemd takes"):
         create(path, ["A-KEY"], {"A-KEY": "a"})
     assert not path.exists()

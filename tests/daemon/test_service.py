@@ -243,8 +243,14 @@ def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
     service.configure({"server": {"port": service.port, "host": "0.0.0.0"}})
     refused = service.sage("service", "install")
     assert (refused.returncode, "no api_keys" in refused.stderr) == (1, True)
-    # It is valid here, and the service finds it broken: its start fails.
+    # Variables of its file count, and those of the shell do not.
     service.configure({})
+    service.variables["SAGE_INFERENCE_SERVER__HOST"] = "0.0.0.0"
+    service.write(service.variables_file, "SAGE_INFERENCE_SERVER__HOST=0.0.0.1\n")
+    refused = service.sage("service", "install")
+    assert "server.host 0.0.0.1 is reachable" in refused.stderr
+    service.variables_file.unlink()
+    # It is valid here, and the service finds it broken: its start fails.
     service.write(Path(f"{service.unit}.d") / "x.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n")
     failed = service.sage("service", "install")
     assert failed.returncode == 1

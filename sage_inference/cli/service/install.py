@@ -14,9 +14,23 @@ from sage_inference.cli.service.options import Force, RunAs, System, manager_of,
 
 if TYPE_CHECKING:
     from sage_inference.daemon.service.install import Installed
+    from sage_inference.daemon.service.manager import Manager
     from sage_inference.daemon.service.plan import ServicePlan
 
 app = plain_app()
+# Variables that decide which models, GPUs and servers engines and the gateway use.
+_TELLING = (
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "HTTPS_PROXY",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "VLLM_CACHE_ROOT",
+    "https_proxy",
+)
 
 
 @app.command(cls=PlainCommand)
@@ -53,7 +67,7 @@ def install(
         terminal.say_json({"schema": 1, **document})
     else:
         _show(plan, done, document)
-    _remark(plan, done, document)
+    _remark(plan, manager, done, document)
 
 
 def _show(plan: ServicePlan, done: Installed, document: dict[str, Any]) -> None:
@@ -70,13 +84,16 @@ def _show(plan: ServicePlan, done: Installed, document: dict[str, Any]) -> None:
     terminal.say(f"the service {'runs now' if done.started else 'runs already'}{pid}", style="green")
 
 
-def _remark(plan: ServicePlan, done: Installed, document: dict[str, Any]) -> None:
-    left_out = [name for name in os.environ if name.startswith("SAGE_INFERENCE_")]
+def _remark(plan: ServicePlan, manager: Manager, done: Installed, document: dict[str, Any]) -> None:
+    from sage_inference.daemon.service.plan import service_environ
+
+    left_out = [name for name in os.environ if name in _TELLING or name.startswith("SAGE_INFERENCE_")]
     left_out = [name for name in left_out if name not in ("SAGE_INFERENCE_HOME", "SAGE_INFERENCE_DEBUG")]
+    left_out = sorted(set(left_out) - service_environ(plan, manager.variables()).keys())
     if left_out:
         terminal.warn(
-            f"the service does not have this shell's {', '.join(sorted(left_out))}",
-            "sage inference config set sets the key for every run",
+            f"the service does not have this shell's {', '.join(left_out)}",
+            f"write NAME=value into {plan.environment_file}, and restart the service",
         )
     if document["drop_ins"]:
         terminal.talk(f"drop-ins change the unit: {', '.join(document['drop_ins'])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,11 +20,18 @@ _HEAD = """\
 
 def names_in(path: Path) -> set[str]:
     """The variables that have a value. Raises ``ServiceError``."""
-    found = set()
+    return {name for name, value in values_in(path).items() if value}
+
+
+def values_in(path: Path) -> dict[str, str]:
+    """The variables with their values, as systemd would set them. Raises ``ServiceError``."""
+    found = {}
     for line in (unit_file.read(path) or "").splitlines():
-        assigned = _LINE.fullmatch(line)
-        if assigned and assigned[2].strip().strip("\"'"):
-            found.add(assigned[1])
+        if assigned := _LINE.fullmatch(line):
+            try:
+                found[assigned[1]] = " ".join(shlex.split(assigned[2]))
+            except ValueError:  # a quote that is not closed
+                found[assigned[1]] = assigned[2].strip()
     return found
 
 

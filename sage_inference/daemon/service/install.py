@@ -164,6 +164,8 @@ def _is_outdated(plan: ServicePlan) -> bool:
 
 
 def _start(manager: Manager, verb: str) -> None:
+    with suppress(ServiceError):  # one that failed too often would not be started again
+        manager.do("reset-failed", NAME)
     try:
         manager.do(verb, NAME, timeout_s=_START_S)
     except ServiceError as error:

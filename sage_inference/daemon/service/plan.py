@@ -97,16 +97,19 @@ def needs_root(command: Sequence[str], deed: str) -> ServiceError | None:
 
 
 def service_environ(plan: ServicePlan, known: set[str]) -> Mapping[str, str]:
-    """A stand-in for the environment that the service will have: each variable of ``known``, and of its file, is set."""
-    names = known | environment_file.names_in(plan.environment_file)
-    return {name: "set" for name in names if not name.startswith("SAGE_INFERENCE_")}
+    """The names of the variables that the service will have: those of ``known``, and of its file. No value is real."""
+    return dict.fromkeys(known | environment_file.names_in(plan.environment_file), "set")
 
 
 def settings_of(plan: ServicePlan) -> Settings:
-    """The settings that the service will read: its file, without this shell's variables. Raises ``ConfigError``."""
+    """The settings that the service will have: not this shell's variables, but those of its file.
+
+    Raises ``ConfigError``, or ``ServiceError`` if the file of variables cannot be read.
+    """
     from sage_inference.config.load import load
 
-    return load(plan.paths.config_file, {}, required=plan.config is not None)
+    environ = environment_file.values_in(plan.environment_file)
+    return load(plan.paths.config_file, environ, required=plan.config is not None)
 
 
 def check_readable(plan: ServicePlan) -> None:

@@ -1,4 +1,4 @@
-"""The users of listening sockets, for a gateway whose unit hides them.
+"""The users of listening sockets, as they are outside of the user namespace of the gateway's unit.
 
 The unit that ``sage inference service install`` writes has a user namespace, in which all other users have one number.
 So an engine in Docker, whose port belongs to root, would look like that of another person. The user manager of systemd

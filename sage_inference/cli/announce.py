@@ -52,6 +52,23 @@ def announce_curl(status: dict[str, Any]) -> None:
     curl = curl_line(status)
     if curl:
         terminal.say(f"try: {curl}")
+    chat = chat_line(status)
+    if chat:
+        terminal.say(f"or: {chat}")
+
+
+def chat_line(status: dict[str, Any]) -> str | None:
+    """A chat that works with the models served now."""
+    ready = [i for i in status["instances"] if i["state"] == "ready" and i["kind"] in ("llm", "mixed")]
+    models = dict.fromkeys(model for instance in ready for model in instance["models"])
+    if not models:
+        return None
+    from shlex import quote
+
+    from sage_inference.cli.program import as_called
+
+    named = "" if len(models) == 1 else f" {quote(next(iter(models)))}"
+    return f"{as_called('sage inference chat')}{named} hello"
 
 
 def _show_instances(instances: list[dict[str, Any]]) -> None:

@@ -277,7 +277,9 @@ def failure_of(error: Any, url: str, with_key: bool, model: str = "") -> Failure
         return Failure(f"{url} {words}: {message}", _KEY_HINT, "api_key")
     if is_too_long(error):
         return Failure(
-            f"the text is too long for {model}: {message}", "send less, or lower max_tokens", "too_long"
+            f"the text is too long for {model}: {message}",
+            "send less, or lower max_tokens; /clear forgets a conversation",
+            "too_long",
         )
     if error.status is not None and error.status < 400:
         return Failure(message, None, "bad_answer")

@@ -93,6 +93,24 @@ def test_ctrl_c_cancels_in_the_engine(gateway: Gateway) -> None:
         time.sleep(0.01)
 
 
+def test_an_answer_waits_for_no_module_that_it_does_not_need(gateway: Gateway) -> None:
+    code = (
+        "import sys; from sage_inference.cli.main import main;"
+        "status = main(['inference', 'chat', 'hello', '--set', 'max_tokens=1'], program='sage');"
+        "heavy = {'httpx', 'rich', 'ssl', 'yaml', 'asyncio', 'http', 'email', 'psutil', 'pydantic', 'readline', 'logging'};"
+        "print(int(status), sorted({m.split('.')[0] for m in sys.modules} & heavy))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(gateway.home, SAGE_UNIFIED_API_KEY=KEY),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[-1] == "0 []"
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

@@ -54,7 +54,7 @@ def test_a_conversation_remembers_and_obeys(tmp_path: Path) -> None:
         assert "no command /hlp" in typed("/hlp")
         assert "* m" in typed("/model")
         assert 'no model "nope"' in typed("/model nope")
-        assert "2 answers with 6 tokens; 4 messages" in typed("/stats")
+        assert "answers: 2, tokens: 6, remembered messages: 4" in typed("/stats")
         assert "is forgotten" in typed("/clear")
         assert "no system prompt" in typed('/system ""')
         assert "three\r\n" in typed("/usr/bin \\", "is what?")

@@ -117,7 +117,9 @@ def write(text: str) -> None:
 
 
 def aside(text: str) -> None:
-    """A dim line on stderr."""
+    """A dim line on stderr, if a person reads it there."""
+    if not is_terminal(sys.stderr):
+        return
     typer.echo(typer.style(visible_text(text), dim=True), err=True)
 
 

@@ -48,10 +48,10 @@ def _help(talk: Conversation, rest: str) -> bool:
     for command in _COMMANDS.values():
         terminal.say(f"  {command.form.ljust(longest)}  {command.help}")
     terminal.say("")
-    terminal.say(
-        'A backslash at the end of a line continues it; """ begins and ends a text of several lines.'
-    )
-    terminal.say("Ctrl-C ends an answer. At an empty prompt, Ctrl-C twice or Ctrl-D ends the conversation.")
+    terminal.say("A backslash at the end of a line continues it.")
+    terminal.say('""" begins and ends a text of several lines.')
+    terminal.say("/set NAME without a value resets the setting.")
+    terminal.say("Ctrl-C ends an answer, Ctrl-D the conversation.")
     return True
 
 
@@ -101,7 +101,7 @@ def _set(talk: Conversation, rest: str) -> bool:
 def _stats(talk: Conversation, rest: str) -> bool:
     terminal.say(f"model {talk.model} at {talk.server.url}")
     terminal.say(
-        f"{talk.replies} answers with {talk.tokens:,} tokens; {len(talk.messages)} messages are remembered"
+        f"answers: {talk.replies}, tokens: {talk.tokens:,}, remembered messages: {len(talk.messages)}"
     )
     if talk.last is not None:
         prompt = talk.last.usage.get("prompt_tokens")
@@ -119,11 +119,9 @@ def _exit(talk: Conversation, rest: str) -> bool:
 _COMMANDS = {
     "/help": SlashCommand("/help", "Show this list.", _help),
     "/clear": SlashCommand("/clear", "Forget the conversation.", _clear),
-    "/system": SlashCommand("/system [TEXT]", 'Show or set the system prompt; "" removes it.', _system),
+    "/system": SlashCommand("/system [TEXT]", 'Show or set the system prompt ("": none).', _system),
     "/model": SlashCommand("/model [NAME]", "Show the models, or talk to another.", _model),
-    "/set": SlashCommand(
-        "/set [NAME VALUE]", "Show or set temperature, max_tokens, ...; no value resets.", _set
-    ),
+    "/set": SlashCommand("/set [NAME VALUE]", "Show or set temperature and others.", _set),
     "/stats": SlashCommand("/stats", "Show tokens and times.", _stats),
     "/exit": SlashCommand("/exit", "End the conversation.", _exit),
 }

@@ -96,6 +96,13 @@ LIVE = _object(
         "rates": _object(
             requests_per_s=_NUMBER, errors_per_s=_NUMBER, prompt_tokens_per_s=_NUMBER, tokens_per_s=_NUMBER
         ),
+        "tokens": _object(
+            prompt=_COUNT,
+            completion=_COUNT,
+            cached=_COUNT,
+            estimated_prompt=_COUNT,
+            estimated_completion=_COUNT,
+        ),
         "queue": QUEUE,
         "instances": _list(LIVE_INSTANCE),
         "gpus": _list(

@@ -11,7 +11,6 @@ from typing import Any
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import admin, control
 from sage_inference.daemon.errors import DaemonError, Unresponsive
-from sage_inference.netloc import netloc, reachable
 
 FILE = "ui.html"
 
@@ -28,8 +27,7 @@ def new_link(paths: Paths, *, timeout_s: float = 5.0) -> dict[str, Any]:
     try:
         status, document = admin.ask(info, "POST", "/admin/ui/link", timeout_s=timeout_s)
         if status == 200:
-            at = netloc(reachable(info.host), info.port)
-            url = f"http://{at}/ui#code={document['code']}"
+            url = f"{info.url}/ui#code={document['code']}"
             return {"url": url, "expires_s": float(document["expires_s"]), "port": info.port}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unresponsive(f"pid {info.pid} did not answer: {error}") from None

@@ -11,6 +11,7 @@ from sage_inference.gateway.live.growth import Growth
 from sage_inference.gateway.live.instances import InstanceFigures
 from sage_inference.gateway.live.queue import queue_document
 from sage_inference.gateway.live.requests import row
+from sage_inference.gateway.live.totals import Totals
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.telemetry.decisions.recorder import wall_offset
 
@@ -31,11 +32,12 @@ class LiveDocument:
         gateway, engines = self._gateway, self._engines
         scheduler, now, epoch = gateway.scheduler, gateway.clock(), wall_offset()
         attempts, waiting = gateway.decisions.newest(), scheduler.waiting()
-        figures = self._instances.of(attempts, waiting, engines, now)
+        totals = Totals(gateway.stats.tally.series)
+        figures = self._instances.of(totals, attempts, waiting, engines, now)
         document = status_document(gateway, engines)
         for each in document["instances"]:
             each |= figures[each["name"]]
-        document["requests"] |= self._outcomes()
+        document["requests"] |= self._outcomes(totals)
         tokens_per_s = sum(each["tokens_per_s"] for each in document["instances"])
         held = len(gateway.waiting_room)
         running = [each for each in attempts if each.ended_at is None][-MOST_RUNNING:]
@@ -43,16 +45,17 @@ class LiveDocument:
             "at_ms": round((epoch + now) * 1000),
             "policies": {model: policy.name for model, policy in scheduler.policies.items()},
             "rates": {**self._rates(document["requests"], now), "tokens_per_s": round(tokens_per_s, 2)},
+            "tokens": totals.tokens(),
             "queue": queue_document(waiting, scheduler.queued_bytes, gateway.limits, held, now),
             "gpus": self._gpus.documents(),
             "running": [row(each, epoch) for each in running],
         }
 
-    def _outcomes(self) -> dict[str, int]:
+    def _outcomes(self, totals: Totals) -> dict[str, int]:
         """Totals since the start, beside those of ``status``."""
         stats = self._gateway.stats
         return {
-            "errors": sum(count for (_, status), count in stats.outcomes.items() if status >= 400),
+            "errors": totals.errors,
             "cancelled": stats.cancelled,
             "cut": stats.cut,
             "failed_by_engine": stats.engine_failures,

@@ -14,8 +14,8 @@ from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.live.growth import Growth
 from sage_inference.gateway.live.queue import by_instance
 from sage_inference.gateway.live.requests import tokens_per_s
+from sage_inference.gateway.live.totals import Totals
 from sage_inference.gateway.managed.engine_set import ManagedEngines
-from sage_inference.gateway.upstream import Upstream
 from sage_inference.types import ExecutionInstance
 
 _RECENT_S = 10.0  # streams that ended within it show the pace of an instance's tokens
@@ -26,22 +26,22 @@ class InstanceFigures:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._tokens: Counter[str] = Counter()  # of answers that ended
-        self._counted = gateway.clock()  # the end of the last answer in ``_tokens``
         self._token_pace, self._request_pace = Growth(), Growth()
 
     def of(
         self,
+        totals: Totals,
         attempts: Sequence[Placement],
         waiting: Sequence[Waiting],
         managed: ManagedEngines | None,
         now: float,
     ) -> dict[str, dict[str, Any]]:
         upstreams = self._gateway.engines
-        self._count(attempts)
         streamed, queued, tpot = self._streamed(), by_instance(waiting), _tpot_ms(attempts, now - _RECENT_S)
-        tokens = self._token_pace.of({name: self._tokens[name] + streamed[name] for name in upstreams}, now)
-        requests = self._request_pace.of({name: _answers(each) for name, each in upstreams.items()}, now)
+        tokens = self._token_pace.of(
+            {name: totals.generated_by(name) + streamed[name] for name in upstreams}, now
+        )
+        requests = self._request_pace.of({name: totals.requests_of(name) for name in upstreams}, now)
         machines = {} if managed is None else managed.engines
         return {
             name: {
@@ -51,23 +51,12 @@ class InstanceFigures:
                 "tpot_ms": tpot.get(name),
                 "tokens_per_s": tokens[name],
                 "requests_per_s": requests[name],
-                "answers": _answers(upstream),
+                "answers": totals.requests_of(name),
                 "drained": upstream.drained_by_admin,
                 "managed": machines[name].machine.state.value if name in machines else None,
             }
             for name, upstream in upstreams.items()
         }
-
-    def _count(self, attempts: Iterable[Placement]) -> None:
-        """Count the tokens of answers that ended since the last time."""
-        since = self._counted
-        for each in attempts:
-            if each.ended_at is not None and each.ended_at > since:
-                self._counted = max(self._counted, each.ended_at)
-                if each.usage is not None:
-                    self._tokens[each.instance.instance_id] += each.usage.completion_tokens
-        for name in self._tokens.keys() - self._gateway.engines.keys():
-            del self._tokens[name]
 
     def _streamed(self) -> Counter[str]:
         """Chunks of the streams that run now. An engine sends about one token a chunk."""
@@ -87,10 +76,6 @@ def _limits(instance: ExecutionInstance) -> dict[str, int | None]:
         "window_tokens": round(window) if window < math.inf else None,
         "pending_tokens": instance.load.pending_tokens,
     }
-
-
-def _answers(upstream: Upstream) -> int:
-    return sum(upstream.ttft.counts) + sum(upstream.ttfb.counts)
 
 
 def _tpot_ms(attempts: Iterable[Placement], since: float) -> dict[str, float]:

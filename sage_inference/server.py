@@ -39,6 +39,7 @@ from sage_inference.gateway.trimming import Trimming
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel
 
+WATCH_S = 0.5  # between two looks at the configuration file
 OWN_ENGINES_S = 15.0  # the longest wait until simulated engines are ready
 SETTLE_S = (
     1.0  # between a SIGHUP and a second check, because a shell may forward it before its terminal is gone
@@ -91,13 +92,16 @@ class RunningGateway:
         extra_instances: tuple[InstanceSettings, ...] = (),
         discovers: bool = False,
         engines: EngineRun | None = None,
+        changed: Callable[[], bool] | None = None,
     ) -> None:
         """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself.
 
-        Without ``engines`` the gateway starts none.
+        Without ``engines`` the gateway starts none. ``changed`` returns whether ``load`` should be called again. It
+        may block.
         """
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
+        self._changed = changed
         self._loaded = settings
         self._extra = extra_instances
         self._discovers = discovers
@@ -185,6 +189,8 @@ class RunningGateway:
         tasks = [asyncio.create_task(self._pulse())]
         if self.gateway.certificate is not None:
             tasks.append(asyncio.create_task(self.gateway.certificate.watch()))
+        if self._changed is not None:
+            tasks.append(asyncio.create_task(self._watch_config(self._changed)))
         run, managed = self._engine_run, self.managed
         try:
             if managed is not None and run is not None:
@@ -260,6 +266,24 @@ class RunningGateway:
         finally:
             self.hooks.reloaded()
 
+    def try_reload(self) -> None:
+        """Reload, and log why if the configuration cannot be applied."""
+        try:
+            self.reload()
+        except ConfigError as error:
+            log.error("configuration not applied, the old one stays: %s", error)
+
+    async def _watch_config(self, changed: Callable[[], bool]) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                is_watched = self._loaded.server.watch_config and not self.gateway.draining
+                # On a thread, because a file system may hang.
+                if is_watched and await asyncio.to_thread(changed):
+                    self.try_reload()
+            except Exception as error:  # for example if no thread can be started; the next look may have one
+                report(error, "the look at the configuration")
+
     def _take_over(self, wanted: Settings) -> Reloaded:
         before, guard = self.gateway.settings, self.gateway.guard
         settings = until_restart(before, wanted)
@@ -310,12 +334,6 @@ async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncItera
     def interrupt() -> None:
         running.stop(at_once=running.gateway.draining)
 
-    def reload() -> None:
-        try:
-            running.reload()
-        except ConfigError as error:
-            log.error("configuration not applied, the old one stays: %s", error)
-
     def stop_without_terminal() -> bool:
         gone = hangup is not None and hangup.terminal_is_gone()
         if gone:
@@ -325,7 +343,7 @@ async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncItera
 
     def hang_up() -> None:
         if not stop_without_terminal():
-            reload()
+            running.try_reload()
             loop.call_later(SETTLE_S, stop_without_terminal)
 
     handlers = {signal.SIGTERM: running.stop, signal.SIGINT: interrupt, signal.SIGHUP: hang_up}
@@ -350,6 +368,7 @@ async def run(
     hooks: RunHooks | None = None,
     hangup: Hangup | None = None,
     engines: EngineRun | None = None,
+    changed: Callable[[], bool] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. ``listen`` is called when the rest is ready.
 
@@ -370,6 +389,7 @@ async def run(
             extra_instances=tuple(extra),
             discovers=not simulate,
             engines=engines,
+            changed=changed,
         )
         async with _signals(running, hangup):
             await running.serve_when_ready(listen)

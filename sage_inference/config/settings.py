@@ -64,6 +64,9 @@ class ServerSettings:
         doc="Its private key (PEM) without a password; not set = in the file of tls_cert.",
         example="~/gateway.key",
     )
+    watch_config: bool = setting(
+        False, doc="Apply changes of the configuration file by themselves, as a reload does."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

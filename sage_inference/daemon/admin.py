@@ -52,7 +52,7 @@ def connect(info: PidInfo, timeout_s: float) -> socket.socket:
 def tls_of(info: PidInfo, now: Callable[[], PidInfo | None] | None = None) -> ssl.SSLContext:
     """The context of connections to a gateway that speaks HTTPS. The gateway is known by its certificate.
 
-    ``now`` returns its present state, for a context that is used for long.
+    ``now`` returns its present state. A context that is used for long needs it.
     """
     from sage_inference import pinning  # imports ``ssl``, which commands need for such a gateway only
 

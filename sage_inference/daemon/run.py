@@ -10,9 +10,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_inference._version import __version__
@@ -20,6 +21,7 @@ from sage_inference.config.paths import Paths
 from sage_inference.config.settings import Flags, LoggingSettings, Settings
 from sage_inference.daemon import init, logfile
 from sage_inference.daemon.bind import bind
+from sage_inference.daemon.config_watch import ConfigWatch
 from sage_inference.daemon.directories import ensure
 from sage_inference.daemon.errors import LOG_HINT, DaemonError, PortTaken
 from sage_inference.daemon.handover import Takeover
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sage_inference.daemon")
 
 _KILL_S = 15.0  # beyond an engine's grace, until its processes are killed and gone
-_LOOP_S = 10.0  # for the event loop to run a function for another thread
 
 
 def run(
@@ -147,6 +148,7 @@ class _Run:
         self.token = secrets.token_urlsafe(32)
         self.info: PidInfo | None = None
         self.settings = Settings()
+        self.watch = ConfigWatch(paths.config_file)
         self.ran = False  # to its end, in order
         self.certificate: str | None = None  # the fingerprint of the one that callers see
         self.manages = False  # whether there are engines, which the end of the gateway waits for
@@ -206,6 +208,7 @@ class _Run:
             settings,
             listen=listen,
             load=self._load,
+            changed=self.watch.look,
             admin_token=self.token,
             simulate=self.flags.simulate,
             hooks=self._hooks(on_ready),
@@ -241,8 +244,14 @@ class _Run:
         return settings.timeouts.drain_s + (settings.managed.stop_grace_s + _KILL_S if self.manages else 0.0)
 
     def _load(self) -> Settings:
-        return load_settings(
-            self.paths, self.flags, config_required=self.config_required, served=self.certificate
+        return self.watch.read(
+            partial(
+                load_settings,
+                self.paths,
+                self.flags,
+                config_required=self.config_required,
+                served=self.certificate,
+            )
         )
 
     def _log_to(self, settings: LoggingSettings) -> None:
@@ -253,9 +262,11 @@ class _Run:
         from sage_inference.server import RunHooks
 
         def serving(running: RunningGateway) -> None:
+            from sage_inference.daemon.serving_socket import ServingSocket
+
             if self.takeover is not None:
                 self.own_files.adopt(Lock.adopt(self.paths.lock_file, *self.takeover.done()))
-            self.own_files.keep(_Listening(running))
+            self.own_files.keep(ServingSocket(running))
 
         def ready(status: dict[str, Any]) -> None:
             self._update(phase="running")
@@ -354,33 +365,6 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _started_by_systemd() -> bool:
     return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-
-
-class _Listening:
-    """The running gateway's socket, as other threads may use it."""
-
-    def __init__(self, running: RunningGateway) -> None:
-        import asyncio
-
-        self.sock = running.sock
-        self._running = running
-        self._loop = asyncio.get_running_loop()
-        self._address = self.sock.getsockname()[:2]
-
-    def release(self) -> None:
-        self._await(self._release())
-
-    def resume(self) -> None:
-        self.sock = bind(*self._address)
-        self._await(self._running.resume(self.sock))
-
-    async def _release(self) -> None:
-        self._running.release()
-
-    def _await(self, work: Coroutine[Any, Any, None]) -> None:
-        import asyncio
-
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_LOOP_S)
 
 
 @contextmanager

@@ -207,7 +207,12 @@ TABLE: dict[str, Entry] = {
     "health.failures": section("health", "failures", 2, engine(lambda e: e.health._settings.failures), 2),
     "logging.access": section("logging", "access", True, held(lambda r: r.gateway.stats.access is not None), True),
 }  # fmt: skip
-BY_THE_DAEMON = {"logging.level", "logging.max_bytes", "logging.backups"}  # see the last test
+BY_THE_DAEMON = {
+    "server.watch_config",
+    "logging.level",
+    "logging.max_bytes",
+    "logging.backups",
+}  # see the last test
 # An engine's process begins with its settings; the tests of managed engines change them.
 OF_MANAGED_ENGINES = {
     row.key for row in rows() if row.key.split(".")[0] in ("engines", "engines[]", "managed")

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sage_inference.cli.chat.sampling import FIELDS, field
+from sage_inference.cli.chat.words import split
+from sage_inference.cli.errors import Failure
 from sage_inference.cli.schemas import ANSWERS
+from sage_inference.cli.served import ModelServer
 from tests.cli.shape import mistakes
 from tests.support.at_terminal import AtTerminal
 from tests.support.command_here import Ended, sage_here
@@ -269,3 +275,63 @@ def test_a_dumb_terminal_gets_no_escapes(tmp_path: Path) -> None:
         assert terminal.end() == 0
         assert "\x1b" not in terminal.shown
         assert "(thinking)\r\nhm\r\n(answer)\r\nx\r\n3 tokens" in terminal.shown
+
+
+WORD = st.text(max_size=12) | st.sampled_from(
+    ["-", "qwen", "QWEN2.5-7B", "org/model", "a/b:c", "x:1", "\x00", "\ud800", "m" * 300, "--", ""]
+)
+MODELS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": WORD,
+            "kind": st.sampled_from(["chat", "embedding", None]),
+            "aliases": st.lists(WORD, max_size=2),
+            "state": st.just("ready"),
+            "engines": st.just([]),
+            "ready": st.just(1),
+        }
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(MODELS, st.none() | WORD, st.lists(WORD, max_size=4), st.none() | WORD)
+def test_any_words_and_models_are_understood_or_refused(
+    models: list[dict[str, Any]], given_model: str | None, words: list[str], default: str | None
+) -> None:
+    server = ModelServer("http://h:1", None, models, {"chat": default})
+    try:
+        name, rest = split(server, given_model, words)
+    except Failure:
+        return
+    assert not models or server.find(name) is not None
+    assert rest in (words, words[1:])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(max_size=20) | st.sampled_from(sorted(FIELDS)), st.text(max_size=20) | st.floats().map(str))
+def test_any_setting_has_a_value_or_is_refused(name: str, value: str) -> None:
+    try:
+        found = field(name, value)
+    except Failure:
+        return
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_progress_of_an_engine_that_loads_is_shown_until_it_answers(tmp_path: Path) -> None:
+    def loading(wire: Wire) -> None:
+        wire.send(sse())
+        wire.send(chunk(b": loading (the weights 45 %)\x1b[2J\n\n"))
+        assert wire.engine.go.wait(20)
+        events = (delta(content="x"), FINISH, USAGE, "[DONE]")
+        wire.send(sse(*events).partition(b"\r\n\r\n")[2] + END)
+
+    with (
+        RogueEngine(loading) as engine,
+        AtTerminal(tmp_path, "chat", "--base-url", engine.url, "hello", NO_COLOR="1") as terminal,
+    ):
+        terminal.wait_for("\rwaiting for m: loading (the weights 45 %)\\x1b[2J (")
+        engine.go.set()
+        assert terminal.wait_for("3 tokens").endswith("\r\x1b[Kx\r\n")
+        assert terminal.end() == 0

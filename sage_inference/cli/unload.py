@@ -28,7 +28,7 @@ def unload(
     paths = Paths.resolve()
     info = control.running(paths)
     engine = managed.order(info, managed.find_or_fail(managed.current(info), name)["name"], "unload")
-    if not no_wait:
+    if not no_wait and engine["state"] not in _OVER:
         with terminal.WaitIndicator(f"waiting for {engine['name']} to end") as waiting:
 
             def seen(engines: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from sage_inference.engines.managed.launch import LaunchError
+from sage_inference.keeper import files
 from sage_inference.port_holder import port_holder
 
 # The longest path of a Unix socket is 107 bytes on Linux.
@@ -17,7 +19,6 @@ LONGEST_SOCKET_PATH = 107
 _HOST = "127.0.0.1"
 # A port is free until the engine that it was given to binds it, which takes vLLM half a minute.
 _RESERVED_S = 300.0
-_LONGEST_START_S = 86_400.0
 _given: dict[int, float] = {}
 _choosing = threading.Lock()  # engines are prepared at the same time, in threads
 
@@ -68,20 +69,29 @@ def socket_path(directory: Path) -> Path | None:
 
     The path is another one each time: an engine that still runs keeps its own, and a bind to an existing file fails.
     """
+    sweep_sockets(directory)
     path = directory / f"engine-{secrets.token_hex(3)}.sock"
-    if len(bytes(path)) > LONGEST_SOCKET_PATH:
-        return None
-    for old in directory.glob("engine-*.sock"):
-        if _is_abandoned(old):
-            old.unlink(missing_ok=True)
-    return path
+    return path if len(bytes(path)) <= LONGEST_SOCKET_PATH else None
+
+
+def sweep_sockets(directory: Path) -> None:
+    """Remove the sockets of former engines of this directory, which a killed engine leaves."""
+    # Listed before the look at the lock: a keeper that takes it after that look has an engine with a newer file.
+    there = list(directory.glob("engine-*.sock"))
+    try:
+        if there and files.is_held(str(directory)):
+            return  # one of them is the running engine's
+    except OSError:
+        return
+    for path in there:
+        if _is_abandoned(path):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a killed engine left the file. One that loads refuses connections too, but not for a day."""
+    """Whether nobody listens at the socket."""
     try:
-        if time.time() - path.stat().st_mtime < _LONGEST_START_S:
-            return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             probe.connect(str(path))

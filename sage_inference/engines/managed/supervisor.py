@@ -64,7 +64,7 @@ class Service(Protocol):
 
 
 @dataclass(slots=True)
-class House:
+class EngineContext:
     """The common surroundings of one gateway's engines. ``passive``: another gateway gives the orders."""
 
     managed: ManagedSettings
@@ -88,12 +88,14 @@ class House:
 class EngineSupervisor:
     """``origin``: whether the engine is declared in the configuration, or for this run by a flag or a load."""
 
-    def __init__(self, name: str, entry: ManagedEngineSettings, house: House, origin: str = "config") -> None:
+    def __init__(
+        self, name: str, entry: ManagedEngineSettings, context: EngineContext, origin: str = "config"
+    ) -> None:
         self.name = name
         self.entry = entry
         self.origin = origin
-        self._house = house
-        self.directory = house.state_dir / files.FOLDER / name
+        self._context = context
+        self.directory = context.state_dir / files.FOLDER / name
         self.machine = Machine(since=time.monotonic())
         self.running: RunningEngine | None = None
         self.detected: Detected | None = None
@@ -137,8 +139,8 @@ class EngineSupervisor:
     # Facts
 
     @property
-    def house(self) -> House:
-        return self._house
+    def context(self) -> EngineContext:
+        return self._context
 
     @property
     def state(self) -> ManagedState:
@@ -148,6 +150,11 @@ class EngineSupervisor:
     def names(self) -> tuple[str, ...]:
         """The names under which requests may ask for its model."""
         return self.entry.served_names or (self.entry.model,)
+
+    @property
+    def is_a_mistake(self) -> bool:
+        """Whether a load by name made it, its start failed, and none succeeded before: the name may be wrong."""
+        return self.origin == "load" and self.machine.failure is not None and self.detected is None
 
     @property
     def has_process(self) -> bool:
@@ -163,21 +170,21 @@ class EngineSupervisor:
     def rules(self) -> Rules:
         return Rules(
             restarts=self.entry.restart != "never",
-            stop_s=self.house.managed.stop_grace_s + _KILL_S,
-            drain_s=self.house.drain_s,
+            stop_s=self.context.managed.stop_grace_s + _KILL_S,
+            drain_s=self.context.drain_s,
             first_s=FIRST_S,
         )
 
     def silence(self) -> Silence | None:
-        return self.house.service.silence(self)
+        return self.context.service.silence(self)
 
     # The task
 
     async def begin(self) -> None:
         """Adopt the engine that runs already, if one does, and start the task."""
-        self.expected_s = (await self.house.thread(learned.read, self.directory)).start_s
+        self.expected_s = (await self.context.thread(learned.read, self.directory)).start_s
         try:
-            self.running = await self.house.thread(running.adopt, self.directory)
+            self.running = await self.context.thread(running.adopt, self.directory)
         except LostKeeperError as error:
             self.post(events.KeeperSilent(EngineFailure(str(error), error.hint)))
         except KeeperError as error:
@@ -187,7 +194,7 @@ class EngineSupervisor:
         if self.running is not None:
             self._move(events.Adopted())
             self.gpus = await self._gpu_keys()
-            self.house.turns.hold(self.name, self.gpus)
+            self.context.turns.hold(self.name, self.gpus)
             log.info("engine %s is adopted, pid %s", self.name, self.running.pid)
             self._watch(self.running)
         self._task = asyncio.create_task(self._run())
@@ -231,7 +238,7 @@ class EngineSupervisor:
                 report(error, f"engine {self.name}")
 
     def _move(self, event: events.EngineEvent) -> None:
-        if isinstance(event, events.TurnCame) and not self.house.turns.holds(self.name):
+        if isinstance(event, events.TurnCame) and not self.context.turns.holds(self.name):
             return  # the turn was given back meanwhile
         if isinstance(event, events.LoadWanted):
             self.coming = False
@@ -263,12 +270,12 @@ class EngineSupervisor:
             log.info("engine %s is %s", self.name, machine.state)
 
     def _do(self, effect: Effect) -> None:
-        service = self.house.service
+        service = self.context.service
         match effect:
             case Effect.TAKE_TURN:
                 self._take_turn()
             case Effect.GIVE_TURN:
-                self.house.turns.give(self.name)
+                self.context.turns.give(self.name)
             case Effect.LAUNCH:
                 self._spawn(self._launch(self.machine.run))
             case Effect.SERVE:
@@ -280,7 +287,7 @@ class EngineSupervisor:
             case Effect.UNSERVE:
                 service.unserve(self)
             case Effect.STOP:
-                self.house.turns.hold(self.name, self.gpus)
+                self.context.turns.hold(self.name, self.gpus)
                 self._spawn(self._stop())
             case Effect.REFUSE:
                 service.refuse(self)
@@ -294,19 +301,19 @@ class EngineSupervisor:
     # Effects
 
     def _take_turn(self) -> None:
-        if not self.house.passive:
+        if not self.context.passive:
             self._spawn(self._ask_turn())
 
     async def _ask_turn(self) -> None:
         self.gpus = await self._gpu_keys()
         if self.machine.state is ManagedState.WAITING:
-            self.house.turns.take(self.name, self.gpus, lambda: self.post(events.TurnCame()))
+            self.context.turns.take(self.name, self.gpus, lambda: self.post(events.TurnCame()))
 
     async def _gpu_keys(self) -> tuple[str, ...]:
         """The GPUs whose turn a start needs: none on a machine without GPUs."""
         if self.entry.gpus == ("cpu",):
             return ()
-        there = await self.house.thread(gpus)
+        there = await self.context.thread(gpus)
         if not there or self.entry.gpus == ("auto",):
             return (ALL,) if there else ()
         return tuple(
@@ -319,16 +326,16 @@ class EngineSupervisor:
         )
 
     async def _launch(self, run: int) -> None:
-        house = self.house
+        context = self.context
         try:
-            self.running = await house.thread(
+            self.running = await context.thread(
                 running.start,
                 self.name,
                 self.entry,
-                house.managed,
+                context.managed,
                 directory=self.directory,
-                environ=house.environ,
-                neighbours=house.neighbours(),
+                environ=context.environ,
+                neighbours=context.neighbours(),
                 change=self.machine.change,
                 about=self._about(),
             )
@@ -366,16 +373,16 @@ class EngineSupervisor:
 
     async def _stop(self) -> None:
         engine = self.running
-        if engine is None or self.house.passive:
+        if engine is None or self.context.passive:
             return
-        # What a first process leaves behind that ended by itself was asked by nobody to end, and will not.
-        grace_s = self.house.managed.stop_grace_s if engine.link.exit is None else _REST_S
+        # The first process ended by itself: nobody has asked the others to end, and they will not.
+        grace_s = self.context.managed.stop_grace_s if engine.link.exit is None else _REST_S
         with contextlib.suppress(KeeperError):  # its keeper has ended, which the watch reports
-            await self.house.thread(engine.link.stop, grace_s)
+            await self.context.thread(engine.link.stop, grace_s)
 
     async def _drained(self, run: int) -> None:
         while self.machine.run == run and self.state is ManagedState.DRAINING:
-            if not self.house.service.in_flight(self):
+            if not self.context.service.in_flight(self):
                 self.post(events.Drained(run))
                 return
             await asyncio.sleep(_DRAIN_LOOK_S)
@@ -385,7 +392,7 @@ class EngineSupervisor:
         while self.state in (ManagedState.STUCK, ManagedState.LOST):
             await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(KeeperError):
-                found = await self.house.thread(running.adopt, self.directory)
+                found = await self.context.thread(running.adopt, self.directory)
                 if found is None:
                     self.post(events.Freed())
                     return

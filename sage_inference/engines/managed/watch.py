@@ -21,6 +21,7 @@ from sage_inference.engines.managed.footprint import await_memory, memory_mb
 from sage_inference.engines.managed.hang import HangWatch, Silence
 from sage_inference.engines.managed.learned import LearnedFacts
 from sage_inference.engines.managed.machine import Machine, ManagedState, Rules
+from sage_inference.engines.managed.ports import sweep_sockets
 from sage_inference.engines.managed.readiness import NotReadyError, serving
 from sage_inference.engines.managed.running import RunningEngine
 from sage_inference.engines.patience import Patience
@@ -43,7 +44,7 @@ _LONGEST_ASK_S = 1.0
 T = TypeVar("T")
 
 
-class WatchedHouse(Protocol):
+class WatchContext(Protocol):
     """The part of the engines' common surroundings that a watch needs."""
 
     passive: bool
@@ -67,7 +68,7 @@ class Watched(Protocol):
     lacks_chat_template: bool
 
     @property
-    def house(self) -> WatchedHouse: ...
+    def context(self) -> WatchContext: ...
     @property
     def names(self) -> tuple[str, ...]: ...
     @property
@@ -121,8 +122,8 @@ class EngineWatch:
         if link.exit is not None:
             engine.post(events.FirstExited(self._run))
         try:
-            record = await engine.house.thread(link.wait_exit, engine.rules.stop_s)
-            await engine.house.thread(await_memory, self._process.about.get("gpus") or ())
+            record = await engine.context.thread(link.wait_exit, engine.rules.stop_s)
+            await engine.context.thread(await_memory, self._process.about.get("gpus") or ())
         except LostKeeperError as error:
             await self._keeper_died(error)
             return
@@ -136,8 +137,9 @@ class EngineWatch:
                 events.KeeperLost(self._run, EngineFailure("its keeper ended, and its processes did not"))
             )
             return
+        await engine.context.thread(sweep_sockets, directory)
         phase = self.moment.phase if self.moment is not None else None
-        failure = await engine.house.thread(
+        failure = await engine.context.thread(
             running.explained,
             directory,
             record,
@@ -151,7 +153,7 @@ class EngineWatch:
     async def _keeper_died(self, error: LostKeeperError) -> None:
         engine = self._engine
         try:
-            left = await engine.house.thread(running.adopt, engine.directory)
+            left = await engine.context.thread(running.adopt, engine.directory)
         except KeeperError:
             engine.post(events.KeeperLost(self._run, EngineFailure(str(error), error.hint)))
             return
@@ -162,27 +164,27 @@ class EngineWatch:
     async def _beats(self) -> None:
         while True:
             try:
-                await self._engine.house.thread(self._process.link.beat)
-                self._engine.memory_mb = await self._engine.house.thread(memory_mb, self._process.pid)
+                await self._engine.context.thread(self._process.link.beat)
+                self._engine.memory_mb = await self._engine.context.thread(memory_mb, self._process.pid)
             except KeeperError as error:
                 log.warning("engine %s: %s", self._engine.name, error)
             await asyncio.sleep(BEAT_S)
 
     async def _hangs(self) -> None:
         """Report an engine that serves, and shows no sign of life."""
-        engine, clock = self._engine, self._engine.house.patience
+        engine, clock = self._engine, self._engine.context.patience
         # A container's processes are not those of the command that runs it, so nothing is known of their work.
         is_seen = self._process.about.get("engine") != "command"
         meter = ActivityMeter(self._process.pid if is_seen else None)
         watch = HangWatch(clock.now)
         while True:
             await asyncio.sleep(HANG_LOOK_S)
-            serves = engine.machine.state is ManagedState.READY and not engine.house.passive
+            serves = engine.machine.state is ManagedState.READY and not engine.context.passive
             silence = engine.silence() if serves else None
             if silence is None:
                 watch.alive(clock.now)
                 continue
-            activity = await engine.house.thread(meter.look)
+            activity = await engine.context.thread(meter.look)
             sentence = watch.hangs(silence, activity, engine.entry.stall_s, clock.now)
             if sentence is not None:
                 engine.post(events.Hung(self._run, hang.failure_of(engine.name, sentence)))
@@ -199,11 +201,11 @@ class EngineWatch:
 
     async def _until_ready(self) -> None:
         engine, wait_s = self._engine, _FIRST_ASK_S
-        house = engine.house
+        context = engine.context
         # An adopted engine that has served before may be busy: its health and its models are proof enough.
-        known = (await house.thread(learned.read, engine.directory)).of(self._process.started_at)
+        known = (await context.thread(learned.read, engine.directory)).of(self._process.started_at)
         backend = parse_backend(self._process.url)
-        client = house.queries.of(None, backend.uds or None)
+        client = context.queries.of(None, backend.uds or None)
         url = engine_url.AT_SOCKET if backend.uds else backend.base_url
         while True:
             try:
@@ -212,8 +214,8 @@ class EngineWatch:
                     url,
                     self._process.api_key,
                     engine.names,
-                    question_s=house.question_s,
-                    patience=house.patience,
+                    question_s=context.question_s,
+                    patience=context.patience,
                     warms=known is None,
                 )
             except NotReadyError:
@@ -234,19 +236,19 @@ class EngineWatch:
             engine.post(events.Answered(self._run))
             self.looked.set()
             if is_new:
-                await house.thread(learned.write, engine.directory, found)
+                await context.thread(learned.write, engine.directory, found)
             return
 
     async def _follow(self) -> None:
         """Read the log of the start, and judge it by its signs of life."""
         engine = self._engine
-        lines = await engine.house.thread(StartLog, engine.directory)
+        lines = await engine.context.thread(StartLog, engine.directory)
         try:
-            self.progress = progress = await engine.house.thread(_progress, self._process.about)
+            self.progress = progress = await engine.context.thread(_progress, self._process.about)
             while True:
                 with contextlib.suppress(OSError):
-                    await engine.house.thread(_look, lines, progress, self._process.pid)
-                if (failure := self._overdue(progress)) is not None and not engine.house.passive:
+                    await engine.context.thread(_look, lines, progress, self._process.pid)
+                if (failure := self._overdue(progress)) is not None and not engine.context.passive:
                     engine.post(events.Stalled(self._run, failure))
                     return
                 await asyncio.sleep(_LOOK_S)

@@ -28,12 +28,12 @@ async def order(request: Request) -> Response:
     """``load``, ``unload`` or ``restart``. Answers at once; the same order twice is one order."""
     engines, engine = _named(request)
     what = request.url.path.rpartition("/")[2]
-    if engines.house.passive:
+    if engines.context.passive:
         raise ApiError(503, "another gateway takes over; ask it", "service_unavailable", "handing_over")
     if what == "load":
         engine.load(asked=True)
     elif what == "unload":
-        engine.unload()
+        engines.unload(engine)
     else:
         engine.restart()
     await asyncio.sleep(0)  # the supervisor takes the order
@@ -53,7 +53,7 @@ def _named(request: Request) -> tuple[ManagedEngines, ManagedEngine]:
 async def add_engine(request: Request) -> Response:
     """Load a model that no engine is declared for, as an engine of this run: ``{"model": NAME}``."""
     engines: ManagedEngines | None = request.app.state.engines
-    if engines is None or engines.house.passive:
+    if engines is None or engines.context.passive:
         raise ApiError(409, "this gateway starts no engines", code="no_engines")
     try:
         document = msgspec.json.decode(request.state.body)

@@ -19,9 +19,9 @@ from sage_inference.engines.detect import Detected
 from sage_inference.engines.managed import running
 from sage_inference.engines.managed.hang import Silence
 from sage_inference.engines.managed.machine import ManagedState
-from sage_inference.engines.managed.ports import port_of
+from sage_inference.engines.managed.ports import port_of, sweep_sockets
 from sage_inference.engines.managed.running import Neighbours
-from sage_inference.engines.managed.supervisor import EngineSupervisor, House
+from sage_inference.engines.managed.supervisor import EngineContext, EngineSupervisor
 from sage_inference.engines.managed.turns import Turns
 from sage_inference.engines.patience import Patience
 from sage_inference.engines.query_clients import QueryClients
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sage_inference.managed")
 
 ADOPT_S = 1.0  # for the first answers of adopted engines, before the gateway goes on with its start
+FORGET_S = 600.0  # until an engine for a model that was loaded by name, and could not be, leaves the list
 _BEGIN_S = 5.0  # for engines that were declared just before the end
 _THREADS = 8
 
@@ -58,7 +59,7 @@ class ManagedEngine(EngineSupervisor):
 
     @property
     def ends(self) -> bool:
-        return self.house.service.reports_end(self)
+        return self.context.service.reports_end(self)
 
     @property
     def _starts_on_demand(self) -> bool:
@@ -101,7 +102,7 @@ class ManagedEngines:
         self._closing = False
         self.on_change: Callable[[], None] = lambda: None
         settings = gateway.settings
-        self.house = House(
+        self.context = EngineContext(
             managed=settings.managed,
             state_dir=state_dir,
             environ=environ,
@@ -120,13 +121,14 @@ class ManagedEngines:
 
     async def begin(self, settings: Settings, *, passive: bool) -> None:
         """Declare the engines of the configuration and those that keepers hold, and adopt what runs."""
-        self.house.passive = passive
+        self.context.passive = passive
         for entry in settings.engines:
             self._add(name_of_engine(entry), entry, "config")
-        for directory in await self.house.thread(keeper.directories, self.house.state_dir):
+        for directory in await self.context.thread(keeper.directories, self.context.state_dir):
+            await self.context.thread(sweep_sockets, directory)
             if directory.name in self.engines:
                 continue
-            kept = await self.house.thread(entry_of, directory)
+            kept = await self.context.thread(entry_of, directory)
             if kept is not None:
                 self._add(directory.name, kept.entry, kept.origin).leaving = kept.origin == "config"
         await asyncio.gather(*(engine.begin() for engine in self.engines.values()))
@@ -142,7 +144,7 @@ class ManagedEngines:
 
     def take_over(self) -> None:
         """This gateway gives the orders from now on: start what should run, end what is not wanted."""
-        self.house.passive = False
+        self.context.passive = False
         for engine in list(self.engines.values()):
             engine.attach()
             if engine.leaving:
@@ -153,7 +155,7 @@ class ManagedEngines:
 
     def hand_over(self) -> None:
         """Another gateway gives the orders from now on."""
-        self.house.passive = True
+        self.context.passive = True
         self.keeps = True
         living = sum(engine.has_process for engine in self.engines.values())
         if living:
@@ -165,13 +167,13 @@ class ManagedEngines:
         if self._leavers:  # one may be starting an engine just now, which must be ended too
             await asyncio.wait(self._leavers, timeout=_BEGIN_S)
         # A successor that could not take over has no right to stop them.
-        if not self.keeps and not self.house.passive:
+        if not self.keeps and not self.context.passive:
             await self._stop_all()
         for task in self._leavers:
             task.cancel()
         await asyncio.gather(*(engine.close() for engine in self.engines.values()))
-        await self.house.queries.aclose()
-        self.house.threads.shutdown(wait=False, cancel_futures=True)
+        await self.context.queries.aclose()
+        self.context.threads.shutdown(wait=False, cancel_futures=True)
 
     async def _stop_all(self) -> None:
         running_ones = [engine for engine in self.engines.values() if engine.has_process]
@@ -212,9 +214,9 @@ class ManagedEngines:
 
     def apply(self, settings: Settings) -> Changes:
         """Follow the configuration after a reload. Engines that were declared for this run stay."""
-        house = self.house
-        house.managed, house.drain_s = settings.managed, settings.timeouts.drain_s
-        house.question_s = settings.health.timeout_s
+        context = self.context
+        context.managed, context.drain_s = settings.managed, settings.timeouts.drain_s
+        context.question_s = settings.health.timeout_s
         wanted = {name_of_engine(entry): entry for entry in settings.engines}
         changes = Changes([], [], [])
         for name, engine in list(self.engines.items()):
@@ -249,16 +251,16 @@ class ManagedEngines:
 
     async def _replace_outdated(self) -> None:
         await self._look_for_outdated()
-        house = self.house
+        context = self.context
         for engine in list(self.engines.values()):
             if engine.outdated and not engine.leaving:
-                problem = await house.thread(
+                problem = await context.thread(
                     running.obstacle,
                     engine.entry,
-                    house.managed,
+                    context.managed,
                     engine.directory,
-                    house.environ,
-                    house.neighbours(),
+                    context.environ,
+                    context.neighbours(),
                 )
                 if problem is None:
                     engine.restart()
@@ -267,14 +269,14 @@ class ManagedEngines:
 
     async def _look_for_outdated(self) -> None:
         """Compare how each running engine was started with how it would be started now."""
-        house = self.house
+        context = self.context
         for engine in list(self.engines.values()):
             process = engine.running
             if process is None or not engine.has_process or engine.leaving:
                 continue
             recipe = str(process.about.get("engine"))
-            wanted = await house.thread(
-                running.spec_hash_of, engine.entry, house.managed, recipe, house.environ
+            wanted = await context.thread(
+                running.spec_hash_of, engine.entry, context.managed, recipe, context.environ
             )
             if engine.running is process:
                 engine.outdated = wanted != process.spec_hash
@@ -300,7 +302,7 @@ class ManagedEngines:
         return self._neighbours().ports, frozenset(pids | {each.link.keeper_pid for each in living})
 
     def _add(self, name: str, entry: ManagedEngineSettings, origin: str) -> ManagedEngine:
-        engine = self.engines[name] = ManagedEngine(name, entry, self.house, origin)
+        engine = self.engines[name] = ManagedEngine(name, entry, self.context, origin)
         engine.coming = origin != "config" or entry.start == "boot"
         return engine
 
@@ -366,6 +368,21 @@ class ManagedEngines:
 
     def refuse(self, engine: EngineSupervisor) -> None:
         self.gateway.waiting_room.refuse(engine.names)
+        if engine.is_a_mistake and engine.state is ManagedState.FAILED:
+            asyncio.get_running_loop().call_later(FORGET_S, self._forget_failed, engine, engine.machine.since)
+
+    def unload(self, engine: ManagedEngine) -> None:
+        """End the engine. One that a load of a wrong name has made is forgotten at once."""
+        if engine.is_a_mistake and not engine.leaving:
+            self._leave(engine)
+            self._declare()
+        else:
+            engine.unload()
+
+    def _forget_failed(self, engine: EngineSupervisor, since: float) -> None:
+        known = self.engines.get(engine.name)
+        if known is engine and known.state is ManagedState.FAILED and known.machine.since == since:
+            self.unload(known)
 
     def in_flight(self, engine: EngineSupervisor) -> int:
         upstream = self.gateway.engines.get(engine.name)

@@ -17,7 +17,7 @@ _ON_THE_WAY = (ManagedState.WAITING, ManagedState.STARTING)  # where a failure i
 def progress_text(engine: EngineSupervisor) -> str:
     """The phase of a start: ``loading (the weights 45 %, 3/7)``."""
     if engine.state is ManagedState.WAITING:
-        blocker = engine.house.turns.blocker(engine.name)
+        blocker = engine.context.turns.blocker(engine.name)
         return f"waiting for {blocker}, which starts or stops on the same GPU" if blocker else "loading"
     moment = None if engine.watch is None else engine.watch.moment
     if engine.state is not ManagedState.STARTING or moment is None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from sage_inference.config.settings import InstanceSettings, ManagedEngineSettings, Settings
+from sage_inference.gateway.managed import engine_set
 from sage_inference.gateway.managed.engine_run import RunModel
 from sage_inference.keeper.client import stop_all
 from sage_inference.server import EngineRun, RunningGateway
@@ -130,6 +131,25 @@ def test_a_strangers_process_is_shown_and_never_signalled(state_dir: Path, tmp_p
         assert stranger.stdin is not None
         stranger.stdin.close()
         stranger.wait(10)
+
+
+@pytest.mark.parametrize("by", ["an unload", "time"])
+def test_a_failed_load_of_a_wrong_name_leaves_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(engine_set, "FORGET_S", 0.05 if by == "time" else 600.0)
+    wrong = str(tmp_path / "no-such-model")
+    with managed(tmp_path / "state") as gateway:
+        made = gateway.http.post("/admin/engines", json={"model": wrong}, headers=ADMIN).json()["engine"]
+        gateway.until(lambda running: wrong in running.gateway.waiting_room.declared)
+        if by == "an unload":
+            failure = gateway.state(made["name"], "failed")["failure"]
+            assert failure["permanent"]
+            assert gateway.order(made["name"], "unload").json()["engine"]["state"] == "off"
+        gateway.until(lambda running: running.managed and not running.managed.engines, 20)
+        assert wrong not in [card["id"] for card in gateway.http.get("/v1/models").json()["data"]]
+        again = gateway.http.post("/admin/engines", json={"model": wrong}, headers=ADMIN)
+        assert again.json()["engine"]["name"] == made["name"]
 
 
 def test_an_engine_that_is_declared_at_the_very_end_does_not_stay(tmp_path: Path) -> None:

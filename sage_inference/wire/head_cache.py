@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-# The bytes before the digits of the length, where the digits start, the rest of the head, the size of the rest, the
-# end of the longest head of this form, and the meaning.
-_Known = tuple[bytes, int, bytes, int, int, T]
+# The bytes before the digits of the length, where the digits start and where those of the last length stopped, the rest
+# of the head, where the last body began, the end of the longest head of this form, and the meaning.
+_Known = tuple[bytes, int, int, bytes, int, int, T]
 
 LONGEST = 4096  # bytes of a head: longer ones do not repeat
 _MOST_DIGITS = 15
@@ -24,7 +24,6 @@ class HeadCache(Generic[T]):
         self._most = most
         self._known: dict[bytes, _Known[T]] = {}  # by the bytes before the length
         self._last: _Known[T] | None = None
-        self._digits = 1  # of the last length
 
     def get(self, data: bytes) -> tuple[T, int, int] | None:
         """The meaning of the head that ``data`` begins with, its Content-Length, and where its body begins.
@@ -40,16 +39,14 @@ class HeadCache(Generic[T]):
             if known is None:
                 return None
             self._last = known
-        _, start, rest, size, end, meaning = known
-        digits = data[start : start + self._digits]
-        body = start + self._digits + size
-        if data[body - size : body] != rest:  # mostly the length has as many digits as the last one
+        before, start, stop, rest, body, end, meaning = known
+        if data[stop:body] != rest:  # mostly the length has as many digits as the last one
             stop = data.find(rest, start, end)
             if stop < 0:
                 return None
-            digits = data[start:stop]
-            self._digits = len(digits)
-            body = stop + size
+            body = stop + len(rest)
+            self._known[before] = self._last = before, start, stop, rest, body, end, meaning
+        digits = data[start:stop]
         if digits.isdigit():
             return meaning, int(digits), body
         return None
@@ -67,6 +64,6 @@ class HeadCache(Generic[T]):
             self._known.clear()
         before = data[:start]
         rest = data[stop : end + 4]
-        known = before, start, rest, len(rest), start + _MOST_DIGITS + len(rest), meaning
+        known = before, start, stop, rest, end + 4, start + _MOST_DIGITS + len(rest), meaning
         self._known[before] = self._last = known
         return True

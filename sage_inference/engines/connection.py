@@ -230,6 +230,10 @@ class EngineConnection(asyncio.Protocol):
         answer, length, begin = known
         receiver.engine_answers(answer, length)
         if self._receiver is receiver:  # otherwise it discarded the connection
+            if len(data) == begin + length:  # the whole answer is here, as most are
+                self._recycle(True)
+                receiver.engine_sends(data[begin:], True)
+                return
             self._body_left = length
             if JOIN_BYTES < len(data) < begin + length:
                 self._count(receiver, memoryview(data)[begin:])

@@ -86,7 +86,8 @@ class SharedGPU:
         if llm:
             self.llm += 1
             self._alone_since = math.inf
-            self._company_since = min(self._company_since, now)
+            if now < self._company_since:
+                self._company_since = now
             self.streams.began(placement)
             if self.watches and not self.embedding and now > self._embedded_at + _WATCHED_S:
                 self.watches = False

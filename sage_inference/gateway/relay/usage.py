@@ -48,7 +48,7 @@ def reported(text: bytes) -> Usage | None:
     _, mark, rest = text[-_NEAR:].rpartition(_MARK)
     if mark:
         found = rest.partition(b"}")[0]
-        if b"{" in found[1:]:
+        if found.find(b"{", 1) >= 0:
             found = rest.partition(b"}}")[0] + b"}"
         try:
             tokens = _decode(found + b"}")

@@ -257,7 +257,8 @@ class RunningGateway:
         self.hooks.reloading()
         try:
             loaded = self._load()
-            outcome = self._take_over(self._complete(loaded))
+            wanted = self._complete(loaded)
+            outcome = self._take_over(wanted, self._renew_certificate(wanted))
             self._loaded = loaded
             self.gateway.found.look_soon()
             self.hooks.configured(loaded)
@@ -284,12 +285,17 @@ class RunningGateway:
             except Exception as error:  # for example if no thread can be started; the next look may have one
                 report(error, "the look at the configuration")
 
-    def _take_over(self, wanted: Settings) -> Reloaded:
+    def _renew_certificate(self, wanted: Settings) -> bool:
+        """Take the files of the certificate, and return whether callers see another one. Raises ``ConfigError``."""
+        certificate = self.gateway.certificate
+        return certificate is not None and certificate.take(
+            until_restart(self.gateway.settings, wanted).server
+        )
+
+    def _take_over(self, wanted: Settings, is_renewed: bool = False) -> Reloaded:
         before, guard = self.gateway.settings, self.gateway.guard
         settings = until_restart(before, wanted)
         check_reach(settings)  # checks the new keys with the address that stays until a restart
-        certificate = self.gateway.certificate
-        is_renewed = certificate is not None and certificate.take(settings.server)
         self.gateway.configure(settings)
         instances = self.fleet.apply(settings)
         engines = None if self.managed is None else self.managed.apply(settings)

@@ -53,7 +53,11 @@ def _target(url: str, key: str | None) -> Target:
             f"--url {url} is a Unix socket, and bench measures servers at a port",
             "start the server with a port, or measure a gateway in front of it",
         )
-    return Target(address.host, address.port, address.scheme == "https", address.prefix, key)
+    if address.scheme != "https":
+        return Target(address.host, address.port, False, address.prefix, key)
+    from sage_inference.client.trusted import own_context
+
+    return Target(address.host, address.port, True, address.prefix, key, own_context(url))
 
 
 def _only_model(target: Target) -> str:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 def context_for(url: str) -> ssl.SSLContext:
     """The context of connections to ``url``. Raises ``TrustError``."""
+    return own_context(url) or trust.context()
+
+
+def own_context(url: str) -> ssl.SSLContext | None:
+    """The context of connections to ``url`` if this user's own gateway is there, None for any other server."""
     # Imported late, because most clients never connect with TLS.
     from sage_inference.daemon.admin import tls_of
 
@@ -23,7 +28,7 @@ def context_for(url: str) -> ssl.SSLContext:
         return _own_gateway_at(url)
 
     info = there()
-    return trust.context() if info is None else tls_of(info, there)
+    return None if info is None else tls_of(info, there)
 
 
 def _own_gateway_at(url: str) -> PidInfo | None:

@@ -43,6 +43,7 @@ class OwnCertificate:
         self._stamp = _stamp(server)
         self.current = certificate.read(server)
         self._plain_refusal = _plain_refusal()
+        self._remarks = self.remarks()  # those that were logged; the start logs the first ones
         announce(self.current.sha256)
 
     def transport(self, protocol: asyncio.Protocol) -> TlsTransport:
@@ -77,6 +78,7 @@ class OwnCertificate:
             await asyncio.sleep(LOOK_S)
             try:
                 await self.look()
+                self._log_remarks()
             except Exception as error:  # for example if no thread can be started; the next look may have one
                 report(error, "the look at the certificate")
 
@@ -95,6 +97,13 @@ class OwnCertificate:
             return
         if self._server is server:  # otherwise a reload came first
             self._use(server, stamp, found)
+
+    def _log_remarks(self) -> None:
+        """Warn once when the certificate's end comes near, and once when it has come."""
+        before, self._remarks = self._remarks, self.remarks()
+        if self._remarks != before:
+            for remark in self._remarks:
+                log.warning("%s", remark)
 
     def _use(self, server: ServerSettings, stamp: Stamp, found: Certificate) -> None:
         if found.sha256 != self.current.sha256:

@@ -86,8 +86,6 @@ def test_every_command_reaches_it_and_prints_https(
     g: Gateway, monkeypatch: pytest.MonkeyPatch, certificates: list[Certificate]
 ) -> None:
     url = f"https://127.0.0.1:{g.port}"
-    document = json.loads(sage(g.home, "status", "--json").stdout)
-    assert (document["state"], document["address"]) == ("running", url)
     assert f"running at {url}" in sage(g.home, "status").stdout
     assert sage(g.home, "reload").returncode == 0
     done = sage(g.home, "bench", "--requests", "3", "--concurrency", "1", "--no-ceiling", "--json")
@@ -155,10 +153,6 @@ def test_a_pair_that_cannot_be_used_keeps_the_old_one(
     (folder / "now.key").write_bytes(b"half")
     done = sage(g.home, "reload")
     assert (done.returncode, "no private key" in " ".join(done.stderr.split())) == (1, True)
-    deadline = time.monotonic() + 10
-    while "the old ones stay" not in g.log():
-        assert time.monotonic() < deadline, g.log()
-        time.sleep(0.05)
     assert shown(g, *certificates) == first
     assert "Traceback" not in g.log()
     put(certificates[0], folder)
@@ -174,14 +168,12 @@ def test_a_change_between_http_and_https_takes_a_restart(
         assert f"running at {plain}" in sage(tmp_path, "start", "--background").stdout
         document["server"] |= tls(folder)["server"]
         file.write_text(json.dumps(document))
-        done = sage(tmp_path, "reload", "--json")
-        assert json.loads(done.stdout)["needs_restart"] == ["server.tls_cert", "server.tls_key"]
         words = " ".join(sage(tmp_path, "reload").stderr.split())
-        assert f"effect only at a restart; until then the gateway stays at {plain}" in words
+        assert "server.tls_cert, server.tls_key take effect only at a restart" in words
+        assert f"until then the gateway stays at {plain}" in words
         done = sage(tmp_path, "restart")
         secure = plain.replace("http:", "https:")
         assert f"running at {secure}" in done.stdout, done.stderr
         assert httpx.get(f"{secure}/health", verify=False, trust_env=False).status_code == 200
-        assert json.loads(sage(tmp_path, "status", "--json").stdout)["address"] == secure
     finally:
         assert sage(tmp_path, "stop").returncode == 0

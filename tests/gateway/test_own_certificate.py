@@ -217,6 +217,33 @@ def test_a_new_certificate_that_has_expired_is_not_taken(tmp_path: Path, pairs: 
             assert caller.send(HEALTH).reply().status == 200
 
 
+def test_files_that_are_broken_do_not_keep_engines_that_were_found_away(
+    tmp_path: Path, pairs: list[Certificate]
+) -> None:
+    """A search takes its findings over as a reload does, but reads no file again."""
+    with RogueEngine(ok()) as engine, serving(engine, tmp_path, pairs[0]) as g:
+        (tmp_path / "key.pem").write_bytes(b"")
+        g.ask(lambda r: r._take_over(r._complete(r._loaded)))
+        with pytest.raises(CertificateError):
+            g.ask(lambda r: r.reload())
+
+
+def test_the_end_of_a_certificate_is_logged_once_when_it_comes_near_and_when_it_has_come(
+    pairs: list[Certificate], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ServerSettings(tls_cert=str(pairs[0].chain), tls_key=str(pairs[0].key))
+    own = own_certificate.OwnCertificate(server, lambda _: None)
+    ends_at = own.current.ends_at
+    for left, words in ((7200, []), (3600, []), (-1, ["expired"])):
+        with monkeypatch.context() as patched:
+            patched.setattr("time.time", lambda now=ends_at - left: now)
+            own._log_remarks()
+            own._log_remarks()
+        found = [record.getMessage() for record in caplog.records]
+        assert len(found) == 1 + len(words)
+        assert (words or ["expires on"])[0] in found[-1]
+
+
 def test_reload_takes_other_files_and_names_the_settings(tmp_path: Path, pairs: list[Certificate]) -> None:
     with RogueEngine(ok()) as engine, serving(engine, tmp_path, pairs[0]) as g:
         server = replace(g.settings_to_load.server, tls_cert=str(pairs[1].chain), tls_key=str(pairs[1].key))

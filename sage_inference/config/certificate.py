@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sage_inference.config.errors import ConfigError, Remark
+from sage_inference.config.exposure import is_open_to_all
 from sage_inference.config.paths import expanded
 from sage_inference.config.settings import ServerSettings
 
@@ -82,7 +83,7 @@ def remarks(server: ServerSettings) -> Iterator[Remark]:
     if server.tls_cert is None:
         return
     key = server.tls_key or server.tls_cert
-    if _is_open_to_all(key):
+    if is_open_to_all(key):
         yield Remark(
             f'every user of this machine can read the private key in "{key}"',
             f"only its owner should: chmod 600 {key}",
@@ -103,17 +104,6 @@ def remarks_on_time(found: Certificate, server: ServerSettings) -> Iterator[Rema
             f'the certificate in "{server.tls_cert}" expires on {day(found.ends_at)}',
             "renew it; a running gateway takes new files up by itself",
         )
-
-
-def _is_open_to_all(named: str) -> bool:
-    """Whether every user may read the file, and enter its folders."""
-    try:
-        path = expanded(named).resolve()
-        return bool(path.stat().st_mode & stat.S_IROTH) and all(
-            folder.stat().st_mode & stat.S_IXOTH for folder in path.parents
-        )
-    except OSError:
-        return False
 
 
 def read(server: ServerSettings) -> Certificate:

@@ -128,7 +128,7 @@ def _text(unit: Unit, *, after: str, who: str, hardening: Mapping[str, str], tar
 
 def _callable(command: Sequence[str]) -> Sequence[str]:
     """``command`` by way of a shell, if systemd would refuse its path or misread it: there, ``$$`` stays as it is."""
-    if set(command[0]) & set("$'\"\\\t\n"):
+    if set(command[0]) & set("$'\"\\") or not command[0].isprintable():
         return ["/bin/sh", "-c", 'exec "$0" "$@"', *command]
     return command
 
@@ -140,11 +140,15 @@ def _word(word: str) -> str:
 
 def _quoted(word: str) -> str:
     word = _escaped(word)
-    if word and not set(word) & set(" \t\n\"'\\;"):
+    if word and word.isprintable() and not set(word) & set(" \"'\\;"):
         return word
-    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\t", "\\t")):
-        word = word.replace(character, escaped)
-    return f'"{word}"'
+    return f'"{"".join(map(_in_quotes, word))}"'
+
+
+def _in_quotes(character: str) -> str:
+    if character in '\\"':
+        return f"\\{character}"
+    return f"\\x{ord(character):02x}" if character < " " or character == "\x7f" else character
 
 
 def _escaped(word: str) -> str:

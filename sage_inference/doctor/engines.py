@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,7 +60,8 @@ async def _configured(settings: Settings) -> list[Finding]:
             there.append(name_of(each))
         else:
             remedy = "start it, or sage inference config edit corrects its address"
-            found.append(ENGINES.warn(f"{name_of(each)}: {problem}", remedy))
+            named = f"{each.name}: " if each.name else ""
+            found.append(ENGINES.warn(f"{named}{problem}", remedy))
     if there:
         found.append(ENGINES.ok(f"configured: {', '.join(there)}"))
     return found
@@ -76,8 +78,11 @@ async def _listens(backend: Backend) -> str | None:
     except TimeoutError:
         return f"no connection to {backend.base_url} within {_QUESTION_S:g} s"
     except OSError as error:
-        # A name with several addresses ends with an error that lists all of them.
-        reason = error.strerror if error.errno in errno.errorcode else "nothing listens there"
+        # The error of a name that is not known has a number of another list, and its own text.
+        number = error.errno or 0
+        reason = (
+            os.strerror(number) if number in errno.errorcode else error.strerror or "nothing listens there"
+        )
         return f"no connection to {backend.base_url}: {reason}"
     writer.close()
     return None
@@ -122,7 +127,8 @@ def programs(facts: Facts) -> Iterator[Finding]:
         name = name_of_engine(engine)
         try:
             if engine.engine == "command":
-                find_command(engine.command[0], facts.environ)
+                for word in engine.command[:1]:
+                    find_command(word, facts.environ)
             elif engine.engine != "auto" and engine.engine in missing:
                 raise missing[engine.engine]
             elif engine.engine == "auto" and not found.keys() & set(_OF_AUTO):
@@ -132,7 +138,7 @@ def programs(facts: Facts) -> Iterator[Finding]:
     if found:
         shown = [f"{recipe} {program.version or ''}".strip() for recipe, program in found.items()]
         yield PROGRAMS_FOUND.ok(f"installed: {', '.join(shown)}")
-    elif not settings.engines:
+    elif not settings.engines and all(isinstance(each, NotInstalledError) for each in missing.values()):
         yield PROGRAMS_FOUND.ok("none installed, and none needed")
 
 

@@ -19,11 +19,11 @@ def gateway(facts: Facts) -> Iterator[Finding]:
         raise error
     state = facts.state.value
     if state.state == "running" and state.live is not None:
-        if state.live["version"] != __version__:
+        version = state.live.get("version")
+        if version != __version__:
             restart = "sage inference restart"
             if state.info is not None and state.info.supervised:
                 restart = "systemctl --user restart sage-inference"
-            version = state.live["version"]
             yield GATEWAY.warn(
                 f"version {version} runs, and {__version__} is installed", f"{restart} changes over"
             )

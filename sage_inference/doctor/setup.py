@@ -11,6 +11,7 @@ from pathlib import Path
 from sage_inference.config.address import is_loopback
 from sage_inference.config.check import check, kept_secrets
 from sage_inference.config.errors import ConfigError
+from sage_inference.config.exposure import is_open_to_all
 from sage_inference.config.paths import expanded
 from sage_inference.config.warnings import warnings_of
 from sage_inference.doctor.facts import Facts
@@ -54,7 +55,7 @@ def keys(facts: Facts) -> Iterator[Finding]:
         if secret.source.startswith("file:"):
             exposed.append(expanded(secret.source.removeprefix("file:")))
     exposed.append(facts.plan.environment_file)
-    found = [path for path in dict.fromkeys(exposed) if _others_may_read(path)]
+    found = [path for path in dict.fromkeys(exposed) if is_open_to_all(path)]
     for path in found:
         yield KEYS.warn(
             f"other users may read {path}, which holds keys", f"chmod 600 {shlex.quote(str(path))}"
@@ -107,16 +108,6 @@ def _judged(folder: Path, what: str) -> Finding:
             f"{what}: other users may write into {folder}", f"chmod o-w {shlex.quote(str(folder))}"
         )
     return FOLDERS.ok(f"{what}: {folder}, {free / (1 << 30):,.0f} GiB free")
-
-
-def _others_may_read(path: Path) -> bool:
-    """A file below a closed folder is safe. A group is left alone: somebody chose it."""
-    try:
-        return bool(path.stat().st_mode & stat.S_IROTH) and all(
-            folder.stat().st_mode & stat.S_IXOTH for folder in path.absolute().parents
-        )
-    except OSError:
-        return False
 
 
 CONFIGURATION = Check("configuration", configuration)

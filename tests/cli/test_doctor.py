@@ -31,6 +31,7 @@ from sage_inference.doctor.finding import Check, Finding
 from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import clean_environment, free_port, running_gateway
+from tests.support.tls import Authority
 
 
 @pytest.fixture
@@ -116,6 +117,23 @@ def test_a_broken_configuration_is_a_failure(
     finding = one(setup.CONFIGURATION, "fail")
     assert text in finding.text
     assert finding.hint
+
+
+def test_a_certificate_that_has_expired_or_does_not_fit(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    authority = Authority(tmp_path_factory.mktemp("authority"), "root")
+    good, expired = authority.issue(days=200), authority.issue(days=-1)
+    for pair, key, verdict in (
+        (good, good.key, "ok"),
+        (expired, expired.key, "fail"),
+        (good, expired.key, "fail"),
+    ):
+        configure(home, server={"tls_cert": str(pair.chain), "tls_key": str(key)})
+        assert one(setup.CONFIGURATION, verdict).hint or verdict == "ok"
+    good.key.chmod(0o600)
+    configure(home, server={"tls_cert": str(home / "none.pem")})
+    assert "none.pem" in one(setup.CONFIGURATION, "fail").text
 
 
 def test_a_file_that_is_no_configuration_is_a_failure(home: Path) -> None:

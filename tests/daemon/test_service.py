@@ -18,7 +18,7 @@ import pytest
 
 import sage_inference
 from sage_inference.cli.schemas import ANSWERS
-from sage_inference.daemon.systemd import CONFINED, NAME
+from sage_inference.daemon.systemd import CONFINED, NAME, Unit, user_unit
 from sage_inference.interpreter import command
 from tests.cli.shape import mistakes
 from tests.support.gateway import free_port
@@ -55,6 +55,11 @@ class Service:
         """Write as the user."""
         call = 'mkdir -p "$(dirname "$1")"; cat > "$1"'
         assert self.manager.run("sh", "-c", call, "sh", str(path), stdin=text).returncode == 0
+
+    def drop_in(self, *lines: str) -> Path:
+        path = Path(f"{self.unit}.d") / "options.conf"
+        self.write(path, "\n".join(["[Service]", *lines, ""]))
+        return path
 
     def sage(self, *words: str) -> Any:
         return self.manager.sage(*words, **self.variables)
@@ -106,6 +111,7 @@ def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: S
     assert "#SAGE_KEY=\n#OTHER_KEY=\n" in service.variables_file.read_text()
     service.variables_file.unlink()
 
+    drop_in = service.drop_in("RestartSec=100ms")
     key = "$e%c\"r'e`t\\x"
     service.variables |= {"SAGE_KEY": key, "OTHER_KEY": "other"}
     program = service.manager.home / PROGRAM
@@ -152,9 +158,10 @@ def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: S
     service.manager.systemctl("stop", NAME)
     stopped = service.sage("service", "status")
     assert (stopped.returncode, stopped.stdout.splitlines()[0]) == (3, "inactive")
-    assert service.document("uninstall")["kept"] == [str(service.variables_file)]
+    assert service.document("uninstall")["kept"] == [str(drop_in), str(service.variables_file)]
     service.variables_file.unlink()
-    assert service.files() - before <= {".config"}
+    shutil.rmtree(drop_in.parent)
+    assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
     assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
     assert service.document("uninstall")["removed"] is False
     assert service.sage("service", "status").returncode == 3
@@ -164,8 +171,7 @@ def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> Non
     """The engine's keeper is a unit of its own, outside the gateway's user namespace. A drop-in gives more options."""
     assert service.sage("service", "install", "--no-start").returncode == 0
     call = " ".join(command("sage_inference", "inference", "start", "--simulate", "--llm-model", "org/chat"))
-    drop_in = Path(f"{service.unit}.d") / "options.conf"
-    service.write(drop_in, f"[Service]\nExecStart=\nExecStart={call}\n")
+    drop_in = service.drop_in("ExecStart=", f"ExecStart={call}")
     assert service.document("install")["drop_ins"] == [str(drop_in)]
     status = service.manager.run("grep", "-E", "^Cap(Prm|Bnd)", f"/proc/{service.pid()}/status").stdout
     assert set(re.findall(r"\t(\w+)", status)) == {"0" * 16}
@@ -251,12 +257,11 @@ def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
     assert "server.host 0.0.0.1 is reachable" in refused.stderr
     service.variables_file.unlink()
     # It is valid here, and the service finds it broken: its start fails.
-    service.write(Path(f"{service.unit}.d") / "x.conf", "[Service]\nExecStart=\nExecStart=/bin/false\n")
+    drop_in = service.drop_in("ExecStart=", "ExecStart=/bin/false")
     failed = service.sage("service", "install")
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("hint: journalctl --user -u sage-inference")
-    (Path(f"{service.unit}.d") / "x.conf").unlink()
-    Path(f"{service.unit}.d").rmdir()
+    shutil.rmtree(drop_in.parent)
     assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
     assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
 
@@ -273,3 +278,26 @@ def test_a_gateway_that_was_started_by_hand_is_left_alone(service: Service) -> N
         refused = service.sage("service", "install")
     assert f"port {service.port} on 127.0.0.1 is taken by" in refused.stderr
     assert not service.unit.exists()
+
+
+SCRIPT = """\
+#!/bin/sh
+printf '%s|' "$0" "$@" "$FOO" "$KEY" > "$HOME/out.new"
+mv "$HOME/out.new" "$HOME/out"
+"""
+ODD = "50% $x;\"q'\\b\t\r\x01\x7f*[?é"
+
+
+def test_systemd_starts_a_program_in_a_folder_of_any_name(service: Service) -> None:
+    folder = service.manager.home / ODD
+    program, variables, config = folder / "sage", service.manager.home / "*[?] $%h\\" / "a b", folder / "c"
+    service.write(program, SCRIPT)
+    program.chmod(0o755)
+    service.write(variables, 'KEY="%h $x"\n')
+    unit = Unit([str(program)], ["--config", str(config)], {"FOO": ODD}, str(variables))
+    service.write(service.unit, user_unit(unit).replace("Type=notify", "Type=oneshot"))
+    service.manager.systemctl("daemon-reload")
+    started = service.manager.run("systemctl", "--user", "start", NAME)
+    assert started.returncode == 0, started.stderr
+    expected = [str(program), "inference", "start", "--config", str(config), ODD, "%h $x", ""]
+    assert (service.manager.home / "out").read_bytes().decode().split("|") == expected

@@ -60,7 +60,7 @@ def test_odd_paths_are_quoted_as_systemd_reads_them(word: str, written: str) -> 
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [("/a", "HOME=/a"), ("/a b", '"HOME=/a b"'), ("/$x%", "HOME=/$x%%"), ("/a\nb", '"HOME=/a\\nb"')],
+    [("/a", "HOME=/a"), ("/a b", '"HOME=/a b"'), ("/$x%", "HOME=/$x%%"), ("/a\nb\t", '"HOME=/a\\x0ab\\x09"')],
 )
 def test_values_of_variables_are_quoted_as_systemd_reads_them(value: str, written: str) -> None:
     assert section(unit(["/sage"], environ={"HOME": value}), "Service")["Environment"] == written

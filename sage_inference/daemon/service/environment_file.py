@@ -53,7 +53,7 @@ def remove_unused(path: Path) -> bool:
         return False
     if any(line.strip() and not line.lstrip().startswith(("#", ";")) for line in text.splitlines()):
         return True
-    unit_file.remove(path)
+    unit_file.remove(path, folders=1)
     return False
 
 

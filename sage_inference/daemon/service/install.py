@@ -93,7 +93,7 @@ def uninstall(plan: ServicePlan, manager: Manager, *, force: bool = False) -> Un
     refuse_edited(plan, before, force)
     # systemd itself limits the time of a stop, by TimeoutStopSec.
     manager.do("disable", "--now", NAME, timeout_s=24 * 3600)
-    unit_file.remove(plan.unit_file)
+    unit_file.remove(plan.unit_file, folders=_own_folders(plan))
     manager.do("daemon-reload")
     with suppress(ServiceError):  # there is nothing to reset, unless it had failed
         manager.do("reset-failed", NAME)
@@ -114,6 +114,11 @@ def refuse_edited(plan: ServicePlan, text: str | None, force: bool) -> None:
         f"{plan.unit_file} was edited, or written by something else than this command",
         _FORCE.format(which=_spelled(plan)),
     )
+
+
+def _own_folders(plan: ServicePlan) -> int:
+    """systemd/user in the user's configuration; folders of the system belong to nobody."""
+    return 2 if plan.which == "--user" else 0
 
 
 def _spelled(plan: ServicePlan) -> str:
@@ -200,7 +205,7 @@ def _roll_back(plan: ServicePlan, manager: Manager) -> None:
         with suppress(ServiceError):
             manager.do(*words)
     with suppress(ServiceError):
-        unit_file.remove(plan.unit_file)
+        unit_file.remove(plan.unit_file, folders=_own_folders(plan))
     with suppress(ServiceError):
         manager.do("daemon-reload")
     with suppress(ServiceError):

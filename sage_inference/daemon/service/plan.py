@@ -49,7 +49,12 @@ class ServicePlan:
         return Paths.resolve().config_file.with_name("inference.env")
 
     def text(self, drain_s: float, *, confined: bool, port: int = _LOWEST_FREE_PORT) -> str:
-        """The unit. ``confined`` is for a user's manager, and the port for the system's."""
+        """The unit. ``confined`` is for a user's manager, and the port for the system's. Raises ``ServiceError``."""
+        if not str(self.environment_file).isprintable():
+            raise ServiceError(
+                f"systemd takes no file of variables at {str(self.environment_file)!r}",
+                f"name a folder without control characters in {HOME_VARIABLE}",
+            )
         options = () if self.config is None else ("--config", str(self.config))
         unit = systemd.Unit(
             self.command,

@@ -68,15 +68,15 @@ def write(path: Path, text: str, mode: int, *, replace: bool = True) -> None:
         raise ServiceError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def remove(path: Path) -> None:
-    """Remove the file, and folders above it that are then empty. Raises ``ServiceError``."""
+def remove(path: Path, *, folders: int = 0) -> None:
+    """Remove the file, and as many ``folders`` above it as are then empty. Raises ``ServiceError``."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise ServiceError(f"{path} cannot be removed: {error.strerror}") from None
     with suppress(OSError):
-        path.parent.rmdir()
-        path.parent.parent.rmdir()
+        for folder in list(path.parents)[:folders]:
+            folder.rmdir()
 
 
 def drop_ins(path: Path) -> list[str]:

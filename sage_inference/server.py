@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from sage_inference.config.changes import changed_keys, restart_keys, until_restart
@@ -36,6 +37,7 @@ from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.trimming import Trimming
+from sage_inference.telemetry.usage_meter import UsageMeter
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel
 
@@ -93,11 +95,12 @@ class RunningGateway:
         discovers: bool = False,
         engines: EngineRun | None = None,
         changed: Callable[[], bool] | None = None,
+        usage_file: Path | None = None,
     ) -> None:
         """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself.
 
-        Without ``engines`` the gateway starts none. ``changed`` returns whether ``load`` should be called again. It
-        may block.
+        Without ``engines`` the gateway starts none, and without ``usage_file`` it keeps no record of usage. ``changed``
+        returns whether ``load`` should be called again. It may block.
         """
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
@@ -123,7 +126,12 @@ class RunningGateway:
             self.managed.on_change = self._engines_changed
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
         self.feed = LiveFeed(self.gateway, self.managed)
-        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed)
+        self.usage = (
+            None if usage_file is None else UsageMeter(self.gateway.stats.tally, usage_file, settings.usage)
+        )
+        self.app = make_app(
+            self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed, self.usage
+        )
         self.server = HttpServer(
             HttpConfig(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
         )
@@ -218,6 +226,8 @@ class RunningGateway:
             await self.fleet.close()
             self.wheel.stop()
             self.gateway.decisions.write()
+            if self.usage is not None:
+                await self.usage.write()
 
     async def _discover(self) -> asyncio.Task[None]:
         """Search for engines once. The task that is returned searches on."""
@@ -297,6 +307,8 @@ class RunningGateway:
         settings = until_restart(before, wanted)
         check_reach(settings)  # checks the new keys with the address that stays until a restart
         self.gateway.configure(settings)
+        if self.usage is not None:
+            self.usage.configure(settings.usage)
         instances = self.fleet.apply(settings)
         engines = None if self.managed is None else self.managed.apply(settings)
         self.server.config.timeout_graceful_shutdown = drain_seconds(settings)
@@ -327,6 +339,8 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
+                if self.usage is not None:
+                    await self.usage.tick()
             except Exception as error:
                 # For example if no thread can be started; the next second may have one.
                 report(error, "the work of each second")
@@ -375,6 +389,7 @@ async def run(
     hangup: Hangup | None = None,
     engines: EngineRun | None = None,
     changed: Callable[[], bool] | None = None,
+    usage_file: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. ``listen`` is called when the rest is ready.
 
@@ -396,6 +411,7 @@ async def run(
             discovers=not simulate,
             engines=engines,
             changed=changed,
+            usage_file=usage_file,
         )
         async with _signals(running, hangup):
             await running.serve_when_ready(listen)

@@ -26,7 +26,7 @@ from sage_inference.cli.schemas import ANSWERS, STATUS
 from sage_inference.cli.service.group import ServiceGroup
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
-from sage_inference.gateway.api import admin, live, model_documents, ui
+from sage_inference.gateway.api import admin, live, model_documents, ui, usage
 from sage_inference.gateway.api.metrics import exposition
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
@@ -197,7 +197,7 @@ def test_every_admin_route_is_documented_with_its_methods() -> None:
     documented = {cells[0].strip("`") for cells in rows("api", "| admin route | |")}
     routes = {
         f"{method} {route.path}".replace(":path", "").replace("request_id", "request id")
-        for route in (*admin.routes, *live.routes, *model_documents.routes, *ui.admin_routes)
+        for route in (*admin.routes, *live.routes, *model_documents.routes, *ui.admin_routes, *usage.routes)
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert documented == routes

@@ -119,6 +119,12 @@ def bench_kinds(incomplete: str) -> list[str]:
     return [word for word in (*KINDS, MIXED) if word.startswith(incomplete)]
 
 
+def usage_groups(incomplete: str) -> list[str]:
+    from sage_inference.usage.columns import BY
+
+    return [word for word in BY if word.startswith(incomplete)]
+
+
 def shells(incomplete: str) -> list[str]:
     return [word for word in SHELLS if word.startswith(incomplete)]
 

@@ -8,6 +8,14 @@ def milliseconds(ms: float) -> str:
     return f"{ms:,.0f}" if ms >= 1000 else f"{ms:.4g}"
 
 
+def count(number: float) -> str:
+    """``950``, ``12,345``, ``1.23 M``, ``45.6 G``: exact below a million."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 999.5 * size else f"{number / size:,.0f} {unit}"
+    return f"{number:,.0f}"
+
+
 def duration(seconds: float) -> str:
     """``8.4 ms``, ``210 ms``, ``1.25 s``, ``12 s``, ``3 min 5 s``."""
     if seconds < 0.9995:

@@ -22,6 +22,7 @@ from sage_inference.cli.schemaparts import (
     _or_null,
 )
 from sage_inference.cli.setupschemas import DOCTOR, SERVICE, SERVICE_REMOVED
+from sage_inference.cli.usageschema import USAGE
 
 ERROR = _answer(error=_object(code=_TEXT, message=_TEXT, hint=_TEXT_OR_NULL))
 
@@ -285,5 +286,6 @@ ANSWERS: dict[str, Schema] = {
     "config validate": CONFIG_VALIDATE,
     "explain": EXPLAIN,
     "ui": UI,
+    "usage": USAGE,
     "replay": REPLAY,
 }

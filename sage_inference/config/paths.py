@@ -32,6 +32,10 @@ class Paths:
     def log_file(self) -> Path:
         return self.log_dir / "inference.log"
 
+    @property
+    def usage_file(self) -> Path:
+        return self.state_dir / "usage.sqlite3"
+
     @classmethod
     def resolve(cls, config: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
         """The user's own directories, unless ``SAGE_INFERENCE_HOME`` or ``config`` name others.

@@ -271,6 +271,17 @@ class LoggingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSettings:
+    days: int = setting(
+        90,
+        doc="Days for which usage by key, user and model is kept in the state directory; 0 = none is.",
+        minimum=0,
+        maximum=3650,
+    )
+    users: bool = setting(True, doc="Keep the usage of each user that requests name in their field user.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration. It is immutable; a reload makes a new one."""
 
@@ -299,6 +310,7 @@ class Settings:
     limits: LimitSettings = setting(doc="Limits.", factory=LimitSettings)
     health: HealthSettings = setting(doc="Probing of instances.", factory=HealthSettings)
     logging: LoggingSettings = setting(doc="The log.", factory=LoggingSettings)
+    usage: UsageSettings = setting(doc="The record of usage.", factory=UsageSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

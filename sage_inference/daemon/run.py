@@ -214,6 +214,7 @@ class _Run:
             hooks=self._hooks(on_ready),
             hangup=self.hangup,
             engines=self._engines(),
+            usage_file=self.paths.usage_file,
         )
         try:
             with asyncio.Runner(loop_factory=server.new_event_loop) as runner:
@@ -229,12 +230,9 @@ class _Run:
         flags = self.flags
         if flags.no_engines:
             return None
-        models = server.models_of(
-            [
-                ("llm", flags.llm_model, flags.llm_backends),
-                ("embedding", flags.embedding_model, flags.embedding_backends),
-            ]
-        )
+        llm = "llm", flags.llm_model, flags.llm_backends
+        embedding = "embedding", flags.embedding_model, flags.embedding_backends
+        models = server.models_of([llm, embedding])
         return server.EngineRun(self.paths.state_dir, models, flags.simulate, self.takeover is not None)
 
     @property

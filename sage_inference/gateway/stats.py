@@ -7,26 +7,32 @@ from typing import Protocol
 from sage_inference.control_plane.accounting.estimates import TokenEstimates
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.gateway.access_log import AccessLog
-from sage_inference.gateway.relay.attempt import Attempt
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.exposition import Histogram
-from sage_inference.telemetry.tally import OTHER, Tally
+from sage_inference.telemetry.tally import OTHER, RequestTally
 from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
 
 _DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
-class EndedRequest(Protocol):
+class AtInstance(Protocol):
+    @property
+    def instance(self) -> ExecutionInstance: ...
+
+
+class CountedRequest(Protocol):
     """A relayed request, as it is counted. It has no ``request`` if its body was refused."""
 
     head: RequestHead
     request: SchedulingRequest
     status: int
-    attempt: Attempt
     busy_s: float
     texts: int
+
+    @property
+    def attempt(self) -> AtInstance: ...  # the last one; None if there was none
 
     @property
     def instance(self) -> ExecutionInstance | None: ...
@@ -46,7 +52,7 @@ class Stats:
     def __init__(self, registry: Registry, estimates: TokenEstimates) -> None:
         self._registry = registry
         self._estimates = estimates
-        self.tally = Tally()
+        self.tally = RequestTally()
         self.cancelled = 0
         self.cut = 0
         self.engine_failures = 0
@@ -66,7 +72,7 @@ class Stats:
             found[route, status] = found.get((route, status), 0) + counts.requests
         return found
 
-    def ended(self, exchange: EndedRequest, phase: Phase, usage: Usage | None, chunks: int) -> None:
+    def ended(self, exchange: CountedRequest, phase: Phase, usage: Usage | None, chunks: int) -> None:
         """Count a request that ended. ``usage`` is what its engine reported.
 
         ``chunks``: those of a stream of generated text, each of which counts as a token where there is no usage.
@@ -105,7 +111,7 @@ class Stats:
             users.note(usage, estimated, exchange.texts, exchange.busy_s)
 
     def _unplaced(
-        self, exchange: EndedRequest, status: int
+        self, exchange: CountedRequest, status: int
     ) -> tuple[SchedulingRequest | None, tuple[str, int, str, str, str]]:
         """The request and the kind of one that no instance was asked for. Its model may be anything that callers send."""
         request = getattr(exchange, "request", None)

@@ -1,7 +1,7 @@
 """Totals of ended requests: one ``Counts`` for each route, status, model, instance and key.
 
 Every request is counted once, here. Metrics, usage and the page add up the counts they need. The usage store takes
-the counts by user away (``Tally.take_users``). A process that counts for months stays small, whatever callers send.
+the counts by user away (``RequestTally.take_users``). A process that counts for months stays small, whatever callers send.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MOST_USERS = 1024  # users whose parts wait to be taken; later ones are counted 
 OTHER = "(other)"
 
 
-class Kind(NamedTuple):
+class TallyKey(NamedTuple):
     """The facts that all requests of one ``Counts`` share.
 
     ``status`` is 0 if the caller left first. ``model`` and ``instance`` are "" if no instance was asked. ``key`` is the
@@ -27,6 +27,9 @@ class Kind(NamedTuple):
     model: str
     instance: str
     key: str
+
+
+Key = tuple[str, int, str, str, str]  # a ``TallyKey``, or a tuple like it
 
 
 class Counts:
@@ -89,29 +92,29 @@ class Counts:
 _NOTHING = Counts()
 
 
-class Tally:
+class RequestTally:
     """All counts of a gateway since its start. ``series`` only grows, and its objects stay the same.
 
     ``follows_users``: requests whose body names a user are counted a second time, by user. ``take_users`` returns these.
     """
 
     def __init__(self) -> None:
-        self.series: dict[tuple[str, int, str, str, str], Counts] = {}
+        self.series: dict[Key, Counts] = {}
         self.follows_users = False
-        self._users: dict[tuple[tuple[str, int, str, str, str], str], Counts] = {}
+        self._users: dict[tuple[Key, str], Counts] = {}
 
-    def counts(self, kind: tuple[str, int, str, str, str]) -> Counts:
+    def counts(self, kind: Key) -> Counts:
         """The counts of a kind that has none yet."""
         if len(self.series) >= MOST_SERIES:
             route, status, _, _, key = kind
-            kind = Kind(route, status, OTHER, OTHER, key)
+            kind = TallyKey(route, status, OTHER, OTHER, key)
             found = self.series.get(kind)
             if found is not None:
                 return found
         self.series[kind] = counts = Counts()
         return counts
 
-    def of_user(self, kind: tuple[str, int, str, str, str], user: str) -> Counts:
+    def of_user(self, kind: Key, user: str) -> Counts:
         """The counts of one user, until they are taken."""
         users, at = self._users, (kind, user)
         if len(users) >= MOST_USERS and at not in users:
@@ -122,7 +125,7 @@ class Tally:
             users[at] = counts = Counts()
             return counts
 
-    def take_users(self) -> dict[tuple[tuple[str, int, str, str, str], str], Counts]:
+    def take_users(self) -> dict[tuple[Key, str], Counts]:
         """The counts by kind and user since the last call."""
         taken, self._users = self._users, {}
         return taken

@@ -213,6 +213,7 @@ BY_THE_DAEMON = {
     "logging.max_bytes",
     "logging.backups",
 }  # see the last test
+OF_THE_STORE = {"usage.days", "usage.users"}  # see tests/telemetry/test_usage_meter.py
 # An engine's process begins with its settings; the tests of managed engines change them.
 OF_MANAGED_ENGINES = {
     row.key for row in rows() if row.key.split(".")[0] in ("engines", "engines[]", "managed")
@@ -222,7 +223,7 @@ LATE = {"server.host", "server.port", "server.tls_cert"}
 
 
 def test_the_table_has_every_setting() -> None:
-    assert TABLE.keys() | BY_THE_DAEMON | WITH_A_CERTIFICATE | OF_MANAGED_ENGINES == {
+    assert TABLE.keys() | BY_THE_DAEMON | OF_THE_STORE | WITH_A_CERTIFICATE | OF_MANAGED_ENGINES == {
         row.key for row in rows()
     }
 

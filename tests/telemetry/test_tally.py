@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sage_inference.telemetry.tally import MOST_SERIES, MOST_USERS, OTHER, Counts, Tally
+from sage_inference.telemetry.tally import MOST_SERIES, MOST_USERS, OTHER, Counts, RequestTally
 from sage_inference.types import Usage
 
 
@@ -41,7 +41,7 @@ def test_a_copy_stays_as_it_was_and_the_rest_is_what_came_since() -> None:
 
 
 def test_kinds_without_end_take_a_bounded_room_and_no_request_is_lost() -> None:
-    tally = Tally()
+    tally = RequestTally()
     for number in range(3 * MOST_SERIES):
         kind = ("/v1/chat/completions", 200, f"model {number}", "a", "key")
         (tally.series.get(kind) or tally.counts(kind)).note(Usage(1, 1), None, 0, 0.0)
@@ -51,7 +51,7 @@ def test_kinds_without_end_take_a_bounded_room_and_no_request_is_lost() -> None:
 
 
 def test_users_without_end_take_a_bounded_room_until_they_are_taken() -> None:
-    tally = Tally()
+    tally = RequestTally()
     kind = ("/v1/chat/completions", 200, "m", "a", "")
     for number in range(3 * MOST_USERS):
         tally.of_user(kind, f"user {number}").note(Usage(1, 1), None, 0, 0.0)

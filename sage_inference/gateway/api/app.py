@@ -13,7 +13,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sage_inference.gateway.api import admin, engines, health, live, metrics, model_documents, models, ui
+from sage_inference.gateway.api import (
+    admin,
+    engines,
+    health,
+    live,
+    metrics,
+    model_documents,
+    models,
+    ui,
+    usage,
+)
 from sage_inference.gateway.api.access import TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
@@ -29,6 +39,7 @@ from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.requests.response_routes import METHODS
 from sage_inference.requests.routes import ROUTES
+from sage_inference.telemetry.usage_meter import UsageMeter
 
 # The relayed routes and their methods.
 _RELAYED = {**{path: (route.method,) for path, route in ROUTES.items()}, **METHODS}
@@ -154,6 +165,7 @@ def make_app(
     reload: Callable[[], Reloaded],
     feed: LiveFeed,
     managed: ManagedEngines | None = None,
+    usage_meter: UsageMeter | None = None,
 ) -> ASGIApp:
     """``reload`` reads the configuration again and applies it, and may raise ``ConfigError``.
 
@@ -178,6 +190,7 @@ def make_app(
             *live.routes,
             *model_documents.routes,
             *ui.admin_routes,
+            *usage.routes,
             *(Route(path, Relayed(gateway, callers, path), methods=[*m]) for path, m in _RELAYED.items()),
         ],
         middleware=middleware,
@@ -188,6 +201,7 @@ def make_app(
     app.state.engines = managed
     app.state.reload = reload
     app.state.feed = feed
+    app.state.usage = usage_meter
     app.state.near_routes = NearRoutes(route.path for route in app.routes if isinstance(route, Route))
     app.router.redirect_slashes = False
     return Identified(app, gateway)

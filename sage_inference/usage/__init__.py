@@ -1,0 +1,1 @@
+"""The usage of models by key and user, hour by hour."""

@@ -1,1 +1,1 @@
-"""The live document: the gateway's state once a second, for all viewers together and only while there are any."""
+"""The live document: the gateway's state once a second. All viewers share it, and nothing is made while there are none."""

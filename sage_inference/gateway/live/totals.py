@@ -1,4 +1,4 @@
-"""Totals of the tally, added up in one pass: for the whole gateway, and by instance."""
+"""Totals of the tally, of the whole gateway and of each instance, added up in one pass."""
 
 from __future__ import annotations
 

@@ -74,12 +74,13 @@ export function card(title, ...children) {
 }
 
 // A bar of a share from 0 to 1. Its width comes from one of 21 classes, because the policy allows no inline style.
-export function bar(label) {
+// With `limit`, a full one is marked.
+export function bar(label, { limit = false } = {}) {
   const fill = el("span", { class: "fill w0" });
   const node = el("span", { class: "bar", role: "img", "aria-label": label }, fill);
   return { node, set(share, words) {
     const step = Math.round(Math.min(1, Math.max(0, share || 0)) * 20) * 5;
-    fill.className = `fill w${step}${share >= 0.95 ? " full" : ""}`;
+    fill.className = `fill w${step}${limit && share >= 0.95 ? " full" : ""}`;
     attribute(node, "aria-label", words);
   } };
 }

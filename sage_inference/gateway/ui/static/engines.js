@@ -4,12 +4,13 @@ import { Chart, History } from "./charts.js";
 import { Table, attribute, bar, el, text } from "./dom.js";
 import { bytes, count, duration, ms, rate, short } from "./format.js";
 import { call } from "./gateway.js";
+import { keyOf, requestColumns } from "./requests.js";
 
 const TONES = {
   ready: "ok", starting: "warn", waiting: "warn", asleep: "idle", draining: "warn", stopping: "warn", off: "idle",
   ejected: "bad", failed: "bad", stuck: "bad", lost: "bad", stopped: "idle",
 };
-const MIB = 1048576;
+const MIB = 1048576, LATEST = 12;
 const TILES = [
   ["requests", "Requests a second"], ["tokens", "Tokens a second"], ["running", "Running"], ["waiting", "Waiting"],
   ["ttft", "Time to first token"], ["errors", "Errors"],
@@ -31,8 +32,10 @@ export class EnginesView {
     this.table = new Table("Engines", this.columns(), { empty: "no engines yet; sage inference load MODEL starts one" });
     this.gpus = el("div", { class: "gpus" });
     this.gpuCards = new Map();
+    this.latest = new Table("Latest requests", requestColumns(page), { keyOf, empty: "no requests yet; the playground makes one" });
     this.node = el("div", { class: "stack" }, tiles, el("div", { class: "charts" }, this.charts.map((chart) => chart.node)),
-      el("section", { class: "card flush" }, el("h2", {}, "Engines"), this.table.node), this.gpus);
+      el("section", { class: "card flush" }, el("h2", {}, "Engines"), this.table.node), this.gpus,
+      el("section", { class: "card flush wide" }, el("h2", {}, "Latest requests"), this.latest.node));
   }
 
   columns() {
@@ -47,7 +50,7 @@ export class EnginesView {
         text(parts.about, about.filter(Boolean).join(" · "));
       } },
       { head: "Models", class: "names", text: (row) => row.models.join(", ") || "–" },
-      { head: "State", make: (cell) => {
+      { head: "State", class: "state", make: (cell) => {
         const parts = { state: el("span", { class: "pill" }), note: el("small", { class: "why" }) };
         cell.append(parts.state, parts.note);
         return parts;
@@ -57,8 +60,8 @@ export class EnginesView {
         text(parts.note, row.note ?? "");
         attribute(parts.note, "title", row.note);
       } },
-      { head: "Load", make: (cell) => {
-        const parts = { bar: bar("load"), words: el("span", {}) };
+      { head: "Load", class: "load", make: (cell) => {
+        const parts = { bar: bar("load", { limit: true }), words: el("span", {}) };
         cell.append(parts.words, parts.bar.node);
         return parts;
       }, update(parts, row) {
@@ -143,13 +146,14 @@ export class EnginesView {
     this.table.show(rowsOf(state));
     for (const chart of this.charts) chart.draw();
     this.showGpus(state.gpus);
+    this.latest.show(this.page.latest(LATEST));
   }
 
   showGpus(gpus) {
     for (const gpu of gpus) {
       let held = this.gpuCards.get(gpu.index);
       if (!held) {
-        held = { memory: bar("memory"), use: bar("use"), memoryWords: el("small"), useWords: el("small") };
+        held = { memory: bar("memory", { limit: true }), use: bar("use"), memoryWords: el("small"), useWords: el("small") };
         this.gpus.append(el("section", { class: "card gpu" }, el("h2", {}, `GPU ${gpu.index}`), el("small", {}, gpu.name),
           el("div", { class: "meter" }, el("span", {}, "Memory"), held.memory.node, held.memoryWords),
           el("div", { class: "meter" }, el("span", {}, "Use"), held.use.node, held.useWords)));

@@ -48,19 +48,24 @@ const page = {
     }
   },
 
+  latest(most) { return this.views.get("requests")?.view.newest(this.state).slice(0, most) ?? []; },
+
   explain(id) { this.views.get("requests")?.view.explain(id); },
 };
 
+let fresh = true;
 const live = new Live({
   state(document) {
     page.state = document;
     // A fault in a view must not end the stream.
     try {
-      for (const { view } of page.views.values()) view.remember?.(document);
+      // The first document may be the first of all viewers, and then it has no rates yet.
+      if (!fresh) for (const { view } of page.views.values()) view.remember?.(document);
+      fresh = false;
       show();
     } catch (error) { console.error(error); }
   },
-  connected() { page.views.get("requests")?.view.catchUp(); },
+  connected() { fresh = true; page.views.get("requests")?.view.catchUp(); },
   request(row) { page.views.get("requests")?.view.add(row); },
   connection(word, tone) { text(connection, word); connection.dataset.tone = tone; document.body.dataset.tone = tone; },
   refused,

@@ -5,14 +5,14 @@ import { clock, count, ms, rate } from "./format.js";
 import { Refused, call } from "./gateway.js";
 
 const KEPT = 500, SHOWN = 150, SHOWN_NARROW = 40;
-const keyOf = (row) => `${row.request_id} ${row.instance} ${row.arrived_ms}`;
+export const keyOf = (row) => `${row.request_id} ${row.instance} ${row.arrived_ms}`;
 
 export class RequestsView {
   constructor(page) {
     this.page = page;
     this.rows = new Map(); // ended ones by key, oldest first
     this.paused = false;
-    this.table = new Table("Requests, newest first", this.columns(), { keyOf, empty: "no requests yet; the playground makes one" });
+    this.table = new Table("Requests, newest first", requestColumns(page), { keyOf, empty: "no requests yet; the playground makes one" });
     this.filter = el("input", { type: "search", id: "filter", placeholder: "model, key, instance, route, status…", oninput: () => this.render() });
     this.pause = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: () => {
       this.paused = !this.paused;
@@ -27,37 +27,6 @@ export class RequestsView {
       this.table.node);
     this.dialog = document.getElementById("dialog");
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
-  }
-
-  columns() {
-    return [
-      { head: "Time", class: "lead", make: (cell) => {
-        const parts = { id: "" };
-        parts.button = el("button", { type: "button", class: "link", onclick: () => this.explain(parts.id) });
-        cell.append(parts.button);
-        return parts;
-      }, update(parts, row) {
-        parts.id = row.request_id;
-        text(parts.button, clock(row.arrived_ms));
-        attribute(parts.button, "aria-label", `${clock(row.arrived_ms)}: explain ${row.request_id}`);
-        attribute(parts.button, "title", row.request_id);
-      } },
-      { head: "Route", class: "names", text: (row) => row.route },
-      { head: "Model", class: "names", text: (row) => row.model || "–" },
-      { head: "Key", class: "names", text: (row) => row.tenant || "–" },
-      { head: "Instance", class: "names", text: (row) => row.instance + (row.leg ? ` (${row.leg})` : "") },
-      { head: "Why", class: "names why", make: (cell) => cell, update: (cell, row) => { text(cell, row.why); attribute(cell, "title", row.why); } },
-      { head: "Queue", class: "number", text: (row) => ms(row.queue_ms) },
-      { head: "TTFT", class: "number", text: (row) => ms(row.ttft_ms) },
-      { head: "Tokens", class: "number", text: tokensOf },
-      { head: "Tokens/s", class: "number", text: (row) => rate(row.tokens_per_s) },
-      { head: "Total", class: "number", text: (row) => ms(row.total_ms ?? this.now - row.arrived_ms) },
-      { head: "Status", make: (cell) => { const pill = el("span", { class: "pill" }); cell.append(pill); return pill; }, update(pill, row) {
-        const [word, tone] = verdict(row);
-        text(pill, word);
-        attribute(pill, "data-tone", tone);
-      } },
-    ];
   }
 
   add(row) {
@@ -83,13 +52,17 @@ export class RequestsView {
   render() {
     const { state } = this;
     if (!state) return;
-    this.now = state.at_ms;
     const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const running = state.running.filter((row) => !this.rows.has(keyOf(row))).reverse();
-    const all = [...running, ...[...this.rows.values()].reverse()];
+    const all = this.newest(state);
     const found = words.length ? all.filter((row) => matches(row, words)) : all;
     this.table.show(found.slice(0, innerWidth < 640 ? SHOWN_NARROW : SHOWN));
     text(this.said, `${count(state.requests.in_flight)} running, ${rate(state.rates.requests_per_s)} a second`);
+  }
+
+  // The rows that run, and then those that ended, newest first.
+  newest(state) {
+    const running = state.running.filter((row) => !this.rows.has(keyOf(row))).reverse();
+    return [...running, ...[...this.rows.values()].reverse()];
   }
 
   async explain(id) {
@@ -106,6 +79,38 @@ export class RequestsView {
       if (!this.dialog.open) this.dialog.showModal();
     });
   }
+}
+
+// Columns of a table of requests. A click on the time explains the request.
+export function requestColumns(page) {
+return [
+    { head: "Time", class: "lead", make: (cell) => {
+      const parts = { id: "" };
+      parts.button = el("button", { type: "button", class: "link", onclick: () => page.explain(parts.id) });
+      cell.append(parts.button);
+      return parts;
+    }, update(parts, row) {
+      parts.id = row.request_id;
+      text(parts.button, clock(row.arrived_ms));
+      attribute(parts.button, "aria-label", `${clock(row.arrived_ms)}: explain ${row.request_id}`);
+      attribute(parts.button, "title", row.request_id);
+    } },
+    { head: "Route", class: "names route", text: (row) => row.route },
+    { head: "Model", class: "names model", text: (row) => row.model || "–" },
+    { head: "Key", class: "names", text: (row) => row.tenant || "–" },
+    { head: "Instance", class: "names", text: (row) => row.instance + (row.leg ? ` (${row.leg})` : "") },
+    { head: "Why", class: "names why", make: (cell) => cell, update: (cell, row) => { text(cell, row.why); attribute(cell, "title", row.why); } },
+    { head: "Queue", class: "number", text: (row) => ms(row.queue_ms) },
+    { head: "TTFT", class: "number", text: (row) => ms(row.ttft_ms) },
+    { head: "Tokens", class: "number", text: tokensOf },
+    { head: "Tokens/s", class: "number pace", text: (row) => rate(row.tokens_per_s) },
+    { head: "Total", class: "number", text: (row) => ms(row.total_ms ?? page.state.at_ms - row.arrived_ms) },
+    { head: "Status", class: "state", make: (cell) => { const pill = el("span", { class: "pill" }); cell.append(pill); return pill; }, update(pill, row) {
+      const [word, tone] = verdict(row);
+      text(pill, word);
+      attribute(pill, "data-tone", tone);
+    } },
+  ];
 }
 
 function matches(row, words) {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from sage_inference.keeper import own_unit, transient_unit
 from sage_inference.keeper.client import KeeperError, launch
 from tests.keeper.conftest import Engines, wait_until
+from tests.support.user_manager import missing, user_manager
 
 TOOL = """\
 #!/bin/sh
@@ -173,15 +172,6 @@ def test_without_systemctl_nothing_is_a_restart(monkeypatch: pytest.MonkeyPatch)
     assert own_unit.is_restarting({"INVOCATION_ID": "1", "PATH": "/nowhere"}) is False
 
 
-def has_manager() -> bool:
-    if shutil.which("systemd-run") is None or "XDG_RUNTIME_DIR" not in os.environ:
-        return False
-    asked = subprocess.run(
-        ["systemctl", "--user", "show-environment"], capture_output=True, check=False, timeout=10
-    )
-    return asked.returncode == 0
-
-
 GATEWAY = """
 import os, signal, sys, time
 from pathlib import Path
@@ -206,32 +196,28 @@ while True: time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not has_manager(), reason="no user manager of systemd runs here")
-def test_a_restart_of_the_gateways_unit_keeps_the_engine(engines: Engines) -> None:
-    notes = engines.root / "engines" / "notes"
-    unit = f"sage-test-{engines.name}.service"
+@pytest.mark.skipif(missing() is not None, reason=f"no user manager of systemd: {missing()}")
+def test_a_restart_of_the_gateways_unit_keeps_the_engine() -> None:
+    unit = "sage-test.service"
+    with user_manager() as manager:
+        notes = manager.home / "notes"
 
-    def systemctl(verb: str) -> None:
-        subprocess.run(["systemctl", "--user", verb, unit], check=True, timeout=30)
+        def done(*words: str) -> None:
+            ended = manager.run(*words)
+            assert ended.returncode == 0, ended.stderr
 
-    def noted(count: int) -> list[str]:
-        wait_until(lambda: notes.exists() and len(notes.read_text().splitlines()) >= count)
-        return notes.read_text().splitlines()
+        def noted(count: int) -> list[str]:
+            wait_until(lambda: notes.exists() and len(notes.read_text().splitlines()) >= count)
+            return notes.read_text().splitlines()
 
-    subprocess.run(
-        [
+        done("mkdir", str(manager.home / "qwen"))
+        done(
             *("systemd-run", "--user", "--quiet", f"--unit={unit}", "--property=KillMode=mixed"),
             f"--working-directory={Path(__file__).parents[2]}",
-            sys.executable,
-            "-c",
-            GATEWAY,
-            engines.directory,
-        ],
-        check=True,
-        timeout=30,
-    )
-    (serves,) = noted(1)
-    systemctl("restart")
-    assert noted(3) == [serves, "ends True", serves]
-    systemctl("stop")
-    assert noted(4)[3] == "ends False"
+            *(sys.executable, "-c", GATEWAY, str(manager.home / "qwen")),
+        )
+        (serves,) = noted(1)
+        done("systemctl", "--user", "restart", unit)
+        assert noted(3) == [serves, "ends True", serves]
+        done("systemctl", "--user", "stop", unit)
+        assert noted(4)[3] == "ends False"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sage_inference._version import __version__
 from sage_inference.daemon import bind, managed
 from sage_inference.daemon.errors import BindError, PortTaken
+from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.doctor.facts import Facts
 from sage_inference.doctor.finding import Check, Finding
+from sage_inference.keeper.own_unit import unit_of
 from sage_inference.netloc import netloc
 from sage_inference.port_holder import port_holder
 
@@ -21,11 +24,9 @@ def gateway(facts: Facts) -> Iterator[Finding]:
     if state.state == "running" and state.live is not None:
         version = state.live.get("version")
         if version != __version__:
-            restart = "sage inference restart"
-            if state.info is not None and state.info.supervised:
-                restart = "systemctl --user restart sage-inference"
             yield GATEWAY.warn(
-                f"version {version} runs, and {__version__} is installed", f"{restart} changes over"
+                f"version {version} runs, and {__version__} is installed",
+                f"{_restart(state.info)} changes over",
             )
             return
         yield GATEWAY.ok(f"running at {state.live['address']} (pid {state.pid}, version {__version__})")
@@ -47,6 +48,18 @@ def gateway(facts: Facts) -> Iterator[Finding]:
         yield GATEWAY.fail(f"pid {state.pid} does not answer", "sage inference stop --force ends it")
     else:
         yield GATEWAY.fail(str(state.reason), "sage inference status, as that user")
+
+
+def _restart(info: PidInfo | None) -> str:
+    """The command that replaces the running gateway."""
+    if info is None or not info.supervised:
+        return "sage inference restart"
+    try:
+        cgroups = Path(f"/proc/{info.pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        cgroups = ""
+    unit = unit_of(cgroups, is_user=False)
+    return f"systemctl {unit[1]} restart {unit[0]}" if unit else "a restart by its supervisor"
 
 
 def port(facts: Facts) -> Iterator[Finding]:

@@ -241,7 +241,8 @@ def test_a_running_gateway(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             upgraded.setattr(gateway, "__version__", "99.0")
             older = one(gateway.GATEWAY, "warn")
             assert older.text == f"version {__version__} runs, and 99.0 is installed"
-            assert older.hint == "systemctl --user restart sage-inference changes over"
+            assert older.hint
+            assert "restart" in older.hint
         running.process.send_signal(signal.SIGSTOP)
         try:
             began = time.monotonic()

@@ -10,6 +10,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,8 @@ from sage_inference.gateway.live import feed
 from sage_inference.server import RunningGateway
 from tests.page.browser import Visit, installed_browser, link_to, visit
 from tests.support.inprocess import ADMIN, InProcess, gateway
+from tests.support.managed import CHAT as OWN_ENGINE
+from tests.support.managed import managed
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
@@ -188,6 +191,20 @@ def test_an_engine_is_drained_and_resumed(browser: Browser, g: InProcess) -> Non
         expect(row).to_contain_text("ready")
         expect(page.locator("#notice")).to_have_text("second/vectors takes requests again")
         assert g.ask(lambda r: r.gateway.engines["second/vectors"].instance.is_available)
+
+
+def test_an_engine_of_the_gateway_is_unloaded_after_a_second_click_and_loaded_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with managed(tmp_path, OWN_ENGINE) as own, visit(browser, own) as seen:
+        row = seen.page.locator("#view-engines tr", has_text="started here")
+        expect(row).to_contain_text("ready", timeout=20_000)
+        row.get_by_role("button", name="Unload").click()
+        row.get_by_role("button", name="Really unload").click()
+        expect(row).to_contain_text("off")
+        own.state("chat", "off")
+        row.get_by_role("button", name="Load").click()
+        expect(row).to_contain_text("ready", timeout=20_000)
 
 
 def test_the_policy_is_changed_and_the_configuration_reloaded(browser: Browser, g: InProcess) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tests.support.managed import managed
 from tests.support.simulators import SimulatedEngine, simulated_engine
 
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
-VIEWS = ("engines", "requests", "queue", "embeddings", "playground", "configuration")
+VIEWS = ("engines", "requests", "queue", "embeddings", "usage", "playground", "configuration")
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 CHAT = {"model": "chat-model", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
 
@@ -49,7 +50,11 @@ def engines() -> Iterator[tuple[SimulatedEngine, SimulatedEngine]]:
 
 
 @pytest.fixture(scope="module")
-def g(browser: Browser, engines: tuple[SimulatedEngine, SimulatedEngine]) -> Iterator[InProcess]:
+def g(
+    browser: Browser,
+    engines: tuple[SimulatedEngine, SimulatedEngine],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[InProcess]:
     chat, vectors = engines
     instances = (
         InstanceSettings(url=chat.url, name="first"),
@@ -57,11 +62,10 @@ def g(browser: Browser, engines: tuple[SimulatedEngine, SimulatedEngine]) -> Ite
     )
     # Even where the API is open to all pages, /admin is not.
     server = ServerSettings(cors_origins=("*",))
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        gateway(*instances, admin_key=Secret("the-admin-key"), server=server) as running,
-    ):
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(feed, "PERIOD_S", 0.2)
+        patch.setattr(InProcess, "usage_file", tmp_path_factory.mktemp("usage") / "usage.db")
+        running = stack.enter_context(gateway(*instances, admin_key=Secret("the-admin-key"), server=server))
         running.until(lambda r: all(e.instance.is_available for e in r.gateway.engines.values()))
         yield running
 
@@ -193,18 +197,18 @@ def test_an_engine_is_drained_and_resumed(browser: Browser, g: InProcess) -> Non
         assert g.ask(lambda r: r.gateway.engines["second/vectors"].instance.is_available)
 
 
-def test_an_engine_of_the_gateway_is_unloaded_after_a_second_click_and_loaded_again(
+def test_an_engine_of_the_gateway_is_loaded_and_after_a_second_click_unloaded(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with managed(tmp_path, OWN_ENGINE) as own, visit(browser, own) as seen:
+    with managed(tmp_path, replace(OWN_ENGINE, start="manual")) as own, visit(browser, own) as seen:
         row = seen.page.locator("#view-engines tr", has_text="started here")
+        expect(row).to_contain_text("off")
+        row.get_by_role("button", name="Load").click()
         expect(row).to_contain_text("ready", timeout=20_000)
         row.get_by_role("button", name="Unload").click()
         row.get_by_role("button", name="Really unload").click()
         expect(row).to_contain_text("off")
         own.state("chat", "off")
-        row.get_by_role("button", name="Load").click()
-        expect(row).to_contain_text("ready", timeout=20_000)
 
 
 def test_the_policy_is_changed_and_the_configuration_reloaded(browser: Browser, g: InProcess) -> None:
@@ -214,6 +218,16 @@ def test_the_policy_is_changed_and_the_configuration_reloaded(browser: Browser, 
         assert g.ask(lambda r: r.gateway.scheduler.policy.name) == "least_loaded"
         seen.page.get_by_role("button", name="Reload").click()
         expect(seen.page.locator("#view-configuration")).to_contain_text("Reloaded.")
+
+
+def test_usage_is_shown_by_model_and_by_day(browser: Browser, g: InProcess) -> None:
+    httpx.post(f"{g.url}/v1/chat/completions", json=CHAT).raise_for_status()
+    with visit(browser, g, "usage") as seen:
+        table = seen.page.get_by_role("region", name="Usage")
+        expect(table).to_contain_text("chat-model")
+        seen.page.select_option("#usage-by", "day")
+        expect(table).not_to_contain_text("chat-model")
+        expect(table.locator("tbody tr")).to_have_count(1)
 
 
 # Playground

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sage_inference.config.settings import InstanceSettings, Settings
@@ -21,6 +22,8 @@ ADMIN = {"authorization": f"Bearer {ADMIN_TOKEN}"}  # what /admin of an ``InProc
 
 class InProcess:
     """A running gateway, and a way to ask its event loop for facts."""
+
+    usage_file: Path | None = None  # where it keeps its usage, if it keeps any
 
     def __init__(self, settings: Settings, engines: EngineRun | None = None) -> None:
         self._engines = engines
@@ -93,6 +96,7 @@ class InProcess:
                 admin_token=ADMIN_TOKEN,
                 hooks=hooks,
                 engines=self._engines,
+                usage_file=self.usage_file,
             )
             await self._running.serve(self._sock)
 

@@ -10,6 +10,7 @@ import { EnginesView } from "./engines.js";
 import { PlaygroundView } from "./playground.js";
 import { QueueView } from "./queue.js";
 import { RequestsView } from "./requests.js";
+import { UsageView } from "./usage.js";
 
 const byId = (id) => document.getElementById(id);
 const main = byId("main"), tabs = byId("tabs"), connection = byId("connection");
@@ -19,6 +20,7 @@ const VIEWS = [
   ["requests", "Requests", RequestsView],
   ["queue", "Queue", QueueView],
   ["embeddings", "Embeddings", EmbeddingsView],
+  ["usage", "Usage", UsageView],
   ["playground", "Playground", PlaygroundView],
   ["configuration", "Configuration", ConfigurationView],
 ];

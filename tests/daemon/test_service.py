@@ -266,6 +266,16 @@ def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
     assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
 
 
+def test_the_units_of_the_system_are_for_root(service: Service) -> None:
+    for deed in ("install", "uninstall"):
+        refused = service.sage("service", deed, "--system", "--json")
+        error = json.loads(refused.stdout)["error"]
+        assert (refused.returncode, error["message"]) == (1, "only root can change the units of the system")
+        assert error["hint"].startswith(f"sudo {sys.executable} ")
+        assert error["hint"].endswith(f" inference service {deed} --system")
+    assert service.sage("service", "status", "--system").returncode == 3
+
+
 def test_a_gateway_that_was_started_by_hand_is_left_alone(service: Service) -> None:
     lock = service.home / "state" / "inference.lock"
     service.write(lock, "")

@@ -196,8 +196,10 @@ def test_only_a_complete_answer_ends_with_close_notify(own: Certificate, trust: 
         with TlsCaller(g.port, trust) as caller:
             assert caller.send(old).reply().body == b"all"
         with TlsCaller(g.port, trust) as caller:
-            assert caller.send(old).head().status == 200
-            with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            caller.send(old)
+            with pytest.raises(
+                (ssl.SSLEOFError, ConnectionResetError)
+            ):  # a reset may overtake the bytes before it
                 list(iter(lambda: caller.tls.recv(100), b""))
 
 

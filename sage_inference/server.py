@@ -8,7 +8,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +37,7 @@ from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.protocol import GatewayProtocol
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.telemetry.usage_meter import UsageMeter
+from sage_inference.wire.event_loop import new_event_loop as new_event_loop
 from sage_inference.wire.isolation import report
 from sage_inference.wire.timers import TimerWheel
 
@@ -415,12 +415,3 @@ async def run(
         )
         async with _signals(running, hangup):
             await running.serve_when_ready(listen)
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's event loop if uvloop is installed, otherwise asyncio's."""
-    if sys.platform != "win32":
-        import uvloop
-
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()

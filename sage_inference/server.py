@@ -29,6 +29,7 @@ from sage_inference.gateway.found_engines import is_wanted
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.http_server import HttpConfig, HttpServer, drain_seconds
 from sage_inference.gateway.in_process import InProcessClient
+from sage_inference.gateway.key_limits.earlier_today import count_earlier_today
 from sage_inference.gateway.live.feed import LiveFeed
 from sage_inference.gateway.managed.engine_run import EngineRun as EngineRun
 from sage_inference.gateway.managed.engine_run import models_of as models_of
@@ -194,6 +195,7 @@ class RunningGateway:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
+        await count_earlier_today(self.gateway.budgets, self.usage)
         tasks = [asyncio.create_task(self._pulse())]
         if self.gateway.certificate is not None:
             tasks.append(asyncio.create_task(self.gateway.certificate.watch()))
@@ -339,6 +341,7 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
+                await count_earlier_today(self.gateway.budgets, self.usage)
                 if self.usage is not None:
                     await self.usage.tick()
             except Exception as error:

@@ -53,7 +53,11 @@ class Builder:
                 place = (*steps, key.name)
                 values[key.name] = self._go_on(partial(self.value, key, key.shape, value, place))
         for key in known.values():
-            if key.required and key.name not in values:
+            given = key.name in values
+            if key.instead in values:
+                if given:
+                    self._go_on(partial(self._both, key, node, steps))
+            elif not given and (key.required or key.instead):
                 values[key.name] = self._go_on(partial(self._missing, key, node, steps))
         return cls(**values)
 
@@ -65,6 +69,11 @@ class Builder:
         path = join((*steps, key.name))
         hint = f"write {key.name}: {key.example}" if key.example else key.doc
         raise self._error(node, (*steps, key.name), f"{path} is missing", hint)
+
+    def _both(self, key: Key, node: Node, steps: tuple[Step, ...]) -> None:
+        assert key.instead is not None
+        problem = f"{join(steps)} has both {key.name} and {key.instead}"
+        raise self._error(node, (*steps, key.instead), problem, "leave one of them out")
 
     def value(self, key: Key, shape: Shape, node: Node, steps: tuple[Step, ...]) -> Any:
         """The value of any form at ``steps``. Raises ``ConfigError``."""

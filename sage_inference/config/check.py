@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sage_inference import trust
 from sage_inference.config.address import is_loopback, parse_backend, reaches
 from sage_inference.config.engine_rules import check_engines, readable
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.secrets import Secret
-from sage_inference.config.settings import InstanceSettings, Settings
+from sage_inference.config.settings import NAMELESS, ApiKeySettings, InstanceSettings, Settings
 
 
 def check(
@@ -29,6 +29,7 @@ def check(
     check_engines(settings, named, environ)
     _ca_files(settings)
     _aliases(settings)
+    _keys(settings.api_keys)
     _secrets(settings, environ)
     if listens and (settings.server.tls_cert is not None or settings.server.tls_key is not None):
         from sage_inference.config import certificate  # imports ``ssl``
@@ -110,6 +111,19 @@ def _aliases(settings: Settings) -> None:
             )
 
 
+def _keys(api_keys: Sequence[ApiKeySettings]) -> None:
+    """Raises ``ConfigError`` if keys of one name have different limits."""
+    first: dict[str, int] = {}
+    for at, entry in enumerate(api_keys):
+        twin = first.setdefault(entry.name, at) if entry.name != NAMELESS else at
+        if api_keys[twin].limits != entry.limits:
+            raise ConfigError(
+                f"api_keys[{at}] has the name of api_keys[{twin}], {entry.name}, and other limits",
+                key=f"api_keys[{at}].limits",
+                hint="keys of one name share their limits: write the same ones, or another name",
+            )
+
+
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
     for here, secret in kept_secrets(settings):
         value = readable(here, secret, environ)
@@ -124,7 +138,8 @@ def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
 def kept_secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
     """Every key in ``settings``, with its place."""
     for at, caller in enumerate(settings.api_keys):
-        yield f"api_keys[{at}]", caller.key
+        if caller.key:
+            yield f"api_keys[{at}]", caller.key
     for at, instance in enumerate(settings.instances):
         if instance.api_key:
             yield f"instances[{at}].api_key", instance.api_key

@@ -147,6 +147,9 @@ def _schema_of(section: type) -> dict[str, Any]:
     required = [name for name, key in known.items() if key.required]
     if required:
         document["required"] = required
+    one_of = [[name, key.instead] for name, key in known.items() if key.instead]
+    if one_of:
+        document["oneOf"] = [{"required": [name]} for name in one_of[0]]
     return document
 
 

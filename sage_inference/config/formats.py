@@ -16,6 +16,8 @@ _ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # MIG slices are left out: vLLM takes no slice by its UUID.
 _GPU = re.compile(r"auto|cpu|[0-9]{1,3}|GPU-[0-9a-fA-F-]{4,40}")
 
+_KEY_HASH = re.compile(r"sha256:[0-9a-fA-F]{64}")
+
 
 def check_name(text: str) -> None:
     if not _NAME.fullmatch(text):
@@ -34,11 +36,20 @@ def check_gpu(text: str) -> None:
         )
 
 
+def check_key_hash(text: str) -> None:
+    if not _KEY_HASH.fullmatch(text):
+        raise Invalid(
+            f"must be sha256: and 64 hexadecimal digits, not {quote(text)}",
+            "printf %s KEY | sha256sum prints the digits",
+        )
+
+
 FORMATS: dict[str, Callable[[str], object]] = {
     "backend": check_backend,
     "engine_name": check_engine_name,
     "gpu": check_gpu,
     "host": check_host,
+    "key_hash": check_key_hash,
     "memory": budget,
     "name": check_name,
     "origin": check_origin,

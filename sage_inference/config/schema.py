@@ -57,6 +57,7 @@ class Key:
     format: str | None
     example: str | None
     loose: bool
+    instead: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def _keys(section: type) -> dict[str, Key]:
             format=meta["format"],
             example=meta["example"],
             loose=meta["loose"],
+            instead=meta["instead"],
         )
     return found
 
@@ -112,8 +114,11 @@ def _shape(hint: Any) -> Shape:
 
 
 def stands_alone(section: type) -> Key | None:
-    """The only key that a section requires, if it is text. The section may then be written as that text."""
-    needed = [key for key in keys(section).values() if key.required]
+    """The only key that a section requires, if it is text. The section may then be written as that text.
+
+    A key that another one may replace counts as required.
+    """
+    needed = [key for key in keys(section).values() if key.required or key.instead]
     return needed[0] if len(needed) == 1 and needed[0].shape.is_text else None
 
 

@@ -29,6 +29,7 @@ EMBEDDING_PRIORITIES = ("high", "normal", "low", "adaptive")
 INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed", "prefilling", "decoding")
 ENGINES = ("auto", "vllm", "tei", "openai")
 TRUNCATIONS = ("allow", "refuse")
+NAMELESS = "default"  # the name of keys without one
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -104,16 +105,54 @@ class InstanceSettings:
     )
 
 
+def _most(doc: str, example: str) -> Any:
+    return setting(None, doc=doc, minimum=1, example=example)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimitSettings:
+    requests_per_minute: int | None = _most("Requests in any minute.", "600")
+    tokens_per_minute: int | None = _most("Tokens of prompts and answers in any minute.", "200000")
+    tokens_per_day: int | None = _most("Tokens of prompts and answers in a day, by UTC.", "5000000")
+    concurrent_requests: int | None = _most("Requests at the same time.", "16")
+    models: tuple[str, ...] = setting(
+        (),
+        doc="Models, aliases and patterns such as qwen* that may be used; none = all.",
+        example="[qwen2.5-7b, bge-*]",
+    )
+
+    @property
+    def any_set(self) -> bool:
+        return self != KeyLimitSettings()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeySettings:
-    key: Secret = setting(doc="The key; prefer env:NAME or file:PATH to a literal.", example="env:SAGE_KEY")
-    name: str = setting("default", doc="Name of the key in logs and metrics.")
+    key: Secret | None = setting(
+        None,
+        doc="The key; prefer env:NAME or file:PATH to a literal.",
+        example="env:SAGE_KEY",
+        instead="key_hash",
+    )
+    key_hash: str | None = setting(
+        None,
+        doc="Instead of key: sha256: and the SHA-256 of a long random key, in hexadecimal.",
+        format="key_hash",
+        example='"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"',
+    )
+    name: str = setting(NAMELESS, doc="Name of the key in logs and metrics.")
     priority: str | None = setting(
         None,
         doc="Priority of its requests, and the highest that x-sage-priority may ask for; not set = normal, and callers may ask for any.",
         choices=PRIORITIES,
     )
     weight: float = setting(1.0, doc="Share of a busy engine, in proportion to other keys.", minimum=0.001)
+    limits: KeyLimitSettings = setting(
+        doc="What the key may use: see sage docs limits.",
+        factory=KeyLimitSettings,
+        example="{requests_per_minute: 600, tokens_per_minute: 200000, tokens_per_day: 5000000, "
+        "concurrent_requests: 16, models: [qwen*]}",
+    )
 
 
 _LONGEST_MS = 86_400_000  # a day

@@ -71,9 +71,11 @@ def _configured_key(paths: Paths, info: PidInfo) -> str:
     from sage_inference.daemon.launch_spec import flags_from
 
     settings = flags.apply(load(Path(info.config_path)), flags_from(info.flags))
-    if info.needs_api_key or not settings.api_keys:
-        raise DaemonError("the gateway needs an API key that is stored nowhere", _HINT)
+    stored = [entry.key for entry in settings.api_keys if entry.key is not None]
+    if info.needs_api_key or not stored:
+        what = "as a hash only" if settings.api_keys and not info.needs_api_key else "nowhere"
+        raise DaemonError(f"the gateway needs an API key that is stored {what}", _HINT)
     try:
-        return settings.api_keys[0].key.reveal()
+        return stored[0].reveal()
     except SecretError as error:
         raise DaemonError(f"the gateway wants an API key that cannot be read here: {error}", _HINT) from None

@@ -10,6 +10,7 @@ from sage_inference.gateway.embeddings.exchange import EmbeddingExchange
 from sage_inference.gateway.embeddings.root import RootExchange
 from sage_inference.gateway.embeddings.service import EmbeddingService
 from sage_inference.gateway.hub import Hub
+from sage_inference.gateway.key_limits.limited import limited
 from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead
@@ -32,12 +33,12 @@ Factory = Callable[[Caller[Exchange], Hub, RequestHead], Exchange]
 Exchanges = Mapping[str, Factory]
 
 _RESPONSES = "/v1/responses"
-_PLAIN: Exchanges = {
+_PLAIN: Mapping[str, type[Exchange]] = {
     **dict.fromkeys(rerank.ROUTES, RerankExchange),
     **dict.fromkeys(METHODS, StoredResponseExchange),
     _RESPONSES: ResponsesExchange,
 }
-_DISAGGREGATED: Exchanges = {
+_DISAGGREGATED: Mapping[str, type[Exchange]] = {
     **_PLAIN,
     **{path: PrefillDecodeExchange for path, route in ROUTES.items() if route.type.is_llm},
     _RESPONSES: DisaggregatedResponsesExchange,
@@ -46,9 +47,30 @@ _DISAGGREGATED: Exchanges = {
 
 def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingService) -> Exchanges:
     """The types for these instances. Only with prefilling or decoding ones do requests pay for two legs."""
-    merged: Factory = partial(EmbeddingExchange, embeddings)
+    return _with_embeddings(_types(instances), EmbeddingExchange, RootExchange, embeddings)
+
+
+def limited_exchanges_for(
+    instances: Iterable[ExecutionInstance], embeddings: EmbeddingService
+) -> Mapping[str, Factory]:
+    """The types for requests of keys that have limits, of every route."""
+    types = {path: limited(kind) for path, kind in _types(instances).items()}
+    plain = dict.fromkeys(ROUTES, limited(Exchange))
+    return _with_embeddings({**plain, **types}, limited(EmbeddingExchange), limited(RootExchange), embeddings)
+
+
+def _types(instances: Iterable[ExecutionInstance]) -> Mapping[str, type[Exchange]]:
+    return _DISAGGREGATED if is_disaggregated(instances) else _PLAIN
+
+
+def _with_embeddings(
+    types: Mapping[str, Factory],
+    merged: Callable[..., Exchange],
+    root: Callable[..., Exchange],
+    embeddings: EmbeddingService,
+) -> Exchanges:
     return {
-        **(_DISAGGREGATED if is_disaggregated(instances) else _PLAIN),
-        **dict.fromkeys(MERGED, merged),
-        ROOT: partial(RootExchange, embeddings),
+        **types,
+        **dict.fromkeys(MERGED, partial(merged, embeddings)),
+        ROOT: partial(root, embeddings),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sage_inference.config.settings import Settings
 from sage_inference.control_plane.embedding import AggregationRules
 from sage_inference.gateway.embeddings.service import EmbeddingService
-from sage_inference.gateway.exchange_types import exchanges_for
+from sage_inference.gateway.exchange_types import exchanges_for, limited_exchanges_for
 from sage_inference.gateway.hub import Hub
 from sage_inference.wire.timers import TimerWheel
 
@@ -16,7 +16,7 @@ class Gateway(Hub):
     def __init__(self, settings: Settings, wheel: TimerWheel, admin_token: str | None = None) -> None:
         super().__init__(settings, wheel, admin_token)
         self.embeddings = EmbeddingService(self, _rules(settings))
-        self.exchanges = exchanges_for((), self.embeddings)
+        self._choose_exchanges()
 
     def configure(self, settings: Settings) -> None:
         """Apply new settings. Raises ``ConfigError``, ``SecretError``, and then changes nothing."""
@@ -26,8 +26,13 @@ class Gateway(Hub):
     def instances_changed(self) -> None:
         """Choose the exchange types anew, too, because an instance came, went, recovered or changed."""
         super().instances_changed()
-        self.exchanges = exchanges_for(self.registry.instances.values(), self.embeddings)
+        self._choose_exchanges()
         self.embeddings.pump_soon()
+
+    def _choose_exchanges(self) -> None:
+        instances = self.registry.instances.values()
+        self.exchanges = exchanges_for(instances, self.embeddings)
+        self.limited_exchanges = limited_exchanges_for(instances, self.embeddings)
 
 
 def _rules(settings: Settings) -> AggregationRules:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from sage_inference.config.address import canonical_host, is_address, is_loopback
-from sage_inference.config.settings import Settings
+from sage_inference.config.settings import ApiKeySettings, Settings
 from sage_inference.gateway.errors import ApiError, loop_detected, no_admin_key, wrong_admin_key
 from sage_inference.gateway.relay.heads import KEYS
 from sage_inference.gateway.tenants import tenants
@@ -55,7 +55,7 @@ class Guard:
         self._any_origin = "*" in origins
         self._origins = frozenset(origins - {"*"})
         self._known_hosts: set[bytes] = set()
-        self._keys = {_digest(key.key.reveal()): name for name, key in tenants(settings.api_keys)}
+        self._keys = {_digest_of(key): name for name, key in tenants(settings.api_keys)}
         self._admin_key = _digest(settings.admin_key.reveal()) if settings.admin_key else None
         self._admin_token = _digest(admin_token) if admin_token else None
 
@@ -71,6 +71,10 @@ class Guard:
     def has_keys_of(self, other: Guard) -> bool:
         """Whether both have the same keys."""
         return self._keys == other._keys and self._admin_key == other._admin_key
+
+    def lacks_keys_of(self, other: Guard) -> bool:
+        """Whether a key of ``other`` is not valid any more."""
+        return not other._keys.keys() <= self._keys.keys() or self._admin_key != other._admin_key
 
     def check(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The name of the caller's key, "" where none is needed. Raises ``ApiError`` for a refused request."""
@@ -213,6 +217,14 @@ def _same(one: bytes, other: bytes) -> bool:
 
 def _digest(key: str | bytes) -> bytes:
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+
+
+def _digest_of(key: ApiKeySettings) -> bytes:
+    """The digest of a configured key. A plain hash is enough for long random keys: nobody can try them all."""
+    if key.key_hash is not None:
+        return bytes.fromhex(key.key_hash.partition(":")[2])
+    assert key.key is not None  # checked with the configuration
+    return _digest(key.key.reveal())
 
 
 def _unauthorized(shown: bool) -> ApiError:

@@ -25,6 +25,8 @@ from sage_inference.gateway.cors import grant_lines
 from sage_inference.gateway.decoding import Decoding
 from sage_inference.gateway.found_engines import FoundEngines
 from sage_inference.gateway.guard import Guard
+from sage_inference.gateway.key_limits.budgets import KeyBudgets
+from sage_inference.gateway.key_limits.revoked import end_waiting
 from sage_inference.gateway.managed.waiting_room import WaitingRoom
 from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.relay.coalescing import Coalescer
@@ -84,6 +86,7 @@ class Hub:
         self.waiting_room = WaitingRoom(self)
         self.responses = StoredResponses(self.engines)
         self.stats = Stats(self.registry, self.scheduler.estimates)
+        self.budgets = KeyBudgets(self.registry, self.clock)
         self.draining = False
         self.sessions = Sessions(self.clock, self._forget_heads)
         self.certificate: OwnCertificate | None = None  # if callers connect with TLS
@@ -108,7 +111,8 @@ class Hub:
         guard = Guard(settings, self._id_start.decode(), self._admin_token, self.sessions)
         self.settings: Settings = settings
         self._forget_heads()
-        self.guard = guard
+        former, self.guard = getattr(self, "guard", guard), guard
+        self.budgets.configure(settings.api_keys)
         self.timeouts = settings.timeouts
         self.wheel.idle_s = settings.timeouts.stream_idle_s
         self.limits = settings.limits
@@ -123,6 +127,8 @@ class Hub:
         self._schedule(settings)
         for upstream in self.engines.values():
             upstream.configure()
+        if guard.lacks_keys_of(former):
+            end_waiting(self.callers, guard)
 
     def _forget_heads(self) -> None:
         """Begin a new cache, because the guard may now reject heads that it accepted."""
@@ -170,6 +176,7 @@ class Hub:
         self.scheduler.rates.tick(self.clock())
         self.descriptors.renew()
         self.sessions.tick()
+        self.budgets.tick()
         for upstream in self.engines.values():
             upstream.tick()
 
@@ -222,6 +229,7 @@ class Hub:
     def instances_changed(self) -> None:
         """Compute groups anew and dispatch waiting requests, because an instance came, went, recovered or changed."""
         self.registry.changed()
+        self.budgets.models_changed()
         self._track_prompts()
         self.scheduler.dispatch()
         self._look_at_output()

@@ -12,6 +12,7 @@ from sage_inference.gateway import errors
 from sage_inference.gateway.body_memory import COUNTED
 from sage_inference.gateway.coded_body import CodedBody
 from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.key_limits.limited import LimitedExchange, refusal_of
 from sage_inference.gateway.pipelining import READ_AHEAD, PipelinedConnection
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.heads import RequestHead, given_id
@@ -68,7 +69,12 @@ class GatewayProtocol(PipelinedConnection):
         missing = length + begin - len(data)
         if missing < 0 or length > gateway.limits.body_bytes:  # a pipelined or a refused request: parse it
             return False
-        exchange = gateway.exchanges.get(head.route.path, Exchange)(self, gateway, head)
+        if head.budget is None:
+            exchange = gateway.exchanges.get(head.route.path, Exchange)(self, gateway, head)
+        elif missing and length > COUNTED:  # parse it, because it may be refused before its body comes
+            return False
+        else:
+            exchange = gateway.limited_exchanges[head.route.path](self, gateway, head)
         self.cycle = self.running = exchange  # type: ignore[assignment]
         if missing:
             exchange.pieces = [data[begin:]]
@@ -206,7 +212,13 @@ class GatewayProtocol(PipelinedConnection):
             self._reject(route, error)
             return
         head = self._head(route, tenant, self.parser.should_keep_alive())
-        exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
+        if head.budget is None:
+            exchange = gateway.exchanges.get(route.path, Exchange)(self, gateway, head)
+        else:
+            if self._may_be_long and (refusal := refusal_of(head)) is not None:
+                self._reject(route, refusal, tenant)
+                return
+            exchange = gateway.limited_exchanges[route.path](self, gateway, head)
         exchange.pieces = []
         exchange.coded = None
         if head.codings:
@@ -230,6 +242,7 @@ class GatewayProtocol(PipelinedConnection):
             keep_alive=keep_alive and not http10,  # that of HTTP/1.0 is not worth its ambiguities
             http10=http10,
             cors=self.gateway.cors_headers(self.headers),
+            budget=self.gateway.budgets.of(tenant),
         )
 
     def _cache_head(self, head: RequestHead) -> None:
@@ -237,12 +250,24 @@ class GatewayProtocol(PipelinedConnection):
         if head.keep_alive and not (head.request_id or self.framing.is_chunked or self.expect_100_continue):
             head.is_cached = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
 
-    def _reject(self, route: Route, error: ApiError) -> None:
+    @property
+    def _may_be_long(self) -> bool:
+        """Whether the body is too much to be read only to be refused, and the request may be answered now."""
+        framing, before = self.framing, self.cycle
+        sized = not (framing.is_chunked or self.expect_100_continue or framing.length > COUNTED)
+        return not sized and (before is None or before.response_complete)
+
+    def _reject(self, route: Route, error: ApiError, tenant: str = "") -> None:
         """Refuse before the body was read. The connection ends, because it is not known where the body does."""
         before = self.cycle
         if before is not None and not before.response_complete:
             raise error  # requests before it are under way, so ``_refuse`` has to break off
-        exchange = Exchange(self, self.gateway, self._head(route, "", False))
+        head = self._head(route, tenant, False)
+        exchange = (
+            Exchange(self, self.gateway, head)
+            if head.budget is None
+            else LimitedExchange(self, self.gateway, head)
+        )
         exchange.coded = None
         self.cycle = exchange  # type: ignore[assignment]
         self.running = exchange

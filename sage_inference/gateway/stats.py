@@ -40,6 +40,8 @@ class CountedRequest(Protocol):
     @property
     def counted_tokens(self) -> int | None: ...
 
+    def used(self, usage: Usage | None, estimated: tuple[int, int] | None) -> None: ...
+
 
 class Stats:
     """Totals since the start.
@@ -106,6 +108,8 @@ class Stats:
                 a_byte = self._estimates.tokens_per_byte(request.model, request.script)
                 estimated = request.prompt_tokens or max(1, round(request.prompt_bytes * a_byte)), chunks
         counts.note(usage, estimated, exchange.texts, exchange.busy_s)
+        if head.budget is not None:
+            exchange.used(usage, estimated)
         if request is not None and request.user and tally.follows_users:
             users = tally.of_user(kind, request.user)
             users.note(usage, estimated, exchange.texts, exchange.busy_s)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sage_inference.config.settings import ApiKeySettings
-
-NAMELESS = "default"  # the default of ``api_keys[].name``
+from sage_inference.config.settings import NAMELESS, ApiKeySettings
 
 
 def tenants(keys: Sequence[ApiKeySettings]) -> Iterator[tuple[str, ApiKeySettings]]:

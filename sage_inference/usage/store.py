@@ -16,6 +16,8 @@ from pathlib import Path
 from sage_inference.usage.columns import MEASURES, Labels, Row, UsageError
 
 _VERSION = 1  # of the table
+_DAY_H = 24
+_TOKENS = " + ".join(name for name in MEASURES if name.endswith(("prompt_tokens", "completion_tokens")))
 _BUSY_S = 5.0  # another process writes
 _SUMS = ", ".join(f"{name} = {name} + excluded.{name}" for name in MEASURES)
 _ADD = (
@@ -66,6 +68,21 @@ class UsageStore:
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from None
         return [(Labels(*row[: len(Labels._fields)]), tuple(row[len(Labels._fields) :])) for row in found]
+
+    def by_key(self, day: int) -> dict[str, tuple[int, int]]:
+        """The requests and the tokens of each key on a day since 1970, in UTC. Raises ``UsageError``."""
+        if not self.path.exists():
+            return {}
+        begin = day * _DAY_H
+        try:
+            with self._open() as store:
+                found = store.execute(
+                    f"SELECT key, SUM(requests), SUM({_TOKENS}) FROM usage WHERE hour >= ? AND hour < ? GROUP BY key",
+                    (begin, begin + _DAY_H),
+                ).fetchall()
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        return {key: (requests, tokens) for key, requests, tokens in found}
 
     def forget(self, before: int) -> None:
         """Delete the hours before ``before``. Raises ``UsageError``."""

@@ -21,6 +21,7 @@ OWNERS = {
     "engines": {"engine", "entry"},
     "engines[].instance": {"options"},
     "api_keys": {"key", "entry"},
+    "api_keys[].limits": {"limits"},
     "scheduling": {"settings"},
     "scheduling.slo": {"t", "settings"},
     "scheduling.slo.models.NAME": {"t"},

@@ -91,7 +91,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     assert Secret(f"file:{key}").reveal() == "sk-1"
     assert Secret("env:K").reveal({"K": "sk-2"}) == "sk-2"
     settings = parse("api_keys: [sk-literal-secret]", "f")
-    assert settings.api_keys[0].key.reveal() == "sk-literal-secret"
+    assert settings.api_keys[0].key == Secret("sk-literal-secret")
     assert "sk-literal-secret" not in repr(settings) + str(settings)
     with pytest.raises(SecretError, match="K is not set"):
         Secret("env:K").reveal({})

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,14 @@ def slo(key: str, priority: str = "normal") -> Look:
     return held(lambda r: getattr(r.gateway.scheduler.slos.of("m", level), f"{key}_ms"))
 
 
+def key_limit(name: str) -> Look:
+    def look(running: RunningGateway) -> Any:
+        budget = running.gateway.budgets.of("default")
+        return budget and getattr(budget.limits, name)
+
+    return held(look)
+
+
 TABLE: dict[str, Entry] = {
     "llm_model": Entry({"llm_model": "m"}, no_model("/v1/chat/completions", messages=[]), False),
     "embedding_model": Entry(
@@ -160,6 +169,12 @@ TABLE: dict[str, Entry] = {
     "api_keys[].name": Entry({"api_keys": [{"key": "k", "name": "team"}]}, held(lambda r: list(r.gateway.guard._keys.values())), ["team"]),
     "api_keys[].priority": Entry({"api_keys": [{"key": "k", "priority": "high"}]}, held(lambda r: r.gateway.key_priority.get("default"))),
     "api_keys[].weight": Entry({"api_keys": [{"key": "k", "weight": 4}]}, held(lambda r: r.gateway.scheduler.tenants.weights.get("default")), 4),
+    "api_keys[].key_hash": Entry({"api_keys": [{"key_hash": f"sha256:{sha256(b'k').hexdigest()}"}]}, lambda w: (w.chat(), w.chat("authorization: Bearer k")), (401, 200)),
+    **{
+        f"api_keys[].limits.{name}": Entry({"api_keys": [{"key": "k", "limits": {name: 7}}]}, key_limit(name), 7)
+        for name in ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent_requests")
+    },
+    "api_keys[].limits.models": Entry({"api_keys": [{"key": "k", "limits": {"models": ["x"]}}]}, lambda w: w.chat("authorization: Bearer k"), 403),
     "admin_key": Entry({"admin_key": "adm"}, held(lambda r: r.gateway.guard.is_admin(b"adm")), True),
     "scheduling.policy": section("scheduling", "policy", "random", held(lambda r: r.gateway.scheduler.policy.name), "random"),
     "scheduling.policies": section("scheduling", "policies", {"m": "fifo"}, held(lambda r: {m: p.name for m, p in r.gateway.scheduler.policies.items()}), {"m": "fifo"}),

@@ -24,7 +24,7 @@ from sage_inference.gateway.api import (
     ui,
     usage,
 )
-from sage_inference.gateway.api.access import TENANT, AccessMiddleware
+from sage_inference.gateway.api.access import RELAYED, TENANT, AccessMiddleware
 from sage_inference.gateway.api.cors import CorsMiddleware
 from sage_inference.gateway.api.near_routes import NearRoutes
 from sage_inference.gateway.api.relayed import Relayed
@@ -34,6 +34,8 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.fleet import Fleet
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.in_process import InProcessClient
+from sage_inference.gateway.key_limits.budget import KeyBudget
+from sage_inference.gateway.key_limits.headers import rate_headers
 from sage_inference.gateway.live.feed import LiveFeed
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.relay.heads import given_id
@@ -101,12 +103,25 @@ class GuardMiddleware:
             path = _path(scope)
             accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
             checked = "/ui" if ui.is_for_people(scope["method"], path, accept) else path
-            scope[TENANT] = self.gateway.guard.check(checked, scope["headers"]) or None
+            tenant = self.gateway.guard.check(checked, scope["headers"])
+            scope[TENANT] = tenant or None
             scope[admin.CHECKED_PATH] = path
         except ApiError as error:
             await error_response(error, scope)(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            budget = self.gateway.budgets.of(tenant)
+            await self.app(scope, receive, send if budget is None else _with_limits(budget, scope, send))
+
+
+def _with_limits(budget: KeyBudget, scope: Scope, send: Send) -> Send:
+    """``send`` with the headers that report the limits of the caller's key. The relay adds them by itself."""
+
+    async def limited(message: Message) -> None:
+        if message["type"] == "http.response.start" and not scope.get(RELAYED):
+            message["headers"] = [*message.get("headers", ()), *rate_headers(budget, _path(scope))]
+        await send(message)
+
+    return limited
 
 
 def _path(scope: Scope) -> str:

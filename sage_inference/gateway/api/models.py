@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sage_inference.engines.detect import TRIED
+from sage_inference.gateway.api.access import TENANT
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.gateway import Gateway
 
@@ -86,13 +87,24 @@ def served_models(gateway: Gateway) -> dict[str, dict[str, Any]]:
     return cards
 
 
+def _allowed_models(request: Request) -> dict[str, dict[str, Any]]:
+    """The cards of the models that the caller's key may use."""
+    gateway: Gateway = request.app.state.gateway
+    cards = served_models(gateway)
+    budget = gateway.budgets.of(request.scope.get(TENANT) or "")
+    if budget is None:
+        return cards
+    resolve = gateway.registry.resolve
+    return {name: card for name, card in cards.items() if budget.models.allow(resolve(name))}
+
+
 async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": list(served_models(request.app.state.gateway).values())})
+    return JSONResponse({"object": "list", "data": list(_allowed_models(request).values())})
 
 
 async def get_model(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
-    cards = served_models(gateway)
+    cards = _allowed_models(request)
     name = request.path_params["model_id"]
     if not name:
         raise HTTPException(404)  # a trailing slash

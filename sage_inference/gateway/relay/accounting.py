@@ -122,6 +122,9 @@ class Accounted:
     def _drop_body(self) -> None:
         raise NotImplementedError
 
+    def used(self, usage: Usage | None, estimated: tuple[int, int] | None) -> None:
+        """The request ended, and used so many tokens. Called only if its key has limits."""
+
     @property
     def is_answered(self) -> bool:
         raise NotImplementedError

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from sage_inference.requests.hints import asked_of_scheduler
 from sage_inference.requests.routes import Route
 from sage_inference.types import RequestType
 from sage_inference.wire.content_coding import codings_in
 from sage_inference.wire.message import HOP_BY_HOP, Headers
+
+if TYPE_CHECKING:
+    from sage_inference.gateway.key_limits.budget import KeyBudget
 
 # Headers that are written anew for the engine, or that do not concern it.
 _NOT_SENT = HOP_BY_HOP | {
@@ -47,7 +51,7 @@ class RequestHead:
 
     ``target`` is path and query as the caller sent them. ``lines`` are the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
-    ``is_cached``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
+    ``budget`` is that of the caller's key, None if the key has no limits. ``is_cached``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
     """
 
     __slots__ = (
@@ -58,6 +62,7 @@ class RequestHead:
         "http10",
         "keep_alive",
         "tenant",
+        "budget",
         "request_id",
         "asks",
         "codings",
@@ -80,12 +85,14 @@ class RequestHead:
         keep_alive: bool,
         http10: bool = False,
         cors: bytes = b"",
+        budget: KeyBudget | None = None,
     ) -> None:
         self.is_cached = False
         self.route = route
         self.target = target
         self.headers = headers
         self.tenant = tenant
+        self.budget = budget
         self.keep_alive = keep_alive
         self.http10 = http10
         self.cors = cors

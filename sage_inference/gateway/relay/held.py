@@ -29,6 +29,19 @@ class Held(Answering):
     def _queue_again(self) -> None:
         raise NotImplementedError
 
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+    def turn_away(self, error: ApiError) -> None:
+        """Answer with ``error``, if the request waits or its body is still on its way. Otherwise its answer goes on."""
+        if self.phase not in (Phase.READING, Phase.QUEUED) or self._began:
+            return
+        try:
+            self._abandon()
+            self.fail(error)
+        except Exception as another:
+            self.broke(another)
+
     def fail_or_wait(self, error: ApiError, *, failed: bool = False, doubt_s: float = DOUBT_S) -> None:
         """Fail, unless a managed engine will serve the request. ``failed``: an engine failed it, and it may be repeated.
 

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 # The bytes before the digits of the length, where the digits start and where those of the last length stopped, the rest
-# of the head, where the last body began, the end of the longest head of this form, and the meaning.
-_Known = tuple[bytes, int, int, bytes, int, int, T]
+# of the head, where the last body began, and the meaning.
+_Known = tuple[bytes, int, int, bytes, int, T]
 
 LONGEST = 4096  # bytes of a head: longer ones do not repeat
 _MOST_DIGITS = 15
@@ -31,7 +31,7 @@ class HeadCache(Generic[T]):
         None if it must be parsed: only the digits of the length may differ from a head that was ``put``.
         """
         known = self._last
-        if known is None or not data.startswith(known[0]):  # mostly it begins like the last one
+        if known is None or data[: known[1]] != known[0]:  # mostly it begins like the last one
             start = data.find(b"\r\nContent-Length: ", 0, LONGEST)
             if start < 0:
                 start = data.find(b"\r\ncontent-length: ", 0, LONGEST)
@@ -39,13 +39,13 @@ class HeadCache(Generic[T]):
             if known is None:
                 return None
             self._last = known
-        before, start, stop, rest, body, end, meaning = known
+        before, start, stop, rest, body, meaning = known
         if data[stop:body] != rest:  # mostly the length has as many digits as the last one
-            stop = data.find(rest, start, end)
+            stop = data.find(rest, start, start + _MOST_DIGITS + len(rest))
             if stop < 0:
                 return None
             body = stop + len(rest)
-            self._known[before] = self._last = before, start, stop, rest, body, end, meaning
+            self._known[before] = self._last = before, start, stop, rest, body, meaning
         digits = data[start:stop]
         if digits.isdigit():
             return meaning, int(digits), body
@@ -64,6 +64,6 @@ class HeadCache(Generic[T]):
             self._known.clear()
         before = data[:start]
         rest = data[stop : end + 4]
-        known = before, start, stop, rest, end + 4, start + _MOST_DIGITS + len(rest), meaning
+        known = before, start, stop, rest, end + 4, meaning
         self._known[before] = self._last = known
         return True

@@ -86,8 +86,8 @@ class LoopBatch:
             transport.write(data)
             return
         self._writes.append((transport, data))
-        self._gathered += len(data)
-        if self._gathered > _MOST_BYTES or len(data) > _LONG:
+        self._gathered = gathered = self._gathered + len(data)
+        if gathered > _MOST_BYTES or len(data) > _LONG:
             self.flush()
 
     def writelines(self, transport: asyncio.WriteTransport, pieces: Iterable[Data]) -> None:

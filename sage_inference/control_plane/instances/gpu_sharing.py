@@ -88,7 +88,8 @@ class SharedGPU:
             self._alone_since = math.inf
             if now < self._company_since:
                 self._company_since = now
-            self.streams.began(placement)
+            if placement.request.streams:
+                self.streams.began(placement)
             if self.watches and not self.embedding and now > self._embedded_at + _WATCHED_S:
                 self.watches = False
             return
@@ -108,7 +109,8 @@ class SharedGPU:
     def ended(self, placement: Placement, llm: bool, now: float) -> None:
         if llm:
             self.llm -= 1
-            self.streams.ended(placement)
+            if placement.request.streams:
+                self.streams.ended(placement)
             if not self.llm:
                 self._alone_since = now
                 self._company_since = math.inf

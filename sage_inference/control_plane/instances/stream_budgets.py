@@ -106,8 +106,7 @@ class StreamBudgets:
         self._budgets: dict[Placement, StreamBudget | UnwatchedBudget | None] = {}
 
     def began(self, placement: Placement) -> None:
-        if placement.request.streams:
-            self._budgets[placement] = None
+        self._budgets[placement] = None
 
     def ended(self, placement: Placement) -> None:
         self._budgets.pop(placement, None)

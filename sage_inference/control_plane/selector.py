@@ -15,7 +15,13 @@ from sage_inference.control_plane.policies.base import PlacementPolicy
 from sage_inference.control_plane.prefix_index import PrefixIndex
 from sage_inference.control_plane.slo import ttft_s
 from sage_inference.control_plane.submission import Submission
-from sage_inference.types import EngineState, ExecutionInstance, SchedulingDecision, SchedulingRequest
+from sage_inference.types import (
+    NOTHING_CACHED,
+    EngineState,
+    ExecutionInstance,
+    SchedulingDecision,
+    SchedulingRequest,
+)
 
 _READY = EngineState.READY
 # Reasons of a decision that no policy took.
@@ -168,7 +174,10 @@ class Selector:
 
     def look_up(self, request: SchedulingRequest, only: ExecutionInstance) -> int:
         """Look the prompt up in the prefix index; returns the tokens that its only instance has not cached."""
-        cached = request.cached_tokens = self.prefixes.match(request)
+        # Without a call for a short prompt, which has no blocks.
+        cached = request.cached_tokens = (
+            self.prefixes.match(request) if request.prompt_blocks else NOTHING_CACHED
+        )
         # ``uncached``, without its call and its look-up for a prompt that no instance has cached.
         return request.prompt_tokens - cached.get(only, 0) if cached else request.prompt_tokens
 

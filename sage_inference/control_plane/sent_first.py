@@ -54,7 +54,8 @@ class SentFirst:
             self.settle()
             if load.pending_tokens + most > load.window_tokens:
                 return False
-        heeds_streams = self._selector.heeds_streams(request)
+        # Without a call for LLM work, which heeds no streams.
+        heeds_streams = not request.request_type.is_llm and self._selector.heeds_streams(request)
         if heeds_streams:
             self.settle()  # LLM work on the same GPU may be among the requests sent first
         return (

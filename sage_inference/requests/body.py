@@ -21,6 +21,7 @@ _READ = (*_PROMPTS, *_BEFORE, "stream", "user", "n")
 _USER = 200  # bytes of a user by which tenants differ
 _MODEL = 1024  # characters of a model's name, which is looked up, logged and quoted
 _UNSET, _RAW = msgspec.UNSET, msgspec.Raw
+_NOTHING_BEFORE = (_UNSET,) * len(_BEFORE)
 _JSON = Body.JSON
 _GENERATE = RequestType.LLM_GENERATE
 _MOST_COMMAS = 1024  # in a list of prompts that are counted: each may be the end of one, at 50 ns
@@ -68,9 +69,12 @@ def read(route: Route, body: bytes) -> Asked:
     if route.body is _JSON:
         if len(body) > LARGE:
             check_density(body)
-        head = _decode(body)
+        try:
+            head = _decode_head(body)
+        except UNREADABLE as error:
+            head = _mended(body, error)
         first, tools, system, instructions, model, stream, user, n = _usual[route.path](head)
-        if type(first) is _RAW and tools is system is instructions is _UNSET:
+        if type(first) is _RAW and (tools, system, instructions) == _NOTHING_BEFORE:
             prompt = bytes(first)
         else:
             prompt = _prompt(route, head, body)
@@ -141,14 +145,12 @@ def _text(value: Any) -> str:
     return begin[1:].decode("utf-8", "replace") if begin[:1] == b'"' else ""
 
 
-def _decode(body: bytes) -> Any:
+def _mended(body: bytes, unreadable: Exception) -> Any:
+    """The fields of a body that the decoder found ``unreadable``. Raises ``Rejection``."""
     try:
-        try:
-            return _decode_head(body)  # here, because a call costs every request
-        except msgspec.ValidationError:
-            raise
-        except UNREADABLE as error:
-            return decoded_mended(_decode_head, body, error)
+        if isinstance(unreadable, msgspec.ValidationError):
+            raise unreadable
+        return decoded_mended(_decode_head, body, unreadable)
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         said = str(error)[: where.start()] if where else str(error)

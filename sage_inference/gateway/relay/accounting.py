@@ -191,11 +191,14 @@ class Accounted:
             report_of(self.caller_id, error, self.request_id)
         finally:
             gateway.scheduler.release(self, learned, outcome, self.status)
-        if type(placement) is Placement:
-            placement.usage = usage or placement.usage
-            self.busy_s += placement.busy_s
-        if effect & ENDS:
-            gateway.stats.ended(self, to, usage, chunks)
+        try:  # its busy time is known only now, and it is counted also if something failed above
+            if type(placement) is Placement:
+                placement.usage = usage or placement.usage
+                self.busy_s += placement.busy_s
+            if effect & ENDS:
+                gateway.stats.ended(self, to, usage, chunks)
+        except Exception as error:
+            report_of(self.caller_id, error, self.request_id)
 
     def reported(self) -> Usage | None:
         """The usage that the engine reported. Valid only while the end of the attempt is being noted."""

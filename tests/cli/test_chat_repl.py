@@ -93,6 +93,21 @@ def test_ctrl_c_ends_an_answer_then_a_line_then_the_conversation(tmp_path: Path)
     assert not (tmp_path / "state" / "chat_history").exists()
 
 
+def test_a_ctrl_c_at_the_very_moment_of_the_prompt_counts_once(tmp_path: Path) -> None:
+    with (
+        RogueEngine(ok(b"{}")) as engine,
+        AtTerminal(tmp_path, "chat", "m", "--base-url", engine.url) as t,
+    ):
+        for _ in range(20):
+            t.wait_for(PROMPT)
+            t.type(CTRL_C)
+            assert "Ctrl-C again or Ctrl-D" in t.wait_for(PROMPT)
+            t.type("/system\r")
+        t.wait_for(PROMPT)
+        t.type(CTRL_D)
+        assert t.end() == 0
+
+
 @pytest.mark.parametrize("env", [{"TERM": "dumb", "NO_COLOR": "1"}], ids=str)
 def test_any_terminal_will_do(tmp_path: Path, env: dict[str, str]) -> None:
     with (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.cli.chat.history import History
+from sage_inference.cli.chat.interrupts import InterruptWatch
 from sage_inference.cli.chat.words import clean
 
 if TYPE_CHECKING:
@@ -33,9 +33,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 class Lines:
     """``words`` returns what Tab completes at the begin of a line or behind ``/model``."""
 
-    def __init__(self, paths: Paths | None, *, keeps_history: bool, words: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        paths: Paths | None,
+        *,
+        keeps_history: bool,
+        words: Callable[[], list[str]],
+        interrupts: InterruptWatch,
+    ) -> None:
         self._readline = _readline()
         self._words = words
+        self._interrupts = interrupts
         self._history = History(self._readline, paths) if keeps_history else None
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="replace")
@@ -53,14 +61,14 @@ class Lines:
             line = self._line(_MORE if typed else _PROMPT, bool(typed))
             first = not typed
             if quoted:
-                before, end, _ = line.partition(_QUOTES)
-                typed.append(before)
+                before, end, after = line.partition(_QUOTES)
+                typed.append(before + after)
                 if end:
                     break
             elif first and line.lstrip().startswith(_QUOTES):
                 rest = line.lstrip().removeprefix(_QUOTES)
-                before, end, _ = rest.partition(_QUOTES)
-                typed.append(before)
+                before, end, after = rest.partition(_QUOTES)
+                typed.append(before + after)
                 if end:
                     break
                 quoted = True
@@ -77,25 +85,20 @@ class Lines:
         return text
 
     def _line(self, prompt: str, has_more: bool) -> str:
-        """One line. A handler of our own notes whether anything was typed when Ctrl-C came."""
+        """One line. Raises ``Ended`` and ``Interrupted``."""
         typed = ""
 
-        def interrupt(number: int, frame: object) -> None:
+        def interrupted() -> None:
             nonlocal typed
             typed = self._readline.get_line_buffer() if self._readline is not None else ""
-            raise KeyboardInterrupt
 
-        before = signal.signal(signal.SIGINT, interrupt)
         try:
-            return input(prompt)
-        except EOFError:
-            raise Ended from None
+            with self._interrupts.watching(interrupted):
+                return input(prompt)
         except KeyboardInterrupt:
             raise Interrupted(not typed and not has_more) from None
-        except (OSError, ValueError):  # the terminal is gone, or stdin was closed
+        except (EOFError, OSError, ValueError):  # also if the terminal is gone, or stdin was closed
             raise Ended from None
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     def _complete(self, begun: str, number: int) -> str | None:
         with suppress(Exception):  # readline shows no errors, and must not end the line

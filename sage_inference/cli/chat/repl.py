@@ -7,6 +7,7 @@ import sys
 from sage_inference.cli import terminal
 from sage_inference.cli.chat import slash
 from sage_inference.cli.chat.conversation import Conversation
+from sage_inference.cli.chat.interrupts import InterruptWatch
 from sage_inference.cli.chat.lines import Ended, Interrupted, Lines
 from sage_inference.cli.chat.output import aside
 from sage_inference.cli.errors import Failure, from_exception
@@ -22,6 +23,7 @@ class Repl:
         self._talk = talk
         self._colour = colour
         self._keeps_history = keeps_history
+        self._interrupts = InterruptWatch()
 
     def run(self) -> None:
         wait_for_engine(self._talk.server, self._talk.model)
@@ -29,6 +31,7 @@ class Repl:
             self._talk.server.paths,
             keeps_history=self._keeps_history,
             words=lambda: [*slash.WORDS, *self._talk.server.names()],
+            interrupts=self._interrupts,
         )
         aside(f"{self._talk.model} at {self._talk.server.url}. {_GREETING}")
         interrupted = False
@@ -56,7 +59,8 @@ class Repl:
             if slash.is_command(text):
                 return slash.obey(self._talk, text)
             if text.strip():
-                self._talk.ask(text, self._colour)
+                with self._interrupts.watching():
+                    self._talk.ask(text, self._colour)
         except KeyboardInterrupt:
             aside("interrupted")
         except BrokenPipeError:

@@ -24,6 +24,7 @@ from sage_inference.cli.schemas import ANSWERS
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import control, pidfile
 from tests.cli.shape import mistakes
+from tests.support.at_terminal import AtTerminal
 from tests.support.command import sage
 from tests.support.gateway import clean_environment, free_port
 from tests.test_readme import README, commands_of, shell_lines
@@ -132,6 +133,15 @@ def test_ps_and_status_show_them(managed: Managed) -> None:
     assert shown[0].split()[:2] == ["NAME", "STATE"]
     assert any(row.split()[:2] == [CHAT, "ready"] for row in shown)
     assert "running at " in managed.sage("status").stdout
+
+
+@pytest.mark.parametrize("command", ["ps", "status", "models"])
+def test_a_terminal_of_60_columns_is_wide_enough(managed: Managed, command: str) -> None:
+    with AtTerminal(managed.home, command, columns=60, NO_COLOR="1") as terminal:
+        assert terminal.end() == 0
+        lines = [line for line in terminal.shown.splitlines() if not line.startswith("no room for ")]
+        assert any(CHAT in line.lower() for line in lines)
+        assert max(len(line) for line in lines) <= 60
 
 
 @pytest.mark.parametrize("name", [CHAT, "Qwen/Qwen2.5-7B-Instruct"])

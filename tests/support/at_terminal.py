@@ -28,9 +28,12 @@ class AtTerminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.shown = ""
         self._read_to = 0
+        environ = {"TERM": "xterm", "INPUTRC": os.devnull, **clean_environment(home, **env)}
+        for name in ("COLUMNS", "LINES"):  # xdist sets them for its workers
+            environ.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sage_inference", "inference", *args],
-            env={"TERM": "xterm", "INPUTRC": os.devnull, **clean_environment(home, **env)},
+            env=environ,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

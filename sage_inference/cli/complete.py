@@ -75,13 +75,13 @@ def _models(kind: str, incomplete: str) -> list[str]:
     """The models of the running gateway of that kind, or of none, and their aliases. Takes a second at most."""
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.control import inspect
-    from sage_inference.daemon.models import models
+    from sage_inference.daemon.models import models, suits
 
     state = inspect(Paths.resolve(), timeout_s=0.5)
     if state.info is None or state.live is None:
         return []
     listed = models(state.info, timeout_s=0.5)["models"]
-    fitting = [model for model in listed if model["kind"] in (kind, None)]
+    fitting = [model for model in listed if suits(model, kind) is not False]
     names = [name for model in fitting for name in (model["name"], *model["aliases"])]
     return [name for name in names if name.startswith(incomplete)]
 

@@ -229,6 +229,7 @@ MODELS = _answer(
         _object(
             name=_TEXT,
             kind={"enum": ["chat", "embedding", "rerank", "transcription", "speech", "classification", None]},
+            capabilities=_list(_TEXT),
             state=_TEXT,
             ready=_COUNT,
             instances=_COUNT,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_inference.cli.errors import Failure, usage
+from sage_inference.daemon.models import suits
 
 if TYPE_CHECKING:
     from sage_inference.client.endpoint import Endpoint
@@ -52,7 +53,7 @@ class ModelServer:
 
     def names(self) -> list[str]:
         """The names and aliases of models for chat."""
-        return [name for model in self.models if model["kind"] in ("chat", None) for name in _names(model)]
+        return [name for model in self.models if suits(model, "chat") is not False for name in _names(model)]
 
     def require(self, word: str, kind: Kind) -> str:
         """The name for ``word``. Raises a failure with near names, or for a model of another kind."""
@@ -60,7 +61,7 @@ class ModelServer:
         if name is None:
             raise self.unknown(word, kind)
         found = self.find(word)
-        if kind == "chat" and found is not None and found["kind"] not in ("chat", None):
+        if kind == "chat" and found is not None and suits(found, "chat") is False:
             raise Failure(
                 f"{name} is a model for {_USES.get(found['kind'], found['kind'])}, not for chat",
                 "sage inference models shows the others",
@@ -115,8 +116,8 @@ class ModelServer:
         )
 
     def _of_kind(self, kind: Kind) -> list[Document]:
-        sure = [model for model in self.models if model["kind"] == kind]
-        return sure or [model for model in self.models if model["kind"] is None]
+        sure = [model for model in self.models if suits(model, kind)]
+        return sure or [model for model in self.models if suits(model, kind) is None]
 
     def _start_hint(self) -> str:
         if self.paths is None:
@@ -237,6 +238,7 @@ def _from_cards(body: bytes) -> list[Document]:
         {
             "name": card["id"],
             "kind": card.get("type") if card.get("type") in ("chat", *_USES) else None,
+            "capabilities": card.get("capabilities") if isinstance(card.get("capabilities"), list) else [],
             "state": str(card.get("sage_state") or "ready"),
             "aliases": aliases.get(card["id"], []),
             "engines": [],

@@ -9,6 +9,7 @@ from sage_inference.daemon.errors import DaemonError, Unresponsive
 from sage_inference.daemon.pidfile import PidInfo
 
 _ROUTE = "/admin/models"
+_CAPABILITIES = {"chat": "chat", "embedding": "embed"}
 
 
 def models(info: PidInfo, *, timeout_s: float = 5.0) -> dict[str, Any]:
@@ -23,3 +24,13 @@ def models(info: PidInfo, *, timeout_s: float = 5.0) -> dict[str, Any]:
         f"the running gateway (pid {info.pid}, version {info.version}) does not list its models",
         "sage inference restart, after an upgrade",
     )
+
+
+def suits(model: dict[str, Any], kind: str) -> bool | None:
+    """Whether a model of the document does ``chat`` or ``embedding``. None if nobody knows.
+
+    A model may do both, although its kind names one.
+    """
+    if _CAPABILITIES[kind] in (model.get("capabilities") or ()):
+        return True
+    return None if model["kind"] is None else bool(model["kind"] == kind)

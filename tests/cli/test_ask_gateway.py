@@ -139,6 +139,7 @@ def test_the_models_are_listed_with_their_aliases(gateway: Gateway) -> None:
     assert (chat["name"], chat["kind"], chat["aliases"]) == ("simulated-llm", "chat", ["gpt-4o"])
     assert (chat["ready"], chat["instances"], chat["context_tokens"]) == (1, 1, 32768)
     assert (embedder["name"], embedder["kind"]) == ("simulated-embedding", "embedding")
+    assert ("chat" in chat["capabilities"], "chat" in embedder["capabilities"]) == (True, False)
     [head, first, _] = sage_here(gateway.home, "models").out.splitlines()
     assert head.split() == ["NAME", "KIND", "STATE", "READY", "CONTEXT", "ALIASES"]
     assert first.split() == [

@@ -285,6 +285,7 @@ MODELS = st.lists(
         {
             "name": WORD,
             "kind": st.sampled_from(["chat", "embedding", None]),
+            "capabilities": st.lists(st.sampled_from(["chat", "embed"])),
             "aliases": st.lists(WORD, max_size=2),
             "state": st.just("ready"),
             "engines": st.just([]),

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from sage_inference.cli.embedding import line_of
+from sage_inference.cli.errors import Failure
 from sage_inference.cli.schemas import ANSWERS
+from sage_inference.cli.served import ModelServer, _from_cards
 from tests.cli.shape import mistakes
 from tests.support.at_terminal import AtTerminal
 from tests.support.command_here import Ended, sage_here
@@ -141,3 +143,25 @@ def test_a_terminal_shows_a_summary(tmp_path: Path) -> None:
 def test_values_are_those_of_float32_and_json() -> None:
     values = [0.1, 1e-20, -3.0, float("nan"), float("inf"), 1.23456789012]
     assert json.loads(line_of(values)) == [0.1, 1e-20, -3, None, None, 1.23456789]
+
+
+@pytest.mark.parametrize(
+    ("cards", "chats", "embeds"),
+    [
+        ([{"id": "a", "type": "chat", "capabilities": ["chat", "embed"]}], "a", "a"),
+        ([{"id": "a", "type": "chat"}, {"id": "b", "type": "embedding"}], "a", "b"),
+        ([{"id": "a"}, {"id": "b", "type": "embedding"}], "a", "b"),
+        ([{"id": "a", "type": 7, "capabilities": {"x": 1}}], "a", "a"),
+        ([{"id": "a", "type": "rerank"}, {"id": "b", "type": "chat"}], "b", None),
+        ([{"id": "b", "type": "chat"}, {"id": "c", "root": "b", "parent": "b", "type": "chat"}], "b", None),
+        ([{"id": 7}, None, {}], None, None),
+    ],
+)
+def test_the_only_model_of_a_kind_is_taken(cards: list[Any], chats: str | None, embeds: str | None) -> None:
+    server = ModelServer("http://h:1", None, _from_cards(json.dumps({"data": cards}).encode()), {})
+    for kind, wanted in (("chat", chats), ("embedding", embeds)):
+        if wanted is None:
+            with pytest.raises(Failure):
+                server.only(kind)  # type: ignore[arg-type]
+        else:
+            assert server.only(kind) == wanted  # type: ignore[arg-type]

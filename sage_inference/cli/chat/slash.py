@@ -12,6 +12,7 @@ from sage_inference.cli.chat.output import summary
 from sage_inference.cli.chat.sampling import FIELDS, canonical, field
 from sage_inference.cli.errors import usage
 from sage_inference.cli.served import wait_for_engine
+from sage_inference.daemon.models import suits
 
 _WORD = re.compile(r"/[a-z?]+(?=\s|$)", re.I)
 
@@ -74,7 +75,7 @@ def _model(talk: Conversation, rest: str) -> bool:
         wait_for_engine(talk.server, name)
         talk.model = name
     for model in talk.server.models:
-        if model["kind"] in ("chat", None):
+        if suits(model, "chat") is not False:
             mark = "*" if talk.model == model["name"] or talk.model in model["aliases"] else " "
             terminal.say(f"{mark} {', '.join([model['name'], *model['aliases']])}")
     if not talk.server.models:

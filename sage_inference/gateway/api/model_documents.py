@@ -35,7 +35,7 @@ def model_documents(gateway: Gateway) -> list[dict[str, Any]]:
         for name in instance.models:
             model = found.get(name)
             if model is None:
-                model = found[name] = _document(name, _kind(cards.get(name, {}), kind_of(instance)))
+                model = found[name] = _document(name, *_work(cards.get(name, {}), kind_of(instance)))
             model["instances"] += 1
             ready = instance.state is EngineState.READY
             model["ready"] += ready
@@ -56,16 +56,18 @@ def model_documents(gateway: Gateway) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _kind(card: dict[str, Any], of_instance: str) -> str | None:
-    """The kind by the card. A model without a healthy instance has no card, and the kind of its instance."""
-    said = card.get("type")
-    return said if said in KINDS else _OF_ENGINE.get(of_instance)
+def _work(card: dict[str, Any], of_instance: str) -> tuple[str | None, list[str]]:
+    """The kind and the capabilities, by the card. A model without a healthy instance has the kind of its instance."""
+    kind, words = card.get("type"), card.get("capabilities")
+    known = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+    return (kind if kind in KINDS else _OF_ENGINE.get(of_instance)), known
 
 
-def _document(name: str, kind: str | None) -> dict[str, Any]:
+def _document(name: str, kind: str | None, capabilities: list[str] | None = None) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,
+        "capabilities": capabilities or [],
         "state": "off",
         "ready": 0,
         "instances": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,9 @@ from sage_inference.cli.unit import program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from sage_inference.daemon.service.plan import ServicePlan
     from sage_inference.doctor.finding import Finding
 
 app = plain_app()
@@ -26,6 +29,9 @@ _HEADERS = ("", "check", "found")
 
 @app.command(cls=PlainCommand)
 def doctor(
+    system: Annotated[
+        bool, typer.Option("--system", help="Check the service of the system, as root, instead of yours.")
+    ] = False,
     config: ConfigFile = None,
     verbose: Annotated[
         bool,
@@ -41,20 +47,42 @@ def doctor(
     \b
     Exit codes: 0 nothing failed, although there may be warnings; 1 a check failed.
     """
-    from sage_inference.config.paths import Paths
-    from sage_inference.daemon.service.plan import plan
     from sage_inference.doctor.examination import examine
     from sage_inference.doctor.facts import Facts
 
-    file = as_path(config)
-    service = plan("--user", program(sys.argv[0]), file)
-    findings = examine(Facts(Paths.resolve(file), service))
+    service = _plan(system, as_path(config))
+    findings = examine(Facts(service.paths, service))
+    if service.which == "--system":
+        findings = [replace(each, hint=_for_the_system(each.hint)) for each in findings]
     failed = sum(each.verdict == "fail" for each in findings)
     if as_json:
         terminal.say_json(_document(findings, failed == 0))
     else:
         _show(findings, verbose)
     raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
+
+
+def _plan(system: bool, config: Path | None) -> ServicePlan:
+    """Of the system's service, also if its folder is named as that of the gateway's files."""
+    from sage_inference.config.paths import SYSTEM_HOME, Paths
+    from sage_inference.daemon.service.plan import needs_root_to_read, plan
+
+    paths = Paths.resolve(config)
+    system = system or paths.state_dir.parent == SYSTEM_HOME
+    found = plan("--system" if system else "--user", program(sys.argv[0]), config)
+    refusal = needs_root_to_read(found, "doctor") if system else None
+    if refusal is not None:
+        raise refusal
+    return found
+
+
+def _for_the_system(hint: str | None) -> str | None:
+    """The command for root and for the files of the system's service."""
+    from sage_inference.config.paths import HOME_VARIABLE, SYSTEM_HOME
+
+    if hint is None or "--system" in hint:
+        return hint
+    return hint.replace("sage inference ", f"sudo {HOME_VARIABLE}={SYSTEM_HOME} sage inference ")
 
 
 def _document(findings: Sequence[Finding], healthy: bool) -> object:

@@ -20,7 +20,7 @@ from sage_inference.config.schema import Place, join, locate, shape_at, stands_a
 from sage_inference.config.secrets import Secret
 from sage_inference.config.spelled import steps_in
 from sage_inference.config.values import check_value, from_word
-from sage_inference.config.writing import write
+from sage_inference.config.writing import give_to_owner_of, write
 
 # The longest wait for another process that has the file. A change takes milliseconds.
 _PATIENCE_S = 10.0
@@ -169,6 +169,7 @@ def _alone(path: Path) -> Iterator[Path]:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sidecar = target.with_name(f".{target.name}.lock")
         descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_to_owner_of(target.parent, descriptor)
         _lock(descriptor, path)
         yield target
     # ValueError: a NUL in the path, or no name at its end.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOME_VARIABLE = "SAGE_INFERENCE_HOME"
+SYSTEM_HOME = Path("/var/lib/sage-inference")  # all files of the system's service
 _HINT = f"{HOME_VARIABLE}=/some/folder keeps all files there"
 
 

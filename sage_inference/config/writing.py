@@ -103,11 +103,20 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
+def give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """Give a new file of root's to the user whose folder it lies in: that user's gateway must read and change it."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and owner.st_uid != os.fstat(descriptor).st_uid:
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def _take_after(target: Path, descriptor: int) -> None:
     """Copy mode and owner of the replaced file, because root's edit must not take a file from its user."""
     try:
         old = target.stat()
     except FileNotFoundError:
+        give_to_owner_of(target.parent, descriptor)
         return
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         with contextlib.suppress(PermissionError):

@@ -17,6 +17,7 @@ from sage_inference.daemon.control import DaemonState, Found, Progress, children
 from sage_inference.daemon.errors import DaemonError, PortTaken
 from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.managed import keep_engines
+from sage_inference.daemon.own_service import restart_command
 from sage_inference.daemon.pidfile import PidInfo
 from sage_inference.daemon.predecessor import Predecessor
 from sage_inference.daemon.process import Process
@@ -205,7 +206,7 @@ def _restartable(state: DaemonState, api_key: str | None) -> PidInfo:
     if info.supervised:
         raise DaemonError(
             f"pid {info.pid} runs under a supervisor, which would start another one, or is what a container runs",
-            "restart it there, such as with: systemctl --user restart sage-inference",
+            " with ".join(filter(None, ("restart it there", restart_command(info)))),
         )
     if info.needs_api_key and api_key is None:
         raise DaemonError(

@@ -43,7 +43,11 @@ def examine(facts: Facts, checks: Sequence[Check] = CHECKS, within_s: float = WI
             break
         found[check.name] = findings
     hung = f"no answer within {within_s:g} s"
-    return [each for check in checks for each in found.get(check.name, [check.warn(hung, _hint(check))])]
+    return [
+        each
+        for check in checks
+        for each in found.get(check.name, [check.warn(hung, _hint(check, facts.plan.which))])
+    ]
 
 
 def _run(check: Check, facts: Facts, results: SimpleQueue[tuple[Check, list[Finding]]]) -> None:
@@ -58,10 +62,10 @@ def _run(check: Check, facts: Facts, results: SimpleQueue[tuple[Check, list[Find
     results.put((check, findings))
 
 
-def _hint(check: Check) -> str | None:
+def _hint(check: Check, which: str) -> str | None:
     return {
         "folders": "a disk or a network file system may hang: df -h",
         "gpus": "nvidia-smi; nvidia-smi -pm 1 keeps the driver loaded",
         "gateway": "sage inference status",
-        "service": "systemctl --user status",
+        "service": "systemctl status" if which == "--system" else "systemctl --user status",
     }.get(check.name)

@@ -14,7 +14,7 @@ from sage_inference.config.settings import Settings
 from sage_inference.daemon.control import DaemonState, inspect
 from sage_inference.daemon.service import environment_file
 from sage_inference.daemon.service.manager import Manager, ServiceError
-from sage_inference.daemon.service.plan import ServicePlan
+from sage_inference.daemon.service.plan import ServicePlan, settings_of
 from sage_inference.daemon.service.state import describe
 
 _WITHIN_S = 1.3
@@ -68,7 +68,7 @@ class ServiceFact:
 
 
 class Facts:
-    """``plan`` is that of the user's service."""
+    """``plan`` is that of the user's service, or of the system's."""
 
     def __init__(self, paths: Paths, plan: ServicePlan, environ: Mapping[str, str] | None = None) -> None:
         self.paths = paths
@@ -84,7 +84,10 @@ class Facts:
         from sage_inference.config.load import load
         from sage_inference.daemon.launch_spec import flags_from
 
-        settings = load(self.paths.config_file, self.environ)
+        if self.plan.which == "--system":
+            settings = settings_of(self.plan)  # this shell's variables are not the service's
+        else:
+            settings = load(self.paths.config_file, self.environ)
         try:
             info = self.state.value.info
         except UnknownFactError:
@@ -93,7 +96,7 @@ class Facts:
 
     def _service(self) -> ServiceFact:
         try:
-            return ServiceFact(None, describe(self.plan, Manager("--user", self.environ)))
+            return ServiceFact(None, describe(self.plan, Manager(self.plan.which, self.environ)))
         except ServiceError as absent:
             return ServiceFact(absent)
 
@@ -101,5 +104,5 @@ class Facts:
         """The variables that the gateway has, or will have: a service has those of its file as well."""
         if not self.service.value.installed:
             return self.environ
-        names = environment_file.names_in(self.plan.environment_file)
-        return dict.fromkeys(names, "set") | dict(self.environ)
+        names = dict.fromkeys(environment_file.names_in(self.plan.environment_file), "set")
+        return names if self.plan.which == "--system" else names | dict(self.environ)

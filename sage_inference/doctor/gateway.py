@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sage_inference._version import __version__
 from sage_inference.daemon import bind, managed
 from sage_inference.daemon.errors import BindError, PortTaken
-from sage_inference.daemon.pidfile import PidInfo
+from sage_inference.daemon.own_service import is_of_the_system, restart_command, systemctl
+from sage_inference.daemon.service.manager import Manager, ServiceError
+from sage_inference.daemon.systemd import NAME
 from sage_inference.doctor.facts import Facts
 from sage_inference.doctor.finding import Check, Finding
-from sage_inference.keeper.own_unit import unit_of
 from sage_inference.netloc import netloc
-from sage_inference.port_holder import port_holder
+from sage_inference.port_holder import PortHolder, port_holder
 
 
 def gateway(facts: Facts) -> Iterator[Finding]:
@@ -24,9 +25,10 @@ def gateway(facts: Facts) -> Iterator[Finding]:
     if state.state == "running" and state.live is not None:
         version = state.live.get("version")
         if version != __version__:
+            known = restart_command(state.info) if state.info else None
             yield GATEWAY.warn(
                 f"version {version} runs, and {__version__} is installed",
-                f"{_restart(state.info)} changes over",
+                f"{known or 'a restart by its supervisor'} changes over",
             )
             return
         yield GATEWAY.ok(f"running at {state.live['address']} (pid {state.pid}, version {__version__})")
@@ -50,18 +52,6 @@ def gateway(facts: Facts) -> Iterator[Finding]:
         yield GATEWAY.fail(str(state.reason), "sage inference status, as that user")
 
 
-def _restart(info: PidInfo | None) -> str:
-    """The command that replaces the running gateway."""
-    if info is None or not info.supervised:
-        return "sage inference restart"
-    try:
-        cgroups = Path(f"/proc/{info.pid}/cgroup").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        cgroups = ""
-    unit = unit_of(cgroups, is_user=False)
-    return f"systemctl {unit[1]} restart {unit[0]}" if unit else "a restart by its supervisor"
-
-
 def port(facts: Facts) -> Iterator[Finding]:
     state = facts.state.value
     server = facts.settings.value.server
@@ -80,17 +70,33 @@ def port(facts: Facts) -> Iterator[Finding]:
     try:
         bind.check_free(host, number)
     except PortTaken:
-        found = port_holder(number, host)
-        words = found.words if found else "another program"
-        another = "sage inference config set server.port NUMBER takes another"
-        yield PORT.fail(
-            f"{netloc(host, number)} is held by {words}",
-            f"{found.remedy(number)}; {another}" if found else another,
-        )
+        yield _taken(host, number)
     except BindError as error:
         yield PORT.fail(error.problem, "sage inference config set server.host HOST")
     else:
         yield PORT.ok(f"{netloc(host, number)} is free")
+
+
+def _taken(host: str, number: int) -> Finding:
+    at, found = netloc(host, number), port_holder(number, host)
+    if _is_systems_gateway(found):
+        return PORT.ok(f"{at} is the system service's; sudo sage inference doctor --system examines that")
+    another = "sage inference config set server.port NUMBER takes another"
+    if found is None:
+        return PORT.fail(f"{at} is held by another program", another)
+    return PORT.fail(f"{at} is held by {found.words}", f"{found.remedy(number)}; {another}")
+
+
+def _is_systems_gateway(holder: PortHolder | None) -> bool:
+    """Whether the gateway that runs as a service of the system has the port. Others than root cannot see its process."""
+    if holder is None:
+        return False
+    if holder.pid is not None:
+        return is_of_the_system(holder.pid)
+    try:
+        return Manager("--system").show(NAME, "ActiveState").get("ActiveState") == "active"
+    except ServiceError:
+        return False
 
 
 def service(facts: Facts) -> Iterator[Finding]:
@@ -101,37 +107,42 @@ def service(facts: Facts) -> Iterator[Finding]:
     if found.document is None:
         absent = found.absent.problem if found.absent else "there is no user manager"
         yield SERVICE.ok(f"not installed: {absent}")
-        return
-    document = found.document
-    again = "sage inference service install"
-    if not document["installed"]:
-        yield SERVICE.ok("not installed")
-    elif document["active"] == "failed":
-        yield SERVICE.fail(
-            f"the service failed ({document['result']})", "journalctl --user -u sage-inference -n 20"
-        )
-    elif document["sub_state"] == "auto-restart":
-        yield SERVICE.fail("the service ends again and again", "journalctl --user -u sage-inference -n 20")
-    elif document["active"] is None:
-        yield SERVICE.warn("systemd does not answer", "systemctl --user status")
-    elif document["active"] == "inactive":
-        yield SERVICE.warn("installed, and not running", "systemctl --user start sage-inference")
-    elif not document["enabled"]:
-        yield SERVICE.warn("it does not start with a login", "systemctl --user enable sage-inference")
-    elif document["edited"]:
-        yield SERVICE.warn(
-            f"{document['unit_path']} was edited by hand",
-            f"{again} --force replaces it; systemctl --user edit sage-inference keeps changes apart",
-        )
-    elif document["current"] is False:
-        yield SERVICE.warn("its unit is that of another version or of other settings", again)
     else:
-        yield SERVICE.ok(f"active, by {document['unit_path']}")
+        yield _judged(found.document)
+
+
+def _judged(document: Mapping[str, Any]) -> Finding:
+    which = "--system" if document["system"] else "--user"
+    call = systemctl(which)
+    log = f"{'sudo journalctl' if document['system'] else 'journalctl --user'} -u sage-inference -n 20"
+    again = f"sage inference service install{' --system' if document['system'] else ''}"
+    if not document["installed"]:
+        return SERVICE.ok("not installed")
+    if document["active"] == "failed":
+        return SERVICE.fail(f"the service failed ({document['result']})", log)
+    if document["sub_state"] == "auto-restart":
+        return SERVICE.fail("the service ends again and again", log)
+    if document["active"] is None:
+        return SERVICE.warn("systemd does not answer", f"{call} status")
+    if document["active"] == "inactive":
+        return SERVICE.warn("installed, and not running", f"{call} start sage-inference")
+    if not document["enabled"]:
+        when = "boot" if document["system"] else "a login"
+        return SERVICE.warn(f"it does not start with {when}", f"{call} enable sage-inference")
+    if document["edited"]:
+        return SERVICE.warn(
+            f"{document['unit_path']} was edited by hand",
+            f"{again} --force replaces it; {call} edit sage-inference keeps changes apart",
+        )
+    if document["current"] is False:
+        return SERVICE.warn("its unit is that of another version or of other settings", again)
+    return SERVICE.ok(f"active, by {document['unit_path']}")
 
 
 def linger(facts: Facts) -> Iterator[Finding]:
+    """A service of the system needs no login."""
     found = facts.service.value
-    if found.document is None or not found.installed:
+    if found.document is None or not found.installed or found.document["system"]:
         return
     if found.document["linger"] is False:
         yield LINGER.warn("the service ends when you log out", "loginctl enable-linger")

@@ -77,6 +77,22 @@ def folders(facts: Facts) -> Iterator[Finding]:
     paths = facts.paths
     for folder, what in ((paths.state_dir, "state"), (paths.log_dir, "logs")):
         yield _folder(folder, what)
+    if facts.plan.which == "--system":
+        yield from _closed_to_the_service(paths.config_file)
+
+
+def _closed_to_the_service(file: Path) -> Iterator[Finding]:
+    """A failure if the user of the system's service cannot read a file that root wrote into its folder."""
+    try:
+        owner, there = file.parent.stat().st_uid, file.stat()
+    except OSError:  # there is none, or the check of the configuration reports it
+        return
+    if there.st_uid != owner and not there.st_mode & stat.S_IROTH:
+        name = shlex.quote(str(file))
+        yield FOLDERS.fail(
+            f"the service's user cannot read {file}",
+            f"sudo chown --reference={shlex.quote(str(file.parent))} {name}",
+        )
 
 
 def _folder(folder: Path, what: str) -> Finding:

@@ -354,3 +354,13 @@ def test_a_key_of_the_commented_file_is_removed_with_its_help_and_nothing_else(t
         assert comments[0] == f"# {row.doc}" or comments[0].startswith(f"# {row.doc} One of"), row.key
         assert all(line.startswith(("# ", f"# {name}:")) for line in comments)
         assert len(comments) == 1 or comments[1].startswith(f"# {name}:")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes into the folders of others")
+def test_a_file_that_root_makes_in_a_users_folder_belongs_to_that_user(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, 54321, 54322)
+    set_value(folder / "config.yaml", "llm_model", "m")
+    owners = {each.name: (each.stat().st_uid, each.stat().st_gid) for each in folder.iterdir()}
+    assert owners == dict.fromkeys(("config.yaml", ".config.yaml.lock"), (54321, 54322))

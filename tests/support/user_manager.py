@@ -1,4 +1,4 @@
-"""A user manager of systemd that belongs to one test: in namespaces of its own, for a user of its own."""
+"""Managers of systemd that belong to one test, in namespaces of their own: a user's, for a user of its own, and a system's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import sage_inference
 
 UID = 4242
 _SYSTEMD = "/lib/systemd/systemd"
 # The first process of the namespaces. It ends with all others in them.
-_INIT = """
+_PLACES = """
 set -e
 mount --make-rprivate /
 mount --bind "$CGROUP" /sys/fs/cgroup
@@ -32,6 +33,10 @@ echo "$OPENED" | while read -r folder needed; do
     mkdir -p "$needed"
     mount --bind "/run/closed$needed" "$needed"
 done
+"""
+_USERS = (
+    _PLACES
+    + """
 chown "$ID:$ID" "/run/user/$ID"
 chmod 700 "/run/user/$ID"
 cp /etc/passwd /run/passwd
@@ -42,6 +47,27 @@ setpriv --reuid "$ID" --regid "$ID" --clear-groups env -i PATH="$PATH" HOME="$PL
 echo ready
 read -r _
 """
+)
+# The system's manager finds only these units, so it starts none of this machine's. It may not change the kernel's settings.
+_SYSTEMS = (
+    _PLACES
+    + """
+cp -a /etc /run/etc
+rm -rf /run/etc/systemd
+mkdir -p /run/etc/systemd/system /run/none
+for name in sysinit basic multi-user network-online shutdown; do
+    printf '[Unit]\\nDefaultDependencies=no\\n' > "/run/etc/systemd/system/$name.target"
+done
+mount --bind /run/etc /etc
+mount -t tmpfs -o mode=755 tmpfs /var/lib
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+echo ready
+exec env -i container=test PATH="$PATH" LC_ALL=C.UTF-8 SYSTEMD_LOG_TARGET=null SYSTEMD_UNIT_PATH=/etc/systemd/system \
+    SYSTEMD_GENERATOR_PATH=/run/none SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none \
+    "$SYSTEMD" --system --unit=basic.target >/dev/null 2>&1 </dev/null
+"""
+)
 
 
 def _cgroups() -> Path | None:
@@ -147,6 +173,9 @@ _LOADED = (
 class UserManager:
     """``home`` is the home directory of the manager's user."""
 
+    which = "--user"
+    _become: tuple[str, ...] = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups")
+
     def __init__(self, home: Path, init: int) -> None:
         self.home = home
         self._init = init
@@ -193,7 +222,7 @@ class UserManager:
     def _call(self, command: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return [
             *("nsenter", "--target", str(self._init), "--mount", "--pid", "--cgroup"),
-            *("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups"),
+            *self._become,
             *("env", "-i", f"HOME={self.home}", f"XDG_RUNTIME_DIR=/run/user/{UID}", "LC_ALL=C.UTF-8"),
             f"PATH={os.environ['PATH']}",
             *(f"{name}={value}" for name, value in environ.items()),
@@ -201,11 +230,35 @@ class UserManager:
         ]
 
     def systemctl(self, *words: str) -> str:
-        return self.run("systemctl", "--user", *words).stdout.strip()
+        return self.run("systemctl", self.which, *words).stdout.strip()
+
+    def wait(self, done: Callable[[], bool], limit_s: float = 30) -> None:
+        deadline = time.monotonic() + limit_s
+        while not done():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.02)
+
+
+class SystemManager(UserManager):
+    """Its commands are root's. /etc and /var/lib belong to the test."""
+
+    which = "--system"
+    _become = ()
+
+
+Manager = TypeVar("Manager", bound=UserManager)
+
+
+def user_manager() -> AbstractContextManager[UserManager]:
+    return _manager(_USERS, UserManager)
+
+
+def system_manager() -> AbstractContextManager[SystemManager]:
+    return _manager(_SYSTEMS, SystemManager)
 
 
 @contextmanager
-def user_manager() -> Iterator[UserManager]:
+def _manager(init: str, kind: type[Manager]) -> Iterator[Manager]:
     folder = _cgroups()
     assert folder is not None
     cgroup = Path(tempfile.mkdtemp(prefix="sage-", dir=folder))
@@ -222,8 +275,18 @@ def user_manager() -> Iterator[UserManager]:
     process = subprocess.Popen(
         [
             *("sh", "-c", 'echo $$ > "$CGROUP/cgroup.procs"; exec "$@"', "sh"),
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--cgroup"),
-            *("sh", "-c", _INIT),
+            *(
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--cgroup",
+                "--uts",
+                "--ipc",
+            ),
+            *("sh", "-c", init),
         ],
         env={"PATH": os.environ["PATH"]} | environ,
         stdin=subprocess.PIPE,
@@ -233,7 +296,7 @@ def user_manager() -> Iterator[UserManager]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        manager = UserManager(home, int(children[0]))
+        manager = kind(home, int(children[0]))
         _until_running(manager)
         try:
             yield manager

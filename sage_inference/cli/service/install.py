@@ -116,4 +116,5 @@ def _explain_system(plan: ServicePlan) -> None:
         f"configuration, state and logs are in {home}: "
         f"sudo SAGE_INFERENCE_HOME={home} sage inference status shows it, and config edit changes it"
     )
+    terminal.talk("sudo sage inference doctor --system checks it")
     terminal.talk("engines that it starts end with it, unless its user has a manager that lingers")

@@ -36,13 +36,14 @@ def values_in(path: Path) -> dict[str, str]:
 
 
 def create(path: Path, names: Iterable[str], environ: Mapping[str, str]) -> bool:
-    """Write a new file with the variables of ``names`` that ``environ`` has. An existing file stays as it is.
+    """Write a file with the variables of ``names`` that ``environ`` has. One that has variables already stays as it is.
 
     Returns whether the file was written. Raises ``ServiceError``.
     """
-    if unit_file.read(path) is not None:
+    before, text = unit_file.read(path), _text(names, environ)
+    if before is not None and (_has_variables(before) or not _has_variables(text)):
         return False
-    unit_file.write(path, _text(names, environ), 0o600, replace=False)
+    unit_file.write(path, text, 0o600, replace=before is not None)
     return True
 
 
@@ -51,10 +52,14 @@ def remove_unused(path: Path) -> bool:
     text = unit_file.read(path)
     if text is None:
         return False
-    if any(line.strip() and not line.lstrip().startswith(("#", ";")) for line in text.splitlines()):
+    if _has_variables(text):
         return True
     unit_file.remove(path, folders=1)
     return False
+
+
+def _has_variables(text: str) -> bool:
+    return any(line.strip() and not line.lstrip().startswith(("#", ";")) for line in text.splitlines())
 
 
 def _text(names: Iterable[str], environ: Mapping[str, str]) -> str:

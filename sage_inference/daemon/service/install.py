@@ -89,6 +89,9 @@ def uninstall(plan: ServicePlan, manager: Manager, *, force: bool = False) -> Un
     """Stop the service and remove what ``install`` wrote. Raises ``ServiceError``."""
     before = unit_file.read(plan.unit_file)
     if before is None:
+        environment_file.remove_unused(
+            plan.environment_file
+        )  # an ``install`` that failed leaves one to fill in
         return Uninstalled("missing")
     refuse_edited(plan, before, force)
     # systemd itself limits the time of a stop, by TimeoutStopSec.
@@ -148,8 +151,7 @@ def _check_place(plan: ServicePlan, settings: Settings) -> None:
             f"a gateway runs already{who}, and it is not the service",
             "sage inference stop ends it; then run this again",
         )
-    if plan.which == "--user":
-        bind.check_free(settings.server.host, settings.server.port)
+    bind.check_free(settings.server.host, settings.server.port)
 
 
 def _check_found(plan: ServicePlan, manager: Manager) -> None:

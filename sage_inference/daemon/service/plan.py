@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_inference.config.paths import HOME_VARIABLE, Paths
+from sage_inference.config.paths import HOME_VARIABLE, SYSTEM_HOME, Paths
 from sage_inference.config.settings import Settings
 from sage_inference.daemon import systemd
 from sage_inference.daemon.service import environment_file
@@ -18,8 +18,7 @@ from sage_inference.daemon.service.manager import ServiceError, Which
 
 # A user manager does not have the variables of a shell, and these decide which files the gateway uses.
 PLACES = (HOME_VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME")
-_SYSTEM_FOLDER = "sage-inference"
-_SYSTEM_HOME = Path("/var/lib") / _SYSTEM_FOLDER
+_SYSTEM_FOLDER = SYSTEM_HOME.name
 _LOWEST_FREE_PORT = 1024
 
 
@@ -71,8 +70,8 @@ class ServicePlan:
     def _environ(self) -> dict[str, str]:
         if self.which == "--system":
             # Models that engines download belong there, too: a user that systemd makes up has no home directory.
-            home = {} if self.user else {"HOME": str(_SYSTEM_HOME)}
-            return home | {HOME_VARIABLE: str(_SYSTEM_HOME)}
+            home = {} if self.user else {"HOME": str(SYSTEM_HOME)}
+            return home | {HOME_VARIABLE: str(SYSTEM_HOME)}
         return {name: str(Path(os.environ[name]).absolute()) for name in PLACES if os.environ.get(name)}
 
 
@@ -89,7 +88,7 @@ def plan(
             pwd.getpwnam(user)
         except (KeyError, ValueError):
             raise ServiceError(f"there is no user {user}", "--as names a user of this machine") from None
-    paths = Paths.resolve(config, {HOME_VARIABLE: str(_SYSTEM_HOME)})
+    paths = Paths.resolve(config, {HOME_VARIABLE: str(SYSTEM_HOME)})
     return ServicePlan(which, command, paths, config, user)
 
 
@@ -99,6 +98,14 @@ def needs_root(command: Sequence[str], deed: str) -> ServiceError | None:
         return None
     call = shlex.join([*command, "inference", "service", deed, "--system"])
     return ServiceError("only root can change the units of the system", f"sudo {call}")
+
+
+def needs_root_to_read(found: ServicePlan, deed: str) -> ServiceError | None:
+    """The error for a user who may not enter the folder of the system's service. None for one who may."""
+    if os.access(SYSTEM_HOME, os.X_OK) or not os.path.lexists(SYSTEM_HOME):
+        return None
+    call = shlex.join([*found.command, "inference", deed, "--system"])
+    return ServiceError(f"only root can read {SYSTEM_HOME}", f"sudo {call}")
 
 
 def service_environ(plan: ServicePlan, known: set[str]) -> Mapping[str, str]:

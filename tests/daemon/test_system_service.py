@@ -1,0 +1,145 @@
+"""The service of the whole system under a real system manager: from install to uninstall."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sage_inference.config.paths import SYSTEM_HOME
+from sage_inference.daemon.systemd import NAME
+from sage_inference.interpreter import command
+from tests.support.gateway import free_port
+from tests.support.user_manager import SystemManager, missing, system_manager
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no system manager: {missing()}")
+OF_SERVICE = {"SAGE_INFERENCE_HOME": str(SYSTEM_HOME)}
+UNIT = f"/etc/systemd/system/{NAME}"
+
+
+@pytest.fixture
+def manager() -> Iterator[SystemManager]:
+    with system_manager() as started:
+        yield started
+
+
+def done(manager: SystemManager, *words: str, **environ: str) -> str:
+    ended = manager.sage(*words, **environ)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return ended.stdout
+
+
+def shell(manager: SystemManager, script: str) -> str:
+    return manager.run("sh", "-c", script).stdout.strip()
+
+
+def main_pid(manager: SystemManager) -> int:
+    return int(manager.systemctl("show", "-p", "MainPID", "--value", NAME))
+
+
+def status_of(manager: SystemManager) -> dict[str, str]:
+    """The lines of the gateway's /proc/PID/status."""
+    lines = shell(manager, f"cat /proc/{main_pid(manager)}/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def health(port: int) -> int:
+    return httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).status_code
+
+
+def free_low_port() -> int:
+    for port in range(1023, 600, -1):
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port below 1024 is free")
+
+
+def test_a_service_of_the_system_lives_from_install_to_uninstall(
+    manager: SystemManager, tmp_path: Path
+) -> None:
+    port = free_port()
+    done(manager, "config", "set", "server.port", str(port), **OF_SERVICE)
+    call = " ".join(command("sage_inference", "inference", "start", "--simulate"))
+    drop_in = f"{UNIT}.d/options.conf"
+    lines = ["[Service]", "RestartSec=100ms", "ExecStart=", f"ExecStart={call}"]
+    shell(manager, f"mkdir {UNIT}.d; printf '%s\\n' '{chr(10).join(lines)}' > {drop_in}")
+    with socket.create_server(("127.0.0.1", port)):
+        assert "is taken by" in manager.sage("service", "install", "--system").stderr
+    assert "the service runs now" in done(manager, "service", "install", "--system")
+    assert health(port) == 200
+    found = status_of(manager)
+    assert found["Uid"].split()[0] not in ("0", "65534")  # a user that systemd made up
+    assert (found["CapBnd"], found["NoNewPrivs"]) == ("0" * 16, "1")
+    assert manager.run("systemd-analyze", "verify", UNIT).stderr == ""
+
+    # Its user can read what root writes into its folder.
+    shell(manager, f"rm {SYSTEM_HOME}/config.yaml {SYSTEM_HOME}/.config.yaml.lock")
+    done(manager, "config", "set", "server.port", str(port), **OF_SERVICE)
+    done(manager, "config", "set", "llm_model", "some-name", **OF_SERVICE)
+    owners = shell(
+        manager, f"stat -L -c %u {SYSTEM_HOME} {SYSTEM_HOME}/config.yaml {SYSTEM_HOME}/.config.yaml.lock"
+    )
+    assert len(set(owners.split())) == 1
+    assert manager.run("systemctl", "reload", NAME).returncode == 0
+    done(manager, "config", "unset", "llm_model", **OF_SERVICE)
+    assert manager.run("systemctl", "reload", NAME).returncode == 0
+
+    first = main_pid(manager)
+    manager.systemctl("kill", "--signal=KILL", NAME)
+    manager.wait(lambda: main_pid(manager) not in (0, first))
+    manager.wait(lambda: manager.systemctl("is-active", NAME) == "active")
+
+    healthy = done(manager, "doctor", "--system", "-v")
+    assert re.fullmatch(r"all \d+ checks passed", healthy.splitlines()[-1]), healthy
+    assert UNIT in healthy
+    assert done(manager, "doctor", "-v", **OF_SERVICE).splitlines()[-1] == healthy.splitlines()[-1]
+    own = tmp_path / "config.yaml"
+    own.write_text(json.dumps({"server": {"port": port}}))
+    assert f"127.0.0.1:{port} is the system service's" in done(
+        manager, "doctor", "-v", SAGE_INFERENCE_HOME=str(tmp_path)
+    )
+    for deed in ("restart", "start"):
+        refused = manager.sage(deed, **OF_SERVICE)
+        assert (refused.returncode, f"systemctl {deed} sage-inference" in refused.stderr) == (1, True), (
+            refused
+        )
+        manager.systemctl("stop", NAME)
+
+    low = free_low_port()
+    done(manager, "config", "set", "server.port", str(low), **OF_SERVICE)
+    done(manager, "service", "install", "--system", "--as", "nobody")
+    assert health(low) == 200
+    found = status_of(manager)
+    assert (found["Uid"].split()[0], found["CapEff"]) == ("65534", f"{1 << 10:016x}")  # CAP_NET_BIND_SERVICE
+
+    document: Any = json.loads(done(manager, "service", "uninstall", "--system", "--json"))
+    assert (document["removed"], document["kept"]) == (True, [drop_in])
+    assert manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
+    left = shell(manager, "find /etc/systemd /etc/sage-inference -type f -o -type l 2>/dev/null").splitlines()
+    assert [each for each in left if not each.endswith(".target")] == [drop_in]
+    kept = shell(manager, f"ls {SYSTEM_HOME}").split()
+    assert kept == ["config.yaml", "logs", "state"]
+
+
+def test_an_install_that_failed_is_filled_in_or_taken_back(manager: SystemManager) -> None:
+    shell(
+        manager, f"mkdir {SYSTEM_HOME}; echo 'api_keys: [{{key: env:SAGE_KEY}}]' > {SYSTEM_HOME}/config.yaml"
+    )
+    variables = "/etc/sage-inference/inference.env"
+    refused = manager.sage("service", "install", "--system")
+    assert (refused.returncode, f"NAME=value into {variables}" in refused.stderr) == (1, True)
+    assert "#SAGE_KEY=" in shell(manager, f"cat {variables}")
+    assert "not installed" in done(manager, "service", "uninstall", "--system")
+    assert shell(manager, "ls /etc/sage-inference") == ""
+    manager.sage("service", "install", "--system")
+    done(manager, "service", "install", "--system", "--no-start", SAGE_KEY="secret")
+    assert 'SAGE_KEY="secret"' in shell(manager, f"cat {variables}")
+    assert manager.sage("service", "status", "--system").returncode == 3
+    assert shell(manager, f"stat -c %a {variables}") == "600"

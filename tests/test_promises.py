@@ -20,13 +20,14 @@ from sage_inference.cli.config.group import ConfigGroup
 from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.exit_codes import MEANINGS, ExitCode
 from sage_inference.cli.inference import InferenceGroup
+from sage_inference.cli.keys.group import KeysGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 from sage_inference.cli.schemas import ANSWERS, STATUS
 from sage_inference.cli.service.group import ServiceGroup
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
-from sage_inference.gateway.api import admin, live, model_documents, ui, usage
+from sage_inference.gateway.api import admin, keys, live, model_documents, ui, usage
 from sage_inference.gateway.api.metrics import exposition
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
@@ -42,8 +43,9 @@ COMMANDS: dict[str, Lazy] = {
     **{
         name: lazy
         for name, lazy in InferenceGroup.lazy.items()
-        if name not in ("config", "engine", "service")
+        if name not in ("config", "engine", "keys", "service")
     },
+    **{f"keys {name}": lazy for name, lazy in KeysGroup.lazy.items()},
     **{f"service {name}": lazy for name, lazy in ServiceGroup.lazy.items()},
     **{f"engine {name}": lazy for name, lazy in EngineGroup.lazy.items()},
     **{f"config {name}": lazy for name, lazy in ConfigGroup.lazy.items()},
@@ -125,7 +127,7 @@ def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None
         if name == "config":
             assert set(re.findall(r"\w+", cell)) == {"config", *ConfigGroup.lazy}
             continue
-        if name in ("engine", "service"):
+        if name in ("engine", "keys", "service"):
             name = " ".join(cell.strip("`").split(" ")[:2])
         known = {option for parameter in command_of(name).params for option in parameter.opts}
         assert set(re.findall(r"(?<!\w)--?\w[\w-]*", cell)) <= known
@@ -197,7 +199,14 @@ def test_every_admin_route_is_documented_with_its_methods() -> None:
     documented = {cells[0].strip("`") for cells in rows("api", "| admin route | |")}
     routes = {
         f"{method} {route.path}".replace(":path", "").replace("request_id", "request id")
-        for route in (*admin.routes, *live.routes, *model_documents.routes, *ui.admin_routes, *usage.routes)
+        for route in (
+            *admin.routes,
+            *live.routes,
+            *model_documents.routes,
+            *ui.admin_routes,
+            *usage.routes,
+            *keys.routes,
+        )
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert documented == routes

@@ -61,6 +61,27 @@ def _of(name: str) -> Callable[[str], list[str]]:
 
 policies = _of("POLICIES")
 log_levels = _of("LOG_LEVELS")
+priorities = _of("PRIORITIES")
+
+
+def key_limits(incomplete: str) -> list[str]:
+    from sage_inference.config.schema import keys
+    from sage_inference.config.settings import KeyLimitSettings
+
+    names = [name for name, key in keys(KeyLimitSettings).items() if key.shape.is_scalar]
+    return [f"{name}=" for name in names if name.startswith(incomplete)]
+
+
+def key_names(incomplete: str) -> list[str]:
+    """The names of the configuration's keys, and the ids of those that share a name."""
+    from sage_inference.config.key_entries import entries_of
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
+
+    entries = entries_of(load(Paths.resolve().config_file).api_keys)
+    names = [entry.name for entry in entries]
+    words = [entry.name if names.count(entry.name) == 1 else entry.id or "" for entry in entries]
+    return [word for word in words if word and word.startswith(incomplete)]
 
 
 def engines(incomplete: str) -> list[str]:

@@ -34,6 +34,7 @@ class InferenceGroup(LazyGroup):
         "doctor": Lazy(f"{_HERE}.doctor", "Check this machine and the gateway's setup.", _SET),
         "unit": Lazy(f"{_HERE}.unit", "Print a systemd user unit that runs the gateway.", _SET),
         "service": Lazy(f"{_HERE}.service.group", "Run the gateway as a service of systemd.", _SET),
+        "keys": Lazy(f"{_HERE}.keys.group", "Make keys for callers, and take them back.", _SET),
         "config": Lazy(f"{_HERE}.config.group", "Show and change the configuration.", _SET),
     }
 

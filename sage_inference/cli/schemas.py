@@ -6,6 +6,7 @@ A promise to scripts: keys are only ever added while ``schema`` is 1, so none of
 from __future__ import annotations
 
 from sage_inference.cli.benchschemas import BENCH, REPLAY
+from sage_inference.cli.keyschemas import KEYS_ADD, KEYS_LIST, KEYS_REVOKE
 from sage_inference.cli.schemaparts import (
     _COUNT,
     _COUNT_OR_NULL,
@@ -288,5 +289,8 @@ ANSWERS: dict[str, Schema] = {
     "explain": EXPLAIN,
     "ui": UI,
     "usage": USAGE,
+    "keys add": KEYS_ADD,
+    "keys list": KEYS_LIST,
+    "keys revoke": KEYS_REVOKE,
     "replay": REPLAY,
 }

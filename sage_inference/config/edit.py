@@ -33,7 +33,7 @@ def set_value(path: Path, key: str, text: str) -> None:
     """
     place = locate(key)
     value = _scalar(place, text) if place.shape.is_scalar else _collection(place, text)
-    _change(path, lambda before: _put(before, place, value, str(path)))
+    change(path, lambda before: _put(before, place, value, str(path)))
 
 
 def unset_value(path: Path, key: str) -> bool:
@@ -54,7 +54,7 @@ def unset_value(path: Path, key: str) -> bool:
         removed = after is not None
         return before if after is None else after
 
-    _change(path, drop)
+    change(path, drop)
     return removed
 
 
@@ -73,6 +73,17 @@ def replace_text(path: Path, text: str) -> None:
     parse(text, str(path))
     with _alone(path) as target:
         write(target, text)
+
+
+def change(path: Path, edit: Callable[[str], str]) -> None:
+    """Replace the file's text by what ``edit`` makes of it, if that is valid. Raises ``ConfigError`` otherwise."""
+    with _alone(path) as target:
+        before = read_text(target) or ""
+        _check_root(before, str(path))
+        after = edit(before)
+        _validate(before, after, str(path))
+        if after != before:
+            write(target, after)
 
 
 def _put(before: str, place: Place, value: Any, source: str) -> str:
@@ -121,16 +132,6 @@ def _read(name: str, text: str) -> tree.Node | None:
         return tree.read(text, "")
     except ConfigError as error:
         raise ConfigError(f"the value of {name}: {error.problem}", key=name, hint=error.hint) from None
-
-
-def _change(path: Path, change: Callable[[str], str]) -> None:
-    with _alone(path) as target:
-        before = read_text(target) or ""
-        _check_root(before, str(path))
-        after = change(before)
-        _validate(before, after, str(path))
-        if after != before:
-            write(target, after)
 
 
 def _check_root(text: str, source: str) -> None:

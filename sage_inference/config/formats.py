@@ -40,7 +40,7 @@ def check_key_hash(text: str) -> None:
     if not _KEY_HASH.fullmatch(text):
         raise Invalid(
             f"must be sha256: and 64 hexadecimal digits, not {quote(text)}",
-            "printf %s KEY | sha256sum prints the digits",
+            "sage inference keys add makes a key and stores its hash",
         )
 
 

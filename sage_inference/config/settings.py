@@ -136,7 +136,7 @@ class ApiKeySettings:
     )
     key_hash: str | None = setting(
         None,
-        doc="Instead of key: sha256: and the SHA-256 of a long random key, in hexadecimal.",
+        doc="Instead of key: its SHA-256, as sage inference keys add stores it.",
         format="key_hash",
         example='"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"',
     )

@@ -19,6 +19,7 @@ OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
 
 
+_ID_DIGITS = 8  # as ``config.key_entries`` shows them
 SESSION_PATH = "/ui/session"  # opens and closes the sessions in which the page calls /admin
 
 
@@ -71,6 +72,10 @@ class Guard:
     def has_keys_of(self, other: Guard) -> bool:
         """Whether both have the same keys."""
         return self._keys == other._keys and self._admin_key == other._admin_key
+
+    def key_ids(self) -> list[tuple[str, str]]:
+        """Each key as the begin of its digest, and its name."""
+        return [(digest.hex()[:_ID_DIGITS], name) for digest, name in self._keys.items()]
 
     def lacks_keys_of(self, other: Guard) -> bool:
         """Whether a key of ``other`` is not valid any more."""

@@ -11,13 +11,14 @@ import typer
 from sage_inference.cli.config.group import ConfigGroup
 from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.inference import InferenceGroup
+from sage_inference.cli.keys.group import KeysGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
 from sage_inference.cli.service.group import ServiceGroup
 
 LAZY = {
     f"{group.__name__} {name}": lazy
-    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup, ServiceGroup)
+    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup, KeysGroup, ServiceGroup)
     for name, lazy in group.lazy.items()
 }
 

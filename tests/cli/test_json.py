@@ -42,6 +42,8 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
             "config get",
             "logs",
             "bench",
+            "keys add",
+            "keys revoke",
             "replay",
             "explain",
             "ui",

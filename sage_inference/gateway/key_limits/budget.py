@@ -1,4 +1,4 @@
-"""What one key has used, and may still use. The law:
+"""The budget of one key: its use so far, and its limits. The law:
 
     used = tokens of ended requests that arrived in the last minute + tokens reserved by requests under way
 
@@ -156,18 +156,25 @@ class KeyBudget:
 
     # For the caller
 
+    def requests_last_minute(self) -> int:
+        self.requests.advance(self._clock())
+        return self.requests.total
+
+    def tokens_last_minute(self) -> int:
+        """Of requests that ended."""
+        self.tokens.advance(self._clock())
+        return self.tokens.total
+
     def remaining_requests(self) -> int:
         most = self.limits.requests_per_minute or 0
-        self.requests.advance(self._clock())
-        return max(0, most - self.requests.total)
+        return max(0, most - self.requests_last_minute())
 
     def remaining_tokens(self) -> int:
         """Of the minute, or of the day where the minute has no limit."""
         most = self.limits.tokens_per_minute
         if most is None:
             return self.remaining_today()
-        self.tokens.advance(self._clock())
-        return max(0, most - self.tokens.total - self.reserved)
+        return max(0, most - self.tokens_last_minute() - self.reserved)
 
     def remaining_today(self) -> int:
         most = self.limits.tokens_per_day or 0

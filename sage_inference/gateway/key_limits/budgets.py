@@ -24,7 +24,7 @@ class KeyBudgets:
         self._former: dict[str, KeyBudget] = {}  # of keys that have no limits any more
 
     def configure(self, keys: Sequence[ApiKeySettings]) -> None:
-        """Apply new limits. What was used before counts on."""
+        """Apply new limits. Requests and tokens that were used before count on."""
         known = {**self._former, **self.by_name}
         found: dict[str, KeyBudget] = {}
         for name, key in tenants(keys):

@@ -1,0 +1,1 @@
+"""``sage inference keys``: one module a command."""

@@ -192,6 +192,7 @@ class SchedulingRequest(msgspec.Struct, gc=False):
     choices: int = 1  # answers that share the tokens of the request; 0 if their number is not known
     connection: int = 0  # number of its caller's connection; 0 if there is none
     user: str = ""  # that the body names
+    key: str = ""  # the tenant of a request that is charged to none; "(merged)" for a call of several callers
 
 
 _TypeWord = Literal[

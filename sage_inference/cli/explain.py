@@ -44,7 +44,7 @@ def explain(
 
 def _show_request(attempt: dict[str, Any]) -> None:
     about = "about " if attempt["prompt_tokens_estimated"] else ""
-    tenant = f", tenant {attempt['tenant']}" if attempt["tenant"] else ""
+    tenant = f", tenant {attempt['key']}" if attempt["key"] else ""
     terminal.say(
         f"{attempt['route']}, model {attempt['model']}, {about}{attempt['prompt_tokens']:,} prompt tokens"
         f"{tenant}, priority {_priority(attempt)}"

@@ -38,7 +38,10 @@ REQUEST = _object(
     tokens_estimated=_FLAG,
     tokens_per_s=_NUMBER_OR_NULL,
     outcome={
-        "enum": ["done", "aborted", "failed", "cut", "cancelled", "retried", "prefilled", "ended", None]
+        "enum": [
+            *("done", "aborted", "failed", "cut", "cancelled", "retried", "prefilled", "ended", "refused"),
+            None,
+        ]
     },
     status=_COUNT_OR_NULL,
 )

@@ -189,6 +189,7 @@ ATTEMPT = _object(
     model=_TEXT,
     priority={"enum": [0, 1, 2, 3, 4]},
     tenant=_TEXT,
+    key=_TEXT,
     deadline_ms=_NUMBER_OR_NULL,
     slo=_object(ttft_ms=_NUMBER, ttft_from=_TEXT, ttft_times=_NUMBER, tpot_ms=_NUMBER, tpot_from=_TEXT),
     streams=_FLAG,

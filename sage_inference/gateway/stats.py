@@ -10,6 +10,7 @@ from sage_inference.gateway.access_log import AccessLog
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.exposition import Histogram
+from sage_inference.telemetry.refusals import Refusals
 from sage_inference.telemetry.tally import OTHER, RequestTally
 from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
 
@@ -55,6 +56,7 @@ class Stats:
         self._registry = registry
         self._estimates = estimates
         self.tally = RequestTally()
+        self.refusals = Refusals()
         self.cancelled = 0
         self.cut = 0
         self.engine_failures = 0

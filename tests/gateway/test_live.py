@@ -11,10 +11,12 @@ import httpx
 import pytest
 
 from sage_inference.cli.liveschemas import LIVE, REQUESTS
+from sage_inference.cli.liveschemas import REQUEST as LIVE_REQUEST
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, InstanceSettings
 from sage_inference.gateway.live import feed
 from sage_inference.server import RunningGateway
+from sage_inference.telemetry import refusals
 from tests.cli.shape import mistakes
 from tests.support.inprocess import ADMIN, InProcess, gateway
 from tests.support.live import HEAD, Viewer
@@ -195,3 +197,34 @@ def test_a_row_has_sizes_and_times_and_no_text() -> None:
         assert row["tokens_estimated"]
         assert "secret" not in json.dumps(document)
         assert "onerror" in row["tenant"]  # a viewer has to escape it
+
+
+def test_a_refused_request_is_a_row_with_the_reason_that_its_caller_got() -> None:
+    keys = (ApiKeySettings(key=Secret("k"), name="lab"),)
+    with RogueEngine(ok(USED)) as engine, gateway(engine, api_keys=keys) as g, Viewer(g.port) as viewer:
+        viewer.next("state")
+        with Caller(g.port) as caller:
+            caller.chat("x-request-id: none", "authorization: Bearer k", model="no-such-model")
+            reply = caller.reply()
+            assert reply.status == 404
+        row = viewer.next("request")
+        assert mistakes(row, LIVE_REQUEST) == []
+        assert (row["request_id"], row["outcome"], row["status"]) == ("none", "refused", 404)
+        assert (row["model"], row["tenant"], row["instance"]) == ("no-such-model", "lab", "")
+        assert row["why"] == json.loads(reply.body)["error"]["message"]
+        with Caller(g.port) as caller:  # refused before the body was read
+            caller.chat("authorization: Bearer wrong")
+            assert caller.reply().status == 401
+        assert [each["status"] for each in listed(g)["requests"]] == [404, 401]
+        assert listed(g, f"?after={row['number']}")["requests"][0]["status"] == 401
+
+
+def test_refusals_without_end_leave_room_for_the_requests_that_are_served() -> None:
+    with RogueEngine(ok(USED)) as engine, gateway(engine) as g, Caller(g.port) as caller:
+        caller.chat("x-request-id: served").reply()
+        for _ in range(refusals.KEPT + 50):
+            caller.chat(model="x" * 200).reply()
+        rows = listed(g, "?limit=1024")["requests"]
+        assert len(rows) == refusals.KEPT + 1
+        assert rows[0]["request_id"] == "served"
+        assert max(len(each["why"]) for each in rows) <= 300

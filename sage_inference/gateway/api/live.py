@@ -74,11 +74,11 @@ async def live(request: Request) -> Response:
 
 
 async def list_requests(request: Request) -> Response:
-    """The attempts that ended after ``after``, oldest first; without it the newest ones. And those that run."""
+    """The attempts and refusals that ended after ``after``, oldest first; without it the newest ones."""
     gateway: Gateway = request.app.state.gateway
     limit = _number(request, "limit", _LISTED, MOST_LISTED)
     after = _number(request, "after", -1, _LARGEST)
-    attempts, epoch = gateway.decisions.newest(), wall_offset()
+    attempts, epoch = [*gateway.decisions.newest(), *gateway.stats.refusals], wall_offset()
     if after >= 0:
         ended = ended_after(attempts, after, limit)
     else:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sage_inference.gateway.upstream import Upstream
 
 MAX_ANSWER_BYTES = 1 << 28
+MERGED = "(merged)"  # where rows of requests show the key of their caller
 _ELSEWHERE = frozenset({Meaning.DRAINING, Meaning.DIED, Meaning.BUSY, Meaning.NO_ROUTE})
 
 
@@ -104,6 +105,7 @@ class EmbeddingCall:
             merge_queue.model,
             merge_queue.route,
             prompt_tokens=batch.tokens if batch else service.next_tokens(merge_queue),
+            key=MERGED,
         )
         self.size = 0  # its texts are counted by the batcher
         self.failed_at: tuple[ExecutionInstance, ...] = ()

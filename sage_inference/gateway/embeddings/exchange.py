@@ -176,7 +176,9 @@ class EmbeddingExchange(Exchange):
         self.batch = batch
         self._sent = True
         self.waited_ms = -1.0  # the request did not wait in line
-        self.request.tenant = ""  # embeddings are not charged to a tenant's share of LLM work
+        request = self.request
+        # Embeddings are not charged to a tenant's share of LLM work.
+        request.key, request.tenant = request.tenant, ""
         self.gateway.scheduler.send(self, group, self.measure)
 
     def measure(self) -> None:

@@ -89,7 +89,8 @@ class LiveFeed:
     def _make(self) -> None:
         """Make the next document, and wake the viewers."""
         document = self._document.make()
-        ended = ended_after(self._gateway.decisions.newest(), self._seen)
+        gateway = self._gateway
+        ended = ended_after([*gateway.decisions.newest(), *gateway.stats.refusals], self._seen)
         document["ended"] = len(ended)
         epoch = wall_offset()
         events = [_event("request", row(each, epoch)) for each in ended[-MOST_EVENTS:]]

@@ -1,14 +1,27 @@
-"""Requests as rows: what was sent where, why, and how fast it was answered. The rows come from the decision record."""
+"""Requests as rows: what was sent where, why, and how fast it was answered. The rows come from the decision record.
+
+Requests that were refused before an instance was asked are rows, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.control_plane.instances.prefill_decode import leg_of, original_of, path_of
 from sage_inference.telemetry.decisions.document import outcome_of
+from sage_inference.telemetry.refusals import Refusal
+from sage_inference.types import RequestPriority
+
+
+class Ending(Protocol):
+    @property
+    def ended_at(self) -> float | None: ...
+
+
+E = TypeVar("E", bound=Ending)
 
 
 def number_of(ended_at: float) -> int:
@@ -16,7 +29,7 @@ def number_of(ended_at: float) -> int:
     return int(ended_at * 1e6)
 
 
-def ended_after(attempts: Iterable[Placement], after: int, limit: int | None = None) -> list[Placement]:
+def ended_after(attempts: Iterable[E], after: int, limit: int | None = None) -> list[E]:
     """The attempts that ended after the one with this number, in the order of their ends; at most about ``limit``.
 
     Attempts that share the number of the last one are all among them, because the next question begins after it.
@@ -29,11 +42,44 @@ def ended_after(attempts: Iterable[Placement], after: int, limit: int | None = N
     return [attempt for _, attempt in found]
 
 
-def row(attempt: Placement, epoch: float) -> dict[str, Any]:
-    """One attempt. ``epoch`` is the wall clock's time, in seconds, when the scheduler's clock was 0.
+def row(ended: Placement | Refusal, epoch: float) -> dict[str, Any]:
+    """One attempt, or one refusal. ``epoch`` is the wall clock's time, in seconds, when the scheduler's clock was 0.
 
     Times count from the arrival of the request. Facts that are not known (yet) are None.
     """
+    return _refusal_row(ended, epoch) if isinstance(ended, Refusal) else _attempt_row(ended, epoch)
+
+
+def _refusal_row(refusal: Refusal, epoch: float) -> dict[str, Any]:
+    """``instance`` is empty, and ``why`` is the reason that the caller got."""
+    request = refusal.request
+    total_ms = _ms(refusal.arrived, refusal.ended_at)
+    return {
+        "number": number_of(refusal.ended_at),
+        "request_id": refusal.request_id,
+        "arrived_ms": round((epoch + refusal.arrived) * 1000),
+        "route": refusal.route,
+        "model": request.model if request is not None else "",
+        "priority": (request.priority if request is not None else RequestPriority.NORMAL).name.lower(),
+        "tenant": refusal.key,
+        "streams": request is not None and request.streams,
+        "leg": None,
+        "instance": "",
+        "why": refusal.reason,
+        "queue_ms": total_ms,
+        "ttft_ms": None,
+        "total_ms": total_ms,
+        "prompt_tokens": request.prompt_tokens if request is not None else 0,
+        "completion_tokens": None,
+        "cached_tokens": None,
+        "tokens_estimated": True,
+        "tokens_per_s": None,
+        "outcome": "refused",
+        "status": refusal.status,
+    }
+
+
+def _attempt_row(attempt: Placement, epoch: float) -> dict[str, Any]:
     request, usage = original_of(attempt.request), attempt.usage
     counted = usage is not None and usage.prompt_tokens > 0
     arrived, answered_at, ended_at = request.arrived, attempt.answered_at, attempt.ended_at
@@ -44,7 +90,7 @@ def row(attempt: Placement, epoch: float) -> dict[str, Any]:
         "route": path_of(request.route),
         "model": request.model,
         "priority": request.priority.name.lower(),
-        "tenant": request.tenant,
+        "tenant": request.tenant or request.key,
         "streams": request.streams,
         "leg": leg_of(attempt.request),
         "instance": attempt.decision.target_instance_id,

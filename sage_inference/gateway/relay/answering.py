@@ -19,6 +19,7 @@ from sage_inference.gateway.relay.heads import STATUS_LINES
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, STAYS, Phase
 from sage_inference.gateway.relay.response import CountedResponseWriter, ResponseWriter
 from sage_inference.telemetry.decisions.document import explain_line
+from sage_inference.telemetry.refusals import Refusal, short
 from sage_inference.wire.message import Data, ResponseHead, StreamFormat
 
 if TYPE_CHECKING:
@@ -173,7 +174,25 @@ class Answering(Accounted):
         headers = [*JSON, *error.headers, *shape.headers(self.caller_id)]
         head = self._head(ResponseHead(error.status, headers), len(body))
         self.caller.write(head + body)
+        if self.instance is None:
+            self._note_refusal(error)
         self._move(_DONE)
+
+    def _note_refusal(self, error: ApiError) -> None:
+        # Neither is there if the body was not read.
+        request, now = getattr(self, "request", None), self.gateway.clock()
+        self.gateway.stats.refusals.add(
+            Refusal(
+                getattr(self, "queued_at", now),
+                now,
+                self.caller_id.decode("latin-1"),
+                self.route.path,
+                self.head.tenant,
+                request,
+                error.status,
+                short(error.message),
+            )
+        )
 
     def _cut(self, error: ApiError) -> None:
         """End the answer before its end, so that it is seen to be cut: no last chunk, and no ``[DONE]``."""

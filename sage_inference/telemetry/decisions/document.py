@@ -41,6 +41,7 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
         "model": request.model,
         "priority": int(request.priority),
         "tenant": request.tenant,
+        "key": request.tenant or request.key,
         "deadline_ms": request.slo_deadline_ms,
         "slo": _slo(attempt.request),
         "streams": request.streams,

@@ -66,18 +66,24 @@ export class RequestsView {
   }
 
   async explain(id) {
+    const refused = [...this.rows.values()].find((row) => row.request_id === id && row.outcome === "refused");
+    if (refused) { this.open(id, [refusal(refused)]); return; }
     await this.page.act("", async () => {
       let found;
       try { found = await call("GET", `admin/decisions/${encodeURIComponent(id)}`); } catch (error) {
         if (error instanceof Refused && error.status === 404) { this.page.notice(error.message, "warn"); return; }
         throw error;
       }
-      this.dialog.replaceChildren(
-        el("div", { class: "bar-row" }, el("h2", { id: "dialog-title" }, `Request ${id}`), el("div", { class: "spacer" }),
-          el("button", { type: "button", class: "small", onclick: () => this.dialog.close() }, "Close")),
-        ...found.attempts.map((attempt, place) => explanation(attempt, place, found.attempts.length)));
-      if (!this.dialog.open) this.dialog.showModal();
+      this.open(id, found.attempts.map((attempt, place) => explanation(attempt, place, found.attempts.length)));
     });
+  }
+
+  open(id, cards) {
+    this.dialog.replaceChildren(
+      el("div", { class: "bar-row" }, el("h2", { id: "dialog-title" }, `Request ${id}`), el("div", { class: "spacer" }),
+        el("button", { type: "button", class: "small", onclick: () => this.dialog.close() }, "Close")),
+      ...cards);
+    if (!this.dialog.open) this.dialog.showModal();
   }
 }
 
@@ -98,7 +104,7 @@ return [
     { head: "Route", class: "names route", text: (row) => row.route },
     { head: "Model", class: "names model", text: (row) => row.model || "–" },
     { head: "Key", class: "names", text: (row) => row.tenant || "–" },
-    { head: "Instance", class: "names", text: (row) => row.instance + (row.leg ? ` (${row.leg})` : "") },
+    { head: "Instance", class: "names", text: (row) => (row.instance || "–") + (row.leg ? ` (${row.leg})` : "") },
     { head: "Why", class: "names why", make: (cell) => cell, update: (cell, row) => { text(cell, row.why); attribute(cell, "title", row.why); } },
     { head: "Queue", class: "number", text: (row) => ms(row.queue_ms) },
     { head: "TTFT", class: "number", text: (row) => ms(row.ttft_ms) },
@@ -120,6 +126,7 @@ function matches(row, words) {
 
 // "~": counted by the gateway, because the engine reported none.
 function tokensOf(row) {
+  if (row.outcome === "refused") return "–";
   const prompt = `${row.tokens_estimated ? "~" : ""}${count(row.prompt_tokens)}`;
   return row.completion_tokens || row.streams ? `${prompt} → ${count(row.completion_tokens)}` : prompt;
 }
@@ -130,7 +137,18 @@ export function verdict(row) {
     const status = row.status ?? 0;
     return [row.outcome === "prefilled" ? "prefilled" : String(status || "done"), status >= 500 ? "bad" : status >= 400 ? "warn" : "ok"];
   }
+  if (row.outcome === "refused") return [`${row.status} refused`, "bad"];
   return [row.outcome, row.outcome === "cancelled" || row.outcome === "retried" ? "warn" : "bad"];
+}
+
+function refusal(row) {
+  const facts = definitions([["route", "Route"], ["model", "Model"], ["tenant", "Key"], ["status", "Status"], ["waited", "Waited"]]);
+  facts.set("route", row.route);
+  facts.set("model", row.model || "–");
+  facts.set("tenant", row.tenant || "–");
+  facts.set("status", String(row.status));
+  facts.set("waited", ms(row.total_ms));
+  return card("Refused before any engine was asked", el("p", {}, `Why: ${row.why}`), facts.node);
 }
 
 const CANDIDATES = [
@@ -153,7 +171,7 @@ function explanation(attempt, place, attempts) {
   const priority = ["critical", "high", "normal", "low", "background"][attempt.priority];
   facts.set("route", attempt.route);
   facts.set("model", attempt.model || "–");
-  facts.set("tenant", attempt.tenant || "–");
+  facts.set("tenant", attempt.key || "–");
   facts.set("priority", priority);
   facts.set("policy", attempt.policy ?? "–");
   facts.set("slo", `first token in ${ms(attempt.slo.ttft_ms)}, then ${ms(attempt.slo.tpot_ms)} a token`);

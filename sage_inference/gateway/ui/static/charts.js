@@ -34,7 +34,7 @@ export class History {
 }
 
 export class Chart {
-  // series: [[name in the history, label, colour variable, {fill}]]
+  // series: [[name in the history, label, colour variable, {fill, span}]]; with span the line goes on over unknown values
   constructor(title, history, series, format) {
     Object.assign(this, { title, history, series, format });
     this.value = el("span", { class: "now" });
@@ -72,8 +72,8 @@ export class Chart {
         { ...axis, size: 22, space: 80, values: (plot, ticks) => ticks.map((tick) => clock(tick * 1000)) },
         { ...axis, size: 46, space: 34, values: (plot, ticks) => ticks.map((tick) => this.format(tick)) },
       ],
-      series: [{}, ...this.series.map(([, label, tone, { fill = false } = {}]) => ({
-        label, stroke: colour(tone), width: 1.5, points: { show: false }, spanGaps: false, fill: fill ? colour(`${tone}-soft`) : undefined,
+      series: [{}, ...this.series.map(([, label, tone, { fill = false, span = false } = {}]) => ({
+        label, stroke: colour(tone), width: 1.5, points: { show: false }, spanGaps: span, fill: fill ? colour(`${tone}-soft`) : undefined,
       }))],
     };
   }

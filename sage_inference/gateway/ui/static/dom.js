@@ -33,7 +33,7 @@ export class Table {
     this.body = el("tbody");
     this.emptyCell = el("td", { colspan: columns.length, class: "empty" }, empty);
     this.empty = el("tr", { class: "empty-row" }, this.emptyCell);
-    const heads = columns.map((each) => el("th", { scope: "col", class: each.class }, each.head));
+    const heads = this.heads = columns.map((each) => el("th", { scope: "col", class: each.class }, each.head));
     this.table = el("table", {}, el("caption", { class: "unseen" }, caption), el("thead", {}, el("tr", {}, heads)), this.body);
     this.node = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, this.table);
   }
@@ -57,6 +57,8 @@ export class Table {
     for (const [key, held] of this.rows) if (!kept.has(key)) { held.node.remove(); this.rows.delete(key); }
     if (!kept.size) this.body.append(this.empty); else this.empty.remove();
   }
+
+  rename(place, head) { text(this.heads[place], head); }
 
   makeRow() {
     const parts = [];
@@ -88,8 +90,9 @@ export function bar(label, { limit = false } = {}) {
 export function definitions(pairs) {
   const values = {};
   const node = el("dl", { class: "figures" }, pairs.map(([key, label]) => {
-    values[key] = el("dd", {}, "–");
-    return el("div", {}, el("dt", {}, label), values[key]);
+    const value = el("span", {}, "–"), note = el("small", {});
+    values[key] = { value, note };
+    return el("div", {}, el("dt", {}, label), el("dd", {}, value, note));
   }));
-  return { node, set(key, value) { text(values[key], value ?? "–"); } };
+  return { node, set(key, value, note) { text(values[key].value, value ?? "–"); text(values[key].note, note); } };
 }

@@ -1,10 +1,16 @@
 // The merging of embedding requests into calls.
 
+import { Chart, History } from "./charts.js";
 import { Table, card, definitions, el } from "./dom.js";
-import { bytes, count, ms, short } from "./format.js";
+import { bytes, count, ms, rate, short } from "./format.js";
 
 export class EmbeddingsView {
   constructor() {
+    this.history = new History();
+    this.charts = [
+      new Chart("Merging a second", this.history, [["requests", "requests", "--accent", { fill: true }], ["calls", "calls to engines", "--ok"]], rate),
+      new Chart("Texts a call", this.history, [["perCall", "mean", "--accent", { span: true }]], rate),
+    ];
     this.figures = definitions([
       ["perCall", "Texts a call"], ["factor", "Requests a call"], ["wait", "Mean wait of a text"], ["inFlight", "Requests in flight"], ["waiting", "Texts waiting"],
     ]);
@@ -20,11 +26,28 @@ export class EmbeddingsView {
       { head: "Tokens/s", class: "number", text: (row) => short(row.tokens_per_s) },
     ], { keyOf: (row) => row.instance, empty: "no engine serves embeddings" });
     this.node = el("div", { class: "stack" }, card("Merging", this.figures.node),
+      el("div", { class: "halves" }, this.charts.map((chart) => chart.node)),
       el("div", { class: "halves" }, card("Since the start", this.totals.node), card("Rules", this.rules.node)),
       el("section", { class: "card flush" }, el("h2", {}, "Calls by engine"), this.windows.node));
   }
 
+  // Called for each document, also while another view is open.
+  remember({ at_ms, embeddings: now }) {
+    const before = this.before;
+    this.before = { ...now, at_ms };
+    if (!before || at_ms <= before.at_ms || now.calls < before.calls) return;
+    const seconds = (at_ms - before.at_ms) / 1000, calls = now.calls - before.calls;
+    const values = { requests: (now.requests - before.requests) / seconds, calls: calls / seconds };
+    if (calls) values.perCall = (now.texts - before.texts) / calls;
+    this.history.add(at_ms / 1000, values);
+  }
+
+  opened() { for (const chart of this.charts) chart.draw(); }
+
+  restyle() { for (const chart of this.charts) chart.restyle(); }
+
   show({ embeddings: e }) {
+    for (const chart of this.charts) chart.draw();
     const { figures, totals, rules } = this;
     figures.set("perCall", e.calls ? short(e.texts_per_call) : "–");
     figures.set("factor", e.calls ? short(e.merge_factor) : "–");

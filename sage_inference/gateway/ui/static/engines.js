@@ -25,7 +25,7 @@ export class EnginesView {
       el("div", { class: "card tile" }, el("span", {}, label), value, note)));
     this.charts = [
       new Chart("Requests a second", this.history, [["requests", "requests", "--accent", { fill: true }], ["errors", "errors", "--bad"]], rate),
-      new Chart("Tokens a second", this.history, [["tokens", "generated", "--ok", { fill: true }], ["prompt", "prompt", "--accent"]], short),
+      new Chart("Generated tokens a second", this.history, [["tokens", "generated", "--ok", { fill: true }]], short),
       new Chart("Requests", this.history, [["running", "running", "--accent", { fill: true }], ["waiting", "waiting", "--warn"]], short),
       new Chart("Time to first token", this.history, [["ttft", "mean", "--accent", { fill: true }]], ms),
     ];
@@ -126,7 +126,7 @@ export class EnginesView {
   remember(state) {
     const values = {
       requests: state.rates.requests_per_s, errors: state.rates.errors_per_s, tokens: state.rates.tokens_per_s,
-      prompt: state.rates.prompt_tokens_per_s, running: state.requests.in_flight, waiting: state.queue.requests + state.queue.held,
+      running: state.requests.in_flight, waiting: state.queue.requests + state.queue.held,
     };
     const known = state.instances.filter((each) => each.ttft_ms != null && each.answers > 0);
     if (known.length) values.ttft = known.reduce((sum, each) => sum + each.ttft_ms, 0) / known.length;

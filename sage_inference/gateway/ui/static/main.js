@@ -77,16 +77,18 @@ function show() {
   const { state } = page;
   if (!state || document.hidden) return;
   text(byId("facts"), `${state.version} · ${location.host} · up ${duration(state.uptime_s)}${state.simulated ? " · simulated engines" : ""}`);
-  badge("requests", state.requests.in_flight);
-  badge("queue", state.queue.requests + state.queue.held);
-  badge("configuration", state.warnings.length, "warn");
+  badge("requests", state.requests.in_flight, "running");
+  badge("queue", state.queue.requests + state.queue.held, "waiting");
+  badge("configuration", state.warnings.length, "warnings", "warn");
   page.views.get(page.open)?.view.show?.(state);
 }
 
-function badge(id, number, tone = "") {
+// The word behind the number is for those who hear the page.
+function badge(id, number, word, tone = "") {
   const node = page.views.get(id)?.badge;
   if (!node) return;
   text(node, number ? String(number) : "");
+  text(node.nextElementSibling, number ? word : "");
   attribute(node, "data-tone", tone);
 }
 
@@ -97,7 +99,7 @@ function buildViews() {
     const tab = el("button", {
       type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `view-${id}`, "aria-selected": "false", tabindex: "-1",
       onclick: () => select(id),
-    }, label, " ", mark);
+    }, label, " ", mark, " ", el("span", { class: "unseen" }));
     const view = new View(page);
     const panel = el("div", { role: "tabpanel", id: `view-${id}`, "aria-labelledby": `tab-${id}`, hidden: true }, view.node);
     tabs.append(tab);
@@ -124,7 +126,7 @@ function select(id) {
     panel.hidden = !chosen;
   }
   if (location.hash !== `#${id}`) history.replaceState(null, "", `#${id}`);
-  page.views.get(id).tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+  page.views.get(id).tab.scrollIntoView({ block: "nearest", inline: "center" });
   page.views.get(id).view.opened?.();
   show();
 }

@@ -8,7 +8,7 @@ const PRIORITIES = ["critical", "high", "normal", "low", "background"];
 const shares = (head, name) => [
   { head, class: "lead names", text: name },
   { head: "Waiting", class: "number", text: (row) => count(row.requests) },
-  { head: "Share", make: (cell) => { const made = bar("share"); cell.append(made.node); return made; },
+  { head: "Share", class: "share", make: (cell) => { const made = bar("share"); cell.append(made.node); return made; },
     update: (made, row) => made.set(row.share, `${Math.round(row.share * 100)} % of what waits`) },
 ];
 
@@ -24,9 +24,9 @@ export class QueueView {
     this.models = new Table("Queue by model", shares("Model", (row) => row.name), names);
     this.instances = new Table("Queue by engine", [
       { head: "Engine", class: "lead", text: (row) => row.name },
-      { head: "May serve", class: "number", text: (row) => count(row.queued) },
+      { head: "Waiting", class: "number", text: (row) => count(row.queued) },
       { head: "In flight", class: "number", text: (row) => `${count(row.in_flight)}${row.limit ? ` / ${row.limit}` : ""}` },
-      { head: "Prompt tokens not begun", class: "number", text: (row) => `${count(row.pending_tokens)}${row.window_tokens ? ` / ${count(row.window_tokens)}` : ""}` },
+      { head: "Prompt backlog", class: "number", text: (row) => `${count(row.pending_tokens)}${row.window_tokens ? ` / ${count(row.window_tokens)}` : ""}` },
     ]);
     this.node = el("div", { class: "stack" }, card("Queue", this.figures.node),
       el("div", { class: "halves" },

@@ -60,20 +60,21 @@ export class UsageView {
 
   showUsage({ by, rows, total, kept_days }) {
     const set = (key, value) => this.total.set(key, value);
-    const reported = (word) => {
+    const setTokens = (key, word) => {
       const estimated = total[`estimated_${word}_tokens`];
-      return count(total[`${word}_tokens`]) + (estimated ? ` and about ${short(estimated)}` : "");
+      set(key, count(total[`${word}_tokens`]), estimated ? `and about ${short(estimated)} estimated` : "");
     };
     set("requests", count(total.requests));
     set("errors", count(total.errors));
     set("cancelled", count(total.cancelled));
-    set("prompt", reported("prompt"));
-    set("completion", reported("completion"));
+    setTokens("prompt", "prompt");
+    setTokens("completion", "completion");
     set("cached", count(total.cached_tokens));
     set("texts", count(total.embedding_texts));
     set("gpu", duration(total.gpu_seconds));
     text(this.said, `Kept for ${count(kept_days)} days. Tokens are those that engines report; those of other streams are estimated.`);
     const all = Math.max(1, tokensOf(total));
+    this.table.rename(0, BY.find(([value]) => value === by)?.[1] ?? "Name");
     this.table.show(rows.map((row) => ({ ...row, name: row[by], share: tokensOf(row) / all })));
   }
 }

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import uvloop
 
-from tests.bench.load import idle, leave, paced_rate, queued, starts, streams, whole
+from tests.bench.load import idle, leave, paced_rate, queued, short_streams, starts, streams, whole
 
 MODES: Mapping[str, Callable[..., Awaitable[dict[str, float | None]]]] = {
     "streams": streams.run,
@@ -24,6 +24,7 @@ MODES: Mapping[str, Callable[..., Awaitable[dict[str, float | None]]]] = {
     "leave": leave.run_in_turn,
     "leave_at_once": leave.run_at_once,
     "queued": queued.run,
+    "short_streams": short_streams.run,
 }
 _LIMIT_S = 240.0
 

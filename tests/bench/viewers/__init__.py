@@ -1,0 +1,1 @@
+"""What viewers of the live state cost: ten pages and ``top``, against none."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sage_inference.types import SchedulingRequest
 
-KEPT = 100  # fewer than one document shows: callers that are refused all the time leave room for the others
+KEPT = 100
 _LONGEST = 300  # characters of a reason, which may quote what a caller sent
 
 

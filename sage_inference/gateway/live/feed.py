@@ -8,15 +8,18 @@ from typing import Any
 
 import msgspec
 
+from sage_inference.control_plane.instances.load import Placement
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.live.document import LiveDocument
 from sage_inference.gateway.live.requests import ended_after, number_of, row
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.telemetry.decisions.recorder import wall_offset
+from sage_inference.telemetry.refusals import Refusal
 from sage_inference.wire.isolation import report
 
 MOST_VIEWERS = 64
-MOST_EVENTS = 200  # requests that one second shows; GET /admin/requests has the others
+# Requests that one second shows. Nobody can read more, and GET /admin/requests has the others.
+MOST_EVENTS, MOST_REFUSED = 50, 20  # refused ones apart, so that a flood of them hides no other
 PERIOD_S = 1.0
 
 
@@ -89,13 +92,15 @@ class LiveFeed:
     def _make(self) -> None:
         """Make the next document, and wake the viewers."""
         document = self._document.make()
-        gateway = self._gateway
-        ended = ended_after([*gateway.decisions.newest(), *gateway.stats.refusals], self._seen)
-        document["ended"] = len(ended)
+        attempts = ended_after(self._gateway.decisions.newest(), self._seen)
+        refused = ended_after(self._gateway.stats.refusals, self._seen)
+        document["ended"] = len(attempts) + len(refused)
+        rows: list[Placement | Refusal] = [*attempts[-MOST_EVENTS:], *refused[-MOST_REFUSED:]]
+        shown = ended_after(rows, self._seen)
         epoch = wall_offset()
-        events = [_event("request", row(each, epoch)) for each in ended[-MOST_EVENTS:]]
-        if ended and ended[-1].ended_at is not None:
-            self._seen = number_of(ended[-1].ended_at)
+        events = [_event("request", row(each, epoch)) for each in shown]
+        if shown and shown[-1].ended_at is not None:
+            self._seen = number_of(shown[-1].ended_at)
         self._state = _event("state", document)
         self._message = b"".join([*events, self._state])
         self._changed.set()

@@ -18,7 +18,7 @@ from sage_inference.gateway.live.totals import Totals
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.types import ExecutionInstance
 
-_RECENT_S = 10.0  # streams that ended within it show the pace of an instance's tokens
+_RECENT_S, _RECENT = 10.0, 256  # streams that ended so recently, of so many attempts, show the pace of tokens
 
 
 class InstanceFigures:
@@ -37,7 +37,8 @@ class InstanceFigures:
         now: float,
     ) -> dict[str, dict[str, Any]]:
         upstreams = self._gateway.engines
-        streamed, queued, tpot = self._streamed(), by_instance(waiting), _tpot_ms(attempts, now - _RECENT_S)
+        streamed, queued = self._streamed(), by_instance(waiting)
+        tpot = _tpot_ms(attempts[-_RECENT:], now - _RECENT_S)
         tokens = self._token_pace.of(
             {name: totals.generated_by(name) + streamed[name] for name in upstreams}, now
         )

@@ -16,12 +16,12 @@ from sage_inference.telemetry.refusals import Refusal
 from sage_inference.types import RequestPriority
 
 
-class Ending(Protocol):
+class EndedRow(Protocol):
     @property
     def ended_at(self) -> float | None: ...
 
 
-E = TypeVar("E", bound=Ending)
+E = TypeVar("E", bound=EndedRow)
 
 
 def number_of(ended_at: float) -> int:
@@ -34,8 +34,11 @@ def ended_after(attempts: Iterable[E], after: int, limit: int | None = None) -> 
 
     Attempts that share the number of the last one are all among them, because the next question begins after it.
     """
-    found = [(number_of(at), each) for each in attempts if (at := each.ended_at) is not None]
-    found = sorted([pair for pair in found if pair[0] > after], key=itemgetter(0))
+    earliest = after / 1e6  # most attempts are older, and need no number
+    ended = [
+        (number_of(at), each) for each in attempts if (at := each.ended_at) is not None and at > earliest
+    ]
+    found = sorted([pair for pair in ended if pair[0] > after], key=itemgetter(0))
     if limit is not None and len(found) > limit:
         last = found[limit - 1][0] if limit else -1
         found = [pair for pair in found if pair[0] <= last]

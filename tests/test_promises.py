@@ -23,8 +23,9 @@ from sage_inference.cli.inference import InferenceGroup
 from sage_inference.cli.keys.group import KeysGroup
 from sage_inference.cli.lazy import Lazy
 from sage_inference.cli.main import Root
-from sage_inference.cli.schemas import ANSWERS, STATUS
+from sage_inference.cli.schemas import ANSWERS
 from sage_inference.cli.service.group import ServiceGroup
+from sage_inference.cli.statusschemas import STATUS
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
 from sage_inference.gateway.api import admin, keys, live, model_documents, ui, usage

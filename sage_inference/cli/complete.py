@@ -146,6 +146,18 @@ def usage_groups(incomplete: str) -> list[str]:
     return [word for word in BY if word.startswith(incomplete)]
 
 
+def top_columns(incomplete: str) -> list[str]:
+    from sage_inference.cli.top.tables import sortable
+
+    return [word for word in sortable() if word.startswith(incomplete)]
+
+
+def top_tables(incomplete: str) -> list[str]:
+    from sage_inference.cli.top.tables import TABLES
+
+    return [word for word in TABLES if word.startswith(incomplete)]
+
+
 def shells(incomplete: str) -> list[str]:
     return [word for word in SHELLS if word.startswith(incomplete)]
 

@@ -24,6 +24,7 @@ class InferenceGroup(LazyGroup):
         "engine": Lazy(f"{_HERE}.engine.group", "Restart an engine.", _ENGINES),
         "models": Lazy(f"{_HERE}.models", "Show the models that the gateway serves or can load.", _LOOK),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),
+        "top": Lazy(f"{_HERE}.top.command", "Watch engines, requests and queue live.", _LOOK),
         "ui": Lazy(f"{_HERE}.ui", "Open the gateway's page in a browser.", _LOOK),
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log, or an engine's.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),

@@ -14,7 +14,7 @@ from sage_inference.cli.schemaparts import (
     _list,
     _object,
 )
-from sage_inference.cli.schemas import INSTANCE, STATUS
+from sage_inference.cli.statusschemas import INSTANCE, STATUS
 
 # One attempt of a request. A request that was sent again has a row for each attempt. Times count from its arrival.
 REQUEST = _object(
@@ -120,4 +120,12 @@ LIVE = _object(
         "running": _list(REQUEST),
         "ended": _COUNT,
     }
+)
+# A line of ``top --json``. While the gateway cannot be watched, ``live`` is null.
+TOP = _object(
+    schema={"const": 1},
+    connected=_FLAG,
+    reason=_TEXT_OR_NULL,
+    live={"anyOf": [LIVE, {"type": "null"}]},
+    requests_ended=_list(REQUEST),
 )

@@ -112,7 +112,7 @@ def test_a_ctrl_c_at_the_very_moment_of_the_prompt_counts_once(tmp_path: Path) -
 def test_any_terminal_will_do(tmp_path: Path, env: dict[str, str]) -> None:
     with (
         RogueEngine(ok(b"{}", status="500 No"), answering("\x1b[2Jfine")) as engine,
-        AtTerminal(tmp_path, "chat", "m", "--base-url", engine.url, columns=20, **env) as t,
+        AtTerminal(tmp_path, "chat", "m", "--base-url", engine.url, columns=20, env=env) as t,
     ):
         t.wait_for(PROMPT)
         t.type("\xff\x00 first\r")

@@ -8,7 +8,7 @@ import pytest
 
 from sage_inference.cli import enginetext, ps
 from sage_inference.cli.engineprogress import EngineProgress, bars
-from sage_inference.cli.schemas import ENGINE
+from sage_inference.cli.statusschemas import ENGINE
 from tests.cli.shape import mistakes
 
 

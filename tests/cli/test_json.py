@@ -47,6 +47,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
             "replay",
             "explain",
             "ui",
+            "top",
             *OF_MODELS,
             *OF_ENGINES,
             *OF_SYSTEMD,
@@ -77,6 +78,7 @@ def test_every_line_of_the_log_is_an_answer_even_one_that_is_no_record(tmp_path:
     [
         (("reload",), "not_running"),
         (("models",), "not_running"),
+        (("top",), "not_running"),
         (("chat", "hi"), "not_running"),
         (("embed", "hi"), "not_running"),
         (("config", "get", "nope"), "usage"),

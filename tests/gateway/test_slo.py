@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sage_inference.cli.schemas import SLO
 from sage_inference.cli.statusrows import slos
+from sage_inference.cli.statusschemas import SLO
 from sage_inference.config.settings import ModelSloSettings, SchedulingSettings, SloSettings, SloTimes
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.control_plane.slo_table import SloTable

@@ -11,38 +11,56 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.support.gateway import clean_environment
 
 CTRL_C, CTRL_D = "\x03", "\x04"
+OURS = (sys.executable, "-m", "sage_inference", "inference")
 _WITHIN_S = 30.0
 
 
 class AtTerminal:
-    """``sage inference ARGS`` with stdin, stdout and stderr on a terminal of ``columns``."""
+    """``sage inference ARGS`` with stdin, stdout and stderr on a terminal of ``columns``.
 
-    def __init__(self, home: Path, *args: str, columns: int = 80, **env: str) -> None:
+    ``command`` is another program, and ``stdin`` another standard input.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *args: str,
+        columns: int = 80,
+        lines: int = 24,
+        command: Sequence[str] = OURS,
+        stdin: int | None = None,
+        env: Mapping[str, str] | None = None,
+        **more_env: str,
+    ) -> None:
         self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.shown = ""
         self._read_to = 0
-        environ = {"TERM": "xterm", "INPUTRC": os.devnull, **clean_environment(home, **env)}
+        self.modes = termios.tcgetattr(self._ours)  # before the program changes them
+        more_env = {**(env or {}), **more_env}
+        environ = {"TERM": "xterm", "INPUTRC": os.devnull, **clean_environment(home, **more_env)}
         for name in ("COLUMNS", "LINES"):  # xdist sets them for its workers
             environ.pop(name, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sage_inference", "inference", *args],
+            [*command, *args],
             env=environ,
-            stdin=theirs,
+            stdin=theirs if stdin is None else stdin,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=_take_terminal if stdin is None else None,
         )
         os.close(theirs)
 
-    def __enter__(self) -> AtTerminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -55,6 +73,13 @@ class AtTerminal:
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    @property
+    def modes_now(self) -> list[object]:
+        return termios.tcgetattr(self._ours)
 
     def wait_for(self, words: str) -> str:
         """Wait until the words are shown behind those that were waited for before. Returns the text up to them."""

@@ -227,7 +227,7 @@ class RunningGateway:
                 await managed.close()
             await self.fleet.close()
             self.wheel.stop()
-            self.gateway.decisions.write()
+            await self.gateway.close()
             if self.usage is not None:
                 await self.usage.write()
 

@@ -129,6 +129,9 @@ STATUS = _answer(
     requests=_or_null(_object(in_flight=_COUNT, queued=_COUNT, total=_COUNT)),
     slos=_or_null(_list(SLO)),
     embeddings=_or_null(EMBEDDINGS),
+    tracing=_or_null(
+        _object(endpoint=_TEXT, sample=_NUMBER, sent=_COUNT, dropped=_COUNT, problem=_TEXT_OR_NULL)
+    ),
     instances=_or_null(_list(INSTANCE)),
     engines=_or_null(_list(ENGINE)),
     warnings=_or_null(_list(_TEXT)),

@@ -92,6 +92,11 @@ def _add_summary(text: StatusText, live: dict[str, Any]) -> None:
             f"embeddings: {merged['texts']:,} texts of {merged['requests']:,} requests in {merged['calls']:,} calls, "
             f"{merged['texts_per_call']:.3g} texts a call"
         )
+    if tracing := live.get("tracing"):
+        why = f" ({tracing['problem']})" if tracing["problem"] else ""
+        text.say(
+            f"traces: to {tracing['endpoint']}, {tracing['sent']:,} spans sent, {tracing['dropped']:,} dropped{why}"
+        )
     if live["simulated"]:
         text.say("engines marked (simulated) are no real ones")
 

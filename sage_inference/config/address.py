@@ -148,6 +148,21 @@ def check_origin(text: str) -> None:
     _port(parts["port"], 0)
 
 
+def check_collector(text: str) -> None:
+    """Raises ``Invalid`` unless ``text`` is the HTTP address of a collector of traces."""
+    parts = _URL.fullmatch(text)
+    if parts and parts["user"] is not None:
+        # The text is not quoted, because it may hold a password.
+        raise Invalid(
+            "must not hold user:password@", "give the collector's key as tracing.headers.authorization"
+        )
+    known = parts is not None and (parts["scheme"] or "").lower() in _PORTS
+    if parts is None or not known or parts["rest"] or not text.isprintable() or " " in text:
+        raise Invalid(f"must be http://host:port or https://host, not {quote(text)}")
+    check_host(parts["host"])
+    _port(parts["port"], 0)
+
+
 def canonical_host(text: str) -> str:
     """A host in the form in which hosts are compared: lower case, no brackets, no zone, no final dot.
 

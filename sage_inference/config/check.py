@@ -10,6 +10,7 @@ from sage_inference.config.engine_rules import check_engines, readable
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import NAMELESS, ApiKeySettings, InstanceSettings, Settings
+from sage_inference.config.tracing import check_tracing, headers_of
 
 
 def check(
@@ -31,6 +32,7 @@ def check(
     _aliases(settings)
     _keys(settings.api_keys)
     _secrets(settings, environ)
+    check_tracing(settings.tracing, environ)
     if listens and (settings.server.tls_cert is not None or settings.server.tls_key is not None):
         from sage_inference.config import certificate  # imports ``ssl``
 
@@ -125,7 +127,7 @@ def _keys(api_keys: Sequence[ApiKeySettings]) -> None:
 
 
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
-    for here, secret in kept_secrets(settings):
+    for here, secret in _keys_in(settings):
         value = readable(here, secret, environ)
         if not (value.isascii() and value.isprintable() and " " not in value):
             raise ConfigError(
@@ -136,7 +138,12 @@ def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
 
 
 def kept_secrets(settings: Settings) -> Iterator[tuple[str, Secret]]:
-    """Every key in ``settings``, with its place."""
+    """Every key in ``settings``, and every header of the collector's, with its place."""
+    yield from _keys_in(settings)
+    yield from headers_of(settings.tracing)
+
+
+def _keys_in(settings: Settings) -> Iterator[tuple[str, Secret]]:
     for at, caller in enumerate(settings.api_keys):
         if caller.key:
             yield f"api_keys[{at}]", caller.key

@@ -321,6 +321,41 @@ class UsageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracingSettings:
+    enabled: bool = setting(
+        False,
+        doc="Send traces of requests to an OpenTelemetry collector; needs the extra otel.",
+        restart=True,
+    )
+    endpoint: str | None = setting(
+        None,
+        doc="Its address for OTLP over HTTP; not set = OTEL_EXPORTER_OTLP_ENDPOINT, otherwise http://localhost:4318.",
+        format="collector",
+        example="http://localhost:4318",
+        restart=True,
+    )
+    headers: dict[str, Secret] = setting(
+        doc="Headers that it gets, as its key; a value may be env:NAME or file:PATH.",
+        factory=dict,
+        example="{authorization: env:COLLECTOR_KEY}",
+        restart=True,
+    )
+    sample: float | None = setting(
+        None,
+        doc="Share of the requests that are traced, where their caller did not decide; not set = OTEL_TRACES_SAMPLER, "
+        "otherwise 1.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    service_name: str | None = setting(
+        None,
+        doc="Name of the gateway in traces; not set = OTEL_SERVICE_NAME, otherwise sage-inference.",
+        format="name",
+        restart=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration. It is immutable; a reload makes a new one."""
 
@@ -350,6 +385,9 @@ class Settings:
     health: HealthSettings = setting(doc="Probing of instances.", factory=HealthSettings)
     logging: LoggingSettings = setting(doc="The log.", factory=LoggingSettings)
     usage: UsageSettings = setting(doc="The record of usage.", factory=UsageSettings)
+    tracing: TracingSettings = setting(
+        doc="Traces of requests: see sage docs operations.", factory=TracingSettings
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from sage_inference.config.errors import Remark
 from sage_inference.config.model_names import aliased, one_model_twice
 from sage_inference.config.secrets import SecretError
 from sage_inference.config.settings import Settings
+from sage_inference.config.tracing import remarks as remarks_on_tracing
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Remark]:
@@ -20,6 +21,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
         *_variables(environ),
         *_quoted_keys(settings, environ),
         *_certificate(settings),
+        *remarks_on_tracing(settings.tracing, environ),
         *one_model_twice(settings, aliased(settings)),
     ]
 

@@ -21,6 +21,7 @@ from sage_inference.gateway.relay.responses import (
     ResponsesExchange,
     StoredResponseExchange,
 )
+from sage_inference.gateway.tracing.exchange import traced
 from sage_inference.requests import rerank
 from sage_inference.requests.embedding import ROUTES as MERGED
 from sage_inference.requests.response_routes import METHODS
@@ -45,18 +46,27 @@ _DISAGGREGATED: Mapping[str, type[Exchange]] = {
 }
 
 
-def exchanges_for(instances: Iterable[ExecutionInstance], embeddings: EmbeddingService) -> Exchanges:
-    """The types for these instances. Only with prefilling or decoding ones do requests pay for two legs."""
-    return _with_embeddings(_types(instances), EmbeddingExchange, RootExchange, embeddings)
+def exchanges_for(
+    instances: Iterable[ExecutionInstance],
+    embeddings: EmbeddingService,
+    *,
+    are_limited: bool = False,
+    are_traced: bool = False,
+) -> Exchanges:
+    """The types for these instances. Only with prefilling or decoding ones do requests pay for two legs.
 
+    ``are_limited``: of keys that have limits. If requests are limited or traced, every route has an entry.
+    """
 
-def limited_exchanges_for(
-    instances: Iterable[ExecutionInstance], embeddings: EmbeddingService
-) -> Mapping[str, Factory]:
-    """The types for requests of keys that have limits, of every route."""
-    types = {path: limited(kind) for path, kind in _types(instances).items()}
-    plain = dict.fromkeys(ROUTES, limited(Exchange))
-    return _with_embeddings({**plain, **types}, limited(EmbeddingExchange), limited(RootExchange), embeddings)
+    def made(kind: type[Exchange]) -> type[Exchange]:
+        kind = limited(kind) if are_limited else kind
+        return traced(kind) if are_traced else kind
+
+    types = _types(instances)
+    if are_limited or are_traced:
+        of_all: dict[str, type[Exchange]] = {**dict.fromkeys(ROUTES, Exchange), **types}
+        types = {path: made(kind) for path, kind in of_all.items()}
+    return _with_embeddings(types, made(EmbeddingExchange), made(RootExchange), embeddings)
 
 
 def _types(instances: Iterable[ExecutionInstance]) -> Mapping[str, type[Exchange]]:

@@ -39,6 +39,7 @@ from sage_inference.gateway.ui.sessions import Sessions
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.recorder import Watcher
+from sage_inference.telemetry.tracing.tracer import Tracer
 from sage_inference.types import (
     RequestPriority,
 )
@@ -87,6 +88,7 @@ class Hub:
         self.responses = StoredResponses(self.engines)
         self.stats = Stats(self.registry, self.scheduler.estimates)
         self.budgets = KeyBudgets(self.registry, self.clock)
+        self.tracer: Tracer | None = None
         self.draining = False
         self.sessions = Sessions(self.clock, self._forget_heads)
         self.certificate: OwnCertificate | None = None  # if callers connect with TLS

@@ -243,11 +243,13 @@ class GatewayProtocol(PipelinedConnection):
             http10=http10,
             cors=self.gateway.cors_headers(self.headers),
             budget=self.gateway.budgets.of(tenant),
+            traced=self.gateway.tracer is not None,
         )
 
     def _cache_head(self, head: RequestHead) -> None:
         """Cache the head, if a request that begins with the same bytes always means the same."""
-        if head.keep_alive and not (head.request_id or self.framing.is_chunked or self.expect_100_continue):
+        varies = head.request_id or head.trace or self.framing.is_chunked or self.expect_100_continue
+        if head.keep_alive and not varies:
             head.is_cached = self.gateway.known_heads.put(self._first_read, self.framing.length, head)
 
     @property

@@ -220,6 +220,10 @@ TABLE: dict[str, Entry] = {
     "health.interval_s": section("health", "interval_s", 50, engine(lambda e: e.health._settings.interval_s), 50),
     "health.timeout_s": section("health", "timeout_s", 3, lambda w: (w.ask(lambda r: r.fleet._askers.plain.timeout.read), w.ask(lambda r: r.gateway.settings.health.timeout_s)), (3, 3)),
     "health.failures": section("health", "failures", 2, engine(lambda e: e.health._settings.failures), 2),
+    "tracing.enabled": section("tracing", "enabled", True, held(lambda r: r.gateway.tracer is None), True),
+    "tracing.endpoint": section("tracing", "endpoint", "http://h:1", held(lambda r: r.gateway.settings.tracing.endpoint)),
+    "tracing.headers": section("tracing", "headers", {"a": "b"}, held(lambda r: r.gateway.settings.tracing.headers)),
+    "tracing.service_name": section("tracing", "service_name", "n", held(lambda r: r.gateway.settings.tracing.service_name)),
     "logging.access": section("logging", "access", True, held(lambda r: r.gateway.stats.access is not None), True),
 }  # fmt: skip
 BY_THE_DAEMON = {
@@ -234,13 +238,16 @@ OF_MANAGED_ENGINES = {
     row.key for row in rows() if row.key.split(".")[0] in ("engines", "engines[]", "managed")
 }
 WITH_A_CERTIFICATE = {"server.tls_key"}  # see test_own_certificate
+OF_TRACES = {"tracing.sample"}  # see tests/gateway/tracing/test_reload.py
 LATE = {"server.host", "server.port", "server.tls_cert"}
+LATE |= {f"tracing.{key}" for key in ("enabled", "endpoint", "headers", "service_name")}
 
 
 def test_the_table_has_every_setting() -> None:
-    assert TABLE.keys() | BY_THE_DAEMON | OF_THE_STORE | WITH_A_CERTIFICATE | OF_MANAGED_ENGINES == {
-        row.key for row in rows()
-    }
+    assert (
+        TABLE.keys() | BY_THE_DAEMON | OF_THE_STORE | WITH_A_CERTIFICATE | OF_TRACES | OF_MANAGED_ENGINES
+        == {row.key for row in rows()}
+    )
 
 
 @pytest.mark.parametrize("key", TABLE)

@@ -52,6 +52,7 @@ def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> 
         },
         "slos": _slos(gateway.scheduler.slos),
         "embeddings": embeddings.status_of(gateway.embeddings),
+        "tracing": None if gateway.tracer is None else gateway.tracer.document(),
         "discover": gateway.found.wanted,
         "engines": engine_documents(engines),
         "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],

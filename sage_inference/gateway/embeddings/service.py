@@ -39,6 +39,7 @@ class EmbeddingService(Intake):
 
     def __init__(self, gateway: Hub, rules: AggregationRules) -> None:
         super().__init__(gateway, rules)
+        self.call_type = EmbeddingCall
         self._calls: dict[EmbeddingBatch, EmbeddingCall] = {}
         self._asking: dict[MergeQueue, EmbeddingCall] = {}  # waiting in the scheduler for a slot
         self._timer: asyncio.TimerHandle | None = None
@@ -72,7 +73,7 @@ class EmbeddingService(Intake):
                     and merge_queue not in self._asking
                     and self._may_ask(merge_queue, now)
                 ):
-                    self._ask(EmbeddingCall(self, merge_queue))
+                    self._ask(self.call_type(self, merge_queue))
                     asked = True
 
     def _ask(self, call: EmbeddingCall) -> None:
@@ -182,7 +183,7 @@ class EmbeddingService(Intake):
 
     def call_for(self, batch: EmbeddingBatch, caller: EmbeddingCaller) -> EmbeddingCall:
         """A call that goes on with the batch and the attempt of ``caller``."""
-        call = self._calls[batch] = EmbeddingCall(self, batch.merge_queue, batch)
+        call = self._calls[batch] = self.call_type(self, batch.merge_queue, batch)
         call.take_from(caller)
         return call
 
@@ -282,7 +283,7 @@ class EmbeddingService(Intake):
         self.pump_soon()
 
     def _send_half(self, half: EmbeddingBatch) -> None:
-        call = EmbeddingCall(self, half.merge_queue, half)
+        call = self.call_type(self, half.merge_queue, half)
         self._calls[half] = call
         try:
             self.gateway.scheduler.submit(call)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sage_inference.requests.hints import asked_of_scheduler
 from sage_inference.requests.routes import Route
+from sage_inference.telemetry.tracing.context import TRACE_HEADERS, TraceContext, context_in
 from sage_inference.types import RequestType
 from sage_inference.wire.content_coding import codings_in
 from sage_inference.wire.message import HOP_BY_HOP, Headers
@@ -51,7 +52,9 @@ class RequestHead:
 
     ``target`` is path and query as the caller sent them. ``lines`` are the headers that an engine gets,
     ``keyed_lines`` the same with the caller's own key. ``request_id`` is the caller's, or empty.
-    ``budget`` is that of the caller's key, None if the key has no limits. ``is_cached``: the head is cached. ``codings`` are those of the body, which is decoded for the engine.
+    ``budget`` is that of the caller's key, None if the key has no limits. ``is_cached``: the head is cached.
+    ``codings`` are those of the body, which is decoded for the engine. ``trace`` is the caller's trace context, where
+    requests are ``traced``: then an engine gets another one.
     """
 
     __slots__ = (
@@ -66,6 +69,7 @@ class RequestHead:
         "request_id",
         "asks",
         "codings",
+        "trace",
         # Bytes for the engine
         "lines",
         "keyed_lines",
@@ -86,6 +90,7 @@ class RequestHead:
         http10: bool = False,
         cors: bytes = b"",
         budget: KeyBudget | None = None,
+        traced: bool = False,
     ) -> None:
         self.is_cached = False
         self.route = route
@@ -99,6 +104,10 @@ class RequestHead:
         self.request_id = given_id(headers)
         self.asks = asked_of_scheduler(headers)
         dropped = _dropped(headers)
+        self.trace: TraceContext | None = None
+        if traced:
+            dropped |= TRACE_HEADERS
+            self.trace = context_in(headers)
         lines, keyed, coded = [], [], []
         if route.type in _READ:
             dropped |= {b"accept-encoding"}

@@ -148,6 +148,15 @@ def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
     }
 
 
+def predicted(attempt: Placement) -> tuple[float | None, float | None]:
+    """The predicted cost of the chosen instance, and the time to the first byte of the answer, in milliseconds."""
+    chosen = next((each for each in _candidates(attempt) if each["chosen"]), None)
+    if chosen is None:
+        return None, None
+    prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3)
+    return chosen["cost_ms"], _first_byte_ms(attempt, chosen["first_byte_ms"], prompt_ms)
+
+
 def explain_line(attempt: Placement) -> str:
     """One line: the choice, its reason, and each candidate's predicted cost."""
     shown = ", ".join(f"{each['instance']} {each['cost_ms']:.0f} ms" for each in _candidates(attempt))

@@ -1,0 +1,177 @@
+"""Requests that are traced. Where tracing is off, none of this runs: their exchanges are of the plain types."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from sage_inference.control_plane.instances.load import Placement
+from sage_inference.engines.connection import EngineConnection
+from sage_inference.engines.receiver import Broken
+from sage_inference.gateway.errors import ApiError
+from sage_inference.gateway.relay.exchange import Exchange
+from sage_inference.gateway.relay.phase import ENDS, OUTCOMES, Phase
+from sage_inference.gateway.tracing.request_trace import RequestTrace, WithTrace
+from sage_inference.telemetry.tracing.context import new_span_id
+from sage_inference.telemetry.tracing.record import RequestSpan
+from sage_inference.wire.isolation import report_of
+from sage_inference.wire.message import ResponseHead
+
+# No text has these marks, because JSON escapes the quotes of a text.
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
+_FINISH = re.compile(rb'"(?:finish_reason|stop_reason)"\s*:\s*"([a-z_]{1,40})"')
+_LOOKED_AT = 2048  # bytes of an answer's start, and of its end
+_MOST_REASONS = 16
+
+_DONE, _QUEUED = Phase.DONE, Phase.QUEUED
+
+
+class TracedExchange(Exchange):
+    """An exchange whose engines get a trace context. If it is sampled, its record is made when it ends."""
+
+    __slots__ = ("trace",)
+
+    trace: RequestTrace
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        gateway = self.gateway
+        assert gateway.tracer is not None
+        self.trace = RequestTrace(gateway.tracer.ids(self.head.trace), gateway.clock())
+
+    # Its way to an engine
+
+    def _connect(self) -> None:
+        if self.trace.ids.is_sampled:
+            self._open()
+        super()._connect()
+
+    def _send(self, connection: EngineConnection) -> None:
+        ids = self.trace.ids
+        span_id = self._open() if ids.is_sampled else new_span_id()
+        super()._send(cast(EngineConnection, WithTrace(connection, ids, span_id)))
+
+    def _open(self) -> int:
+        """The id of the span of the attempt that is made now."""
+        path = self.head.route.engine_path or self.head.route.path
+        return self.trace.open(self.attempt, self.queued_at, path, waited=self.phase is _QUEUED).span_id
+
+    # The answer, and failures
+
+    def engine_answers(self, answer: ResponseHead, length: int | None) -> None:
+        if self.trace.attempt is not None:
+            self.trace.attempt.status = answer.status
+        super().engine_answers(answer, length)
+
+    def engine_failed(self, how: Broken, detail: str) -> None:
+        self._note(how.name.lower())
+        super().engine_failed(how, detail)
+
+    def not_connected(self, error: OSError) -> None:
+        self._note("refused")
+        super().not_connected(error)
+
+    def timed_out(self) -> None:
+        self._note("timeout")
+        super().timed_out()
+
+    def engine_is_silent(self) -> None:
+        attempt = self.trace.attempt
+        self._note("silent")
+        super().engine_is_silent()
+        if attempt is not None and self.trace.attempt is attempt:  # it was not given up
+            attempt.error = None
+
+    def _note(self, error: str) -> None:
+        if self.trace.attempt is not None:
+            self.trace.attempt.error = error
+
+    def fail(self, error: ApiError) -> None:
+        self.trace.error = error.code or error.type
+        super().fail(error)
+
+    def _cut(self, error: ApiError) -> None:
+        self.trace.error = error.code or error.type
+        super()._cut(error)
+
+    # The end of an attempt, or of the request
+
+    def _account(self, left: Phase, to: Phase, effect: int) -> None:
+        trace = self.trace
+        if not trace.ids.is_sampled:
+            super()._account(left, to, effect)
+            return
+        end = bytes(self.last) if to is _DONE and self.last else b""
+        placement = self.place if isinstance(self.place, Placement) else None
+        was_open = trace.attempt is not None
+        super()._account(left, to, effect)
+        try:
+            now = self.gateway.clock()
+            trace.close(now, placement)
+            if effect & ENDS:
+                record = self._record(to, now, end)
+                if left is _QUEUED and not was_open:
+                    self._note_queue(record, now)
+                assert self.gateway.tracer is not None
+                self.gateway.tracer.add(record)
+        except Exception as error:  # the answer is written, and a trace must not harm the next request
+            report_of(self.caller_id, error, self.request_id)
+
+    def _record(self, to: Phase, now: float, end: bytes) -> RequestSpan:
+        trace, head = self.trace, self.head
+        last = trace.attempts[-1].placement if trace.attempts else None
+        status = self.status if self.is_answered and to is not Phase.CANCELLED else 0
+        error = trace.error or (str(status) if status >= 400 else None)
+        instance = self.instance
+        record = RequestSpan(
+            trace.ids,
+            head.route,
+            trace.began_at,
+            now,
+            status,
+            OUTCOMES[to],
+            getattr(self, "request", None),
+            head.tenant,
+            self.caller_id.decode("latin-1"),
+            trace.attempts,
+            served=instance,
+            error="cancelled" if to is Phase.CANCELLED else error,
+            usage=None if last is None else last.usage,
+            texts=self.texts,
+            first_byte_at=self.answered_at if last is None else last.answered_at,
+        )
+        if status < 400:
+            record.input_tokens = None if head.route.type.is_llm else self.counted_tokens
+            self._read(record, end)
+        return record
+
+    def _read(self, record: RequestSpan, end: bytes) -> None:
+        """Note the names in the answer's end. ``end`` is empty for an answer that the gateway wrote itself."""
+        if not end:
+            record.model = getattr(self, "model_name", None)
+            return
+        near = end if len(end) <= 2 * _LOOKED_AT else end[:_LOOKED_AT] + b"\n" + end[-_LOOKED_AT:]
+        if found := _MODEL.search(near):
+            record.model = found[1].decode("utf-8", "replace")
+        if self.route.type.is_llm:
+            record.finish_reasons = [each.decode() for each in _FINISH.findall(near)[:_MOST_REASONS]]
+
+    def _note_queue(self, record: RequestSpan, now: float) -> None:
+        """Note the wait that no attempt of its own ended: until it gave up, or until calls took its texts."""
+        since = self.queued_at if self.trace.queued_at is None else self.trace.queued_at
+        if getattr(self, "_sent", False):
+            if self.waited_ms > 0:
+                record.queued_at, record.queued_until = since, since + self.waited_ms / 1000
+        else:
+            record.queued_at, record.queued_until = since, now
+
+
+_made: dict[type[Exchange], type[Exchange]] = {Exchange: TracedExchange}
+
+
+def traced(base: type[Exchange]) -> type[Exchange]:
+    """The type of exchanges like ``base`` that are traced."""
+    found = _made.get(base)
+    if found is None:
+        found = _made[base] = type(f"Traced{base.__name__}", (TracedExchange, base), {"__slots__": ()})
+    return found

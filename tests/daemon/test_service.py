@@ -19,19 +19,20 @@ import pytest
 import sage_inference
 from sage_inference.cli.schemas import ANSWERS
 from sage_inference.daemon.systemd import CONFINED, NAME, Unit, user_unit
-from sage_inference.interpreter import command
 from tests.cli.shape import mistakes
 from tests.support.gateway import free_port
 from tests.support.user_manager import UserManager, missing, user_manager
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no user manager: {missing()}")
 PLACE = "my 50% $files"
-PROGRAM = "app/sage_inference"
 
 
 @pytest.fixture(scope="module")
 def manager() -> Iterator[UserManager]:
+    """Its user has a copy of the program, which one test upgrades in place."""
     with user_manager() as started:
+        started.program = started.home / "app" / "sage_inference"
+        shutil.copytree(Path(sage_inference.__file__).parent, started.program)
         yield started
 
 
@@ -77,6 +78,14 @@ class Service:
         headers = {"authorization": f"Bearer {key}"}
         return httpx.get(f"http://127.0.0.1:{self.port}/v1/models", headers=headers, timeout=20).status_code
 
+    def chats(self, key: str) -> int:
+        body = {"model": "org/chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+        url, headers = f"http://127.0.0.1:{self.port}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+        return httpx.post(url, json=body, headers=headers, timeout=20).status_code
+
+    def units(self) -> str:
+        return self.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*")
+
     def files(self) -> set[str]:
         """The user's files, without the program, and the gateway's state and logs."""
         found = self.manager.home.rglob("*")
@@ -102,30 +111,29 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: Service) -> None:
-    """Keys come from a file that is written once. The program is upgraded in place."""
+    """Keys come from a file that is written once. The program is upgraded in place, and its engine outlives all that.
+
+    The engine's keeper is a unit of its own, outside the gateway's user namespace. A drop-in gives more options.
+    """
     service.configure({"api_keys": [{"key": "env:SAGE_KEY"}, {"key": "env:OTHER_KEY"}]})
     before = service.files()
     lacking = service.sage("service", "install")
     assert (lacking.returncode, "SAGE_KEY, OTHER_KEY" in lacking.stderr) == (1, True)
     assert not service.unit.exists()
     assert "#SAGE_KEY=\n#OTHER_KEY=\n" in service.variables_file.read_text()
-    service.variables_file.unlink()
 
-    drop_in = service.drop_in("RestartSec=100ms")
-    key = "$e%c\"r'e`t\\x"
-    service.variables |= {"SAGE_KEY": key, "OTHER_KEY": "other"}
-    program = service.manager.home / PROGRAM
-    shutil.copytree(Path(sage_inference.__file__).parent, program)
-    call = [
+    launch = [
         sys.executable,
         "-P",
-        str(program / "_launch.py"),
+        str(service.manager.program / "_launch.py"),
         "sage_inference",
         "inference",
-        "service",
-        "install",
     ]
-    installed = service.manager.run(*call, environ=service.variables)
+    start = " ".join([*launch, "start", "--simulate", "--llm-model", "org/chat"])
+    drop_in = service.drop_in("RestartSec=100ms", "ExecStart=", f"ExecStart={start}")
+    key = "$e%c\"r'e`t\\x"
+    service.variables |= {"SAGE_KEY": key, "OTHER_KEY": "other"}
+    installed = service.sage("service", "install")
     assert installed.returncode == 0, installed.stderr
     assert key not in installed.stdout + installed.stderr + service.unit.read_text()
     assert service.variables_file.stat().st_mode & 0o777 == 0o600
@@ -136,43 +144,7 @@ def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: S
     found = service.document("status")
     assert (found["active"], found["enabled"], found["edited"]) == ("active", True, False)
     assert (found["confined"], found["current"], found["restarts"]) == (True, True, 0)
-
-    # A second time changes nothing, and takes no key of the shell.
-    first, service.variables["SAGE_KEY"] = service.pid(), "changed"
-    assert "is up to date" in service.manager.run(*call, environ=service.variables).stdout
-    assert (service.pid(), service.variables_file.read_text()) == (first, written)
-
-    # A crash: systemd starts another one.
-    service.manager.systemctl("kill", "--signal=KILL", NAME)
-    until(lambda: service.pid() not in (0, first), "no restart")
-    until(lambda: service.manager.systemctl("is-active", NAME) == "active", "not active after a crash")
-    assert service.manager.run("systemctl", "--user", "reload", NAME).returncode == 0
-    assert service.answers(key) == 200
-
-    (program / "_version.py").write_text('__version__ = "9.9.9"\n')
-    second = service.pid()
-    assert "runs now" in service.manager.run(*call, environ=service.variables).stdout
-    assert service.pid() != second
-    assert json.loads(service.sage("status", "--json").stdout)["version"] == "9.9.9"
-
-    service.manager.systemctl("stop", NAME)
-    stopped = service.sage("service", "status")
-    assert (stopped.returncode, stopped.stdout.splitlines()[0]) == (3, "inactive")
-    assert service.document("uninstall")["kept"] == [str(drop_in), str(service.variables_file)]
-    service.variables_file.unlink()
-    shutil.rmtree(drop_in.parent)
-    assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
-    assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
-    assert service.document("uninstall")["removed"] is False
-    assert service.sage("service", "status").returncode == 3
-
-
-def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> None:
-    """The engine's keeper is a unit of its own, outside the gateway's user namespace. A drop-in gives more options."""
-    assert service.sage("service", "install", "--no-start").returncode == 0
-    call = " ".join(command("sage_inference", "inference", "start", "--simulate", "--llm-model", "org/chat"))
-    drop_in = service.drop_in("ExecStart=", f"ExecStart={call}")
-    assert service.document("install")["drop_ins"] == [str(drop_in)]
+    assert found["drop_ins"] == [str(drop_in)]
     status = service.manager.run("grep", "-E", "^Cap(Prm|Bnd)", f"/proc/{service.pid()}/status").stdout
     assert set(re.findall(r"\t(\w+)", status)) == {"0" * 16}
 
@@ -181,47 +153,68 @@ def test_engines_outlive_a_restart_of_the_confined_unit(service: Service) -> Non
         ready = [each for each in engines if (each["model"], each["state"]) == ("org/chat", "ready")]
         return ready[0] if ready else None
 
+    # A second time changes nothing, and takes no key of the shell.
+    first, service.variables["SAGE_KEY"] = service.pid(), "changed"
+    assert "is up to date" in service.sage("service", "install").stdout
+    assert (service.pid(), service.variables_file.read_text()) == (first, written)
+
+    # A crash: systemd starts another one.
     until(lambda: engine() is not None, "the engine is not ready")
     kept = engine()["pid"]
-    assert service.manager.run("systemctl", "--user", "restart", NAME).returncode == 0
-    until(lambda: engine() is not None, "the engine is not ready again")
+    service.manager.systemctl("kill", "--signal=KILL", NAME)
+    until(lambda: service.pid() not in (0, first), "no restart")
+    until(lambda: service.manager.systemctl("is-active", NAME) == "active", "not active after a crash")
+    assert service.manager.run("systemctl", "--user", "reload", NAME).returncode == 0
+    assert service.answers(key) == 200
+    until(lambda: engine() is not None, "the engine is not ready after a crash")
     assert engine()["pid"] == kept
-    body = {"model": "org/chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
-    url = f"http://127.0.0.1:{service.port}/v1/chat/completions"
-    assert httpx.post(url, json=body, timeout=20).status_code == 200
-
     healthy = service.sage("doctor", "-v")
     assert healthy.returncode == 0, healthy.stdout
     assert re.fullmatch(r"all \d+ checks passed", healthy.stdout.splitlines()[-1]), healthy.stdout
     assert str(service.unit) in healthy.stdout
 
-    removed = service.document("uninstall")
-    assert removed["kept"] == [str(drop_in)]
-    drop_in.unlink()
-    until(
-        lambda: not service.manager.systemctl("list-units", "--plain", "--no-legend", "sage*"),
-        "a unit is left",
-    )
+    (service.manager.program / "_version.py").write_text('__version__ = "9.9.9"\n')
+    second = service.pid()
+    upgraded = service.manager.run(*launch, "service", "install", environ=service.variables)
+    assert "runs now" in upgraded.stdout, upgraded.stderr
+    assert service.pid() != second
+    assert json.loads(service.sage("status", "--json").stdout)["version"] == "9.9.9"
+    until(lambda: engine() is not None, "the engine is not ready after an upgrade")
+    assert engine()["pid"] == kept
+    assert service.chats(key) == 200
+
+    service.manager.systemctl("stop", NAME)
+    stopped = service.sage("service", "status")
+    assert (stopped.returncode, stopped.stdout.splitlines()[0]) == (3, "inactive")
+    assert service.document("uninstall")["kept"] == [str(drop_in), str(service.variables_file)]
+    service.variables_file.unlink()
+    shutil.rmtree(drop_in.parent)
+    assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
+    until(lambda: not service.units(), "a unit is left")
+    assert service.document("uninstall")["removed"] is False
+    assert service.sage("service", "status").returncode == 3
 
 
 OWNERS = """
 import sys
 from sage_inference.engines.discovery.listeners import listeners
 from sage_inference.engines.discovery.owners import are_hidden, with_owners
-here = [each for each in listeners() if each.port == int(sys.argv[1])]
+here = [each for each in listeners() if str(each.port) in sys.argv[1:]]
 print(are_hidden(), [each.uid for each in here], [each.is_trusted for each in with_owners(here)])
 """
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_confined_gateway_knows_the_servers_of_the_system(manager: UserManager, host: str) -> None:
+def test_the_confined_gateway_knows_the_servers_of_the_system(manager: UserManager) -> None:
     """Root's engines, such as those in Docker, are found and served. In a user namespace their owner is hidden."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as server:
-        call = [sys.executable, "-c", OWNERS, str(server.getsockname()[1])]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as other,
+    ):
+        ports = [str(each.getsockname()[1]) for each in (one, other)]
+        call = [sys.executable, "-c", OWNERS, *ports]
         confined = [f"--property={key}={value}" for key, value in CONFINED.items()]
         shown = manager.run("systemd-run", "--user", "--pipe", "--wait", "--quiet", *confined, "--", *call)
-    assert shown.stdout.split() == ["True", "[65534]", "[True]"]
+    assert shown.stdout.strip() == "True [65534, 65534] [True, True]", shown.stderr
 
 
 def test_a_unit_that_others_wrote_is_neither_replaced_nor_removed(service: Service) -> None:
@@ -263,7 +256,7 @@ def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
     assert failed.stderr.splitlines()[-1].startswith("hint: journalctl --user -u sage-inference")
     shutil.rmtree(drop_in.parent)
     assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
-    assert service.manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
+    assert service.units() == ""
 
 
 def test_the_units_of_the_system_are_for_root(service: Service) -> None:

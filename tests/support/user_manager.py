@@ -171,13 +171,14 @@ _LOADED = (
 
 
 class UserManager:
-    """``home`` is the home directory of the manager's user."""
+    """``home`` is the home directory of the manager's user, and ``program`` the package whose commands it runs."""
 
     which = "--user"
     _become: tuple[str, ...] = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups")
 
     def __init__(self, home: Path, init: int) -> None:
         self.home = home
+        self.program = Path(sage_inference.__file__).resolve().parent
         self._init = init
         self._commands: subprocess.Popen[str] | None = None
 
@@ -189,7 +190,7 @@ class UserManager:
     def sage(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """``sage inference WORDS``, in a session of the user."""
         if self._commands is None:
-            root = str(Path(sage_inference.__file__).resolve().parent.parent)
+            root = str(self.program.parent)
             call = [sys.executable, "-c", _COMMANDS, root, json.dumps(_LOADED)]
             self._commands = subprocess.Popen(
                 self._call(call, {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"

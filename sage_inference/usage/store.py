@@ -57,7 +57,7 @@ class UsageStore:
 
     def rows(self, since: int, until: int) -> list[Row]:
         """The rows of the hours from ``since`` up to and without ``until``. Raises ``UsageError``."""
-        if not self.path.exists():
+        if self._is_empty():
             return []
         columns = ", ".join((*Labels._fields, *MEASURES))
         try:
@@ -71,7 +71,7 @@ class UsageStore:
 
     def by_key(self, day: int) -> dict[str, tuple[int, int]]:
         """The requests and the tokens of each key on a day since 1970, in UTC. Raises ``UsageError``."""
-        if not self.path.exists():
+        if self._is_empty():
             return {}
         begin = day * _DAY_H
         try:
@@ -92,6 +92,15 @@ class UsageStore:
             with self._open() as store:
                 store.execute("DELETE FROM usage WHERE hour < ?", (before,))
         except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+
+    def _is_empty(self) -> bool:
+        """Whether nothing was ever stored. On a full disk the file stays without a table, which a reader could not make."""
+        try:
+            return not self.path.stat().st_size
+        except FileNotFoundError:
+            return True
+        except OSError as error:
             raise self._unusable(error) from None
 
     def _add(self, values: list[tuple[float | str, ...]]) -> None:

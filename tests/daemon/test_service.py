@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -257,6 +258,36 @@ def test_a_service_that_cannot_start_is_removed_again(service: Service) -> None:
     shutil.rmtree(drop_in.parent)
     assert service.files() - before <= {".config", ".config/systemd", ".config/systemd/user"}
     assert service.units() == ""
+
+
+FULL = """
+mkdir -p {0}
+mount -t tmpfs -o size=16k,mode=777 tmpfs {0}
+head -c 64k /dev/zero > {0}/fill 2>/dev/null || true
+"""
+
+
+@pytest.mark.parametrize("what", ["unit", "variables"])
+def test_a_full_disk_leaves_nothing_half_written(service: Service, what: str) -> None:
+    service.configure({"api_keys": [{"key": "env:SAGE_KEY"}]})
+    call = ["service", "install", "--no-start", "--config", str(service.home / "config.yaml")]
+    service.variables |= {"SAGE_KEY": "secret", "SAGE_INFERENCE_HOME": str(service.home / "other")}
+    path = service.unit if what == "unit" else service.home / "other" / "inference.env"
+    service.write(path.with_name("there"), "")
+    service.manager.as_root(FULL.format(shlex.quote(str(path.parent))))
+    try:
+        failed = service.sage(*call)
+        assert failed.returncode == 1
+        assert f"{path} cannot be written: No space left on device" in failed.stderr
+        assert service.manager.run("ls", "-A", str(path.parent)).stdout == "fill\n"
+        assert service.sage("service", "status").returncode == 3
+    finally:
+        service.manager.as_root(f"umount {shlex.quote(str(path.parent))}")
+    assert service.sage(*call).returncode == 0
+    assert service.sage("service", "uninstall").returncode == 0
+    assert service.units() == ""
+    shutil.rmtree(service.home / "other")
+    path.with_name("there").unlink(missing_ok=True)
 
 
 def test_the_units_of_the_system_are_for_root(service: Service) -> None:

@@ -220,6 +220,11 @@ class UserManager:
             cwd="/",
         )
 
+    def as_root(self, script: str) -> None:
+        """Run a script of the shell as root, in the manager's namespaces."""
+        call = ["nsenter", "--target", str(self._init), "--mount", "sh", "-ec", script]
+        subprocess.run(call, check=True, capture_output=True, timeout=20)
+
     def _call(self, command: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return [
             *("nsenter", "--target", str(self._init), "--mount", "--pid", "--cgroup"),

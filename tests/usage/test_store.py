@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -113,3 +115,26 @@ def test_a_lock_of_another_process_is_no_damage(tmp_path: Path, monkeypatch: pyt
     holder.close()
     store.add([row(1)])
     assert requests(store) == {(1, "m"): 2}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("was_used", [False, True])
+def test_a_full_disk_is_no_damage_and_is_read(tmp_path: Path, was_used: bool) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        store, fill = UsageStore(tmp_path / "usage"), tmp_path / "fill"
+        if was_used:
+            store.add([row(1)])
+        with contextlib.suppress(OSError):
+            fill.write_bytes(b"x" * 100_000)
+        many = [row(2, f"model-{number}" * 20) for number in range(100)]
+        with pytest.raises(UsageError, match="full"):
+            store.add(many)
+        assert sum(requests(store).values()) == was_used
+        assert store.by_key(0) == ({"": (1, 0)} if was_used else {})
+        fill.unlink()
+        assert store.add(many) is None
+        assert sum(requests(store).values()) == 100 + was_used
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -29,7 +29,7 @@ from sage_inference.cli.statusschemas import STATUS
 from sage_inference.config.settings import ServerSettings
 from sage_inference.gateway import access_log
 from sage_inference.gateway.api import admin, keys, live, model_documents, ui, usage
-from sage_inference.gateway.api.metrics import exposition
+from sage_inference.gateway.metrics.page import exposition
 from sage_inference.requests.routes import ROUTES
 from sage_inference.types import EngineState
 from tests.support.inprocess import gateway

@@ -19,7 +19,6 @@ LONG_FUNCTIONS = {
     ("cli/bench.py", "bench"),
     ("cli/replay.py", "replay"),
     ("cli/start.py", "start"),
-    ("gateway/api/metrics.py", "exposition"),
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

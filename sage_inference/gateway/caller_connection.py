@@ -260,6 +260,7 @@ class CallerConnection(HttpToolsProtocol):
             # The request's own id, if its head was read so far.
             given = given_id(framing.headers) if framing.in_message else b""
             request_id, target = given or self.gateway.new_id(), framing.url
+        self.gateway.stats.answered_with(error)
         shape = format_of(target.decode("latin-1"))
         body = shape.body(error, request_id)
         if running is not None:

@@ -39,6 +39,7 @@ from sage_inference.gateway.ui.sessions import Sessions
 from sage_inference.gateway.upstream import Upstream
 from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.recorder import Watcher
+from sage_inference.telemetry.predictions import Predictions
 from sage_inference.telemetry.tracing.tracer import Tracer
 from sage_inference.types import (
     RequestPriority,
@@ -82,6 +83,7 @@ class Hub:
         )
         self._waking: asyncio.TimerHandle | None = None
         self.decisions = Watcher(self.scheduler)
+        self.predictions = Predictions(self.decisions.newest)
         self.engines: dict[str, Upstream] = {}
         self.found = FoundEngines()
         self.waiting_room = WaitingRoom(self)
@@ -177,6 +179,7 @@ class Hub:
         """Has to be called about once a second."""
         self.scheduler.rates.tick(self.clock())
         self.descriptors.renew()
+        self.predictions.tick()
         self.sessions.tick()
         self.budgets.tick()
         for upstream in self.engines.values():

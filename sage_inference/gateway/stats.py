@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Protocol
 
 from sage_inference.control_plane.accounting.estimates import TokenEstimates
 from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.gateway.access_log import AccessLog
+from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.relay.phase import Phase
 from sage_inference.telemetry.exposition import Histogram
 from sage_inference.telemetry.refusals import Refusals
 from sage_inference.telemetry.tally import OTHER, RequestTally
-from sage_inference.types import ExecutionInstance, SchedulingRequest, Usage
+from sage_inference.types import ExecutionInstance, RequestPriority, SchedulingRequest, Usage
 
 _DONE = Phase.DONE  # as a global: an enum's members are looked up by a Python call
+_MOST_CODES = 128
 _WAITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -61,8 +64,17 @@ class Stats:
         self.cut = 0
         self.engine_failures = 0
         self.handed_over = self.handover_failures = 0
-        self.waits = Histogram(_WAITS)
+        self.waits = [Histogram(_WAITS) for _ in RequestPriority]  # of requests that queued, by priority
+        self.errors: dict[str, int] = {}  # that the gateway itself answered, by code
         self.access: AccessLog | None = None
+        self.samples = cycle((True, *(False,) * 31))  # whether the gaps of the next stream are measured
+
+    def answered_with(self, error: ApiError) -> None:
+        """Count an error of the gateway's own, or of an engine's in the gateway's words."""
+        code = error.code or error.type
+        if code not in self.errors and len(self.errors) >= _MOST_CODES:  # engines may make up any
+            code = OTHER
+        self.errors[code] = self.errors.get(code, 0) + 1
 
     @property
     def total(self) -> int:

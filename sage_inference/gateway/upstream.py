@@ -33,6 +33,7 @@ from sage_inference.types import EngineKind, EngineState, ExecutionInstance, Exe
 from sage_inference.wire.loop_batch import LoopBatch
 
 TTFB_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0)
 BATCHED_TOKENS = 8192  # vLLM's default of max_num_batched_tokens
 TEI_BATCH_TOKENS = 16384
 MOST_STARTS = 1024  # beginnings of requests that are cached; the cache is emptied when it is full
@@ -88,6 +89,8 @@ class Upstream:
         self.differs: str | None = None  # how its vectors differ from those of the model's other instances
         # Seconds from sending a request to the first byte of its answer's body: of streams, and of other answers.
         self.ttft, self.ttfb = Histogram(TTFB_BUCKETS), Histogram(TTFB_BUCKETS)
+        self.tpot, self.gaps = Histogram(TPOT_BUCKETS), Histogram(TPOT_BUCKETS)  # of streams: see the metrics
+        self.ejections = 0
         self.recent_ttft, self.recent_ttfb = RecentMean(self.ttft), RecentMean(self.ttft, self.ttfb)
         self.header = b"x-sage-instance: %b\r\n" % quote(instance.instance_id, safe=":.[]-_@/ ").encode()
         self.id_end = b"\r\n" + self.header  # the bytes after the request's id in the head of an answer
@@ -322,6 +325,8 @@ class Upstream:
                 state = EngineState.EJECTED
         if instance.state is not state:
             instance.state = state
+            if state is EngineState.EJECTED:
+                self.ejections += 1
             if state is not EngineState.READY:
                 self._on_loss(instance)
                 self.wakeup.set()

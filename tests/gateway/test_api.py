@@ -95,12 +95,19 @@ def test_metrics_count_what_happened() -> None:
             caller.chat().reply()
         caller.chat(model="nope").reply()
         text = c.get("/metrics").text
-        assert 'sage_requests_total{route="/v1/chat/completions",status="200"} 3\n' in text
-        assert 'sage_requests_total{route="/v1/chat/completions",status="404"} 1\n' in text
+        assert (
+            'sage_requests_total{route="/v1/chat/completions",status="200",model="m",instance="e0",key=""} 3\n'
+            in text
+        )
+        assert (
+            'sage_requests_total{route="/v1/chat/completions",status="404",model="(other)",instance="",key=""} 1\n'
+            in text
+        )
+        assert 'sage_errors_total{code="model_not_found"} 1\n' in text
         assert 'sage_time_to_first_byte_seconds_count{instance="e0"} 3\n' in text
         assert 'sage_instance_ready{instance="e0"} 1\n' in text
         assert 'sage_instance_pending_tokens{instance="e0"} 0\n' in text
-        assert "sage_queue_wait_seconds_count 0\n" in text
+        assert 'sage_queue_wait_seconds_count{priority="normal"} 0\n' in text
 
 
 def test_the_time_to_a_first_token_is_that_of_streams_alone() -> None:

@@ -14,8 +14,8 @@ from dataclasses import replace
 import pytest
 
 from sage_inference.config.settings import HealthSettings, InstanceSettings, TimeoutSettings
-from sage_inference.gateway.api.metrics import exposition
 from sage_inference.gateway.api.status import status_document
+from sage_inference.gateway.metrics.page import exposition
 from tests.gateway.embeddings.odd import OddEngine, with_bad
 from tests.support.gateway import running_gateway
 from tests.support.inprocess import gateway

@@ -38,6 +38,7 @@ from sage_inference.gateway.in_process import InProcessClient
 from sage_inference.gateway.key_limits.budget import KeyBudget
 from sage_inference.gateway.key_limits.headers import rate_headers
 from sage_inference.gateway.live.feed import LiveFeed
+from sage_inference.gateway.live.gpus import GpuReadings
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.requests.response_routes import METHODS
@@ -218,6 +219,7 @@ def make_app(
     app.state.engines = managed
     app.state.reload = reload
     app.state.feed = feed
+    app.state.gpus = GpuReadings()
     app.state.usage = usage_meter
     app.state.near_routes = NearRoutes(route.path for route in app.routes if isinstance(route, Route))
     app.router.redirect_slashes = False

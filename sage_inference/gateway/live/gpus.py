@@ -8,6 +8,7 @@ from typing import Any
 from sage_inference.engines.managed.gpus import GpuUse, gpu_use
 
 _MIB = 1 << 20
+_PATIENCE_S = 0.5
 
 
 class GpuReadings:
@@ -17,6 +18,14 @@ class GpuReadings:
         self._last: list[GpuUse] = []
         self._reading: asyncio.Future[list[GpuUse]] | None = None
         self._none = False  # this machine has no GPU that NVML knows
+
+    async def fresh(self) -> list[GpuUse]:
+        """A new reading, or the last one while the driver hangs."""
+        self.documents()
+        if self._reading is not None:
+            await asyncio.wait((self._reading,), timeout=_PATIENCE_S)
+            self.documents()
+        return self._last
 
     def documents(self) -> list[dict[str, Any]]:
         """The last reading. Starts the next one."""

@@ -193,12 +193,21 @@ class Accounted:
             gateway.scheduler.release(self, learned, outcome, self.status)
         try:  # its busy time is known only now, and it is counted also if something failed above
             if type(placement) is Placement:
-                placement.usage = usage or placement.usage
-                self.busy_s += placement.busy_s
+                self._note_attempt(placement, to, usage, chunks)
             if effect & ENDS:
                 gateway.stats.ended(self, to, usage, chunks)
         except Exception as error:
             report_of(self.caller_id, error, self.request_id)
+
+    def _note_attempt(self, placement: Placement, to: Phase, usage: Usage | None, chunks: int) -> None:
+        """Note the tokens and the busy time of an attempt that ended, and of a stream the mean time of its tokens."""
+        placement.usage = usage or placement.usage
+        self.busy_s += placement.busy_s
+        if chunks and to is _DONE and self.status < 400:
+            tokens = chunks if usage is None else usage.completion_tokens
+            began, ended = placement.answered_at, placement.ended_at
+            if tokens > 1 and began and ended and began > self.gateway.stalled_at:
+                self.upstream.tpot.observe((ended - began) / (tokens - 1))
 
     def reported(self) -> Usage | None:
         """The usage that the engine reported. Valid only while the end of the attempt is being noted."""

@@ -18,6 +18,7 @@ from sage_inference.gateway.relay.caller import Caller
 from sage_inference.gateway.relay.heads import STATUS_LINES
 from sage_inference.gateway.relay.phase import EFFECTS, ENDS, FINAL, STAYS, Phase
 from sage_inference.gateway.relay.response import CountedResponseWriter, ResponseWriter
+from sage_inference.gateway.relay.timed_response import TimedResponseWriter
 from sage_inference.telemetry.decisions.document import explain_line
 from sage_inference.telemetry.refusals import Refusal, short
 from sage_inference.wire.message import Data, ResponseHead, StreamFormat
@@ -85,6 +86,8 @@ class Answering(Accounted):
             return
         connection = attempt.connection
         made = ResponseWriter if self.gateway.stats.access is None else CountedResponseWriter
+        if answer.stream is StreamFormat.EVENTS and next(self.gateway.stats.samples):
+            made = TimedResponseWriter
         self.delivery = delivery = made(self.gateway, self, connection, self.caller, start, self.chunked)
         self.took = took
         if end:
@@ -166,6 +169,7 @@ class Answering(Accounted):
 
     def fail(self, error: ApiError) -> None:
         """Answer with an error of the gateway's own."""
+        self.gateway.stats.answered_with(error)
         shape = format_of(self.route.path)
         body = shape.body(error, self.caller_id)
         self.status, self.length = error.status, len(body)

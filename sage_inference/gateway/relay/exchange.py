@@ -127,7 +127,7 @@ class Exchange(Held):
         if self.waited_ms >= 0:  # a request that did not wait pays for no look at the clock
             waited = gateway.clock() - self.queued_at
             self.waited_ms = self.waited_ms if self.begun else waited * 1000
-            gateway.stats.waits.observe(waited)
+            gateway.stats.waits[self.request.priority].observe(waited)
         if instance.state is _READY:
             self.tried_healthy = True
         try:  # the scheduler may be placing other callers' requests in the same loop

@@ -71,6 +71,12 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
     }
 
 
+def predicted_first_byte_ms(attempt: Placement) -> float | None:
+    """The time to the first byte of a stream that the decision expected. None where it is not known."""
+    chosen = next((each for each in _candidates(attempt) if each["chosen"]), None)
+    return chosen["first_byte_ms"] if chosen is not None and not in_one_piece(attempt.request) else None
+
+
 def _engine(instance: ExecutionInstance) -> dict[str, Any]:
     """The limits of the chosen instance. ``window_tokens`` is None if requests do not wait in the gateway."""
     window = instance.load.window_tokens

@@ -110,7 +110,7 @@ class InProcess:
 
 
 @contextlib.contextmanager
-def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
+def gateway(*engines: Any, usage_file: Path | None = None, **settings: Any) -> Iterator[InProcess]:
     """A gateway before ``engines`` (anything with a ``url``, or ``InstanceSettings``)."""
     instances = tuple(
         engine
@@ -119,6 +119,8 @@ def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
         for number, engine in enumerate(engines)
     )
     process = InProcess(Settings(instances=instances, **settings))
+    if usage_file is not None:
+        process.usage_file = usage_file
     try:
         process.start()
         yield process

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sage_inference.usage.report import report
 from sage_inference.usage.store import UsageStore
-from tests.support.inprocess import InProcess, gateway
+from tests.support.inprocess import gateway
 from tests.support.prometheus import scrape, total
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
 from tests.support.wire import CHAT, Caller, chat, post

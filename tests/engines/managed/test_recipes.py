@@ -22,6 +22,7 @@ from sage_inference.engines.managed.recipes import (
     prepare,
     spec_hash,
 )
+from sage_inference.keeper import files
 
 GIB = 1 << 30
 H200 = [
@@ -441,16 +442,20 @@ def test_each_start_has_a_socket_of_its_own_and_only_abandoned_ones_are_removed(
     sockets = {name: socket.socket(socket.AF_UNIX) for name in ("serving", "loading", "abandoned")}
     for name, each in sockets.items():
         each.bind(str(directory / f"engine-{name}.sock"))
-        if name != "loading":
-            os.utime(directory / f"engine-{name}.sock", (0, 0))
     sockets["serving"].listen()
+
+    def left() -> list[str]:
+        return sorted(each.name for each in directory.glob("*.sock"))
+
+    lock = files.take_lock(str(directory))  # by the keeper whose engine binds before it listens
+    assert lock is not None
     first, second = machine.prepare(text), machine.prepare(text)
     assert first.url != second.url
     assert first.spec_hash == second.spec_hash
-    assert sorted(each.name for each in directory.glob("*.sock")) == [
-        "engine-loading.sock",
-        "engine-serving.sock",
-    ]
+    assert left() == ["engine-abandoned.sock", "engine-loading.sock", "engine-serving.sock"]
+    os.close(lock)
+    machine.prepare(text)
+    assert left() == ["engine-serving.sock"]
     for each in sockets.values():
         each.close()
 

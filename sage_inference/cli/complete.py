@@ -158,6 +158,12 @@ def top_tables(incomplete: str) -> list[str]:
     return [word for word in TABLES if word.startswith(incomplete)]
 
 
+def monitoring_files(incomplete: str) -> list[str]:
+    from sage_inference.monitoring import FILES
+
+    return [word for word in FILES if word.startswith(incomplete)]
+
+
 def shells(incomplete: str) -> list[str]:
     return [word for word in SHELLS if word.startswith(incomplete)]
 

@@ -14,7 +14,7 @@ from sage_inference.usage.store import UsageStore
 from tests.support.inprocess import gateway
 from tests.support.prometheus import scrape, total
 from tests.support.rogue import RogueEngine, Wire, chunk, ok, sse
-from tests.support.wire import CHAT, Caller, chat, post
+from tests.support.wire import CHAT, Caller, post
 
 REQUESTS = 10_000
 CALLERS = 8
@@ -103,9 +103,13 @@ def ask(port: int, numbers: range, plans: list[str]) -> int:
             assert caller.send(post("/v1/embeddings", _embedding(own))).reply().status == 200
             continue
         name = f"{plan}:{number}"
-        fields = {"messages": [{"role": "user", "content": name}], "user": f"user {number % 5}"}
-        streams = plan in ("stream", "no usage", "leave")
-        caller.send(post(CHAT, chat(**fields, **({"stream": True} if streams else {}))))
+        fields: dict[str, object] = {
+            "model": "m",
+            "messages": [{"role": "user", "content": name}],
+            "user": f"user {number % 5}",
+            "stream": plan in ("stream", "no usage", "leave"),
+        }
+        caller.send(post(CHAT, json.dumps(fields).encode()))
         if plan == "leave":
             assert caller.head().status == 200
             caller.chunk()

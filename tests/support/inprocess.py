@@ -110,8 +110,9 @@ class InProcess:
 
 
 @contextlib.contextmanager
-def gateway(*engines: Any, usage_file: Path | None = None, **settings: Any) -> Iterator[InProcess]:
-    """A gateway before ``engines`` (anything with a ``url``, or ``InstanceSettings``)."""
+def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
+    """A gateway before ``engines`` (anything with a ``url``, or ``InstanceSettings``). ``usage_file``: where it keeps usage."""
+    usage_file = settings.pop("usage_file", None)
     instances = tuple(
         engine
         if isinstance(engine, InstanceSettings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from sage_inference.cli import table, terminal
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.numbers import milliseconds
 from sage_inference.cli.options import Json, NoColor
+from sage_inference.visible import visible
 
 app = plain_app()
 _HEADERS = ("INSTANCE", "COST ms", "BACKLOG ms", "PROMPT ms", "CACHED", "RUNNING", "")
@@ -37,23 +39,31 @@ def explain(
     if as_json:
         terminal.say_json(found)
         return
-    _show_request(found["attempts"][-1])
-    for number, attempt in enumerate(found["attempts"], 1):
-        _show(number, attempt)
+    for line in explanation(found["attempts"], table.width_of_terminal()):
+        terminal.say_made(line)
 
 
-def _show_request(attempt: dict[str, Any]) -> None:
+def explanation(attempts: Sequence[dict[str, Any]], width: int | None) -> list[str]:
+    """The lines, safe to print. ``width`` bounds the tables of candidates. Instances that were chosen are green."""
+    lines = _of_request(attempts[-1])
+    for number, attempt in enumerate(attempts, 1):
+        lines += _of_attempt(number, attempt, width)
+    return lines
+
+
+def _of_request(attempt: dict[str, Any]) -> list[str]:
     about = "about " if attempt["prompt_tokens_estimated"] else ""
     tenant = f", tenant {attempt['key']}" if attempt["key"] else ""
-    terminal.say(
+    what = (
         f"{attempt['route']}, model {attempt['model']}, {about}{attempt['prompt_tokens']:,} prompt tokens"
         f"{tenant}, priority {_priority(attempt)}"
     )
     slo = attempt["slo"]
-    terminal.say(
+    wanted = (
         f"SLO: first token in {milliseconds(slo['ttft_ms'])} ms ({_ttft_from(attempt)}), "
         f"{milliseconds(slo['tpot_ms'])} ms a token after it ({slo['tpot_from']})"
     )
+    return [visible(what), visible(wanted)]
 
 
 def _priority(attempt: dict[str, Any]) -> str:
@@ -70,13 +80,10 @@ def _ttft_from(attempt: dict[str, Any]) -> str:
     return origin if times == 1 else f"{times:g} x {origin}, for {_priority(attempt)}"
 
 
-def _show(number: int, attempt: dict[str, Any]) -> None:
-    terminal.say("")
+def _of_attempt(number: int, attempt: dict[str, Any], width: int | None) -> list[str]:
     leg = f" ({attempt['leg']})" if attempt["leg"] else ""
     own = f", as {attempt['request_id']}" if attempt["caller_request_id"] else ""
-    terminal.say(
-        f"attempt {number}{leg}{own}: {attempt['instance']}, {attempt['reason']}; waited {attempt['waited_ms']:.0f} ms",
-    )
+    sent = f"attempt {number}{leg}{own}: {attempt['instance']}, {attempt['reason']}; waited {attempt['waited_ms']:.0f} ms"
     rows = [
         [
             each["instance"],
@@ -88,10 +95,8 @@ def _show(number: int, attempt: dict[str, Any]) -> None:
         for each in attempt["candidates"]
     ]
     styles = ["green" if each["chosen"] else None for each in attempt["candidates"]]
-    terminal.say_made(
-        table.render(_HEADERS, rows, width=table.width_of_terminal(), styles=styles, styled_column=0)
-    )
-    terminal.say(_outcome(attempt))
+    candidates = table.render(_HEADERS, rows, width=width, styles=styles, styled_column=0)
+    return ["", visible(sent), *candidates.split("\n"), visible(_outcome(attempt))]
 
 
 def _outcome(attempt: dict[str, Any]) -> str:

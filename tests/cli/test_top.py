@@ -90,7 +90,11 @@ def test_a_request_is_seen_while_it_runs_and_when_it_has_ended(gateway: Gateway)
         t.until(lambda text: re.search(r"chat .* high .* cancelled", text) and "streaming" not in text)
         t.press("/", *"mine cancelled")
         t.until(lambda text: "Requests  1 with mine cancelled" in text)
-        t.press("enter", CTRL_C)
+        t.press("enter", "down", "enter")
+        text = t.until(lambda text: text.startswith("request mine\n") and "attempt 1" in text)
+        assert re.search(r"attempt 1.*: text, only instance; waited \d+ ms", text)
+        assert "cancelled" in text
+        t.press(CTRL_C)
         assert t.end() == 0
         assert t.modes_now == t.modes
 

@@ -141,6 +141,15 @@ def test_a_selected_request_stays_selected_while_others_end() -> None:
     press(view, second, "enter")
     assert "request req-7\n" in text(second, view)
     assert "status         200" in text(second, view)
+    assert "asking for the decision" in text(second, view)
+    view.explanation = "no decision is kept"
+    small = text(second, view, Size(40, 6)).splitlines()
+    assert small[-1] == "↑↓ scroll, any other key closes"
+    for _ in range(5):
+        assert not view.press("page down")
+    assert "no decision is kept" in text(second, view, Size(40, 6))
+    press(view, second, "x")
+    assert "req-7" not in text(second, view)
 
 
 def test_the_selection_moves_by_rows_pages_and_to_the_ends() -> None:

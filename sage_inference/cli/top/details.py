@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sage_inference.cli.numbers import count, duration
-from sage_inference.cli.program import as_called
 from sage_inference.cli.top.grid import Line, Styled
 from sage_inference.cli.top.rows import Row
 from sage_inference.cli.top.tables import outcome, outcome_style
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sage_inference.cli.top.view import TopView
 
 _NARROWEST = 10  # a text is wrapped to no less
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Fact = tuple[str, Any, str]
 
@@ -35,12 +37,28 @@ def details_of(picture: Picture, view: TopView, width: int) -> list[Line]:
     lines: list[Line] = [[Styled(visible(title), "bold")], []]
     for name, value, style in known:
         label = f"{name:<{longest}}  "
-        for piece in textwrap.wrap(
-            visible(value), max(width - len(label), _NARROWEST), break_on_hyphens=False
-        ) or [""]:
+        for piece in _wrapped(visible(value), width - len(label)):
             lines.append([Styled(label, "dim"), Styled(piece, style)])
             label = " " * len(label)
-    return lines
+    return [*lines, *_decision(view.explanation, width)] if view.explained is not None else lines
+
+
+def _decision(found: list[Row] | str | None, width: int) -> list[Line]:
+    """The decision on the request, as ``explain`` shows it."""
+    if found is None:
+        return [[], [Styled("asking for the decision", "dim")]]
+    if isinstance(found, str):
+        return [[], *([Styled(piece, "yellow")] for piece in _wrapped(visible(found), width))]
+    from sage_inference.cli.explain import explanation
+
+    texts = [_COLOURS.sub("", text) for text in explanation(found, width)]
+    return [[], *([Styled(piece)] for text in texts for piece in _wrapped(text, width))]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    if len(text) <= width:  # spaces of a table stay
+        return [text]
+    return textwrap.wrap(text, max(width, _NARROWEST), break_on_hyphens=False)
 
 
 def _engine(row: Row) -> tuple[str, Sequence[Fact]]:
@@ -85,7 +103,6 @@ def _request(row: Row) -> tuple[str, Sequence[Fact]]:
         ("cached tokens", row["cached_tokens"], ""),
         ("answer tokens", row["completion_tokens"], ""),
         ("tokens/s", _rate(row["tokens_per_s"]), ""),
-        ("its decision", as_called(f"sage inference explain {row['request_id']}"), ""),
     ]
     return f"request {row['request_id']}", facts
 

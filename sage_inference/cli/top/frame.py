@@ -31,7 +31,7 @@ _HELP = (
     ("← →", "sort by another column"),
     ("r", "reverse the order"),
     ("/ or f", "show only rows with these words; Escape takes it back"),
-    ("Enter", "all facts of the selected row"),
+    ("Enter", "all facts of the selected row, and the decision on a request"),
     ("Escape", "release the row, then the filter"),
     ("z", "give the table the whole screen, and back"),
     ("p, Space", "pause, and go on"),
@@ -58,14 +58,21 @@ def frame(picture: Picture, view: TopView, size: Size) -> list[Line]:
     if view.shows_help:
         return _bounded([*_help(), [Styled("any key closes", "dim")]], width, height)
     if view.shows_details:
-        found = details_of(picture, view, width)
-        return _bounded([*found[: height - 1], [Styled("any key closes", "dim")]], width, height)
+        return _bounded(_details(picture, view, width, height - 1), width, height)
     top = summary(picture, width)
     room = height - 1
     top = top[: max(min(room // 2, room - _LEAST_TABLE), min(1, room))]
     lines = [*top, *_tables(picture, view, width, room - len(top))]
     lines += _blank(room - len(lines))
     return _bounded([*lines, _footer(view, picture)], width, height)
+
+
+def _details(picture: Picture, view: TopView, width: int, room: int) -> list[Line]:
+    found = details_of(picture, view, width)
+    view.details_top = max(min(view.details_top, len(found) - room), 0)
+    keys = "↑↓ scroll, any other key closes" if len(found) > room else "any key closes"
+    shown = found[view.details_top : view.details_top + max(room, 0)]
+    return [*shown, [Styled(keys, "dim")]]
 
 
 def _bounded(lines: Sequence[Line], width: int, height: int) -> list[Line]:

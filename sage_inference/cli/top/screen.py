@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from sage_inference.cli.top.explained import Explanations, ask_gateway
 from sage_inference.cli.top.feed import Glance, Outage
 from sage_inference.cli.top.frame import Size, frame
 from sage_inference.cli.top.grid import Line, Styled
@@ -53,16 +54,24 @@ class FollowedFeed:
 def show(feed: Feed, view: TopView, every_s: float, colour: bool | None) -> None:
     """Show the feed until q, Ctrl-C or a signal."""
     with Keyboard() as keyboard, OtherScreen(colour) as screen:
-        TopLoop(keyboard, screen, FollowedFeed(feed, keyboard.wake), view, every_s).run()
+        explanations = Explanations(ask_gateway, keyboard.wake)
+        TopLoop(keyboard, screen, FollowedFeed(feed, keyboard.wake), explanations, view, every_s).run()
 
 
 class TopLoop:
     """One thread that waits for keys, signals and documents, and draws after each."""
 
     def __init__(
-        self, keyboard: Keyboard, screen: OtherScreen, feed: FollowedFeed, view: TopView, every_s: float
+        self,
+        keyboard: Keyboard,
+        screen: OtherScreen,
+        feed: FollowedFeed,
+        explanations: Explanations,
+        view: TopView,
+        every_s: float,
     ) -> None:
-        self._keyboard, self._screen, self._feed, self._view = keyboard, screen, feed, view
+        self._keyboard, self._screen, self._feed = keyboard, screen, feed
+        self._explanations, self._view = explanations, view
         self._seen = Seen()
         self._picture: Picture | None = None
         self._pacing = Pacing(every_s)
@@ -84,7 +93,7 @@ class TopLoop:
             signals = self._keyboard.signals()
             if self._obey(signals):
                 return
-            must_draw = self._look() or bool(keys or signals)
+            must_draw = self._look() | self._explain() or bool(keys or signals)
 
     def _look(self) -> bool:
         """Take what the gateway sent. Returns whether there is something new to show."""
@@ -96,6 +105,12 @@ class TopLoop:
         if is_due and not self._view.is_paused:
             self._picture = self._seen.picture()
         return bool(is_due)
+
+    def _explain(self) -> bool:
+        """Get the decision on the request whose details are shown. Returns whether one came."""
+        before, view = self._view.explanation, self._view
+        view.explanation = self._explanations.of(view.explained)
+        return view.explanation is not before
 
     def _obey(self, signals: list[int]) -> bool:
         """Do what the signals want. Returns True for Ctrl-C; other signals that end a program raise ``SystemExit``."""

@@ -47,6 +47,8 @@ class TopView:
     is_paused: bool = False
     shows_help: bool = False
     shows_details: bool = False
+    details_top: int = 0  # the first line of the details that is shown
+    explanation: list[dict[str, Any]] | str | None = None  # of the request whose details are shown
     tables: dict[str, TableView] = field(default_factory=lambda: {name: TableView() for name in _ORDER})
 
     @property
@@ -61,8 +63,7 @@ class TopView:
             self._type(key)
             return False
         if self.shows_help or self.shows_details:
-            self.shows_help = self.shows_details = False
-            return key == "q"
+            return self._press_above(key)
         if key in ("q", "Q"):
             return True
         if key in _MOVES:
@@ -76,6 +77,22 @@ class TopView:
         else:
             self._choose(key)
         return False
+
+    def _press_above(self, key: str) -> bool:
+        """Take a key while the help or details cover the tables. Details scroll, and other keys close both."""
+        step = {**_MOVES, "page up": -10, "page down": 10}.get(key)
+        if self.shows_details and step is not None:
+            self.details_top = max(self.details_top + step, 0)
+            return False
+        self.shows_help = self.shows_details = False
+        return key in ("q", "Q")
+
+    @property
+    def explained(self) -> str | None:
+        """The id of the request whose details are shown."""
+        if not self.shows_details or self.focus != "requests" or self.table.selected is None:
+            return None
+        return str(self.table.selected[0])
 
     def _choose(self, key: str) -> None:
         match key:
@@ -95,7 +112,7 @@ class TopView:
             case "?" | "h":
                 self.shows_help = True
             case "enter":
-                self.shows_details = self.table.selected is not None
+                self.shows_details, self.details_top = self.table.selected is not None, 0
             case "escape":
                 self._let_go()
 

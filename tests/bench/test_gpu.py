@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.bench.gpu.run import read_rows
 from tests.bench.gpu.specs import SPECS
 from tests.bench.gpu.traces import write_traces
 from tests.bench.gpu.windows import window
+from tests.replay.records import entries, looped, played
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_a_run_goes_on_where_the_last_call_ended_and_stops_without_an_engine(
     assert _run(results, *parts) == 0
     rows = read_rows(results)
     assert rows[: len(started)] == started  # none of them was measured again
-    assert not [row for row in rows if "error" in row]
+    assert not [row for row in rows if "error" in row or row.get("ok") is False]
     assert rows[-1]["embedding_failed"] == 0
     shown = capsys.readouterr().out
     assert "| azure x 2.5 | uncontrolled | " in shown
@@ -56,6 +58,23 @@ def test_a_run_goes_on_where_the_last_call_ended_and_stops_without_an_engine(
     _run(results, "--stop")
     assert _run(results, "overhead") == 3
     assert "STOP: not healthy: a" in capsys.readouterr().err
+
+
+def test_a_closed_loop_is_replayed_from_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = played(looped(4, 12))
+    lines = [json.dumps(line) for line in entries(outcomes)]
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "loop.jsonl").write_text("\n".join(lines) + "\n")
+    firsts = sorted(outcome.ttft_ms or 0.0 for outcome in outcomes)
+    measured = {"key": "closed/4/0/hybrid", "streams": 4, "round": 0, "way": "hybrid", "record": "loop.jsonl"}
+    row = measured | {"ttft_p50_ms": firsts[len(firsts) // 2], "good_share": None}
+    (tmp_path / "figures.jsonl").write_text(json.dumps(row) + "\n")
+    assert _run(tmp_path, "replayed") == 0
+    [_, found] = read_rows(tmp_path)
+    assert found["simulated_ttft_p50_ms"] == pytest.approx(found["measured_ttft_p50_ms"], rel=0.1)
+    assert "| closed 4 | 0 | hybrid | " in capsys.readouterr().out
 
 
 def test_a_window_has_the_requests_of_its_first_seconds(tmp_path: Path) -> None:

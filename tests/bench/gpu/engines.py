@@ -232,10 +232,10 @@ def vllm_command(spec: Spec, port: int, models: Path, variant: int) -> list[str]
 
 def _simulator(spec: Spec, port: int, speed: float) -> list[str]:
     command = [sys.executable, "-m", "sage_inference.simulator", "vllm", "--port", str(port), "--dev-mode"]
-    command += ["--model", spec.model, "--speed", str(speed), "--max-model-len", "131072"]
+    given = dict(zip(spec.arguments, spec.arguments[1:], strict=False))
+    command += ["--model", spec.model, "--speed", str(speed), "--max-model-len", given["--max-model-len"]]
     if spec.role is not Role.CHAT:
         command += ["--runner", "pooling", "--dimension", "64"]
-    given = dict(zip(spec.arguments, spec.arguments[1:], strict=False))
     if transfer := given.get("--kv-transfer-config"):
         command += ["--kv-transfer-config", transfer]
     return [*command, "--shutdown-timeout", given.get("--shutdown-timeout", "0")]

@@ -12,7 +12,7 @@ from typing import Any
 from tests.bench.errors import BenchError
 from tests.bench.gpu.options import Options
 from tests.bench.gpu.parts.base import Part, failed, markdown, ratio
-from tests.bench.gpu.parts.policies import POLICIES
+from tests.bench.gpu.parts.policies import POLICIES, SLO
 from tests.bench.gpu.run import Row, Run
 from tests.support.gateway import clean_environment
 
@@ -23,10 +23,14 @@ _LIMIT_S = 300.0
 
 
 def play(run: Run, options: Options) -> None:
-    """Each record of ``policies`` under the policy that it was made with, with its step times learned from it."""
-    measured = [row for key, row in run.rows.items() if key.startswith("policies/") and row.get("record")]
-    for row in measured:
-        run.step(f"replayed/{row['key'].partition('/')[2]}", _STEP_S, partial(_replayed, run, row))
+    """Each record of ``policies`` and ``closed`` under the policy that it was made with, by times learned from it."""
+    for row in [row for row in run.rows.values() if row.get("record")]:
+        part, _, rest = row["key"].partition("/")
+        if part == "policies":
+            run.step(f"replayed/{rest}", _STEP_S, partial(_replayed, run, row))
+        elif part == "closed":
+            about = {"traffic": f"closed {row['streams']}", "policy": row["way"], "slo": SLO}
+            run.step(f"replayed/{row['key']}", _STEP_S, partial(_replayed, run, row | about))
 
 
 def _replayed(run: Run, row: Row) -> Row:

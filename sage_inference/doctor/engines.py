@@ -22,7 +22,7 @@ from sage_inference.engines.managed.recipes.prepare import PROGRAMS
 _QUESTION_S = 0.8
 _FINE = ("ready", "asleep", "draining", "starting")
 _OF_AUTO = ("vllm", "tei", "infinity")
-_START = "sage inference start --llm-model MODEL, or --llm-backend URL"
+_ADD = "sage inference load MODEL starts one; sage inference config edit adds instances"
 
 
 def engines(facts: Facts) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def _served(status: Mapping[str, Any]) -> Iterator[Finding]:
     for text in status.get("warnings", ()):
         yield ENGINES.warn(text)
     if not instances and not managed:
-        yield ENGINES.warn("the gateway has no engine, so it refuses every request", _START)
+        yield ENGINES.warn("the gateway has no engine, so it refuses every request", _ADD)
     ready = [each["name"] for each in instances if each["state"] in _FINE]
     if ready:
         yield ENGINES.ok(f"served: {', '.join(ready)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sage_inference.config.paths import SYSTEM_HOME
 from sage_inference.daemon.systemd import NAME
 from sage_inference.interpreter import command
 from tests.support.gateway import free_port
+from tests.support.tls import Authority
 from tests.support.user_manager import SystemManager, missing, system_manager
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no system manager: {missing()}")
@@ -53,6 +55,10 @@ def health(port: int) -> int:
     return httpx.get(f"http://127.0.0.1:{port}/health", timeout=20).status_code
 
 
+def files(manager: SystemManager) -> set[str]:
+    return set(shell(manager, "find /etc/systemd /etc/sage-inference -type f -o -type l").splitlines())
+
+
 def free_low_port() -> int:
     for port in range(1023, 600, -1):
         with socket.socket() as sock:
@@ -64,7 +70,7 @@ def free_low_port() -> int:
 def test_a_service_of_the_system_lives_from_install_to_uninstall(
     manager: SystemManager, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port, before = free_port(), files(manager)
     done(manager, "config", "set", "server.port", str(port), **OF_SERVICE)
     call = " ".join(command("sage_inference", "inference", "start", "--simulate"))
     drop_in = f"{UNIT}.d/options.conf"
@@ -82,13 +88,10 @@ def test_a_service_of_the_system_lives_from_install_to_uninstall(
     # Its user can read what root writes into its folder.
     shell(manager, f"rm {SYSTEM_HOME}/config.yaml {SYSTEM_HOME}/.config.yaml.lock")
     done(manager, "config", "set", "server.port", str(port), **OF_SERVICE)
-    done(manager, "config", "set", "llm_model", "some-name", **OF_SERVICE)
     owners = shell(
         manager, f"stat -L -c %u {SYSTEM_HOME} {SYSTEM_HOME}/config.yaml {SYSTEM_HOME}/.config.yaml.lock"
     )
     assert len(set(owners.split())) == 1
-    assert manager.run("systemctl", "reload", NAME).returncode == 0
-    done(manager, "config", "unset", "llm_model", **OF_SERVICE)
     assert manager.run("systemctl", "reload", NAME).returncode == 0
 
     first = main_pid(manager)
@@ -122,8 +125,7 @@ def test_a_service_of_the_system_lives_from_install_to_uninstall(
     document: Any = json.loads(done(manager, "service", "uninstall", "--system", "--json"))
     assert (document["removed"], document["kept"]) == (True, [drop_in])
     assert manager.systemctl("list-units", "--all", "--plain", "--no-legend", "sage*") == ""
-    left = shell(manager, "find /etc/systemd /etc/sage-inference -type f -o -type l 2>/dev/null").splitlines()
-    assert [each for each in left if not each.endswith(".target")] == [drop_in]
+    assert files(manager) - before == {drop_in}
     kept = shell(manager, f"ls {SYSTEM_HOME}").split()
     assert kept == ["config.yaml", "logs", "state"]
 
@@ -143,3 +145,33 @@ def test_an_install_that_failed_is_filled_in_or_taken_back(manager: SystemManage
     assert 'SAGE_KEY="secret"' in shell(manager, f"cat {variables}")
     assert manager.sage("service", "status", "--system").returncode == 3
     assert shell(manager, f"stat -c %a {variables}") == "600"
+
+
+def test_the_reason_why_the_service_does_not_start_comes_from_the_journal(
+    manager: SystemManager, tmp_path: Path
+) -> None:
+    """Root can read the key, and the user of the service cannot."""
+    assert manager.run("systemctl", "start", "systemd-journald").returncode == 0
+    pair, port = Authority(tmp_path, "root").issue(), free_port()
+
+    def configure(cert: str | Path, key: str | Path) -> None:
+        for name, value in (("port", port), ("tls_cert", cert), ("tls_key", key)):
+            done(manager, "config", "set", f"server.{name}", str(value), **OF_SERVICE)
+
+    shell(manager, f"cp {pair.chain} /etc/lab.pem; cp {pair.key} /etc/lab.key; chmod 600 /etc/lab.key")
+    configure("/etc/lab.pem", "/etc/lab.key")
+    failed = manager.sage("service", "install", "--system")
+    error, hint = failed.stderr.splitlines()[-2:]
+    problem = 'server.tls_key: file "/etc/lab.key" is not readable: permission denied'
+    assert error == f"error: the service did not start: {problem}"
+    assert hint.startswith("hint: give the gateway's user the right to read it")
+    assert manager.sage("service", "status", "--system").returncode == 3
+
+    here = f"{SYSTEM_HOME}/gateway"
+    shell(manager, f"cp /etc/lab.pem {here}.pem; cp /etc/lab.key {here}.key")
+    shell(manager, f"chown --reference={SYSTEM_HOME} {here}.pem {here}.key")
+    configure(f"{here}.pem", f"{here}.key")
+    done(manager, "service", "install", "--system")
+    trusted = ssl.create_default_context(cafile=pair.chain)
+    trusted.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    assert httpx.get(f"https://127.0.0.1:{port}/health/live", verify=trusted, timeout=20).status_code == 200

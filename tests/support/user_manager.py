@@ -58,6 +58,8 @@ mkdir -p /run/etc/systemd/system /run/none
 for name in sysinit basic multi-user network-online shutdown; do
     printf '[Unit]\\nDefaultDependencies=no\\n' > "/run/etc/systemd/system/$name.target"
 done
+for name in service socket; do cp "/lib/systemd/system/systemd-journald.$name" /run/etc/systemd/system; done
+printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=\\n' > /run/etc/systemd/journald.conf
 mount --bind /run/etc /etc
 mount -t tmpfs -o mode=755 tmpfs /var/lib
 mount --bind /proc/sys /proc/sys

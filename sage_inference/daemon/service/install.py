@@ -177,12 +177,13 @@ def _start(manager: Manager, verb: str) -> None:
         manager.do(verb, NAME, timeout_s=_START_S)
     except ServiceError as error:
         journal = f"journalctl {'--user ' if manager.which == '--user' else ''}-u sage-inference -n 20"
-        cause = _last_error(manager) or error.problem
-        raise ServiceError(f"the service did not start: {cause}", journal) from None
+        cause, hint = _last_error(manager) or (error.problem, None)
+        hint = f"{hint}; {journal} shows more" if hint else journal
+        raise ServiceError(f"the service did not start: {cause}", hint) from None
 
 
-def _last_error(manager: Manager) -> str | None:
-    """The last error that the gateway wrote into the journal."""
+def _last_error(manager: Manager) -> tuple[str, str | None] | None:
+    """The last error that the gateway wrote into the journal, and its hint."""
     option = "--user-unit" if manager.which == "--user" else "--unit"
     call = ["journalctl", f"{option}={NAME}", "--lines=20", "--output=cat", "--no-pager", "--quiet"]
     try:
@@ -197,8 +198,11 @@ def _last_error(manager: Manager) -> str | None:
         ).stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired):
         return None
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else None
+    errors = [at for at, line in enumerate(lines) if line.startswith("error: ")]
+    if not errors:
+        return None
+    after = [line.removeprefix("hint: ") for line in lines[errors[-1] + 1 :] if line.startswith("hint: ")]
+    return lines[errors[-1]].removeprefix("error: "), after[0] if after else None
 
 
 def _roll_back(plan: ServicePlan, manager: Manager) -> None:

@@ -22,6 +22,7 @@ from sage_inference.engines.managed.recipes.prepare import PROGRAMS
 _QUESTION_S = 0.8
 _FINE = ("ready", "asleep", "draining", "starting")
 _OF_AUTO = ("vllm", "tei", "infinity")
+_EDIT = "sage inference config edit"
 _ADD = "sage inference load MODEL starts one; sage inference config edit adds instances"
 
 
@@ -39,7 +40,7 @@ def engines(facts: Facts) -> Iterator[Finding]:
         return
     found = asyncio.run(_search(settings))
     for note in found.notes:
-        yield ENGINES.warn(note)
+        yield _remark(note)
     for each in found.engines:
         models = ", ".join(card.id for card in each.detected.models)
         yield ENGINES.ok(f"found {each.url}, serving {models}")
@@ -103,12 +104,18 @@ def _served(status: Mapping[str, Any]) -> Iterator[Finding]:
             hint = failure["hint"] or f"sage inference logs {each['name']}"
             yield ENGINES.fail(f"{each['name']}: {failure['message']}", hint)
     for text in status.get("warnings", ()):
-        yield ENGINES.warn(text)
+        yield _remark(text)
     if not instances and not managed:
         yield ENGINES.warn("the gateway has no engine, so it refuses every request", _ADD)
     ready = [each["name"] for each in instances if each["state"] in _FINE]
     if ready:
         yield ENGINES.ok(f"served: {', '.join(ready)}")
+
+
+def _remark(text: str) -> Finding:
+    """A warning of the gateway, which ends with its remedy."""
+    problem, _, remedy = text.rpartition("; ")
+    return ENGINES.warn(problem, remedy) if problem else ENGINES.warn(text, _EDIT)
 
 
 def programs(facts: Facts) -> Iterator[Finding]:
@@ -122,7 +129,7 @@ def programs(facts: Facts) -> Iterator[Finding]:
         except LaunchError as error:
             missing[recipe] = error
             if not isinstance(error, NotInstalledError):
-                yield PROGRAMS_FOUND.fail(error.message, error.hint)
+                yield PROGRAMS_FOUND.fail(error.message, error.hint or _EDIT)
     for engine in settings.engines:
         name = name_of_engine(engine)
         try:
@@ -134,7 +141,7 @@ def programs(facts: Facts) -> Iterator[Finding]:
             elif engine.engine == "auto" and not found.keys() & set(_OF_AUTO):
                 raise missing["vllm"]
         except LaunchError as error:
-            yield PROGRAMS_FOUND.fail(f"{name}: {error.message}", error.hint)
+            yield PROGRAMS_FOUND.fail(f"{name}: {error.message}", error.hint or _EDIT)
     if found:
         shown = [f"{recipe} {program.version or ''}".strip() for recipe, program in found.items()]
         yield PROGRAMS_FOUND.ok(f"installed: {', '.join(shown)}")

@@ -53,6 +53,7 @@ def configure(home: Path, **settings: Any) -> None:
 def found(check: Check, *, verdict: str | None = None) -> list[Finding]:
     facts = Facts(Paths.resolve(), plan("--user", ["/bin/sage"]))
     seen = examine(facts, [check], within_s=20)
+    assert all(each.hint for each in seen if each.verdict != "ok"), seen
     return [each for each in seen if verdict in (None, each.verdict)]
 
 

@@ -42,6 +42,6 @@ def unload(
     if as_json:
         terminal.say_json({"schema": 1, "engine": engine})
     else:
-        terminal.say(
-            f"{engine['name']} is {'ending' if no_wait and engine['state'] != 'off' else 'unloaded'}"
-        )
+        ending = no_wait and engine["state"] != "off"
+        until = f"until sage inference load {engine['name']}, or the next start of the gateway"
+        terminal.say(f"{engine['name']} is {'ending' if ending else 'unloaded'}, {until}")

@@ -129,6 +129,22 @@ def test_a_table_with_odd_lines_is_read(tmp_path: Path) -> None:
     assert listeners([(str(tmp_path / "none"), socket.AF_INET)]) is None
 
 
+@pytest.mark.parametrize(
+    ("only_v6", "reached_at"), [(False, "127.0.0.1"), (True, "::1")], ids=["both families", "IPv6 only"]
+)
+def test_a_socket_for_all_ipv6_addresses_is_reached_where_it_listens(only_v6: bool, reached_at: str) -> None:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        sock.bind(("::", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        (mine,) = (each for each in listeners() or [Listener("::", port)] if each.port == port)
+        assert mine.host == "::"
+        at = mine.reached_at()
+        assert at == reached_at
+        socket.create_connection((at, port), 5).close()
+
+
 def test_servers_of_other_people_are_not_trusted() -> None:
     me = os.getuid()
     assert all(Listener("127.0.0.1", 1, uid).is_trusted for uid in (None, me, 0, 998))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -10,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sage_inference.netloc import ALL_ADDRESSES
+from sage_inference.netloc import ALL_ADDRESSES, reachable
 
 # Linux: one line for each socket of this network namespace. Any user may read them, unlike a process's descriptors.
 # Format: https://www.kernel.org/doc/Documentation/networking/proc_net_tcp.txt
 TABLES = (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6))
 _LISTEN = "0A"
+_PROBE_S = 0.2  # loopback answers at once; a server whose backlog is full does not
 # Accounts of services have lower numbers: UID_MIN of login.defs, and SYS_UID_MAX of systemd.
 FIRST_PERSON = 1000
 
@@ -32,15 +34,29 @@ class Listener:
     uid: int | None = None
     inode: int | None = field(default=None, compare=False)
 
-    @property
     def reached_at(self) -> str:
-        """The address to connect to. A socket for all addresses takes IPv4 too, also where IPv6 is switched off."""
-        return "127.0.0.1" if self.host in ALL_ADDRESSES else self.host
+        """The address to connect to. A socket for all addresses is tried, because the system's table does not show all.
+
+        Most of those for all IPv6 addresses take IPv4 too, also where IPv6 is switched off. Those of asyncio do not.
+        """
+        if self.host not in ALL_ADDRESSES:
+            return self.host
+        return "127.0.0.1" if self.host != "::" or _takes_ipv4(self.port) else reachable(self.host)
+
+    @property
+    def is_on_loopback(self) -> bool:
+        return self.host in ALL_ADDRESSES or self.host.startswith(("127.", "::1"))
 
     @property
     def is_trusted(self) -> bool:
         """Whether prompts may go there unasked: to servers of this user and of the system, not of other people."""
         return self.uid is None or self.uid == os.getuid() or self.uid < FIRST_PERSON
+
+
+def _takes_ipv4(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(_PROBE_S)
+        return probe.connect_ex(("127.0.0.1", port)) != errno.ECONNREFUSED
 
 
 def listeners(tables: Iterable[tuple[str, int]] = TABLES) -> list[Listener] | None:

@@ -44,10 +44,11 @@ class _Candidate:
 
     listener: Listener
     process: EngineProcess | None = None
+    url: str = ""
 
-    @property
-    def url(self) -> str:
-        return f"http://{netloc(self.listener.reached_at, self.listener.port)}"
+    def located(self) -> _Candidate:
+        """The same with its URL."""
+        return replace(self, url=f"http://{netloc(self.listener.reached_at(), self.listener.port)}")
 
 
 async def search(
@@ -98,6 +99,7 @@ def _candidates(
     if are_hidden():
         owned = with_owners(each.listener for each in found.values())
         found = {each.port: replace(found[each.port], listener=each) for each in owned if each.port in found}
+    found = {port: each.located() for port, each in found.items()}
     trusted = {port: each for port, each in found.items() if each.listener.is_trusted}
     notes += [_foreign(each) for port, each in found.items() if port not in trusted]
     return list(trusted.values()), notes
@@ -108,7 +110,7 @@ def _at(port: int, listening: list[Listener] | None) -> list[Listener]:
     if listening is None:
         return [Listener("127.0.0.1", port)]
     there = [each for each in listening if each.port == port]
-    return sorted(there, key=lambda each: not each.reached_at.startswith(("127.", "::1")))
+    return sorted(there, key=lambda each: not each.is_on_loopback)
 
 
 def _foreign(candidate: _Candidate) -> str:

@@ -124,7 +124,7 @@ class Stats:
         counts.note(usage, estimated, exchange.texts, exchange.busy_s)
         if head.budget is not None:
             exchange.used(usage, estimated)
-        if request is not None and request.user and tally.follows_users:
+        if tally.follows_users and request is not None and request.user:
             users = tally.of_user(kind, request.user)
             users.note(usage, estimated, exchange.texts, exchange.busy_s)
 

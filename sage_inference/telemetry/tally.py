@@ -67,7 +67,8 @@ class Counts:
         elif estimated is not None:
             self.estimated_prompt += estimated[0]
             self.estimated_completion += estimated[1]
-        self.texts += texts
+        if texts:
+            self.texts += texts
         self.busy_s += busy_s
 
     def add(self, other: Counts) -> None:

@@ -116,7 +116,10 @@ class LoopBatch:
     def _end(self) -> None:
         notes = self._notes
         try:
-            self.read_on()
+            if self._reads:
+                self.read_on()
+            else:  # without its call, because most iterations of a gateway with little work deferred nothing
+                self.defers_reads = False
             if self._writes:
                 self.flush()
             while notes:

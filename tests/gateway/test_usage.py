@@ -23,6 +23,13 @@ SAID = {
     b'{"usage":{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":8}},"x":1}': Usage(
         9, 1, 8
     ),
+    b'{"usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}, "x": {"y": [1]}}': Usage(
+        9, 0, 8
+    ),
+    b'{\n  "usage": {\n    "prompt_tokens": 9\n  }\n}\n': Usage(9, 0),
+    b'{"usage":{"prompt_tokens":9,"details":{"a":{"b":1}}}}': Usage(9, 0),
+    b'{"response":{"usage":{"prompt_tokens":9}}}': Usage(9, 0),
+    b'1a\r\ndata: {"usage":{"prompt_tokens":9}}\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n': Usage(9, 0),
     b'{"usage":null}': None,
     b'{"usage":{"prompt_tokens":9,': None,
     b'{"usage":{"prompt_tokens":"many"}}': None,

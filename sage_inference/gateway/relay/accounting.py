@@ -149,16 +149,16 @@ class Accounted:
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """Note the move ``left`` to ``to``, and give back the slot. No other function gives one back."""
-        gateway, placement = self.gateway, self.place
-        learned, usage, outcome, last, chunks = None, None, OUTCOMES[to], self.last, 0
+        gateway, placement, delivery, last = self.gateway, self.place, self.delivery, self.last
+        learned, usage, outcome, chunks = None, None, OUTCOMES[to], 0
         try:  # the slot is given back whatever happens here
             if to is not _DONE:
                 if left is _DELIVERING:
-                    last = self.last = self.delivery.sent()
+                    last = self.last = delivery.sent()
             elif last and (
                 # Most plain answers need no second look: their end has no abort in it, and their engine gave up no answer
                 # before. Responses and messages report an abort in other words.
-                self.delivery is not None
+                delivery is not None
                 or last.rfind(ABORT, _PLAIN_END) >= 0
                 or self.head.route.type in WITHOUT_ABORT
                 or self.upstream.health.given_up
@@ -166,8 +166,8 @@ class Accounted:
                 outcome = self._outcome()
             if last:
                 usage = self.reported()
-            if self.delivery is not None and self.head.route.type.is_llm:
-                chunks = self.delivery.chunks or (0 if usage else _events_after_the_first(last))
+            if delivery is not None and self.head.route.type.is_llm:
+                chunks = delivery.chunks or (0 if usage else _events_after_the_first(last))
             if effect & ENDS:
                 if self.head.request_id:
                     answered = to is _DONE and self.status < 500 and not self.tried

@@ -48,7 +48,9 @@ def test_no_escape_reaches_output_or_log_of_a_gateway_that_logs_all() -> None:
         with gateway.client() as client, pytest.raises(httpx.HTTPStatusError):
             client.post("/v1/chat/completions", json=body).raise_for_status()
         gateway.stop()
-        files = [file for file in gateway.home.rglob("*") if file.is_file()]
+        # Names are stored as callers gave them; ``usage`` shows them without their control characters.
+        stored = gateway.paths.usage_file
+        files = [file for file in gateway.home.rglob("*") if file.is_file() and file != stored]
         assert gateway.paths.log_file in files
         for file in files:
             # The store of usage is SQLite's, whose numbers may be any bytes.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from sage_inference.config.secrets import Secret
@@ -264,6 +267,52 @@ def test_limits_that_an_engine_reports_are_not_the_callers() -> None:
     with door(theirs, key("a", requests_per_minute=7), key("b")) as (_, caller):
         assert caller.chat(A).reply().headers["x-ratelimit-limit-requests"] == "7"
         assert caller.chat(B).reply().headers["x-ratelimit-limit-requests"] == "99"
+
+
+# The SDK of OpenAI
+
+
+def client_of(running: InProcess, retries: int) -> openai.OpenAI:
+    http = openai.DefaultHttpxClient(trust_env=False, verify=False)
+    return openai.OpenAI(
+        base_url=f"{running.url}/v1", api_key="sk-a", max_retries=retries, timeout=30, http_client=http
+    )
+
+
+def test_the_openai_sdk_waits_as_long_as_the_answer_asks_and_repeats_the_request() -> None:
+    with (
+        RogueEngine(OPEN) as stream,
+        RogueEngine(plain(USAGE), model="other") as engine,
+        gateway(stream, engine, api_keys=(key("a", concurrent_requests=1),)) as running,
+        Caller(running.port) as holder,
+        client_of(running, retries=1) as client,
+    ):
+        assert holder.chat(A, stream=True).head().status == 200
+
+        def let_go() -> None:
+            running.until(lambda r: r.gateway.budgets.by_name["a"].refused == 1)
+            holder.sock.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            letting = pool.submit(let_go)
+            began = time.monotonic()
+            client.chat.completions.create(model="other", messages=[{"role": "user", "content": "hi"}])
+            took = time.monotonic() - began
+            letting.result()
+        assert 0.95 < took < 10  # ``retry-after-ms`` is 1000; the SDK's own first wait is at most 0.5 s
+        assert budget(running).refused == 1
+
+
+def test_the_openai_sdk_does_not_repeat_a_request_that_only_the_next_day_will_allow() -> None:
+    with (
+        door(plain(USAGE), key("a", tokens_per_day=12)) as (running, _),
+        client_of(running, retries=3) as client,
+    ):
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+        with pytest.raises(openai.RateLimitError) as refused_now:
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+        assert refused_now.value.code == "insufficient_quota"
+        assert budget(running).refused == 1
 
 
 # Keys that come and go

@@ -112,7 +112,8 @@ class Connection:
                 await asyncio.sleep(0.002)
 
 
-def post(path: str, body: bytes) -> bytes:
-    """A whole request."""
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    """A whole request. ``headers`` are further lines of its head."""
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    head += "".join(f"{line}\r\n" for line in headers)
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body

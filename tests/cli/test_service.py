@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,28 @@ def test_a_system_service_needs_root_and_shows_the_line_for_it() -> None:
     assert "only root" in problem
     assert hint == "sudo '/opt/my sage/bin/sage' inference service install --system"
     assert needs_root([], "install") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_only_root_looks_into_the_folder_of_a_system_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sage_inference.daemon.service import plan as plans
+
+    found = plan("--system", ["/opt/sage"])
+
+    def question() -> str | None:
+        refused = plans.needs_root_to_read(found, "doctor")
+        return None if refused is None else f"{refused.problem}; {refused.hint}"
+
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        Path(folder).chmod(0o755)
+        closed = Path(folder) / "closed"
+        monkeypatch.setattr(plans, "SYSTEM_HOME", closed)
+        assert as_nobody(question) is None  # none is installed
+        closed.mkdir(0o700)
+        assert as_nobody(question) == (
+            f"only root can read {closed}; sudo /opt/sage inference doctor --system"
+        )
+        assert question() is None
 
 
 def test_the_file_of_variables_is_made_once_and_removed_only_without_variables(tmp_path: Path) -> None:

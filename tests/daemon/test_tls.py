@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 
 import sage_inference as si
 from sage_inference import pinning
+from sage_inference.cli.main import main
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import admin, pidfile
 from sage_inference.daemon.access import access
@@ -95,10 +97,45 @@ def test_every_command_reaches_it_and_prints_https(
         assert (asked := sage(g.home, *args)).returncode == 0, asked.stderr
     # The clients of this user find the gateway, and know it by its certificate.
     monkeypatch.setenv("SAGE_INFERENCE_HOME", str(g.home))
-    for client in (si.UnifiedInferenceClient(url), si.UnifiedInferenceClient(f"https://localhost:{g.port}")):
+    named = (si.UnifiedInferenceClient(url), si.UnifiedInferenceClient(f"https://localhost:{g.port}"))
+    for client in (*named, si.UnifiedInferenceClient.create_auto()):
         with client:
             assert client.chat("hi", model=MODEL, max_tokens=2)
+            assert "".join(client.chat("hi", model=MODEL, max_tokens=2, stream=True))
+
+    async def chat() -> str:
+        async with await si.AsyncUnifiedInferenceClient.create_auto() as client:
+            return await client.chat("hi", model=MODEL, max_tokens=2)
+
+    assert asyncio.run(chat())
     assert access(Paths.resolve()).url == url
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "shown"),
+    [
+        (("top", "--once"), 0, "running https://"),
+        (("ui", "--no-open"), 0, "https://127.0.0.1:"),
+        (("usage",), 0, MODEL),
+        (("ps", "--json"), 0, '"engines": []'),
+        (("doctor", "-v"), 0, "running at https://"),
+        (("keys", "list"), 0, "no keys"),
+        (("explain", "no-such-request"), 1, ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_questions_to_it_are_answered(
+    g: Gateway,
+    words: tuple[str, ...],
+    status: int,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SAGE_INFERENCE_HOME", str(g.home))
+    monkeypatch.setenv("SAGE_INFERENCE_DISCOVER", "false")
+    assert main(["inference", *words], program="sage") == status
+    assert shown in capsys.readouterr().out
 
 
 def test_another_server_on_its_port_gets_no_token(g: Gateway, certificates: list[Certificate]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -12,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
+import sage_inference
 from sage_inference.cli.main import main
 from sage_inference.cli.schemas import ANSWERS, ERROR
 from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import clean_environment, running_gateway
 
+DOCS = Path(sage_inference.__file__).parent / "docs"
 BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
 
 
@@ -126,6 +129,18 @@ def test_without_a_gateway_the_file_alone_changes(home: Path, capfd: pytest.Capt
     assert "no key would be left" in capfd.readouterr().err
     assert here("revoke", "ada", "--open")["applied"] is None
     assert here("list")["keys"] == []
+
+
+def test_the_commands_of_the_document_work(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "limits.md").read_text()
+    lines = page.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert len(lines) == 3
+    assert run("add", "another") == 0
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:3] == ["sage", "inference", "keys"]
+        assert run(*words[3:]) == 0, capfd.readouterr().err
+    assert "revoked ada" in capfd.readouterr().out
 
 
 def test_a_key_never_goes_into_a_file_that_others_can_read(tmp_path: Path) -> None:

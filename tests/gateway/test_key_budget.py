@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sage_inference.config.settings import KeyLimitSettings
+from sage_inference.config.secrets import Secret
+from sage_inference.config.settings import ApiKeySettings, KeyLimitSettings
+from sage_inference.control_plane.instances.registry import Registry
 from sage_inference.gateway.key_limits.budget import Hold, KeyBudget, Limit
+from sage_inference.gateway.key_limits.budgets import KeyBudgets
 from sage_inference.gateway.key_limits.day import DAY_S
 from sage_inference.gateway.key_limits.models import matches
 from sage_inference.gateway.key_limits.window import MinuteWindow
@@ -178,6 +181,30 @@ def test_a_reservation_keeps_out_others_only_while_it_lasts() -> None:
     assert (exceeded.limit, exceeded.wait_s) == (Limit.TOKENS, 1.0)
     hold.end(3)
     assert rig.begin(1) is not None
+
+
+def test_budgets_of_keys_that_are_gone_are_kept_only_while_they_count() -> None:
+    clock = Clock(100 * DAY_S)
+    budgets = KeyBudgets(Registry({}), clock, clock)
+    limits = KeyLimitSettings(requests_per_minute=5, tokens_per_day=100)
+
+    def configure(*names: str) -> None:
+        budgets.configure([ApiKeySettings(key=Secret(name), name=name, limits=limits) for name in names])
+
+    configure("unused", "used", "by requests only")
+    used, by_requests = budgets.by_name["used"], budgets.by_name["by requests only"]
+    used.enter().end(7)
+    by_requests.enter().end(0)
+    configure()
+    assert set(budgets._former) == {"used", "by requests only"}
+    configure("used")
+    assert budgets.of("used") is used
+    clock.now += 61
+    configure()
+    assert set(budgets._former) == {"used"}
+    clock.now += DAY_S
+    configure()
+    assert budgets._former == {}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,11 @@ class KeyBudget:
         return len(self.holds)
 
     @property
+    def is_in_use(self) -> bool:
+        """Whether anything of it would be lost with it."""
+        return bool(self.holds or self.tokens_today() or self.requests_last_minute())
+
+    @property
     def counts_tokens(self) -> bool:
         return self.limits.tokens_per_minute is not None or self.limits.tokens_per_day is not None
 

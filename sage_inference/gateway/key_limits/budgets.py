@@ -21,7 +21,7 @@ class KeyBudgets:
         self._names = names
         self._clock = clock
         self._wall = wall
-        self._former: dict[str, KeyBudget] = {}  # of keys that have no limits any more
+        self._former: dict[str, KeyBudget] = {}  # used ones of keys that have no limits any more
 
     def configure(self, keys: Sequence[ApiKeySettings]) -> None:
         """Apply new limits. Requests and tokens that were used before count on."""
@@ -34,7 +34,8 @@ class KeyBudgets:
             found[name] = budget
             budget.limits = key.limits
             budget.models = AllowedModels(key.limits.models, self._names)
-        self.by_name, self._former = found, known
+        self.by_name = found
+        self._former = {name: budget for name, budget in known.items() if budget.is_in_use}
 
     def of(self, tenant: str) -> KeyBudget | None:
         """The budget of a key's name, if it has limits."""

@@ -18,12 +18,13 @@ BINS = int(MINUTE_S / BIN_S) + 1  # the newest one is not complete yet
 class MinuteWindow:
     """Amounts of the last minute. Times are of one clock that never goes back."""
 
-    __slots__ = ("_at", "_bins", "total")
+    __slots__ = ("_at", "_bins", "_last", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self._bins = [0] * BINS
         self._at = 0  # the number of the newest bin
+        self._last = 0  # of the newest one to which something was added
 
     def advance(self, now: float) -> int:
         """Drop what is older than a minute. Returns the number of the newest bin."""
@@ -42,12 +43,16 @@ class MinuteWindow:
         if at > self._at - BINS:
             self._bins[at % BINS] += amount
             self.total += amount
+            if at > self._last:
+                self._last = at
 
     def wait(self, now: float, most: int) -> float:
         """Seconds until the sum is at most ``most``, if nothing is added."""
         surplus = self.total - most
         if surplus <= 0:
             return 0.0
+        if most <= 0:  # each answer reports this one
+            return max(0.0, (self._last + BINS) * BIN_S - now)
         for at in range(self._at - BINS + 1, self._at + 1):
             surplus -= self._bins[at % BINS]
             if surplus <= 0:

@@ -97,10 +97,11 @@ class Account:
     def unused(self, counted: int) -> float:
         """The share of its limits that it did not get in the first minute, of the limit that it came nearest to.
 
-        ``counted``: its tokens as the gateway has them. After the first minute they are those that callers saw.
+        ``counted``: its tokens as the gateway has them. In a longer run those of the first minute are known within the
+        bounds of what callers saw, and the upper ones count.
         """
         first = [each for each in self.served if each.at < MINUTE_S]
-        tokens = counted if self._is_one_minute else sum(each.least for each in first)
+        tokens = counted if self._is_one_minute else sum(each.most for each in first)
         used = {
             "requests_per_minute": len(first),
             "tokens_per_minute": tokens,

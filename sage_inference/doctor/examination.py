@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
-from sage_inference.doctor import engines, gateway, machine, setup
+from sage_inference.doctor import engines, gateway, machine, setup, traces
 from sage_inference.doctor.facts import Facts, UnknownFactError
 from sage_inference.doctor.finding import Check, Finding
 from sage_inference.visible import visible
@@ -23,6 +23,7 @@ CHECKS = (
     gateway.LINGER,
     engines.ENGINES,
     engines.PROGRAMS_FOUND,
+    traces.TRACES,
     machine.GPUS,
     machine.OPEN_FILES,
     machine.CLOCK,

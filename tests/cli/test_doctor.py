@@ -23,7 +23,7 @@ from sage_inference.cli.schemas import ANSWERS
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import pidfile
 from sage_inference.daemon.service.plan import plan
-from sage_inference.doctor import engines, gateway, machine, setup
+from sage_inference.doctor import engines, gateway, machine, setup, traces
 from sage_inference.doctor.examination import CHECKS, examine
 from sage_inference.doctor.facts import Facts
 from sage_inference.doctor.finding import Check, Finding
@@ -31,7 +31,9 @@ from sage_inference.interpreter import command
 from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import clean_environment, free_port, running_gateway
+from tests.support.rogue import RogueEngine, ok
 from tests.support.tls import Authority
+from tests.support.wire import Caller
 
 
 @pytest.fixture
@@ -370,3 +372,30 @@ def test_the_pidfile_of_another_program_is_no_traceback(home: Path) -> None:
         (home / "state" / "inference.json").write_text(content)
         assert pidfile.read(home / "state" / "inference.json") is None
         assert found(gateway.GATEWAY)[0].verdict == "warn"
+
+
+def test_a_collector_of_traces_is_asked_for_only_if_traces_are_sent(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        configure(home, tracing={"endpoint": endpoint})
+        assert found(traces.TRACES) == []
+        configure(home, tracing={"enabled": True, "endpoint": endpoint})
+        assert endpoint in one(traces.TRACES, "ok").text
+    finding = one(traces.TRACES, "warn")
+    assert endpoint in finding.text
+    assert finding.hint
+    # A gateway runs: its own count.
+    tracing = {"enabled": True, "endpoint": endpoint}
+    with RogueEngine(ok("{}")) as engine:
+        once = {"OTEL_BSP_SCHEDULE_DELAY": "10", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "0.5"}
+        with running_gateway(engine.url, config={"tracing": tracing}, env=once) as running:
+            facts = Facts(running.paths, plan("--user", ["/bin/sage"]))
+            assert [each.verdict for each in examine(facts, [traces.TRACES], within_s=20)] == ["ok"]
+            with Caller(running.port) as caller:
+                assert caller.chat().reply().status == 200
+            while not running.status()["tracing"]["dropped"]:
+                time.sleep(0.02)
+            facts = Facts(running.paths, plan("--user", ["/bin/sage"]))
+            [finding] = examine(facts, [traces.TRACES], within_s=20)
+            assert finding.verdict == "warn"
+            assert "0 spans sent, 3 dropped" in finding.text

@@ -180,9 +180,18 @@ def _most_waiting() -> int:
     return max(int(text), least) if text.isdecimal() and int(text) else max(MOST_WAITING, least)
 
 
+class _ProcessResource(Resource):
+    """The only resource of a process. The SDK looks it up for every span, and would write it as JSON each time."""
+
+    def __hash__(self) -> int:
+        return 1
+
+
 def _resource(service: str | None) -> Resource:
     """The attributes of this process. The variables of OpenTelemetry count where the settings have no name."""
     named = {"service.name": service} if service else {}
     found = Resource.create({"service.version": __version__, **named})
     unnamed = str(found.attributes.get("service.name", "")).startswith("unknown_service")
-    return found.merge(Resource({"service.name": "sage-inference"})) if unnamed else found
+    if unnamed:
+        found = found.merge(Resource({"service.name": "sage-inference"}))
+    return _ProcessResource(dict(found.attributes), found.schema_url)

@@ -6,6 +6,7 @@ import time
 
 from sage_inference.cli.statusschemas import STATUS
 from tests.support.collector import Collector
+from tests.support.command import sage
 from tests.support.gateway import running_gateway
 from tests.support.rogue import RogueEngine, ok
 from tests.support.wire import Caller
@@ -29,6 +30,9 @@ def test_traces_are_sent_and_counted_and_a_stop_sends_the_rest() -> None:
                     "problem": None,
                 }
                 assert set(found) == set(STATUS["properties"]["tracing"]["anyOf"][0]["properties"])
+                shown = sage(gateway.home, "status").stdout
+                assert f"traces: to {collector.url}/v1/traces, 3 spans sent, 0 dropped\n" in shown
+                assert "secret-word" not in shown + sage(gateway.home, "config", "show").stdout
                 collector.clear()
                 assert caller.chat().reply().status == 200
             assert gateway.stop() == 0
@@ -48,4 +52,4 @@ def test_a_collector_that_hangs_delays_no_request_and_no_stop_for_long() -> None
             began = time.monotonic()
             assert gateway.stop() == 0
             assert time.monotonic() - began < 5
-            assert "were not sent before the stop" in gateway.log()
+            assert "the last traces were not sent before the stop" in gateway.log()

@@ -24,8 +24,10 @@ from sage_inference.telemetry.tracing.spans import SpanMaker
 
 MOST_WAITING = 2048  # records; the SDK's own default
 CLOSES_WITHIN_S = 3.0
+_CLOSES_BROKEN_S = 0.2  # if the collector took nothing the last time
 _ITS_LOGS = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _SHORT_SWITCH_S = 0.0005
+_LONGEST = 300  # characters of a failure
 _MANY = 512  # spans of one message to the collector
 
 log = logging.getLogger("sage_inference.tracing")
@@ -70,14 +72,15 @@ class SpanQueue:
 
     def close(self, within_s: float = CLOSES_WITHIN_S) -> None:
         """Send the records that wait, within this time. It blocks."""
+        if self.problem is not None:
+            within_s = min(within_s, _CLOSES_BROKEN_S)
         self._sender.ends_at = time.monotonic() + within_s
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         closing.join(within_s)
         if closing.is_alive():
             self._sender.give_up()
-            left = self.added - self.taken
-            log.warning("the traces of at least %d requests were not sent before the stop", left)
+            log.warning("the last traces were not sent before the stop")
 
 
 class _Sender(SpanExporter):
@@ -120,7 +123,10 @@ class _Sender(SpanExporter):
         good = False
         if time.monotonic() < self.ends_at:
             with self._words:
-                good = self._exporter.export(spans) is SpanExportResult.SUCCESS
+                try:
+                    good = self._exporter.export(spans) is SpanExportResult.SUCCESS
+                except Exception as error:  # older versions raise it if nobody listens
+                    self._words.last = str(error)[:_LONGEST]
         if good:
             self.sent += len(spans)
             if self.problem is not None:
@@ -168,7 +174,7 @@ class _LastWords(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.thread != self._thread:
             return True
-        self.last = record.getMessage()[:300]
+        self.last = record.getMessage()[:_LONGEST]
         return False
 
 

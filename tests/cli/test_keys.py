@@ -105,7 +105,9 @@ def test_a_gateway_that_got_its_key_on_the_command_line_does_not_take_others() -
 def test_without_a_gateway_the_file_alone_changes(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def here(*args: str) -> Any:
         assert run(*args, "--json") == 0
-        found = json.loads(capfd.readouterr().out)
+        shown = capfd.readouterr()
+        assert ("no gateway of this user runs now" in shown.err) is (args[0] != "list")
+        found = json.loads(shown.out)
         assert mistakes(found, ANSWERS[f"keys {args[0]}"]) == []
         return found
 

@@ -50,6 +50,8 @@ def explain(outcome: Applied, what: str, *, is_done: bool | None) -> None:
     elif outcome.failure is not None:
         terminal.warn(f"not applied: {outcome.failure.problem}", outcome.failure.hint)
         raise typer.Exit(ExitCode.FAILED)
+    elif outcome.ids is None:
+        terminal.talk("no gateway of this user runs now")
     elif is_done is False:
         terminal.warn(
             "not applied: the gateway that runs got its key on its command line",

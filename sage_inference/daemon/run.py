@@ -265,6 +265,7 @@ class _Run:
             if self.takeover is not None:
                 self.own_files.adopt(Lock.adopt(self.paths.lock_file, *self.takeover.done()))
             self.own_files.keep(ServingSocket(running))
+            running.gateway.sessions.keep_in(self.paths.state_dir)
 
         def ready(status: dict[str, Any]) -> None:
             self._update(phase="running")

@@ -1,4 +1,6 @@
-"""The sessions of pages: opened by a one-time code or by a key, held in memory, and gone when the gateway stops.
+"""The sessions of pages: opened by a one-time code or by a key, and held in memory.
+
+``keep_in`` keeps their digests in a file across a restart.
 
 A page sends its token as ``Authorization: Bearer``. It gets no cookie: browsers send cookies to every port of a host, so
 another user's server on this machine would get them, too.
@@ -6,22 +8,20 @@ another user's server on this machine would get them, too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
+
+from sage_inference.gateway.ui import session_file
+from sage_inference.gateway.ui.session_file import PageSession
 
 CODE_S = 60.0
 SESSION_S = 12 * 3600.0
 MOST_CODES = 16
 MOST_SESSIONS = 64
 WRONG_KEYS, MORE_AFTER_S = 10, 6.0  # guesses in a row, and the time after which there is one more
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    ends_at: float
-    key: bytes | None  # the digest of the key that opened it; the session ends when the key does
 
 
 class Sessions:
@@ -34,8 +34,10 @@ class Sessions:
         self._clock = clock
         self._on_end = on_end
         self._codes: dict[bytes, float] = {}
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, PageSession] = {}
         self._guesses = _Guesses(clock)
+        self._file: Path | None = None
+        self._changed = False  # since the file was written
 
     def new_code(self) -> str:
         """A code that opens one session within ``CODE_S``."""
@@ -66,23 +68,49 @@ class Sessions:
 
     def close(self, token: bytes) -> None:
         if self._sessions.pop(_digest(token), None) is not None:
-            self._on_end()
+            self._ended()
+            self._write()
+
+    def keep_in(self, directory: Path) -> None:
+        """Take up the sessions of an earlier gateway, and keep them there from now on. None lasts longer than a new one."""
+        self._file = directory / session_file.FILE
+        now = self._clock()
+        found = {
+            token: each
+            for token, each in session_file.read(self._file).items()
+            if now < each.ends_at <= now + SESSION_S
+        }
+        self._sessions |= dict(list(found.items())[-MOST_SESSIONS:])
+
+    def _write(self) -> None:
+        """Write what has changed. Where that fails, pages have to be opened anew after a restart."""
+        if self._changed and self._file is not None:
+            self._changed = False
+            with contextlib.suppress(OSError):
+                session_file.write(self._file, self._sessions)
 
     def tick(self) -> None:
-        """Has to be called about once a second: ends what is too old."""
+        """Has to be called about once a second: ends what is too old, and writes what has changed."""
         now = self._clock()
         self._codes = {digest: ends_at for digest, ends_at in self._codes.items() if ends_at >= now}
         over = [digest for digest, session in self._sessions.items() if session.ends_at < now]
         for digest in over:
             del self._sessions[digest]
         if over:
-            self._on_end()
+            self._ended()
+        self._write()
+
+    def _ended(self) -> None:
+        self._changed = True
+        self._on_end()
 
     def _open(self, key: bytes | None) -> str:
         token = secrets.token_urlsafe(32)
         if _make_room(self._sessions, MOST_SESSIONS):
-            self._on_end()
-        self._sessions[_digest(token)] = _Session(self._clock() + SESSION_S, key)
+            self._ended()
+        self._changed = True
+        self._sessions[_digest(token)] = PageSession(self._clock() + SESSION_S, key)
+        self._write()
         return token
 
 
@@ -110,7 +138,7 @@ class _Guesses:
         self._empty_at = max(self._empty_at, self._clock()) + MORE_AFTER_S
 
 
-def _make_room(held: dict[bytes, float] | dict[bytes, _Session], most: int) -> bool:
+def _make_room(held: dict[bytes, float] | dict[bytes, PageSession], most: int) -> bool:
     """Forget the oldest one if there are as many as may be. Returns whether there were."""
     if len(held) < most:
         return False

@@ -142,7 +142,7 @@ function enter() {
 
 function refused() {
   forget();
-  showSignIn("This session has ended, because the gateway restarted or its time is over.");
+  showSignIn("This session has ended: its time is over, or its key is no longer right.");
 }
 
 function showSignIn(message) {

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from tests.support.inprocess import ADMIN, InProcess
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+REBOUND = "rebound.example"  # a name that another's server of names points at this machine
 
 
 @contextlib.contextmanager
@@ -24,7 +25,10 @@ def installed_browser() -> Iterator[Browser]:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (apt-get install chromium)")
     with sync_playwright() as playwright:
         # As root, as in CI, chromium has no sandbox. The pages are ours.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"],
+        )
         try:
             yield browser
         finally:

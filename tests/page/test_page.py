@@ -6,10 +6,10 @@ One browser and one gateway serve all of these tests.
 from __future__ import annotations
 
 import contextlib
-import http.server
-import threading
-from collections.abc import Iterator
+import json
+import re
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,56 +18,29 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sage_inference.config.secrets import Secret
-from sage_inference.config.settings import InstanceSettings, ServerSettings
-from sage_inference.gateway.live import feed
 from sage_inference.server import RunningGateway
-from tests.page.browser import Visit, installed_browser, link_to, visit
-from tests.support.inprocess import ADMIN, InProcess, gateway
+from tests.page.browser import Visit, link_to, visit
+from tests.support.command import sage
+from tests.support.gateway import free_port
+from tests.support.inprocess import InProcess
 from tests.support.managed import CHAT as OWN_ENGINE
 from tests.support.managed import managed
-from tests.support.simulators import SimulatedEngine, simulated_engine
+from tests.support.simulators import SimulatedEngine
+from tests.support.wire import Caller, post
 
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 VIEWS = ("engines", "requests", "queue", "embeddings", "usage", "playground", "configuration")
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
+NOTE_SLOWEST_TICK = """() => {
+  let last = performance.now();
+  window.slowestMs = 0;
+  setInterval(() => {
+    const now = performance.now();
+    window.slowestMs = Math.max(window.slowestMs, now - last);
+    last = now;
+  }, 20);
+}"""
 CHAT = {"model": "chat-model", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with installed_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[tuple[SimulatedEngine, SimulatedEngine]]:
-    with (
-        simulated_engine("vllm", "--model", "chat-model") as chat,
-        simulated_engine("tei", "--model", "vectors") as vectors,
-    ):
-        yield chat, vectors
-
-
-@pytest.fixture(scope="module")
-def g(
-    browser: Browser,
-    engines: tuple[SimulatedEngine, SimulatedEngine],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[InProcess]:
-    chat, vectors = engines
-    instances = (
-        InstanceSettings(url=chat.url, name="first"),
-        InstanceSettings(url=vectors.url, name="second/vectors"),
-    )
-    # Even where the API is open to all pages, /admin is not.
-    server = ServerSettings(cors_origins=("*",))
-    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(feed, "PERIOD_S", 0.2)
-        patch.setattr(InProcess, "usage_file", tmp_path_factory.mktemp("usage") / "usage.db")
-        running = stack.enter_context(gateway(*instances, admin_key=Secret("the-admin-key"), server=server))
-        running.until(lambda r: all(e.instance.is_available for e in r.gateway.engines.values()))
-        yield running
 
 
 # Sign in
@@ -181,6 +154,39 @@ def test_what_callers_send_is_shown_as_text(browser: Browser, g: InProcess) -> N
         assert seen.page.title() == "sage inference"
 
 
+def test_a_refused_request_shows_its_reason(browser: Browser, g: InProcess) -> None:
+    with visit(browser, g, "requests") as seen:
+        refused = {**CHAT, "model": "not-served"}
+        httpx.post(f"{g.url}/v1/chat/completions", json=refused, headers={"x-request-id": "turned away"})
+        opener = seen.page.get_by_role("button", name="explain turned away")
+        expect(seen.page.locator("tr", has=opener)).to_contain_text("404 refused")
+        opener.focus()
+        seen.page.keyboard.press("Enter")
+        dialog = seen.page.get_by_role("dialog", name="Request turned away")
+        expect(dialog).to_contain_text('no instance serves model "not-served"')
+        expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+        assert serious_faults(seen.page) == []
+        seen.page.keyboard.press("Enter")
+        expect(opener).to_be_focused()
+
+
+def test_a_flood_of_requests_leaves_the_page_short_and_quick(browser: Browser, g: InProcess) -> None:
+    flood = post("/v1/chat/completions", json.dumps({**CHAT, "max_tokens": 1}).encode())
+    with visit(browser, g, "requests") as seen, contextlib.ExitStack() as stack:
+        seen.page.evaluate(NOTE_SLOWEST_TICK)
+        callers = [stack.enter_context(Caller(g.port)) for _ in range(16)]
+        for _ in range(40):  # as fast as this machine can, and the page gets five documents a second
+            for caller in callers:
+                caller.send(flood)
+            for caller in callers:
+                caller.reply()
+        assert seen.page.evaluate("window.slowestMs") < 3000
+        seen.page.click("#tab-engines")
+        expect(seen.page.locator("#view-engines tbody tr").first).to_be_visible()
+        seen.page.click("#tab-requests")
+        assert 50 <= seen.page.locator("#view-requests tbody tr").count() <= 150
+
+
 # Act
 
 
@@ -268,84 +274,25 @@ def test_the_playground_compares_texts(browser: Browser, g: InProcess) -> None:
         expect(seen.page.locator(".matrix td.h10")).to_have_count(3)
 
 
-# Other pages
-
-
-@pytest.fixture
-def foreign() -> Iterator[str]:
-    """Another user's server on this machine, with a page of its own."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<!doctype html><title>foreign</title>")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-TRY = """async ([url, headers, method, mode, body]) => {
-  try {
-    const answer = await fetch(url, {method, mode, headers, body, credentials: "include"});
-    return [answer.type, answer.status, (await answer.text()).length];
-  } catch (error) { return ["error", 0, 0]; }
-}"""
-
-
-def test_a_foreign_page_reads_nothing_and_changes_nothing(
-    browser: Browser, g: InProcess, foreign: str
-) -> None:
-    with visit(browser, g) as mine, contextlib.closing(Visit(browser)) as other:
-        token = mine.page.evaluate("sessionStorage.getItem('sage-session')")
-        page = other.page
-        page.goto(foreign)
-        before = g.ask(lambda r: (list(r.gateway.engines), r.gateway.scheduler.policy.name))
-        known = {"authorization": f"Bearer {token}"}  # the worst case: it has got hold of a session
-        for headers in ({}, known, ADMIN):
-            for path in ("admin/status", "admin/live", "admin/requests", "admin/decisions/x"):
-                assert read_by(page, f"{g.url}/{path}", headers, "GET", "cors") in ([403], [401], [])
-        code = link_to(g).partition("code=")[2]
-        for method, path, body in (
-            ("POST", "admin/instances/first/drain", None),
-            ("DELETE", "admin/instances/first", None),
-            ("PUT", "admin/policy", '{"policy": "random"}'),
-            ("POST", "admin/reload", None),
-            ("POST", "admin/ui/link", None),
-            ("POST", "ui/session", f'{{"code": "{code}"}}'),
-        ):
-            assert read_by(page, f"{g.url}/{path}", known, method, "cors", body) in ([403], []), path
-        for path in ("admin/instances/first/drain", "admin/reload", "ui/session"):  # as a form sends it
-            page.evaluate(TRY, [f"{g.url}/{path}", {}, "POST", "no-cors", "{}"])
-        page.evaluate(
-            "url => { const f = document.createElement('iframe'); f.src = url; document.body.append(f); }",
-            g.url,
-        )
-        assert g.ask(lambda r: (list(r.gateway.engines), r.gateway.scheduler.policy.name)) == before
-        assert g.ask(lambda r: r.gateway.engines["first"].instance.is_available)
-        framed = page.frames[-1]
-        with contextlib.suppress(Exception):
-            framed.wait_for_load_state(timeout=2000)
-        assert framed.locator("#connection").count() == 0
-        assert (
-            httpx.post(f"{g.url}/ui/session", json={"code": code}).status_code == 201
-        )  # the code is unspent
-
-
-def read_by(
-    page: Page, url: str, headers: dict[str, str], method: str, mode: str, body: str | None = None
-) -> list[int]:
-    """The status that the page could read; empty if the browser or the gateway kept it from the answer."""
-    kind, status, _ = page.evaluate(TRY, [url, headers, method, mode, body])
-    return [] if kind in ("error", "opaque") else [status]
-
-
 # The gateway goes
+
+
+def test_an_open_page_goes_on_after_a_restart(browser: Browser, tmp_path: Path) -> None:
+    command = partial(sage, tmp_path)
+    started = command("start", "--background", "--wait", "gateway", "--port", str(free_port()))
+    assert started.returncode == 0, started.stderr
+    try:
+        with contextlib.closing(Visit(browser)) as seen:
+            seen.page.goto(json.loads(command("ui", "--no-open", "--json").stdout)["url"])
+            seen.page.click("#tab-configuration")
+            process = seen.page.locator("#view-configuration dd").nth(1)
+            expect(process).to_have_text(re.compile(r"\d+"))
+            before = process.inner_text()
+            assert command("restart").returncode == 0
+            expect(process).not_to_have_text(before, timeout=30_000)
+            expect(seen.page.locator("#connection")).to_have_text("running")
+    finally:
+        command("stop", "--force")
 
 
 def test_the_page_reports_that_the_gateway_is_gone_and_comes_back_by_itself(

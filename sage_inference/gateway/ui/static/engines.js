@@ -138,11 +138,11 @@ export class EnginesView {
     const tile = (key, value, note) => { const parts = this.tiles.get(key); text(parts.value, value); text(parts.note, note); };
     const { requests, rates, queue } = state;
     tile("requests", rate(rates.requests_per_s), `${short(requests.total)} since the start`);
-    tile("tokens", short(rates.tokens_per_s), `${short(rates.prompt_tokens_per_s)} prompt tokens a second`);
+    tile("tokens", short(rates.tokens_per_s), `and ${short(rates.prompt_tokens_per_s)} of prompts`);
     tile("running", count(requests.in_flight), `on ${state.instances.filter((each) => each.state === "ready").length} ready engines`);
     tile("waiting", count(queue.requests + queue.held), queue.requests ? `the oldest for ${ms(queue.oldest_ms)}` : "none waits");
     tile("ttft", ms(this.ttft), "streams of the last 10 s");
-    tile("errors", count(requests.errors), `${count(requests.cancelled)} callers left, ${count(requests.retried)} retries`);
+    tile("errors", count(requests.errors), `callers left: ${count(requests.cancelled)}, retries: ${count(requests.retried)}`);
     this.table.show(rowsOf(state));
     for (const chart of this.charts) chart.draw();
     this.showGpus(state.gpus);

@@ -175,7 +175,7 @@ function explanation(attempt, place, attempts) {
   facts.set("priority", priority);
   facts.set("policy", attempt.policy ?? "–");
   facts.set("slo", `first token in ${ms(attempt.slo.ttft_ms)}, then ${ms(attempt.slo.tpot_ms)} a token`);
-  facts.set("tokens", `${attempt.prompt_tokens_estimated ? "about " : ""}${count(attempt.prompt_tokens)} → ${count(attempt.completion_tokens)}, ${count(attempt.cached_tokens)} cached`);
+  facts.set("tokens", `${attempt.prompt_tokens_estimated ? "about " : ""}${count(attempt.prompt_tokens)} → ${count(attempt.completion_tokens)}${attempt.cached_tokens == null ? "" : `, ${count(attempt.cached_tokens)} cached`}`);
   facts.set("outcome", attempt.outcome == null ? "still running" : `${attempt.outcome}${attempt.status ? ` (status ${attempt.status})` : ""}`);
   const title = `${attempts > 1 ? `Attempt ${place + 1} of ${attempts}: ` : ""}${attempt.instance}`;
   return card(title,

@@ -178,6 +178,7 @@ class EmbeddingCall:
         self.alone = alone = service.alone(batch)
         if alone is not None:
             self.request_id, self.route = alone.request_id, alone.route.path
+            self.request.key = alone.request.tenant or alone.request.key
             start, body = engine.starts.get(alone.head) or engine.start_of(alone.head), alone.body
         else:
             self.route = self.merge_queue.route

@@ -80,7 +80,15 @@ function show() {
   badge("requests", state.requests.in_flight, "running");
   badge("queue", state.queue.requests + state.queue.held, "waiting");
   badge("configuration", state.warnings.length, "warnings", "warn");
+  keepInView();
   page.views.get(page.open)?.view.show?.(state);
+}
+
+// On a narrow screen a badge that grows moves the chosen tab out of sight.
+function keepInView() {
+  if (tabs.scrollWidth === page.tabsWidth || !page.open) return;
+  page.tabsWidth = tabs.scrollWidth;
+  page.views.get(page.open).tab.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 // The word behind the number is for those who hear the page.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import hashlib
 import json
@@ -11,6 +12,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -31,6 +33,7 @@ from tests.support.tls import Certificate, TlsCaller, self_signed, trusting
 from tests.support.wire import CHAT, Caller, chat, post
 
 HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+ENDED = (ConnectionError, ssl.SSLError)  # and no time that is up
 MODELS = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -336,9 +339,45 @@ def test_small_records_are_read_until_they_are_too_many(g: InProcess, trust: ssl
         assert held.wait(10)
         caller.send_singly(post(CHAT, chat(pad="x" * 20_000)))
         go.set()
-        with pytest.raises(OSError):
+        with pytest.raises(ENDED):
             caller.tls.recv(1)
     connections(g, 0)
+
+
+def test_updates_of_the_key_are_read_until_they_are_too_many(
+    g: InProcess, trust: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each costs as much as a request, and OpenSSL reads as many as there are in one call."""
+    with TlsCaller(g.port, trust) as caller, TlsCaller(g.port, trust) as other:
+        update_key(caller, 1000)
+        assert caller.send(HEALTH).reply().status == 200
+        for _ in range(3):
+            update_key(caller, 500)
+            assert caller.send(post(CHAT, chat(pad="x" * 300_000))).reply().status == 200
+        with suppress(OSError):
+            update_key(caller, 20_000)
+        with pytest.raises(ENDED):
+            caller.tls.recv(1)
+        assert other.send(HEALTH).reply().status == 200
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def update_key(caller: TlsCaller, times: int) -> None:
+    """Python has no call for that, but OpenSSL has."""
+    maps = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
+    libraries = {line.split()[-1] for line in maps.splitlines() if "/libssl.so.3" in line}
+    if len(libraries) != 1 or not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        pytest.skip("the place of OpenSSL's connection in Python's object is known for CPython 3.11 to 3.13")
+    openssl = ctypes.CDLL(libraries.pop())
+    inner = caller.tls._sslobj  # type: ignore[attr-defined]
+    # After the object's head of two words come the socket and the connection.
+    connection = ctypes.cast(id(inner) + 3 * ctypes.sizeof(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p))[
+        0
+    ]
+    for _ in range(times):
+        assert openssl.SSL_key_update(ctypes.c_void_p(connection), 0) == 1
+        if openssl.SSL_do_handshake(ctypes.c_void_p(connection)) != 1:
+            raise ConnectionError
 
 
 @pytest.mark.parametrize("group", ["ffdhe8192", "ffdhe2048", "P-521", "X448"])

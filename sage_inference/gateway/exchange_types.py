@@ -58,13 +58,13 @@ def exchanges_for(
     ``are_limited``: of keys that have limits. If requests are limited or traced, every route has an entry.
     """
 
-    def made(kind: type[Exchange]) -> type[Exchange]:
+    def made(kind: type[Exchange]) -> Callable[..., Exchange]:
         kind = limited(kind) if are_limited else kind
         return traced(kind) if are_traced else kind
 
-    types = _types(instances)
+    types: Mapping[str, Factory] = _types(instances)
     if are_limited or are_traced:
-        of_all: dict[str, type[Exchange]] = {**dict.fromkeys(ROUTES, Exchange), **types}
+        of_all: dict[str, type[Exchange]] = {**dict.fromkeys(ROUTES, Exchange), **_types(instances)}
         types = {path: made(kind) for path, kind in of_all.items()}
     return _with_embeddings(types, made(EmbeddingExchange), made(RootExchange), embeddings)
 

@@ -13,7 +13,7 @@ from sage_inference.gateway.embeddings.call import EmbeddingCall
 from sage_inference.gateway.embeddings.call_listener import CallListener
 from sage_inference.gateway.embeddings.caller import EmbeddingCaller
 from sage_inference.gateway.relay.attempt import Attempt
-from sage_inference.gateway.tracing.exchange import TracedExchange
+from sage_inference.gateway.tracing.exchange import PassingExchange
 from sage_inference.gateway.tracing.request_trace import WithTrace
 from sage_inference.telemetry.tracing.context import new_span_id
 from sage_inference.telemetry.tracing.record import AttemptSpan, CallSpan, TraceIds
@@ -132,4 +132,4 @@ class TracedCall(EmbeddingCall):
 
 
 def _trace_of(caller: EmbeddingCaller) -> Any:
-    return cast(TracedExchange, caller).trace
+    return cast(PassingExchange, caller).trace

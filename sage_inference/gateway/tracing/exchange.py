@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.engines.connection import EngineConnection
@@ -12,7 +13,7 @@ from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.relay.exchange import Exchange
 from sage_inference.gateway.relay.phase import ENDS, OUTCOMES, Phase
 from sage_inference.gateway.tracing.request_trace import RequestTrace, WithTrace
-from sage_inference.telemetry.tracing.context import new_span_id
+from sage_inference.telemetry.tracing.context import SAMPLED, new_span_id
 from sage_inference.telemetry.tracing.record import RequestSpan
 from sage_inference.wire.isolation import report_of
 from sage_inference.wire.message import ResponseHead
@@ -26,30 +27,31 @@ _MOST_REASONS = 16
 _DONE, _QUEUED = Phase.DONE, Phase.QUEUED
 
 
-class TracedExchange(Exchange):
-    """An exchange whose engines get a trace context. If it is sampled, its record is made when it ends."""
+class PassingExchange(Exchange):
+    """An exchange that is not sampled. Its engines get a trace context, and nothing of it is recorded."""
 
     __slots__ = ("trace",)
 
     trace: RequestTrace
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        gateway = self.gateway
-        assert gateway.tracer is not None
-        self.trace = RequestTrace(gateway.tracer.ids(self.head.trace), gateway.clock())
+    def _send(self, connection: EngineConnection) -> None:
+        super()._send(WithTrace(connection, self.trace.ids, new_span_id()))  # type: ignore[arg-type]
+
+
+class TracedExchange(PassingExchange):
+    """An exchange that is sampled. Its engines get a trace context, and its record is made when it ends."""
+
+    __slots__ = ()
 
     # Its way to an engine
 
     def _connect(self) -> None:
-        if self.trace.ids.is_sampled:
-            self._open()
+        self._open()
         super()._connect()
 
     def _send(self, connection: EngineConnection) -> None:
-        ids = self.trace.ids
-        span_id = self._open() if ids.is_sampled else new_span_id()
-        super()._send(cast(EngineConnection, WithTrace(connection, ids, span_id)))
+        marked = WithTrace(connection, self.trace.ids, self._open())
+        super(PassingExchange, self)._send(marked)  # type: ignore[arg-type]
 
     def _open(self) -> int:
         """The id of the span of the attempt that is made now."""
@@ -98,9 +100,6 @@ class TracedExchange(Exchange):
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         trace = self.trace
-        if not trace.ids.is_sampled:
-            super()._account(left, to, effect)
-            return
         end = bytes(self.last) if to is _DONE and self.last else b""
         placement = self.place if isinstance(self.place, Placement) else None
         was_open = trace.attempt is not None
@@ -166,12 +165,30 @@ class TracedExchange(Exchange):
             record.queued_at, record.queued_until = since, now
 
 
-_made: dict[type[Exchange], type[Exchange]] = {Exchange: TracedExchange}
+_made: dict[type[Exchange], tuple[type[PassingExchange], type[TracedExchange]]] = {
+    Exchange: (PassingExchange, TracedExchange)
+}
 
 
-def traced(base: type[Exchange]) -> type[Exchange]:
-    """The type of exchanges like ``base`` that are traced."""
-    found = _made.get(base)
-    if found is None:
-        found = _made[base] = type(f"Traced{base.__name__}", (TracedExchange, base), {"__slots__": ()})
-    return found
+def traced(base: type[Exchange]) -> Callable[..., Exchange]:
+    """Makes exchanges like ``base``, from the same arguments, that are traced if they are sampled."""
+    if base not in _made:
+        _made[base] = (
+            type(f"Passing{base.__name__}", (PassingExchange, base), {"__slots__": ()}),
+            type(f"Traced{base.__name__}", (TracedExchange, base), {"__slots__": ()}),
+        )
+    passing, sampled = _made[base]
+
+    def make(*arguments: Any) -> Exchange:
+        gateway, head = arguments[-2:]
+        ids = gateway.tracer.ids(head.trace)
+        exchange: PassingExchange
+        if ids.flags & SAMPLED:
+            exchange = sampled(*arguments)
+            exchange.trace = RequestTrace(ids, gateway.clock())
+        else:
+            exchange = passing(*arguments)
+            exchange.trace = RequestTrace(ids)
+        return exchange
+
+    return make

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sage_inference.control_plane.instances.load import Placement
 from sage_inference.telemetry.tracing.context import header_lines, new_span_id
 from sage_inference.telemetry.tracing.record import AttemptSpan, TraceIds
 
 if TYPE_CHECKING:
-    from sage_inference.engines.connection import EngineConnection
     from sage_inference.engines.receiver import Receiver
     from sage_inference.gateway.relay.attempt import Attempt
     from sage_inference.wire.message import Data
 
 
-class RequestTrace:
-    """``queued_at`` is when the last attempt ended, None before. ``error`` is the code of the caller's error."""
+class RequestTrace(msgspec.Struct, gc=False, eq=False):
+    """``queued_at`` is when the last attempt ended, None before. ``error`` is the code of the caller's error.
 
-    __slots__ = ("attempt", "attempts", "began_at", "error", "ids", "queued_at")
+    Of a request that is not sampled only the ids are used. It is a struct because every request has one.
+    """
 
-    def __init__(self, ids: TraceIds, now: float) -> None:
-        self.ids = ids
-        self.began_at = now
-        self.attempt: AttemptSpan | None = None
-        self.attempts: list[AttemptSpan] = []
-        self.error: str | None = None
-        self.queued_at: float | None = None
+    ids: TraceIds
+    began_at: float = 0.0
+    attempt: AttemptSpan | None = None
+    attempts: tuple[AttemptSpan, ...] = ()
+    error: str | None = None
+    queued_at: float | None = None
 
     def open(self, attempt: Attempt, queued_at: float, path: str, *, waited: bool) -> AttemptSpan:
         """The span of ``attempt``. A message that is sent again, because its connection was stale, has the same span."""
@@ -44,21 +45,19 @@ class RequestTrace:
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.ended_at, attempt.placement = now, placement
-            self.attempts.append(attempt)
+            self.attempts += (attempt,)
             self.queued_at = now
 
 
-class WithTrace:
+class WithTrace(msgspec.Struct, gc=False, eq=False):
     """A connection that sends one message with the lines of a trace context in its head."""
 
-    __slots__ = ("_connection", "_ids", "_span_id")
-
-    def __init__(self, connection: EngineConnection, ids: TraceIds, span_id: int) -> None:
-        self._connection = connection
-        self._ids = ids
-        self._span_id = span_id
+    connection: Any  # an ``EngineConnection``
+    ids: TraceIds
+    span_id: int
 
     def send(self, receiver: Receiver, head: bytes, body: Data) -> None:
-        ids = self._ids
-        lines = header_lines(ids.trace_id, self._span_id, ids.flags, ids.state)
-        self._connection.send(receiver, b"%b%b\r\n" % (head[:-2], lines), body)  # type: ignore[arg-type]
+        ids = self.ids
+        state = ids.parent.state if ids.parent is not None else b""
+        lines = header_lines(ids.trace_id, self.span_id, ids.flags, state)
+        self.connection.send(receiver, head[:-2] + lines + b"\r\n", body)

@@ -66,7 +66,7 @@ class RequestSpan(msgspec.Struct, gc=False, eq=False):
     request: SchedulingRequest | None
     tenant: str
     caller_id: str
-    attempts: list[AttemptSpan]
+    attempts: tuple[AttemptSpan, ...]
     served: ExecutionInstance | None = None
     error: str | None = None
     usage: Usage | None = None

@@ -39,7 +39,7 @@ def made(**settings: object) -> Tracer:
 def record(tracer: Tracer) -> RequestSpan:
     now = time.monotonic()
     chat = ROUTES["/v1/chat/completions"]
-    return RequestSpan(tracer.ids(None), chat, now - 1, now, 404, "done", None, "", "id", [])
+    return RequestSpan(tracer.ids(None), chat, now - 1, now, 404, "done", None, "", "id", ())
 
 
 def wait(fact: object, seconds: float = 10) -> None:

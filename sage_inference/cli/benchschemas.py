@@ -90,7 +90,15 @@ RECORD = _object(
     policy_recorded=_FLAG,
     requests=_COUNT,
     closed_loop_requests=_COUNT,
-    figures=_list(_object(name=_TEXT, recorded=_NUMBER, replayed=_NUMBER, error={"type": "number"})),
+    figures=_list(
+        _object(
+            name=_TEXT,
+            recorded=_NUMBER,
+            replayed=_NUMBER,
+            error={"type": "number"},
+            replays=_list(_NUMBER),
+        )
+    ),
     step_times=_object(
         base_ms=_NUMBER,
         sequence_ms=_NUMBER,
@@ -101,6 +109,9 @@ RECORD = _object(
         request_ms=_NUMBER,
         read_ms=_NUMBER,
         write_ms=_NUMBER,
+        within_ms=_NUMBER,
+        ahead=_FLAG,
+        turns=_COUNT,
     ),
     learned=_object(decode=_FLAG, prompts=_FLAG, request=_FLAG, rows=_COUNT),
 )

@@ -9,6 +9,7 @@ from typing import Any
 from sage_inference.replay.compare import Engines
 from sage_inference.replay.fidelity import Compared, Fidelity
 from sage_inference.replay.recording import ReplayWorkload
+from sage_inference.replay.repeats import LATER_MS
 
 
 def lines(workload: ReplayWorkload, engines: Engines) -> Iterator[str]:
@@ -18,6 +19,8 @@ def lines(workload: ReplayWorkload, engines: Engines) -> Iterator[str]:
         return
     yield _error_line(error, recording.policy is not None)
     yield _times_line(engines)
+    if error.figures and len(error.figures[0].replays) > 1:
+        yield _replays_line(error)
     if learned_own := len(engines.learned.own):
         own = "times of their own" if engines.recording is not None else "not used with --instances"
         yield f"{learned_own} engines do not all serve the same models: {own}"
@@ -45,6 +48,7 @@ def document(workload: ReplayWorkload, engines: Engines) -> dict[str, Any] | Non
                 "recorded": each.recorded,
                 "replayed": each.replayed,
                 "error": each.error,
+                "replays": list(each.replays),
             }
             for each in error.figures
         ],
@@ -66,13 +70,30 @@ def _error_line(error: Fidelity, is_known: bool) -> str:
     return f"recorded and replayed ({policy}): {figures}"
 
 
-def _figure(each: Compared) -> str:
-    if each.is_share:
-        return f"{each.name} {100 * each.recorded:.1f} and {100 * each.replayed:.1f} % ({100 * each.error:+.1f} points)"
-    recorded, replayed = (
-        f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in (each.recorded, each.replayed)
+def _replays_line(error: Fidelity) -> str:
+    """A record is one of many runs that might have been, and so is a replay."""
+    count = len(error.figures[0].replays)
+    spreads = ", ".join(
+        f"{each.name} {_number(each, each.replays[0])} to {_number(each, each.replays[-1])} {_unit(each)}"
+        for each in error.figures
     )
-    return f"{each.name} {recorded} and {replayed} ms ({100 * each.error:+.0f} %)"
+    return f"{count} replays, whose arrivals differ by up to {LATER_MS:g} ms: {spreads}; their medians count"
+
+
+def _figure(each: Compared) -> str:
+    recorded, replayed = _number(each, each.recorded), _number(each, each.replayed)
+    off = f"{100 * each.error:+.1f} points" if each.is_share else f"{100 * each.error:+.0f} %"
+    return f"{each.name} {recorded} and {replayed} {_unit(each)} ({off})"
+
+
+def _number(each: Compared, value: float) -> str:
+    if each.is_share:
+        return f"{100 * value:.1f}"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _unit(each: Compared) -> str:
+    return "%" if each.is_share else "ms"
 
 
 def _times_line(engines: Engines) -> str:
@@ -88,6 +109,8 @@ def _times_line(engines: Engines) -> str:
         f"{1000 * times.prompt_ms:.1f} ms for 1,000 prompt tokens" + ("" if learned.prompts else " (usual)"),
         f"{times.request_ms:.0f} ms a request",
     ]
+    if times.ahead:
+        parts.append("steps planned one ahead")
     if times.read_ms:
         parts.append(f"front end {times.read_ms:.1f} ms a request and {1000 * times.write_ms:.0f} us a token")
     return f"step times learned from {learned.rows:,} times of answers: {', '.join(parts)}"

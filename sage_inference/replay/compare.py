@@ -12,7 +12,8 @@ from sage_inference.replay.jobs import Outcome
 from sage_inference.replay.learning import NOTHING, Learned
 from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.recording import Recording, ReplayWorkload
-from sage_inference.replay.report import ReplaySummary, summarize
+from sage_inference.replay.repeats import repeats, varied
+from sage_inference.replay.report import ReplaySummary, summarize, usual
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import ReplaySlo
 from sage_inference.replay.tuning import tuned
@@ -48,7 +49,7 @@ def engines_for(
     """Engines like the recorded ones; usual ones for a trace.
 
     ``instances`` replaces their number. Unless ``learns``, they have the usual step times. ``on_trial`` gets the number
-    of each replay that they are fitted with.
+    of each trial that they are fitted with.
     """
     recording = workload.recording
     if recording is None:
@@ -67,34 +68,39 @@ def compare(
     slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None] = lambda policy, done, of: None,
 ) -> dict[str, ReplaySummary]:
-    """A summary for each policy. All policies aim at ``slo``.
+    """A summary for each policy. All policies aim at ``slo``. A short record is replayed several times.
 
     ``on_progress`` gets the policy, the number of requests that have ended, and the number of all requests.
     """
     return {
-        policy: summarize(_play(workload, policy, engines, slo, on_progress), slo)
+        policy: usual(_summaries(workload, policy, engines, slo, on_progress))
         for policy in dict.fromkeys(policies)
     }
 
 
-def _play(
+def _summaries(
     workload: ReplayWorkload,
     policy: str,
     engines: Engines,
     slo: ReplaySlo,
     on_progress: Callable[[str, int, int], None],
-) -> list[Outcome]:
-    fleet = _fleet(workload, engines)
-    ended = 0
+) -> list[ReplaySummary]:
+    replays = repeats(len(workload.jobs)) if workload.recording is not None else 1
+    ended, requests = 0, replays * len(workload.jobs)
 
     def count(outcome: Outcome) -> None:
         nonlocal ended
         ended += 1
         if ended % OFTEN == 0:
-            on_progress(policy, ended, len(workload.jobs))
+            on_progress(policy, ended, requests)
 
-    on_progress(policy, 0, len(workload.jobs))
-    return Run(policy_named(policy, fleet.clock), fleet, count, slo).play(workload.jobs)
+    on_progress(policy, 0, requests)
+    found = []
+    for number in range(replays):
+        fleet = _fleet(workload, engines)
+        run = Run(policy_named(policy, fleet.clock), fleet, count, slo)
+        found.append(summarize(run.play(varied(workload.jobs, number)), slo))
+    return found
 
 
 def _fleet(workload: ReplayWorkload, engines: Engines) -> ModelledFleet:

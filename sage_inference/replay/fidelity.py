@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
+from statistics import fmean, median
 
 from sage_inference.control_plane.policies import policy_named
 from sage_inference.replay.fleet import recorded_fleet
@@ -12,6 +13,7 @@ from sage_inference.replay.jobs import Job, Outcome
 from sage_inference.replay.learning import Learned
 from sage_inference.replay.llm_engine import EngineLimits
 from sage_inference.replay.recording import Recording
+from sage_inference.replay.repeats import repeats, varied
 from sage_inference.replay.report import percentile
 from sage_inference.replay.run import Run
 from sage_inference.replay.slo import ReplaySlo
@@ -21,11 +23,18 @@ STREAMED = 0.5  # of the answers, at least: then their first tokens are compared
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One figure, in milliseconds or as a share: as recorded, and as replayed."""
+    """One figure, in milliseconds or as a share: as recorded, and as replayed.
+
+    ``replays`` are those of all replays in order, and ``replayed`` is their median.
+    """
 
     name: str
     recorded: float
-    replayed: float
+    replays: tuple[float, ...]
+
+    @property
+    def replayed(self) -> float:
+        return median(self.replays)
 
     @property
     def is_share(self) -> bool:
@@ -54,7 +63,8 @@ class Fidelity:
 
     @property
     def distance(self) -> float:
-        return sum(each.distance for each in self.figures)
+        """The mean of the figures' distances."""
+        return fmean(each.distance for each in self.figures) if self.figures else 0.0
 
 
 def fidelity(
@@ -64,43 +74,52 @@ def fidelity(
     slo: ReplaySlo,
     learned: Learned,
     limits: EngineLimits,
+    replays: int | None = None,
 ) -> Fidelity:
     """Replay ``jobs``, the first of the record's, under the recorded policy; otherwise under ``policy``."""
     name = recording.policy or policy
-    fleet = recorded_fleet(recording, limits, learned)
-    outcomes = Run(policy_named(name, fleet.clock), fleet, slo=slo).play(jobs)
-    recorded = recording.outcomes[: len(jobs)]
-    return Fidelity(name, len(jobs), _figures(recorded, outcomes, slo))
+
+    def replayed(number: int) -> list[Outcome]:
+        fleet = recorded_fleet(recording, limits, learned)
+        return Run(policy_named(name, fleet.clock), fleet, slo=slo).play(varied(jobs, number))
+
+    outcomes = [replayed(number) for number in range(replays or repeats(len(jobs)))]
+    return Fidelity(name, len(jobs), _figures(recording.outcomes[: len(jobs)], outcomes, slo))
 
 
 def _figures(
-    recorded: Sequence[Outcome], replayed: Sequence[Outcome], slo: ReplaySlo
+    recorded: Sequence[Outcome], replays: Sequence[Sequence[Outcome]], slo: ReplaySlo
 ) -> tuple[Compared, ...]:
     if not any(outcome.end_ms is not None for outcome in recorded):
         return ()
     streamed = [outcome for outcome in recorded if outcome.job.streams and outcome.first_ms is not None]
     if len(streamed) < STREAMED * len(recorded):
-        both = [[o.e2e_ms for o in side if o.e2e_ms is not None] for side in (recorded, replayed)]
-        return _percentiles("E2E", both, (0.5, 0.99))
-    sides = [streamed, [outcome for outcome in replayed if outcome.job.streams]]
+        wholes = [[o.e2e_ms for o in side if o.e2e_ms is not None] for side in (recorded, *replays)]
+        return _percentiles("E2E", wholes, (0.5, 0.99))
+    sides = [streamed, *([outcome for outcome in side if outcome.job.streams] for side in replays)]
     firsts = [[o.ttft_ms for o in side if o.ttft_ms is not None] for side in sides]
     tokens = [[o.tpot_ms for o in side if o.tpot_ms is not None] for side in sides]
     kept = [sum(map(slo.kept, side)) / max(1, len(side)) for side in sides]
     return (
         *_percentiles("TTFT", firsts, (0.5, 0.99)),
         *_percentiles("TPOT", tokens, (0.5,)),
-        Compared("goodput", kept[0], kept[1]),
+        _compared("goodput", kept),
     )
 
 
-def _percentiles(name: str, both: Sequence[Sequence[float]], parts: Sequence[float]) -> tuple[Compared, ...]:
-    ordered = [sorted(values) for values in both]
+def _percentiles(name: str, sides: Sequence[Sequence[float]], parts: Sequence[float]) -> tuple[Compared, ...]:
+    ordered = [sorted(values) for values in sides]
     if not all(ordered):
         return ()
     return tuple(
-        Compared(f"{name} p{100 * part:.0f}", *(percentile(values, part) or 0.0 for values in ordered))
+        _compared(f"{name} p{100 * part:.0f}", [percentile(values, part) or 0.0 for values in ordered])
         for part in parts
     )
+
+
+def _compared(name: str, sides: Sequence[float]) -> Compared:
+    """A figure of the record, and of its replays."""
+    return Compared(name, sides[0], tuple(sorted(sides[1:])))
 
 
 def limits_of(recording: Recording, block_tokens: int) -> EngineLimits:

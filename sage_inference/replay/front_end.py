@@ -1,37 +1,36 @@
-"""The engine's process in front of its GPU: it reads requests side by side while it writes the tokens of others."""
+"""The engine's process in front of its GPU: it reads requests in the time that writing the tokens of others leaves."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
 
 from sage_inference.replay.events import Events, MovableEvent
 from sage_inference.simulator.timing import StepTimes
 
 LEAST_LEFT = 0.02  # of its time is left for reading, however many tokens it writes
-# The work of reading differs by up to a quarter, evenly spread. Without that, requests of one moment are all read in one
-# moment, and their prompts stay together in one step for ever.
-SPREAD = 0.5
-_EVEN = 0.618034  # multiples of this, without their whole parts, fill the numbers from 0 to 1 evenly
 
 
 class FrontEnd:
-    """Shares the time that writing leaves equally among the requests that are being read.
+    """Reads requests in turns, in the time that writing leaves. After each turn a request waits for all others.
 
-    vLLM's is one Python process. With many streams it has hardly time for anything but their tokens. Requests that come
-    then reach the GPU late, and together. Therefore callers that wait for their answers come back in waves.
+    vLLM's is one Python process. Its event loop writes tokens, and one thread beside it renders and tokenizes prompts. The
+    loop takes the interpreter's lock back before the thread has woken up. So with many streams there is hardly time for
+    anything but their tokens. Requests that come then reach the GPU late, and together. Therefore callers that wait for
+    their answers come back in waves.
     """
 
     def __init__(self, events: Events, times: StepTimes) -> None:
         self._events = events
         self._times = times
-        self._alarm = MovableEvent(events, self._was_read)
-        # A heap, by the work that a request will have got when it is read.
-        self._reading: list[tuple[float, int, Callable[[], None]]] = []
-        self._begun = 0
-        self._work = 0.0  # that a request would have got if it had been there from the start
+        self._alarm = MovableEvent(events, self._end_turn)
+        self._turn_ms = times.read_ms / times.turns
+        self._reading: deque[tuple[int, Callable[[], None]]] = deque()  # with the turns that they need
+        self._missing = 0.0  # work in this turn of the first of them
         self._left = 1.0
         self._at = 0.0
+        self._burst_ms = 0.0  # to write the tokens of a step
+        self._written = 0.0
 
     def read(self, then: Callable[[], None]) -> None:
         """Read a request, and call ``then`` when the engine has it."""
@@ -44,33 +43,45 @@ class FrontEnd:
         """From now on each step of so many milliseconds has so many tokens to write."""
         if self._times.write_ms:
             self._follow()
-            self._left = max(LEAST_LEFT, 1.0 - tokens * self._times.write_ms / step_ms)
+            self._burst_ms = tokens * self._times.write_ms
+            self._left = max(LEAST_LEFT, 1.0 - self._burst_ms / step_ms)
             self._set_alarm()
+
+    def deliver(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when the tokens of the step that ends now are written: those of new sequences are the last."""
+        if not self._times.write_ms:
+            then()
+            return
+        self._written = max(self._written, self._events.now + self._burst_ms)
+        self._events.at(self._written, then)
 
     def _begin(self, then: Callable[[], None]) -> None:
         if not self._times.read_ms:
             then()
             return
         self._follow()
-        self._begun += 1
-        work = self._times.read_ms * (1.0 + SPREAD * (self._begun * _EVEN % 1.0 - 0.5))
-        heappush(self._reading, (self._work + work, self._begun, then))
+        if not self._reading:
+            self._missing = self._turn_ms
+        self._reading.append((self._times.turns, then))
         self._set_alarm()
 
     def _follow(self) -> None:
-        """Add the work that was done since the last time."""
+        """Subtract the work that was done since the last time."""
         now = self._events.now
         if self._reading:
-            self._work += (now - self._at) * self._left / len(self._reading)
+            self._missing -= (now - self._at) * self._left
         self._at = now
 
     def _set_alarm(self) -> None:
         if self._reading:
-            missing = max(0.0, self._reading[0][0] - self._work)
-            self._alarm.set(self._events.now + missing * len(self._reading) / self._left)
+            self._alarm.set(self._events.now + max(0.0, self._missing) / self._left)
 
-    def _was_read(self) -> None:
+    def _end_turn(self) -> None:
         self._follow()
-        _, _, then = heappop(self._reading)
+        turns, then = self._reading.popleft()
+        if turns > 1:
+            self._reading.append((turns - 1, then))
+        self._missing = self._turn_ms
         self._set_alarm()
-        then()
+        if turns == 1:
+            then()

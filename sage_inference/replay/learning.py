@@ -16,6 +16,7 @@ from sage_inference.replay.step_rows import (
     REQUEST,
     REQUEST_UNIT_MS,
     SEQUENCE,
+    WITHIN,
     rows_of,
 )
 from sage_inference.simulator.timing import USUAL, StepTimes
@@ -47,7 +48,14 @@ class Learned:
         own, all_ = self.own.get(engine), self.times
         if own is None:
             return all_
-        return replace(own, request_ms=all_.request_ms, read_ms=all_.read_ms, write_ms=all_.write_ms)
+        return replace(
+            own,
+            request_ms=all_.request_ms,
+            read_ms=all_.read_ms,
+            write_ms=all_.write_ms,
+            ahead=all_.ahead,
+            turns=all_.turns,
+        )
 
 
 NOTHING = Learned(USUAL, False, False, False, 0)
@@ -95,16 +103,13 @@ def _credible(rows: Sequence[Row]) -> list[Row]:
 def _fitted(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """The multiples of the usual terms, and how far the rows decide decoding, prompts, and the constant."""
     groups = NormalEquations(3)
-    groups.add(
-        ((row[BASE] + row[SEQUENCE] + row[CONTEXT], row[PROMPT] + row[ATTENTION], row[REQUEST]), took)
-        for row, took in rows
-    )
+    groups.add(((sum(row[:PROMPT]), sum(row[PROMPT:REQUEST]), row[REQUEST]), took) for row, took in rows)
     weak = STRENGTH / 20
     decode, prompts, request = groups.solve((1.0, 1.0, 0.0), weak, (LEAST, LEAST, 0.0))
-    terms = NormalEquations(6)
+    terms = NormalEquations(REQUEST + 1)
     terms.add(rows)
-    guesses = (decode, decode, decode, prompts, prompts, request)
-    return terms.solve(guesses, STRENGTH, (*[LEAST] * 5, 0.0)), groups.known(weak)
+    guesses = (*[decode] * PROMPT, *[prompts] * (REQUEST - PROMPT), request)
+    return terms.solve(guesses, STRENGTH, (*[LEAST] * REQUEST, 0.0)), groups.known(weak)
 
 
 def _sum(row: Sequence[float], found: Sequence[float]) -> float:
@@ -119,6 +124,7 @@ def _times(found: Sequence[float], prompts: bool) -> StepTimes:
         context_ms=found[CONTEXT] * USUAL.context_ms,
         prompt_ms=found[PROMPT] * USUAL.prompt_ms,
         attention_ms=found[ATTENTION] * USUAL.attention_ms,
+        within_ms=found[WITHIN] * USUAL.within_ms,
         hidden_ms=0.0 if prompts else USUAL.hidden_ms,
         request_ms=found[REQUEST] * REQUEST_UNIT_MS,
     )

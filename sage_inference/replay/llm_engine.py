@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from typing import Protocol
 
 from sage_inference.replay.events import Events, MovableEvent
@@ -62,6 +62,7 @@ class ModelledSequence:
         "output",
         "produced",
         "prompt",
+        "ready",
         "shared",
         "target",
     )
@@ -78,6 +79,7 @@ class ModelledSequence:
         self.produced = 0  # tokens; not updated while it decodes
         self.entry = 0  # number of its heap entry while it decodes, otherwise 0
         self.finish_step = 0
+        self.ready = 0  # the first step that it can be planned for
 
     @property
     def length(self) -> int:
@@ -121,6 +123,7 @@ class LLMEngine:
         self._step = 0
         # The steps under way: number, start, duration of the first, and the increase of each next one.
         self._steps = 0
+        self._ending = False  # while listeners are notified, which may submit at once
         self._began = self._began_at = 0.0
         self._first_ms = self._longer_ms = 0.0
         self._chunks: list[tuple[ModelledSequence, int]] = []
@@ -142,8 +145,15 @@ class LLMEngine:
         if not self._steps:
             self._begin()
             self.turned()
-        elif self._steps > 1:
-            self._shorten()
+            return
+        if self._ending:
+            generation.ready = self._step + self._times.ahead + 1
+            return
+        taken = self._steps_until_plan()
+        generation.ready = self._step + taken + 1
+        if taken < self._steps:
+            self._steps = taken
+            self._alarm.set(self._pace.when(self._began + self._span(taken)))
 
     def set_speed(self, speed: float) -> None:
         self._pace.change(self._events.now, speed)
@@ -170,24 +180,29 @@ class LLMEngine:
         if not self._chunks and not self.reports_steps:
             self._longer_ms = self._times.context_ms * self._decoding
             until_full = (self.cache.tokens - self.cache.used) // self._decoding
-            self._steps = max(1, min(self._next_finish() - self._step, until_full))
+            until_ready = self.waiting[0].ready - self._step - 1 if self.waiting else 0
+            most = min(self._next_finish() - self._step, until_full)
+            self._steps = max(1, min(most, until_ready) if until_ready > 0 else most)
         self._front_end.writes(self._decoding, self._first_ms)
         self._began = self._pace.work(self._events.now)
         self._began_at = self._events.now
         self._alarm.set(self._pace.when(self._began + self._span(self._steps)))
 
-    def _shorten(self) -> None:
-        """End the planned steps with the current one, because a sequence has arrived."""
-        elapsed = self._pace.work(self._events.now) - self._began
-        half = self._first_ms - self._longer_ms / 2
-        steps = ceil((sqrt(half * half + 2 * self._longer_ms * elapsed) - half) / self._longer_ms - 1e-9)
-        steps = max(1, steps)
-        if steps < self._steps:
-            self._steps = steps
-            self._alarm.set(self._pace.when(self._began + self._span(steps)))
+    def _steps_until_plan(self) -> int:
+        """The number of the steps under way that do not take in a sequence that arrives now.
+
+        They end with the current one, or with the one after it if that was planned as the current one began.
+        """
+        steps = 1
+        if self._steps > 1:
+            elapsed = self._pace.work(self._events.now) - self._began
+            half = self._first_ms - self._longer_ms / 2
+            steps = ceil((sqrt(half * half + 2 * self._longer_ms * elapsed) - half) / self._longer_ms - 1e-9)
+        return max(1, steps) + self._times.ahead
 
     def _end(self) -> None:
         """Account for the planned steps, and plan the next ones."""
+        self._ending = True
         self._step += self._steps
         tokens = self._steps * self._decoding
         self._context += tokens
@@ -202,6 +217,7 @@ class LLMEngine:
         for one, new in self._chunks:
             self._computed(one, new)
         self.cache.trim()
+        self._ending = False
         self._begin()
         if not self._steps:
             self.turned()
@@ -230,15 +246,17 @@ class LLMEngine:
             if new > 0:
                 chunks.append((one, new))
                 budget -= new
-        while admit and budget > 0 and self.waiting and self._admit(self.waiting[0]):
+        # A plan of an engine that has nothing else to do is not made ahead.
+        planned = self._step + 1 if self.running else inf
+        while admit and budget > 0 and self.waiting and self._admit(self.waiting[0], planned):
             one = self.waiting.popleft()
             new = min(one.target - one.computed, budget)
             chunks.append((one, new))
             budget -= new
         return chunks
 
-    def _admit(self, one: ModelledSequence) -> bool:
-        if len(self.running) >= self.limits.max_num_seqs:
+    def _admit(self, one: ModelledSequence, step: float) -> bool:
+        if one.ready > step or len(self.running) >= self.limits.max_num_seqs:
             return False
         size = self.limits.block_tokens
         # The last token is always computed, because its output is the next token.
@@ -285,7 +303,7 @@ class LLMEngine:
         one.entry = self._entries
         one.finish_step = self._step + one.output - one.produced
         if one.produced == 1:
-            one.listener.first_token(one.cached)
+            self._front_end.deliver(lambda: one.listener.first_token(one.cached))
         if one.produced == one.output:
             self._end_of(one)
         else:
@@ -293,7 +311,7 @@ class LLMEngine:
 
     def _end_of(self, one: ModelledSequence) -> None:
         self._remove(one)
-        one.listener.finished()
+        self._front_end.deliver(one.listener.finished)
 
     # Memory
 
@@ -313,6 +331,7 @@ class LLMEngine:
             self._prefilling.remove(one)
         self._remove(one)
         one.target = one.prompt + one.produced
+        one.ready = 0
         self.waiting.appendleft(one)
         self.preemptions += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from statistics import median, median_low
 
 from sage_inference.replay.jobs import Outcome
 from sage_inference.replay.slo import ReplaySlo
@@ -39,6 +40,26 @@ class ReplaySummary:
     e2e_ms: Percentiles
     goodput: float
     hit_ratio: float
+
+
+def usual(summaries: Sequence[ReplaySummary]) -> ReplaySummary:
+    """The median of each figure of several replays."""
+    return ReplaySummary(
+        requests=summaries[0].requests,
+        finished=median_low(each.finished for each in summaries),
+        refused=median_low(each.refused for each in summaries),
+        ttft_ms=_usual([each.ttft_ms for each in summaries]),
+        tpot_ms=_usual([each.tpot_ms for each in summaries]),
+        e2e_ms=_usual([each.e2e_ms for each in summaries]),
+        goodput=median(each.goodput for each in summaries),
+        hit_ratio=median(each.hit_ratio for each in summaries),
+    )
+
+
+def _usual(found: Sequence[Percentiles]) -> Percentiles:
+    columns = ((each.p50, each.p90, each.p99) for each in found)
+    known = ([value for value in column if value is not None] for column in zip(*columns, strict=True))
+    return Percentiles(*(median(column) if column else None for column in known))
 
 
 def summarize(outcomes: Sequence[Outcome], slo: ReplaySlo) -> ReplaySummary:

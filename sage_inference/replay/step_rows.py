@@ -13,12 +13,15 @@ from sage_inference.replay.least_squares import Row
 from sage_inference.replay.recording import Sent
 from sage_inference.simulator.timing import USUAL
 
-BASE, SEQUENCE, CONTEXT, PROMPT, ATTENTION, REQUEST = range(6)
+BASE, SEQUENCE, CONTEXT, PROMPT, ATTENTION, WITHIN, REQUEST = range(7)
 REQUEST_UNIT_MS = 10.0
 SAME_STEP_MS = 3.0  # first bytes of one step come within this
 STEP_TOKENS = 8192  # prompt tokens in a step, at the most
 MOST_PER_MS = 20.0  # tokens of a sequence; a count beyond that is wrong
 FEWEST_TOKENS = 4  # of an answer whose tokens are worth a row
+
+
+PromptWork = tuple[float, float, float]
 
 
 class _Integral:
@@ -61,15 +64,15 @@ class _EngineWork:
             (begin, end, each.prompt + min(each.output, MOST_PER_MS * (end - begin)) / 2)
             for each, (begin, end) in zip(attempts, spans, strict=True)
         )
-        prompts = sorted((_began(each), each.computed, attention(each)) for each in attempts)
-        self._began = [at for at, _, _ in prompts]
-        self._tokens = list(accumulate((tokens for _, tokens, _ in prompts), initial=0))
-        self._attention = list(accumulate((pairs for _, _, pairs in prompts), initial=0.0))
+        prompts = sorted((_began(each), *prompt_work(each)) for each in attempts)
+        self._began = [at for at, *_ in prompts]
+        self._work = [list(accumulate(each, initial=0.0)) for each in list(zip(*prompts, strict=True))[1:]]
 
-    def prompts(self, begin: float, end: float) -> tuple[float, float]:
-        """The prompt tokens whose answers began after ``begin`` and until ``end``, and their pairs of tokens."""
+    def prompts(self, begin: float, end: float) -> PromptWork:
+        """The work on prompts whose answers began after ``begin`` and until ``end``."""
         first, last = bisect_right(self._began, begin), bisect_right(self._began, end)
-        return self._tokens[last] - self._tokens[first], self._attention[last] - self._attention[first]
+        tokens, before, within = (each[last] - each[first] for each in self._work)
+        return tokens, before, within
 
 
 def rows_of(attempts: Sequence[Sent]) -> list[Row]:
@@ -87,9 +90,11 @@ def rows_of(attempts: Sequence[Sent]) -> list[Row]:
     return rows
 
 
-def attention(each: Sent) -> float:
-    """Pairs of a computed prompt token and one before it."""
-    return each.computed * (each.prompt - each.computed / 2)
+def prompt_work(each: Sent) -> PromptWork:
+    """The computed prompt tokens, their pairs with tokens of earlier steps, and their pairs within a step."""
+    steps, rest = divmod(each.computed, STEP_TOKENS)
+    within = (steps * STEP_TOKENS**2 + rest**2) / 2
+    return each.computed, each.computed * (each.prompt - each.computed / 2) - within, within
 
 
 def _began(each: Sent) -> float:
@@ -98,7 +103,7 @@ def _began(each: Sent) -> float:
 
 
 def _row(
-    steps: float, sequences: float, context: float, prompts: tuple[float, float], requests: int, took: float
+    steps: float, sequences: float, context: float, prompts: PromptWork, requests: int, took: float
 ) -> Row:
     return (
         steps * USUAL.base_ms,
@@ -106,6 +111,7 @@ def _row(
         steps * context * USUAL.context_ms,
         prompts[0] * USUAL.prompt_ms,
         prompts[1] * USUAL.attention_ms,
+        prompts[2] * USUAL.within_ms,
         requests * REQUEST_UNIT_MS,
     ), took
 
@@ -123,10 +129,11 @@ def _whole(each: Sent, work: _EngineWork) -> Iterable[Row]:
     """The time of an answer in one piece, its own prompt included."""
     begin, end = each.sent_ms, each.end_ms
     if end > begin:
-        tokens, pairs = work.prompts(begin, end)
-        prompts = tokens + each.computed, pairs + attention(each)
+        tokens, before, within = (
+            sum(both) for both in zip(work.prompts(begin, end), prompt_work(each), strict=True)
+        )
         sequences, context = work.sequences.mean(begin, end), work.context.mean(begin, end)
-        yield _row(each.output + 0.5, sequences, context, prompts, 1, end - begin)
+        yield _row(each.output + 0.5, sequences, context, (tokens, before, within), 1, end - begin)
 
 
 def _undisturbed(attempts: Sequence[Sent], work: _EngineWork) -> Iterable[Row]:
@@ -143,5 +150,5 @@ def _undisturbed(attempts: Sequence[Sent], work: _EngineWork) -> Iterable[Row]:
             steps = (0.5 if beside else 0.0) + max(1.0, each.computed / STEP_TOKENS)
             context = work.context.height(each.sent_ms) + each.prompt
             took = first - each.sent_ms
-            yield _row(steps, beside + 1, context, (each.computed, attention(each)), 1, took)
+            yield _row(steps, beside + 1, context, prompt_work(each), 1, took)
         done = max(done, each.end_ms if first is None else first)

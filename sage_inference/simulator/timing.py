@@ -15,11 +15,14 @@ class StepTimes:
     """Milliseconds of each term. The defaults are those of an H100 with a 7B-like decoder.
 
     A step takes ``base_ms``, ``sequence_ms`` for each sequence, ``context_ms`` for each token that they attend to,
-    ``prompt_ms`` for each prompt token that it computes and ``attention_ms`` for each pair of a new token and one before
-    it. ``hidden_ms`` of the prompt tokens' time is hidden behind the rest of the step.
+    ``prompt_ms`` for each prompt token that it computes, ``attention_ms`` for each pair of a new token and one of an
+    earlier step, and ``within_ms`` for each pair of two new tokens. The pairs of one step take longer, because kernels
+    also compute a part of those that the causal mask leaves out. ``hidden_ms`` of the prompt tokens' time is hidden
+    behind the rest of the step.
 
     The others are the times of the process in front of the GPU: ``request_ms`` passes for each request beside all other
-    work, ``read_ms`` is the work of reading one, and ``write_ms`` that of writing a token.
+    work, ``read_ms`` is the work of reading one, done in ``turns``, and ``write_ms`` that of writing a token. With
+    ``ahead`` a step is planned when the one before it begins, as vLLM's asynchronous scheduling does.
     """
 
     base_ms: float = 7.0
@@ -31,6 +34,9 @@ class StepTimes:
     request_ms: float = 0.0
     read_ms: float = 0.0
     write_ms: float = 0.0
+    within_ms: float = 1.0e-6
+    ahead: bool = False
+    turns: int = 1
 
     def step_ms(self, sequences: int, context_tokens: int, chunks: Iterable[tuple[int, int]] = ()) -> float:
         """Milliseconds of one step with ``sequences``, which have ``context_tokens`` in all.
@@ -41,8 +47,8 @@ class StepTimes:
         attention = 0.0
         for new, before in chunks:
             new_tokens += new
-            attention += new * (before + new / 2)
-        prompts = max(0.0, self.prompt_ms * new_tokens - self.hidden_ms) + self.attention_ms * attention
+            attention += new * (self.attention_ms * before + self.within_ms * new / 2)
+        prompts = max(0.0, self.prompt_ms * new_tokens - self.hidden_ms) + attention
         return self.base_ms + self.sequence_ms * sequences + self.context_ms * context_tokens + prompts
 
 

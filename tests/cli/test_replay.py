@@ -89,7 +89,8 @@ def test_of_a_record_the_error_comes_first(tmp_path: Path) -> None:
     assert lines[0].startswith("recorded and replayed (hybrid): TTFT p50 ")
     assert "goodput 100.0 and 100.0 %" in lines[0]
     assert lines[1].startswith("step times learned from ")
-    assert lines[2].startswith("closed loop: 44 requests come after")
+    assert lines[2].startswith("5 replays, whose arrivals differ by up to 0.5 ms: TTFT p50 ")
+    assert lines[3].startswith("closed loop: 44 requests come after")
     found = json.loads(
         sage(tmp_path, "replay", str(file), "--json", "--usual-times", "--instances", "2").stdout
     )

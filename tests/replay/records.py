@@ -16,8 +16,8 @@ from sage_inference.replay.run import Run
 from sage_inference.replay.workload import read_workload
 from sage_inference.simulator.timing import StepTimes
 
-# About an H200's, and a request takes a while outside of steps.
-FAST = StepTimes(4.7, 0.01, 1.4e-5, 0.022, 0.8e-6, hidden_ms=0.0, request_ms=18.0)
+# About an H200's with vLLM, and a request takes a while outside of steps.
+FAST = StepTimes(4.7, 0.01, 1.4e-5, 0.022, 0.8e-6, hidden_ms=0.0, request_ms=18.0, ahead=True)
 
 
 def played(

@@ -30,8 +30,10 @@ def errors(engines: Engines) -> dict[str, float]:
     return {each.name: each.error for each in engines.error.figures}
 
 
-SLOW = replace(FAST, base_ms=19.0, sequence_ms=0.05, context_ms=6e-5, prompt_ms=0.11, request_ms=40.0)
-QUICK = replace(FAST, base_ms=2.1, prompt_ms=0.004, attention_ms=1e-7, request_ms=3.0)
+SLOW = replace(
+    FAST, base_ms=19.0, sequence_ms=0.05, context_ms=6e-5, prompt_ms=0.11, request_ms=40.0, ahead=False
+)
+QUICK = replace(FAST, base_ms=2.1, prompt_ms=0.004, attention_ms=1e-7, request_ms=3.0, ahead=False)
 
 
 @pytest.mark.parametrize("times", [FAST, SLOW, QUICK, USUAL], ids=["h200", "slow", "quick", "usual"])
@@ -44,19 +46,19 @@ def test_the_times_of_an_engine_are_found_again(tmp_path: Path, times: StepTimes
     assert found.step_ms(30, 30_000) == pytest.approx(times.step_ms(30, 30_000), rel=0.15)
     alone = [each.step_ms(1, 0, [(2000, 0)]) + each.request_ms for each in (found, times)]
     assert alone[0] == pytest.approx(alone[1], rel=0.15)
+    assert found.ahead == times.ahead
     assert all(abs(error) < 0.15 for error in errors(engines).values())
 
 
-@pytest.mark.parametrize("name", ["h200-open-loop", "h200-closed-loop"])
+@pytest.mark.parametrize("name", ["h200-open-loop", "h200-two-engines", "h200-closed-loop"])
 def test_a_replay_of_real_vllm_is_near_the_record(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded before vLLM 0.25.1 on an H200, with a model of 7B parameters. No time of a step is given by hand."""
-    for trials, fewer in (("PARTS", (0.5,)), ("READ_MS", (0.5, 1.0)), ("WRITE_MS", (0.06, 0.07))):
-        monkeypatch.setattr(tuning, trials, fewer)  # the rest is only the time that this test may take
+    monkeypatch.setattr(tuning, "FACTORS", (1.2,))  # the rest is only the time that this test may take
     closed = "closed" in name
     workload = read_workload(H200 / f"{name}.jsonl.gz", closed=closed or None)
     assert (sum(job.follows is not None for job in workload.jobs) > 300) == closed
     found = learned_from(workload)
-    assert found.learned.times.base_ms == pytest.approx(4.7, rel=0.1)
+    assert found.learned.times.base_ms == pytest.approx(4.7, rel=0.15)  # two machines
     bound = 0.25 if closed else 0.15  # the figures of waves differ by as much between two runs
     assert all(abs(error) < bound for error in errors(found).values()), errors(found)
 

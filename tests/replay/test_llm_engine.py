@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sage_inference.replay.events import Events
 from sage_inference.replay.llm_engine import EngineLimits, LLMEngine, ModelledSequence
-from sage_inference.simulator.timing import llm_step_ms
+from sage_inference.simulator.timing import USUAL, StepTimes, llm_step_ms
 
 
 @dataclass
@@ -46,9 +46,11 @@ def finish(events: Events) -> None:
 Arrival = tuple[float, int, int, list[int]]
 
 
-def serve(arrivals: list[Arrival], limits: EngineLimits) -> tuple[LLMEngine, list[Stream]]:
+def serve(
+    arrivals: list[Arrival], limits: EngineLimits, times: StepTimes = USUAL
+) -> tuple[LLMEngine, list[Stream]]:
     events = Events()
-    engine = LLMEngine(events, limits)
+    engine = LLMEngine(events, limits, times)
     streams = [Stream(events) for _ in arrivals]
     for (at, prompt, output, blocks), stream in zip(arrivals, streams, strict=True):
         one = ModelledSequence(prompt, output, blocks, stream)
@@ -97,6 +99,26 @@ def test_whoever_comes_joins_at_the_end_of_the_step_under_way() -> None:
     assert first.end is not None
 
 
+def test_an_engine_that_plans_ahead_takes_in_a_sequence_a_step_later() -> None:
+    arrivals: list[Arrival] = [(0.0, 100, 500, []), (1000.0, 100, 9, []), (1001.0, 100, 1, [])]
+    _, [_, second, third] = serve(arrivals, EngineLimits(), replace(USUAL, ahead=True))
+    now = llm_step_ms(1, 0, [(100, 0)])
+    context = 101
+    while now < 1000.0:
+        now += llm_step_ms(1, context)
+        context += 1
+    now += llm_step_ms(1, context)  # planned before it came
+    assert second.first == pytest.approx(now + llm_step_ms(3, context + 1, [(100, 0)] * 2))
+    assert third.first == second.first
+
+
+def test_an_engine_with_nothing_else_to_do_begins_at_once() -> None:
+    ahead = replace(USUAL, ahead=True)
+    for at in (50.0, 700.0):
+        _, streams = serve([(0.0, 100, 1, []), (at, 200, 3, [])], EngineLimits(), ahead)
+        assert streams[1].first == pytest.approx(at + llm_step_ms(1, 0, [(200, 0)]))
+
+
 def test_an_engine_that_tells_its_steps_tells_the_gap_before_each_token() -> None:
     events = Events()
     engine = LLMEngine(events)
@@ -137,15 +159,17 @@ def test_what_can_never_fit_is_refused() -> None:
             engine.submit(ModelledSequence(900, 101, [], Stream(Events())))
 
 
-def one_step_at_a_time(arrivals: list[Arrival], limits: EngineLimits) -> list[tuple[float, float]]:
+def one_step_at_a_time(
+    arrivals: list[Arrival], limits: EngineLimits, ahead: bool
+) -> list[tuple[float, float]]:
     """The same engine without sharing, memory limit or shortcuts: a loop over steps."""
     waiting = sorted(range(len(arrivals)), key=lambda n: arrivals[n][0])
     running: list[list[int]] = []  # number, computed, produced
     times = [[0.0, 0.0] for _ in arrivals]
-    now = 0.0
+    now = planned = 0.0
     while waiting or running:
         if not running:
-            now = max(now, arrivals[waiting[0]][0])
+            now = planned = max(now, arrivals[waiting[0]][0])
         budget = limits.max_num_batched_tokens
         budget -= sum(1 for n, computed, _ in running if computed == arrivals[n][1])
         chunks = []
@@ -154,13 +178,18 @@ def one_step_at_a_time(arrivals: list[Arrival], limits: EngineLimits) -> list[tu
             if new > 0:
                 chunks.append((one, new))
                 budget -= new
-        while waiting and arrivals[waiting[0]][0] <= now and budget and len(running) < limits.max_num_seqs:
+        if not ahead:
+            planned = now
+        while (
+            waiting and arrivals[waiting[0]][0] <= planned and budget and len(running) < limits.max_num_seqs
+        ):
             one = [waiting.pop(0), 0, 0]
             running.append(one)
             new = min(arrivals[one[0]][1], budget)
             chunks.append((one, new))
             budget -= new
         context = sum(computed + produced for _, computed, produced in running)
+        planned = now
         now += llm_step_ms(len(running), context, [(new, one[1]) for one, new in chunks])
         for one in running:
             if one[2]:
@@ -186,13 +215,13 @@ loads: st.SearchStrategy[list[Arrival]] = st.lists(
 
 
 @settings(deadline=None)
-@given(loads, st.sampled_from([3, 256]), st.sampled_from([300, 8192]))
+@given(loads, st.sampled_from([3, 256]), st.sampled_from([300, 8192]), st.booleans())
 def test_many_steps_in_one_go_end_when_they_would_one_by_one(
-    arrivals: list[Arrival], sequences: int, batched: int
+    arrivals: list[Arrival], sequences: int, batched: int, ahead: bool
 ) -> None:
     limits = EngineLimits(max_num_seqs=sequences, max_num_batched_tokens=batched)
-    _, streams = serve(arrivals, limits)
-    expected = one_step_at_a_time(arrivals, limits)
+    _, streams = serve(arrivals, limits, replace(USUAL, ahead=ahead))
+    expected = one_step_at_a_time(arrivals, limits, ahead)
     found = [(s.first or 0.0, s.end or 0.0) for s in streams]
     assert list(chain(*found)) == pytest.approx(list(chain(*expected)), abs=1e-6)
 

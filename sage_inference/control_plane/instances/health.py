@@ -14,6 +14,7 @@ STEADY_S = 60.0  # an instance that is ejected again sooner than this after its 
 PROOF_S = (1.0, 4.0)  # the time of good probes that prove it, at first and at the most; doubled each time
 REPEAT_S = 0.5  # after a failed probe until the next, which shows soon whether the engine hangs
 DRAINED_S = 10.0  # after this long an answer may come from the restarted engine
+_INSTANT_S = 0.001  # a shorter rest of a proof ends it; added to a large time it may even be nothing
 
 
 class Health:
@@ -65,7 +66,7 @@ class Health:
         if self._well_since is None:
             self._well_since = now
         left = self._proof_s - (now - self._well_since)
-        if self.state is EngineState.EJECTED and left > 0:
+        if self.state is EngineState.EJECTED and left > _INSTANT_S:
             self._next_probe = now + min(left, self._shortest)
             return
         self._restore(now)

@@ -192,6 +192,24 @@ def test_the_next_probe_is_never_past_nor_over_six_seconds_away(events: list[tup
             assert health.state is EJECTED
 
 
+def test_a_proof_ends_however_its_times_are_rounded() -> None:
+    """The rest of this one is too little to change the time of the next probe."""
+    health, now = healthy(), 0.0
+    for event, later in [
+        ("probe_failed", 0.0),
+        ("probe_ok", 1e-16),
+        ("refused", 1e-16),
+        ("probe_ok", 0.0),
+        ("refused", 0.916623648951033),
+    ]:
+        now += later
+        tell(health, event, now)
+    for _ in range(20):
+        now = health.next_probe_at(now)
+        health.probe_ok(now)
+    assert health.state is READY
+
+
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 30)), max_size=60))
 def test_whatever_came_before_good_probes_restore_it_within_fifteen_seconds(
     events: list[tuple[str, float]],

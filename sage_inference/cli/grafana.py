@@ -28,7 +28,7 @@ def grafana(
     config: ConfigFile = None,
     no_color: NoColor = False,
 ) -> None:
-    """Print a dashboard for Grafana, and what Prometheus needs for it.
+    """Print a dashboard for Grafana, and rules for Prometheus.
 
     Import the dashboard in Grafana under Dashboards, New, Import. It shows requests, waits, speed, engines, embeddings
     and GPUs. The address in scrape is that of the configuration.

@@ -33,7 +33,7 @@ class InferenceGroup(LazyGroup):
         "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin to curl.", _LOOK),
         "replay": Lazy(f"{_HERE}.replay", "Show what policies would do with recorded traffic.", _LOOK),
         "doctor": Lazy(f"{_HERE}.doctor", "Check this machine and the gateway's setup.", _SET),
-        "grafana": Lazy(f"{_HERE}.grafana", "Print a dashboard for Grafana, and alert rules.", _SET),
+        "grafana": Lazy(f"{_HERE}.grafana", "Print a dashboard for Grafana, and rules for Prometheus.", _SET),
         "unit": Lazy(f"{_HERE}.unit", "Print a systemd user unit that runs the gateway.", _SET),
         "service": Lazy(f"{_HERE}.service.group", "Run the gateway as a service of systemd.", _SET),
         "keys": Lazy(f"{_HERE}.keys.group", "Make keys for callers, and take them back.", _SET),

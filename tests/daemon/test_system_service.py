@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,11 @@ from tests.support.gateway import free_port
 from tests.support.tls import Authority
 from tests.support.user_manager import SystemManager, missing, system_manager
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no system manager: {missing()}")
+HIDDEN = any(Path(sys.prefix).is_relative_to(folder) for folder in ("/tmp", "/var/tmp"))  # noqa: S108
+pytestmark = [
+    pytest.mark.skipif(missing() is not None, reason=f"no system manager: {missing()}"),
+    pytest.mark.skipif(HIDDEN, reason="the service has a /tmp of its own, so it cannot run a program there"),
+]
 OF_SERVICE = {"SAGE_INFERENCE_HOME": str(SYSTEM_HOME)}
 UNIT = f"/etc/systemd/system/{NAME}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,11 @@ from sage_inference.config.check import check_reach
 from sage_inference.config.document import plain
 from sage_inference.config.edit import change
 from sage_inference.config.errors import ConfigError
+from sage_inference.config.key_hash import ID_DIGITS, hash_of, id_of
 from sage_inference.config.load import parse
 from sage_inference.config.secrets import SecretError
 from sage_inference.config.settings import NAMELESS, ApiKeySettings
 
-ID_DIGITS = 8  # of the hash: the id of a key among others of its name
 _ID = re.compile(rf"[0-9a-f]{{{ID_DIGITS}}}")
 _NAME = re.compile(r"[A-Za-z0-9@_][A-Za-z0-9@_.+-]{0,63}")
 _KEY_BYTES = 32
@@ -41,15 +40,6 @@ class KeyEntry:
 def new_key() -> str:
     """A key that nobody can guess."""
     return f"sk-sage-{secrets.token_urlsafe(_KEY_BYTES)}"
-
-
-def hash_of(key: str) -> str:
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def id_of(key_hash: str) -> str:
-    """The id of a key by its hash, as ``hash_of`` returns it."""
-    return key_hash.partition(":")[2][:ID_DIGITS].lower()
 
 
 def check_key_name(name: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from sage_inference.config.address import canonical_host, is_address, is_loopback
+from sage_inference.config.key_hash import digest_in, id_of_digest, key_digest
 from sage_inference.config.settings import ApiKeySettings, Settings
 from sage_inference.gateway.errors import ApiError, loop_detected, no_admin_key, wrong_admin_key
 from sage_inference.gateway.relay.heads import KEYS
@@ -19,7 +19,6 @@ OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 _CACHE = 1024
 
 
-_ID_DIGITS = 8  # as ``config.key_entries`` shows them
 SESSION_PATH = "/ui/session"  # opens and closes the sessions in which the page calls /admin
 
 
@@ -57,8 +56,8 @@ class Guard:
         self._origins = frozenset(origins - {"*"})
         self._known_hosts: set[bytes] = set()
         self._keys = {_digest_of(key): name for name, key in tenants(settings.api_keys)}
-        self._admin_key = _digest(settings.admin_key.reveal()) if settings.admin_key else None
-        self._admin_token = _digest(admin_token) if admin_token else None
+        self._admin_key = key_digest(settings.admin_key.reveal()) if settings.admin_key else None
+        self._admin_token = key_digest(admin_token) if admin_token else None
 
     @property
     def has_keys(self) -> bool:
@@ -75,7 +74,7 @@ class Guard:
 
     def key_ids(self) -> list[tuple[str, str]]:
         """Each key as the begin of its digest, and its name."""
-        return [(digest.hex()[:_ID_DIGITS], name) for digest, name in self._keys.items()]
+        return [(id_of_digest(known), name) for known, name in self._keys.items()]
 
     def lacks_keys_of(self, other: Guard) -> bool:
         """Whether a key of ``other`` is not valid any more."""
@@ -114,7 +113,7 @@ class Guard:
     def _owner(self, shown: tuple[bytes, ...]) -> str:
         """The name of the first right key. A wrong key beside it, such as a proxy's, is ignored."""
         for key in shown:
-            digest = _digest(key)
+            digest = key_digest(key)
             if digest in self._keys:
                 return self._keys[digest]
             if self._admin_key and _same(digest, self._admin_key):
@@ -136,11 +135,11 @@ class Guard:
 
     def is_admin(self, key: bytes) -> bool:
         """True for ``admin_key``, the run's token, and the token of a session."""
-        return self.is_key_of_admin(key) or self._is_session(_digest(key))
+        return self.is_key_of_admin(key) or self._is_session(key_digest(key))
 
     def is_key_of_admin(self, key: bytes) -> bool:
         """True for ``admin_key`` and the run's token."""
-        return self._opens_admin(_digest(key))
+        return self._opens_admin(key_digest(key))
 
     def _opens_admin(self, digest: bytes) -> bool:
         return any(_same(digest, known) for known in (self._admin_key, self._admin_token) if known)
@@ -151,7 +150,7 @@ class Guard:
         return found and (key is None or self._opens_admin(key))
 
     def _shows_session(self, shown: Sequence[bytes]) -> bool:
-        return any(self._is_session(_digest(each)) for each in shown)
+        return any(self._is_session(key_digest(each)) for each in shown)
 
     def _is_own(self, origin: bytes, host: bytes | None) -> bool:
         """Whether the page that calls came from this gateway, under the name by which it calls."""
@@ -220,16 +219,11 @@ def _same(one: bytes, other: bytes) -> bool:
     return hmac.compare_digest(one, other)
 
 
-def _digest(key: str | bytes) -> bytes:
-    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
-
-
 def _digest_of(key: ApiKeySettings) -> bytes:
-    """The digest of a configured key. A plain hash is enough for long random keys: nobody can try them all."""
     if key.key_hash is not None:
-        return bytes.fromhex(key.key_hash.partition(":")[2])
+        return digest_in(key.key_hash)
     assert key.key is not None  # checked with the configuration
-    return _digest(key.key.reveal())
+    return key_digest(key.key.reveal())
 
 
 def _unauthorized(shown: bool) -> ApiError:

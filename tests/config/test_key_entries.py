@@ -10,11 +10,10 @@ from sage_inference.config.errors import ConfigError
 from sage_inference.config.key_entries import (
     add_entry,
     entries_of,
-    hash_of,
-    id_of,
     new_key,
     remove_entries,
 )
+from sage_inference.config.key_hash import hash_of, id_of
 from sage_inference.config.load import load, parse
 from sage_inference.config.settings import KeyLimitSettings
 

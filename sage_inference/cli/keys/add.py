@@ -60,7 +60,7 @@ def add(
       sage inference keys add batch --model 'qwen*' --priority low
       (umask 077; sage inference keys add ada > ada.key)
     """
-    from sage_inference.config import key_entries
+    from sage_inference.config import key_entries, key_hash
     from sage_inference.config.paths import Paths
 
     values = _values(limit or [], model or [], priority)
@@ -72,10 +72,10 @@ def add(
     paths = Paths.resolve(as_path(file))
     path = paths.config_file
     key = key_entries.new_key()
-    digest = key_entries.hash_of(key)
-    is_first = key_entries.add_entry(path, name, digest, values, again=again)
+    hashed = key_hash.hash_of(key)
+    is_first = key_entries.add_entry(path, name, hashed, values, again=again)
     outcome = applied(paths, path)
-    key_id = key_entries.id_of(digest)
+    key_id = key_hash.id_of(hashed)
     is_known = outcome.has(key_id)
     if as_json:
         found = {"name": name, "id": key_id, "key": key, "config_path": str(path), "applied": is_known}

@@ -62,6 +62,11 @@ class UsageMeter:
         if int(now // HOUR_S) != self._hour or not 0 <= now - self._written_at < WRITES_S:
             await self.write()
 
+    async def by_key(self, day: int) -> dict[str, tuple[int, int]]:
+        """The requests and the tokens of each key on a day since 1970, in UTC, until now. Raises ``UsageError``."""
+        await self.write()
+        return await asyncio.to_thread(_by_key, self.path, day)
+
     async def write(self) -> None:
         """Write all that has ended until now. Never raises: a failure is logged once, and the rows wait."""
         async with self._writing:
@@ -152,6 +157,12 @@ def _add(path: Path, rows: list[Row]) -> Path | None:
     from sage_inference.usage.store import UsageStore
 
     return UsageStore(path).add(rows)
+
+
+def _by_key(path: Path, day: int) -> dict[str, tuple[int, int]]:
+    from sage_inference.usage.store import UsageStore
+
+    return UsageStore(path).by_key(day)
 
 
 def _forget(path: Path, before: int) -> None:

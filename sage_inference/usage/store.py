@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sage_inference.usage.columns import MEASURES, Labels, Row, UsageError
 
@@ -57,32 +58,27 @@ class UsageStore:
 
     def rows(self, since: int, until: int) -> list[Row]:
         """The rows of the hours from ``since`` up to and without ``until``. Raises ``UsageError``."""
-        if self._is_empty():
-            return []
         columns = ", ".join((*Labels._fields, *MEASURES))
-        try:
-            with self._open() as store:
-                found = store.execute(
-                    f"SELECT {columns} FROM usage WHERE hour >= ? AND hour < ? ORDER BY hour", (since, until)
-                ).fetchall()
-        except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from None
+        found = self._select(columns, since, until, "ORDER BY hour")
         return [(Labels(*row[: len(Labels._fields)]), tuple(row[len(Labels._fields) :])) for row in found]
 
     def by_key(self, day: int) -> dict[str, tuple[int, int]]:
         """The requests and the tokens of each key on a day since 1970, in UTC. Raises ``UsageError``."""
-        if self._is_empty():
-            return {}
         begin = day * _DAY_H
+        found = self._select(f"key, SUM(requests), SUM({_TOKENS})", begin, begin + _DAY_H, "GROUP BY key")
+        return {key: (requests, tokens) for key, requests, tokens in found}
+
+    def _select(self, columns: str, since: int, until: int, then: str) -> list[tuple[Any, ...]]:
+        """The rows of the hours from ``since`` up to and without ``until``; none where nothing was ever stored."""
+        if self._is_empty():
+            return []
         try:
             with self._open() as store:
-                found = store.execute(
-                    f"SELECT key, SUM(requests), SUM({_TOKENS}) FROM usage WHERE hour >= ? AND hour < ? GROUP BY key",
-                    (begin, begin + _DAY_H),
+                return store.execute(
+                    f"SELECT {columns} FROM usage WHERE hour >= ? AND hour < ? {then}", (since, until)
                 ).fetchall()
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from None
-        return {key: (requests, tokens) for key, requests, tokens in found}
 
     def forget(self, before: int) -> None:
         """Delete the hours before ``before``. Raises ``UsageError``."""

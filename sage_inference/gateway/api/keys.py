@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -31,18 +29,10 @@ async def _today(meter: UsageMeter | None) -> dict[str, tuple[int, int]] | None:
     """The requests and tokens of each key; None without a record of usage."""
     if meter is None or not meter.days:
         return None
-    await meter.write()
     try:
-        return await asyncio.to_thread(_by_key, meter.path, int(time.time() // DAY_S))
+        return await meter.by_key(int(time.time() // DAY_S))
     except UsageError:
         return None
-
-
-def _by_key(path: Path, day: int) -> dict[str, tuple[int, int]]:
-    # On this thread, because the import of SQLite would hold up the event loop.
-    from sage_inference.usage.store import UsageStore
-
-    return UsageStore(path).by_key(day)
 
 
 def _document(

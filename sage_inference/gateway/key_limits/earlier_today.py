@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from pathlib import Path
 
 from sage_inference.gateway.key_limits.budgets import KeyBudgets
 from sage_inference.telemetry.usage_meter import UsageMeter
@@ -20,20 +18,13 @@ async def count_earlier_today(budgets: KeyBudgets, meter: UsageMeter | None) -> 
         return
     counted = {budget.name: budget.tokens_today() for budget in new}
     day = new[0].today.day
-    await meter.write()  # from here on the record has what was counted until now, too
     try:
-        used = await asyncio.to_thread(_tokens_of, meter.path, day)
+        used = await meter.by_key(day)  # with what was counted until now
     except Exception as error:
         reason = error if isinstance(error, UsageError) else repr(error)
         log.warning("tokens that keys used earlier today do not count: %s", reason)
         return
     for budget in new:
         if budget.today.day == day:
-            budget.today.tokens += max(0, used.get(budget.name, 0) - counted[budget.name])
-
-
-def _tokens_of(path: Path, day: int) -> dict[str, int]:
-    # On this thread, because the import of SQLite would hold up the event loop.
-    from sage_inference.usage.store import UsageStore
-
-    return {name: tokens for name, (_, tokens) in UsageStore(path).by_key(day).items()}
+            _, tokens = used.get(budget.name, (0, 0))
+            budget.today.tokens += max(0, tokens - counted[budget.name])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sage_inference.control_plane.instances.load import Placement
-from sage_inference.telemetry.decisions.document import predicted_first_byte_ms
+from sage_inference.telemetry.decisions.document import predicted
 from sage_inference.telemetry.exposition import Histogram
 
 A_SECOND = 32  # attempts; one costs some 30 us
@@ -38,8 +38,8 @@ class Predictions:
             self._compare(attempt)
 
     def _compare(self, attempt: Placement) -> None:
-        predicted = predicted_first_byte_ms(attempt)
-        if attempt.answered_at is None or not predicted:
+        _, predicted_ms = predicted(attempt)
+        if attempt.answered_at is None or not predicted_ms:
             return
         name = attempt.instance.instance_id
         found = self.ratios.get(name)
@@ -47,4 +47,4 @@ class Predictions:
             if len(self.ratios) >= MOST_INSTANCES:
                 return
             found = self.ratios[name] = Histogram(_RATIOS)
-        found.observe((attempt.answered_at - attempt.pushed_at) * 1000 / predicted)
+        found.observe((attempt.answered_at - attempt.pushed_at) * 1000 / predicted_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from sage_inference.control_plane.cost import (
@@ -18,6 +19,8 @@ from sage_inference.control_plane.instances.prefill_decode import leg_of, origin
 from sage_inference.control_plane.slo import slo_of
 from sage_inference.types import ExecutionInstance, SchedulingRequest
 
+Candidate = dict[str, Any]
+
 
 def document(attempt: Placement, epoch: float, policy: str | None = None) -> dict[str, Any]:
     """All facts of an attempt, in JSON's types; None for a fact that is not known.
@@ -30,9 +33,7 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
     request, usage = original_of(attempt.request), attempt.usage
     told = usage is not None and usage.prompt_tokens > 0
     candidates = _candidates(attempt)
-    chosen = next((each for each in candidates if each["chosen"]), None)
-    prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3) if chosen is not None else None
-    first_ms = chosen["first_byte_ms"] if chosen is not None else None
+    chosen = _chosen(candidates)
     return {
         "request_id": request.request_id,
         "caller_request_id": request.caller_request_id or None,
@@ -56,8 +57,8 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
         "reason": attempt.decision.reason,
         "candidates": candidates,
         "in_one_piece": in_one_piece(attempt.request),
-        "predicted_prompt_ms": prompt_ms,
-        "predicted_first_byte_ms": _first_byte_ms(attempt, first_ms, prompt_ms),
+        "predicted_prompt_ms": _prompt_ms(chosen),
+        "predicted_first_byte_ms": _first_byte_ms(attempt, chosen),
         "first_byte_ms": _ms(attempt.pushed_at, attempt.answered_at),
         "duration_ms": _ms(attempt.pushed_at, attempt.ended_at),
         "outcome": outcome_of(attempt),
@@ -69,12 +70,6 @@ def document(attempt: Placement, epoch: float, policy: str | None = None) -> dic
         "blocks": list(request.prompt_blocks),
         "block_tokens": round(request.block_tokens, 3),
     }
-
-
-def predicted_first_byte_ms(attempt: Placement) -> float | None:
-    """The time to the first byte of a stream that the decision expected. None where it is not known."""
-    chosen = next((each for each in _candidates(attempt) if each["chosen"]), None)
-    return chosen["first_byte_ms"] if chosen is not None and not in_one_piece(attempt.request) else None
 
 
 def _engine(instance: ExecutionInstance) -> dict[str, Any]:
@@ -101,12 +96,24 @@ def _slo(request: SchedulingRequest) -> dict[str, Any]:
     }
 
 
-def _first_byte_ms(attempt: Placement, first_ms: float | None, prompt_ms: float | None) -> float | None:
+def _chosen(candidates: Iterable[Candidate]) -> Candidate | None:
+    return next((each for each in candidates if each["chosen"]), None)
+
+
+def _prompt_ms(chosen: Candidate | None) -> float | None:
+    return None if chosen is None else round(chosen["backlog_ms"] + chosen["prompt_ms"], 3)
+
+
+def _first_byte_ms(attempt: Placement, chosen: Candidate | None) -> float | None:
     """The prediction. A stream's first byte comes after the prefill. Text in one piece comes when all tokens are made.
 
     None where it is not known how many these are, or what one takes.
     """
-    if prompt_ms is None or not in_one_piece(attempt.request):
+    prompt_ms = _prompt_ms(chosen)
+    if chosen is None or prompt_ms is None:
+        return None
+    if not in_one_piece(attempt.request):
+        first_ms: float = chosen["first_byte_ms"]
         return first_ms
     usage = attempt.usage
     if usage is None or not usage.completion_tokens or not attempt.answers or not attempt.token_ms:
@@ -156,11 +163,8 @@ def _candidate(attempt: Placement, seen: Seen, pace: float) -> dict[str, Any]:
 
 def predicted(attempt: Placement) -> tuple[float | None, float | None]:
     """The predicted cost of the chosen instance, and the time to the first byte of the answer, in milliseconds."""
-    chosen = next((each for each in _candidates(attempt) if each["chosen"]), None)
-    if chosen is None:
-        return None, None
-    prompt_ms = round(chosen["backlog_ms"] + chosen["prompt_ms"], 3)
-    return chosen["cost_ms"], _first_byte_ms(attempt, chosen["first_byte_ms"], prompt_ms)
+    chosen = _chosen(_candidates(attempt))
+    return (None if chosen is None else chosen["cost_ms"]), _first_byte_ms(attempt, chosen)
 
 
 def explain_line(attempt: Placement) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 _IN_TEXT = "\n\t\u200c\u200d\u200e\u200f"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HARMLESS = ("Zs", "Cn", "Co")  # spaces, unassigned letters, letters of private use
 
 
@@ -15,6 +18,11 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def without_colours(text: str) -> str:
+    """``text`` without the codes that colour it on a terminal."""
+    return _COLOUR.sub("", text)
 
 
 def visible_text(text: str) -> str:

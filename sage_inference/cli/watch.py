@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import select
 import shutil
 import signal
@@ -18,10 +17,10 @@ import typer
 
 from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand
+from sage_inference.visible import without_colours
 
 EVERY_S = 2.0
 _LEAST_S, _MOST_S = 0.1, 86400.0
-_STYLES = re.compile(r"\x1b\[[0-9;]*m")
 _END_OF_LINE, _END_OF_SCREEN, _CLEAR = "\x1b[K", "\x1b[J", "\x1b[H\x1b[2J"
 
 Frame = Callable[[int | None], list[str]]
@@ -87,7 +86,7 @@ def _redraw(frame: Frame, every_s: float, colour: bool | None, wait: Callable[[f
         lines = [*frame(max(now.columns - 1, 1)), typer.style("q or Ctrl-C ends", dim=True)]
         lines = _that_fit(lines, now.lines - 1)
         if colour is False:
-            lines = [_STYLES.sub("", line) for line in lines]
+            lines = [without_colours(line) for line in lines]
         # A terminal that was resized has wrapped what stood there, so its lines cannot be counted.
         start = _CLEAR if size.columns and now != size else f"\x1b[{height}A\r" if height else ""
         # One write, and no clearing before it: a terminal shows no state between two frames.

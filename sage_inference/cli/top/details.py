@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -12,15 +11,13 @@ from sage_inference.cli.numbers import count, duration
 from sage_inference.cli.top.grid import Line, Styled
 from sage_inference.cli.top.rows import Row
 from sage_inference.cli.top.tables import outcome, outcome_style
-from sage_inference.visible import visible
+from sage_inference.visible import visible, without_colours
 
 if TYPE_CHECKING:
     from sage_inference.cli.top.seen import Picture
     from sage_inference.cli.top.view import TopView
 
 _NARROWEST = 10  # a text is wrapped to no less
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Fact = tuple[str, Any, str]
 
@@ -51,7 +48,7 @@ def _decision(found: list[Row] | str | None, width: int) -> list[Line]:
         return [[], *([Styled(piece, "yellow")] for piece in _wrapped(visible(found), width))]
     from sage_inference.cli.explain import explanation
 
-    texts = [_COLOURS.sub("", text) for text in explanation(found, width)]
+    texts = [without_colours(text) for text in explanation(found, width)]
     return [[], *([Styled(piece)] for text in texts for piece in _wrapped(text, width))]
 
 

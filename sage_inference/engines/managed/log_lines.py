@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+from sage_inference.visible import without_colours
+
 # vLLM: ``(EngineCore pid=12) ERROR 11-30 17:08:15 [core.py:133] text``; its API server leaves both out in a traceback.
 _VLLM = re.compile(
     r"(?:\((?P<process>[A-Za-z_][\w-]*)[^)]*\) ?)?"
@@ -64,7 +65,7 @@ def parts_of(lines: Iterable[str]) -> Iterator[LogLine]:
     """The lines with their prefixes taken off. Progress that is separated by ``\\r`` is several lines."""
     for line in lines:
         for part in line.rstrip("\n").split("\r"):
-            yield part_of(_COLOUR.sub("", part[:_LONGEST_PART]))
+            yield part_of(without_colours(part[:_LONGEST_PART]))
 
 
 def part_of(line: str) -> LogLine:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sage_inference.engines.managed.activity import IDLE_CPU, cpu_seconds
 from sage_inference.engines.managed.download import Download
+from sage_inference.visible import without_colours
 
 
 class StartPhase(StrEnum):
@@ -113,7 +114,6 @@ _SIGNS = (
 _KV_CACHE = re.compile(r"KV cache size: (?P<tokens>[\d,]+) tokens")
 # A core that hangs makes vLLM print this each minute.
 _NO_SIGN_OF_LIFE = re.compile(r"No available shared memory broadcast block found")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_AT_FILES_S = 1.0
 _LOOK_AT_CPU_S = 5.0
 _LONGEST_PART = 3000
@@ -138,7 +138,7 @@ class StartProgress:
     def line(self, text: str) -> None:
         """Take a line of the log. Parts of it that are separated by ``\\r`` count in their order."""
         for part in text.split("\r"):
-            self._part(_COLOUR.sub("", part[:_LONGEST_PART]).strip())
+            self._part(without_colours(part[:_LONGEST_PART]).strip())
 
     def _part(self, text: str) -> None:
         if not text or _NO_SIGN_OF_LIFE.search(text):

@@ -1,4 +1,4 @@
-"""What the bench of viewers concludes from its figures, and a short run of it."""
+"""The conclusions of the bench of viewers, and a short run of it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def fetched(
 
 
 def heard(page: Page, kind: str, url: str) -> str:
-    """What an EventSource, a WebSocket or an element of the page got from ``url``; "error" if nothing."""
+    """Whether an EventSource, a WebSocket or an element of the page reached ``url``: "opened", "loaded" or an event's data; otherwise "error"."""
     found: str = page.evaluate(_HEARD, [kind, url])
     return found
 

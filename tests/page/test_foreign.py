@@ -1,4 +1,4 @@
-"""What other pages in the same browser can do to the gateway: nothing."""
+"""Other pages in the same browser can neither read nor change the gateway."""
 
 from __future__ import annotations
 

@@ -2,66 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from tests.bench.figures import summary
-from tests.bench.load.connection import BROKEN, Connection, Result, connect, mark, request
+from tests.bench.load.connection import Result, connect, request
+from tests.bench.load.repeating import Repeating, measured
 from tests.bench.mock.orders import Orders
 
-_WARM_UP_S = 1.0
 
-
-class _Caller(Connection):
-    def __init__(self, asked: bytes) -> None:
-        super().__init__()
-        self._asked = asked
-        self._first_ns = 0
-        self._stopped = False
-        self.failures = 0
-        self.reset()
-
+class _Caller(Repeating):
     def reset(self) -> None:
         self.took_ns: list[float] = []
         self.first_ns: list[float] = []
 
     def begin(self) -> None:
         self._first_ns = 0
-        self.send(self._asked)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self.transport.abort()
+        super().begin()
 
     def on_body(self, body: bytes) -> None:
         self._first_ns = self._first_ns or self.now_ns
 
-    def ended(self, status: int) -> None:
-        if self._stopped:
-            return
-        if status == 200:
-            self.took_ns.append(self.now_ns - self.sent_ns)
-            self.first_ns.append(self._first_ns - self.sent_ns)
-        else:
-            self.failures += 1
-        if status != BROKEN and not self.transport.is_closing():
-            self.begin()
+    def answered(self) -> None:
+        self.took_ns.append(self.now_ns - self.sent_ns)
+        self.first_ns.append(self._first_ns - self.sent_ns)
 
 
 async def run(url: str, model: str, callers: int, chunks: int, gap_us: int, seconds: float) -> Result:
     """``took`` is the time from the request to the end of its stream, ``first`` that to its first chunk."""
     asked = request(url, "/v1/chat/completions", Orders(chunks=chunks, gap_us=gap_us).body(model))
     opened = [await connect(url, lambda: _Caller(asked)) for _ in range(callers)]
-    for caller in opened:
-        caller.begin()
-    await asyncio.sleep(_WARM_UP_S)
-    for caller in opened:
-        caller.reset()
-    mark()
-    began = time.monotonic()
-    await asyncio.sleep(seconds)
-    took = time.monotonic() - began
-    mark()
+    took = await measured(opened, seconds)
     took_ns = [each for caller in opened for each in caller.took_ns]
     first_ns = [each for caller in opened for each in caller.first_ns]
     for caller in opened:

@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from tests.bench.figures import summary
-from tests.bench.load.connection import BROKEN, Connection, Result, connect, mark, request
+from tests.bench.load.connection import Result, connect, request
+from tests.bench.load.repeating import Repeating, measured
 from tests.bench.mock.frames import STAMP
 from tests.bench.mock.orders import Orders
 
-_WARM_UP_S = 1.0
 
-
-class _Stream(Connection):
-    """Counts the chunks of stream after stream, until told to stop."""
-
-    def __init__(self, asked: bytes) -> None:
-        super().__init__()
-        self._asked = asked
-        self._stopped = False
-        self.failures = 0
-        self.reset()
+class _Stream(Repeating):
+    """Counts the chunks of stream after stream, until it is stopped."""
 
     def reset(self) -> None:
         self.chunks = 0
 
-    def begin(self) -> None:
-        self.send(self._asked)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self.transport.abort()
-
     def on_body(self, body: bytes) -> None:
         self.chunks += body.count(b"data: {")
-
-    def ended(self, status: int) -> None:
-        if self._stopped:
-            return
-        if status != 200:
-            self.failures += 1
-        if status != BROKEN and not self.transport.is_closing():
-            self.begin()
 
 
 class _TimedStream(_Stream):
@@ -63,22 +37,13 @@ class _TimedStream(_Stream):
 
 
 async def run(url: str, model: str, streams: int, gap_us: int, seconds: float) -> Result:
-    """Delays are told of paced streams only: without pacing chunks pile up in the sockets."""
+    """Delays are those of paced streams only, because without pacing chunks pile up in the sockets."""
     body = Orders(chunks=200, gap_us=gap_us).body(model)
     asked = request(url, "/v1/chat/completions", body)
     kind = _TimedStream if gap_us else _Stream
     opened = [await connect(url, lambda: kind(asked)) for _ in range(streams)]
-    for stream in opened:
-        stream.begin()
-    await asyncio.sleep(_WARM_UP_S)
-    for stream in opened:
-        stream.reset()
-    mark()
-    began = time.monotonic()
-    await asyncio.sleep(seconds)
-    took = time.monotonic() - began
+    took = await measured(opened, seconds)
     chunks = sum(stream.chunks for stream in opened)
-    mark()
     delays = [delay for stream in opened if isinstance(stream, _TimedStream) for delay in stream.delays_ns]
     for stream in opened:
         stream.stop()

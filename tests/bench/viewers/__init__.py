@@ -1,1 +1,1 @@
-"""What viewers of the live state cost: ten pages and ``top``, against none."""
+"""The cost of viewers of the live state: ten pages and ``top``, against none."""

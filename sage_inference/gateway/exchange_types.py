@@ -62,25 +62,11 @@ def exchanges_for(
         kind = limited(kind) if are_limited else kind
         return traced(kind) if are_traced else kind
 
-    types: Mapping[str, Factory] = _types(instances)
+    types = _DISAGGREGATED if is_disaggregated(instances) else _PLAIN
     if are_limited or are_traced:
-        of_all: dict[str, type[Exchange]] = {**dict.fromkeys(ROUTES, Exchange), **_types(instances)}
-        types = {path: made(kind) for path, kind in of_all.items()}
-    return _with_embeddings(types, made(EmbeddingExchange), made(RootExchange), embeddings)
-
-
-def _types(instances: Iterable[ExecutionInstance]) -> Mapping[str, type[Exchange]]:
-    return _DISAGGREGATED if is_disaggregated(instances) else _PLAIN
-
-
-def _with_embeddings(
-    types: Mapping[str, Factory],
-    merged: Callable[..., Exchange],
-    root: Callable[..., Exchange],
-    embeddings: EmbeddingService,
-) -> Exchanges:
+        types = {**dict.fromkeys(ROUTES, Exchange), **types}
     return {
-        **types,
-        **dict.fromkeys(MERGED, partial(merged, embeddings)),
-        ROOT: partial(root, embeddings),
+        **{path: made(kind) for path, kind in types.items()},
+        **dict.fromkeys(MERGED, partial(made(EmbeddingExchange), embeddings)),
+        ROOT: partial(made(RootExchange), embeddings),
     }

@@ -29,7 +29,14 @@ class Panel(NamedTuple):
 
 
 def _rate(metric: str, by: str, selection: str = _SELECTED) -> str:
-    return f"sum by ({by}) (rate({metric}{{{selection}}}[$__rate_interval]))"
+    chosen = f"{{{selection}}}" if selection else ""
+    return f"sum by ({by}) (rate({metric}{chosen}[$__rate_interval]))"
+
+
+def _stacked(title: str, metric: str, label: str, help_: str = "", selection: str = _SELECTED) -> Panel:
+    """Requests a second by one label, on top of each other."""
+    query = Query(_rate(metric, label, selection), f"{{{{{label}}}}}")
+    return Panel(title, "reqps", (query,), help_, is_stacked=True)
 
 
 def _quantile(share: float, metric: str, selection: str = _SELECTED, by: str = "") -> str:
@@ -69,32 +76,12 @@ _NOW = (
     ),
 )
 _REQUESTS = (
-    Panel(
-        "Requests by status",
-        "reqps",
-        (Query(_rate("sage_requests_total", "status"), "{{status}}"),),
-        "Status 0: the caller left first.",
-        is_stacked=True,
+    _stacked("Requests by status", "sage_requests_total", "status", "Status 0: the caller left first."),
+    _stacked("Requests by model", "sage_requests_total", "model"),
+    _stacked(
+        "Requests by key", "sage_requests_total", "key", "The name of the caller's key; empty without one."
     ),
-    Panel(
-        "Requests by model",
-        "reqps",
-        (Query(_rate("sage_requests_total", "model"), "{{model}}"),),
-        is_stacked=True,
-    ),
-    Panel(
-        "Requests by key",
-        "reqps",
-        (Query(_rate("sage_requests_total", "key"), "{{key}}"),),
-        "The name of the caller's key; empty without one.",
-        is_stacked=True,
-    ),
-    Panel(
-        "Errors of the gateway's own",
-        "reqps",
-        (Query("sum by (code) (rate(sage_errors_total[$__rate_interval]))", "{{code}}"),),
-        is_stacked=True,
-    ),
+    _stacked("Errors of the gateway's own", "sage_errors_total", "code", selection=""),
     Panel(
         "Wait in the queue (95 %)",
         "s",

@@ -11,7 +11,6 @@ from sage_inference.cli import enginetext
 Row = dict[str, Any]
 
 _GPU_NUMBER = re.compile(r"(?:cuda:|gpu:?)?(\d+)", re.IGNORECASE)
-_PRIORITIES = ("critical", "high", "normal", "low", "background")
 
 
 def key_of(row: Row) -> Any:
@@ -95,7 +94,7 @@ def queue_rows(document: dict[str, Any]) -> list[Row]:
     """The waiting requests by priority, key, model and engine."""
     queue = document["queue"]
     counted: list[tuple[str, str, int]] = [
-        ("priority", name, queue["by_priority"].get(name, 0)) for name in _PRIORITIES
+        ("priority", name, requests) for name, requests in queue["by_priority"].items()
     ]
     counted += [("key", each["tenant"] or "no key", each["requests"]) for each in queue["by_tenant"]]
     counted += [("model", each["model"], each["requests"]) for each in queue["by_model"]]

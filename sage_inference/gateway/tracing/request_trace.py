@@ -58,6 +58,5 @@ class WithTrace(msgspec.Struct, gc=False, eq=False):
 
     def send(self, receiver: Receiver, head: bytes, body: Data) -> None:
         ids = self.ids
-        state = ids.parent.state if ids.parent is not None else b""
-        lines = header_lines(ids.trace_id, self.span_id, ids.flags, state)
+        lines = header_lines(ids.trace_id, self.span_id, ids.flags, ids.state)
         self.connection.send(receiver, head[:-2] + lines + b"\r\n", body)

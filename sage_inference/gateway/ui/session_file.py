@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sage_inference.keeper import files
+
 FILE = "ui-sessions.json"
 _LARGEST = 1 << 16
 
@@ -44,8 +46,6 @@ def read(file: Path) -> dict[bytes, PageSession]:
 
 def write(file: Path, sessions: Mapping[bytes, PageSession]) -> None:
     """Write atomically; without sessions there is no file. Raises ``OSError``."""
-    draft = file.with_name(f".{file.name}.new")
-    draft.unlink(missing_ok=True)
     if not sessions:
         file.unlink(missing_ok=True)
         return
@@ -54,7 +54,4 @@ def write(file: Path, sessions: Mapping[bytes, PageSession]) -> None:
         {"token": token.hex(), "ends_at": each.ends_at + to_wall, "key": each.key.hex() if each.key else None}
         for token, each in sessions.items()
     ]
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        json.dump({"schema": 1, "sessions": rows}, opened)
-    draft.replace(file)
+    files.write(str(file.parent), file.name, {"schema": 1, "sessions": rows})

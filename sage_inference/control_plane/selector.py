@@ -116,7 +116,9 @@ class Selector:
         """The choice for a long prompt in time, where it takes no stream its SLO."""
         request = submission.request
         harmless = [
-            i for i in group if not is_harmful(request, i, i.load.ms_per_token * uncached(request, i), now)
+            i
+            for i in able(group, submission.tried)
+            if not is_harmful(request, i, i.load.ms_per_token * uncached(request, i), now)
         ]
         choice = self.choose(submission, harmless, now, False) if harmless else None
         if choice is None or choice[0] is None:
@@ -130,8 +132,7 @@ class Selector:
         request = submission.request
         candidates: Sequence[ExecutionInstance] = [i for i in group if i.state is _READY]
         if not candidates or submission.tried:
-            # An instance where the request failed is better than none: the others may have left meanwhile.
-            candidates = healthy(group, submission.tried) or healthy(group, ())
+            candidates = able(group, submission.tried)
         if self.uneven and request.model in self.uneven:
             candidates = _fitting(request, candidates)
         if self.shared or self.mixed:
@@ -290,6 +291,16 @@ def healthy(
     """
     ready = [i for i in group if i.state is _READY] or list(group)
     return [i for i in ready if i not in tried] if tried else ready
+
+
+def able(
+    group: Sequence[ExecutionInstance], tried: Sequence[ExecutionInstance]
+) -> Sequence[ExecutionInstance]:
+    """The instances that may take a request, of a group that is whole.
+
+    An instance where the request failed is better than none: the others may have left meanwhile.
+    """
+    return healthy(group, tried) or healthy(group, ())
 
 
 def prefill_ms(request: SchedulingRequest, group: Sequence[ExecutionInstance]) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sage_inference.control_plane.accounting.prompt_share import BACK, HARMED, LEAST
+from sage_inference.control_plane.policies import policy_named
 from sage_inference.control_plane.queue.group_queue import PIECE, REVIEW_S
 from sage_inference.control_plane.scheduler import Scheduler
-from sage_inference.types import ExecutionInstance, RequestPriority
+from sage_inference.types import EngineState, ExecutionInstance, RequestPriority
 from tests.control_plane.parts import EMBED, Clock, Submitted, alarms_of, instance, manager, request, submit
 
 DOCUMENT = 8000  # tokens: 240 ms at 0.03 ms
@@ -74,6 +75,27 @@ def test_it_goes_where_streams_keep_their_slo() -> None:
     assert document(m, clock).where is b
 
 
+@pytest.mark.parametrize("gone", ["it failed there", "it is not ready"])
+def test_an_instance_without_streams_is_no_way_out_if_the_others_are_better(gone: str) -> None:
+    clock, a, b = Clock(), instance("a"), instance("b")
+    m = losing(clock, a, b)
+    b.load.prompt_share, b.load.spares_from = 0.6, 0.0  # only there would it harm no stream
+    if gone == "it failed there":
+        first = document(m, clock)
+        assert first.where is b
+        m.release(first)
+        first.tried, first.where = (b,), None
+        m.retry(first)
+        waits = first
+    else:
+        b.state = EngineState.EJECTED
+        waits = document(m, clock)
+    assert waits.where is None
+    clock.now = SPARED_AT + 1
+    m.dispatch()
+    assert waits.where is a
+
+
 def test_no_stream_no_harm() -> None:
     clock, a = Clock(), instance("a")
     a.load.prompt_share, a.load.spares_from = LEAST, clock.now + 5.0
@@ -92,6 +114,17 @@ def test_a_mostly_cached_prompt_is_a_short_one() -> None:
 def test_an_order_that_puts_nobody_behind_the_others_knows_none_of_it(policy: str) -> None:
     clock, a = Clock(), instance("a")
     assert document(losing(clock, a, policy=policy), clock).where is a
+
+
+@pytest.mark.parametrize("policy", ["fifo", "priority", "least_loaded", "round_robin"])
+def test_a_prompt_that_stands_back_goes_when_the_order_changes(policy: str) -> None:
+    clock, a = Clock(), instance("a")
+    m = losing(clock, a)
+    waits = document(m, clock)
+    assert waits.where is None
+    m.use(policy_named(policy, clock))
+    m.dispatch()
+    assert waits.where is a
 
 
 def test_embeddings_take_no_part_of_the_share() -> None:

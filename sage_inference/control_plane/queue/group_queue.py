@@ -201,7 +201,8 @@ class GroupQueue:
         waiting.band, waiting.key, overdue_at = self.order.place(waiting.request, prompt_ms)
         waiting.due_at = self.order.ageing.due_at(waiting.request, prompt_ms)
         waiting.seniority = waiting.due_at if self.order.defers else waiting.arrived
-        waiting.overdue = waiting.stands_back or overdue_at <= now
+        # An order that puts nobody behind the others has no bands for those that stand back under another.
+        waiting.overdue = (waiting.stands_back and self.order.defers) or overdue_at <= now
         if waiting.overdue:
             waiting.band = CHEAP if prompt_ms <= CHEAP_MS else OVERDUE
             waiting.key = waiting.arrived + STRETCH * prompt_ms / 1000

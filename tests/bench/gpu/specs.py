@@ -49,6 +49,8 @@ _COMPACT_JSON = (
     "--structured-outputs-config",
     '{"backend":"xgrammar","disable_any_whitespace":true}',
 )
+# Without them vLLM answers a forced tool call with 400 (vllm-project/vllm#30613).
+_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
 
 def _chat(name: str, gpu: int) -> Spec:
@@ -60,7 +62,7 @@ def _chat(name: str, gpu: int) -> Spec:
 def _small(name: str, *more: str) -> Spec:
     arguments = ("--dtype", "bfloat16", "--max-model-len", "16384", "--enable-prompt-tokens-details")
     memory = ("--gpu-memory-utilization", "0.06", "--kv-cache-memory-bytes", "2G", "--enable-sleep-mode")
-    every = (*arguments, *memory, *_COMPACT_JSON, *more)
+    every = (*arguments, *memory, *_COMPACT_JSON, *_TOOLS, *more)
     return Spec(name, Role.CHAT, SMALL_MODEL, "qwen05b", every, _CHAT_VARIANTS)
 
 

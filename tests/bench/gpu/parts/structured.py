@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from tests.bench.errors import BenchError
 from tests.bench.gpu.asking import ask, chat
 from tests.bench.gpu.options import Options
 from tests.bench.gpu.parts.base import Part, failed, markdown
@@ -40,18 +41,23 @@ def _measure(run: Run, engine: str, model: str, measure: Any) -> Row:
 
 def _schema(door: Door, model: str, seed: int) -> str:
     wanted = {"type": "json_schema", "json_schema": {"name": "m", "schema": SCHEMA, "strict": True}}
-    answer = ask(
-        door.url, "/v1/chat/completions", chat(model, 80, seed=seed, response_format=wanted), 60
-    ).json()
-    return str(answer["choices"][0]["message"]["content"])
+    return str(_message(door, chat(model, 80, seed=seed, response_format=wanted))["content"])
 
 
 def _tool(door: Door, model: str, seed: int) -> str:
     tools = [{"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}]
     choice = {"type": "function", "function": {"name": "pick"}}
-    body = chat(model, 80, seed=seed, tools=tools, tool_choice=choice)
-    answer = ask(door.url, "/v1/chat/completions", body, 60).json()
-    return str(answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+    message = _message(door, chat(model, 80, seed=seed, tools=tools, tool_choice=choice))
+    return str(message["tool_calls"][0]["function"]["arguments"])
+
+
+def _message(door: Door, body: dict[str, Any]) -> dict[str, Any]:
+    """The message of the answer. Raises ``BenchError`` with what came instead."""
+    answer = ask(door.url, "/v1/chat/completions", body, 60)
+    if answer.status_code != 200:
+        raise BenchError(f"answered {answer.status_code}: {answer.text[:500]}")
+    message: dict[str, Any] = answer.json()["choices"][0]["message"]
+    return message
 
 
 def _valid(text: str) -> bool:

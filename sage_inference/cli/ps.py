@@ -12,7 +12,7 @@ from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.options import Json, NoColor
 
 if TYPE_CHECKING:
-    from sage_inference.daemon.managed import Listing
+    from sage_inference.daemon.managed import EngineListing
 
 app = plain_app()
 
@@ -37,7 +37,7 @@ def ps(as_json: Json = False, no_color: NoColor = False) -> None:
     raise typer.Exit(found.state.exit_code)
 
 
-def _show(found: Listing) -> None:
+def _show(found: EngineListing) -> None:
     if found.engines:
         show_table(found.engines)
     elif found.is_watched:

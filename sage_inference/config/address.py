@@ -19,6 +19,7 @@ _URL = re.compile(
 )
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?")
+_SERVICE = re.compile(r"_[A-Za-z0-9-]+\._(?:tcp|udp)\.", re.IGNORECASE)
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 _PORTS = {"http": 80, "https": 443}
 # The forms that inet_aton takes: one to four numbers, decimal, octal or hexadecimal.
@@ -150,17 +151,40 @@ def check_origin(text: str) -> None:
 
 def check_collector(text: str) -> None:
     """Raises ``Invalid`` unless ``text`` is the HTTP address of a collector of traces."""
+    _check_http(text, "give the collector's key as tracing.headers.authorization")
+
+
+def check_dashboard(text: str) -> None:
+    """Raises ``Invalid`` unless ``text`` is the HTTP address of a Ray dashboard."""
+    _check_http(text, "give the dashboard's token as token")
+
+
+def _check_http(text: str, password_hint: str) -> None:
     parts = _URL.fullmatch(text)
     if parts and parts["user"] is not None:
         # The text is not quoted, because it may hold a password.
-        raise Invalid(
-            "must not hold user:password@", "give the collector's key as tracing.headers.authorization"
-        )
+        raise Invalid("must not hold user:password@", password_hint)
     known = parts is not None and (parts["scheme"] or "").lower() in _PORTS
     if parts is None or not known or parts["rest"] or not text.isprintable() or " " in text:
         raise Invalid(f"must be http://host:port or https://host, not {quote(text)}")
     check_host(parts["host"])
     _port(parts["port"], 0)
+
+
+def check_dns_name(text: str) -> None:
+    """Raises ``Invalid`` unless ``text`` is ``host:port``, or the name of SRV records: ``_name._tcp.domain``."""
+    if text.startswith("_"):
+        if not (_SERVICE.match(text) and _HOSTNAME.fullmatch(text)):
+            raise Invalid(f"must be _name._tcp.domain, not {quote(text)}", "as _vllm._tcp.engines.lan")
+        return
+    host, colon, port = text.rpartition(":")
+    if not colon or "://" in text:
+        raise Invalid(
+            f"must be host:port, or _name._tcp.domain, not {quote(text)}",
+            "addresses have no port of their own",
+        )
+    check_host(host)
+    _port(port, None)
 
 
 def canonical_host(text: str) -> str:

@@ -53,10 +53,9 @@ class Builder:
                 place = (*steps, key.name)
                 values[key.name] = self._go_on(partial(self.value, key, key.shape, value, place))
         for key in known.values():
-            given = key.name in values
-            if key.instead in values:
-                if given:
-                    self._go_on(partial(self._both, key, node, steps))
+            given = [name for name in (key.name, *key.instead) if name in values]
+            if len(given) > 1:
+                self._go_on(partial(self._several, given, node, steps))
             elif not given and (key.required or key.instead):
                 values[key.name] = self._go_on(partial(self._missing, key, node, steps))
         return cls(**values)
@@ -68,12 +67,16 @@ class Builder:
     def _missing(self, key: Key, node: Node, steps: tuple[Step, ...]) -> None:
         path = join((*steps, key.name))
         hint = f"write {key.name}: {key.example}" if key.example else key.doc
+        if len(key.instead) > 1:
+            hint += f", or one of {' and '.join(key.instead)}"
         raise self._error(node, (*steps, key.name), f"{path} is missing", hint)
 
-    def _both(self, key: Key, node: Node, steps: tuple[Step, ...]) -> None:
-        assert key.instead is not None
-        problem = f"{join(steps)} has both {key.name} and {key.instead}"
-        raise self._error(node, (*steps, key.instead), problem, "leave one of them out")
+    def _several(self, given: list[str], node: Node, steps: tuple[Step, ...]) -> None:
+        assert isinstance(node, Mapping)
+        place = [name for name, _ in node.entries if name.text in given][-1]
+        problem = f"{join(steps)} has {'both ' if len(given) == 2 else ''}{' and '.join(given)}"
+        hint = "leave one of them out" if len(given) == 2 else "leave all but one of them out"
+        raise self._error(place, (*steps, place.text), problem, hint)
 
     def value(self, key: Key, shape: Shape, node: Node, steps: tuple[Step, ...]) -> Any:
         """The value of any form at ``steps``. Raises ``ConfigError``."""

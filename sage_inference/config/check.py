@@ -10,6 +10,7 @@ from sage_inference.config.engine_rules import check_engines, readable
 from sage_inference.config.errors import ConfigError
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import NAMELESS, ApiKeySettings, InstanceSettings, Settings
+from sage_inference.config.source_rules import check_sources
 from sage_inference.config.tracing import check_tracing, headers_of
 
 
@@ -29,6 +30,7 @@ def check(
     named = {name_of(each).lower(): f"instances[{at}]" for at, each in enumerate(settings.instances)}
     check_engines(settings, named, environ)
     _ca_files(settings)
+    check_sources(settings.sources)
     _aliases(settings)
     _keys(settings.api_keys)
     _secrets(settings, environ)
@@ -150,6 +152,11 @@ def _keys_in(settings: Settings) -> Iterator[tuple[str, Secret]]:
     for at, instance in enumerate(settings.instances):
         if instance.api_key:
             yield f"instances[{at}].api_key", instance.api_key
+    for at, source in enumerate(settings.sources):
+        if source.token:
+            yield f"sources[{at}].token", source.token
+        if source.api_key:
+            yield f"sources[{at}].api_key", source.api_key
     if settings.admin_key:
         yield "admin_key", settings.admin_key
     if settings.managed.hf_token:

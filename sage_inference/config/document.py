@@ -118,9 +118,11 @@ def _entry(key: Key, indent: str) -> list[str]:
 
 def _example_entry(name: str, section: type) -> list[str]:
     lines = [f"{name}:"]
+    others = {other for key in keys(section).values() for other in key.instead}
     for number, key in enumerate(keys(section).values()):
         example = key.example or json.dumps(plain(key.default), ensure_ascii=False)
-        lines.append(f"{'  - ' if number == 0 else '    '}{key.name}: {example}  # {_help(key)}")
+        begin = "  - " if number == 0 else "    # " if key.name in others else "    "
+        lines.append(f"{begin}{key.name}: {example}  # {_help(key)}")
     return lines
 
 
@@ -147,7 +149,7 @@ def _schema_of(section: type) -> dict[str, Any]:
     required = [name for name, key in known.items() if key.required]
     if required:
         document["required"] = required
-    one_of = [[name, key.instead] for name, key in known.items() if key.instead]
+    one_of = [[name, *key.instead] for name, key in known.items() if key.instead]
     if one_of:
         document["oneOf"] = [{"required": [name]} for name in one_of[0]]
     return document

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sage_inference.config.address import check_backend, check_collector, check_host, check_origin
+from sage_inference.config.address import (
+    check_backend,
+    check_collector,
+    check_dashboard,
+    check_dns_name,
+    check_host,
+    check_origin,
+)
 from sage_inference.config.errors import Invalid, quote
 from sage_inference.config.sizes import budget, port_range
 
@@ -47,6 +54,8 @@ def check_key_hash(text: str) -> None:
 FORMATS: dict[str, Callable[[str], object]] = {
     "backend": check_backend,
     "collector": check_collector,
+    "dashboard": check_dashboard,
+    "dns_name": check_dns_name,
     "engine_name": check_engine_name,
     "gpu": check_gpu,
     "host": check_host,

@@ -57,7 +57,7 @@ class Key:
     format: str | None
     example: str | None
     loose: bool
-    instead: str | None
+    instead: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _keys(section: type) -> dict[str, Key]:
             format=meta["format"],
             example=meta["example"],
             loose=meta["loose"],
-            instead=meta["instead"],
+            instead=tuple(meta["instead"]),
         )
     return found
 
@@ -116,9 +116,9 @@ def _shape(hint: Any) -> Shape:
 def stands_alone(section: type) -> Key | None:
     """The only key that a section requires, if it is text. The section may then be written as that text.
 
-    A key that another one may replace counts as required.
+    A key that another one may replace counts as required. One of three says nothing of what the text is.
     """
-    needed = [key for key in keys(section).values() if key.required or key.instead]
+    needed = [key for key in keys(section).values() if key.required or len(key.instead) == 1]
     return needed[0] if len(needed) == 1 and needed[0].shape.is_text else None
 
 

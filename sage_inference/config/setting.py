@@ -19,13 +19,13 @@ def setting(
     factory: Any = None,
     restart: bool = False,
     loose: bool = False,
-    instead: str | None = None,
+    instead: Sequence[str] = (),
 ) -> Any:
     """A field of the schema: its default (``...`` = required), one line of help, and the values that it takes.
 
     ``restart``: the value takes effect only when a gateway starts.
     ``loose``: a number is taken as the text that was written, and one value as a list with that value.
-    ``instead`` names another key of the section. Exactly one of both must be there.
+    ``instead`` names other keys of the section. Exactly one of all these must be there.
     ``format`` names a form (see ``formats.py``) that the text, or each entry of a list, must have.
     """
     metadata = {

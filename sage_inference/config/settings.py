@@ -7,6 +7,10 @@ from typing import Any
 
 from sage_inference.config.engine_settings import ManagedEngineSettings as ManagedEngineSettings
 from sage_inference.config.engine_settings import ManagedSettings as ManagedSettings
+from sage_inference.config.instance_settings import ENGINES as ENGINES
+from sage_inference.config.instance_settings import INSTANCE_KINDS as INSTANCE_KINDS
+from sage_inference.config.instance_settings import InstanceSettings as InstanceSettings
+from sage_inference.config.instance_settings import SourceSettings as SourceSettings
 from sage_inference.config.secrets import Secret
 from sage_inference.config.setting import setting
 
@@ -26,8 +30,6 @@ POLICIES = (
 )
 PRIORITIES = ("critical", "high", "normal", "low", "background")
 EMBEDDING_PRIORITIES = ("high", "normal", "low", "adaptive")
-INSTANCE_KINDS = ("auto", "llm", "embedding", "mixed", "prefilling", "decoding")
-ENGINES = ("auto", "vllm", "tei", "openai")
 TRUNCATIONS = ("allow", "refuse")
 NAMELESS = "default"  # the name of keys without one
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -70,41 +72,6 @@ class ServerSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceSettings:
-    url: str = setting(
-        doc="Address of the engine: http://host:port[/v1], host:port or unix:/path of its socket.",
-        format="backend",
-        example="http://127.0.0.1:8001",
-    )
-    name: str | None = setting(
-        None,
-        doc="Name in status, logs and x-sage-instance; by default its address: host:port and the prefix, or unix:/path.",
-        format="name",
-    )
-    kind: str = setting(
-        "auto",
-        doc="Kind of work; auto asks the engine. Prefilling and decoding are the two sides of split requests.",
-        choices=INSTANCE_KINDS,
-    )
-    engine: str = setting("auto", doc="Dialect of the engine; auto asks it.", choices=ENGINES)
-    model: str | None = setting(None, doc="Model to assume if the engine names none.")
-    api_key: Secret | None = setting(None, doc="Key sent to the engine.", example="env:VLLM_API_KEY")
-    ca_file: str | None = setting(
-        None,
-        doc="Certificates (PEM) trusted for its https address, beside the system's store.",
-        example="~/engine-ca.pem",
-    )
-    max_concurrent_requests: int = setting(0, doc="Requests at the same time; 0 = no limit.", minimum=0)
-    gpu: str | None = setting(None, doc="GPU of the engine, if instances share one.", example="cuda:0")
-    max_batched_tokens: int = setting(
-        0, doc="Prompt tokens that may wait in the engine; 0 = 8192, or twice a TEI's batch.", minimum=0
-    )
-    kv_cache_tokens: int = setting(
-        0, doc="Tokens in its prefix cache; 0 = ask vLLM, otherwise assume 1000000.", minimum=0
-    )
-
-
 def _most(doc: str, example: str) -> Any:
     return setting(None, doc=doc, minimum=1, example=example)
 
@@ -132,7 +99,7 @@ class ApiKeySettings:
         None,
         doc="The key; prefer env:NAME or file:PATH to a literal.",
         example="env:SAGE_KEY",
-        instead="key_hash",
+        instead=("key_hash",),
     )
     key_hash: str | None = setting(
         None,
@@ -363,6 +330,9 @@ class Settings:
     embedding_model: str | None = setting(None, doc="Model for embeddings that name none.")
     server: ServerSettings = setting(doc="The gateway's own address.", factory=ServerSettings)
     instances: tuple[InstanceSettings, ...] = setting((), doc="The engines that others start.")
+    sources: tuple[SourceSettings, ...] = setting(
+        (), doc="Where other machines' engines are looked up, besides instances."
+    )
     engines: tuple[ManagedEngineSettings, ...] = setting(
         (), doc="The engines that the gateway starts and watches: see sage docs engines."
     )
@@ -370,7 +340,7 @@ class Settings:
         doc="What the engines that the gateway starts have in common.", factory=ManagedSettings
     )
     discover: bool = setting(
-        True, doc="Without instances, serve the engines that are found running on this machine."
+        True, doc="Without instances and sources, serve the engines that are found running on this machine."
     )
     aliases: dict[str, str] = setting(
         doc="Other names for served models.", factory=dict, example="{gpt-4o: qwen2.5-7b}"

@@ -50,7 +50,7 @@ class EngineFailed(DaemonError):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class EngineListing:
     """``is_watched`` is False for engines whose keepers live while no gateway answers."""
 
     state: DaemonState
@@ -58,12 +58,12 @@ class Listing:
     is_watched: bool
 
 
-def listing(paths: Paths) -> Listing:
+def listing(paths: Paths) -> EngineListing:
     """All managed engines. Takes one request to the gateway, or one to each keeper."""
     state = inspect(paths)
     if state.live is not None:
-        return Listing(state, engines_of(state.live), True)
-    return Listing(state, kept(paths.state_dir), False)
+        return EngineListing(state, engines_of(state.live), True)
+    return EngineListing(state, kept(paths.state_dir), False)
 
 
 def engines_of(status: Document) -> list[Document]:

@@ -14,10 +14,10 @@ from sage_inference.config.engine_rules import name_of_engine
 from sage_inference.config.settings import Settings
 from sage_inference.doctor.facts import Facts
 from sage_inference.doctor.finding import Check, Finding
-from sage_inference.engines.discovery import Findings, search
 from sage_inference.engines.managed.launch import LaunchError, NotInstalledError
 from sage_inference.engines.managed.programs import Program, find, find_command
 from sage_inference.engines.managed.recipes.prepare import PROGRAMS
+from sage_inference.engines.search import Findings, search
 
 _QUESTION_S = 0.8
 _FINE = ("ready", "asleep", "draining", "starting")
@@ -32,7 +32,7 @@ def engines(facts: Facts) -> Iterator[Finding]:
         yield from _served(state.live)
         return
     settings = facts.settings.value
-    if settings.engines or settings.instances:
+    if settings.engines or settings.instances or settings.sources:
         yield from asyncio.run(_configured(settings))
         return
     if not settings.discover:

@@ -18,8 +18,8 @@ log = logging.getLogger("sage_inference.found")
 
 
 def is_wanted(settings: Settings) -> bool:
-    """Whether engines are searched for: where instances or engines are configured, no others are served."""
-    return settings.discover and not settings.instances and not settings.engines
+    """Whether engines are searched for: where instances, sources or engines are configured, no others are served."""
+    return settings.discover and not (settings.instances or settings.sources or settings.engines)
 
 
 class FoundEngines:
@@ -71,7 +71,7 @@ class FoundEngines:
         A known one stays where it is not found again: it may be restarting, and costs one probe at a time.
         """
         # Here, because it needs psutil, which a gateway with configured engines does without.
-        from sage_inference.engines.discovery import search
+        from sage_inference.engines.search import search
 
         ports, pids = self.ours()
         findings = await search({port, *ports}, own_pids=pids)

@@ -18,6 +18,7 @@ OTHERS = {PACKAGE / "config", PACKAGE / "simulator", PACKAGE / "bench"}
 OWNERS = {
     "": {"settings"},
     "instances": {"settings"},
+    "sources": {"source"},
     "engines": {"engine", "entry"},
     "engines[].instance": {"options"},
     "api_keys": {"key", "entry"},
@@ -36,6 +37,10 @@ OWNERS = {
 # Read within the configuration alone: a rule, and the law for an instance's name (``config.check.name_of``).
 CHECKED = {"server.insecure", "instances[].name", "engines[].name", "engines[].served_names"}
 # Read by the name of a recipe.
+# The rooms that look these up read them.
+CHECKED |= {
+    f"sources[].{name}" for name in ("ray", "application", "file", "dns", "interval_s", "token", "drain_s")
+}
 CHECKED |= {f"managed.{name}" for name in ("vllm", "tei", "infinity", "llama_server")}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sage_inference.daemon.pidfile import read
-from tests.engines.test_discovery import process_like_vllm
+from tests.engines.test_search import process_like_vllm
 from tests.support.gateway import Gateway, free_port, running_gateway
 from tests.support.simulators import simulated_engine
 

@@ -198,8 +198,8 @@ def test_a_service_lives_from_install_to_uninstall_and_leaves_nothing(service: S
 
 OWNERS = """
 import sys
-from sage_inference.engines.discovery.listeners import listeners
-from sage_inference.engines.discovery.owners import are_hidden, with_owners
+from sage_inference.engines.search.listeners import listeners
+from sage_inference.engines.search.owners import are_hidden, with_owners
 here = [each for each in listeners() if str(each.port) in sys.argv[1:]]
 print(are_hidden(), [each.uid for each in here], [each.is_trusted for each in with_owners(here)])
 """

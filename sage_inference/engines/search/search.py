@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import httpx
 
 from sage_inference.engines.detect import Detected, DetectError, detect, gateway_document
-from sage_inference.engines.discovery.listeners import Listener, listeners
-from sage_inference.engines.discovery.owners import are_hidden, with_owners
-from sage_inference.engines.discovery.processes import EngineProcess, engine_processes
 from sage_inference.engines.query_clients import query_client
+from sage_inference.engines.search.listeners import Listener, listeners
+from sage_inference.engines.search.owners import are_hidden, with_owners
+from sage_inference.engines.search.processes import EngineProcess, engine_processes
 from sage_inference.netloc import netloc
 
 # The ports that the documentation of this package, of vLLM and of TEI uses. The clients look there, too.

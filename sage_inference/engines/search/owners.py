@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sage_inference.engines.discovery.listeners import TABLES, Listener, listening_in
+from sage_inference.engines.search.listeners import TABLES, Listener, listening_in
 from sage_inference.keeper.transient_unit import manager, user_runtime
 
 _EVERYBODY = "0 0 4294967295"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sage_inference.engines.discovery import Findings, search
-from sage_inference.engines.discovery.listeners import Listener, listeners
-from sage_inference.engines.discovery.processes import look_of, stated_port
+from sage_inference.engines.search import Findings, search
+from sage_inference.engines.search.listeners import Listener, listeners
+from sage_inference.engines.search.processes import look_of, stated_port
 from tests.support.gateway import free_port, running_gateway
 from tests.support.listing import ListingEngine
 from tests.support.other_user import NOBODY

@@ -1,0 +1,1 @@
+"""Sources that name engines of other machines: a file, a DNS name, a Ray cluster."""

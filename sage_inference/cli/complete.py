@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from sage_inference.daemon.pidfile import PidInfo
 
 PROGRAMS = ("sage", "sage-inference")
 FORMATS = ("table", "json", "yaml")
@@ -92,17 +96,23 @@ def engines(incomplete: str) -> list[str]:
     return [name for name in names(Paths.resolve()) if name.startswith(incomplete)]
 
 
-def _models(kind: str, incomplete: str) -> list[str]:
-    """The models of the running gateway of that kind, or of none, and their aliases. Takes a second at most."""
+def _running() -> PidInfo | None:
+    """The gateway if it answers within half a second."""
     from sage_inference.config.paths import Paths
     from sage_inference.daemon.control import inspect
-    from sage_inference.daemon.models import models, suits
 
     state = inspect(Paths.resolve(), timeout_s=0.5)
-    if state.info is None or state.live is None:
-        return []
-    listed = models(state.info, timeout_s=0.5)["models"]
-    fitting = [model for model in listed if suits(model, kind) is not False]
+    return None if state.live is None else state.info
+
+
+def _models(kind: str, incomplete: str) -> list[str]:
+    """The models of the running gateway of that kind, or of none, and their aliases. Takes a second at most."""
+    from sage_inference.daemon.models import models as listed
+    from sage_inference.daemon.models import suits
+
+    info = _running()
+    found = [] if info is None else listed(info, timeout_s=0.5)["models"]
+    fitting = [model for model in found if suits(model, kind) is not False]
     names = [name for model in fitting for name in (model["name"], *model["aliases"])]
     return [name for name in names if name.startswith(incomplete)]
 
@@ -118,6 +128,33 @@ def chat_words(context: typer.Context, incomplete: str) -> list[str]:
 
 def embedding_models(incomplete: str) -> list[str]:
     return _models("embedding", incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """The models of the running gateway, of any kind. Requests have their own names, not those of aliases."""
+    from sage_inference.daemon.models import models as listed
+
+    info = _running()
+    found = [] if info is None else listed(info, timeout_s=0.5)["models"]
+    return [model["name"] for model in found if model["name"].startswith(incomplete)]
+
+
+def instances(incomplete: str) -> list[str]:
+    """The instances of the running gateway."""
+    from sage_inference.config.paths import Paths
+    from sage_inference.daemon.control import inspect
+
+    live = inspect(Paths.resolve(), timeout_s=0.5).live or {}
+    return [each["name"] for each in live.get("instances", ()) if each["name"].startswith(incomplete)]
+
+
+def keys(incomplete: str) -> list[str]:
+    """The names of the configuration's keys."""
+    from sage_inference.config.load import load
+    from sage_inference.config.paths import Paths
+
+    names = dict.fromkeys(key.name for key in load(Paths.resolve().config_file).api_keys)
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def sampling_fields(incomplete: str) -> list[str]:

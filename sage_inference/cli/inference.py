@@ -29,6 +29,9 @@ class InferenceGroup(LazyGroup):
         "logs": Lazy(f"{_HERE}.logs", "Show the gateway's log, or an engine's.", _LOOK),
         "bench": Lazy(f"{_HERE}.bench", "Measure a server under load; without a URL, the gateway.", _LOOK),
         "usage": Lazy(f"{_HERE}.usage", "Show the requests and tokens of models, keys or users.", _LOOK),
+        "requests": Lazy(
+            f"{_HERE}.requests", "Show the last requests: where they went, and how fast.", _LOOK
+        ),
         "explain": Lazy(f"{_HERE}.explain", "Show why a request was sent where it was.", _LOOK),
         "admin-header": Lazy(f"{_HERE}.admin_header", "Print the header that opens /admin to curl.", _LOOK),
         "replay": Lazy(f"{_HERE}.replay", "Show what policies would do with recorded traffic.", _LOOK),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sage_inference.cli.requestschema import REQUEST
 from sage_inference.cli.schemaparts import (
     _COUNT,
     _COUNT_OR_NULL,
@@ -16,36 +17,7 @@ from sage_inference.cli.schemaparts import (
 )
 from sage_inference.cli.statusschemas import INSTANCE, STATUS
 
-# One attempt of a request. A request that was sent again has a row for each attempt. Times count from its arrival.
-REQUEST = _object(
-    number=_COUNT_OR_NULL,
-    request_id=_TEXT,
-    arrived_ms=_COUNT,
-    route=_TEXT,
-    model=_TEXT,
-    priority={"enum": ["critical", "high", "normal", "low", "background"]},
-    tenant=_TEXT,
-    streams=_FLAG,
-    leg={"enum": ["prefill", "decode", None]},
-    instance=_TEXT,
-    why=_TEXT,
-    queue_ms=_NUMBER,
-    ttft_ms=_NUMBER_OR_NULL,
-    total_ms=_NUMBER_OR_NULL,
-    prompt_tokens=_COUNT,
-    completion_tokens=_COUNT_OR_NULL,
-    cached_tokens=_COUNT_OR_NULL,
-    tokens_estimated=_FLAG,
-    tokens_per_s=_NUMBER_OR_NULL,
-    outcome={
-        "enum": [
-            *("done", "aborted", "failed", "cut", "cancelled", "retried", "prefilled", "ended", "refused"),
-            None,
-        ]
-    },
-    status=_COUNT_OR_NULL,
-)
-REQUESTS = _object(schema={"const": 1}, last=_COUNT, requests=_list(REQUEST))
+REQUESTS = _object(schema={"const": 1}, last=_COUNT, ended=_COUNT, requests=_list(REQUEST))
 
 
 def _with(schema: Schema, **properties: Schema) -> Schema:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +13,7 @@ from sage_inference.cli.errors import usage
 from sage_inference.cli.lazy import PlainCommand, plain_app
 from sage_inference.cli.loglines import of_engine, record
 from sage_inference.cli.options import OUTPUT, NoColor, check_choice
+from sage_inference.cli.pausing import pause
 from sage_inference.log_files.reader import Fits, Log
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def logs(
         for line in found:
             show(record(line) if name is None else of_engine(line))
         if follow:
-            for line in log.follow(fits, _pause):
+            for line in log.follow(fits, pause):
                 show(record(line) if name is None else of_engine(line))
 
 
@@ -84,20 +83,6 @@ def _log_of(name: str, paths: Paths) -> Path:
     if found is None:
         raise managed.unknown(name, known)
     return managed.log_file(paths.state_dir, found["name"])
-
-
-def _pause(seconds: float) -> None:
-    """Sleep, but end if the reader of our output has left (`| head`): more lines would reach nobody."""
-    import select
-
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):  # no file: output of a test, or closed
-        time.sleep(seconds)
-        return
-    if poll.poll(seconds * 1000):
-        raise BrokenPipeError
 
 
 def _at_least(level: str | None) -> Fits:

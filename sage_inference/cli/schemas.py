@@ -8,6 +8,7 @@ from __future__ import annotations
 from sage_inference.cli.benchschemas import BENCH, REPLAY
 from sage_inference.cli.keyschemas import KEYS_ADD, KEYS_LIST, KEYS_REVOKE
 from sage_inference.cli.liveschemas import TOP
+from sage_inference.cli.requestschema import REQUEST_LINE
 from sage_inference.cli.schemaparts import (
     _COUNT,
     _COUNT_OR_NULL,
@@ -172,6 +173,7 @@ ANSWERS: dict[str, Schema] = {
     "config get": CONFIG_GET,
     "config validate": CONFIG_VALIDATE,
     "explain": EXPLAIN,
+    "requests": REQUEST_LINE,
     "ui": UI,
     "usage": USAGE,
     "keys add": KEYS_ADD,

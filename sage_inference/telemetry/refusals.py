@@ -26,12 +26,14 @@ class Refusal(NamedTuple):
 
 
 class Refusals:
-    """Keeps the newest refusals, in the order of their ends."""
+    """Keeps the newest refusals, in the order of their ends, and counts all."""
 
     def __init__(self) -> None:
         self._kept: deque[Refusal] = deque(maxlen=KEPT)
+        self.total = 0
 
     def add(self, refusal: Refusal) -> None:
+        self.total += 1
         self._kept.append(refusal)
 
     def __iter__(self) -> Iterator[Refusal]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from sage_inference.cli.liveschemas import LIVE, REQUEST
+from sage_inference.cli.liveschemas import LIVE
+from sage_inference.cli.requestschema import REQUEST
 from sage_inference.cli.top.feed import Glance, Outage
 from sage_inference.cli.top.frame import Size, frame
 from sage_inference.cli.top.seen import Picture, Seen

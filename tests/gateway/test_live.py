@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from sage_inference.cli.liveschemas import LIVE, REQUESTS
-from sage_inference.cli.liveschemas import REQUEST as LIVE_REQUEST
+from sage_inference.cli.requestschema import REQUEST
 from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import ApiKeySettings, InstanceSettings
+from sage_inference.gateway.api.live import MOST_LISTED
 from sage_inference.gateway.live import feed
 from sage_inference.server import RunningGateway
 from sage_inference.telemetry import refusals
@@ -170,19 +171,35 @@ def test_requests_are_read_on_from_where_the_last_answer_ended() -> None:
         assert ids(first) == ["r0", "r1"]
         rest = listed(g, f"?after={first['last']}")
         assert ids(rest) == ["r2", "r3", "r4"]
-        assert listed(g, f"?after={rest['last']}") == {"schema": 1, "last": rest["last"], "requests": []}
+        nothing = {"schema": 1, "last": rest["last"], "ended": 5, "requests": []}
+        assert listed(g, f"?after={rest['last']}") == nothing
         assert ids(listed(g, "?limit=2")) == ["r3", "r4"]
         assert listed(g, "?limit=0")["requests"] == []
         assert listed(g, f"?after={1 << 61}")["requests"] == []
 
 
 @pytest.mark.parametrize(
-    "query", ["after=-1", "after=x", "limit=1025", "limit=", "after=1e3", "limit=٣", "after=" + "9" * 30]
+    "query", ["after=-1", "after=x", "limit=1125", "limit=", "after=1e3", "limit=٣", "after=" + "9" * 30]
 )
 def test_an_odd_number_is_400(query: str) -> None:
     with gateway() as g:
         reply = httpx.get(f"{g.url}/admin/requests?{query}", headers=ADMIN)
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, query.partition("=")[0])
+
+
+def test_every_attempt_that_ended_is_counted_and_listed() -> None:
+    answers = (raw(b"", then="reset"), ok(USED), STREAM, ok(b"{}", status="500 No"), raw(b"", then="silent"))
+    with RogueEngine(*answers) as engine, gateway(engine) as g:
+        with Caller(g.port) as c:
+            c.chat().reply()
+            c.chat(stream=True).reply()
+            c.chat().reply()
+            c.chat(model="nobody").reply()
+            c.chat()
+            g.until(lambda r: r.gateway.in_flight == 1)
+        g.until(lambda r: not r.gateway.in_flight)
+        found = listed(g)
+        assert found["ended"] == len(found["requests"]) >= 4
 
 
 def test_a_row_has_sizes_and_times_and_no_text() -> None:
@@ -208,7 +225,7 @@ def test_a_refused_request_is_a_row_with_the_reason_that_its_caller_got() -> Non
             reply = caller.reply()
             assert reply.status == 404
         row = viewer.next("request")
-        assert mistakes(row, LIVE_REQUEST) == []
+        assert mistakes(row, REQUEST) == []
         assert (row["request_id"], row["outcome"], row["status"]) == ("none", "refused", 404)
         assert (row["model"], row["tenant"], row["instance"]) == ("no-such-model", "lab", "")
         assert row["why"] == json.loads(reply.body)["error"]["message"]
@@ -224,7 +241,9 @@ def test_refusals_without_end_leave_room_for_the_requests_that_are_served() -> N
         caller.chat("x-request-id: served").reply()
         for _ in range(refusals.KEPT + 50):
             caller.chat(model="x" * 200).reply()
-        rows = listed(g, "?limit=1024")["requests"]
+        found = listed(g, f"?limit={MOST_LISTED}")
+        rows = found["requests"]
         assert len(rows) == refusals.KEPT + 1
+        assert found["ended"] == refusals.KEPT + 51
         assert rows[0]["request_id"] == "served"
         assert max(len(each["why"]) for each in rows) <= 300

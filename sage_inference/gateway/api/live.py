@@ -16,9 +16,11 @@ from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.guard import credentials
 from sage_inference.gateway.live.feed import MOST_VIEWERS, LiveFeed
 from sage_inference.gateway.live.requests import ended_after, number_of, row
+from sage_inference.telemetry import refusals
+from sage_inference.telemetry.decisions import log as decisions
 from sage_inference.telemetry.decisions.recorder import wall_offset
 
-MOST_LISTED = 1024
+MOST_LISTED = decisions.KEPT + refusals.KEPT  # all that there are
 _LISTED = 100
 _UNREAD_S = 60.0  # a viewer that takes nothing for so long is gone
 _LARGEST = 1 << 62
@@ -89,6 +91,7 @@ async def list_requests(request: Request) -> Response:
         {
             "schema": 1,
             "last": max(after, 0) if last is None else number_of(last),
+            "ended": gateway.scheduler.rates.finished + gateway.stats.refusals.total,
             "requests": [row(each, epoch) for each in ended],
         }
     )

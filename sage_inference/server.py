@@ -44,9 +44,7 @@ from sage_inference.wire.timers import TimerWheel
 
 WATCH_S = 0.5  # between two looks at the configuration file
 OWN_ENGINES_S = 15.0  # the longest wait until simulated engines are ready
-SETTLE_S = (
-    1.0  # between a SIGHUP and a second check, because a shell may forward it before its terminal is gone
-)
+SETTLE_S = 1.0  # between a SIGHUP and a second check: a shell may forward it before its terminal is gone
 
 log = logging.getLogger("sage_inference.server")
 
@@ -72,6 +70,7 @@ class RunHooks:
     serving: Callable[[RunningGateway], None] = _nothing  # before ``ready``
     ready: Callable[[dict[str, Any]], None] = _nothing
     stopping: Callable[[], None] = _nothing
+    ended: Callable[[dict[str, int]], None] = _nothing  # the counts of ``RequestEnds``
     reloading: Callable[[], None] = _nothing
     certified: Callable[[str], None] = _nothing  # the fingerprint of a certificate, before a caller sees it
     configured: Callable[[Settings], None] = _nothing  # after a reload that applied new settings
@@ -133,9 +132,8 @@ class RunningGateway:
         self.app = make_app(
             self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed, self.usage
         )
-        self.server = HttpServer(
-            HttpConfig(self.gateway, self.app), self._started, Patience(lambda: self.wheel.now)
-        )
+        config, patience = HttpConfig(self.gateway, self.app), Patience(lambda: self.wheel.now)
+        self.server = HttpServer(config, self._started, self.hooks.ended, patience)
         self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
 
     def _engines_changed(self) -> None:
@@ -255,6 +253,7 @@ class RunningGateway:
         """Accept no new requests and finish those under way. With ``at_once``, do not wait for them."""
         if not self.gateway.draining:
             self.gateway.draining = True
+            self.server.note_requests()
             self.hooks.stopping()
             if self.managed is not None and self.hooks.relieved():
                 self.managed.hand_over()

@@ -12,6 +12,7 @@ from sage_inference.cli.options import NoColor
 
 if TYPE_CHECKING:
     from sage_inference.daemon.control import DaemonState
+    from sage_inference.daemon.end_report import EndReport
 
 app = plain_app()
 
@@ -33,7 +34,8 @@ def restart(
 
     The new one keeps the configuration file and the options of the running one. When the new one is ready, it
     takes the running one's socket. If it cannot start, the running one stays. Engines go on, and the new gateway
-    adopts them.
+    adopts them. The old one finishes its running requests, within timeouts.drain_s; the command reports how many it
+    finished, and how many it cut off.
     """
     from sage_inference.cli.announce import announce
     from sage_inference.config.paths import Paths
@@ -66,10 +68,37 @@ def restart(
             f"the old gateway (pid {restarted.still_ending}) still finishes requests",
             f"kill {restarted.still_ending} ends it",
         )
-    elif requests:
-        what = "the request that was" if requests == 1 else f"the {requests} requests that were"
-        terminal.say(f"the old gateway finished {what} running")
+    else:
+        _say_ends(restarted.ends, requests)
     if engines:
         from sage_inference.cli.engine.restart import restart_all
 
         restart_all(paths)
+
+
+def _say_ends(ends: EndReport | None, requests: int) -> None:
+    """Say what became of the old gateway's last requests. Without a report, ``requests`` ran before the restart."""
+    if ends is None:
+        if requests:
+            terminal.warn(
+                f"what became of {_counted(requests, 0)} is not known", "the gateway's log may show it"
+            )
+        return
+    what = _counted(ends.total, ends.streams)
+    if ends.failed:
+        streams = f", of them streams: {ends.failed_streams}" if ends.failed_streams else ""
+        terminal.warn(
+            f"of {what}, the old gateway finished {ends.finished}; failed or cut off: {ends.failed}{streams}",
+            "a gateway that ends waits timeouts.drain_s seconds for its requests",
+        )
+    elif ends.finished:
+        left = f"; callers that left: {ends.left}" if ends.left else ""
+        terminal.say(f"the old gateway finished {what}{left}")
+
+
+def _counted(requests: int, streams: int) -> str:
+    if requests == 1:
+        return f"the {'stream' if streams else 'request'} that was running"
+    if requests == streams:
+        return f"the {streams} streams that were running"
+    return f"the {requests} requests that were running" + (f" (streams: {streams})" if streams else "")

@@ -8,6 +8,8 @@ successor does, so that none is refused. A connection that ends before "serving"
                        ◀──────────────────── {"given": true}, with descriptors
     {"serving": true}  ────────────────────▶ stops touching the files
                        ◀──────────────────── {"left": true}; drains and ends
+
+The command that replaces a gateway asks on a connection of its own for the report of ``end_report``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, Protocol
 
 from sage_inference.daemon import presence
 from sage_inference.daemon.bind import bind, resolve
+from sage_inference.daemon.end_report import QUESTION
 from sage_inference.daemon.errors import AlreadyRunning, BindError, DaemonError, PortTaken
 from sage_inference.daemon.predecessor import Predecessor
 
@@ -54,13 +57,24 @@ class Listening(Protocol):
 
 
 def give(
-    connection: socket.socket, descriptors: list[int], listening: Listening, leave: Callable[[], None]
+    connection: socket.socket,
+    descriptors: list[int],
+    listening: Listening,
+    leave: Callable[[], None],
+    listen_to_end: Callable[[socket.socket], None],
 ) -> bool:
-    """Answer one connection to the gateway's name. True if the place was passed on; then ``leave`` was called."""
+    """Answer one connection to the gateway's name. True if the place was passed on; then ``leave`` was called.
+
+    ``listen_to_end`` gets a connection that waits for the report of the gateway's end.
+    """
     connection.settimeout(_ASK_S)
     if not presence.may_succeed(connection):
         return False
-    wanted = _receive(connection).get("take")
+    message = _receive(connection)
+    if message == QUESTION:
+        listen_to_end(connection.dup())
+        return False
+    wanted = message.get("take")
     if wanted not in ("socket", "port", "lock"):
         return False
     if wanted == "port":

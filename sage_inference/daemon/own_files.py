@@ -14,6 +14,7 @@ import time
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import handover, pidfile
 from sage_inference.daemon.directories import ensure
+from sage_inference.daemon.end_report import EndListeners
 from sage_inference.daemon.errors import DaemonError
 from sage_inference.daemon.handover import Listening
 from sage_inference.daemon.lock import Lock
@@ -40,6 +41,7 @@ class OwnFiles:
         self._mutex = threading.Lock()
         self._listening: Listening | None = None
         self._left = False
+        self._end_listeners = EndListeners()
         self._complained = ""
         self._woken, self._wake = socket.socketpair()
         self._thread: threading.Thread | None = None
@@ -68,6 +70,10 @@ class OwnFiles:
     def left(self) -> bool:
         """Whether a successor has taken this gateway's place."""
         return self._left
+
+    def report_end(self, counts: dict[str, int]) -> None:
+        """Report what became of the last requests, to those who asked for it."""
+        self._end_listeners.report(counts)
 
     def refuse(self) -> None:
         """Refuse every successor from now on."""
@@ -112,7 +118,9 @@ class OwnFiles:
             lock, listening = self._lock, self._listening
             if lock is None or listening is None:
                 return False
-            if not handover.give(connection, lock.descriptors, listening, self._leave):
+            if not handover.give(
+                connection, lock.descriptors, listening, self._leave, self._end_listeners.add
+            ):
                 return False
         log.info("a successor has taken over")
         os.kill(os.getpid(), signal.SIGTERM)

@@ -14,6 +14,7 @@ from sage_inference.config.settings import Flags
 from sage_inference.daemon import handover
 from sage_inference.daemon.bind import bind, resolve
 from sage_inference.daemon.control import DaemonState, Found, Progress, children, inspect, stop, wait_until
+from sage_inference.daemon.end_report import EndReport, EndReportAwaited
 from sage_inference.daemon.errors import DaemonError, PortTaken
 from sage_inference.daemon.launch_spec import flags_from
 from sage_inference.daemon.managed import keep_engines
@@ -34,10 +35,14 @@ class RestartFailed(DaemonError):
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """``still_ending`` is the old gateway's pid if its requests took longer than its drain time."""
+    """``still_ending`` is the old gateway's pid if its requests took longer than its drain time.
+
+    ``ends``: what became of its last requests. None if it did not report that.
+    """
 
     started: Started
     still_ending: int | None = None
+    ends: EndReport | None = None
 
 
 def restart(
@@ -66,16 +71,19 @@ def restart(
     paths = Paths(Path(info.config_path), paths.state_dir, paths.log_dir)
     if on_found is not None:
         on_found(state)
+    report = EndReportAwaited.ask(info.process, paths.state_dir)
     with _inside(info.directory):
         if state.state == "unresponsive" or info.phase == "stopping":
-            return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
+            replaced = _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
+            return replace(replaced, ends=report.read())
         started = _side_by_side(paths, flags, info, on_wait)
         if started is None:
             if inspect(paths).state == "stopped":
                 message = "not restarted: the gateway was stopped meanwhile"
                 raise RestartFailed(message, "sage inference start --background")
-            return _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
-        return Restarted(started, _ended(info, force, on_progress))
+            replaced = _one_after_the_other(paths, flags, info, force, on_progress, on_wait)
+            return replace(replaced, ends=report.read())
+        return Restarted(started, _ended(info, force, on_progress), report.read())
 
 
 def _side_by_side(paths: Paths, flags: Flags, info: PidInfo, on_wait: Progress | None) -> Started | None:

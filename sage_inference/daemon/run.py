@@ -306,6 +306,7 @@ class _Run:
             serving=serving,
             ready=ready,
             stopping=stopping,
+            ended=self.own_files.report_end,
             reloading=self.notifier.reloading,
             certified=certified,
             configured=configured,

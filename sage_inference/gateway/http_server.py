@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,7 @@ import uvicorn
 from sage_inference.config.settings import Settings
 from sage_inference.engines.patience import Patience
 from sage_inference.gateway.gateway import Gateway
+from sage_inference.gateway.last_requests import LastRequests
 from sage_inference.gateway.protocol import GatewayProtocol
 
 _LOOK_S = 0.01  # between two checks of a stopping gateway whether connections are left
@@ -57,16 +59,28 @@ class HttpConfig(uvicorn.Config):
 class HttpServer(uvicorn.Server):
     """uvicorn's server without its ticks of 0.1 s. It ends as soon as it is stopped and all requests have ended."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], patience: Patience) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        on_ended: Callable[[dict[str, int]], None],
+        patience: Patience,
+    ) -> None:
+        """``on_ended`` gets the counts of ``RequestEnds``, of the requests that ``note_requests`` noted."""
         super().__init__(config)
-        self._on_started = on_started
+        self._on_started, self._on_ended = on_started, on_ended
         self._patience = patience
+        self._last_requests: LastRequests | None = None
         self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    def note_requests(self) -> None:
+        """Note the requests that are under way, because the gateway stops."""
+        self._last_requests = LastRequests(self.server_state.connections)  # type: ignore[arg-type]
 
     def end(self, *, at_once: bool) -> None:
         self.should_exit = True
@@ -92,6 +106,8 @@ class HttpServer(uvicorn.Server):
             log.error("cancelled %d requests that had not ended within %d s", len(tasks), drain_s)
             for task in tasks:
                 task.cancel()
+        if self._last_requests is not None:
+            self._on_ended(asdict(self._last_requests.ends()))
 
     async def _ended(self) -> None:
         state = self.server_state

@@ -149,6 +149,9 @@ class GroupQueue:
         if waiting.change is not None:
             self._changes.leave(waiting.change)
             waiting.change = None
+        if waiting.review is not None:  # it was overdue before its turn by ageing came
+            self._reviews.leave(waiting.review)
+            waiting.review = None
         waiting.stands_back = True
         self._rank(waiting, now)
         self._enter(waiting)

@@ -14,6 +14,7 @@ from sage_inference.control_plane.queue.ageing import DEFERRED, work_of
 from sage_inference.control_plane.queue.heap import Heap
 from sage_inference.control_plane.queue.orders import ORDERS
 from sage_inference.control_plane.queue.request_queue import RequestQueue
+from sage_inference.control_plane.submission import Waiting
 from sage_inference.types import RequestPriority, SchedulingRequest
 from tests.control_plane.parts import Submitted, instance, request
 
@@ -196,6 +197,36 @@ def test_a_flood_delays_no_due_request_beyond_a_bound_of_the_work_due_before_it(
         placed += work_of(first.request)
         left -= first.request in due
         assert placed <= bound
+
+
+def test_a_request_that_had_its_turn_by_ageing_and_stands_back_leaves_no_trace() -> None:
+    """Its turn came while it was overdue, its instance was closed, and another one got the next turn."""
+    queue = predicted({"old": 2000.0, **{str(n): 500.0 for n in range(40)}})
+    late = [request("old", 733, arrived=0.0), *(request(n, 733, arrived=0.5) for n in range(40))]
+    for each in late:
+        queue.add(Submitted(each), GROUP, "adaptive", 500.0, 0.5)
+    group_queue = queue.group_queues[GROUP, "adaptive"]
+    now, turns = 200.0, list[Waiting]()
+    while len(turns) < 2:
+        first = group_queue.next(now)
+        assert first is not None
+        if first.overdue:
+            queue.remove(first)
+            group_queue.placed(first)
+        else:  # by ageing
+            turns.append(first)
+            group_queue.reserve(first, GROUP[0], now + 1.0)
+    old = turns[0]
+    now += 2.0
+    group_queue.next(now)  # the reservations end
+    assert group_queue.may_stand_back(old)
+    group_queue.stand_back(old, now)
+    queue.remove(old)
+    for _ in range(200):
+        now += 10.0
+        group_queue.next(now)
+    assert old not in group_queue.everyone()
+    assert len(group_queue.everyone()) == queue.requests
 
 
 @given(

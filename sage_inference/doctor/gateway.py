@@ -9,9 +9,10 @@ from sage_inference._version import __version__
 from sage_inference.daemon import bind, managed
 from sage_inference.daemon.errors import BindError, PortTaken
 from sage_inference.daemon.own_service import is_of_the_system, restart_command, systemctl
+from sage_inference.daemon.service.hidden import refuse_hidden
 from sage_inference.daemon.service.manager import Manager, ServiceError
 from sage_inference.daemon.systemd import NAME
-from sage_inference.doctor.facts import Facts
+from sage_inference.doctor.facts import Facts, UnknownFactError
 from sage_inference.doctor.finding import Check, Finding
 from sage_inference.netloc import netloc
 from sage_inference.port_holder import PortHolder, port_holder
@@ -108,7 +109,21 @@ def service(facts: Facts) -> Iterator[Finding]:
         absent = found.absent.problem if found.absent else "there is no user manager"
         yield SERVICE.ok(f"not installed: {absent}")
     else:
-        yield _judged(found.document)
+        yield _hidden(facts) or _judged(found.document)
+
+
+def _hidden(facts: Facts) -> Finding | None:
+    """A failure if a file that the configuration names is hidden from the service."""
+    if not facts.service.value.installed:
+        return None
+    try:
+        manager = Manager(facts.plan.which, facts.environ)
+        refuse_hidden(facts.plan, facts.settings.value, manager, with_program=False)
+    except ServiceError as hidden:
+        return SERVICE.fail(hidden.problem, hidden.hint)
+    except UnknownFactError:  # the check of the configuration reports the reason
+        return None
+    return None
 
 
 def _judged(document: Mapping[str, Any]) -> Finding:

@@ -7,7 +7,8 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,51 @@ def test_an_install_that_failed_is_filled_in_or_taken_back(manager: SystemManage
     assert 'SAGE_KEY="secret"' in shell(manager, f"cat {variables}")
     assert manager.sage("service", "status", "--system").returncode == 3
     assert shell(manager, f"stat -c %a {variables}") == "600"
+
+
+def test_files_that_the_unit_hides_are_refused_before_the_service_starts(manager: SystemManager) -> None:
+    """``DynamicUser`` hides /tmp, and a drop-in may hide other places."""
+    with tempfile.TemporaryDirectory(prefix="sage-") as folder:
+        hidden = Path(folder)
+        hidden.chmod(0o755)  # pytest's folders are closed to others
+        program, config, key = hidden / "sage", hidden / "own.yaml", hidden / "key"
+        code = "import sys; from sage_inference._entry import main; sys.exit(main())"
+        program.write_text(f"#!{sys.executable}\n{code}\n")
+        program.chmod(0o755)
+        key.write_text("opensesame")
+        config.write_text("{}")
+
+        def refused(what: str, *words: str, by: Sequence[str] = ()) -> str:
+            call = [*by, "inference", "service", "install", "--system", *words]
+            ended = manager.run(*call) if by else manager.sage(*call[1:])
+            assert ended.returncode == 1, ended.stdout
+            [error, hint] = ended.stderr.splitlines()[-2:]
+            assert error.startswith(f"error: the service cannot reach {what}, ")
+            return f"{error} {hint}"
+
+        assert "/opt" in refused("its program", by=[str(program)])
+        assert "--as" in refused("its configuration", "--config", str(config))
+        done(manager, "config", "set", "admin_key", f"file:{key}", **OF_SERVICE)
+        found = refused("admin_key")
+        assert f"{key}, because PrivateTmp hides /tmp from it" in found
+        assert "opensesame" not in found
+        assert files(manager) & {UNIT, f"{UNIT}.d/options.conf"} == set()
+
+        done(manager, "config", "set", "server.port", str(free_port()), **OF_SERVICE)
+        shell(
+            manager, f"mkdir {UNIT}.d; printf '[Service]\\nBindReadOnlyPaths={hidden}\\n' > {UNIT}.d/a.conf"
+        )
+        done(manager, "service", "install", "--system")
+        written = shell(manager, f"cat {UNIT}")
+        shell(
+            manager,
+            f"printf '[Service]\\nInaccessiblePaths={hidden}\\n' > {UNIT}.d/b.conf; rm {UNIT}.d/a.conf",
+        )
+        done(manager, "config", "set", "timeouts.drain_s", "7", **OF_SERVICE)
+        refused("admin_key")
+        assert shell(manager, f"cat {UNIT}") == written
+        examined = manager.sage("doctor", "--system")
+        assert (examined.returncode, "the service cannot reach admin_key" in examined.stdout) == (1, True)
 
 
 def test_the_reason_why_the_service_does_not_start_comes_from_the_journal(

@@ -15,6 +15,7 @@ from sage_inference.config.check import check, kept_secrets
 from sage_inference.config.settings import Settings
 from sage_inference.daemon import bind, control, pidfile
 from sage_inference.daemon.service import environment_file, unit_file
+from sage_inference.daemon.service.hidden import refuse_hidden
 from sage_inference.daemon.service.manager import Manager, ServiceError
 from sage_inference.daemon.service.plan import ServicePlan, check_readable, service_environ, settings_of
 from sage_inference.daemon.systemd import NAME
@@ -70,10 +71,7 @@ def install(
     )
     is_new = text != before
     try:
-        if is_new:
-            unit_file.write(plan.unit_file, text, 0o644)
-        manager.do("daemon-reload")
-        _check_found(plan, manager)
+        _load(plan, settings, manager, text, before)
         manager.do("enable", NAME)
         must_start = start and (is_new or not active or _is_outdated(plan))
         if must_start:
@@ -83,6 +81,24 @@ def install(
             _roll_back(plan, manager)
         raise
     return Installed(is_new, wrote_environment, must_start, active or must_start, confined)
+
+
+def _load(plan: ServicePlan, settings: Settings, manager: Manager, text: str, before: str | None) -> None:
+    """Let the manager load the unit with this text. Raises ``ServiceError`` if the unit could not work.
+
+    A unit that was there before is put back then.
+    """
+    if text != before:
+        unit_file.write(plan.unit_file, text, 0o644)
+    manager.do("daemon-reload")
+    try:
+        _check_found(plan, manager)
+        refuse_hidden(plan, settings, manager)
+    except ServiceError:
+        if before is not None and text != before:
+            unit_file.write(plan.unit_file, before, 0o644)
+            manager.do("daemon-reload")
+        raise
 
 
 def uninstall(plan: ServicePlan, manager: Manager, *, force: bool = False) -> Uninstalled:

@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    # A forced tool call is plain JSON then. In the tags of the strict form random weights write white space without end.
+    "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "4",
 }

@@ -48,6 +48,8 @@ def _tool(door: Door, model: str, seed: int) -> str:
     tools = [{"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}]
     choice = {"type": "function", "function": {"name": "pick"}}
     message = _message(door, chat(model, 80, seed=seed, tools=tools, tool_choice=choice))
+    if not message.get("tool_calls"):
+        raise BenchError(f"no tool call: {json.dumps(message)[:500]}")
     return str(message["tool_calls"][0]["function"]["arguments"])
 
 

@@ -111,11 +111,14 @@ class EngineConnection(asyncio.Protocol):
     def send(self, receiver: Receiver, head: bytes, body: bytes) -> None:
         """Start an exchange on a connection that is idle."""
         self._receiver = receiver
-        if len(body) < JOIN_BYTES:
-            self._batch.write(self.transport, head + body)  # one packet, one system call
-        else:
-            self._batch.write(self.transport, head)
-            self._batch.write(self.transport, body)
+        batch, transport = self._batch, self.transport
+        if len(body) >= JOIN_BYTES:
+            batch.write(transport, head)
+            batch.write(transport, body)
+        elif batch.is_open:
+            batch.write(transport, head + body)
+        else:  # without its call, because most requests begin an iteration
+            transport.write(head + body)  # one packet, one system call
 
     def hand_to(self, receiver: Receiver) -> None:
         """Give the rest of the answer under way to another receiver, also while the connection closes.
@@ -196,8 +199,11 @@ class EngineConnection(asyncio.Protocol):
         try:
             # One whole chunk, and nothing else: its first line has the size that its length demands. A body with
             # these bytes inside a chunk does not get here, because ``_taker_now`` is set between chunks only.
-            if taker is not None and data.startswith(CHUNK_HEADS[len(data)]) and data.endswith(self._ending):
-                taker.pass_on(data)
+            if taker is not None and data.startswith(CHUNK_HEADS[len(data)]):
+                if data.endswith(self._ending):
+                    taker.pass_on(data)
+                else:
+                    self._send_whole(data)
             elif receiver is None:
                 self.discard()  # the connection is idle, so these bytes answer no request
             elif self._body_left:
@@ -210,6 +216,15 @@ class EngineConnection(asyncio.Protocol):
             if receiver is None:
                 raise
             self._broke(receiver, error)
+
+    def _send_whole(self, data: bytes) -> None:
+        """Send a chunk that ``pass_only_chunks_with`` keeps from the taker."""
+        receiver = self._receiver
+        assert receiver is not None  # there is one as long as there is a taker
+        if data.endswith(CRLF):
+            receiver.engine_sends(data[data.find(b"\n") + 1 : -len(CRLF)], False)
+        else:
+            self._parse(receiver, data)
 
     def _broke(self, receiver: Receiver, error: Exception) -> None:
         """The receiver raised: that is neither the engine's fault nor another request's."""
@@ -325,11 +340,12 @@ class EngineConnection(asyncio.Protocol):
         self._parser = None
         self.served += 1
         # An answer that comes early leaves part of its request unsent, and the engine might not read the next one.
-        if clean and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
-            self.transport.resume_reading()  # it may have been paused while the answer's end was deferred
+        transport = self.transport
+        if clean and not transport.is_closing() and not transport.get_write_buffer_size():
+            transport.resume_reading()  # it may have been paused while the answer's end was deferred
             self._on_idle(self)
         else:
-            self.transport.abort()
+            transport.abort()
 
     # Called by the parser
 

@@ -6,7 +6,7 @@ digits of a length. The meaning of a head that was parsed and checked is kept un
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 # The bytes before the digits of the length, where the digits start and where those of the last length stopped, the rest
@@ -15,6 +15,7 @@ _Known = tuple[bytes, int, int, bytes, int, T]
 
 LONGEST = 4096  # bytes of a head: longer ones do not repeat
 _MOST_DIGITS = 15
+_NONE: _Known[Any] = b"\0", 0, 0, b"\0", 0, None  # no head begins with it
 
 
 class HeadCache(Generic[T]):
@@ -23,15 +24,15 @@ class HeadCache(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._known: dict[bytes, _Known[T]] = {}  # by the bytes before the length
-        self._last: _Known[T] | None = None
+        self._last: _Known[T] = _NONE
 
     def get(self, data: bytes) -> tuple[T, int, int] | None:
         """The meaning of the head that ``data`` begins with, its Content-Length, and where its body begins.
 
         None if it must be parsed: only the digits of the length may differ from a head that was ``put``.
         """
-        known = self._last
-        if known is None or data[: known[1]] != known[0]:  # mostly it begins like the last one
+        before, start, stop, rest, body, meaning = self._last
+        if not data.startswith(before):  # mostly it begins like the last one
             start = data.find(b"\r\nContent-Length: ", 0, LONGEST)
             if start < 0:
                 start = data.find(b"\r\ncontent-length: ", 0, LONGEST)
@@ -39,8 +40,8 @@ class HeadCache(Generic[T]):
             if known is None:
                 return None
             self._last = known
-        before, start, stop, rest, body, meaning = known
-        if data[stop:body] != rest:  # mostly the length has as many digits as the last one
+            before, start, stop, rest, body, meaning = known
+        if not data.startswith(rest, stop):  # mostly the length has as many digits as the last one
             stop = data.find(rest, start, start + _MOST_DIGITS + len(rest))
             if stop < 0:
                 return None

@@ -79,7 +79,8 @@ class TimerWheel:
     def set(self, timed: Timed, seconds: float) -> None:
         """Set the deadline to ``seconds`` from now; infinite means none."""
         timed.deadline = deadline = self.now + seconds
-        if not 0 < timed.wakes_at <= deadline:
+        wakes_at = timed.wakes_at
+        if wakes_at > deadline or not wakes_at:
             self._move_sooner(timed, deadline)
 
     def remove(self, timed: Timed) -> None:

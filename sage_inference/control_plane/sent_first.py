@@ -58,9 +58,9 @@ class SentFirst:
         heeds_streams = not request.request_type.is_llm and self._selector.heeds_streams(request)
         if heeds_streams:
             self.settle()  # LLM work on the same GPU may be among the requests sent first
+        prompt_ms, slos = most * load.ms_per_token, self._slos
         return (
-            most * load.ms_per_token
-            <= (self._slos.soon_ms if load.prompt_share >= HARMED else self._slos.short_ms)
+            (prompt_ms <= slos.short_ms or (prompt_ms <= slos.soon_ms and load.prompt_share >= HARMED))
             and not (limit and only.active_requests + len(self.sent) >= limit)
             and not self._queue.requests
             and request.slo_deadline_ms is None
@@ -71,9 +71,11 @@ class SentFirst:
         request, only = submission.request, group[0]
         decision = SchedulingDecision(request.request_id, only.instance_id, ONLY)
         submission.placed(only, decision)
-        self.sent.append((submission, decision, group, now, measure))
+        sent = self.sent
+        is_first = not sent
+        sent.append((submission, decision, group, now, measure))
         self._most_tokens += request.prompt_tokens or request.prompt_bytes
-        if len(self.sent) == 1:
+        if is_first:
             self._hooks.later(self.settle)
 
     def settle(self) -> None:
@@ -87,10 +89,12 @@ class SentFirst:
             submission, decision, group, now, measure = sent.popleft()
             try:
                 measure()
+                request, only = submission.request, group[0]
                 if self._slos.differ:
-                    self._slos.give(submission.request)
-                need = selector.look_up(submission.request, group[0])
-                placer.record(placer.count(submission, decision, group[0], need, group, now), need, now)
+                    self._slos.give(request)
+                # Without a call for a short prompt, which has no blocks that an instance could have cached.
+                need = selector.look_up(request, only) if request.prompt_blocks else request.prompt_tokens
+                placer.record(placer.count(submission, decision, only, need, group, now), need, now)
             except Exception as error:
                 self._hooks.report(error)
         self._most_tokens = 0

@@ -47,11 +47,12 @@ class Ledger:
 
         Tenants need every answer. Estimates, and the paces of answers in one piece, need one now and then.
         """
-        self.estimates.pass_over -= 1
+        estimates = self.estimates
+        estimates.pass_over -= 1
         return (
-            self.reads_all_usage
+            estimates.pass_over < 0
             or self.tenants.several
-            or self.estimates.pass_over < 0
+            or self.reads_all_usage
             or (type(placement) is Placement and placement.beside >= 0)
         )
 
@@ -60,7 +61,8 @@ class Ledger:
         placement.usage = usage
         request = placement.request
         self.tenants.charge(request.tenant, OUTPUT_WEIGHT * usage.completion_tokens)
-        self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
+        if usage.prompt_tokens:  # those of a stream that reports no usage are not known
+            self.estimates.learn(request.model, request.script, request.prompt_bytes, usage.prompt_tokens)
         if placement.beside >= 0:
             self.relative.learn(placement, usage.completion_tokens)
         elif request.streams and request.request_type.is_llm:

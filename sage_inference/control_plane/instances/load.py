@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from sage_inference.control_plane import cost
+from sage_inference.control_plane.cost import LEAST_PACE, LONGEST_MS, MOST_PACE
 from sage_inference.types import (
     ExecutionInstance,
     InstanceLoad,
@@ -108,8 +109,11 @@ class Placement(msgspec.Struct, gc=False, eq=False):
     def expect(self, now: float) -> float:
         """Predict the end of its prefill, because the first byte of its answer will not show it."""
         load = self.instance.load
-        left_ms = cost.backlog_ms(load.ms_per_token, load.pending_tokens, now - load.progress_at)
-        self.expected_at = at = now + left_ms / 1000
+        # ``now`` plus ``cost.backlog_ms``, without its call: every answer in one piece comes here.
+        at = load.progress_at + load.ms_per_token * load.pending_tokens / 1000
+        if at < now:
+            at = now
+        self.expected_at = at
         return at
 
     def begun(self, now: float, teaches: bool = True) -> None:
@@ -120,12 +124,12 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         """
         if self.pending:
             took = self._no_longer_pending(now)
-            load = self.instance.load
-            if teaches and self.pushed_at > load.lost_at and self.pushed_at > load.stalled_at:
+            load, pushed_at = self.instance.load, self.pushed_at
+            if teaches and pushed_at > load.lost_at and pushed_at > load.stalled_at:
                 learn(load, self.tokens, took * 1000)
                 # The line over such prompts is learned when the answer has ended, in the end from one in 32.
                 if (
-                    took == now - self.pushed_at
+                    took == now - pushed_at
                     and self.request.streams
                     and (load.taught < SURE or not load.taught & EVERY)
                 ):
@@ -138,10 +142,9 @@ class Placement(msgspec.Struct, gc=False, eq=False):
         self.tokens = tokens
 
     def presumed_begun(self) -> None:
-        """Its prompt should be done by now, though no byte has shown it."""
-        if self.pending:
-            began_at = self.instance.load.progress_at
-            self._no_longer_pending(self.expected_at if self.expected_at > began_at else began_at)
+        """The prompt of a pending one should be done by now, though no byte has shown it."""
+        began_at, expected_at = self.instance.load.progress_at, self.expected_at
+        self._no_longer_pending(expected_at if expected_at > began_at else began_at)
 
     def ended(self, now: float) -> None:
         """The attempt is over: slot and pending tokens go back."""
@@ -176,8 +179,9 @@ class Placement(msgspec.Struct, gc=False, eq=False):
             spares_from = since
         took = progress_at - since
         spares_from += took / load.prompt_share
-        most = progress_at + MOST_OWED_S
-        load.spares_from = spares_from if spares_from < most else most
+        if spares_from > progress_at + MOST_OWED_S:
+            spares_from = progress_at + MOST_OWED_S
+        load.spares_from = spares_from
         load.progress_at = progress_at
         return took
 
@@ -215,14 +219,14 @@ def as_seen(instances: Sequence[ExecutionInstance]) -> Sequence[Seen]:
 
 def learn(load: InstanceLoad, tokens: int, took_ms: float) -> None:
     """Note that ``tokens`` of a prompt took ``took_ms``. A time that no clock can have measured is ignored."""
-    if not 0.0 <= took_ms < cost.LONGEST_MS:
+    if not 0.0 <= took_ms < LONGEST_MS:
         return
     load.taught += 1
     load.busy_ms = busy_ms = _KEPT * load.busy_ms + took_ms
     load.busy_tokens = busy_tokens = _KEPT * load.busy_tokens + tokens
     load.paced_tokens = _KEPT * load.paced_tokens + (tokens if tokens > STEP_TOKENS else STEP_TOKENS)
     pace = busy_ms / busy_tokens * load.own_share + load.whole_part
-    load.ms_per_token = pace if cost.LEAST_PACE < pace < cost.MOST_PACE else cost.bounded_pace(pace)
+    load.ms_per_token = pace if LEAST_PACE < pace < MOST_PACE else cost.bounded_pace(pace)
 
 
 def own_pace(load: InstanceLoad) -> float:

@@ -32,24 +32,21 @@ def classify(
         model = registry.resolve(model)
     if model != named and (named is not None or route.names_model):
         body = with_model(route, body, model)
-    prompt = asked.prompt
+    prompt, user = asked.prompt, asked.user
     request = SchedulingRequest(
         request_id.decode("latin-1"),
         kind,
         model,
         route.path,
-        tenant=head.tenant or asked.user,
+        tenant=head.tenant or user,
         arrived=arrived,
         streams=asked.streams,
-        session=asked.user,
+        session=user,
         prompt_bytes=0 if kind is _TOKENIZE else len(prompt),  # text that is only tokenized is no work
+        output_tokens=output,
+        choices=asked.choices,
+        user=user,
     )
-    if asked.user:
-        request.user = asked.user
-    if asked.choices != 1:
-        request.choices = asked.choices
-    if output:
-        request.output_tokens = output
     if hub.key_priority or head.asks is not None:
         _heed_headers(hub, request, head)
     return request, body, prompt

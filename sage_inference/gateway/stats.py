@@ -114,19 +114,21 @@ class Stats:
             counts = tally.counts(kind)
         estimated = None
         if usage is None and request is not None:
-            tokens = exchange.counted_tokens
-            if tokens is not None:
+            if chunks:
+                estimated = request.prompt_tokens or self._estimated_prompt(request), chunks
+            elif (tokens := exchange.counted_tokens) is not None:
                 usage = Usage(tokens, 0)
-            elif chunks:
-                # A short prompt is not measured where there was no choice of instances.
-                a_byte = self._estimates.tokens_per_byte(request.model, request.script)
-                estimated = request.prompt_tokens or max(1, round(request.prompt_bytes * a_byte)), chunks
         counts.note(usage, estimated, exchange.texts, exchange.busy_s)
         if head.budget is not None:
             exchange.used(usage, estimated)
         if tally.follows_users and request is not None and request.user:
             users = tally.of_user(kind, request.user)
             users.note(usage, estimated, exchange.texts, exchange.busy_s)
+
+    def _estimated_prompt(self, request: SchedulingRequest) -> int:
+        """The tokens of a prompt that was not measured, as some are not where there was no choice of instances."""
+        a_byte = self._estimates.tokens_per_byte(request.model, request.script)
+        return max(1, round(request.prompt_bytes * a_byte))
 
     def _unplaced(
         self, exchange: CountedRequest, status: int

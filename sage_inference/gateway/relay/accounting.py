@@ -149,8 +149,10 @@ class Accounted:
 
     def _account(self, left: Phase, to: Phase, effect: int) -> None:
         """Note the move ``left`` to ``to``, and give back the slot. No other function gives one back."""
-        gateway, placement, delivery, last = self.gateway, self.place, self.delivery, self.last
-        learned, usage, outcome, chunks = None, None, OUTCOMES[to], 0
+        gateway, placement = self.gateway, self.place
+        delivery, last = self.delivery, self.last
+        learned = usage = None
+        outcome, chunks = OUTCOMES[to], 0
         try:  # the slot is given back whatever happens here
             if to is not _DONE:
                 if left is _DELIVERING:
@@ -166,8 +168,8 @@ class Accounted:
                 outcome = self._outcome()
             if last:
                 usage = self.reported()
-            if delivery is not None and self.head.route.type.is_llm:
-                chunks = delivery.chunks or (0 if usage else _events_after_the_first(last))
+                if delivery is not None and self.head.route.type.is_llm:
+                    chunks = delivery.chunks or (0 if usage else _events_after_the_first(last))
             if effect & ENDS:
                 if self.head.request_id:
                     answered = to is _DONE and self.status < 500 and not self.tried
@@ -176,16 +178,15 @@ class Accounted:
                     self._drop_body()
                 if gateway.stats.access is not None:
                     gateway.stats.access.ended(self, outcome, usage)
-            self._note_first_byte()
-            if last:
-                if gateway.scheduler.ledger.wants_usage(placement):
-                    learned = usage
-                    if usage is not None:
-                        self._note_choices()
-                self.last = b""
-                if learned is None and chunks:
-                    # An engine that reports no usage is assumed to send one token a chunk.
-                    learned = usage or Usage(0, chunks)
+            if self.took is not None:  # otherwise it was noted when it came, as that of most streams is
+                self._note_first_byte()
+            if chunks:
+                # An engine that reports no usage is assumed to send one token a chunk.
+                learned = usage or Usage(0, chunks)
+            elif usage is not None and gateway.scheduler.ledger.wants_usage(placement):
+                learned = usage
+                self._note_choices()
+            self.last = b""
         except Exception as error:
             # The answer is written; other requests of this loop iteration must not notice.
             report_of(self.caller_id, error, self.request_id)
@@ -193,17 +194,18 @@ class Accounted:
             gateway.scheduler.release(self, learned, outcome, self.status)
         try:  # its busy time is known only now, and it is counted also if something failed above
             if type(placement) is Placement:
-                self._note_attempt(placement, to, usage, chunks)
+                placement.usage = usage or placement.usage
+                self.busy_s += placement.busy_s
+                if chunks:
+                    self._note_pace(placement, to, usage, chunks)
             if effect & ENDS:
                 gateway.stats.ended(self, to, usage, chunks)
         except Exception as error:
             report_of(self.caller_id, error, self.request_id)
 
-    def _note_attempt(self, placement: Placement, to: Phase, usage: Usage | None, chunks: int) -> None:
-        """Note the tokens and the busy time of an attempt that ended, and of a stream the mean time of its tokens."""
-        placement.usage = usage or placement.usage
-        self.busy_s += placement.busy_s
-        if chunks and to is _DONE and self.status < 400:
+    def _note_pace(self, placement: Placement, to: Phase, usage: Usage | None, chunks: int) -> None:
+        """Note the mean time of the tokens of a stream that came to its end."""
+        if to is _DONE and self.status < 400:
             tokens = chunks if usage is None else usage.completion_tokens
             began, ended = placement.answered_at, placement.ended_at
             if tokens > 1 and began and ended and began > self.gateway.stalled_at:
@@ -211,8 +213,8 @@ class Accounted:
 
     def reported(self) -> Usage | None:
         """The usage that the engine reported. Valid only while the end of the attempt is being noted."""
-        last = bytes(self.last)
-        return reported(last) if self.delivery is None else self.delivery.reported(last)
+        last, delivery = bytes(self.last), self.delivery
+        return reported(last) if delivery is None else delivery.reported(last)
 
     def _note_choices(self) -> None:
         """Note how many choices share the reported tokens. They are generated together, in the time of one."""
@@ -222,13 +224,14 @@ class Accounted:
 
     def _outcome(self) -> str:
         """The outcome of an answer that came to its end. The engine may have given the answer up."""
-        if self.status >= 400 or not self.route.type.is_llm:
+        kind = self.head.route.type
+        if self.status >= 400 or not kind.is_llm:
             return OUTCOMES[_DONE]
-        answer = self.attempt.answer
+        attempt, delivery = self.attempt, self.delivery
+        upstream, answer = attempt.upstream, attempt.answer
         assert answer is not None
-        from_start = self.delivery is None or self.delivery.from_start
-        failure = failure_of(answer.stream, self.route.type, bytes(self.last), from_start)
-        upstream = self.attempt.upstream
+        from_start = delivery is None or delivery.from_start
+        failure = failure_of(answer.stream, kind, bytes(self.last), from_start)
         if failure is None:
             if upstream.health.given_up:
                 upstream.health.given_up = 0

@@ -30,6 +30,7 @@ JSON = [(b"content-type", b"application/json")]
 
 # As globals: an enum's members are looked up by a Python call.
 _DELIVERING, _DONE = Phase.DELIVERING, Phase.DONE
+_EVENTS = StreamFormat.EVENTS
 
 
 class Answering(Accounted):
@@ -81,12 +82,14 @@ class Answering(Accounted):
         if end and length is not None and len(piece) < JOIN_BYTES:  # the whole answer is here
             attempt.connection = None
             self.caller.write(start + piece)  # one packet, one system call
-            self.took, self.last = took, piece
+            self.took = took
+            self.last = piece
             self._move(_DONE)
             return
         connection = attempt.connection
-        made = ResponseWriter if self.gateway.stats.access is None else CountedResponseWriter
-        if answer.stream is StreamFormat.EVENTS and next(self.gateway.stats.samples):
+        stats = self.gateway.stats
+        made = ResponseWriter if stats.access is None else CountedResponseWriter
+        if answer.stream is _EVENTS and next(stats.samples):
             made = TimedResponseWriter
         self.delivery = delivery = made(self.gateway, self, connection, self.caller, start, self.chunked)
         self.took = took
@@ -95,7 +98,7 @@ class Answering(Accounted):
             return
         self._move(_DELIVERING)
         self._drop_body()  # it will not be sent again, and may be long
-        if self.route.type.is_llm and delivery.seek_usage(answer.stream, piece):
+        if self.head.route.type.is_llm and delivery.seek_usage(answer.stream, piece):
             pass  # usage is sought in each piece, so the writer must see them all
         elif self.chunked and connection is not None:
             connection.pass_whole_chunks(delivery)
@@ -126,7 +129,7 @@ class Answering(Accounted):
         answer = self.attempt.answer
         return (
             answer is not None
-            and answer.stream is StreamFormat.EVENTS
+            and answer.stream is _EVENTS
             and self.phase is _DELIVERING
             and self.route.type.is_llm
             and is_unfinished(self.delivery.sent(), self.route.type)

@@ -159,7 +159,8 @@ class Exchange(Held):
         self._send(connection)
 
     def _send(self, connection: EngineConnection) -> None:
-        upstream, head, body, gateway = self.upstream, self.head, self.body, self.gateway
+        upstream, gateway = self.upstream, self.gateway
+        head, body = self.head, self.body
         # The upstream keeps the beginning that it made for a head: such heads come again and again.
         lines = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
             upstream.starts.get(head) or upstream.start_of(head),

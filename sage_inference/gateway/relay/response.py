@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sage_inference.gateway.hub import Hub
 
 _NEVER = sys.maxsize
+# As globals: an enum's members are looked up by a Python call.
+_EVENTS, _OPAQUE = StreamFormat.EVENTS, StreamFormat.OPAQUE
 _FEW_PIECES = 4  # a tail of so few is not trimmed, because it is short, or most of it is one long piece
 
 
@@ -80,9 +82,9 @@ class ResponseWriter:
         self._placement = placement = submission.place
         self._gpu = gpu = placement.shared if isinstance(placement, Placement) else None
         if gpu is not None:
+            self._on_gap: Callable[[float, float], None] | None = None
+            self._passed_at = 0.0
             gpu.follow(placement, self, gateway.clock())  # type: ignore[arg-type]
-        self._on_gap: Callable[[float, float], None] | None = None
-        self._passed_at = 0.0
         # The last pieces, as they were written. They are references: nothing is copied while a stream goes on.
         self._tail: list[Data] = []
         # While this is set, ``pass_on`` gets only chunks that end as this one, and keeps none: see ``_pass_deltas_only``.
@@ -94,7 +96,8 @@ class ResponseWriter:
         self.chunks = 0
         # The count of chunks at which the coalescer looks at the stream's rate again.
         self._look_at = 0
-        self.pauses_left, self.looked_at = 0, 0.0
+        self.pauses_left = 0
+        self.looked_at = 0.0
 
     def send(self, piece: Data) -> None:
         """Write a piece that is not the last."""
@@ -108,17 +111,16 @@ class ResponseWriter:
         elif self.chunked:
             if self._delta is not None and not tail.are_deltas(piece, self._delta):
                 self._pass_all()
-            self.pass_on(chunk(piece))
+            self.pass_on(chunk(piece))  # it trims a tail of short pieces
+            if len(piece) >= TAIL_BYTES:
+                self._keep_last()
         else:
             self._tail.append(piece)
             self._caller.write(piece)
             self._wheel.set(self._caller, self._wheel.idle_s)
-        # The memory of long pieces is let go at once. ``pass_on`` has seen to short ones.
-        if (kept := len(self._tail)) > 1:
-            if len(piece) >= TAIL_BYTES:  # it is a tail by itself
-                del self._tail[:-1]
-                self.from_start = False
-            elif kept > 2 * MOST_PIECES:
+            if len(piece) >= TAIL_BYTES:
+                self._keep_last()
+            elif len(self._tail) > 2 * MOST_PIECES:
                 self._trim()
 
     def pass_on(self, chunk: bytes) -> None:
@@ -180,13 +182,13 @@ class ResponseWriter:
 
     def seek_usage(self, stream: StreamFormat, opening: Data) -> bool:
         """Whether every piece must be seen to find the answer's usage; ``opening`` is the first piece."""
-        if stream is StreamFormat.OPAQUE:
+        if stream is _OPAQUE:
             self._plain = PlainUsage()
             return True
         opening = bytes(opening)
         if len(opening) <= TAIL_BYTES and b'"usage"' in opening:
             self._opening = opening
-        if stream is StreamFormat.EVENTS:
+        if stream is _EVENTS:
             self._seek_at = 0
         return False
 
@@ -217,6 +219,12 @@ class ResponseWriter:
             self._trim()
         return tail.text_of(self._tail, self.chunked)
 
+    def _keep_last(self) -> None:
+        """Let the memory of all pieces but the last go at once: that one is long enough to be a tail by itself."""
+        if len(self._tail) > 1:
+            del self._tail[:-1]
+            self.from_start = False
+
     def _trim(self) -> None:
         if tail.trim(self._tail, self.chunked):
             self.from_start = False
@@ -231,10 +239,12 @@ class ResponseWriter:
             # Its pieces are long now: it costs less to keep one than to compare the ends of its chunks.
             if self._delta is not None:
                 self._pass_all()
-        if self._delta is None:
+            elif len(self._tail) > _FEW_PIECES:
+                self._trim()
+        elif self._delta is None:
             if len(self._tail) > _FEW_PIECES:
                 self._trim()
-            if self.chunks >= self._seek_at and not self.pauses_left:
+            if self.chunks >= self._seek_at:
                 self._pass_deltas_only()
 
     def _pass_deltas_only(self) -> None:

@@ -11,6 +11,7 @@ from sage_inference.requests.lenient import UNREADABLE
 from sage_inference.types import Usage
 
 # No generated text contains these marks, because JSON escapes the quotes of a text.
+_NAME = b'"usage"'
 _MARK = b'"usage":'
 _SPACED_MARK = b'"usage" :'
 _ENDING = b'"finish_reason"'
@@ -62,7 +63,8 @@ def reported(text: bytes) -> Usage | None:
                 tokens.completion_tokens or 0,
                 None if details is None else details.cached_tokens,
             )
-    return _last(text, _MARK) or _last(text, _SPACED_MARK)
+    # Most streams report none. ``find``, because ``in`` takes half as long again.
+    return None if text.find(_NAME) < 0 else _last(text, _MARK) or _last(text, _SPACED_MARK)
 
 
 def _last(text: bytes, mark: bytes) -> Usage | None:

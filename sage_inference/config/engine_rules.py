@@ -33,9 +33,16 @@ def check_engines(settings: Settings, names: Mapping[str, str], environ: Mapping
     for at, engine in enumerate(settings.engines):
         here = f"engines[{at}]"
         _name(engine, here, taken)
-        _gpus(engine, here)
-        _command(engine, here)
-        _environment(engine, here, environ)
+        check_engine(engine, here)
+        for name, value in engine.env.items():
+            readable(f"{here}.env.{name}", value, environ)
+
+
+def check_engine(engine: ManagedEngineSettings, here: str) -> None:
+    """Raises ``ConfigError`` for the first broken rule between the keys of one engine. ``here`` is its place."""
+    _gpus(engine, here)
+    _command(engine, here)
+    _environment(engine, here)
 
 
 def _name(engine: ManagedEngineSettings, here: str, taken: dict[str, str]) -> None:
@@ -86,15 +93,14 @@ def _command(engine: ManagedEngineSettings, here: str) -> None:
         )
 
 
-def _environment(engine: ManagedEngineSettings, here: str, environ: Mapping[str, str] | None) -> None:
-    for name, value in engine.env.items():
+def _environment(engine: ManagedEngineSettings, here: str) -> None:
+    for name in engine.env:
         if not _VARIABLE.fullmatch(name):
             raise ConfigError(
                 f"{here}.env: {name[:60]!a} is no name of a variable",
                 key=f"{here}.env",
                 hint="letters, digits and _, not beginning with a digit",
             )
-        readable(f"{here}.env.{name}", value, environ)
 
 
 def readable(here: str, secret: Secret, environ: Mapping[str, str] | None) -> str:

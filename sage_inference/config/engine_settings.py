@@ -104,7 +104,7 @@ class ManagedEngineSettings:
     )
     command: tuple[str, ...] = setting(
         (),
-        doc="Command line for engine: command, without a shell. Replaces {port}, {model}, {name}, {gpus}, {gpu_uuids}.",
+        doc="Command line for engine: command, without a shell. Replaces {host}, {port}, {model}, {name}, {gpus}, {gpu_uuids}.",
         example='[docker, run, --rm, --name, "{name}", -p, "127.0.0.1:{port}:8000", image]',
     )
     stop_command: tuple[str, ...] = setting(

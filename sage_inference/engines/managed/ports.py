@@ -53,7 +53,7 @@ def port_of(url: str) -> int | None:
 
 
 def _can_bind(port: int) -> bool:
-    # An engine listens on 127.0.0.1, but another program may hold the port on all addresses.
+    # An engine listens on one address, but another program may hold the port on all of them.
     for host in (_HOST, ""):
         with socket.socket() as probe:
             # No SO_REUSEADDR: with it, a port counts as free that a loading vLLM has bound and does not listen on.

@@ -20,6 +20,7 @@ from sage_inference.port_holder import port_holder
 
 if TYPE_CHECKING:
     from sage_inference.engines.managed.progress import StartPhase
+    from sage_inference.engines.managed.recipes.base import Listen
 
 
 class StartError(Exception):
@@ -62,11 +63,15 @@ def start(
     neighbours: Neighbours,
     change: Mapping[str, Any],
     about: Mapping[str, Any],
+    listen: Listen | None = None,
 ) -> RunningEngine:
-    """Start the engine under a keeper. ``change`` are settings for this start alone. Raises ``StartError``."""
+    """Start the engine under a keeper. ``change`` are settings for this start alone, ``listen`` is its address.
+
+    Raises ``StartError``.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        plan = _plan(entry, managed, directory, environ, neighbours, change)
+        plan = _plan(entry, managed, directory, environ, neighbours, change, listen)
         if plan.api_key is None:  # an adopted engine must not get the key of the one before
             api_key.forget(directory)
         link = keeper.launch(_spec(name, managed, plan, directory, about), managed.supervisor)  # type: ignore[arg-type]
@@ -95,6 +100,7 @@ def _plan(
     environ: Mapping[str, str],
     neighbours: Neighbours,
     change: Mapping[str, Any],
+    listen: Listen | None = None,
 ) -> EngineLaunch:
     # Here, because a gateway without engines of its own does without recipes.
     from sage_inference.engines.managed.recipes.prepare import prepare
@@ -109,6 +115,7 @@ def _plan(
         held=neighbours.held,
         taken=neighbours.ports,
         change=change,
+        listen=listen,
     )
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sage_inference.config.engine_rules import served_names_of
 from sage_inference.config.settings import ManagedEngineSettings, ManagedSettings
+from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.launch import LaunchError
+from sage_inference.engines.managed.ports import free_port
+from sage_inference.netloc import origin
 
 if TYPE_CHECKING:
     from sage_inference.engines.managed.model_files import ModelFacts, ModelKind
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 
 # Tokens of a text that an embedder's budget has room for, if it caches keys and values as a chat model does.
 LONGEST_TEXT = 8192
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """The address of an engine that a gateway on another machine uses, and its key. None: it asks for no key."""
+
+    host: str
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,7 @@ class Start:
     """The facts of one start, from which a recipe makes a command.
 
     ``model`` is a name on the hub or an absolute path. ``ports`` and ``taken`` are those to choose from.
-    ``shares_cpu``: other engines of ours compute on the CPU too.
+    ``shares_cpu``: other engines of ours compute on the CPU too. Without ``listen``, only this machine reaches it.
     """
 
     name: str
@@ -43,6 +55,17 @@ class Start:
     taken: frozenset[int] = frozenset()
     download: dict[str, Any] | None = None
     shares_cpu: bool = False
+    listen: Listen | None = None
+
+    @property
+    def host(self) -> str:
+        return self.listen.host if self.listen else _LOOPBACK
+
+    def address(self) -> tuple[int, str, str | None]:
+        """A free port, the URL there, and the key that other users need. Raises ``LaunchError``."""
+        port = free_port(self.ports, self.taken)
+        key = self.listen.api_key if self.listen else api_key_of(self.directory)
+        return port, origin(self.host, port), key
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -61,10 +84,6 @@ class Command:
     url: str
     env: dict[str, str] = field(default_factory=dict, repr=False)
     api_key: str | None = field(default=None, repr=False)
-
-
-def http_url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
 
 
 def refuse_owned(args: Sequence[str], owned: Mapping[str, str | None]) -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sage_inference.engines.managed.ports import free_port
-from sage_inference.engines.managed.recipes.base import Command, Start, http_url
+from sage_inference.engines.managed.recipes.base import Command, Start
+from sage_inference.netloc import origin
 
 
 def command(start: Start) -> Command:
@@ -14,12 +15,13 @@ def command(start: Start) -> Command:
     port = free_port(start.ports, start.taken)
     words = words_of(start, port)
     argv = (*start.program.argv, *start.engine.command[1:], *start.engine.args)
-    return Command(tuple(filled(argv, words)), http_url(port))
+    return Command(tuple(filled(argv, words)), origin(start.host, port))
 
 
 def words_of(start: Start, port: int) -> dict[str, str]:
     gpus = start.placement.gpus
     return {
+        "host": start.host,
         "port": str(port),
         "model": start.model,
         "name": start.name,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from sage_inference.engines.managed.api_key import api_key_of
-from sage_inference.engines.managed.ports import free_port
-from sage_inference.engines.managed.recipes.base import Command, Start, http_url, refuse_owned
+from sage_inference.engines.managed.recipes.base import Command, Start, refuse_owned
 
 OWNED = {
     "--model-id": "model",
@@ -25,12 +23,11 @@ def command(start: Start) -> Command:
     """The command of infinity. Raises ``LaunchError``."""
     engine = start.engine
     refuse_owned(engine.args, OWNED)
-    port = free_port(start.ports, start.taken)
-    key = api_key_of(start.directory)
+    port, url, key = start.address()
     argv = [
         *start.program.argv,
         *("v2", "--model-id", start.model, "--served-model-name", start.served_names[0]),
-        *("--host", "127.0.0.1", "--port", str(port), "--url-prefix", "/v1"),
+        *("--host", start.host, "--port", str(port), "--url-prefix", "/v1"),
         *("--engine", "torch", "--device", _device(start)),
         # BetterTransformer needs a package that infinity does not bring. Remote code is on by default.
         "--no-bettertransformer",
@@ -41,8 +38,8 @@ def command(start: Start) -> Command:
     # On a CPU its measurement of batches takes a minute and changes nothing.
     argv += [] if start.placement.gpus else ["--no-model-warmup"]
     # Its log wraps lines at the width of a terminal, which is 80 for a file.
-    env = {"INFINITY_API_KEY": key, "COLUMNS": "250"}
-    return Command((*argv, *engine.args), http_url(port), env, key)
+    env = {"COLUMNS": "250"} | ({"INFINITY_API_KEY": key} if key else {})
+    return Command((*argv, *engine.args), url, env, key)
 
 
 def _device(start: Start) -> str:

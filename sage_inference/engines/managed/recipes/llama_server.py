@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.launch import LaunchError
-from sage_inference.engines.managed.ports import free_port
-from sage_inference.engines.managed.recipes.base import (
-    Command,
-    Start,
-    http_url,
-    refuse_owned,
-)
+from sage_inference.engines.managed.recipes.base import Command, Start, refuse_owned
 
 OWNED = {
     "--model": "model",
@@ -37,12 +30,11 @@ def command(start: Start) -> Command:
     engine = start.engine
     refuse_owned(engine.args, OWNED)
     model = ("-m", _file(Path(start.model))) if start.is_local else ("-hf", start.model)
-    port = free_port(start.ports, start.taken)
-    key = api_key_of(start.directory)
+    port, url, key = start.address()
     argv = [
         *start.program.argv,
         *model,
-        *("--alias", start.served_names[0], "--host", "127.0.0.1", "--port", str(port)),
+        *("--alias", start.served_names[0], "--host", start.host, "--port", str(port)),
         *{"llm": (), "embedding": ("--embeddings",), "reranker": ("--reranking",)}[start.kind],
     ]
     argv += ["-c", str(engine.max_model_len)] if engine.max_model_len else []
@@ -50,7 +42,7 @@ def command(start: Start) -> Command:
         argv += ["-ngl", _ALL_LAYERS]
     elif start.placement.is_cpu:
         argv += ["-ngl", "0"]
-    return Command((*argv, *engine.args), http_url(port), {"LLAMA_API_KEY": key}, key)
+    return Command((*argv, *engine.args), url, {"LLAMA_API_KEY": key} if key else {}, key)
 
 
 def _file(path: Path) -> str:

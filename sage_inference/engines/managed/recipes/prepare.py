@@ -19,7 +19,13 @@ from sage_inference.engines.managed.placement import GpuBudget, Wanted, check_ro
 from sage_inference.engines.managed.ports import port_of
 from sage_inference.engines.managed.programs import Program
 from sage_inference.engines.managed.recipes import command, infinity, llama_server, tei, vllm
-from sage_inference.engines.managed.recipes.base import LONGEST_TEXT, Command, Start, refuse_unsupported
+from sage_inference.engines.managed.recipes.base import (
+    LONGEST_TEXT,
+    Command,
+    Listen,
+    Start,
+    refuse_unsupported,
+)
 from sage_inference.engines.managed.spec import hash_of
 
 RECIPES: dict[str, Callable[[Start], Command]] = {
@@ -52,12 +58,14 @@ def prepare(
     held: Mapping[str, Sequence[int]] | None = None,
     taken: frozenset[int] = frozenset(),
     change: Mapping[str, Any] | None = None,
+    listen: Listen | None = None,
 ) -> EngineLaunch:
     """The command of one start. Finds the program, reads the model's files, and picks a socket or a free port.
 
     ``directory`` is the engine's own and private. ``engines`` are all managed engines, which share the GPUs; ``held``
     has the indices of the GPUs that those already have which run or start. ``taken`` are ports to avoid. ``change``
-    are settings for this start alone, such as those of a failure. Blocks for up to some seconds.
+    are settings for this start alone, such as those of a failure. ``listen`` is the address for other machines.
+    Blocks for up to some seconds.
     Raises ``NotInstalledError`` or ``LaunchError``.
     """
     name = name_of_engine(engine)
@@ -100,6 +108,7 @@ def prepare(
         taken=taken,
         download=model.download,
         shares_cpu=bool(others),
+        listen=listen,
     )
     return _launch(
         start, RECIPES[recipe](start), recipe, environ, hash_of(declared, managed, program, environ)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from sage_inference.config.sizes import budget
 from sage_inference.engines.managed import host_memory
-from sage_inference.engines.managed.api_key import api_key_of
 from sage_inference.engines.managed.gpus import gib
 from sage_inference.engines.managed.launch import LaunchError
 from sage_inference.engines.managed.placement import GIB
-from sage_inference.engines.managed.ports import free_port, socket_path
+from sage_inference.engines.managed.ports import socket_path
 from sage_inference.engines.managed.programs import version_at_least
 from sage_inference.engines.managed.recipes.base import (
     LONGEST_TEXT,
     Command,
     Start,
-    http_url,
     refuse_owned,
 )
 
@@ -105,11 +103,12 @@ def _check_build(start: Start) -> None:
 
 def _address(start: Start) -> tuple[list[str], str, str | None]:
     """The arguments for the address, the URL, and the key that guards a port from other users of this machine."""
-    path = socket_path(start.directory) if version_at_least(start.program, *_CHECKED) else None
-    if path is not None:
-        return ["--uds", str(path)], f"unix:{path}", None
-    port = free_port(start.ports, start.taken)
-    return ["--host", "127.0.0.1", "--port", str(port)], http_url(port), api_key_of(start.directory)
+    if start.listen is None and version_at_least(start.program, *_CHECKED):
+        path = socket_path(start.directory)
+        if path is not None:
+            return ["--uds", str(path)], f"unix:{path}", None
+    port, url, key = start.address()
+    return ["--host", start.host, "--port", str(port)], url, key
 
 
 def _options(start: Start) -> list[str]:

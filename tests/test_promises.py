@@ -16,6 +16,7 @@ import pytest
 import typer
 
 import sage_inference
+from sage_inference.cli.cluster.group import ClusterGroup
 from sage_inference.cli.config.group import ConfigGroup
 from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.exit_codes import MEANINGS, ExitCode
@@ -44,10 +45,11 @@ COMMANDS: dict[str, Lazy] = {
     **{
         name: lazy
         for name, lazy in InferenceGroup.lazy.items()
-        if name not in ("config", "engine", "keys", "service")
+        if name not in ("cluster", "config", "engine", "keys", "service")
     },
     **{f"keys {name}": lazy for name, lazy in KeysGroup.lazy.items()},
     **{f"service {name}": lazy for name, lazy in ServiceGroup.lazy.items()},
+    **{f"cluster {name}": lazy for name, lazy in ClusterGroup.lazy.items()},
     **{f"engine {name}": lazy for name, lazy in EngineGroup.lazy.items()},
     **{f"config {name}": lazy for name, lazy in ConfigGroup.lazy.items()},
 }
@@ -128,7 +130,7 @@ def test_the_table_of_commands_has_all_of_them_with_options_that_exist() -> None
         if name == "config":
             assert set(re.findall(r"\w+", cell)) == {"config", *ConfigGroup.lazy}
             continue
-        if name in ("engine", "keys", "service"):
+        if name in ("cluster", "engine", "keys", "service"):
             name = " ".join(cell.strip("`").split(" ")[:2])
         known = {option for parameter in command_of(name).params for option in parameter.opts}
         assert set(re.findall(r"(?<!\w)--?\w[\w-]*", cell)) <= known

@@ -21,6 +21,7 @@ class InferenceGroup(LazyGroup):
         "ps": Lazy(f"{_HERE}.ps", "Show the engines that the gateway started.", _ENGINES),
         "load": Lazy(f"{_HERE}.load", "Start an engine, and wait until it serves.", _ENGINES),
         "unload": Lazy(f"{_HERE}.unload", "Stop an engine and free its memory.", _ENGINES),
+        "cluster": Lazy(f"{_HERE}.cluster.group", "Run engines on the machines of a Ray cluster.", _ENGINES),
         "engine": Lazy(f"{_HERE}.engine.group", "Restart an engine.", _ENGINES),
         "models": Lazy(f"{_HERE}.models", "Show the models that the gateway serves or can load.", _LOOK),
         "status": Lazy(f"{_HERE}.status", "Show whether the gateway runs, and its engines.", _LOOK),

@@ -6,6 +6,7 @@ A promise to scripts: keys are only ever added while ``schema`` is 1, so none of
 from __future__ import annotations
 
 from sage_inference.cli.benchschemas import BENCH, REPLAY
+from sage_inference.cli.clusterschemas import CLUSTER, CLUSTER_DOWN, CLUSTER_SCALE
 from sage_inference.cli.keyschemas import KEYS_ADD, KEYS_LIST, KEYS_REVOKE
 from sage_inference.cli.liveschemas import TOP
 from sage_inference.cli.requestschema import REQUEST_LINE
@@ -180,4 +181,8 @@ ANSWERS: dict[str, Schema] = {
     "keys list": KEYS_LIST,
     "keys revoke": KEYS_REVOKE,
     "replay": REPLAY,
+    "cluster up": CLUSTER,
+    "cluster status": CLUSTER,
+    "cluster scale": CLUSTER_SCALE,
+    "cluster down": CLUSTER_DOWN,
 }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer
 
+from sage_inference.cli.cluster.group import ClusterGroup
 from sage_inference.cli.config.group import ConfigGroup
 from sage_inference.cli.engine.group import EngineGroup
 from sage_inference.cli.inference import InferenceGroup
@@ -18,7 +19,7 @@ from sage_inference.cli.service.group import ServiceGroup
 
 LAZY = {
     f"{group.__name__} {name}": lazy
-    for group in (Root, InferenceGroup, ConfigGroup, EngineGroup, KeysGroup, ServiceGroup)
+    for group in (Root, InferenceGroup, ClusterGroup, ConfigGroup, EngineGroup, KeysGroup, ServiceGroup)
     for name, lazy in group.lazy.items()
 }
 

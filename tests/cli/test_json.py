@@ -14,6 +14,7 @@ from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import free_port
 
+OF_CLUSTERS = {"cluster up", "cluster status", "cluster scale", "cluster down"}
 OF_SYSTEMD = {"service install", "service status", "service uninstall"}
 OF_MODELS = {"chat", "embed", "models"}
 OF_ENGINES = {"load", "unload", "engine restart"}
@@ -49,6 +50,7 @@ def answers(home: Path, command: str, *more: str) -> list[Any]:
             "ui",
             "top",
             "requests",
+            *OF_CLUSTERS,
             *OF_MODELS,
             *OF_ENGINES,
             *OF_SYSTEMD,

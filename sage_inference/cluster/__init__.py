@@ -1,0 +1,1 @@
+"""Engines that a Ray cluster places. The room runs on Ray's machines only, and the rest of the package never loads it."""

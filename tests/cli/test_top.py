@@ -22,6 +22,7 @@ from tests.support.command import sage
 from tests.support.command_here import sage_here
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
 from tests.support.simulators import SimulatedEngine
+from tests.support.tls import self_signed
 
 OTHER_SCREEN, FIRST_SCREEN, CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38)[;m]")
@@ -169,6 +170,39 @@ def test_it_connects_again_when_the_gateway_restarts(tmp_path: Path) -> None:
             assert t.end() == 0
     finally:
         sage(tmp_path, "stop", "--force")
+
+
+@pytest.fixture
+def with_https(tmp_path: Path) -> Iterator[Gateway]:
+    certificate = self_signed(tmp_path, "own")
+    server = {"tls_cert": str(certificate.chain), "tls_key": str(certificate.key)}
+    with running_gateway(args=("--simulate",), config={"server": server}) as started:
+        yield started
+        started.process.send_signal(signal.SIGCONT)
+
+
+def test_a_gateway_with_https_that_hangs_is_reported_and_keys_work(with_https: Gateway) -> None:
+    """A process that is stopped accepts connections by its kernel, and answers nothing."""
+    with AtScreen(with_https.home, "top", columns=100) as t, AtScreen(with_https.home, "top") as other:
+        for screen in (t, other):
+            screen.until(lambda text: "running https" in text and "requests/s" in text)
+        with_https.process.send_signal(signal.SIGSTOP)
+        other.until(lambda text: "lost https" in text)
+        t.until(lambda text: "lost https" in text and "has sent nothing for 8 s" in text)
+        t.press("?")
+        t.until(lambda text: "any key closes" in text)
+        t.press("x")
+        began = time.monotonic()
+        other.press("q")  # while its thread waits for an answer
+        assert other.end() == 0
+        assert time.monotonic() - began < 1
+        with AtScreen(with_https.home, "top") as late:
+            assert late.end() == 1
+            assert "is suspended and does not answer" in late.shown
+        with_https.process.send_signal(signal.SIGCONT)
+        t.until(lambda text: "running https" in text and "trying again" not in text)
+        t.press("q")
+        assert t.end() == 0
 
 
 def test_no_keys_are_read_from_another_stdin(gateway: Gateway) -> None:

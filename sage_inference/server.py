@@ -129,6 +129,7 @@ class RunningGateway:
         self.usage = (
             None if usage_file is None else UsageMeter(self.gateway.stats.tally, usage_file, settings.usage)
         )
+        self.gateway.usage = self.usage
         self.app = make_app(
             self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed, self.usage
         )
@@ -227,7 +228,7 @@ class RunningGateway:
             self.wheel.stop()
             await self.gateway.close()
             if self.usage is not None:
-                await self.usage.write()
+                await self.usage.close()
 
     async def _discover(self) -> asyncio.Task[None]:
         """Search for engines once. The task that is returned searches on."""

@@ -111,6 +111,7 @@ def document(state: Any) -> dict[str, Any]:
         "requests": None,
         "slos": None,
         "embeddings": None,
+        "usage": None,
         "tracing": None,
         "instances": None,
         "engines": None,

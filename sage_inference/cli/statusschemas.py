@@ -132,6 +132,9 @@ STATUS = _answer(
     tracing=_or_null(
         _object(endpoint=_TEXT, sample=_NUMBER, sent=_COUNT, dropped=_COUNT, problem=_TEXT_OR_NULL)
     ),
+    usage=_or_null(
+        _object(kept_days=_COUNT, waiting_requests=_COUNT, lost_requests=_COUNT, problem=_TEXT_OR_NULL)
+    ),
     instances=_or_null(_list(INSTANCE)),
     engines=_or_null(_list(ENGINE)),
     warnings=_or_null(_list(_TEXT)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -33,9 +34,11 @@ class PidfileError(DaemonError):
     code = "pidfile"
 
     def __init__(self, path: Path, deed: str, error: OSError) -> None:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room on the disk" if is_full else "remove what is in its place"
         super().__init__(
             f"pidfile {path} cannot be {deed}: {error.strerror}",
-            "remove what is in its place, or name another folder in SAGE_INFERENCE_HOME",
+            f"{remedy}, or name another folder in SAGE_INFERENCE_HOME",
         )
         self.reason = error.strerror
 

@@ -41,6 +41,7 @@ from sage_inference.requests.rejection import Rejection
 from sage_inference.telemetry.decisions.recorder import Watcher
 from sage_inference.telemetry.predictions import Predictions
 from sage_inference.telemetry.tracing.tracer import Tracer
+from sage_inference.telemetry.usage_meter import UsageMeter
 from sage_inference.types import (
     RequestPriority,
 )
@@ -93,6 +94,7 @@ class Hub:
         self.tracer: Tracer | None = None
         self.draining = False
         self.sessions = Sessions(self.clock, self._forget_heads)
+        self.usage: UsageMeter | None = None  # if a record of usage is kept
         self.certificate: OwnCertificate | None = None  # if callers connect with TLS
         self.connections = 0
         # A random start, so that connections of two runs differ in one record. JSON numbers are exact up to 2**53.

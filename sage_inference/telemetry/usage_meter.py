@@ -1,20 +1,23 @@
 """Writes the tally of ended requests into the usage store, some seconds later and off the event loop.
 
-A crash loses the requests of the last ``WRITES_S`` seconds. A store that cannot be written loses nothing while the
-gateway runs: the rows wait, and the log has one line.
+A crash loses the requests of the last ``WRITES_S`` seconds. While the store cannot be written, the rows are in its
+reserve, and the log has one line. Rows for which that has no room wait in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sage_inference.config.settings import UsageSettings
 from sage_inference.telemetry.tally import OTHER, Counts, Key, RequestTally
-from sage_inference.usage.columns import HOUR_S, Labels, Row, UsageError
+from sage_inference.usage.columns import HOUR_S, Added, Labels, Row, UsageError
+from sage_inference.usage.reserve import opened, reserve_of
 
 WRITES_S = 5.0
 MOST_USERS = 10_000  # an hour, by key; later ones are stored under OTHER
@@ -42,7 +45,9 @@ class UsageMeter:
         self._written_at = -WRITES_S
         self._forgot_at = -1
         self._writing = asyncio.Lock()
-        self._fails = False
+        self._reserved = 0  # requests in the reserve
+        self._problem: str | None = None
+        self._lost = 0  # requests of earlier gateways
         self.days = 0
         self.configure(usage)
 
@@ -69,29 +74,92 @@ class UsageMeter:
 
     async def write(self) -> None:
         """Write all that has ended until now. Never raises: a failure is logged once, and the rows wait."""
+        await self._write(None)
+
+    async def _write(self, merged_as: str | None) -> None:
         async with self._writing:
             if not self.days:
                 return
             self._collect()
             self._written_at = self._clock()
-            rows: list[Row] = [(labels, tuple(measures)) for labels, measures in self._waiting.items()]
-            self._waiting = {}
+            rows = self._take_waiting()
             try:
-                if rows:
-                    self._note_aside(await asyncio.to_thread(_add, self.path, rows))
+                self._note(await asyncio.to_thread(_add, self.path, rows, merged_as))
+            except Exception as error:
+                self._keep(rows)
+                self._note_problem(str(error) if isinstance(error, UsageError) else repr(error), "in memory")
+                return
+            try:
                 if self._forgot_at < self._hour - _DAY_H or self._forgot_at > self._hour:
                     await asyncio.to_thread(_forget, self.path, self._hour - self.days * _DAY_H)
                     self._forgot_at = self._hour
             except Exception as error:
-                self._keep(rows)
-                if not self._fails:
-                    reason = error if isinstance(error, UsageError) else repr(error)
-                    log.warning("usage is not written and waits in memory: %s", reason)
-                self._fails = True
-            else:
-                if self._fails:
-                    log.warning("usage is written again")
-                self._fails = False
+                log.warning("old usage is not forgotten yet: %s", error)
+                self._forgot_at = self._hour
+
+    async def close(self) -> None:
+        """Write for the last time. Rows that no file has room for lose their users first, and then are lost."""
+        await self._write(OTHER)
+        if lost := self._in_memory:
+            log.error("usage of %d requests is lost: %s", lost, self._problem)
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(_give_up, self.path, lost)
+        elif self._reserved:
+            log.warning(
+                "usage of %d requests is in %s, and the next gateway stores it",
+                self._reserved,
+                reserve_of(self.path),
+            )
+
+    def document(self) -> dict[str, Any] | None:
+        """The state of the record; None without one."""
+        if not self.days:
+            return None
+        return {
+            "kept_days": self.days,
+            "waiting_requests": self._reserved + self._in_memory,
+            "lost_requests": self._lost,
+            "problem": self._problem,
+        }
+
+    def remarks(self) -> list[str]:
+        """Sentences on usage that is not stored, or lost."""
+        waiting, found = self._reserved + self._in_memory, []
+        if self.days and self._problem is not None:
+            found.append(f"usage of {waiting:,} requests is not stored yet: {self._problem}")
+        if self._lost:
+            found.append(f"usage of {self._lost:,} requests of an earlier gateway is lost")
+        return found
+
+    @property
+    def _in_memory(self) -> int:
+        return int(sum(measures[0] for measures in self._waiting.values()))
+
+    def _take_waiting(self) -> list[Row]:
+        rows: list[Row] = [(labels, tuple(measures)) for labels, measures in self._waiting.items()]
+        self._waiting = {}
+        return rows
+
+    def _note(self, added: Added | None) -> None:
+        """Log what changed. ``added`` is None if there was nothing to add."""
+        added = added or Added()
+        self._reserved = added.reserved
+        if added.problem is not None:
+            self._note_problem(added.problem, "in its reserve")
+            return
+        if added.aside is not None:
+            log.warning("the usage file was damaged and is now %s; a new one was begun", added.aside)
+        if added.lost:
+            self._lost += added.lost
+            log.warning("an earlier gateway found no room for the usage of %d requests", added.lost)
+        if self._problem is not None:
+            log.warning("usage is written again")
+            self._problem = None
+
+    def _note_problem(self, problem: str, where: str) -> None:
+        if self._problem is None:
+            log.warning("usage is not written and waits %s: %s", where, problem)
+        self._problem = problem
 
     def _collect(self) -> None:
         """Add what has ended since the last time to the rows that wait, under the hour that ends now or goes on."""
@@ -145,27 +213,34 @@ class UsageMeter:
             for at, value in enumerate(measures):
                 found[at] += value
 
-    def _note_aside(self, aside: object) -> None:
-        if aside is not None:
-            log.warning("the usage file was damaged and is now %s; a new one was begun", aside)
-
 
 # SQLite is imported on the thread that uses it, because the import takes longer than the start of a gateway may wait.
 
 
-def _add(path: Path, rows: list[Row]) -> Path | None:
-    from sage_inference.usage.store import UsageStore
+def _add(path: Path, rows: list[Row], merged_as: str | None) -> Added | None:
+    if not rows:
+        with opened(reserve_of(path)) as reserve:
+            if not reserve.rows and not reserve.lost:
+                reserve.make()
+                return None
+    from sage_inference.usage.ledger import UsageLedger
 
-    return UsageStore(path).add(rows)
+    return UsageLedger(path).add(rows, merged_as)
+
+
+def _give_up(path: Path, requests: int) -> None:
+    from sage_inference.usage.ledger import UsageLedger
+
+    UsageLedger(path).give_up(requests)
 
 
 def _by_key(path: Path, day: int) -> dict[str, tuple[int, int]]:
-    from sage_inference.usage.store import UsageStore
+    from sage_inference.usage.ledger import UsageLedger
 
-    return UsageStore(path).by_key(day)
+    return UsageLedger(path).by_key(day)
 
 
 def _forget(path: Path, before: int) -> None:
-    from sage_inference.usage.store import UsageStore
+    from sage_inference.usage.ledger import UsageLedger
 
-    UsageStore(path).forget(before)
+    UsageLedger(path).forget(before)

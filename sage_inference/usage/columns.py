@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 HOUR_S = 3600
@@ -36,3 +38,15 @@ class UsageError(Exception):
 
 
 Row = tuple[Labels, tuple[float, ...]]  # the measures in the order of ``MEASURES``
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """``reserved``: requests that wait in the reserve because of ``problem``. ``lost``: requests of an earlier gateway
+    that found no room there. ``aside``: the new path of a store that was damaged.
+    """
+
+    aside: Path | None = None
+    reserved: int = 0
+    problem: str | None = None
+    lost: int = 0

@@ -34,21 +34,21 @@ class UsageStore:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, rows: Iterable[Row]) -> Path | None:
+    def add(self, rows: Iterable[Row], mark: int = 0) -> Path | None:
         """Add the rows to what is stored, all or none. Raises ``UsageError``.
 
-        A file that is damaged is set aside. Returns its new path then.
+        ``mark`` is stored with them. A file that is damaged is set aside. Returns its new path then.
         """
         values: list[tuple[float | str, ...]] = [(*labels, *measures) for labels, measures in rows]
         try:
-            self._add(values)
+            self._add(values, mark)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # locked, full, not writable: nothing is damaged
                 raise self._unusable(error) from None
             aside = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
             try:
                 self.path.rename(aside)
-                self._add(values)
+                self._add(values, mark)
             except (OSError, sqlite3.Error) as another:
                 raise self._unusable(another) from None
             return aside
@@ -99,9 +99,22 @@ class UsageStore:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def _add(self, values: list[tuple[float | str, ...]]) -> None:
+    def mark(self) -> int:
+        """The mark of the last rows that were added with one; 0 without any. Raises ``UsageError``."""
+        if self._is_empty():
+            return 0
+        try:
+            with self._open() as store:
+                (found,) = store.execute("PRAGMA application_id").fetchone()
+                return int(found)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+
+    def _add(self, values: list[tuple[float | str, ...]], mark: int) -> None:
         with self._open() as store:
             store.executemany(_ADD, values)
+            if mark:  # a number in the file that SQLite leaves to programs, and changes within a transaction
+                store.execute(f"PRAGMA application_id = {mark}")
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

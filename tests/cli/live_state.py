@@ -42,7 +42,7 @@ def live(*instances: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The document, with one instance unless others are given."""
     return {
         "schema": 1, "state": "running", "version": "0", "pid": 4121, "uptime_s": 11000.0,
-        "address": "http://127.0.0.1:8000", "certificate": None, "tracing": None, "needs_key": False, "policy": "hybrid",
+        "address": "http://127.0.0.1:8000", "certificate": None, "tracing": None, "usage": None, "needs_key": False, "policy": "hybrid",
         "simulated": False, "discover": False, "slos": [], "engines": [], "warnings": [], "at_ms": _AT_MS,
         "policies": {}, "gpus": [], "running": [], "ended": 0, "instances": [*instances] or [instance("gpu-0")],
         "requests": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ class Scene:
 
     def write(self) -> None:
         asyncio.run(self.meter.write())
+
+    def close(self) -> None:
+        asyncio.run(self.meter.close())
 
     def stored(self) -> dict[tuple[int, str], dict[str, float]]:
         return {
@@ -104,6 +108,74 @@ def test_a_store_that_cannot_be_written_loses_nothing(
         "usage is not written and waits in memory",
         "usage is written again",
     ]
+
+
+def test_the_reserve_has_the_rows_when_the_gateway_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(tmp_path)
+    scene.write()  # makes the reserve
+    scene.path.mkdir()
+    scene.request("ada")
+    scene.write()
+    document = scene.meter.document()
+    assert document is not None
+    assert (document["waiting_requests"], document["problem"]) == (
+        1,
+        scene.meter.remarks()[0].partition(": ")[2],
+    )
+    scene.request("bob")
+    scene.close()
+    next_one = Scene(tmp_path)
+    next_one.request("eve")
+    next_one.write()
+    assert next_one.meter.remarks() == [f"usage of 3 requests is not stored yet: {document['problem']}"]
+    next_one.path.rmdir()
+    next_one.write()
+    assert {user: row["requests"] for (_, user), row in next_one.stored().items()} == dict.fromkeys(
+        ("ada", "bob", "eve"), 1
+    )
+    assert next_one.meter.document() == {
+        "kept_days": 90, "waiting_requests": 0, "lost_requests": 0, "problem": None,
+    }  # fmt: skip
+    assert "usage of 2 requests is in " in caplog.text
+    assert "is lost" not in caplog.text
+
+
+@pytest.mark.parametrize("has_reserve", [True, False])
+def test_usage_that_finds_no_room_is_counted_as_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, has_reserve: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sage_inference.usage.reserve.SLOT", 4 << 10)
+    scene = Scene(tmp_path)
+    if has_reserve:
+        scene.write()
+    scene.path.mkdir()
+    for number in range(2000):
+        scene.request(kind=("/v1/chat/completions", 200, f"model {number}", "a", f"key {number}"))
+    scene.close()
+    assert "usage of 2000 requests is lost: " in caplog.text
+    scene.path.rmdir()
+    next_one = Scene(tmp_path)
+    next_one.write()
+    lost = ["usage of 2,000 requests of an earlier gateway is lost"]
+    assert next_one.meter.remarks() == (lost if has_reserve else [])
+    last = Scene(tmp_path)
+    last.write()
+    assert last.meter.remarks() == []
+
+
+def test_users_are_merged_before_anything_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sage_inference.usage.reserve.SLOT", 1 << 10)
+    scene = Scene(tmp_path)
+    scene.write()
+    scene.path.mkdir()
+    for number in range(200):
+        scene.request(sha256(bytes([number])).hexdigest())
+    scene.close()
+    scene.path.rmdir()
+    Scene(tmp_path).write()
+    assert {user: row["requests"] for (_, user), row in scene.stored().items()} == {OTHER: 200}
 
 
 def test_users_without_end_do_not_fill_the_disk(tmp_path: Path) -> None:

@@ -52,11 +52,16 @@ def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> 
         },
         "slos": _slos(gateway.scheduler.slos),
         "embeddings": embeddings.status_of(gateway.embeddings),
+        "usage": None if gateway.usage is None else gateway.usage.document(),
         "tracing": None if gateway.tracer is None else gateway.tracer.document(),
         "discover": gateway.found.wanted,
         "engines": engine_documents(engines),
         "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],
-        "warnings": [*map(str, _remarks(gateway)), *(gateway.found.notes if gateway.found.wanted else ())],
+        "warnings": [
+            *map(str, _remarks(gateway)),
+            *(gateway.found.notes if gateway.found.wanted else ()),
+            *(gateway.usage.remarks() if gateway.usage is not None else ()),
+        ],
     }
 
 

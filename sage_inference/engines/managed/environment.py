@@ -79,7 +79,7 @@ def for_the_hub(managed: ManagedSettings, environ: Mapping[str, str], *, downloa
     if managed.hf_home:
         found["HF_HOME"] = str(Path(managed.hf_home).expanduser())
     if is_offline(managed, environ):
-        found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "LLAMA_ARG_OFFLINE": "1"}
     elif managed.offline is False:
         found |= {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
     token = hub_token(managed, environ)

@@ -286,15 +286,14 @@ def unknown_model(found: Match[str], case: Case) -> EngineFailure:
 
 
 def hub_unreachable(found: Match[str], case: Case) -> EngineFailure:
+    why, hint = "the hub cannot be reached", "check the network and HTTPS_PROXY"
     words = ("outgoing traffic has been disabled", "OfflineMode", "HF_HUB_OFFLINE")
-    offline = any(word in line.text for line in case.lines for word in words)
-    why = "downloads are switched off" if offline else "the hub cannot be reached"
-    hint = "managed.offline: false, or HF_HUB_OFFLINE=0" if offline else "check the network and HTTPS_PROXY"
-    return EngineFailure(
-        f"{why}, and {case.engine.model} is not in the cache",
-        f"{hint}; managed.hf_home is the cache",
-        Retry.BACK_OFF,
-    )
+    if "exactly one" in found[0] or any(word in line.text for line in case.lines for word in words):
+        why, hint = "downloads are switched off", "managed.offline: false, or HF_HUB_OFFLINE=0"
+    elif "HTTPS" in found[0]:
+        why, hint = "this llama-server was built without HTTPS", "set model to a .gguf file"
+    message = f"{why}, and {case.engine.model} is not in the cache"
+    return EngineFailure(message, f"{hint}; managed.hf_home is the cache", Retry.BACK_OFF)
 
 
 def no_weights(found: Match[str], case: Case) -> EngineFailure:

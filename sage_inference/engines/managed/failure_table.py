@@ -89,7 +89,9 @@ _MODEL = (
     _row(r"(?:RepositoryNotFoundError|RevisionNotFoundError)\b", causes.unknown_model),
     _row(
         r"We couldn't connect to '|LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic has been disabled"
-        r"|error sending request for url|Failed to resolve '[\w.-]*huggingface|NameResolutionError",
+        r"|error sending request for url|Failed to resolve '[\w.-]*huggingface|NameResolutionError"
+        # Of llama-server: the second of these is all that it prints where downloads are switched off.
+        r"|get_repo_commit: error: (?:HTTPS)?|exactly one out metadata, path_model, and file must be defined",
         causes.hub_unreachable,
     ),
     _row(r"Cannot find any model weights with [`'\"]?(?P<place>[^`'\"\s]+)", causes.no_weights),
@@ -127,7 +129,8 @@ _PROGRAM = (
         causes.unknown_arguments,
     ),
     _row(
-        r"error: (?P<wrong>argument \S+: .+|the following (?:required )?arguments .+)", causes.wrong_arguments
+        r"(?:error: |^error while handling )(?P<wrong>argument (?:\S+: |\").+|the following (?:required )?arguments .+)",
+        causes.wrong_arguments,
     ),
     _row(r"Sleep mode is not supported on current platform", causes.no_sleep),
 )

@@ -19,6 +19,9 @@ _TEI = re.compile(r"\d{4}-\d\d-\d\dT\S+\s+(?P<level>[A-Z]+)\s+[\w:{}\" =-]+?: \S
 _PYTHON = re.compile(
     r"(?P<level>INFO|WARNING|ERROR|CRITICAL)[: ]\s*(?:\d{4}-\d\d-\d\d [\d:,]+ )?(?:[\w.]+ [A-Z]+: )?"
 )
+# llama.cpp b10434: ``0.00.018.283 E text``. The beginning is the time since the start.
+_LLAMA = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} (?P<level>[DIWE]) ")
+_LEVELS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR"}
 _EXCEPTION = re.compile(r"(?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::\s|$)")
 _ERROR = re.compile(
     r"(?:Error|error|fatal|FATAL):\s+\S|^thread '.*' panicked at|error loading model: |^\w+: failed to \w"
@@ -34,7 +37,7 @@ _EMPTY = re.compile(
 # Python and its libraries print these after the end of what they were used for.
 _AFTERWARDS = re.compile(
     r"^nanobind:|^ - (?:leaked|\.\.\.)|resource_tracker|warnings\.warn|^See https://nanobind|\[shutdown\]"
-    r"|destroy_process_group|^INFO:\s+(?:Shutting|Waiting|Application|Finished)|^\s*[\^~]+\s*$|^[\s█▄▀]*$"
+    r"|destroy_process_group|cleaning up before exit|^INFO:\s+(?:Shutting|Waiting|Application|Finished)|^\s*[\^~]+\s*$|^[\s█▄▀]*$"
 )
 # Longer than any line that the table knows. A pattern may take time in proportion to the square of a line.
 _LONGEST_PART = 3000
@@ -69,10 +72,10 @@ def parts_of(lines: Iterable[str]) -> Iterator[LogLine]:
 
 
 def part_of(line: str) -> LogLine:
-    for pattern in (_TEI, _PYTHON):
+    for pattern in (_TEI, _PYTHON, _LLAMA):
         found = pattern.match(line)
         if found:
-            return LogLine(line[found.end() :], found["level"])
+            return LogLine(line[found.end() :], _LEVELS.get(found["level"], found["level"]))
     found = _VLLM.match(line)
     assert found is not None
     return LogLine(line[found.end() :], found["level"] or "", found["process"] or "")

@@ -62,7 +62,7 @@ def _signs(phase: StartPhase, *patterns: str) -> tuple[_Sign, ...]:
     return tuple(_Sign(phase, re.compile(pattern)) for pattern in patterns)
 
 
-# Of vLLM 0.25.1 and 0.32.0, TEI 1.9, infinity 0.0.78 and llama.cpp b6000. A pattern fits no other engine's lines.
+# Of vLLM 0.25.1 and 0.32.0, TEI 1.9, infinity 0.0.78, llama.cpp b6000 and b10434. A pattern fits no other engine's lines.
 _SIGNS = (
     *_signs(
         StartPhase.BOOT,
@@ -109,6 +109,7 @@ _SIGNS = (
         r"Starting HTTP server:",
         r"(?:Getting timings for batch_size|ready to batch requests)",
         r"(?:warming up the model with an empty run|main: model loaded|server is listening on)",
+        r"srv\s+(?:load_model: initializing|llama_server: (?:model loaded|listening on))",
     ),
 )
 _KV_CACHE = re.compile(r"KV cache size: (?P<tokens>[\d,]+) tokens")

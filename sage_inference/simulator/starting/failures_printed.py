@@ -297,8 +297,7 @@ LLAMA_SERVER_FAILURES: Mapping[str, PrintedFailure] = {
     ),
     "unknown_architecture": PrintedFailure(
         Point.LOAD,
-        before="llama_model_load: error loading model: error loading model architecture: unknown model architecture: "
-        "'never-heard-of'",
+        before="llama_model_load: error loading model: unknown model architecture: 'never-heard-of'",
     ),
     "out_of_memory": PrintedFailure(
         Point.LOAD,

@@ -1,4 +1,4 @@
-"""``llama-server``: a simulated server of llama.cpp. It listens at once, and answers 503 until the model is loaded."""
+"""``llama-server``: a simulated server of llama.cpp b10434. It listens at once, and answers 503 until the model is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sage_inference.simulator.listeners import BoundPort, Listener, UnixSocket
 from sage_inference.simulator.starting.failures_printed import LLAMA_SERVER_FAILURES, Point, PrintedFailure
-from sage_inference.simulator.starting.log import write
+from sage_inference.simulator.starting.log import LlamaLog, write
 from sage_inference.simulator.starting.options import (
     EngineParser,
     StartOptions,
@@ -20,7 +20,7 @@ from sage_inference.simulator.starting.options import (
 if TYPE_CHECKING:
     from sage_inference.simulator.engine import SimulatedEngine
 
-_DOTS = 88
+_END = "srv    operator(): operator(): cleaning up before exit..."
 _CONTEXT = 4096
 
 
@@ -38,28 +38,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _start(given: argparse.Namespace, options: StartOptions, failure: PrintedFailure | None) -> int:
-    write("build: 11434 (simulated) with cc for x86_64-linux-gnu\n", 2)
+    log = LlamaLog()
+    log.line(
+        "I", "cmn  common_param: common_params_print_info: verbosity = 3 (adjust with the `-lv N` CLI arg)"
+    )
     try:
         if failure is not None and failure.point is Point.BIND:
             raise OSError
         listener = _bind(given)
     except OSError:
         place = f"hostname: {given.host}, port: {given.port}"
-        write(f"start: couldn't bind HTTP server socket, {place}\n", 2)
-        write("main: exiting due to HTTP server error\n", 2)
+        log.line("E", f"srv         start: couldn't bind HTTP server socket, {place}")
+        log.line("I", _END)
+        log.line("E", "srv  llama_server: exiting due to HTTP server error")
         return 1
     from sage_inference.simulator.starting.serving import serve
 
-    place = f"hostname: {given.host}, port: {given.port}, http threads: {os.cpu_count()}"
-    listening = f"main: HTTP server is listening, {place}\nmain: loading model\n"
     serve(
         lambda: _engine(given, options.speed),
         listener,
         options,
-        on_ready=lambda: write(listening, 2),
-        load=lambda engine: _load(engine, given, options, failure, listener),
+        on_ready=lambda: None,
+        load=lambda engine: _load(engine, given, options, failure, listener, log),
     )
-    write("srv    operator(): operator(): cleaning up before exit...\n", 2)
+    log.line("I", _END)
     return 0
 
 
@@ -69,32 +71,33 @@ def _load(
     options: StartOptions,
     failure: PrintedFailure | None,
     listener: Listener,
+    log: LlamaLog,
 ) -> None:
-    model = given.model or given.hf_repo
-    write(f"srv    load_model: loading model '{model}'\n", 2)
+    model = str(given.model or given.hf_repo)
+    log.line("I", f"srv    load_model: loading model '{model}'")
     options.spend(0.2)
     if failure is not None and failure.point is Point.LOAD:
-        _fail(failure, str(model))
-    write("load_tensors: loading model tensors, this can take a while... (mmap = true)\n", 2)
-    for _ in range(8):  # one line of dots, which grows while the weights are read
-        write("." * (_DOTS // 8), 2)
-        options.spend(0.07)
-    write("\n", 2)
+        _fail(failure, model, log)
+    log.line("I", f"cmn          init: llama threadpool init, n_threads = {os.cpu_count()}")
+    options.spend(0.56)
     if failure is not None:
-        _fail(failure, str(model))
-    write("common_init_from_params: warming up the model with an empty run - please wait ...\n", 2)
+        _fail(failure, model, log)
+    slots = f"n_slots = {given.parallel}, n_ctx_slot = {given.ctx_size or _CONTEXT}, kv_unified = 'true'"
+    log.line("I", f"srv    load_model: initializing, {slots}")
     options.spend(0.2)
     address = f"unix://{given.host}" if isinstance(listener, UnixSocket) else listener.url
-    write(f"main: model loaded\nmain: server is listening on {address} - starting the main loop\n", 2)
+    log.line("I", "srv  llama_server: model loaded")
+    log.line("I", f"srv  llama_server: listening on {address}")
     engine.loading = False  # type: ignore[attr-defined]
 
 
-def _fail(failure: PrintedFailure, model: str) -> None:
-    if failure.before:
-        write(f"{failure.before}\n", 2)
+def _fail(failure: PrintedFailure, model: str, log: LlamaLog) -> None:
+    for line in failure.before.splitlines():
+        log.line("E", line)
     failure.end_without_a_word()
-    write(f"srv    load_model: failed to load model, '{model}'\n", 2)
-    write("main: exiting due to model loading error\n", 2)
+    log.line("E", f"srv    load_model: failed to load model, '{model}'")
+    log.line("I", _END)
+    log.line("E", "srv  llama_server: exiting due to model loading error")
     os._exit(failure.status)
 
 

@@ -67,3 +67,15 @@ class TEILog:
         dim = self._paint
         where = f"{dim('2', module)}{dim('2', ':')} {dim('2', file)}{dim('2', ':')}{dim('2', number + ':')}"
         write(f"{dim('2', stamp)} {level} {where} {message}\n")
+
+
+class LlamaLog:
+    """Lines as llama.cpp b10434 prints them: the time since the start, the level, the place."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def line(self, level: str, message: str) -> None:
+        ms, us = divmod(int((time.monotonic() - self._began) * 1e6), 1000)
+        s, ms = divmod(ms, 1000)
+        write(f"{s // 60}.{s % 60:02}.{ms:03}.{us:03} {level} {message}\n", 2)

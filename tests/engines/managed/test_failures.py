@@ -225,6 +225,14 @@ def test_a_core_that_crashed_without_words_is_named_by_its_signal() -> None:
         ("vllm_cpu_no_sleep", "this machine has no sleep mode", NO),
         ("infinity_unknown_argument", "this version of the engine does not know --frobnicate", NO),
         ("infinity_port_taken", "port 44831 is taken by another program", Retry.OTHER_PORT),
+        ("llama_port_taken", "port 28345 is taken by another program", Retry.OTHER_PORT),
+        ("llama_no_model", "it ended with status 1 while loading the weights: gguf_init_from_file: failed to open GGUF file 'nowhere.gguf' (No such file or directory)", COUNTED),
+        ("llama_broken_file", "it ended with status 1 while loading the weights: gguf_init_from_reader: failed to read key-value pairs", COUNTED),
+        ("llama_unknown_architecture", "this version of the engine does not know the architecture ilama", NO),
+        ("llama_unknown_argument", "this version of the engine does not know --task", NO),
+        ("llama_wrong_argument", 'the engine refuses its command line: argument "-c": stoi', NO),
+        ("llama_offline", "downloads are switched off, and Qwen/Qwen2.5-7B-Instruct is not in the cache", Retry.BACK_OFF),
+        ("llama_without_https", "this llama-server was built without HTTPS, and Qwen/Qwen2.5-7B-Instruct is not in the cache", Retry.BACK_OFF),
     ],
 )  # fmt: skip
 def test_recorded_failure_is_explained(log: str, message: str, retry: Retry) -> None:

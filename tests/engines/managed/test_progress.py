@@ -69,6 +69,7 @@ def test_a_start_ends_in_the_phase_of_its_last_lines(
         ("vllm_gpu_ready", [BOOT, LOAD, CAPTURE, WARM]),
         ("vllm_gpu_pooling", [BOOT, LOAD, COMPILE, CAPTURE, WARM]),
         ("infinity_ready", [BOOT, LOAD, WARM]),
+        ("llama_ready", [BOOT, LOAD, WARM]),
         ("vllm_cpu_length_does_not_fit", [BOOT, LOAD]),
         ("vllm_cpu_port_taken", [BOOT]),
     ],

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sage_inference.config.changes import changed_keys, restart_keys, until_restart
 from sage_inference.config.check import check_reach, name_of
@@ -24,7 +23,7 @@ from sage_inference.engines.processes.simulated import simulated_engines
 from sage_inference.gateway.api.app import make_app
 from sage_inference.gateway.api.reloading import Reloaded
 from sage_inference.gateway.api.status import address_of, status_document
-from sage_inference.gateway.fleet import Fleet
+from sage_inference.gateway.fleet import FIRST_LOOK_S, Fleet
 from sage_inference.gateway.found_engines import is_wanted
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.http_server import HttpConfig, HttpServer, drain_seconds
@@ -36,6 +35,9 @@ from sage_inference.gateway.managed.engine_run import models_of as models_of
 from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.protocol import GatewayProtocol
+from sage_inference.gateway.signals import Hangup as Hangup
+from sage_inference.gateway.signals import following_signals
+from sage_inference.gateway.sources import Sources
 from sage_inference.gateway.trimming import Trimming
 from sage_inference.telemetry.usage_meter import UsageMeter
 from sage_inference.wire.event_loop import new_event_loop as new_event_loop
@@ -44,23 +46,11 @@ from sage_inference.wire.timers import TimerWheel
 
 WATCH_S = 0.5  # between two looks at the configuration file
 OWN_ENGINES_S = 15.0  # the longest wait until simulated engines are ready
-SETTLE_S = 1.0  # between a SIGHUP and a second check: a shell may forward it before its terminal is gone
 
 log = logging.getLogger("sage_inference.server")
 
 
 def _nothing(*_: Any) -> None: ...
-
-
-class Hangup(Protocol):
-    """The meaning of a SIGHUP."""
-
-    @property
-    def ignored(self) -> bool:
-        """True if SIGHUP must have no effect."""
-
-    def terminal_is_gone(self) -> bool:
-        """True if SIGHUP came because the gateway's terminal was closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +86,13 @@ class RunningGateway:
         engines: EngineRun | None = None,
         changed: Callable[[], bool] | None = None,
         usage_file: Path | None = None,
+        sources_folder: Path | None = None,
     ) -> None:
         """``discovers``: whether ``settings.discover`` has an effect. A program names its engines itself.
 
-        Without ``engines`` the gateway starts none, and without ``usage_file`` it keeps no record of usage. ``changed``
-        returns whether ``load`` should be called again. It may block.
+        Without ``engines`` the gateway starts none, and without ``usage_file`` it keeps no record of usage. Without
+        ``sources_folder`` it keeps no lists of its sources. ``changed`` returns whether ``load`` should be called
+        again. It may block.
         """
         self.hooks = hooks or RunHooks()
         self._load = load or (lambda: settings)
@@ -118,6 +110,7 @@ class RunningGateway:
             self.gateway.certificate = OwnCertificate(settings.server, self.hooks.certified)
         self.gateway.found.wanted = discovers and is_wanted(with_extra)
         self.fleet = Fleet(self.gateway)
+        self.gateway.sources = self.sources = Sources(self.fleet, sources_folder)
         self.managed = (
             None if engines is None else ManagedEngines(self.gateway, self.fleet, engines.state_dir)
         )
@@ -206,7 +199,7 @@ class RunningGateway:
                 await managed.begin(self.gateway.settings, passive=run.passive)
             if self._discovers:
                 tasks.append(await self._discover())
-            await self.fleet.start(self.gateway.settings)
+            await self._add_instances(self.gateway.settings)
             if managed is not None and run is not None and not run.passive:
                 managed.declare_missing(run)
             # Our own engines run already, but on a busy machine their first probe may have failed.
@@ -224,11 +217,19 @@ class RunningGateway:
             if managed is not None:
                 managed.keeps = managed.keeps or await asyncio.to_thread(self.hooks.restarts)
                 await managed.close()
+            await self.sources.close()
             await self.fleet.close()
             self.wheel.stop()
             await self.gateway.close()
             if self.usage is not None:
                 await self.usage.close()
+
+    async def _add_instances(self, settings: Settings) -> None:
+        """Add the instances of the configuration and of its sources. Their first looks share ``FIRST_LOOK_S``."""
+        self.fleet.apply(settings)
+        began = self.gateway.clock()
+        await self.sources.begin(settings.sources, FIRST_LOOK_S)
+        await self.fleet.looked(max(0.0, FIRST_LOOK_S - (self.gateway.clock() - began)))
 
     async def _discover(self) -> asyncio.Task[None]:
         """Search for engines once. The task that is returned searches on."""
@@ -249,6 +250,10 @@ class RunningGateway:
 
     def _protocol(self, made: Callable[..., asyncio.Protocol]) -> asyncio.Protocol:
         return made(config=self.server.config, server_state=self.server.server_state, app_state={})
+
+    @property
+    def draining(self) -> bool:
+        return self.gateway.draining
 
     def stop(self, *, at_once: bool = False) -> None:
         """Accept no new requests and finish those under way. With ``at_once``, do not wait for them."""
@@ -312,6 +317,7 @@ class RunningGateway:
         if self.usage is not None:
             self.usage.configure(settings.usage)
         instances = self.fleet.apply(settings)
+        self.sources.apply(settings.sources)
         engines = None if self.managed is None else self.managed.apply(settings)
         self.server.config.timeout_graceful_shutdown = drain_seconds(settings)
         changed = changed_keys(before, wanted)
@@ -335,6 +341,7 @@ class RunningGateway:
         while True:
             try:
                 self.gateway.tick()
+                self.sources.tick()
                 self.hooks.watchdog()
                 bodies = self.gateway.bodies
                 trimming.tick(self.gateway.connections, bodies.held, bodies.most)
@@ -350,37 +357,6 @@ class RunningGateway:
             await asyncio.sleep(1)
 
 
-@contextlib.asynccontextmanager
-async def _signals(running: RunningGateway, hangup: Hangup | None) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        running.stop(at_once=running.gateway.draining)
-
-    def stop_without_terminal() -> bool:
-        gone = hangup is not None and hangup.terminal_is_gone()
-        if gone:
-            log.info("the terminal was closed")
-            running.stop()
-        return gone
-
-    def hang_up() -> None:
-        if not stop_without_terminal():
-            running.try_reload()
-            loop.call_later(SETTLE_S, stop_without_terminal)
-
-    handlers = {signal.SIGTERM: running.stop, signal.SIGINT: interrupt, signal.SIGHUP: hang_up}
-    if hangup is not None and hangup.ignored:
-        del handlers[signal.SIGHUP]
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
-
-
 async def run(
     settings: Settings,
     *,
@@ -393,6 +369,7 @@ async def run(
     engines: EngineRun | None = None,
     changed: Callable[[], bool] | None = None,
     usage_file: Path | None = None,
+    sources_folder: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on the socket that ``listen`` returns. ``listen`` is called when the rest is ready.
 
@@ -415,6 +392,7 @@ async def run(
             engines=engines,
             changed=changed,
             usage_file=usage_file,
+            sources_folder=sources_folder,
         )
-        async with _signals(running, hangup):
+        async with following_signals(running, hangup):
             await running.serve_when_ready(listen)

@@ -152,7 +152,7 @@ def test_keys_of_status_are_those_of_its_schema() -> None:
     table = rows("commands", "| key | |")
     named = set().union(*[words(cells[0]) for cells in table])
     assert named == {
-        key.replace("instances", "instances[]").replace("engines", "engines[]") for key in properties(STATUS)
+        f"{key}[]" if key in ("instances", "engines", "sources") else key for key in properties(STATUS)
     }
     for cells in table:
         [*keys] = words(cells[0])
@@ -163,6 +163,9 @@ def test_keys_of_status_are_those_of_its_schema() -> None:
             engine = STATUS["properties"]["engines"]["anyOf"][0]["items"]["properties"]
             assert set(engine) <= words(cells[1])
             assert set(engine["state"]["enum"]) <= words(cells[1])
+        if keys == ["sources[]"]:
+            source = STATUS["properties"]["sources"]["anyOf"][0]["items"]["properties"]
+            assert words(cells[1]) == {*source, *source["kind"]["enum"], *source["state"]["enum"]}
         if keys == ["state"]:
             assert words(cells[1]) == set(STATUS["properties"]["state"]["enum"])
 

@@ -31,6 +31,14 @@ def start(
             metavar="URL", help="An engine for embeddings; repeat for more.", rich_help_panel=_ENGINES
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Dashboard of a Ray cluster, whose engines are served.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
     llm_model: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +134,7 @@ def start(
       sage inference start --simulate --background
       sage inference start --llm-model Qwen/Qwen2.5-7B-Instruct --embedding-model BAAI/bge-m3 --background
       sage inference start --llm-backend http://127.0.0.1:8001 --embedding-backend 127.0.0.1:8090
+      sage inference start --cluster http://head:8265 --background
       sage inference start --config work.yaml --port 8800
     """
     from sage_inference.config.paths import Paths
@@ -143,6 +152,7 @@ def start(
         embedding_model=embedding_model,
         llm_backends=tuple(llm_backend or ()),
         embedding_backends=tuple(embedding_backend or ()),
+        cluster=cluster,
         scheduling_policy=scheduling_policy,
         host=host,
         port=port,

@@ -115,6 +115,7 @@ def document(state: Any) -> dict[str, Any]:
         "tracing": None,
         "instances": None,
         "engines": None,
+        "sources": None,
         "warnings": None,
         **live,
         "state": live.get("state", state.state) if state.state == "running" else state.state,

@@ -9,8 +9,9 @@ from typing import Any
 from sage_inference.cli.columns import Column
 from sage_inference.cli.numbers import duration
 
-_RANKS = (0, 4, 5, 0, 2, 3, 1)
-HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS")
+_RANKS = (0, 4, 5, 0, 2, 3, 1, 6)
+_NODE = "NODE"  # a column that is there only if sources name nodes
+HEADERS = ("NAME", "KIND", "ENGINE", "STATE", "IN FLIGHT", "TTFT", "MODELS", _NODE)
 MOST_ROWS = 16  # with more instances, those that are alike share a row
 MOST_ERRORS = MOST_SLOS = 8
 
@@ -46,10 +47,11 @@ def rows(instances: Sequence[dict[str, Any]]) -> list[StatusRow]:
 def columns_of(rows: Sequence[StatusRow]) -> list[Column]:
     """The columns of the table, and which of them a narrow terminal leaves out first."""
     cells = zip(*(row.cells for row in rows), strict=True)
-    return [
+    columns = [
         Column(header, list(column), rank)
         for header, column, rank in zip(HEADERS, cells, _RANKS, strict=True)
     ]
+    return [column for column in columns if column.header != _NODE or not column.is_empty]
 
 
 def errors(instances: Sequence[dict[str, Any]]) -> list[str]:
@@ -83,6 +85,12 @@ def _models(models: Sequence[str] | None, rest: str) -> str:
     return models[0] if len(models) == 1 else f"{models[0]} and {len(models) - 1} more"
 
 
+def _nodes(group: Sequence[dict[str, Any]]) -> str:
+    """The node of the instances, or the number of their nodes."""
+    found = {node for each in group if (node := each.get("node"))}  # an older gateway names none
+    return f"{len(found)} nodes" if len(found) > 1 else next(iter(found), "-")
+
+
 def _row(group: Sequence[dict[str, Any]]) -> StatusRow:
     first = group[0]
     name = first["name"] + (" (simulated)" if first["simulated"] else "")
@@ -99,5 +107,6 @@ def _row(group: Sequence[dict[str, Any]]) -> StatusRow:
             str(sum(each["in_flight"] for each in group)),
             duration(times[len(times) // 2] / 1000) if times else "-",
             ", ".join(first["models"]) or "-",
+            _nodes(group),
         ],
     )

@@ -27,6 +27,8 @@ INSTANCE = _object(
     state={"enum": ["starting", "ready", "asleep", "ejected", "draining", "stopped"]},
     simulated=_FLAG,
     found=_FLAG,
+    source=_TEXT_OR_NULL,
+    node=_TEXT_OR_NULL,
     in_flight=_COUNT,
     queued=_COUNT_OR_NULL,
     ttft_ms=_NUMBER_OR_NULL,
@@ -115,6 +117,17 @@ SLO = _object(
     tpot_from=_TEXT,
 )
 
+SOURCE = _object(
+    kind={"enum": ["ray", "file", "dns"]},
+    address=_TEXT,
+    state={"enum": ["ok", "stale", "failed"]},
+    age_s=_NUMBER_OR_NULL,
+    instances=_COUNT,
+    nodes=_COUNT_OR_NULL,
+    skipped=_list(_TEXT),
+    last_error=_TEXT_OR_NULL,
+)
+
 STATUS = _answer(
     state=GATEWAY_STATE,
     version=_TEXT_OR_NULL,
@@ -137,6 +150,7 @@ STATUS = _answer(
     ),
     instances=_or_null(_list(INSTANCE)),
     engines=_or_null(_list(ENGINE)),
+    sources=_or_null(_list(SOURCE)),
     warnings=_or_null(_list(_TEXT)),
     reason=_TEXT_OR_NULL,
     config_path=_TEXT_OR_NULL,

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from sage_inference.cli import columns, enginetext, statusrows
+from sage_inference.cli import columns, enginetext, sourcetext, statusrows
 from sage_inference.visible import visible
 
 _COLOURS = {
@@ -79,6 +79,9 @@ def _add_summary(text: StatusText, live: dict[str, Any]) -> None:
     )
     if instances:
         text.say(f"engines: {statusrows.summary(instances)}")
+    for source in live.get("sources") or ():  # an older gateway has none
+        text.say(sourcetext.line(source), sourcetext.COLOURS[source["state"]])
+        text.warnings += [(remark, None) for remark in sourcetext.remarks(source)]
     requests = live["requests"]
     text.say(
         f"requests: {requests['in_flight']:,} in flight, {requests['queued']:,} waiting, {requests['total']:,} done; "

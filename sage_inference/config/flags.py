@@ -10,7 +10,8 @@ from sage_inference.config.check import check
 from sage_inference.config.environment import put
 from sage_inference.config.errors import ConfigError, Invalid
 from sage_inference.config.schema import locate
-from sage_inference.config.settings import ApiKeySettings, Flags, InstanceSettings, Settings
+from sage_inference.config.settings import ApiKeySettings, Flags, InstanceSettings, Settings, SourceSettings
+from sage_inference.config.source_rules import label_of
 from sage_inference.config.values import check_value
 
 __all__ = ["apply", "check"]
@@ -27,9 +28,9 @@ _SCALARS = {
 
 
 def apply(settings: Settings, flags: Flags) -> Settings:
-    """``settings``, overridden by the flags. Backends are added, and an API key replaces all others.
+    """``settings``, overridden by the flags. Backends and a cluster are added, and an API key replaces all others.
 
-    A backend that the configuration has already stays as it is there. Raises ``ConfigError`` for a value that its key
+    A backend or a cluster that the configuration has already stays as it is there. Raises ``ConfigError`` for a value that its key
     does not take, or a backend that the configuration has for the other kind of work.
     """
     for field, path in _SCALARS.items():
@@ -48,6 +49,10 @@ def apply(settings: Settings, flags: Flags) -> Settings:
     for kind, urls in (("llm", flags.llm_backends), ("embedding", flags.embedding_backends)):
         for url in urls:
             settings = _with_backend(settings, kind, url)
+    if flags.cluster is not None:
+        source = SourceSettings(ray=_checked("--cluster", "sources[0].ray", flags.cluster))
+        if label_of(source) not in map(label_of, settings.sources):
+            settings = replace(settings, sources=(*settings.sources, source))
     return settings
 
 

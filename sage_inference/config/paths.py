@@ -37,6 +37,10 @@ class Paths:
     def usage_file(self) -> Path:
         return self.state_dir / "usage.sqlite3"
 
+    @property
+    def sources_folder(self) -> Path:
+        return self.state_dir / "sources"
+
     @classmethod
     def resolve(cls, config: Path | None = None, environ: Mapping[str, str] | None = None) -> Paths:
         """The user's own directories, unless ``SAGE_INFERENCE_HOME`` or ``config`` name others.

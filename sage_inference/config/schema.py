@@ -116,7 +116,7 @@ def _shape(hint: Any) -> Shape:
 def stands_alone(section: type) -> Key | None:
     """The only key that a section requires, if it is text. The section may then be written as that text.
 
-    A key that another one may replace counts as required. One of three says nothing of what the text is.
+    A key that another one may replace counts as required. A text alone does not show which of three it is.
     """
     needed = [key for key in keys(section).values() if key.required or len(key.instead) == 1]
     return needed[0] if len(needed) == 1 and needed[0].shape.is_text else None

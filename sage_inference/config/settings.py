@@ -331,7 +331,7 @@ class Settings:
     server: ServerSettings = setting(doc="The gateway's own address.", factory=ServerSettings)
     instances: tuple[InstanceSettings, ...] = setting((), doc="The engines that others start.")
     sources: tuple[SourceSettings, ...] = setting(
-        (), doc="Where other machines' engines are looked up, besides instances."
+        (), doc="Where other machines' engines are looked up, besides instances: see sage docs cluster."
     )
     engines: tuple[ManagedEngineSettings, ...] = setting(
         (), doc="The engines that the gateway starts and watches: see sage docs engines."
@@ -368,6 +368,7 @@ class Flags:
     embedding_model: str | None = None
     llm_backends: tuple[str, ...] = ()
     embedding_backends: tuple[str, ...] = ()
+    cluster: str | None = None
     scheduling_policy: str | None = None
     host: str | None = None
     port: int | None = None

@@ -215,6 +215,7 @@ class _Run:
             hangup=self.hangup,
             engines=self._engines(),
             usage_file=self.paths.usage_file,
+            sources_folder=self.paths.sources_folder,
         )
         try:
             with asyncio.Runner(loop_factory=server.new_event_loop) as runner:

@@ -8,28 +8,22 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from sage_inference.config.address import parse_backend
 from sage_inference.config.check import name_of
 from sage_inference.config.settings import InstanceSettings, Settings
-from sage_inference.control_plane.instances.replica_vectors import PROBE_TEXT
-from sage_inference.engines.detect import Detected, DetectError, detect, listed
-from sage_inference.engines.patience import Patience
+from sage_inference.engines.detect import Detected, DetectError
 from sage_inference.engines.pool import Address
-from sage_inference.engines.probe import kv_cache_tokens, probe, probe_vector
-from sage_inference.engines.query_clients import QueryClients
 from sage_inference.engines.sleep import SleepProbe
 from sage_inference.gateway.api.reloading import Changes
+from sage_inference.gateway.engine_questions import EngineQuestions
 from sage_inference.gateway.gateway import Gateway
 from sage_inference.gateway.replicas import EMBEDDINGS, Replicas
+from sage_inference.gateway.sourced import SourcedInstances
 from sage_inference.gateway.upstream import Upstream, trusted_by
 from sage_inference.trust import TrustError
 from sage_inference.types import EngineKind, EngineState, ExecutionInstance
 from sage_inference.wire.isolation import report
-
-if TYPE_CHECKING:
-    import httpx
 
 log = logging.getLogger("sage_inference.fleet")
 
@@ -47,14 +41,15 @@ class Fleet:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._askers = QueryClients()
-        self._patience = Patience(lambda: gateway.wheel.now)
+        self._questions = EngineQuestions(gateway)
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, asyncio.Event] = {}
+        self._unawaited: set[str] = set()  # a start without them helps callers more than a wait for them
         self._configured: dict[str, InstanceSettings] = {}
         self._leaving: set[str] = set()  # removed by a reload; they serve until their successors can
         self._tasks: set[asyncio.Task[None]] = set()
-        self._replicas = Replicas(gateway, self._vector)
+        self._replicas = Replicas(gateway, self._questions.vector)
+        self.sourced = SourcedInstances(self)
         gateway.scheduler.when_unserved(self._look_again)
 
     async def start(self, settings: Settings) -> None:
@@ -62,18 +57,25 @@ class Fleet:
         self.apply(settings)
         await self.looked()
 
-    async def looked(self) -> None:
-        """Returns when every instance was looked at once, or after ``FIRST_LOOK_S`` as soon as one can serve.
+    async def looked(self, limit_s: float = FIRST_LOOK_S) -> None:
+        """Returns when every instance was looked at once, or after ``limit_s`` as soon as one can serve.
 
-        A look ends within the limit that ``detect`` has.
+        A look ends within the limit that ``detect`` has. The instances of sources are not waited for any longer.
         """
-        pending = {asyncio.ensure_future(e.wait()) for e in self._looked.values() if not e.is_set()}
-        if pending:
-            _, pending = await asyncio.wait(pending, timeout=FIRST_LOOK_S)
+        await self.first_looks(self._looked, limit_s)
+        others = [event for name, event in self._looked.items() if name not in self._unawaited]
+        pending = {asyncio.ensure_future(event.wait()) for event in others if not event.is_set()}
         while pending and not self.gateway.can_serve:  # a start without any instance would help no caller
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for wait in pending:
             wait.cancel()
+
+    async def first_looks(self, names: Iterable[str], limit_s: float) -> None:
+        """Returns when each of the instances was looked at once, or after ``limit_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for event in [self._looked[name] for name in names if name in self._looked]:
+                    await event.wait()
 
     async def ready(self, names: Iterable[str], limit_s: float) -> None:
         """Returns when each of the instances can serve, or after ``limit_s``."""
@@ -97,14 +99,14 @@ class Fleet:
         for name in list(self._watchers):
             self.remove(name)
         await asyncio.gather(*ending, return_exceptions=True)
-        await self._askers.aclose()
+        await self._questions.aclose()
 
     def apply(self, settings: Settings) -> Changes:
         """Make the configured instances those of the settings. Instances that were added through the API stay."""
-        self._askers.use(settings.health.timeout_s)
+        self._questions.use(settings.health.timeout_s)
         wanted = {name_of(entry): entry for entry in settings.instances}
         gone = [name for name in self._configured if name not in wanted]
-        changed = [n for n, entry in wanted.items() if n in self._configured and self._differs(n, entry)]
+        changed = [n for n, entry in wanted.items() if n in self._configured and self.differs(n, entry)]
         added = [name for name in wanted if name not in self._configured]
         for name in (*changed, *added):
             # An instance of this name: with former settings, added through the API, or still leaving.
@@ -112,7 +114,7 @@ class Fleet:
             self._leaving.discard(name)
             if known is None:
                 self.add(wanted[name])
-            elif self._differs(name, wanted[name]):
+            elif self.differs(name, wanted[name]):
                 self.remove(name)
                 self.add(wanted[name], known)
         self._configured = wanted
@@ -122,7 +124,7 @@ class Fleet:
             upstream.look_again()
         return Changes(added, gone, changed)
 
-    def _differs(self, name: str, wanted: InstanceSettings) -> bool:
+    def differs(self, name: str, wanted: InstanceSettings) -> bool:
         """Whether a running instance has other settings, or another key behind the same ``file:`` or ``env:``."""
         known = self.gateway.engines.get(name)
         if known is None:
@@ -130,6 +132,18 @@ class Fleet:
         if known.settings != wanted or known.trusted != trusted_by(wanted):
             return True
         return known.api_key != (wanted.api_key and wanted.api_key.reveal())
+
+    def configures(self, name: str) -> bool:
+        """Whether the instance is one of the configuration's."""
+        return name in self._configured
+
+    def leaves(self, name: str) -> bool:
+        """Whether the configuration had the instance until now."""
+        return name in self._leaving
+
+    def keep(self, name: str) -> None:
+        """Keep an instance that the configuration does not have any more."""
+        self._leaving.discard(name)
 
     def _retire(self, gone: list[str]) -> None:
         """Remove the instances of ``gone`` once all others were looked at.
@@ -157,9 +171,17 @@ class Fleet:
                 self.remove(name)
 
     def add(
-        self, settings: InstanceSettings, known: Upstream | None = None, *, detected: Detected | None = None
+        self,
+        settings: InstanceSettings,
+        known: Upstream | None = None,
+        *,
+        detected: Detected | None = None,
+        awaited: bool = True,
     ) -> Upstream:
-        """Add an instance. ``known``: the same one with former settings. It serves at once if it answered ``detected``."""
+        """Add an instance. ``known``: the same one with former settings. It serves at once if it answered ``detected``.
+
+        ``awaited``: whether a start that can serve nothing yet waits for it.
+        """
         gateway = self.gateway
         backend = parse_backend(settings.url)
         address = Address(backend.host, backend.port, backend.prefix, backend.scheme == "https", backend.uds)
@@ -192,6 +214,8 @@ class Fleet:
             self._replicas.listed(upstream, new=True)
             upstream.sync()
         self._looked[instance.instance_id] = asyncio.Event()
+        if not awaited:
+            self._unawaited.add(instance.instance_id)
         self._watchers[instance.instance_id] = asyncio.create_task(self._watch(upstream))
         gateway.instances_changed()
         return upstream
@@ -206,6 +230,7 @@ class Fleet:
         self._replicas.forget(name)
         self._watchers.pop(name).cancel()
         self._looked.pop(name).set()  # releases those that wait for its first look
+        self._unawaited.discard(name)
         self._configured.pop(name, None)
         self._leaving.discard(name)
         upstream.pool.close()
@@ -279,10 +304,7 @@ class Fleet:
             return False
         upstream.look_wanted = False
         upstream.looked_at = time.monotonic()
-        timeout_s, before = self.gateway.settings.health.timeout_s, upstream.detected
-        names = await listed(
-            self._asker(upstream), upstream.api_url, upstream.api_key, timeout_s, self._patience
-        )
+        before, names = upstream.detected, await self._questions.models(upstream)
         return before is not None and bool(names) and names != tuple(card.id for card in before.models)
 
     async def _may_be_asked(self, upstream: Upstream) -> bool:
@@ -298,16 +320,7 @@ class Fleet:
         settings, began = upstream.settings, time.monotonic()
         upstream.look_wanted, upstream.looked_at = False, began
         try:
-            detected = await detect(
-                self._asker(upstream),
-                upstream.address.requests_url,
-                api_key=upstream.api_key,
-                engine=settings.engine,
-                kind=settings.kind,
-                model=settings.model,
-                question_s=self.gateway.settings.health.timeout_s,
-                patience=self._patience,
-            )
+            detected = await self._questions.detect(upstream)
         except DetectError as error:
             if error.asked:
                 self._not_detected(upstream, error)
@@ -327,14 +340,7 @@ class Fleet:
         ok = await self._probe(upstream)
         awake = ok and not upstream.sleep.asleep  # an engine that sleeps answers none of these questions
         if awake and detected.engine is EngineKind.VLLM and not settings.kv_cache_tokens:
-            timeout_s = self.gateway.settings.health.timeout_s
-            tokens = await kv_cache_tokens(
-                self._asker(upstream),
-                upstream.address.requests_url,
-                upstream.api_key,
-                timeout_s,
-                self._patience,
-            )
+            tokens = await self._questions.kv_cache_tokens(upstream)
             upstream.instance.kv_tokens = tokens or upstream.instance.kv_tokens
         if awake and EMBEDDINGS in detected.routes:
             await self._replicas.compare_known(upstream)
@@ -354,30 +360,8 @@ class Fleet:
             upstream.last_error = str(error)
             upstream.health.contradicted(now)
 
-    async def _vector(self, upstream: Upstream, model: str) -> list[float] | None:
-        """The vector of the agreed text. Raises ``TimeoutError`` if it is not known whether the engine has one."""
-        timeout_s = self.gateway.settings.health.timeout_s
-        return await probe_vector(
-            self._asker(upstream),
-            upstream.api_url,
-            model,
-            PROBE_TEXT,
-            upstream.api_key,
-            timeout_s,
-            self._patience,
-        )
-
     async def _probe(self, upstream: Upstream) -> bool:
-        url, key, timeout_s = (
-            upstream.address.requests_url,
-            upstream.api_key,
-            self.gateway.settings.health.timeout_s,
-        )
-        client = self._asker(upstream)
-        result, _ = await asyncio.gather(
-            probe(client, url, upstream.dialect, key, timeout_s, self._patience),
-            upstream.sleep.ask(client, url, key, timeout_s, self._patience),
-        )
+        result = await self._questions.health(upstream)
         if not result.asked:
             self._not_asked(upstream, str(result.error))
         elif result.ok:
@@ -387,10 +371,6 @@ class Fleet:
             upstream.health.probe_failed(time.monotonic(), result.refused)
             upstream.last_error = result.error or f"/health answered {result.status}"
         return bool(result.ok)
-
-    def _asker(self, upstream: Upstream) -> httpx.AsyncClient:
-        """The client that asks this engine. Raises ``TrustError``."""
-        return self._askers.of(upstream.pool.context, upstream.address.uds)
 
     def _not_asked(self, upstream: Upstream, why: str) -> None:
         """Keep the engine's state, because this machine lacked the resources for a probe."""

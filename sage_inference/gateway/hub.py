@@ -32,6 +32,7 @@ from sage_inference.gateway.own_certificate import OwnCertificate
 from sage_inference.gateway.relay.coalescing import Coalescer
 from sage_inference.gateway.relay.heads import RequestHead
 from sage_inference.gateway.request_ids import RequestIds
+from sage_inference.gateway.source_view import SourceView
 from sage_inference.gateway.stats import Stats
 from sage_inference.gateway.stored_responses import StoredResponses
 from sage_inference.gateway.tenants import tenants
@@ -87,6 +88,7 @@ class Hub:
         self.predictions = Predictions(self.decisions.newest)
         self.engines: dict[str, Upstream] = {}
         self.found = FoundEngines()
+        self.sources = SourceView()
         self.waiting_room = WaitingRoom(self)
         self.responses = StoredResponses(self.engines)
         self.stats = Stats(self.registry, self.scheduler.estimates)

@@ -10,7 +10,7 @@ _AT_MS = 1_790_000_000_000
 def instance(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "url": "http://127.0.0.1:1", "engine": "vllm", "kind": "llm", "models": ["qwen2.5-7b"],
-        "state": "ready", "simulated": False, "found": False, "in_flight": 3, "queued": 0, "ttft_ms": 20.0,
+        "state": "ready", "simulated": False, "found": False, "source": None, "node": None, "in_flight": 3, "queued": 0, "ttft_ms": 20.0,
         "last_error": None, "gpu": None, "limit": 8, "window_tokens": None, "pending_tokens": 0, "ttfb_ms": None,
         "tpot_ms": 9.5, "tokens_per_s": 310.0, "requests_per_s": 2.5, "answers": 40, "drained": False, "managed": None,
         **more,
@@ -43,7 +43,7 @@ def live(*instances: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "schema": 1, "state": "running", "version": "0", "pid": 4121, "uptime_s": 11000.0,
         "address": "http://127.0.0.1:8000", "certificate": None, "tracing": None, "usage": None, "needs_key": False, "policy": "hybrid",
-        "simulated": False, "discover": False, "slos": [], "engines": [], "warnings": [], "at_ms": _AT_MS,
+        "simulated": False, "discover": False, "slos": [], "engines": [], "sources": [], "warnings": [], "at_ms": _AT_MS,
         "policies": {}, "gpus": [], "running": [], "ended": 0, "instances": [*instances] or [instance("gpu-0")],
         "requests": {
             "in_flight": 3, "queued": 0, "total": 1234, "errors": 2, "cancelled": 0, "cut": 0, "failed_by_engine": 0,

@@ -151,7 +151,7 @@ def test_json_is_alone_on_stdout_and_has_schema_1(tmp_path: Path) -> None:
 
 STATUS_KEYS = {
     "schema", "state", "version", "pid", "uptime_s", "address", "certificate", "tracing", "usage", "needs_key", "policy", "simulated", "discover", "requests",
-    "slos", "embeddings", "instances", "engines", "warnings", "reason", "config_path", "log_path",
+    "slos", "embeddings", "instances", "engines", "sources", "warnings", "reason", "config_path", "log_path",
 }  # fmt: skip
 
 

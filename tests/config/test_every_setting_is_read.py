@@ -18,7 +18,7 @@ OTHERS = {PACKAGE / "config", PACKAGE / "simulator", PACKAGE / "bench"}
 OWNERS = {
     "": {"settings"},
     "instances": {"settings"},
-    "sources": {"source"},
+    "sources": {"source", "settings", "_settings"},
     "engines": {"engine", "entry"},
     "engines[].instance": {"options"},
     "api_keys": {"key", "entry"},
@@ -37,10 +37,8 @@ OWNERS = {
 # Read within the configuration alone: a rule, and the law for an instance's name (``config.check.name_of``).
 CHECKED = {"server.insecure", "instances[].name", "engines[].name", "engines[].served_names"}
 # Read by the name of a recipe.
-# The rooms that look these up read them.
-CHECKED |= {
-    f"sources[].{name}" for name in ("ray", "application", "file", "dns", "interval_s", "token", "drain_s")
-}
+# ``source_rules`` reads it for the place and the name of a source.
+CHECKED |= {"sources[].application"}
 CHECKED |= {f"managed.{name}" for name in ("vllm", "tei", "infinity", "llama_server")}
 
 

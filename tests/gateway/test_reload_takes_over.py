@@ -218,7 +218,7 @@ TABLE: dict[str, Entry] = {
     "limits.max_n": section("limits", "max_n", 1, lambda w: w.chat(n=2), 400),
     "limits.max_completion_tokens": section("limits", "max_completion_tokens", 5, lambda w: w.chat(max_tokens=6), 400),
     "health.interval_s": section("health", "interval_s", 50, engine(lambda e: e.health._settings.interval_s), 50),
-    "health.timeout_s": section("health", "timeout_s", 3, lambda w: (w.ask(lambda r: r.fleet._askers.plain.timeout.read), w.ask(lambda r: r.gateway.settings.health.timeout_s)), (3, 3)),
+    "health.timeout_s": section("health", "timeout_s", 3, lambda w: (w.ask(lambda r: r.fleet._questions._askers.plain.timeout.read), w.ask(lambda r: r.gateway.settings.health.timeout_s)), (3, 3)),
     "health.failures": section("health", "failures", 2, engine(lambda e: e.health._settings.failures), 2),
     "tracing.enabled": section("tracing", "enabled", True, held(lambda r: r.gateway.tracer is None), True),
     "tracing.endpoint": section("tracing", "endpoint", "http://h:1", held(lambda r: r.gateway.settings.tracing.endpoint)),
@@ -237,6 +237,7 @@ OF_THE_STORE = {"usage.days", "usage.users"}  # see tests/telemetry/test_usage_m
 OF_MANAGED_ENGINES = {
     row.key for row in rows() if row.key.split(".")[0] in ("engines", "engines[]", "managed")
 }
+OF_SOURCES = {row.key for row in rows() if row.key.startswith("sources")}  # see test_sources
 WITH_A_CERTIFICATE = {"server.tls_key"}  # see test_own_certificate
 OF_TRACES = {"tracing.sample"}  # see tests/gateway/tracing/test_reload.py
 LATE = {"server.host", "server.port", "server.tls_cert"}
@@ -245,7 +246,13 @@ LATE |= {f"tracing.{key}" for key in ("enabled", "endpoint", "headers", "service
 
 def test_the_table_has_every_setting() -> None:
     assert (
-        TABLE.keys() | BY_THE_DAEMON | OF_THE_STORE | WITH_A_CERTIFICATE | OF_TRACES | OF_MANAGED_ENGINES
+        TABLE.keys()
+        | BY_THE_DAEMON
+        | OF_THE_STORE
+        | WITH_A_CERTIFICATE
+        | OF_TRACES
+        | OF_MANAGED_ENGINES
+        | OF_SOURCES
         == {row.key for row in rows()}
     )
 

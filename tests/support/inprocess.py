@@ -24,6 +24,7 @@ class InProcess:
     """A running gateway, and a way to ask its event loop for facts."""
 
     usage_file: Path | None = None  # where it keeps its usage, if it keeps any
+    sources_folder: Path | None = None  # where it keeps the lists of its sources
 
     def __init__(self, settings: Settings, engines: EngineRun | None = None) -> None:
         self._engines = engines
@@ -97,6 +98,7 @@ class InProcess:
                 hooks=hooks,
                 engines=self._engines,
                 usage_file=self.usage_file,
+                sources_folder=self.sources_folder,
             )
             await self._running.serve(self._sock)
 
@@ -111,8 +113,11 @@ class InProcess:
 
 @contextlib.contextmanager
 def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
-    """A gateway before ``engines`` (anything with a ``url``, or ``InstanceSettings``). ``usage_file``: where it keeps usage."""
-    usage_file = settings.pop("usage_file", None)
+    """A gateway before ``engines`` (anything with a ``url``, or ``InstanceSettings``).
+
+    ``usage_file``: where it keeps usage. ``sources_folder``: where it keeps the lists of its sources.
+    """
+    usage_file, sources_folder = settings.pop("usage_file", None), settings.pop("sources_folder", None)
     instances = tuple(
         engine
         if isinstance(engine, InstanceSettings)
@@ -120,8 +125,7 @@ def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
         for number, engine in enumerate(engines)
     )
     process = InProcess(Settings(instances=instances, **settings))
-    if usage_file is not None:
-        process.usage_file = usage_file
+    process.usage_file, process.sources_folder = usage_file, sources_folder
     try:
         process.start()
         yield process

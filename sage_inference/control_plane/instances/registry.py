@@ -41,6 +41,9 @@ class Registry:
         self.on_vectors: Callable[[str], None] = (
             _nobody  # called with a model that a request asks for, and whose instances are not all compared
         )
+        # Models whose last instance left the list of a source a short time ago, each with the reason.
+        self.departed: dict[str, str] = {}
+        self.awaited: tuple[str, ...] = ()  # sources that have given no list yet
         self._doubted: set[str] = set()  # models to be compared again when they are wanted
         self._groups: dict[tuple[str, str], tuple[ExecutionInstance, ...]] = {}
 

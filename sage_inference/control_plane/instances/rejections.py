@@ -10,6 +10,7 @@ from sage_inference.control_plane.slo import milliseconds
 from sage_inference.requests.rejection import Reason, Rejection
 from sage_inference.types import EngineState, ExecutionInstance, ExecutionInstanceType, SchedulingRequest
 
+_MOST_NAMED = 10  # instances in a message
 RETRY_S = 5  # about the time between two probes
 
 
@@ -38,6 +39,8 @@ def unserved(registry: Registry, request: SchedulingRequest) -> Rejection:
         return _later(f'only prefilling instances serve model "{model}" now: they write no answers')
     if able:
         return _later(f'every instance of model "{model}" is draining')
+    if not everywhere and (refusal := departed(registry, model)):
+        return refusal
     if not any(i.routes for i in everywhere) and (unknown := _unknown(registry)):
         return _later(f'no instance serves model "{model}" yet; {unknown}')
     if everywhere:
@@ -58,7 +61,20 @@ def unserved_route(registry: Registry, path: str) -> Rejection:
         return asleep(None, able) or _later(f"every instance that serves {path} is draining")
     if unknown := _unknown(registry):
         return _later(f"no instance serves {path} yet; {unknown}")
+    for model, why in registry.departed.items():
+        return _later(f'no instance serves {path} now; of model "{model}" {why}')
     return Rejection(Reason.NO_ENGINE_FOR_ROUTE, f"no configured instance serves {path}")
+
+
+def departed(registry: Registry, model: str) -> Rejection | None:
+    """The rejection of a request for a model whose last instance left a short time ago; None if none did."""
+    why = registry.departed.get(model)
+    return _later(f'model "{model}" has no instance now: {why}') if why else None
+
+
+def unhealthy(model: str, names: Sequence[str]) -> Rejection:
+    """The rejection of a question for a model while none of its instances is healthy."""
+    return _later(f'no healthy instance serves model "{model}"; it is known of {_some(names)}')
 
 
 def asleep(model: str | None, instances: Sequence[ExecutionInstance]) -> Rejection | None:
@@ -75,8 +91,17 @@ def _unknown(registry: Registry) -> str:
     instances = registry.instances.values()
     unseen = [i.instance_id for i in instances if not i.routes]
     unlisted = [i.instance_id for i in instances if i.routes and not i.models]
-    parts = (("not reached so far", unseen), ("lists no model yet", unlisted))
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+    parts = (
+        ("not reached so far", unseen),
+        ("lists no model yet", unlisted),
+        ("no list so far from", registry.awaited),
+    )
+    return "; ".join(f"{what}: {_some(names)}" for what, names in parts if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _later(message: str) -> Rejection:

@@ -120,7 +120,12 @@ async def add_instance(request: Request) -> Response:
 
 
 async def remove_instance(request: Request) -> Response:
-    return _done(request, request.app.state.fleet.remove(request.path_params["name"]))
+    fleet: Fleet = request.app.state.fleet
+    name = request.path_params["name"]
+    if source := fleet.sourced.owner_of(name):
+        problem = f"instance {name} is in the list of {source}: take it out there, or drain it here"
+        raise ApiError(409, problem, code="instance_of_source")
+    return _done(request, fleet.remove(name))
 
 
 async def drain_instance(request: Request) -> Response:

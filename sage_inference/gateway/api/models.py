@@ -8,7 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from sage_inference.control_plane.instances.rejections import departed, unhealthy
 from sage_inference.engines.detect import TRIED
+from sage_inference.gateway import errors
 from sage_inference.gateway.api.access import TENANT
 from sage_inference.gateway.errors import ApiError
 from sage_inference.gateway.gateway import Gateway
@@ -98,6 +100,20 @@ def _allowed_models(request: Request) -> dict[str, dict[str, Any]]:
     return {name: card for name, card in cards.items() if budget.models.allow(resolve(name))}
 
 
+def _refuse_of_source(request: Request, name: str) -> None:
+    """Raise 503 for a model of a source that is only out of service, if the caller's key may use it."""
+    gateway: Gateway = request.app.state.gateway
+    registry, model = gateway.registry, gateway.registry.resolve(name)
+    budget = gateway.budgets.of(request.scope.get(TENANT) or "")
+    if budget is not None and not budget.models.allow(model):
+        return
+    names = [each.instance_id for each in registry.instances.values() if model in each.models]
+    if any(map(gateway.sources.owner_of, names)):
+        raise errors.from_refusal(unhealthy(model, names))
+    if refusal := departed(registry, model):
+        raise errors.from_refusal(refusal)
+
+
 async def list_models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": list(_allowed_models(request).values())})
 
@@ -110,6 +126,7 @@ async def get_model(request: Request) -> Response:
         raise HTTPException(404)  # a trailing slash
     if name not in cards:
         gateway.scheduler.notify_unserved()
+        _refuse_of_source(request, name)
         served = ", ".join(cards) or "none"
         raise ApiError(
             404,

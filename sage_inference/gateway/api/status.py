@@ -55,6 +55,7 @@ def status_document(gateway: Gateway, engines: ManagedEngines | None = None) -> 
         "usage": None if gateway.usage is None else gateway.usage.document(),
         "tracing": None if gateway.tracer is None else gateway.tracer.document(),
         "discover": gateway.found.wanted,
+        "sources": gateway.sources.documents(),
         "engines": engine_documents(engines),
         "instances": [instance_document(gateway, engine) for engine in gateway.engines.values()],
         "warnings": [
@@ -122,6 +123,8 @@ def instance_document(gateway: Gateway, engine: Upstream) -> dict[str, Any]:
         "state": instance.state.value,
         "simulated": instance.simulated,
         "found": instance.instance_id in gateway.found.names,
+        "source": gateway.sources.owner_of(instance.instance_id),
+        "node": gateway.sources.node_of(instance.instance_id),
         "in_flight": instance.active_requests,
         "queued": None,
         "ttft_ms": None if engine.ttft_ms is None else round(engine.ttft_ms, 1),

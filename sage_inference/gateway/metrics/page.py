@@ -9,7 +9,7 @@ from sage_inference._version import __version__
 from sage_inference.engines.managed.gpus import GpuUse
 from sage_inference.gateway.embeddings import report as embeddings
 from sage_inference.gateway.gateway import Gateway
-from sage_inference.gateway.metrics import instances, requests
+from sage_inference.gateway.metrics import instances, requests, sources
 from sage_inference.telemetry.exposition import Exposition
 
 
@@ -41,6 +41,7 @@ def exposition(gateway: Gateway, gpus: Sequence[GpuUse] = ()) -> str:
         [({}, rates.uncached_tokens)],
     )
     instances.expose(gateway, page)
+    sources.expose(gateway, page)
     _expose_gpus(page, gpus)
     embeddings.expose(gateway.embeddings, page)
     return page.text()

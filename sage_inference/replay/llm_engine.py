@@ -49,6 +49,19 @@ class SequenceListener(Protocol):
     def finished(self) -> None: ...
 
 
+class _Nobody:
+    """Listens for a sender that has left."""
+
+    def first_token(self, cached: int) -> None: ...
+
+    def streamed(self, gap_ms: float) -> None: ...
+
+    def finished(self) -> None: ...
+
+
+NOBODY = _Nobody()
+
+
 class ModelledSequence:
     """One sequence in the engine. ``blocks`` are the full blocks of its prompt."""
 
@@ -58,6 +71,7 @@ class ModelledSequence:
         "computed",
         "entry",
         "finish_step",
+        "gone",
         "listener",
         "output",
         "produced",
@@ -80,6 +94,7 @@ class ModelledSequence:
         self.entry = 0  # number of its heap entry while it decodes, otherwise 0
         self.finish_step = 0
         self.ready = 0  # the first step that it can be planned for
+        self.gone = False  # its sender has left
 
     @property
     def length(self) -> int:
@@ -117,6 +132,7 @@ class LLMEngine:
         self._alarm = MovableEvent(events, self._end)
         self._prefilling: list[ModelledSequence] = []
         self._finishing: list[tuple[int, int, ModelledSequence]] = []  # decoding sequences by their last step
+        self._leaving: list[ModelledSequence] = []  # running ones whose sender has left
         self._entries = 0
         self._decoding = 0
         self._context = 0  # tokens of all running sequences
@@ -140,7 +156,19 @@ class LLMEngine:
             )
         self._front_end.read(lambda: self._arrive(generation))
 
+    def abort(self, generation: ModelledSequence) -> None:
+        """The sender left: give the sequence's memory back after the step under way. Its listener gets no more calls."""
+        generation.gone = True
+        generation.listener = NOBODY
+        if generation in self.running:
+            self._leaving.append(generation)
+            self._plan_after(self._steps_until_plan())
+        elif generation in self.waiting:
+            self.waiting.remove(generation)
+
     def _arrive(self, generation: ModelledSequence) -> None:
+        if generation.gone:
+            return
         self.waiting.append(generation)
         if not self._steps:
             self._begin()
@@ -151,9 +179,13 @@ class LLMEngine:
             return
         taken = self._steps_until_plan()
         generation.ready = self._step + taken + 1
-        if taken < self._steps:
-            self._steps = taken
-            self._alarm.set(self._pace.when(self._began + self._span(taken)))
+        self._plan_after(taken)
+
+    def _plan_after(self, steps: int) -> None:
+        """Plan anew after so many of the steps under way, if there are more."""
+        if steps < self._steps:
+            self._steps = steps
+            self._alarm.set(self._pace.when(self._began + self._span(steps)))
 
     def set_speed(self, speed: float) -> None:
         self._pace.change(self._events.now, speed)
@@ -216,6 +248,7 @@ class LLMEngine:
             self._end_of(one)
         for one, new in self._chunks:
             self._computed(one, new)
+        self._let_go()
         self.cache.trim()
         self._ending = False
         self._begin()
@@ -323,17 +356,28 @@ class LLMEngine:
             enough = False
         return enough
 
+    def _let_go(self) -> None:
+        """Free the memory of sequences whose sender left, unless they have ended since."""
+        for one in self._leaving:
+            if one in self.running:
+                self._interrupt(one)
+        self._leaving.clear()
+
     def _preempt(self, one: ModelledSequence) -> None:
         """Free the sequence's KV and queue it again, with its output as part of its prompt."""
+        self._interrupt(one)
+        one.target = one.prompt + one.produced
+        one.ready = 0
+        self.waiting.appendleft(one)
+        self.preemptions += 1
+
+    def _interrupt(self, one: ModelledSequence) -> None:
+        """Free the memory of a running sequence that has not ended."""
         if one.entry:
             one.produced = one.output - (one.finish_step - self._step)
         else:
             self._prefilling.remove(one)
         self._remove(one)
-        one.target = one.prompt + one.produced
-        one.ready = 0
-        self.waiting.appendleft(one)
-        self.preemptions += 1
 
     def _remove(self, one: ModelledSequence) -> None:
         """Free the memory of a sequence, whose ``produced`` must be up to date."""

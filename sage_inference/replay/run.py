@@ -33,6 +33,7 @@ class Replayed:
         self.size = outcome.job.prompt * 4
         self.tried: tuple[ExecutionInstance, ...] = ()
         self.place: Any = None
+        self.sequence: ModelledSequence | None = None  # in an LLM engine
         self.on_gap: Callable[[float, float], None] | None = None
 
     def placed(self, instance: ExecutionInstance, decision: SchedulingDecision) -> None:
@@ -46,7 +47,8 @@ class Replayed:
             if job.prompt + job.output > engine.limits.longest:
                 self.run.events.at(self.run.events.now, lambda: self._too_long(instance))
                 return
-            engine.submit(ModelledSequence(job.prompt, job.output, job.blocks, self))
+            self.sequence = ModelledSequence(job.prompt, job.output, job.blocks, self)
+            engine.submit(self.sequence)
         else:
             engine.submit(job.prompt, self)
 
@@ -104,19 +106,23 @@ class Run:
         ended: Callable[[Outcome], None] = lambda outcome: None,
         slo: ReplaySlo | None = None,
     ) -> None:
-        slo = slo or ReplaySlo()
         self.events = fleet.events
         self.engines = fleet.engines
         self.block_tokens = fleet.block_tokens
         self.ended = ended
         self.outcomes: list[Outcome] = []
         self._followers: dict[int, list[tuple[int, Job]]] = {}  # by the place of the job that they follow
-        registry = Registry(slo.aliases)
+        self._slo = slo or ReplaySlo()
+        self.scheduler = self.scheduler_of(policy, fleet)
+
+    def scheduler_of(self, policy: PlacementPolicy, fleet: ModelledFleet) -> Scheduler:
+        """A scheduler that knows the fleet's instances, and nothing of what they did."""
+        registry = Registry(self._slo.aliases)
         for instance in fleet.instances:
             registry.add(instance)
         hooks = Hooks(alarm=fleet.alarm(lambda: self.scheduler.dispatch()))
-        settings = SchedulerSettings(UNBOUNDED, slo.settings, fleet.llm_share)
-        self.scheduler = Scheduler(registry, policy, settings, fleet.clock, hooks)
+        settings = SchedulerSettings(UNBOUNDED, self._slo.settings, fleet.llm_share)
+        return Scheduler(registry, policy, settings, fleet.clock, hooks)
 
     def submit(self, job: Job, place: int = -1) -> None:
         """Submit a job now. ``job.at_ms`` is ignored. ``place`` is its place in the workload."""
@@ -157,14 +163,18 @@ class Run:
 
         Returns the outcomes in order of submission.
         """
+        self.expect(jobs)
+        while self.events.step():
+            pass
+        return self.outcomes
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Let every job come at its time, or after the one that it follows, once the events run."""
         for place, job in enumerate(jobs):
             if job.follows is None:
                 self._submit_at(job.at_ms, job, place)
             else:
                 self._followers.setdefault(job.follows, []).append((place, job))
-        while self.events.step():
-            pass
-        return self.outcomes
 
     def over(self, outcome: Outcome) -> None:
         """A job has ended or was refused: the jobs that follow it come after their time to think."""

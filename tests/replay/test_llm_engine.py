@@ -275,3 +275,52 @@ def test_waiting_times_are_those_of_an_m_d_1_queue() -> None:
     _, streams = serve(arrivals, limits)
     waits = [(s.end or 0) - a[0] - service for s, a in zip(streams, arrivals, strict=True)]
     assert sum(waits) / len(waits) == pytest.approx(0.7 * service / (2 * (1 - 0.7)), rel=0.05)
+
+
+@given(
+    arrivals=st.lists(
+        st.tuples(st.floats(0, 2000), st.integers(1, 6000), st.integers(1, 60), st.floats(0, 4000)),
+        min_size=1,
+        max_size=20,
+    ),
+    ahead=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_sequences_whose_sender_left_give_back_their_memory_and_report_nothing(
+    arrivals: list[tuple[float, int, int, float]], ahead: bool
+) -> None:
+    events = Events()
+    engine = LLMEngine(events, EngineLimits(4, 1024, 8192), replace(USUAL, ahead=ahead))
+    reports: list[tuple[Stream, bool]] = []
+    for at, prompt, output, after in arrivals:
+        stream = Stream(events)
+        one = ModelledSequence(prompt, output, list(range(prompt // 512)), stream)
+        events.at(at, lambda one=one: engine.submit(one))  # type: ignore[misc]
+
+        def leave(one: ModelledSequence = one, stream: Stream = stream) -> None:
+            reports.append((stream, stream.ends == 1))
+            if not stream.ends:
+                engine.abort(one)
+
+        events.at(at + after, leave)
+    finish(events)
+    assert [stream.ends == 1 for stream, _ in reports] == [had_ended for _, had_ended in reports]
+    assert not engine.waiting
+    assert not engine.running
+    assert engine.cache.private == 0
+    assert engine.cache.used == 0
+    assert not engine.busy
+
+
+def test_a_prompt_goes_after_the_step_in_which_the_sender_of_another_left() -> None:
+    events = Events()
+    engine = LLMEngine(events, EngineLimits(max_num_seqs=1))
+    gone, kept = Stream(events), Stream(events)
+    long = ModelledSequence(100, 10_000, [], gone)
+    engine.submit(long)
+    engine.submit(ModelledSequence(100, 1, [], kept))
+    events.at(1000.0, lambda: engine.abort(long))
+    finish(events)
+    assert gone.end is None
+    assert kept.first is not None
+    assert 1000.0 < kept.first < 1000.0 + 2 * llm_step_ms(2, 400, [(100, 0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import repeat
@@ -16,6 +16,8 @@ from sage_inference.replay.report import Percentiles, ReplaySummary
 from tests.bench.traces.baselines import BASELINES
 from tests.bench.traces.cases import CASES
 from tests.bench.traces.contest import Result
+
+Case = Callable[[float], Result]  # of which a part is played
 
 HELP = "what the policies are worth on traces and made-up crowds, before modelled engines"
 OURS = "hybrid"
@@ -48,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"error: no case {unknown[0]}; there are {', '.join(CASES)}")
         return 2
     results = []
-    for result in played(arguments.cases or list(CASES), arguments.part, arguments.jobs):
+    cases = [CASES[name][0] for name in arguments.cases or CASES]
+    for result in played(cases, arguments.part, arguments.jobs):
         results.append(result)
         if arguments.json:
             print(json.dumps(document(result)), flush=True)
@@ -59,18 +62,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(bound.held for result in results for bound in result.bounds) else 1
 
 
-def played(names: list[str], part: float, jobs: int) -> Iterator[Result]:
-    """In the order of ``names``. A case's figures do not depend on what else is played."""
-    parts = repeat(part, len(names))
-    if jobs <= 1 or len(names) == 1:
-        yield from map(_play, names, parts)
+def played(cases: Sequence[Case], part: float, jobs: int) -> Iterator[Result]:
+    """In the order of ``cases``. A case's figures do not depend on what else is played."""
+    parts = repeat(part, len(cases))
+    if jobs <= 1 or len(cases) == 1:
+        yield from map(_play, cases, parts)
         return
-    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn")) as pool:
-        yield from pool.map(_play, names, parts)
+    with ProcessPoolExecutor(min(jobs, len(cases)), get_context("spawn")) as pool:
+        yield from pool.map(_play, cases, parts)
 
 
-def _play(name: str, part: float) -> Result:
-    result = CASES[name][0](part)
+def _play(case: Case, part: float) -> Result:
+    result = case(part)
     result.play_others()
     return result
 

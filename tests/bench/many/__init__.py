@@ -1,0 +1,1 @@
+"""Several gateways and a standby, before modelled engines on a virtual clock."""

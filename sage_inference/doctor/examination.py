@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
-from sage_inference.doctor import engines, gateway, machine, setup, traces
+from sage_inference.doctor import engines, gateway, machine, setup, sources, traces
 from sage_inference.doctor.facts import Facts, UnknownFactError
 from sage_inference.doctor.finding import Check, Finding
 from sage_inference.visible import visible
@@ -22,6 +22,7 @@ CHECKS = (
     gateway.SERVICE,
     gateway.LINGER,
     engines.ENGINES,
+    sources.SOURCES,
     engines.PROGRAMS_FOUND,
     traces.TRACES,
     machine.GPUS,

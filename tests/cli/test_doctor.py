@@ -23,7 +23,7 @@ from sage_inference.cli.schemas import ANSWERS
 from sage_inference.config.paths import Paths
 from sage_inference.daemon import pidfile
 from sage_inference.daemon.service.plan import plan
-from sage_inference.doctor import engines, gateway, machine, setup, traces
+from sage_inference.doctor import engines, gateway, machine, setup, sources, traces
 from sage_inference.doctor.examination import CHECKS, examine
 from sage_inference.doctor.facts import Facts
 from sage_inference.doctor.finding import Check, Finding
@@ -31,6 +31,7 @@ from sage_inference.interpreter import command
 from tests.cli.shape import mistakes
 from tests.support.command import sage
 from tests.support.gateway import clean_environment, free_port, running_gateway
+from tests.support.ray_cluster import RECORDED, answer, ray_cluster, recorded
 from tests.support.rogue import RogueEngine, ok
 from tests.support.tls import Authority
 from tests.support.wire import Caller
@@ -399,3 +400,48 @@ def test_a_collector_of_traces_is_asked_for_only_if_traces_are_sent(home: Path) 
             [finding] = examine(facts, [traces.TRACES], within_s=20)
             assert finding.verdict == "warn"
             assert "0 spans sent, 3 dropped" in finding.text
+
+
+def test_each_source_is_looked_at_once(home: Path) -> None:
+    with ray_cluster() as cluster:
+        configure(home, sources=[{"ray": cluster.url}])
+        label = f"ray {cluster.url} sage-engines"
+        assert one(sources.SOURCES, "warn").text == f"{label} names no engine"
+        cluster.add("http://127.0.0.1:9001")
+        assert one(sources.SOURCES, "ok").text == f"{label} names 1 engine"
+        cluster.head_log = (RECORDED / "2.60.0" / "gcs_server.out").read_bytes()
+        assert "they end a minute after Ray's head ends, unless" in one(sources.SOURCES, "ok").text
+        stray = cluster.add("http://10.1.2.3:9001")
+        warned, well = found(sources.SOURCES)
+        assert (warned.verdict, well.verdict) == ("warn", "ok")
+        assert (
+            f"replica sage-engines.{stray} names http://10.1.2.3:9001, which is not on its own" in warned.text
+        )
+        cluster.raw = answer(recorded("haproxy"))
+        assert "RAY_SERVE_ENABLE_DIRECT_INGRESS=1" in one(sources.SOURCES, "warn").text
+        cluster.raw = answer(b"", "401 Unauthorized")
+        assert "it needs a token: set sources[].token" in one(sources.SOURCES, "warn").text
+        cluster.raw, cluster.then = b"", "silent"
+        assert "does not answer within 1.4 s" in one(sources.SOURCES, "warn").text
+    assert "connection refused" in one(sources.SOURCES, "warn").text
+    configure(home)
+    assert found(sources.SOURCES) == []
+
+
+def test_the_sources_of_a_running_gateway_are_as_it_sees_them(home: Path) -> None:
+    with ray_cluster() as cluster:
+        cluster.add("http://127.0.0.1:9001")
+        with running_gateway(config={"sources": [{"ray": cluster.url, "interval_s": 0.2}]}) as running:
+
+            def seen(verdict: str) -> str:
+                deadline = time.monotonic() + 10
+                while True:
+                    facts = Facts(running.paths, plan("--user", ["/bin/sage"]))
+                    [finding] = examine(facts, [sources.SOURCES], within_s=20)
+                    if finding.verdict == verdict or time.monotonic() > deadline:
+                        return finding.text
+
+            assert seen("ok") == f"ray {cluster.url} sage-engines names 1 engine"
+            cluster.raw = answer(b"", "500 No")
+            said = seen("warn")
+            assert said == f"ray {cluster.url} sage-engines is stale: the dashboard answers 500: nothing more"

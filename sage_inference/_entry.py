@@ -11,6 +11,9 @@ def main() -> int:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from sage_inference import lean_imports
+
+    lean_imports.leave_out()
     from sage_inference.cli.main import main as run
 
     try:

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
+from sage_inference import lean_imports
 from sage_inference.config.errors import ConfigError
 from sage_inference.daemon.errors import UNEXPECTED, DaemonError
 from sage_inference.daemon.handover import Takeover
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"no launch spec was given: {error}", file=sys.stderr)
         return 2
+    lean_imports.leave_out()
     takeover = None
     if spec.relieves is None:
         _leave_standard_input()

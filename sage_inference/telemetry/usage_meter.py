@@ -241,6 +241,8 @@ def _by_key(path: Path, day: int) -> dict[str, tuple[int, int]]:
 
 
 def _forget(path: Path, before: int) -> None:
+    if not path.exists():  # a gateway that has counted nothing goes without SQLite
+        return
     from sage_inference.usage.ledger import UsageLedger
 
     UsageLedger(path).forget(before)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
+
+# The functions import psutil, because most gateways watch no process, and it takes 1 MiB of memory.
 
 # The processes of a hanging engine wake up now and then.
 IDLE_CPU = 0.03  # of one core
@@ -16,9 +20,6 @@ class Activity(Enum):
     WORKS = auto()  # or may work: it waits for a disk, or its processes are not seen
     SUSPENDED = auto()  # by SIGSTOP
     DEBUGGED = auto()  # a debugger holds it
-
-
-_HELD = {psutil.STATUS_TRACING_STOP: Activity.DEBUGGED, psutil.STATUS_STOPPED: Activity.SUSPENDED}
 
 
 class ActivityMeter:
@@ -33,12 +34,15 @@ class ActivityMeter:
         """The activity since the last look. The first one sees work: there is nothing to compare with."""
         if self._pid is None:
             return Activity.WORKS
+        import psutil
+
+        held = {psutil.STATUS_TRACING_STOP: Activity.DEBUGGED, psutil.STATUS_STOPPED: Activity.SUSPENDED}
         now, before = time.monotonic(), self._cpu_s
         took, self._at = now - self._at, now
         processes = _tree(self._pid)
         self._cpu_s = seconds = _cpu_seconds(processes)
         states = [_state(process) for process in processes]
-        for state, activity in _HELD.items():
+        for state, activity in held.items():
             if state in states:
                 return activity
         if before is None or psutil.STATUS_DISK_SLEEP in states or seconds - before >= IDLE_CPU * took:
@@ -52,6 +56,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _tree(pid: int) -> list[psutil.Process]:
+    import psutil
+
     try:
         leader = psutil.Process(pid)
         return [leader, *leader.children(recursive=True)]
@@ -60,6 +66,8 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def _cpu_seconds(processes: list[psutil.Process]) -> float:
+    import psutil
+
     total = 0.0
     for process in processes:
         try:
@@ -71,6 +79,8 @@ def _cpu_seconds(processes: list[psutil.Process]) -> float:
 
 
 def _state(process: psutil.Process) -> str:
+    import psutil
+
     try:
         return str(process.status())
     except psutil.Error:

@@ -39,7 +39,8 @@ def connect(info: PidInfo, timeout_s: float) -> socket.socket:
 
     ``WrongCertificateError`` is raised before anything was sent, if another program answers at its port.
     """
-    sock = socket.create_connection((reachable(info.host), info.port), timeout_s)
+    host = reachable(info.host).encode()  # for a text, Python would load the tables of international names
+    sock = socket.create_connection((host, info.port), timeout_s)  # type: ignore[arg-type]
     if info.certificate is None:
         return sock
     try:

@@ -136,6 +136,29 @@ def test_ps_and_status_show_them(managed: Managed) -> None:
 
 
 @pytest.mark.parametrize("command", ["ps", "status", "models"])
+def test_what_a_running_gateway_answers_is_shown_without_heavy_modules(
+    managed: Managed, command: str
+) -> None:
+    heavy = (
+        "uvicorn starlette httpx httptools uvloop rich msgspec psutil asyncio ssl hashlib http.client email yaml "
+        "encodings.idna"
+    )
+    code = (
+        f"import sys; from sage_inference.cli.main import main; main(['inference', '{command}'], program='sage');"
+        f"print(sorted(set('{heavy}'.split()) & set(sys.modules)))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(managed.home),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert CHAT in shown.stdout.lower()
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["ps", "status", "models"])
 def test_a_terminal_of_60_columns_is_wide_enough(managed: Managed, command: str) -> None:
     with AtTerminal(managed.home, command, columns=60, NO_COLOR="1") as terminal:
         assert terminal.end() == 0

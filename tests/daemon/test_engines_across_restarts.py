@@ -22,7 +22,7 @@ from sage_inference.daemon.restart import restart
 from sage_inference.daemon.spawn import start_background
 from sage_inference.keeper.client import stop_all
 from tests.support.gateway import free_port
-from tests.support.managed import gone, processes
+from tests.support.managed import adoption_s, gone, processes
 
 MODEL = "org/chat"
 
@@ -63,7 +63,9 @@ def test_an_engine_lives_through_a_kill_and_a_restart_and_ends_with_a_stop(paths
     os.kill(info.pid, signal.SIGKILL)
     gone([info.pid])
     assert psutil.pid_exists(first["pid"])
+    offset = paths.log_file.stat().st_size
     start_background(paths, flags)
+    assert adoption_s(paths.log_file, offset) < 5  # some 0.15 s where nothing else wants the CPU
     second = engine(paths)
     assert (second["state"], second["pid"], second["adopted"]) == ("ready", first["pid"], True)
 

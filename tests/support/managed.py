@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def processes(state_dir: Path) -> list[int]:
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found += [pid, *(child.pid for child in process.children(recursive=True))]
     return found
+
+
+def adoption_s(log_file: Path, offset: int) -> float:
+    """Seconds from a gateway's first log line after ``offset`` until the last engine that it adopted is served."""
+    lines = [json.loads(line) for line in log_file.read_bytes()[offset:].decode().splitlines()]
+    assert any("is adopted" in line["message"] for line in lines)
+    times = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]
+    served = [at for at, line in zip(times, lines, strict=True) if _is_served(line["message"])]
+    return served[-1] - times[0]
+
+
+def _is_served(message: str) -> bool:
+    return message.startswith("instance ") and " is ready" in message
 
 
 def kill(pid: int) -> None:

@@ -136,8 +136,23 @@ def test_a_request_appears_and_a_click_explains_it(browser: Browser, g: InProces
         page.keyboard.press("Escape")
         expect(dialog).to_be_hidden()
         expect(opener).to_be_focused()
+        row.get_by_text("chat-model").click()
+        expect(dialog).to_be_visible()
+        page.keyboard.press("Escape")
         page.fill("#filter", "nothing has this")
         expect(opener).to_be_hidden()
+
+
+def test_long_names_are_cut_and_the_status_stays_in_sight(browser: Browser, g: InProcess) -> None:
+    with visit(browser, g, "requests", viewport={"width": 1000, "height": 700}) as seen:
+        name = "a-long-name-" * 10
+        headers = {"x-request-id": "long"}
+        httpx.post(f"{g.url}/v1/chat/completions", json={**CHAT, "user": name}, headers=headers)
+        row = seen.page.locator("tr", has=seen.page.get_by_role("button", name="explain long"))
+        expect(row.get_by_title(name)).to_be_visible()
+        box = row.locator("td.state").bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] < 1000
 
 
 def test_what_callers_send_is_shown_as_text(browser: Browser, g: InProcess) -> None:

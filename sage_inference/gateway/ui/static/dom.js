@@ -24,11 +24,13 @@ export function attribute(node, name, value) {
 }
 
 // A table whose rows keep their elements, so that focus and selection survive an update.
-// A column is {head, class, text(row)} or {head, class, make(cell), update(parts, row)}.
+// A column is {head, class, text(row)} or {head, class, make(cell), update(parts, row)}. A click on a row calls `open`,
+// for which a button in the row must stand as well.
 export class Table {
-  constructor(caption, columns, { empty = "nothing yet", keyOf = (row) => row.name } = {}) {
+  constructor(caption, columns, { empty = "nothing yet", keyOf = (row) => row.name, open } = {}) {
     this.columns = columns;
     this.keyOf = keyOf;
+    this.open = open;
     this.rows = new Map();
     this.body = el("tbody");
     this.emptyCell = el("td", { colspan: columns.length, class: "empty" }, empty);
@@ -49,8 +51,13 @@ export class Table {
       if (!held) { held = this.makeRow(); this.rows.set(key, held); }
       for (const [place, column] of this.columns.entries()) {
         if (column.update) column.update(held.parts[place], row);
-        else text(held.node.children[place], column.text(row));
+        else {
+          const cell = held.node.children[place], shown = column.text(row);
+          text(cell, shown);
+          if (column.class?.startsWith("names")) attribute(cell, "title", shown); // it may be cut
+        }
       }
+      held.row = row;
       if (held.node !== before) this.body.insertBefore(held.node, before);
       else before = before.nextSibling;
     }
@@ -67,7 +74,11 @@ export class Table {
       parts.push(column.make ? column.make(cell) : null);
       return cell;
     });
-    return { node: el("tr", {}, cells), parts };
+    const held = { node: el("tr", { class: this.open && "opens" }, cells), parts };
+    if (this.open) held.node.addEventListener("click", (event) => {
+      if (!event.target.closest("button") && getSelection().isCollapsed) this.open(held.row);
+    });
+    return held;
   }
 }
 

@@ -4,6 +4,9 @@ import { Chart, History } from "./charts.js";
 import { Table, card, definitions, el } from "./dom.js";
 import { bytes, count, ms, rate, short } from "./format.js";
 
+// Texts that engines were asked for.
+const sent = (counts) => counts.texts - counts.shared_texts - counts.cached_texts;
+
 export class EmbeddingsView {
   constructor() {
     this.history = new History();
@@ -38,7 +41,7 @@ export class EmbeddingsView {
     if (!before || at_ms <= before.at_ms || now.calls < before.calls) return;
     const seconds = (at_ms - before.at_ms) / 1000, calls = now.calls - before.calls;
     const values = { requests: (now.requests - before.requests) / seconds, calls: calls / seconds };
-    if (calls) values.perCall = (now.texts - before.texts) / calls;
+    if (calls) values.perCall = (sent(now) - sent(before)) / calls;
     this.history.add(at_ms / 1000, values);
   }
 

@@ -4,7 +4,7 @@ import { Chart, History } from "./charts.js";
 import { Table, attribute, bar, el, text } from "./dom.js";
 import { bytes, count, duration, ms, rate, short } from "./format.js";
 import { call } from "./gateway.js";
-import { keyOf, requestColumns } from "./requests.js";
+import { requestTable } from "./requests.js";
 
 const TONES = {
   ready: "ok", starting: "warn", waiting: "warn", asleep: "idle", draining: "warn", stopping: "warn", off: "idle",
@@ -32,7 +32,7 @@ export class EnginesView {
     this.table = new Table("Engines", this.columns(), { empty: "no engines yet; sage inference load MODEL starts one" });
     this.gpus = el("div", { class: "gpus" });
     this.gpuCards = new Map();
-    this.latest = new Table("Latest requests", requestColumns(page), { keyOf, empty: "no requests yet; the playground makes one" });
+    this.latest = requestTable("Latest requests", page);
     this.node = el("div", { class: "stack" }, tiles, el("div", { class: "charts" }, this.charts.map((chart) => chart.node)),
       el("section", { class: "card flush" }, el("h2", {}, "Engines"), this.table.node), this.gpus,
       el("section", { class: "card flush wide" }, el("h2", {}, "Latest requests"), this.latest.node));

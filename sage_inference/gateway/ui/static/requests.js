@@ -12,7 +12,7 @@ export class RequestsView {
     this.page = page;
     this.rows = new Map(); // ended ones by key, oldest first
     this.paused = false;
-    this.table = new Table("Requests, newest first", requestColumns(page), { keyOf, empty: "no requests yet; the playground makes one" });
+    this.table = requestTable("Requests, newest first", page);
     this.filter = el("input", { type: "search", id: "filter", placeholder: "model, key, instance, route, status…", oninput: () => this.render() });
     this.pause = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: () => {
       this.paused = !this.paused;
@@ -87,8 +87,15 @@ export class RequestsView {
   }
 }
 
-// Columns of a table of requests. A click on the time explains the request.
-export function requestColumns(page) {
+// A table of requests. A click on a row, or on its time, explains the request.
+export function requestTable(caption, page) {
+  return new Table(caption, requestColumns(page), {
+    keyOf, empty: "no requests yet; the playground makes one", open: (row) => page.explain(row.request_id),
+  });
+}
+
+// The status comes early: with long names, the last columns are out of sight until the table is scrolled.
+function requestColumns(page) {
 return [
     { head: "Time", class: "lead", make: (cell) => {
       const parts = { id: "" };
@@ -101,6 +108,11 @@ return [
       attribute(parts.button, "aria-label", `${clock(row.arrived_ms)}: explain ${row.request_id}`);
       attribute(parts.button, "title", row.request_id);
     } },
+    { head: "Status", class: "state", make: (cell) => { const pill = el("span", { class: "pill" }); cell.append(pill); return pill; }, update(pill, row) {
+      const [word, tone] = verdict(row);
+      text(pill, word);
+      attribute(pill, "data-tone", tone);
+    } },
     { head: "Route", class: "names route", text: (row) => row.route },
     { head: "Model", class: "names model", text: (row) => row.model || "–" },
     { head: "Key", class: "names", text: (row) => row.tenant || "–" },
@@ -111,11 +123,6 @@ return [
     { head: "Tokens", class: "number", text: tokensOf },
     { head: "Tokens/s", class: "number pace", text: (row) => rate(row.tokens_per_s) },
     { head: "Total", class: "number", text: (row) => ms(row.total_ms ?? page.state.at_ms - row.arrived_ms) },
-    { head: "Status", class: "state", make: (cell) => { const pill = el("span", { class: "pill" }); cell.append(pill); return pill; }, update(pill, row) {
-      const [word, tone] = verdict(row);
-      text(pill, word);
-      attribute(pill, "data-tone", tone);
-    } },
   ];
 }
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -45,6 +46,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the Node clients too, and fail unless the Python ones of the group clients are installed",
     )
+    parser.addoption(
+        "--real-ray",
+        action="store_true",
+        help="collect the tests before a real Ray cluster, which need the extra ray and a network of their own",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return (collection_path.name == "real_ray" and not config.getoption("--real-ray")) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -59,7 +59,7 @@ class SourceSettings:
     )
     application: str = setting(
         "sage-engines",
-        doc="With ray: the Serve application whose replicas are engines, or report where theirs is.",
+        doc="With ray: the Serve application whose replicas know where engines are. NAME.* belong to NAME.",
     )
     file: str | None = setting(
         None,

@@ -19,6 +19,7 @@ from sage_inference.discovery.ray_dashboard import RayDashboard
 from sage_inference.discovery.ray_document import MOST_BYTES, PATH, RayReplica, RayView, read
 from sage_inference.discovery.ray_places import EnginePlace, EnginePlaces
 from sage_inference.discovery.source import Listing, Offered, SourceError
+from sage_inference.discovery.vetting import MOST_ENGINES
 
 LOOK_S = 30.0  # a busy head was seen to take so long
 _DASHBOARD_S = 27.0
@@ -59,6 +60,10 @@ class RaySource:
 
     def _read(self, body: bytes) -> tuple[RayView, list[RayReplica]]:
         view = read(body, self._settings.application)
+        if len(view.replicas) > MOST_ENGINES:  # each of the others would be asked in vain
+            raise SourceError(
+                f"{len(view.replicas):,} replicas run; a gateway takes {MOST_ENGINES:,} of a source"
+            )
         return view, self._places.new_among(view.replicas)
 
     def _listing(self, view: RayView) -> Listing:

@@ -16,7 +16,7 @@ from sage_inference.discovery.questions import QuestionError, ask
 from sage_inference.discovery.ray_document import RayReplica
 from sage_inference.visible import visible
 
-_AT_ONCE = 32
+_AT_ONCE = 16
 _ANSWER_S = 4.0
 _MOST_BYTES = 1 << 16
 _SOONEST_S, _LATEST_S = 1.0, 60.0  # before a replica without an answer is asked again

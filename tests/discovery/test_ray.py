@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -263,40 +263,59 @@ def test_one_model_that_waits_for_a_gpu_keeps_no_replica_of_others(own: RayClust
     asyncio.run(run())
 
 
-def test_ten_thousand_replicas_never_block_the_loop(own: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them answer at one port. A pause is CPU time of all threads, because the decoder keeps the interpreter."""
-    monkeypatch.setattr(ray_source, "_PLACES_S", 1.0)
-    replica = own.add(ENGINE)
-    own.places[replica] |= {"replica": None}
-    document = own.document()
+def list_many(cluster: RayCluster, count: int) -> None:
+    """So many replicas, all of which answer at one port."""
+    replica = cluster.add(ENGINE)
+    cluster.places[replica] |= {"replica": None}
+    document = cluster.document()
     listed = document["applications"]["sage-engines"]["deployments"]["Engine"]["replicas"]
     targets = document["target_groups"][0]["targets"]
-    listed[:] = [
-        listed[0] | {"replica_id": f"x{n}", "actor_name": f"SERVE_REPLICA::a#E#x{n}"} for n in range(10_000)
-    ]
-    targets[:] = [targets[0] | {"name": f"SERVE_REPLICA::a#E#x{n}"} for n in range(10_000)]
-    own.raw = answer(json.dumps(document).encode())
+    names = [f"SERVE_REPLICA::sage-engines#Engine#x{n}" for n in range(count)]
+    listed[:] = [listed[0] | {"replica_id": each[-8:], "actor_name": each} for each in names]
+    targets[:] = [targets[0] | {"name": each} for each in names]
+    cluster.raw = answer(json.dumps(document).encode())
 
-    async def run() -> tuple[Listing, float]:
-        longest, ended = 0.0, asyncio.Event()
 
-        async def watch() -> None:
-            nonlocal longest
-            while not ended.is_set():
-                before = time.process_time()
-                await asyncio.sleep(0)
-                longest = max(longest, time.process_time() - before)
+async def longest_pause(work: Coroutine[Any, Any, Any]) -> float:
+    """CPU seconds of all threads between two turns of the loop: the decoder keeps the interpreter from all of them."""
+    longest = 0.0
+    working = asyncio.create_task(work)
+    while not working.done():
+        before = time.process_time()
+        await asyncio.sleep(0)
+        longest = max(longest, time.process_time() - before)
+    await working
+    return longest
 
-        watching = asyncio.create_task(watch())
+
+def test_ten_thousand_replicas_are_too_many_and_never_block_the_loop(own: RayCluster) -> None:
+    async def run() -> None:
         async with source_of(own.url) as source:
-            listing = await source.look()
-        ended.set()
-        await watching
-        return listing, longest
+            with pytest.raises(SourceError, match="10,000 replicas run; a gateway takes 1,000 of a source"):
+                await source.look()
 
-    listing, longest = asyncio.run(run())
-    asked = len(listing.offered)
-    assert 0 < asked < 10_000
-    assert len(listing.skipped) == 10_000 - asked
-    assert listing.skipped[-1] == "replica sage-engines.x9999 was not asked yet where its engine listens"
-    assert longest < 0.05
+    list_many(own, 10_000)
+    assert asyncio.run(longest_pause(run())) < 0.05
+    assert own.asked == []
+
+
+def test_a_look_ends_before_it_has_asked_all_replicas_and_the_next_one_goes_on(
+    own: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_source, "_PLACES_S", 0.3)
+    listings: list[Listing] = []
+
+    async def run() -> None:
+        async with source_of(own.url) as source:
+            while not listings or listings[-1].skipped:
+                listings.append(await source.look())
+
+    list_many(own, 1000)
+    assert asyncio.run(longest_pause(run())) < 0.05
+    assert len(listings) > 1
+    asked = len(listings[0].offered)
+    assert 0 < asked < 1000
+    assert listings[0].skipped[-1] == "replica sage-engines.x999 was not asked yet where its engine listens"
+    assert len(listings[-1].offered) == 1000
+    # Those that were being asked when a look ended are asked again.
+    assert len(own.asked) <= 1000 + ray_places._AT_ONCE * (len(listings) - 1)

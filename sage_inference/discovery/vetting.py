@@ -14,7 +14,7 @@ from sage_inference.discovery.source import Listing, Offered, SourceError
 from sage_inference.visible import visible
 
 # Each engine is probed every few seconds. More of them would leave a gateway no time for requests.
-MOST_ENGINES = 1000
+MOST_ENGINES = 256
 MOST_SENTENCES = 20
 
 

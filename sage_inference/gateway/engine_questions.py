@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import httpx
 
 
+# A detection asks several questions at once, and httpx looks at each open connection for each of them.
+DETECTIONS = 16
+
+
 class EngineQuestions:
     """Each question raises ``TrustError`` if the certificates for it cannot be read."""
 
@@ -24,6 +28,8 @@ class EngineQuestions:
         self._gateway = gateway
         self._askers = QueryClients()
         self._patience = Patience(lambda: gateway.wheel.now)
+        self._detections = asyncio.Semaphore(DETECTIONS)
+        self._start = asyncio.Lock()
 
     def use(self, timeout_s: float) -> None:
         self._askers.use(timeout_s)
@@ -39,7 +45,13 @@ class EngineQuestions:
         return self._askers.of(upstream.pool.context, upstream.address.uds)
 
     async def detect(self, upstream: Upstream) -> Detected:
-        """The facts about an engine. Raises ``DetectError``."""
+        """The facts about an engine. Raises ``DetectError``. At most ``DETECTIONS`` are under way at the same time."""
+        async with self._detections:
+            async with self._start:  # one in each turn of the event loop: the beginning of one takes some ms
+                await asyncio.sleep(0)
+            return await self._detect(upstream)
+
+    async def _detect(self, upstream: Upstream) -> Detected:
         settings = upstream.settings
         return await detect(
             self._asker(upstream),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tests.bench.errors import BenchError
 from tests.bench.outage.heard import Ask, Heard
@@ -15,10 +15,16 @@ _PATIENCE_S = 120.0
 
 
 class Callers:
-    """Poisson arrivals of ``per_s`` until ``leave``; ``heard`` has all of them, in order of arrival."""
+    """Poisson arrivals of ``per_s`` until ``leave``; ``heard`` has all of them, in order of arrival.
 
-    def __init__(self, port: int, per_s: float, prompt_words: int, output_tokens: int, seed: int = 1) -> None:
-        self._port = port
+    ``ports`` are those of gateways. A caller asks the next one if a gateway is not reached, or breaks off before a
+    stream has begun.
+    """
+
+    def __init__(
+        self, ports: Sequence[int], per_s: float, prompt_words: int, output_tokens: int, seed: int = 1
+    ) -> None:
+        self._ports = ports
         self._per_s = per_s
         self._shape = (prompt_words, output_tokens)
         self._rng = random.Random(seed)
@@ -69,16 +75,27 @@ class Callers:
     async def _ask(self, heard: Heard) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                try:
-                    writer.write(heard.ask.request())
-                    await self._hear(heard, reader)
-                finally:
-                    writer.transport.abort()
+                for heard.gateway, port in enumerate(self._ports):
+                    try:
+                        await self._ask_at(port, heard)
+                        break
+                    except (OSError, EOFError):
+                        if heard.streams or port == self._ports[-1]:
+                            raise
+                        heard.body.clear()
+                        heard.status = 0
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             heard.error = repr(error)
         heard.ended = time.monotonic()
         self._news.set()
+
+    async def _ask_at(self, port: int, heard: Heard) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(heard.ask.request())
+            await self._hear(heard, reader)
+        finally:
+            writer.transport.abort()
 
     async def _hear(self, heard: Heard, reader: asyncio.StreamReader) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

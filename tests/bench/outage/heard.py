@@ -78,6 +78,7 @@ class Heard:
     ended: float = math.nan
     status: int = 0
     instance: str = ""
+    gateway: int = 0  # that was asked last, of those that the caller knows
     complete: bool = False
     error: str = ""
     body: bytearray = field(default_factory=bytearray)

@@ -139,6 +139,6 @@ async def _stage(names: tuple[str, ...], shape: Shape) -> AsyncIterator[_Stage]:
         async with httpx.AsyncClient(
             base_url=gateway.url, headers=gateway.admin, trust_env=False, timeout=10
         ) as client:
-            callers = Callers(gateway.port, shape.per_s, shape.prompt_words, shape.output_tokens)
+            callers = Callers([gateway.port], shape.per_s, shape.prompt_words, shape.output_tokens)
             callers.come()
             yield _Stage(gateway, engines, callers, client, time.monotonic())

@@ -1,1 +1,1 @@
-"""Several gateways and a standby, before modelled engines on a virtual clock."""
+"""Several gateways, a standby, and fleets that follow demand, before modelled engines on a virtual clock."""

@@ -239,7 +239,8 @@ class ResponseWriter:
             # Its pieces are long now: it costs less to keep one than to compare the ends of its chunks.
             if self._delta is not None:
                 self._pass_all()
-            elif len(self._tail) > _FEW_PIECES:
+            # Not sooner: this runs for each piece of a paused stream, and a tail of short pieces has some after a trim.
+            elif len(self._tail) > MOST_PIECES:
                 self._trim()
         elif self._delta is None:
             if len(self._tail) > _FEW_PIECES:

@@ -21,8 +21,9 @@ from sage_inference.discovery.ray_places import EnginePlace, EnginePlaces
 from sage_inference.discovery.source import Listing, Offered, SourceError
 from sage_inference.discovery.vetting import MOST_ENGINES
 
-LOOK_S = 30.0  # a busy head was seen to take so long
-_DASHBOARD_S = 27.0
+# A busy head was seen to take half a minute. The watch gives a look 30 s, and its list is lost after that.
+_LOOK_S = 28.0
+_DASHBOARD_S = 25.0
 _PLACES_S = 12.0
 
 
@@ -42,7 +43,7 @@ class RaySource:
         self._seen: set[str] = set()  # applications that had replicas
 
     async def look(self) -> Listing:
-        """The engines now, within ``LOOK_S``. Raises ``SourceError``."""
+        """The engines now, within ``_LOOK_S``. Raises ``SourceError``."""
         began = self._clock()
         try:
             async with asyncio.timeout(_DASHBOARD_S):
@@ -50,7 +51,7 @@ class RaySource:
         except TimeoutError:
             raise SourceError(f"the dashboard does not answer within {_DASHBOARD_S:g} s") from None
         view, new = await asyncio.to_thread(self._read, body)
-        left = LOOK_S - (self._clock() - began)
+        left = _LOOK_S - (self._clock() - began)
         await self._places.learn(new, min(max(left, 1.0), _PLACES_S))
         return await asyncio.to_thread(self._listing, view)
 

@@ -21,6 +21,7 @@ from sage_inference.visible import visible
 PATH = "/api/serve/applications/"
 MOST_BYTES = 16 << 20  # three times as much as the answer on 10,000 replicas
 RUNNING = "RUNNING"
+_DELETING = "DELETING"
 DIRECT = "RAY_SERVE_ENABLE_DIRECT_INGRESS"
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _CLEAR_STATES = (
@@ -137,7 +138,7 @@ def belongs(name: str, application: str) -> bool:
 
 
 def _is_unsettled(name: str, application: _Application, shown: bool) -> bool:
-    if application.status == RUNNING:
+    if application.status in (RUNNING, _DELETING):
         return False
     return not shown or any(state not in _CLEAR_STATES for state in _states(name, application))
 

@@ -80,6 +80,12 @@ def test_an_application_without_replicas_is_settled_when_it_runs() -> None:
     assert (view.replicas, view.unsettled) == ((), frozenset())
 
 
+def test_the_replicas_of_an_application_that_is_deleted_are_gone() -> None:
+    view = read(recorded("deleting"), "sage-engines")
+    assert (view.replicas, view.unsettled) == ((), frozenset())
+    assert view.remarks == ("application sage-engines is DELETING",)
+
+
 def test_the_reason_of_a_failed_deployment_is_shown() -> None:
     view = read(recorded("deploy_failed"), "sage-engines")
     assert view.remarks == (

@@ -190,7 +190,7 @@ def test_a_silent_dashboard_changes_nothing_and_status_shows_it(
         assert log.count("answers again") == 1
 
 
-def test_engines_that_live_stay_while_serve_has_lost_its_controller(
+def test_engines_stay_while_serve_has_lost_its_controller_and_leave_with_their_application(
     cluster: RayCluster, engines: list[SimulatedEngine]
 ) -> None:
     with gateway_of(cluster, drain_s=0) as gateway, gateway.client() as client:
@@ -202,3 +202,8 @@ def test_engines_that_live_stay_while_serve_has_lost_its_controller(
         assert chat(client).status_code == 200
         assert ready(gateway) == {name}
         assert "has no application sage-engines" in str(gateway.status()["sources"][0]["skipped"])
+        cluster.status["sage-engines"] = (
+            "DELETING"  # the controller is back, and somebody ends the application
+        )
+        cluster.remove(name.rpartition(".")[2])
+        until(lambda: not gateway.instances())

@@ -389,6 +389,8 @@ class Fleet:
         if state is EngineState.READY:
             models = ", ".join(upstream.instance.models)
             log.info("instance %s is ready: %s, serving %s", name, upstream.instance.engine.value, models)
+        elif upstream.last_error is None:
+            log.info("instance %s is %s", name, state.value)
         else:
             log.warning("instance %s is %s: %s", name, state.value, upstream.last_error)
 

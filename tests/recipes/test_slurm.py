@@ -178,6 +178,7 @@ def test_a_job_comes_serves_and_leaves_before_its_time_limit(cluster: Cluster) -
         assert chat(gateway).headers["x-sage-instance"] == stayer.name
         assert all(stream.end().endswith("data: [DONE]\n\n") for stream in streams)
         assert leaver.process.wait(PATIENCE_S) == 0
+        assert "draining: None" not in gateway.log()
         assert cluster.names() == {stayer.name}
         os.kill(stayer.engine(), signal.SIGKILL)
         assert stayer.process.wait(PATIENCE_S) != 0, "Slurm sees that the job failed"

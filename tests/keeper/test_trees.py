@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sage_inference.keeper import files, linux
-from sage_inference.keeper.client import KeeperError, KeeperLink, LostKeeperError, adopt, read_exit
+from sage_inference.keeper.client import (
+    EngineEndedError,
+    KeeperError,
+    KeeperLink,
+    LostKeeperError,
+    adopt,
+    read_exit,
+)
 from tests.keeper.conftest import PYTHON, Engines, wait_until
 
 # As vLLM: a child in a session of its own that outlives its parent's SIGKILL, and a grandchild that left its parent.
@@ -144,6 +151,8 @@ time.sleep(60)
     link = engines.python(program, env={"PATHS": repr(sys.path)})
     segment = Path("/dev/shm") / (engines.root / "name").read_text()
     assert segment.exists()
+    # Until it runs its program, it looks like its parent.
+    wait_until(lambda: any(b"resource_tracker" in linux.command_line(pid) for pid in engines.processes()))
     link.kill()
     assert link.wait_exit(10) is not None
     assert not segment.exists()
@@ -285,7 +294,11 @@ if rng.random() < 0.5: time.sleep(60)
 @given(seed=st.integers(0, 1 << 32), ending=st.sampled_from(["stop", "kill", "leader", "keeper"]))
 def test_any_tree_ends_whole(engines: Engines, seed: int, ending: str) -> None:
     (engines.root / "ready").unlink(missing_ok=True)
-    link = engines.launch(*PYTHON, TREE, str(seed), grace_s=0.1)
+    try:
+        link = engines.launch(*PYTHON, TREE, str(seed), grace_s=0.1)
+    except EngineEndedError:  # its leader ended before the keeper was asked
+        wait_until(lambda: not engines.processes())
+        return
     time.sleep(random.Random(seed).random() * 0.05)
     leader = link.first.engine_pid
     assert leader is not None
@@ -335,13 +348,19 @@ def give(engines: Engines, link: KeeperLink, order: str) -> None:
             case ["term", _]:
                 signal_ours(engines, guard_of(link.keeper_pid), signal.SIGTERM)
             case [_, "core"]:
-                signal_ours(engines, pid_of(engines, "core"), signal.SIGKILL)
+                signal_ours(engines, pid_so_far(engines, "core"), signal.SIGKILL)
             case _:
-                signal_ours(engines, pid_of(engines, "ready"), signal.SIGKILL)
+                signal_ours(engines, pid_so_far(engines, "ready"), signal.SIGKILL)
 
 
-def signal_ours(engines: Engines, pid: int, number: int) -> None:
-    if pid in engines.processes():
+def pid_so_far(engines: Engines, name: str) -> int | None:
+    """None if the process was ended between the making and the writing of its file."""
+    text = (engines.root / name).read_text()
+    return int(text.split()[0]) if text.endswith("\n") else None
+
+
+def signal_ours(engines: Engines, pid: int | None, number: int) -> None:
+    if pid is not None and pid in engines.processes():
         os.kill(pid, number)
 
 

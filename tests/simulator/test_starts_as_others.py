@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_sigterm_ends_a_llama_server_that_loads(tmp_path: Path) -> None:
     options = llama(free_port(), "--fail-with", "stalled")
     with started("llama-server", *options, log=tmp_path / "log") as engine:
         engine.wait_for("srv    load_model: loading model")
-        assert engine.stop() == 0
+        assert engine.stop() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("name", ["no_weights", "no_kernel_image"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Sequence
+from threading import Event
 from typing import TYPE_CHECKING
 
 from sage_inference.simulator.listeners import BoundPort, Listener, UnixSocket
@@ -54,13 +56,16 @@ def _start(given: argparse.Namespace, options: StartOptions, failure: PrintedFai
         return 1
     from sage_inference.simulator.starting.serving import serve
 
-    serve(
-        lambda: _engine(given, options.speed),
-        listener,
-        options,
-        on_ready=lambda: None,
-        load=lambda engine: _load(engine, given, options, failure, listener, log),
-    )
+    loaded = Event()
+
+    def load(engine: SimulatedEngine) -> None:
+        _load(engine, given, options, failure, listener, log)
+        loaded.set()
+
+    serve(lambda: _engine(given, options.speed), listener, options, on_ready=lambda: None, load=load)
+    if not loaded.is_set():  # it handles signals from then on
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     log.line("I", _END)
     return 0
 

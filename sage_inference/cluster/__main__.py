@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
             print(f"{OUTCOME} deployed {' '.join(deploy(unpacked(rest[0])))}")
         else:
             delete(rest)
-            print(f"{OUTCOME} deleted {' '.join(rest)}")
+            print(f"{OUTCOME} ending {' '.join(rest)}")
     except ConfigError as error:  # of another version of sage-inference
         print(f"{OUTCOME} {error}")
         return 1

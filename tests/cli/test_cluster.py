@@ -275,7 +275,10 @@ def test_down_ends_what_it_names_and_nothing_else(
         ray.add(name)
     ray.applications["other"] = {"wanted": 1, "running": 1}
     where = ("--head", ray.url)
+    ray.ends_after = 2
     assert asked(capsys, "down", "b", *where)["ended"] == ["b"]
+    assert ray.ends_after == 0
+    assert "sage-engines.b" not in ray.applications
     assert asked(capsys, "down", *where, "--python", "/opt/ray/bin/python")["ended"] == ["a", "c"]
     assert asked(capsys, "down", *where)["ended"] == []
     assert list(ray.applications) == ["other"]

@@ -102,6 +102,20 @@ def test_the_gateway_has_no_ray(gateway: Gateway) -> None:
         assert "sage_inference" in " ".join(process.cmdline()) or process.pid != gateway.process.pid
 
 
+def test_a_model_that_cannot_start_is_explained_and_goes_again(
+    ray: RealRay, gateway: Gateway, file: Path
+) -> None:
+    command = ["no-such-program"]
+    file.write_text(json.dumps({"models": [{"model": "x/bad", "gpus": 0, "command": command}]}))
+    shown = cluster(gateway, "up", str(file))
+    assert shown.returncode == 1
+    assert "command begins with no-such-program, which is not in PATH" in shown.stderr
+    assert cluster(gateway, "status").returncode == 1
+    shown = cluster(gateway, "down", "bad")
+    assert (shown.returncode, shown.stdout) == (0, "ended bad\n"), shown.stderr
+    assert cluster(gateway, "status").returncode == 0
+
+
 def test_one_prompt_stays_on_one_replica(gateway: Gateway) -> None:
     text = "a long beginning that a prefix cache can keep " * 60
     names = {ask(gateway, text).headers["x-sage-instance"] for _ in range(4)}

@@ -28,6 +28,8 @@ class ServeDashboard:
         self.jobs: list[list[str]] = []
         self.asked: list[tuple[str, str]] = []
         self.scale_answer: tuple[int, Any] = (200, {"message": "Scaling request received."})
+        self.ends_after = 0  # looks that show an application which is being deleted
+        self._ending: list[str] = []
         self.changed: dict[str, dict[str, Any]] = {}  # of the applications that the next job deploys
         dashboard = self
 
@@ -60,6 +62,12 @@ class ServeDashboard:
         self.applications[f"sage-engines.{name}"] = {"wanted": wanted, "running": running, **more}
 
     def document(self) -> dict[str, Any]:
+        if self._ending and self.ends_after == 0:
+            for name in self._ending:
+                del self.applications[name]
+            self._ending = []
+        elif self._ending:
+            self.ends_after -= 1
         ported = [name for name, found in self.applications.items() if found["running"] and self.shows_ports]
         return {
             "http_options": {"host": self.host, "port": 18399},
@@ -114,8 +122,7 @@ class ServeDashboard:
         if self.job[0] != "SUCCEEDED":
             return
         if order == "down":
-            for name in rest:
-                del self.applications[name]
+            self._ending += rest
             return
         settings = cluster_from_data(unpacked(rest[0]))
         for model in settings.models:

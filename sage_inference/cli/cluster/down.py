@@ -45,7 +45,8 @@ def down(
 ) -> None:
     """End engines, of all models or of some.
 
-    Requests that they have end first, within 30 s. Other applications of the cluster stay.
+    Requests that they have end first, within 30 s, and the command waits for that. Other applications of the cluster
+    stay.
 
     \b
     Examples:
@@ -53,7 +54,7 @@ def down(
       sage inference cluster down bge-m3
     """
     from sage_inference.cli.cluster.applications import look
-    from sage_inference.cli.cluster.jobs import run_job
+    from sage_inference.cli.cluster.jobs import patiently, run_job
     from sage_inference.cli.cluster.named import named
 
     dashboard = dashboard_of(head, token)
@@ -63,6 +64,11 @@ def down(
         names = [model.application for model in ours]
         with terminal.WaitIndicator(f"ending {', '.join(model.name for model in ours)}"):
             run_job(dashboard, python, ["down", *names])
+            gone = set(names).isdisjoint
+            patiently(
+                lambda: look(dashboard, application),
+                lambda view: gone(model.application for model in view.models),
+            )
     if as_json:
         terminal.say_json({"schema": 1, "ended": [model.name for model in ours]})
     else:

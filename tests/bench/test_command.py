@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,13 @@ def test_a_peer_of_another_version_is_installed_anew(monkeypatch: pytest.MonkeyP
     assert not available("litellm")
     marker.write_text("litellm==1.80.0\n")
     assert available("litellm")
+
+
+def test_chat_is_measured_beside_curl(capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    assert main(["chat", "--runs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"^curl: median \d+ ms.*\nchat: median \d+ ms.*\nchat takes -?\d+ ms more than curl$", shown, re.M
+    )

@@ -153,6 +153,9 @@ def test_long_names_are_cut_and_the_status_stays_in_sight(browser: Browser, g: I
         box = row.locator("td.state").bounding_box()
         assert box is not None
         assert box["x"] + box["width"] < 1000
+        seen.page.set_viewport_size({"width": 1440, "height": 700})
+        table = seen.page.locator("#view-requests .scroll")
+        assert table.evaluate("node => node.scrollWidth <= node.clientWidth")
 
 
 def test_what_callers_send_is_shown_as_text(browser: Browser, g: InProcess) -> None:

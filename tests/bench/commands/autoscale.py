@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     played = ways(starts_s)
     rows = dict(zip(played, _played(list(played.values()), hours, arguments.jobs), strict=True))
     bounds = _bounds(rows, hours, starts_s)
-    print(json.dumps(_document(rows, bounds)) if arguments.json else _text(rows, bounds, arguments.changes))
+    print(json.dumps(_document(rows, bounds)) if arguments.json else text(rows, bounds, arguments.changes))
     return 0 if all(bound.held for bound in bounds) else 1
 
 
@@ -120,7 +120,7 @@ def _document(rows: dict[str, Row], bounds: list[Bound]) -> dict[str, Any]:
     }
 
 
-def _text(rows: dict[str, Row], bounds: list[Bound], with_changes: bool) -> str:
+def text(rows: dict[str, Row], bounds: list[Bound], with_changes: bool) -> str:
     lines = [
         "All figures are simulated.",
         "",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # A detection asks several questions at once, and httpx looks at each open connection for each of them.
-DETECTIONS = 16
+DETECTIONS = 32
 
 
 class EngineQuestions:

@@ -112,7 +112,7 @@ class SourcedInstances:
             wanted.add(name)
             if self._put(label, name, each):
                 came.append(name)
-        gone = [name for name in self._names(label) if name not in wanted and not self._leaves(name)]
+        gone = [name for name in self._names(label) if name not in wanted and not self.leaves(name)]
         if came or gone:
             log.info("%s: %s", label, _changes(came, gone))
         if gone:
@@ -166,7 +166,8 @@ class SourcedInstances:
         self._owned[name] = _Owned(label, upstream, offered.node)
         return known is None
 
-    def _leaves(self, name: str) -> bool:
+    def leaves(self, name: str) -> bool:
+        """Whether an instance has left the list of its source, and is not forgotten yet."""
         found = self._of(name)
         return found is not None and found.leaves_at is not None
 

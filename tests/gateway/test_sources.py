@@ -170,6 +170,19 @@ def test_a_model_whose_last_engine_left_is_503_and_no_404(place: Place, first: L
         assert chat(door).status_code == 200
 
 
+def test_the_name_of_a_model_is_forgotten_in_time(
+    place: Place, first: ListingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sage_inference.gateway.sourced.NAME_KEPT_S", 0.5)
+    place.name(a=first.url)
+    with sourced(place.settings()) as door:
+        place.name()
+        door.until(has())
+        assert chat(door).status_code == 503
+        door.until(lambda running: not running.gateway.registry.departed)
+        assert chat(door).status_code == 404
+
+
 def test_a_file_that_is_no_list_changes_nothing(place: Place, first: ListingEngine, tmp_path: Path) -> None:
     good = f"- {{url: {first.url}, name: a}}\n"
     place.write(good)
@@ -268,6 +281,8 @@ def test_an_engine_that_left_finishes_what_it_has(place: Place) -> None:
             place.name()
             door.until(lambda running: running.gateway.engines["a"].instance.state is EngineState.DRAINING)
             assert chat(door).status_code == 503
+            resumed = httpx.post(f"{door.url}/admin/instances/a/resume", headers=ADMIN)
+            assert (resumed.status_code, resumed.json()["error"]["code"]) == (409, "instance_of_source")
             place.name(a=engine.url)
             door.until(ready("a"))  # the same engine came back
             place.name()

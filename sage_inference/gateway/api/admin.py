@@ -135,6 +135,9 @@ async def drain_instance(request: Request) -> Response:
 async def resume_instance(request: Request) -> Response:
     fleet: Fleet = request.app.state.fleet
     name = request.path_params["name"]
+    if fleet.sourced.leaves(name):
+        problem = f"instance {name} has left the list of {fleet.sourced.owner_of(name)}: put it back there"
+        raise ApiError(409, problem, code="instance_of_source")
     found = name in fleet.gateway.engines
     if found:
         fleet.undrain(name)

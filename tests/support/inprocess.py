@@ -125,7 +125,9 @@ def gateway(*engines: Any, **settings: Any) -> Iterator[InProcess]:
         for number, engine in enumerate(engines)
     )
     process = InProcess(Settings(instances=instances, **settings))
-    process.usage_file, process.sources_folder = usage_file, sources_folder
+    if usage_file is not None:  # otherwise that of the class counts, which tests set
+        process.usage_file = usage_file
+    process.sources_folder = sources_folder
     try:
         process.start()
         yield process

@@ -40,20 +40,20 @@ def test_a_kind_that_nobody_serves_has_no_model(engines: tuple[SimulatedEngine, 
 def test_the_key_is_that_of_the_configuration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
 ) -> None:
-    (tmp_path / "key").write_text("kept\n")
-    monkeypatch.setenv("ACCESS_KEY", "kept")
-    kept = {"file:key": f"file:{tmp_path / 'key'}", "literal": "kept"}.get(source, source)
+    (tmp_path / "key").write_text("the-first-key\n")
+    monkeypatch.setenv("ACCESS_KEY", "the-first-key")
+    kept = {"file:key": f"file:{tmp_path / 'key'}", "literal": "the-first-key"}.get(source, source)
     config = {"api_keys": [{"key": kept}, {"key": "another", "name": "b"}]}
-    with running_gateway(config=config, env={"ACCESS_KEY": "kept"}) as gateway:
-        assert access(gateway.paths).key == "kept"
+    with running_gateway(config=config, env={"ACCESS_KEY": "the-first-key"}) as gateway:
+        assert access(gateway.paths).key == "the-first-key"
         assert access(gateway.paths, key="mine").key == "mine"
-        assert "kept" not in repr(access(gateway.paths))
+        assert "the-first-key" not in repr(access(gateway.paths))
 
 
 def test_a_key_in_another_shells_environment_is_told() -> None:
     config = {"api_keys": [{"key": "env:ACCESS_KEY"}], "admin_key": "env:ACCESS_KEY"}
     with (
-        running_gateway(config=config, env={"ACCESS_KEY": "kept"}) as gateway,
+        running_gateway(config=config, env={"ACCESS_KEY": "the-first-key"}) as gateway,
         pytest.raises(DaemonError) as error,
     ):
         access(gateway.paths)
@@ -64,7 +64,9 @@ def test_a_key_in_another_shells_environment_is_told() -> None:
 def test_secrets_of_engines_need_not_be_readable_here() -> None:
     instance = {"url": "127.0.0.1:1", "api_key": "env:ACCESS_KEY"}
     config = {"api_keys": [{"key": "literal"}], "instances": [instance]}
-    with running_gateway(config=config, env={"ACCESS_KEY": "kept"}, await_instances=False) as gateway:
+    with running_gateway(
+        config=config, env={"ACCESS_KEY": "the-first-key"}, await_instances=False
+    ) as gateway:
         assert access(gateway.paths).key == "literal"
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the requests that are under way when the gateway begins to stop."""
+"""Counts, by their ends, the requests that are under way when the gateway begins to stop."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_streams_that_a_restart_finishes_and_cuts_are_counted_and_named(tmp_path
 
 
 def restart_under(paths: Paths, engine: RogueEngine, left: Caller) -> str:
-    """What the command shows. When the old gateway is relieved, one stream ends and one caller leaves."""
+    """The output of ``restart``. When the old gateway is relieved, one stream ends and one caller leaves."""
     before = pidfile.read(paths.pid_file)
     assert before is not None
     with subprocess.Popen(

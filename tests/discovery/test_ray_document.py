@@ -1,4 +1,4 @@
-"""What is read from recorded answers of Ray's dashboard, and from answers that are not Ray's."""
+"""Reading recorded answers of Ray's dashboard, and answers that are not Ray's."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def entries(key: str, kind: int, given: list[Any]) -> bytes:
 
 
 def tokens() -> tuple[list[str], list[int]]:
-    """The tokens, and their types: unknown, control, byte, and the words that it says."""
+    """The tokens, and the type of each: unknown, control, byte, or one of ``WORDS``, which the model writes."""
     read = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     return [*read, *(f"\u2581{word}" for word in WORDS)], [2, 3, 3, *[6] * 256, *[1] * len(WORDS)]
 

@@ -77,7 +77,7 @@ def _left(gateway: Gateway, engines: Engines) -> int:
 
 
 def rows(found: Takeover) -> Iterator[Row]:
-    """What must hold."""
+    """The figures that have a bound, each with its bound."""
     strange = [one for one in found.cut if one.due > found.killed]
     yield Row("requests without an answer", len(found.lost), 0)
     yield Row("streams cut that began after the kill", len(strange), 0)

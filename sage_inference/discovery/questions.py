@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
 
 from sage_inference import trust
+from sage_inference.error_chain import causes_of
 from sage_inference.visible import visible
 
 _QUOTED_BYTES = 200
@@ -88,7 +89,7 @@ async def _body(response: httpx.Response, most_bytes: int) -> bytes:
 def _reason(error: Exception) -> str:
     if (distrust := trust.explain(error)) is not None:
         return f"cannot be reached: {distrust}"
-    for cause in _causes(error):
+    for cause in causes_of(error):
         if isinstance(cause, socket.gaierror):
             return f"cannot be reached: {(cause.strerror or 'its name is not known').lower()}"
         if isinstance(cause, OSError) and cause.errno:
@@ -101,18 +102,3 @@ def _reason(error: Exception) -> str:
         return "broke its answer off"
     # The text of such an error may quote a header, which may hold a key.
     return f"does not speak HTTP properly: {type(error).__name__}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and contexts, and the members of exception groups among them."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions

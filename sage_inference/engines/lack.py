@@ -6,9 +6,9 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator
 
 from sage_inference.engines.unix_socket import SocketError
+from sage_inference.error_chain import causes_of
 
 _ALWAYS_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 # A lack here, unless another address of the same engine failed in another way: a name may have an address of a kind
@@ -36,7 +36,7 @@ def lack(error: BaseException) -> LackError | None:
     if isinstance(error, LackError):
         return error
     numbers: set[int] = set()
-    for cause in _causes(error):
+    for cause in causes_of(error):
         if isinstance(cause, socket.gaierror):
             # If the resolver cannot open a file, it reports an unknown name.
             if not descriptors_are_left(_RESOLVER_FILES):
@@ -90,18 +90,3 @@ def _named(number: int) -> str:
         "no local port or address is free for another connection; widen the range of ports with"
         " sysctl net.ipv4.ip_local_port_range, or give this machine an address of the engine's kind (IPv4, IPv6)"
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and contexts, and the members of exception groups among them."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions

@@ -8,7 +8,7 @@ from sage_inference import trust
 from sage_inference.config.address import is_loopback, parse_backend, reaches
 from sage_inference.config.engine_rules import check_engines, readable
 from sage_inference.config.errors import ConfigError
-from sage_inference.config.secrets import Secret
+from sage_inference.config.secrets import Secret, fits_header
 from sage_inference.config.settings import NAMELESS, ApiKeySettings, InstanceSettings, Settings
 from sage_inference.config.source_rules import check_sources
 from sage_inference.config.tracing import check_tracing, headers_of
@@ -131,7 +131,7 @@ def _keys(api_keys: Sequence[ApiKeySettings]) -> None:
 def _secrets(settings: Settings, environ: Mapping[str, str] | None) -> None:
     for here, secret in _keys_in(settings):
         value = readable(here, secret, environ)
-        if not (value.isascii() and value.isprintable() and " " not in value):
+        if not fits_header(value):
             raise ConfigError(
                 f"{here}: the key holds characters that are not allowed in a header",
                 key=here,

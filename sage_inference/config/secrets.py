@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from sage_inference.config.paths import expanded
 
 
+def fits_header(value: str) -> bool:
+    """Whether a key can be sent in a header: ASCII letters, digits and signs, in one word."""
+    return value.isascii() and value.isprintable() and " " not in value
+
+
 class SecretError(Exception):
     """A secret's source cannot be read. The message names the source, never its content."""
 

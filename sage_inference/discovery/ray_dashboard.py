@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import msgspec
 
-from sage_inference.config.secrets import Secret, SecretError
+from sage_inference.config.secrets import Secret, SecretError, fits_header
 from sage_inference.discovery.questions import PlainAnswer, QuestionError, ask, question_client
 from sage_inference.discovery.source import SourceError
 from sage_inference.trust import TrustError
@@ -54,7 +54,7 @@ class RayDashboard:
             token = self._secret.reveal()
         except SecretError as error:
             raise SourceError(f"the token of the source: {error}") from None
-        if not (token.isascii() and token.isprintable() and " " not in token):
+        if not fits_header(token):
             raise SourceError("the token of the source holds characters that are not allowed in a header")
         return token
 

@@ -51,7 +51,7 @@ def dashboard_of(head: str, token: str | None) -> Dashboard:
     from sage_inference.cli.options import warn_of_literal_key
     from sage_inference.config.address import check_dashboard
     from sage_inference.config.errors import Invalid
-    from sage_inference.config.secrets import Secret
+    from sage_inference.config.secrets import Secret, fits_header
 
     try:
         check_dashboard(head)
@@ -59,7 +59,7 @@ def dashboard_of(head: str, token: str | None) -> Dashboard:
         raise usage(f"--head {error.problem}", error.hint) from None
     warn_of_literal_key(token)
     secret = None if token is None else Secret(token).reveal()
-    if secret is not None and not (secret.isascii() and secret.isprintable() and " " not in secret):
+    if secret is not None and not fits_header(secret):
         raise usage("--token holds characters that are not allowed in a header")
     return Dashboard(head.rstrip("/"), secret)
 

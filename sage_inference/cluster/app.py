@@ -10,8 +10,8 @@ from ray import serve
 from sage_inference.cluster.engine import SHUTDOWN_S, EngineReplica
 from sage_inference.config.cluster_file import ClusterModelSettings, ClusterSettings, cluster_from_data
 from sage_inference.config.document import plain
+from sage_inference.config.ray_names import DEPLOYMENT
 
-DEPLOYMENT = "engine"
 # Serve's own proxy, which nothing here uses. Its default port is the gateway's.
 _PROXY_PORT = 18399
 _HEALTH_PERIOD_S, _HEALTH_TIMEOUT_S = 10.0, 30.0

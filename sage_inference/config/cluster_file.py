@@ -17,10 +17,10 @@ from sage_inference.config.engine_settings import ManagedEngineSettings
 from sage_inference.config.errors import ConfigError, Invalid
 from sage_inference.config.formats import check_engine_name
 from sage_inference.config.load import read_text
+from sage_inference.config.ray_names import APPLICATION
 from sage_inference.config.secrets import Secret
 from sage_inference.config.setting import setting
 
-APPLICATION = "sage-engines"
 # Of one replica. Ray places a group of processes on one machine only if one machine has all of its GPUs.
 _MOST_GPUS = 64
 _PROGRAMS = ("vllm", "tei", "infinity", "llama_server")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sage_inference.config.ray_names import APPLICATION
 from sage_inference.config.secrets import Secret
 from sage_inference.config.setting import setting
 
@@ -58,7 +59,7 @@ class SourceSettings:
         instead=("file", "dns"),
     )
     application: str = setting(
-        "sage-engines",
+        APPLICATION,
         doc="With ray: the Serve application whose replicas know where engines are. NAME.* belong to NAME.",
     )
     file: str | None = setting(

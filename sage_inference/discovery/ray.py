@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from sage_inference.config.ray_names import APPLICATIONS_PATH
 from sage_inference.config.settings import SourceSettings
 from sage_inference.config.source_rules import place_of
 from sage_inference.discovery.entries import entry_of
 from sage_inference.discovery.questions import question_client
 from sage_inference.discovery.ray_dashboard import RayDashboard
-from sage_inference.discovery.ray_document import MOST_BYTES, PATH, RayReplica, RayView, read
+from sage_inference.discovery.ray_document import MOST_BYTES, RayReplica, RayView, read
 from sage_inference.discovery.ray_places import EnginePlace, EnginePlaces
 from sage_inference.discovery.source import Listing, Offered, SourceError
 from sage_inference.discovery.vetting import MOST_ENGINES
@@ -47,7 +48,7 @@ class RaySource:
         began = self._clock()
         try:
             async with asyncio.timeout(_DASHBOARD_S):
-                body = await self.dashboard.get(PATH, MOST_BYTES)
+                body = await self.dashboard.get(APPLICATIONS_PATH, MOST_BYTES)
         except TimeoutError:
             raise SourceError(f"the dashboard does not answer within {_DASHBOARD_S:g} s") from None
         view, new = await asyncio.to_thread(self._read, body)

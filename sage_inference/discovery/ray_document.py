@@ -14,22 +14,24 @@ import msgspec
 
 from sage_inference.config.address import check_host
 from sage_inference.config.errors import Invalid
+from sage_inference.config.ray_names import (
+    APPLICATIONS_PATH,
+    DIRECT_INGRESS,
+    HA_PROXY,
+    REPLICA_ACTOR,
+    RUNNING,
+)
 from sage_inference.discovery.source import SourceError
 from sage_inference.netloc import origin
 from sage_inference.visible import visible
 
-PATH = "/api/serve/applications/"
 MOST_BYTES = 16 << 20  # three times as much as the answer on 10,000 replicas
-RUNNING = "RUNNING"
 _DELETING = "DELETING"
-DIRECT = "RAY_SERVE_ENABLE_DIRECT_INGRESS"
-HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _CLEAR_STATES = (
     "STARTING",
     RUNNING,
     "STOPPING",
 )  # of replicas that Ray shows as soon as they run, and until they stop
-_ACTOR = "SERVE_REPLICA::"  # Ray names the actor of a replica SERVE_REPLICA::application#deployment#replica
 _PROXY = "SERVE_PROXY_ACTOR"
 # Bounds what a hostile document can hold, because the decoder keeps the interpreter, and so the event loop. Each replica
 # has two objects and about 15 values.
@@ -156,7 +158,7 @@ def _check_ports(name: str, application: _Application) -> None:
         raise SourceError(f"application {visible(name)} has no route_prefix, so its replicas have no ports")
     raise SourceError(
         f"Ray shows no ports of the {running} replicas of {visible(name)}: start Ray anew on every node with"
-        f" {DIRECT}=1, and without {HAPROXY}"
+        f" {DIRECT_INGRESS}=1, and without {HA_PROXY}"
     )
 
 
@@ -169,16 +171,18 @@ def _states(name: str, application: _Application) -> Iterator[str]:
 
 def _document(body: bytes) -> _ServeDetails:
     if body.count(b"{") > _MOST_OBJECTS or body.count(b",") > _MOST_VALUES:
-        raise SourceError(f"{PATH} has more than {_MOST_OBJECTS:,} objects or {_MOST_VALUES:,} values")
+        raise SourceError(
+            f"{APPLICATIONS_PATH} has more than {_MOST_OBJECTS:,} objects or {_MOST_VALUES:,} values"
+        )
     try:
         return msgspec.json.decode(body, type=_ServeDetails)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         start = body.lstrip()[:1]
         if start == b"<":
             raise SourceError(
-                f"{PATH} is a web page, not Ray's answer; is this the dashboard's address?"
+                f"{APPLICATIONS_PATH} is a web page, not Ray's answer; is this the dashboard's address?"
             ) from None
-        raise SourceError(f"{PATH} has another form than Ray's: {_words(error)}") from None
+        raise SourceError(f"{APPLICATIONS_PATH} has another form than Ray's: {_words(error)}") from None
 
 
 def _decoded(raw: msgspec.Raw, form: type[_T], where: str) -> _T:
@@ -205,7 +209,7 @@ def _replicas(group: _Group, remarks: list[str]) -> Iterator[RayReplica]:
     for at, raw in enumerate(group.targets):
         try:
             target = msgspec.json.decode(raw, type=_Target)
-            if target.name.startswith(_ACTOR):
+            if target.name.startswith(REPLICA_ACTOR):
                 yield _replica(target, application, group.route_prefix or "/")
         except (msgspec.MsgspecError, UnicodeError, RecursionError, Invalid) as error:
             remarks.append(

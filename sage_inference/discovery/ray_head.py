@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from sage_inference.config.ray_names import APPLICATIONS_PATH
 from sage_inference.discovery.ray_dashboard import RayDashboard
-from sage_inference.discovery.ray_document import MOST_BYTES, PATH
+from sage_inference.discovery.ray_document import MOST_BYTES
 from sage_inference.discovery.source import SourceError
 
 # The head's own log. Ray shows the storage of its state nowhere else.
@@ -29,7 +30,7 @@ async def ends_with_head(dashboard: RayDashboard) -> bool:
     state in Redis, and where Ray does not show it.
     """
     try:
-        details = msgspec.json.decode(await dashboard.get(PATH, MOST_BYTES), type=_HeadDetails)
+        details = msgspec.json.decode(await dashboard.get(APPLICATIONS_PATH, MOST_BYTES), type=_HeadDetails)
         node = details.controller_info.node_id  # Serve's controller runs on the head
         return node.isalnum() and _IN_MEMORY in await dashboard.get(_LOG.format(node), _MOST_LOG)
     except (SourceError, msgspec.MsgspecError, UnicodeError, RecursionError):

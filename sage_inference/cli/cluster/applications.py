@@ -10,13 +10,9 @@ from typing import Any
 
 from sage_inference.cli.cluster.dashboard import Dashboard
 from sage_inference.cli.errors import Failure
+from sage_inference.config.ray_names import APPLICATIONS_PATH, DEPLOYMENT, REPLICA_ACTOR, RUNNING
 from sage_inference.visible import visible
 
-PATH = "/api/serve/applications/"
-DEPLOYMENT = "engine"
-RUNNING = "RUNNING"
-DIRECT = "RAY_SERVE_ENABLE_DIRECT_INGRESS"
-_REPLICA = "SERVE_REPLICA::"
 _BROKEN = ("DEPLOY_FAILED", "UNHEALTHY")
 _LONGEST = 400
 _ENGINE_ERROR = re.compile(r"ReplicaError: (.+)")
@@ -87,11 +83,13 @@ class ServeView:
 
 def look(dashboard: Dashboard, application: str) -> ServeView:
     """The models whose applications are ``application.NAME``. Raises ``Failure``."""
-    document = dashboard.get(PATH)
+    document = dashboard.get(APPLICATIONS_PATH)
     applications = _mapping(document).get("applications")
     if not isinstance(applications, Mapping):
         raise Failure(
-            f"{dashboard.url}{PATH} does not answer as a Ray dashboard does", None, "not_a_dashboard"
+            f"{dashboard.url}{APPLICATIONS_PATH} does not answer as a Ray dashboard does",
+            None,
+            "not_a_dashboard",
         )
     ported = _with_ports(_mapping(document).get("target_groups"))
     models = [
@@ -133,7 +131,7 @@ def _with_ports(groups: Any) -> set[str]:
     for group in groups if isinstance(groups, list) else ():
         targets = _mapping(group).get("targets")
         for target in targets if isinstance(targets, list) else ():
-            if str(_mapping(target).get("name", "")).startswith(_REPLICA):
+            if str(_mapping(target).get("name", "")).startswith(REPLICA_ACTOR):
                 found.add(str(_mapping(group).get("app_name")))
     return found
 

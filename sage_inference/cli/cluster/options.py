@@ -9,7 +9,7 @@ import typer
 from sage_inference.cli.cluster.dashboard import Dashboard
 from sage_inference.cli.errors import usage
 from sage_inference.cli.options import SERVER
-from sage_inference.config.cluster_file import APPLICATION
+from sage_inference.config.ray_names import APPLICATION
 
 HEAD = "http://127.0.0.1:8265"
 Head = Annotated[

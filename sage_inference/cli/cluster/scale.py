@@ -47,9 +47,10 @@ def scale(
       sage inference cluster scale qwen2.5-7b-instruct 6
       sage inference cluster scale bge-m3 0 --head http://gpu1:8265
     """
-    from sage_inference.cli.cluster.applications import DEPLOYMENT, look
+    from sage_inference.cli.cluster.applications import look
     from sage_inference.cli.cluster.dashboard import segment
     from sage_inference.cli.cluster.named import named
+    from sage_inference.config.ray_names import DEPLOYMENT
 
     dashboard = dashboard_of(head, token)
     view = look(dashboard, check_application(application))

@@ -105,13 +105,13 @@ def _progress(models: Sequence[ServedModel]) -> str:
 
 
 def _check_ports(models: Sequence[ServedModel]) -> None:
-    from sage_inference.cli.cluster.applications import DIRECT
+    from sage_inference.config.ray_names import DIRECT_INGRESS, HA_PROXY
 
     hidden = [model.name for model in models if model.running and not model.has_ports]
     if hidden:
         raise Failure(
             f"{', '.join(hidden)} runs, and no gateway finds it: Ray shows no ports of its replicas",
-            f"start Ray on each machine with {DIRECT}=1, and without RAY_SERVE_ENABLE_HA_PROXY",
+            f"start Ray on each machine with {DIRECT_INGRESS}=1, and without {HA_PROXY}",
             "no_ports",
         )
 

@@ -119,13 +119,9 @@ class RunningGateway:
             self.managed.on_change = self._engines_changed
         self.callers = InProcessClient(self._accept, self.gateway.loop_batch)
         self.feed = LiveFeed(self.gateway, self.managed)
-        self.usage = (
-            None if usage_file is None else UsageMeter(self.gateway.stats.tally, usage_file, settings.usage)
-        )
-        self.gateway.usage = self.usage
-        self.app = make_app(
-            self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed, self.usage
-        )
+        if usage_file is not None:
+            self.gateway.usage = UsageMeter(self.gateway.stats.tally, usage_file, settings.usage)
+        self.app = make_app(self.gateway, self.fleet, self.callers, self.reload, self.feed, self.managed)
         config, patience = HttpConfig(self.gateway, self.app), Patience(lambda: self.wheel.now)
         self.server = HttpServer(config, self._started, self.hooks.ended, patience)
         self.gateway.callers = self.server.server_state.connections  # type: ignore[assignment]
@@ -187,7 +183,7 @@ class RunningGateway:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the gateway without a socket: engines are watched, and ``callers`` and ``app`` work."""
-        await count_earlier_today(self.gateway.budgets, self.usage)
+        await count_earlier_today(self.gateway.budgets, self.gateway.usage)
         tasks = [asyncio.create_task(self._pulse())]
         if self.gateway.certificate is not None:
             tasks.append(asyncio.create_task(self.gateway.certificate.watch()))
@@ -221,8 +217,8 @@ class RunningGateway:
             await self.fleet.close()
             self.wheel.stop()
             await self.gateway.close()
-            if self.usage is not None:
-                await self.usage.close()
+            if self.gateway.usage is not None:
+                await self.gateway.usage.close()
 
     async def _add_instances(self, settings: Settings) -> None:
         """Add the instances of the configuration and of its sources. Their first looks share ``FIRST_LOOK_S``."""
@@ -314,8 +310,8 @@ class RunningGateway:
         settings = until_restart(before, wanted)
         check_reach(settings)  # checks the new keys with the address that stays until a restart
         self.gateway.configure(settings)
-        if self.usage is not None:
-            self.usage.configure(settings.usage)
+        if self.gateway.usage is not None:
+            self.gateway.usage.configure(settings.usage)
         instances = self.fleet.apply(settings)
         self.sources.apply(settings.sources)
         engines = None if self.managed is None else self.managed.apply(settings)
@@ -348,9 +344,9 @@ class RunningGateway:
                 bodies.most = bodies.held
                 if self.gateway.decisions.unwritten:
                     await asyncio.to_thread(self.gateway.decisions.write)
-                await count_earlier_today(self.gateway.budgets, self.usage)
-                if self.usage is not None:
-                    await self.usage.tick()
+                await count_earlier_today(self.gateway.budgets, self.gateway.usage)
+                if self.gateway.usage is not None:
+                    await self.gateway.usage.tick()
             except Exception as error:
                 # For example if no thread can be started; the next second may have one.
                 report(error, "the work of each second")

@@ -43,7 +43,6 @@ from sage_inference.gateway.managed.engine_set import ManagedEngines
 from sage_inference.gateway.relay.heads import given_id
 from sage_inference.requests.response_routes import METHODS
 from sage_inference.requests.routes import ROUTES
-from sage_inference.telemetry.usage_meter import UsageMeter
 
 # The relayed routes and their methods.
 _RELAYED = {**{path: (route.method,) for path, route in ROUTES.items()}, **METHODS}
@@ -182,7 +181,6 @@ def make_app(
     reload: Callable[[], Reloaded],
     feed: LiveFeed,
     managed: ManagedEngines | None = None,
-    usage_meter: UsageMeter | None = None,
 ) -> ASGIApp:
     """``reload`` reads the configuration again and applies it, and may raise ``ConfigError``.
 
@@ -220,7 +218,6 @@ def make_app(
     app.state.reload = reload
     app.state.feed = feed
     app.state.gpus = GpuReadings()
-    app.state.usage = usage_meter
     app.state.near_routes = NearRoutes(route.path for route in app.routes if isinstance(route, Route))
     app.router.redirect_slashes = False
     return Identified(app, gateway)

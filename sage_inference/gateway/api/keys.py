@@ -20,7 +20,7 @@ from sage_inference.usage.columns import UsageError
 async def keys(request: Request) -> Response:
     """Days are those of UTC. Keys of one name are counted together. A count that nothing keeps is null."""
     gateway: Gateway = request.app.state.gateway
-    today = await _today(request.app.state.usage)
+    today = await _today(gateway.usage)
     found = [_document(gateway, name, key_id, today) for key_id, name in gateway.guard.key_ids()]
     return JSONResponse({"schema": 1, "keys": found})
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from sage_inference.gateway.api.admin import bounded
 from sage_inference.gateway.errors import ApiError
-from sage_inference.telemetry.usage_meter import UsageMeter
+from sage_inference.gateway.gateway import Gateway
 from sage_inference.usage.columns import UsageError
 
 _DEFAULT_SINCE = "30d"
@@ -20,7 +20,8 @@ _DEFAULT_SINCE = "30d"
 
 async def usage(request: Request) -> Response:
     """The totals by ``?by=`` since ``?since=``, up to the last request that has ended."""
-    meter: UsageMeter | None = request.app.state.usage
+    gateway: Gateway = request.app.state.gateway
+    meter = gateway.usage
     if meter is None or not meter.days:
         message = "this gateway keeps no record of usage; usage.days turns it on"
         raise ApiError(404, message, code="no_usage")

@@ -50,19 +50,14 @@ async def ask(
     url: str,
     most_bytes: int,
     headers: Mapping[str, str] | None = None,
-    body: bytes | None = None,
 ) -> PlainAnswer:
-    """GET ``url``, or POST a JSON ``body``. Raises ``QuestionError``.
+    """GET ``url``. Raises ``QuestionError``.
 
     An answer in a content coding is refused. None is asked for, and a few bytes of it can stand for gigabytes.
     """
     sent = {"accept": "application/json", "accept-encoding": "identity", "connection": "close"}
-    if body is not None:
-        sent["content-type"] = "application/json"
     try:
-        request = client.build_request(
-            "GET" if body is None else "POST", url, headers={**sent, **(headers or {})}, content=body
-        )
+        request = client.build_request("GET", url, headers={**sent, **(headers or {})})
         response = await client.send(request, stream=True)
         try:
             got = await _body(response, most_bytes)

@@ -24,27 +24,20 @@ class RayDashboard:
 
     async def get(self, path: str, most_bytes: int) -> bytes:
         """The answer to a question. The caller limits the time. Raises ``SourceError``."""
-        return await self._ask(path, most_bytes, None)
-
-    async def post(self, path: str, body: object, most_bytes: int = 1 << 16) -> bytes:
-        """The answer to an order, which is sent as JSON. The caller limits the time. Raises ``SourceError``."""
-        return await self._ask(path, most_bytes, msgspec.json.encode(body))
-
-    async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def _ask(self, path: str, most_bytes: int, body: bytes | None) -> bytes:
         token = self._token()
         try:
             if self._client is None:
                 self._client = question_client(self._url.startswith("https:"))
             headers = {"authorization": f"Bearer {token}"} if token else {}
-            reply = await ask(self._client, self._url + path, most_bytes, headers, body)
+            reply = await ask(self._client, self._url + path, most_bytes, headers)
             return _body_of(reply, path.partition("?")[0], bool(token))
         except (QuestionError, TrustError, SourceError) as error:
             words = str(error)  # an answer may repeat the token
             raise SourceError(f"the dashboard {words.replace(token, '***') if token else words}") from None
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
 
     def _token(self) -> str:
         """The token, or nothing. A file is read each time, because tokens are renewed."""

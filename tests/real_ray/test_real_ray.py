@@ -21,7 +21,6 @@ from tests.support.gateway import Gateway
 
 pytestmark = [pytest.mark.real_ray, pytest.mark.timeout(300), pytest.mark.flaky(reruns=0)]
 APPLICATION = "sage-engines.llm"
-UP_S = 120
 PATIENT_S = 120
 
 

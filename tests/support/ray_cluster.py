@@ -10,7 +10,6 @@ import contextlib
 import copy
 import itertools
 import json
-import re
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -44,12 +43,9 @@ class RayCluster:
         self.places: dict[str, Any] = {}  # the answers of replicas, by id; bytes are sent as they are
         self.asked: list[str] = []  # ids of the replicas that were asked for their place
         self.heads: list[bytes] = []  # requests to the dashboard
-        self.bodies: list[bytes] = []
         self.status: dict[str, str] = {"sage-engines": "RUNNING"}
         self.raw: bytes | None = None
         self.head_log = b""
-        self.scalable = True
-        self.wanted: dict[str, int] = {}  # replicas that were ordered, by application
         self.then = "close"
         self.looked = threading.Semaphore(0)  # released with each answer of the dashboard
         self.url = f"http://127.0.0.1:{self._on_loop(self._serve('dashboard', self._dashboard))}"
@@ -90,18 +86,13 @@ class RayCluster:
         for name, status in self.status.items():
             mine = {each: port for each, (of, port) in self._replicas.items() if of == name}
             made = document["applications"][name] = _application(application, name, status, list(mine))
-            made["external_scaler_enabled"] = self.scalable
-            made["deployments"]["Engine"]["target_num_replicas"] = self.wanted.get(name, len(mine))
+            made["deployments"]["Engine"]["target_num_replicas"] = len(mine)
             document["target_groups"].append(_group(group, document, name, mine))
         return document
 
     async def _dashboard(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        self.bodies.append(await reader.readexactly(length))
         sent = self.raw if self.raw is not None else self._answer_to(head.split(b" ", 2)[1].decode())
         await _send(writer, sent)
         self.looked.release()
@@ -115,15 +106,7 @@ class RayCluster:
             "&filename=gcs_server.out&lines=-1"
         ):
             return answer(self.head_log)
-        order = re.fullmatch(r"/api/v1/applications/([^/]+)/deployments/([^/]+)/scale", path)
-        if order is None:
-            return answer(json.dumps(self.document()).encode())
-        if order[1] not in self.status or order[2] != "Engine":
-            return answer(b'{"error": "Application or Deployment not found"}', "404 Not Found")
-        if not self.scalable:
-            return answer(b'{"error": "Cannot update replicas"}', "412 Precondition Failed")
-        self.wanted[order[1]] = json.loads(self.bodies[-1])["target_num_replicas"]
-        return answer(b'{"message": "Scaling request received."}')
+        return answer(json.dumps(self.document()).encode())
 
     async def _serve(self, name: str, client: Any) -> int:
         async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import repeat
@@ -25,14 +25,19 @@ WAYS = (OURS, "least_loaded, at once", "round_robin, at once", *BASELINES)  # th
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; default all")
+    add_case_options(parser, CASES, "the bounds are those of the whole")
     parser.add_argument("--summary", action="store_true", help="one table: each case under each rule")
+
+
+def add_case_options(parser: argparse.ArgumentParser, cases: Iterable[str], of_part: str) -> None:
+    """The options of a command that plays cases. ``of_part``: a remark in the help of ``--part``."""
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(cases)}; default all")
     parser.add_argument("--json", action="store_true", help="one JSON object a case")
     parser.add_argument(
         "--part",
         type=float,
         default=1.0,
-        help="of each case, for a quick look; the bounds are those of the whole",
+        help=f"of each case, for a quick look; {of_part}",
     )
     parser.add_argument(
         "--jobs",
@@ -43,11 +48,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def names_unknown(arguments: argparse.Namespace, cases: Collection[str]) -> bool:
+    """Whether a case is named that there is not. Then an error was printed."""
+    unknown = [name for name in arguments.cases if name not in cases]
+    if unknown:
+        print(f"error: no case {unknown[0]}; there are {', '.join(cases)}")
+    return bool(unknown)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """0 when every bound held."""
-    unknown = [name for name in arguments.cases if name not in CASES]
-    if unknown:
-        print(f"error: no case {unknown[0]}; there are {', '.join(CASES)}")
+    if names_unknown(arguments, CASES):
         return 2
     results = []
     cases = [CASES[name][0] for name in arguments.cases or CASES]

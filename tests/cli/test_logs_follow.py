@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sage_inference.log_files.reader import Log
-from tests.support.gateway import clean_environment
+from tests.support.following import following
 
 LINE = "line {}: " + "x" * 50 + "\n"
 
@@ -276,18 +276,6 @@ def test_last_lines_come_from_all_parts(scene: Scene) -> None:
 # The real command
 
 
-@contextlib.contextmanager
-def following(home: Path, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "sage_inference", "inference", "logs", "--follow", *args]
-    with subprocess.Popen(
-        command, env=clean_environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 WRITER = """
 import logging, sys
 from pathlib import Path
@@ -305,7 +293,7 @@ log.warning("done")
 def test_twenty_thousand_lines_through_two_hundred_rotations_lose_nothing_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "inference.log"
     with contextlib.ExitStack() as stack:
-        follower = stack.enter_context(following(tmp_path, "--json", "-n", "0"))
+        follower = stack.enter_context(following(tmp_path, "logs", "--json", "-n", "0"))
         assert follower.stderr is not None
         assert follower.stdout is not None
         assert b"nothing is logged yet" in follower.stderr.readline()
@@ -325,7 +313,7 @@ def test_twenty_thousand_lines_through_two_hundred_rotations_lose_nothing_on_dis
 def test_it_ends_quietly(tmp_path: Path, ended: str) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "inference.log").write_text('{"message":"one"}\n')
-    with following(tmp_path) as follower:
+    with following(tmp_path, "logs") as follower:
         assert follower.stdout is not None
         assert follower.stderr is not None
         assert follower.stdout.readline() == b"one\n"
@@ -343,7 +331,7 @@ def test_level_and_json_and_lines_together(tmp_path: Path) -> None:
     logs.mkdir()
     (logs / "inference.log.1").write_text('{"level":"error","message":"a"}\n{"level":"info","message":"b"}\n')
     (logs / "inference.log").write_text('{"level":"error","message":"c"}\nnot json\n')
-    with following(tmp_path, "--json", "--level", "warning", "-n", "2") as follower:
+    with following(tmp_path, "logs", "--json", "--level", "warning", "-n", "2") as follower:
         assert follower.stdout is not None
         assert [json.loads(follower.stdout.readline())["message"] for _ in range(2)] == ["a", "c"]
         with (logs / "inference.log").open("a") as file:

@@ -26,6 +26,7 @@ from tests.cli.shape import mistakes
 from tests.support.at_terminal import AtTerminal
 from tests.support.command import sage
 from tests.support.command_here import sage_here
+from tests.support.following import following
 from tests.support.gateway import Gateway, clean_environment, free_port, running_gateway
 from tests.support.rogue import RogueEngine, ok, raw, sse
 from tests.support.wire import Caller
@@ -50,18 +51,6 @@ def gateway() -> Iterator[Gateway]:
             for name, fields in SENT:
                 caller.chat(f"x-request-id: {name}", **fields).reply()
         yield found
-
-
-@contextlib.contextmanager
-def following(home: Path, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "sage_inference", "inference", "requests", "--follow", *args]
-    with subprocess.Popen(
-        command, env=clean_environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def ids(home: Path, *args: str) -> list[str]:
@@ -161,7 +150,7 @@ def test_a_line_fits_the_terminal(gateway: Gateway, columns: int) -> None:
 def test_it_follows_and_ends_quietly(gateway: Gateway) -> None:
     with Caller(gateway.port) as caller:
         caller.chat("x-request-id: before", user="eve").reply()
-        with following(gateway.home, "--json", "-n", "1", "--key", "eve*") as follower:
+        with following(gateway.home, "requests", "--json", "-n", "1", "--key", "eve*") as follower:
             assert read_id(follower) == "before"
             for number in range(300):
                 caller.chat(f"x-request-id: f{number}", user=f"eve{number}" if number % 3 else "ann").reply()
@@ -171,7 +160,7 @@ def test_it_follows_and_ends_quietly(gateway: Gateway) -> None:
             assert follower.wait(20) == 130
             assert follower.stderr is not None
             assert follower.stderr.read() == b""
-    with following(gateway.home, "-n", "1") as follower:
+    with following(gateway.home, "requests", "-n", "1") as follower:
         assert follower.stdout is not None
         follower.stdout.readline()
         follower.stdout.close()  # nothing more is written
@@ -205,7 +194,7 @@ def test_it_goes_on_at_the_gateway_that_replaces_this_one(tmp_path: Path) -> Non
 
         assert sage(tmp_path, *start).returncode == 0
         chat("a0")
-        follower = stack.enter_context(following(tmp_path, "--json"))
+        follower = stack.enter_context(following(tmp_path, "requests", "--json"))
         assert follower.stderr is not None
         assert read_id(follower) == "a0"
         assert sage(tmp_path, "restart").returncode == 0

@@ -305,7 +305,9 @@ def test_ten_thousand_replicas_are_too_many_and_never_block_the_loop(own: RayClu
 def test_a_look_ends_before_it_has_asked_all_replicas_and_the_next_one_goes_on(
     own: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_source, "_PLACES_S", 0.05)
+    # Sixteen at a time, each for 20 ms: a look cannot ask half of them, on no machine.
+    monkeypatch.setattr(ray_source, "_PLACES_S", 0.15)
+    own.answer_s = 0.02
     listings: list[Listing] = []
 
     async def run() -> None:

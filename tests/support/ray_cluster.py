@@ -42,6 +42,7 @@ class RayCluster:
         self._replicas: dict[str, tuple[str, int]] = {}  # application and port, by id
         self.places: dict[str, Any] = {}  # the answers of replicas, by id; bytes are sent as they are
         self.asked: list[str] = []  # ids of the replicas that were asked for their place
+        self.answer_s = 0.0  # that a replica takes for its answer
         self.heads: list[bytes] = []  # requests to the dashboard
         self.status: dict[str, str] = {"sage-engines": "RUNNING"}
         self.raw: bytes | None = None
@@ -59,6 +60,7 @@ class RayCluster:
         async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             self.asked.append(replica)
+            await asyncio.sleep(self.answer_s)
             place = self.places[replica]
             await _send(writer, place if isinstance(place, bytes) else answer(json.dumps(place).encode()))
             if place == b"":
